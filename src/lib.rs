@@ -1,0 +1,36 @@
+//! Prewarmer: a pod should never wait for its image.
+//!
+//! ```text
+//!  kubectl apply Deployment                         kubectl apply PrewarmTask
+//!         |                                                    |
+//!    webhook (every replica): review -> workload -> hint       |
+//!         |                                                    |
+//!    intake: dedupe, coalesce ------> creates PrewarmTask <----+
+//!                                         |   (the API server is the only store)
+//!                                         v
+//!    controller (leader only): snapshot -> plan -> dispatch -> observe -> status -> reap
+//!                               nodes     batches    Jobs       pods     one writer
+//! ```
+//!
+//! A folder is a room with one job; its `mod.rs` says what comes in, what goes
+//! out and whom it may call. Rooms marked *pure* import no client and do no I/O.
+//!
+//! | room | job |
+//! |---|---|
+//! | [`config`] | every setting, once |
+//! | [`image`] | what an image reference is (pure) |
+//! | [`workload`] | what a workload tells us: images, placement, credentials, annotations (pure) |
+//! | [`task`] | `PrewarmTask`: resource, validation, plan, status, conditions (pure) |
+//! | [`node`] | which nodes exist and which are eligible (pure) |
+//! | [`worker`] | the Job that pulls, and how its pod is read (pure) |
+//! | [`intake`] | hints in, deduplicated and coalesced `PrewarmTask`s out |
+//! | [`controller`] | snapshot, plan, dispatch, observe, status, reap |
+//! | [`webhook`] | admission: review in, verdict out |
+//! | [`server`] | listeners, TLS, certificates, registration, graceful shutdown |
+//! | [`manifests`] | the objects of a complete install (pure) |
+//! | [`metrics`] | every metric, once |
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unwrap_in_result))]
+
+pub mod image;
+pub mod metrics;
+pub mod task;

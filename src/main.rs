@@ -1,0 +1,2 @@
+//! The prewarmer program.
+fn main() {}

@@ -1,0 +1,117 @@
+//! Every metric, once. Names are promises (docs/metrics.md); labels never carry image, node or task names.
+
+use prometheus::{
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+};
+
+/// Admission answers in microseconds to milliseconds; the webhook's own time-out is 2 s.
+const ADMISSION_BUCKETS: &[f64] = &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.0];
+/// From an image that is there already to the longest time-out in common use, 1 h.
+const PULL_BUCKETS: &[f64] = &[0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0];
+
+/// The process's metrics, registered with a registry of their own.
+pub struct Metrics {
+    registry: Registry,
+    /// Tasks that ended, by final phase in lower case.
+    pub tasks: IntCounterVec,
+    /// From a task's start to its end.
+    pub task_duration: Histogram,
+    /// Nodes that ended, by result.
+    pub nodes: IntCounterVec,
+    /// Tasks that are begun and not ended.
+    pub active_tasks: IntGauge,
+    /// Images that ended on a node, by result.
+    pub images: IntCounterVec,
+    /// Time the webhook took, by kind and verdict.
+    pub admission_duration: HistogramVec,
+    /// Hints, by what became of them: `queued`, `duplicate`, `opted_out`, `dropped`.
+    pub hints: IntCounterVec,
+    /// Hints that wait.
+    pub queue_depth: IntGauge,
+    /// From a worker pod's start to its last image.
+    pub pull_duration: Histogram,
+    /// Worker Jobs and pods alive.
+    pub jobs_active: IntGauge,
+    /// Requests to the API server, by verb and resource.
+    pub kube_requests: IntCounterVec,
+    /// 1 on the replica that leads.
+    pub leader: IntGauge,
+    /// Seconds until the serving certificate expires.
+    pub certificate_expiry: Gauge,
+}
+
+impl Metrics {
+    /// All metrics at zero. An error means that two share a name.
+    pub fn new() -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            let metric = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(metric.clone()))?;
+            prometheus::Result::Ok(metric)
+        };
+        let gauge = |name: &str, help: &str| {
+            let metric = IntGauge::new(name, help)?;
+            registry.register(Box::new(metric.clone()))?;
+            prometheus::Result::Ok(metric)
+        };
+        let histogram = |name: &str, help: &str, buckets: &[f64]| {
+            let metric = Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?;
+            registry.register(Box::new(metric.clone()))?;
+            prometheus::Result::Ok(metric)
+        };
+        let admission_duration = HistogramVec::new(
+            HistogramOpts::new("prewarm_admission_duration_seconds", "Time to answer an admission review.")
+                .buckets(ADMISSION_BUCKETS.to_vec()),
+            &["kind", "verdict"],
+        )?;
+        registry.register(Box::new(admission_duration.clone()))?;
+        let certificate_expiry =
+            Gauge::new("prewarm_certificate_expiry_seconds", "Seconds until the serving certificate expires.")?;
+        registry.register(Box::new(certificate_expiry.clone()))?;
+        Ok(Self {
+            tasks: counter("prewarm_tasks_total", "Tasks that ended, by status.", &["status"])?,
+            task_duration: histogram("prewarm_task_duration_seconds", "From a task's start to its end.", PULL_BUCKETS)?,
+            nodes: counter("prewarm_nodes_processed_total", "Nodes that ended, by result.", &["result"])?,
+            active_tasks: gauge("prewarm_active_tasks", "Tasks that are begun and not ended.")?,
+            images: counter("prewarm_images_total", "Images that ended on a node, by result.", &["result"])?,
+            admission_duration,
+            hints: counter("prewarm_admission_hints_total", "Hints from admission, by outcome.", &["outcome"])?,
+            queue_depth: gauge("prewarm_queue_depth", "Hints that wait to be turned into tasks.")?,
+            pull_duration: histogram(
+                "prewarm_pull_duration_seconds",
+                "From a worker pod's start to its end.",
+                PULL_BUCKETS,
+            )?,
+            jobs_active: gauge("prewarm_jobs_active", "Worker Jobs alive.")?,
+            kube_requests: counter(
+                "prewarm_kube_requests_total",
+                "Requests to the API server, by verb and resource.",
+                &["verb", "resource"],
+            )?,
+            leader: gauge("prewarm_leader", "1 on the replica that leads.")?,
+            certificate_expiry,
+            registry,
+        })
+    }
+
+    /// The metrics in Prometheus' text format.
+    pub fn encode(&self) -> prometheus::Result<Vec<u8>> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_registers_and_is_encoded() {
+        let metrics = Metrics::new().unwrap();
+        metrics.hints.with_label_values(&["queued"]).inc();
+        let text = String::from_utf8(metrics.encode().unwrap()).unwrap();
+        assert!(text.contains("prewarm_admission_hints_total{outcome=\"queued\"} 1"), "{text}");
+        assert!(text.contains("# HELP prewarm_queue_depth "));
+    }
+}

@@ -1,0 +1,480 @@
+//! The custom resources `PrewarmTask` and `PrewarmPlan` (`prewarm.io/v1alpha1`).
+//!
+//! Field docs become the descriptions that `kubectl explain` prints.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{NodeSelector, Toleration};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// How many failed nodes a status spells out; the rest are counted.
+pub const MAX_FAILED_NODES: usize = 100;
+/// How many ignored nodes a status spells out; the rest are counted.
+pub const MAX_IGNORED_NODES: usize = 100;
+
+/// A whole number, or a percentage such as `25%`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Amount {
+    /// A whole number.
+    Count(u32),
+    /// `N%`, or one of the words that the field allows.
+    Text(String),
+}
+
+impl JsonSchema for Amount {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "IntOrString".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "x-kubernetes-int-or-string": true })
+    }
+}
+
+/// How batches of nodes follow one another.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum BatchPolicy {
+    /// The next batch starts when the last has ended.
+    #[default]
+    Barrier,
+    /// A sliding window of `batchSize` nodes.
+    Rolling,
+    /// Batches start at one node and double up to `batchSize` while they succeed.
+    Doubling,
+}
+
+/// What a failed node gets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum FailurePolicy {
+    /// It stays failed.
+    #[default]
+    Skip,
+    /// It is tried again in a later batch, by `retry`.
+    Retry,
+}
+
+/// How the delay between tries grows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RetryStrategy {
+    /// `delay`, 2 × `delay`, 3 × `delay`.
+    #[default]
+    Linear,
+    /// `delay`, 2 × `delay`, 4 × `delay`.
+    Exponential,
+}
+
+/// Which method pulls an image on a node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum PullMethod {
+    /// `ImageVolume` where the node supports it, else `Helper`.
+    #[default]
+    Auto,
+    /// The helper's container mounts the image as a volume; the image is never run.
+    ImageVolume,
+    /// The image's container runs a copied static helper in place of its own program.
+    Helper,
+}
+
+/// When the kubelet asks the registry.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum PullPolicy {
+    /// Only when the image is not on the node.
+    #[default]
+    IfNotPresent,
+    /// Always: checks a tag that may have moved.
+    Always,
+}
+
+impl PullPolicy {
+    /// The value of a container's `imagePullPolicy`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::IfNotPresent => "IfNotPresent",
+            Self::Always => "Always",
+        }
+    }
+}
+
+/// What kind of object pulls on a node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum WorkerKind {
+    /// One Job per node.
+    #[default]
+    Job,
+    /// One bare pod per node: fewer API writes.
+    Pod,
+}
+
+/// Where a task stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Phase {
+    /// Not begun: waiting for a turn, or suspended.
+    #[default]
+    Pending,
+    /// Its nodes are being chosen and recorded.
+    Snapshotting,
+    /// Its nodes are being warmed.
+    Running,
+    /// Every node has ended; what is left of its Jobs is being removed.
+    Finalizing,
+    /// Warm on at least `successThreshold` of its nodes.
+    Completed,
+    /// Ended otherwise.
+    Failed,
+    /// Ended by `cancel`.
+    Cancelled,
+}
+
+impl Phase {
+    /// Whether the phase is final.
+    #[must_use]
+    pub fn is_terminal(self) -> bool {
+        matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
+    }
+
+    /// The phase's name, as the status shows it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "Pending",
+            Self::Snapshotting => "Snapshotting",
+            Self::Running => "Running",
+            Self::Finalizing => "Finalizing",
+            Self::Completed => "Completed",
+            Self::Failed => "Failed",
+            Self::Cancelled => "Cancelled",
+        }
+    }
+}
+
+/// The name of an object in the task's own namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub struct LocalReference {
+    /// The object's name.
+    #[serde(default)]
+    pub name: String,
+}
+
+/// The retry rule of a task with `failurePolicy: Retry`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Retry {
+    /// How many further tries a failed node gets.
+    #[schemars(range(min = 0, max = 5))]
+    #[serde(default)]
+    pub limit: u32,
+    /// How the delay grows.
+    #[serde(default)]
+    pub strategy: RetryStrategy,
+    /// The first delay, such as `30s`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delay: Option<String>,
+}
+
+/// Where the end of a task is told.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Notification {
+    /// The `http` or `https` address that gets the POST.
+    pub url: String,
+    /// A Secret of the task's namespace whose key `key` signs the message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<LocalReference>,
+    /// The message's shape: `json` (default), `cloudevents`, `slack`, `dingtalk` or `alertmanager`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<String>,
+}
+
+/// Images to have on nodes, and how to get them there.
+#[derive(CustomResource, KubeSchema, Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "prewarm.io",
+    version = "v1alpha1",
+    kind = "PrewarmTask",
+    plural = "prewarmtasks",
+    singular = "prewarmtask",
+    shortname = "pwt",
+    category = "prewarm",
+    namespaced,
+    status = "PrewarmTaskStatus",
+    derive = "Default",
+    derive = "PartialEq",
+    doc = "Images to have on nodes before pods need them.",
+    printcolumn = r#"{"name":"Phase","type":"string","jsonPath":".status.phase"}"#,
+    printcolumn = r#"{"name":"Progress","type":"string","jsonPath":".status.progress"}"#,
+    printcolumn = r#"{"name":"Failed","type":"integer","jsonPath":".status.failedNodeCount"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[x_kube(validation = Rule::new("self.images == oldSelf.images").message("images cannot be changed after creation; create another task"))]
+#[x_kube(validation = Rule::new("has(self.nodeSelector) == has(oldSelf.nodeSelector) && (!has(self.nodeSelector) || self.nodeSelector == oldSelf.nodeSelector)").message("nodeSelector cannot be changed after creation"))]
+#[x_kube(validation = Rule::new("has(self.nodeAffinity) == has(oldSelf.nodeAffinity) && (!has(self.nodeAffinity) || self.nodeAffinity == oldSelf.nodeAffinity)").message("nodeAffinity cannot be changed after creation"))]
+#[x_kube(validation = Rule::new("has(self.tolerations) == has(oldSelf.tolerations) && (!has(self.tolerations) || self.tolerations == oldSelf.tolerations)").message("tolerations cannot be changed after creation"))]
+#[x_kube(validation = Rule::new("self.nodes == oldSelf.nodes && self.batchSize == oldSelf.batchSize && self.batchPolicy == oldSelf.batchPolicy").message("nodes, batchSize and batchPolicy cannot be changed after creation"))]
+#[x_kube(validation = Rule::new("self.timeout == oldSelf.timeout && self.failurePolicy == oldSelf.failurePolicy && self.successThreshold == oldSelf.successThreshold").message("timeout, failurePolicy and successThreshold cannot be changed after creation"))]
+#[x_kube(validation = Rule::new("has(self.retry) == has(oldSelf.retry) && (!has(self.retry) || self.retry == oldSelf.retry) && has(self.deadline) == has(oldSelf.deadline) && (!has(self.deadline) || self.deadline == oldSelf.deadline)").message("retry and deadline cannot be changed after creation"))]
+#[x_kube(validation = Rule::new("has(self.imagePullSecrets) == has(oldSelf.imagePullSecrets) && (!has(self.imagePullSecrets) || self.imagePullSecrets == oldSelf.imagePullSecrets) && has(self.serviceAccountName) == has(oldSelf.serviceAccountName) && (!has(self.serviceAccountName) || self.serviceAccountName == oldSelf.serviceAccountName)").message("imagePullSecrets and serviceAccountName cannot be changed after creation"))]
+#[x_kube(validation = Rule::new("self.imagePullPolicy == oldSelf.imagePullPolicy && self.worker == oldSelf.worker && self.pullMethod == oldSelf.pullMethod && has(self.retain) == has(oldSelf.retain) && (!has(self.retain) || self.retain == oldSelf.retain)").message("imagePullPolicy, worker, pullMethod and retain cannot be changed after creation"))]
+#[x_kube(validation = Rule::new("!oldSelf.cancel || self.cancel").message("a cancelled task cannot be taken up again; create another task"))]
+#[serde(rename_all = "camelCase")]
+pub struct PrewarmTaskSpec {
+    /// The images, as a pod would name them: tag, digest or both. Each names another image.
+    #[x_kube(validation = Rule::new("self.size() >= 1 && self.size() <= 100").message("images must list 1 to 100 references"))]
+    #[schemars(length(min = 1, max = 100), inner(length(min = 1, max = 520)))]
+    pub images: Vec<String>,
+    /// Labels that a node must carry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_selector: Option<BTreeMap<String, String>>,
+    /// Required node affinity, as `requiredDuringSchedulingIgnoredDuringExecution` of a pod: one of its terms must match.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_affinity: Option<NodeSelector>,
+    /// Taints of nodes that are accepted, as in a pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerations: Option<Vec<Toleration>>,
+    /// How many of the matching nodes: `all`, `auto` (all up to 100), a number, or a percentage such as `25%`.
+    #[serde(default = "default_nodes")]
+    #[x_kube(validation = Rule::new("type(self) == int ? self >= 1 : self.matches('^(all|auto|(100|[1-9][0-9]?)%|[1-9][0-9]{0,5})$')").message("nodes must be all, auto, a number from 1 or a percentage from 1% to 100%"))]
+    pub nodes: Amount,
+    /// How many nodes at once: 1 to 100, or a percentage of the chosen nodes from `1%` to `100%`.
+    #[serde(default = "default_batch_size")]
+    #[x_kube(validation = Rule::new("type(self) == int ? (self >= 1 && self <= 100) : self.matches('^(100|[1-9][0-9]?)%$')").message("batchSize must be a number from 1 to 100 or a percentage from 1% to 100%"))]
+    pub batch_size: Amount,
+    /// How batches follow one another.
+    #[serde(default)]
+    pub batch_policy: BatchPolicy,
+    /// How long a node may take, such as `10m`, from 1 second to 24 hours.
+    #[serde(default = "default_timeout")]
+    #[schemars(length(max = 20))]
+    #[x_kube(validation = Rule::new("self.matches('^([0-9]+(\\\\.[0-9]+)?(ms|s|m|h))+$') && duration(self) >= duration('1s') && duration(self) <= duration('24h')").message("timeout must be a duration from 1s to 24h, such as 10m"))]
+    pub timeout: String,
+    /// How long the whole task may take, such as `1h`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 20))]
+    #[x_kube(validation = Rule::new("self.matches('^([0-9]+(\\\\.[0-9]+)?(ms|s|m|h))+$') && duration(self) >= duration('1s')").message("deadline must be a duration from 1s, such as 1h"))]
+    pub deadline: Option<String>,
+    /// The order among waiting tasks, 1 to 10, higher first.
+    #[serde(default = "default_priority")]
+    #[schemars(range(min = 1, max = 10))]
+    pub priority: u32,
+    /// What a failed node gets.
+    #[serde(default)]
+    pub failure_policy: FailurePolicy,
+    /// The rule of `failurePolicy: Retry`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
+    /// The share of nodes that must be warm for the task to count as completed, `0%` to `100%`.
+    #[serde(default = "default_success_threshold")]
+    #[schemars(length(max = 4))]
+    #[x_kube(validation = Rule::new("self.matches('^(100|[1-9]?[0-9])%$')").message("successThreshold must be a percentage from 0% to 100%"))]
+    pub success_threshold: String,
+    /// Secrets of the task's namespace for private registries, as in a pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_pull_secrets: Option<Vec<LocalReference>>,
+    /// The service account of the task's namespace whose pull secrets count, as in a pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_account_name: Option<String>,
+    /// Whether a tag that is on the node already is checked again.
+    #[serde(default)]
+    pub image_pull_policy: PullPolicy,
+    /// How long finished worker pods stay, such as `1h`: while they exist the kubelet spares their images. None by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 20))]
+    #[x_kube(validation = Rule::new("self.matches('^([0-9]+(\\\\.[0-9]+)?(ms|s|m|h))+$')").message("retain must be a duration, such as 30m"))]
+    pub retain: Option<String>,
+    /// What kind of object pulls on a node.
+    #[serde(default)]
+    pub worker: WorkerKind,
+    /// Which method pulls.
+    #[serde(default)]
+    pub pull_method: PullMethod,
+    /// Seconds after its end until the task itself is deleted; kept when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 2_147_483_647))]
+    pub ttl_seconds_after_finished: Option<u32>,
+    /// Holds the task: nothing new is started while it is true.
+    #[serde(default)]
+    pub suspend: bool,
+    /// Ends the task: its Jobs are deleted and it counts as cancelled.
+    #[serde(default)]
+    pub cancel: bool,
+    /// Who is told of the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 10))]
+    pub notify: Option<Vec<Notification>>,
+}
+
+fn default_nodes() -> Amount {
+    Amount::Text("all".into())
+}
+
+fn default_batch_size() -> Amount {
+    Amount::Count(10)
+}
+
+fn default_timeout() -> String {
+    "10m".into()
+}
+
+fn default_priority() -> u32 {
+    5
+}
+
+fn default_success_threshold() -> String {
+    "90%".into()
+}
+
+impl PrewarmTaskSpec {
+    /// A spec for these images with every other field at its default.
+    #[must_use]
+    pub fn new(images: Vec<String>) -> Self {
+        Self {
+            images,
+            nodes: default_nodes(),
+            batch_size: default_batch_size(),
+            timeout: default_timeout(),
+            priority: default_priority(),
+            success_threshold: default_success_threshold(),
+            ..Self::default()
+        }
+    }
+}
+
+impl Default for Amount {
+    fn default() -> Self {
+        Self::Count(0)
+    }
+}
+
+/// One aspect of a task's state, in the form of Kubernetes' conditions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Condition {
+    /// `Ready`, `Progressing` or `Degraded`.
+    #[serde(rename = "type")]
+    pub type_: String,
+    /// `True`, `False` or `Unknown`.
+    pub status: String,
+    /// When `status` last changed, RFC 3339.
+    pub last_transition_time: String,
+    /// One word for programs.
+    pub reason: String,
+    /// A sentence for people.
+    pub message: String,
+    /// The generation of the spec that it speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+}
+
+/// An image that could not be had on a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FailedNode {
+    /// The node's name.
+    pub node: String,
+    /// The image; empty where the failure is the node's and not one image's.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub image: String,
+    /// One of a closed set, such as `ImageNotFound`.
+    pub reason: String,
+    /// The words of the kubelet, the API server or the controller.
+    pub message: String,
+    /// When it was seen, RFC 3339.
+    pub time: String,
+}
+
+/// A node that matched and was left out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct IgnoredNode {
+    /// The node's name.
+    pub node: String,
+    /// Why, such as `NotReady`.
+    pub reason: String,
+}
+
+/// What became of one image.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageStatus {
+    /// The image, as the spec has it.
+    pub image: String,
+    /// On how many nodes it is warm.
+    pub succeeded: u32,
+    /// On how many nodes it could not be had.
+    pub failed: u32,
+    /// The digest that the nodes reported, where the method tells it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+}
+
+/// What a task has come to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PrewarmTaskStatus {
+    /// Where the task stands.
+    pub phase: Phase,
+    /// `Ready`, `Progressing` and `Degraded`.
+    pub conditions: Vec<Condition>,
+    /// The generation of the spec that this status speaks of.
+    pub observed_generation: Option<i64>,
+    /// For people: `45/100 Nodes`.
+    pub progress: Option<String>,
+    /// How many nodes were chosen.
+    pub total_nodes: u32,
+    /// On how many every image is warm.
+    pub succeeded_nodes: u32,
+    /// How many failed.
+    pub failed_node_count: u32,
+    /// How many were chosen and then not tried.
+    pub skipped_nodes: u32,
+    /// The batch at work, from 0.
+    pub current_batch_index: u32,
+    /// How many batches there are.
+    pub total_batches: u32,
+    /// The failures, bounded; `failedNodeCount` and `images` count them all.
+    pub failed_nodes: Vec<FailedNode>,
+    /// The nodes that matched and were left out, bounded.
+    pub ignored_nodes: Vec<IgnoredNode>,
+    /// How many nodes were left out.
+    pub ignored_node_count: u32,
+    /// What became of each image.
+    pub images: Vec<ImageStatus>,
+    /// One letter per node of the plan, in its order: `.` waiting, `s` succeeded, `f` failed, `k` skipped. The record
+    /// that a restarted controller goes on from.
+    pub node_states: String,
+    /// When the first node was begun, RFC 3339.
+    pub start_time: Option<String>,
+    /// When the task ended, RFC 3339.
+    pub completion_time: Option<String>,
+    /// When the task may end at the present pace, RFC 3339.
+    pub estimated_completion: Option<String>,
+}
+
+/// The nodes that a task has chosen, in the order of its batches: written once, before the first Job.
+///
+/// It is an object of its own so that the task's status stays small at thousands of nodes.
+#[derive(CustomResource, Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "prewarm.io",
+    version = "v1alpha1",
+    kind = "PrewarmPlan",
+    plural = "prewarmplans",
+    singular = "prewarmplan",
+    namespaced,
+    derive = "PartialEq",
+    doc = "The nodes that a PrewarmTask has chosen; made and removed with it."
+)]
+#[serde(rename_all = "camelCase")]
+pub struct PrewarmPlanSpec {
+    /// The chosen nodes, by name.
+    pub nodes: Vec<String>,
+    /// The size of each batch; their sum is the number of nodes.
+    pub batches: Vec<u32>,
+    /// The nodes that matched and were left out, bounded.
+    #[serde(default)]
+    pub ignored: Vec<IgnoredNode>,
+    /// How many nodes were left out.
+    #[serde(default)]
+    pub ignored_count: u32,
+}
