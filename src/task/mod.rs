@@ -1,9 +1,11 @@
-//! `PrewarmTask`: the resource, what is valid in it, its plan and its status. *Pure.*
+//! `PrewarmTask`: the resource, what is valid in it, and its plan. *Pure.*
 //!
-//! In: specs, node names and outcomes, as values. Out: the custom resources,
-//! validated tasks, batches, status and conditions. May call `image`.
+//! In: specs and nodes, as values. Out: the custom resources, validated tasks
+//! and the nodes of a task in batches. May call `image` and `node`.
 
+pub mod plan;
 pub mod resource;
+pub mod validate;
 
 pub use resource::{
     Amount, BatchPolicy, Condition, FailedNode, FailurePolicy, IgnoredNode, ImageStatus, LocalReference, Notification,

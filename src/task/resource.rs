@@ -352,7 +352,7 @@ impl Default for Amount {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
-    /// `Ready`, `Progressing` or `Degraded`.
+    /// `Progressing`, `Complete` or `Failed`.
     #[serde(rename = "type")]
     pub type_: String,
     /// `True`, `False` or `Unknown`.
@@ -414,7 +414,7 @@ pub struct ImageStatus {
 pub struct PrewarmTaskStatus {
     /// Where the task stands.
     pub phase: Phase,
-    /// `Ready`, `Progressing` and `Degraded`.
+    /// `Progressing`, `Complete` and `Failed`.
     pub conditions: Vec<Condition>,
     /// The generation of the spec that this status speaks of.
     pub observed_generation: Option<i64>,

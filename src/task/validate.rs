@@ -1,0 +1,187 @@
+//! A task's spec, read once into what the engine works with.
+
+use std::{collections::HashMap, time::Duration};
+
+use super::{Amount, BatchPolicy, LocalReference, PrewarmTaskSpec, PullMethod, PullPolicy};
+use crate::{duration, image::Reference, node::Demand};
+
+/// How many nodes `auto` takes at most where no workload says more.
+pub const AUTO_NODES: u32 = 100;
+
+/// A number, or a share in percent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Share {
+    /// That many.
+    Count(u32),
+    /// That many of a hundred, rounded up.
+    Percent(u32),
+}
+
+impl Share {
+    /// How many of `total` that is: at most `total`, and at least one where there is one.
+    #[must_use]
+    pub fn of(self, total: usize) -> usize {
+        let many = match self {
+            Self::Count(count) => count as usize,
+            Self::Percent(percent) => (total * percent as usize).div_ceil(100),
+        };
+        many.max(1).min(total)
+    }
+}
+
+/// A task whose every field is known to be good.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ValidTask {
+    /// The images, in the spec's order.
+    pub images: Vec<Reference>,
+    /// What is asked of nodes.
+    pub demand: Demand,
+    /// How many of the matching nodes.
+    pub nodes: Share,
+    /// How many nodes at once.
+    pub batch_size: Share,
+    /// How batches follow one another.
+    pub batch_policy: BatchPolicy,
+    /// How long a node may take.
+    pub timeout: Duration,
+    /// How long the whole task may take.
+    pub deadline: Option<Duration>,
+    /// The share of warm nodes at which the task counts as completed, in percent.
+    pub success_threshold: u32,
+    /// Pull secrets of the namespace.
+    pub image_pull_secrets: Vec<LocalReference>,
+    /// Service account of the namespace.
+    pub service_account_name: Option<String>,
+    /// When the registry is asked.
+    pub image_pull_policy: PullPolicy,
+    /// Which method pulls.
+    pub pull_method: PullMethod,
+}
+
+/// Reads the images; every problem is named with its field.
+pub fn validate_images(images: &[String]) -> Result<Vec<Reference>, Vec<String>> {
+    let mut problems = Vec::new();
+    let mut good: Vec<Reference> = Vec::new();
+    let mut first: HashMap<String, usize> = HashMap::new();
+    for (index, text) in images.iter().enumerate() {
+        match text.parse::<Reference>() {
+            Err(error) => problems.push(format!("spec.images[{index}]: {text:?}: {error}")),
+            Ok(reference) => match first.get(reference.normalized()) {
+                Some(earlier) => problems.push(format!(
+                    "spec.images[{index}]: {text:?} is the same image as spec.images[{earlier}]: leave one of them out"
+                )),
+                None => {
+                    first.insert(reference.normalized().to_owned(), index);
+                    good.push(reference);
+                }
+            },
+        }
+    }
+    if images.is_empty() {
+        problems.push("spec.images: name at least one image".into());
+    }
+    if problems.is_empty() { Ok(good) } else { Err(problems) }
+}
+
+/// Reads the whole spec; every problem is named with its field.
+pub fn validate(spec: &PrewarmTaskSpec) -> Result<ValidTask, Vec<String>> {
+    let mut problems = Vec::new();
+    let images = validate_images(&spec.images).unwrap_or_else(|found| {
+        problems.extend(found);
+        Vec::new()
+    });
+    let mut time = |field: &str, text: &str| {
+        duration::parse(text).unwrap_or_else(|error| {
+            problems.push(format!("spec.{field}: {text:?}: {error}"));
+            Duration::ZERO
+        })
+    };
+    let timeout = time("timeout", &spec.timeout);
+    let deadline = spec.deadline.as_deref().map(|text| time("deadline", text));
+    let mut share = |field: &str, amount: &Amount, words: &[(&str, Share)]| {
+        parse_share(amount, words).unwrap_or_else(|| {
+            problems.push(format!("spec.{field}: {amount:?}: expected a number from 1 or a percentage from 1% to 100%"));
+            Share::Count(1)
+        })
+    };
+    let nodes = share("nodes", &spec.nodes, &[("all", Share::Percent(100)), ("auto", Share::Count(AUTO_NODES))]);
+    let batch_size = share("batchSize", &spec.batch_size, &[]);
+    let threshold = percent(&spec.success_threshold).unwrap_or_else(|| {
+        problems.push(format!("spec.successThreshold: {:?}: expected 0% to 100%", spec.success_threshold));
+        0
+    });
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    Ok(ValidTask {
+        images,
+        demand: Demand {
+            node_selector: spec.node_selector.clone().unwrap_or_default(),
+            node_affinity: spec.node_affinity.clone(),
+            tolerations: spec.tolerations.clone().unwrap_or_default(),
+        },
+        nodes,
+        batch_size,
+        batch_policy: spec.batch_policy,
+        timeout,
+        deadline,
+        success_threshold: threshold,
+        image_pull_secrets: spec.image_pull_secrets.clone().unwrap_or_default(),
+        service_account_name: spec.service_account_name.clone(),
+        image_pull_policy: spec.image_pull_policy,
+        pull_method: spec.pull_method,
+    })
+}
+
+fn parse_share(amount: &Amount, words: &[(&str, Share)]) -> Option<Share> {
+    match amount {
+        Amount::Count(count) => (*count >= 1).then_some(Share::Count(*count)),
+        Amount::Text(text) => words
+            .iter()
+            .find(|(word, _)| word == text)
+            .map(|(_, share)| *share)
+            .or_else(|| percent(text).filter(|p| *p >= 1).map(Share::Percent))
+            .or_else(|| text.parse().ok().filter(|count| *count >= 1).map(Share::Count)),
+    }
+}
+
+fn percent(text: &str) -> Option<u32> {
+    text.strip_suffix('%')?.parse().ok().filter(|percent| *percent <= 100)
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[test]
+    fn defaults_are_valid() {
+        let task = validate(&PrewarmTaskSpec::new(vec!["nginx".into()])).unwrap();
+        assert_eq!(task.timeout, Duration::from_secs(600));
+        assert_eq!(task.success_threshold, 90);
+        assert_eq!((task.nodes, task.batch_size), (Share::Percent(100), Share::Count(10)));
+    }
+
+    #[test]
+    fn every_problem_is_named_at_once() {
+        let mut spec = PrewarmTaskSpec::new(vec!["UPPER/x".into(), "nginx".into(), "docker.io/library/nginx:latest".into()]);
+        spec.timeout = "soon".into();
+        spec.batch_size = Amount::Text("0%".into());
+        let problems = validate(&spec).unwrap_err();
+        assert_eq!(problems.len(), 4, "{problems:#?}");
+        assert!(problems[0].starts_with("spec.images[0]"));
+        assert!(problems[1].contains("same image as spec.images[1]"));
+    }
+
+    #[rstest]
+    #[case(Share::Count(10), 4, 4)]
+    #[case(Share::Count(10), 100, 10)]
+    #[case(Share::Percent(25), 10, 3)]
+    #[case(Share::Percent(1), 5, 1)]
+    #[case(Share::Percent(100), 7, 7)]
+    #[case(Share::Percent(50), 0, 0)]
+    fn shares(#[case] share: Share, #[case] total: usize, #[case] many: usize) {
+        assert_eq!(share.of(total), many);
+    }
+}
