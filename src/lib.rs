@@ -36,3 +36,4 @@ pub mod image;
 pub mod metrics;
 pub mod node;
 pub mod task;
+pub mod worker;

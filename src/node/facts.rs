@@ -69,8 +69,7 @@ impl From<&Node> for Facts {
             ("PIDPressure", Ignored::PidPressure),
         ];
         let info = status.and_then(|s| s.node_info.as_ref());
-        let (runtime, version) =
-            info.and_then(|i| i.container_runtime_version.split_once("://")).unwrap_or_default();
+        let (runtime, version) = info.and_then(|i| i.container_runtime_version.split_once("://")).unwrap_or_default();
         Self {
             name: node.metadata.name.clone().unwrap_or_default(),
             labels: node.metadata.labels.clone().unwrap_or_default(),

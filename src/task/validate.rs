@@ -100,7 +100,8 @@ pub fn validate(spec: &PrewarmTaskSpec) -> Result<ValidTask, Vec<String>> {
     let deadline = spec.deadline.as_deref().map(|text| time("deadline", text));
     let mut share = |field: &str, amount: &Amount, words: &[(&str, Share)]| {
         parse_share(amount, words).unwrap_or_else(|| {
-            problems.push(format!("spec.{field}: {amount:?}: expected a number from 1 or a percentage from 1% to 100%"));
+            problems
+                .push(format!("spec.{field}: {amount:?}: expected a number from 1 or a percentage from 1% to 100%"));
             Share::Count(1)
         })
     };
@@ -165,7 +166,8 @@ mod tests {
 
     #[test]
     fn every_problem_is_named_at_once() {
-        let mut spec = PrewarmTaskSpec::new(vec!["UPPER/x".into(), "nginx".into(), "docker.io/library/nginx:latest".into()]);
+        let mut spec =
+            PrewarmTaskSpec::new(vec!["UPPER/x".into(), "nginx".into(), "docker.io/library/nginx:latest".into()]);
         spec.timeout = "soon".into();
         spec.batch_size = Amount::Text("0%".into());
         let problems = validate(&spec).unwrap_err();
