@@ -31,6 +31,7 @@
 //! | [`metrics`] | every metric, once |
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unwrap_in_result))]
 
+pub mod controller;
 pub mod duration;
 pub mod image;
 pub mod metrics;
