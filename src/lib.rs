@@ -38,3 +38,4 @@ pub mod metrics;
 pub mod node;
 pub mod task;
 pub mod worker;
+pub mod workload;

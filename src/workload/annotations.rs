@@ -1,0 +1,171 @@
+//! The annotations. The nearest wins: template, workload, namespace.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    duration,
+    task::{Amount, PrewarmTaskSpec, validate::AUTO_NODES},
+};
+
+/// The prefix of every annotation.
+pub const PREFIX: &str = "prewarm.io/";
+/// A rollout touches about as many nodes as it has replicas; four times that covers what the scheduler may choose.
+const AUTO_NODES_PER_REPLICA: u32 = 4;
+/// Longest list taken from one annotation.
+const MAX_LISTED: usize = 100;
+
+/// What annotations carry into the task.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Options {
+    /// How many of the matching nodes.
+    pub nodes: Amount,
+    /// How many nodes at once.
+    pub batch_size: Amount,
+    /// The order among waiting tasks.
+    pub priority: u32,
+    /// How long a node may take.
+    pub timeout: String,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let spec = PrewarmTaskSpec::new(Vec::new());
+        Self {
+            nodes: Amount::Count(AUTO_NODES),
+            batch_size: spec.batch_size,
+            priority: spec.priority,
+            timeout: spec.timeout,
+        }
+    }
+}
+
+impl Options {
+    /// The same, on every matching node.
+    #[must_use]
+    pub fn on_all_nodes(self) -> Self {
+        Self { nodes: Amount::Text("all".into()), ..self }
+    }
+}
+
+/// All that annotations say.
+#[derive(Default)]
+pub(super) struct Found {
+    pub(super) enabled: Option<bool>,
+    pub(super) images: Vec<String>,
+    pub(super) exclude_containers: Vec<String>,
+    pub(super) options: Options,
+}
+
+/// Reads `layers`, nearest first.
+pub(super) fn read(layers: &[&BTreeMap<String, String>], replicas: u32, warnings: &mut Vec<String>) -> Found {
+    let value = |name: &str| layers.iter().find_map(|layer| layer.get(&format!("{PREFIX}{name}"))).map(|v| v.trim());
+    let mut complain = |name: &str, value: &str, expected: &str| {
+        warnings.push(format!("{PREFIX}{name}: {value:?} is ignored: expected {expected}"));
+    };
+    let automatic = Amount::Count(AUTO_NODES.max(replicas.saturating_mul(AUTO_NODES_PER_REPLICA)));
+    let mut found = Found {
+        images: value("images").map(list).unwrap_or_default(),
+        exclude_containers: value("exclude-containers").map(list).unwrap_or_default(),
+        options: Options { nodes: automatic, ..Options::default() },
+        enabled: None,
+    };
+    match value("enabled") {
+        None => {}
+        Some("true") => found.enabled = Some(true),
+        Some("false") => found.enabled = Some(false),
+        Some(other) => complain("enabled", other, "\"true\" or \"false\""),
+    }
+    match value("nodes") {
+        None | Some("auto") => {}
+        Some("all") => found.options.nodes = Amount::Text("all".into()),
+        Some(text) => match amount(text, 999_999) {
+            Some(amount) => found.options.nodes = amount,
+            None => complain("nodes", text, "auto, all, a number from 1, or a percentage from 1% to 100%"),
+        },
+    }
+    if let Some(text) = value("batch-size") {
+        match amount(text, 100) {
+            Some(amount) => found.options.batch_size = amount,
+            None => complain("batch-size", text, "a number from 1 to 100, or a percentage from 1% to 100%"),
+        }
+    }
+    if let Some(text) = value("priority") {
+        match text.parse() {
+            Ok(priority @ 1..=10) => found.options.priority = priority,
+            _ => complain("priority", text, "a number from 1 to 10"),
+        }
+    }
+    if let Some(text) = value("timeout") {
+        match duration::parse(text) {
+            Ok(time) if (1..=86_400).contains(&time.as_secs()) => found.options.timeout = text.to_owned(),
+            _ => complain("timeout", text, "a duration from 1s to 24h, such as 10m"),
+        }
+    }
+    found
+}
+
+fn list(text: &str) -> Vec<String> {
+    text.split(',').map(str::trim).filter(|item| !item.is_empty()).take(MAX_LISTED).map(str::to_owned).collect()
+}
+
+fn amount(text: &str, most: u32) -> Option<Amount> {
+    if let Some(percent) = text.strip_suffix('%') {
+        let percent: u32 = percent.parse().ok()?;
+        return (1..=100).contains(&percent).then(|| Amount::Text(format!("{percent}%")));
+    }
+    text.parse().ok().filter(|count| (1..=most).contains(count)).map(Amount::Count)
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn layer(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(key, value)| (format!("{PREFIX}{key}"), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn the_nearest_wins() {
+        let (template, workload, namespace) =
+            (layer(&[]), layer(&[("enabled", "true")]), layer(&[("enabled", "false"), ("priority", "9")]));
+        let found = read(&[&template, &workload, &namespace], 1, &mut Vec::new());
+        assert_eq!((found.enabled, found.options.priority), (Some(true), 9));
+    }
+
+    #[rstest]
+    #[case("enabled", "yes")]
+    #[case("nodes", "0")]
+    #[case("nodes", "101%")]
+    #[case("batch-size", "101")]
+    #[case("priority", "11")]
+    #[case("timeout", "soon")]
+    #[case("timeout", "0s")]
+    fn nonsense_is_a_warning_and_falls_back(#[case] name: &str, #[case] value: &str) {
+        let mut warnings = Vec::new();
+        let found = read(&[&layer(&[(name, value)])], 1, &mut warnings);
+        assert_eq!(warnings.len(), 1);
+        assert!(warnings[0].starts_with(&format!("prewarm.io/{name}: ")), "{warnings:?}");
+        assert_eq!(found.options, Options::default());
+    }
+
+    #[rstest]
+    #[case(None, 3, Amount::Count(100))]
+    #[case(None, 50, Amount::Count(200))]
+    #[case(Some("auto"), 1, Amount::Count(100))]
+    #[case(Some("all"), 1, Amount::Text("all".into()))]
+    #[case(Some("7"), 1, Amount::Count(7))]
+    #[case(Some("25%"), 1, Amount::Text("25%".into()))]
+    fn nodes(#[case] value: Option<&str>, #[case] replicas: u32, #[case] expected: Amount) {
+        let layer = value.map(|value| layer(&[("nodes", value)])).unwrap_or_default();
+        assert_eq!(read(&[&layer], replicas, &mut Vec::new()).options.nodes, expected);
+    }
+
+    #[test]
+    fn lists() {
+        let found = read(&[&layer(&[("images", " a:1, ,b:2 "), ("exclude-containers", "proxy")])], 1, &mut Vec::new());
+        assert_eq!(found.images, ["a:1", "b:2"]);
+        assert_eq!(found.exclude_containers, ["proxy"]);
+    }
+}
