@@ -34,8 +34,10 @@
 pub mod controller;
 pub mod duration;
 pub mod image;
+pub mod intake;
 pub mod metrics;
 pub mod node;
 pub mod task;
+pub mod webhook;
 pub mod worker;
 pub mod workload;

@@ -1,0 +1,91 @@
+//! Creates planned tasks. The only code of intake that talks to the API server.
+
+use std::time::Duration;
+
+use kube::{
+    Api, Client, ResourceExt,
+    api::{ObjectMeta, PostParams},
+};
+
+use super::{PlannedTask, coalesce::successor};
+use crate::{
+    metrics::Metrics,
+    task::{Phase, PrewarmTask, PrewarmTaskSpec},
+};
+
+/// Tries at a passing error: with doubling delays from [`FIRST_DELAY`] about 12 s in all, the time an API server needs to
+/// fail over. The workload watch of a later hint finds what is given up.
+const TRIES: u32 = 6;
+const FIRST_DELAY: Duration = Duration::from_millis(400);
+/// How many failed predecessors of the same work are stepped over.
+const MAX_PREDECESSORS: u32 = 5;
+
+/// Why no task was created; it was logged.
+#[derive(Debug)]
+pub(super) struct GivenUp;
+
+/// Creates the task, unless the same work is there already.
+pub(super) async fn create(client: &Client, planned: &PlannedTask, ttl: u32, metrics: &Metrics) -> Result<(), GivenUp> {
+    let tasks = Api::<PrewarmTask>::namespaced(client.clone(), &planned.namespace);
+    let mut name = planned.name.clone();
+    let mut delay = FIRST_DELAY;
+    let (mut tries, mut predecessors) = (0, 0);
+    loop {
+        metrics.kube_requests.with_label_values(&["create", "prewarmtasks"]).inc();
+        let error = match tasks.create(&PostParams::default(), &object(planned, &name, ttl)).await {
+            Ok(_) => {
+                let workloads = planned.workloads.join(", ");
+                tracing::info!(namespace = planned.namespace, task = name, workloads, "warming what was admitted");
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        match &error {
+            kube::Error::Api(status) if status.reason == "AlreadyExists" && predecessors < MAX_PREDECESSORS => {
+                match ended_badly(&tasks, &name).await {
+                    Ok(None) => return Ok(()),
+                    Ok(Some(uid)) => {
+                        name = successor(&name, &uid);
+                        predecessors += 1;
+                        continue;
+                    }
+                    Err(error) => tracing::debug!(%error, "the task that exists could not be read"),
+                }
+            }
+            kube::Error::Api(status) if matches!(status.code, 400 | 403 | 404 | 422) => {
+                tracing::warn!(namespace = planned.namespace, %error, "the namespace takes no PrewarmTask");
+                return Err(GivenUp);
+            }
+            _ => {}
+        }
+        tries += 1;
+        if tries >= TRIES {
+            tracing::warn!(namespace = planned.namespace, task = name, %error, "gave up creating the task");
+            return Err(GivenUp);
+        }
+        tokio::time::sleep(delay).await;
+        delay *= 2;
+    }
+}
+
+/// The UID of the task, if it failed or was cancelled: then the work is asked for anew.
+async fn ended_badly(tasks: &Api<PrewarmTask>, name: &str) -> kube::Result<Option<String>> {
+    let Some(task) = tasks.get_opt(name).await? else { return Ok(None) };
+    let phase = task.status.as_ref().map(|status| status.phase).unwrap_or_default();
+    Ok(task.uid().filter(|_| matches!(phase, Phase::Failed | Phase::Cancelled)))
+}
+
+fn object(planned: &PlannedTask, name: &str, ttl: u32) -> PrewarmTask {
+    let owned = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    PrewarmTask {
+        metadata: ObjectMeta {
+            name: Some(name.to_owned()),
+            namespace: Some(planned.namespace.clone()),
+            labels: Some(owned(&[("app.kubernetes.io/managed-by", "prewarmer"), ("prewarm.io/origin", "admission")])),
+            annotations: Some(owned(&[("prewarm.io/workloads", &planned.workloads.join(","))])),
+            ..ObjectMeta::default()
+        },
+        spec: PrewarmTaskSpec { ttl_seconds_after_finished: Some(ttl), ..planned.spec.clone() },
+        status: None,
+    }
+}

@@ -1,0 +1,84 @@
+//! `AdmissionReview` `admission.k8s.io/v1`, as far as we look at it.
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::decide::Verdict;
+use crate::workload::ObjectView;
+
+/// The only version there is, since Kubernetes 1.16.
+const API_VERSION: &str = "admission.k8s.io/v1";
+/// Kinds that the metrics name; all others are "other", so that nobody can invent labels.
+const KINDS: &[&str] = &[
+    "Deployment",
+    "StatefulSet",
+    "DaemonSet",
+    "ReplicaSet",
+    "ReplicationController",
+    "Job",
+    "CronJob",
+    "Pod",
+    "PrewarmTask",
+];
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Review {
+    api_version: String,
+    kind: String,
+    pub(super) request: Request,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Request {
+    uid: String,
+    kind: Kind,
+    #[serde(default)]
+    pub(super) sub_resource: Option<String>,
+    #[serde(default)]
+    pub(super) namespace: String,
+    pub(super) operation: String,
+    #[serde(default)]
+    pub(super) dry_run: Option<bool>,
+    #[serde(default)]
+    pub(super) object: Option<Box<serde_json::value::RawValue>>,
+    #[serde(default)]
+    pub(super) old_object: Option<Box<serde_json::value::RawValue>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Kind {
+    kind: String,
+}
+
+impl Review {
+    pub(super) fn read(bytes: &[u8]) -> Result<Self, String> {
+        let review: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        if review.api_version != API_VERSION || review.kind != "AdmissionReview" {
+            return Err(format!("expected {API_VERSION} AdmissionReview, got {} {}", review.api_version, review.kind));
+        }
+        Ok(review)
+    }
+
+    pub(super) fn kind_label(&self) -> &'static str {
+        KINDS.iter().find(|kind| **kind == self.request.kind.kind).copied().unwrap_or("other")
+    }
+
+    /// The object, or the old one, through the thin view; what cannot be read is no workload.
+    pub(super) fn view(raw: Option<&serde_json::value::RawValue>) -> Option<ObjectView> {
+        serde_json::from_str(raw?.get()).ok()
+    }
+}
+
+/// The answer to a review.
+pub(super) fn response(review: &Review, verdict: &Verdict) -> Value {
+    let mut response = json!({ "uid": review.request.uid, "allowed": verdict.denied.is_none() });
+    if !verdict.warnings.is_empty() {
+        response["warnings"] = json!(verdict.warnings);
+    }
+    if let Some(message) = &verdict.denied {
+        response["status"] = json!({ "code": 422, "reason": "Invalid", "message": message });
+    }
+    json!({ "apiVersion": API_VERSION, "kind": "AdmissionReview", "response": response })
+}

@@ -1,0 +1,202 @@
+//! The real router, in process.
+
+use axum::{body::to_bytes, http::Method};
+use rstest::rstest;
+use serde_json::Value;
+use tower::ServiceExt;
+
+use super::*;
+use crate::intake;
+
+struct Webhook {
+    state: WebhookState,
+    _receiver: intake::HintReceiver,
+}
+
+fn webhook(default_mode: DefaultMode) -> Webhook {
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let (hints, receiver) = intake::channel(&metrics);
+    let settings =
+        WebhookSettings { default_mode, excluded_namespaces: ["kube-system".to_owned()].into(), watch_namespace: None };
+    let state = WebhookState { hints, settings: Arc::new(settings), namespaces: Namespaces::default(), metrics };
+    Webhook { state, _receiver: receiver }
+}
+
+impl Webhook {
+    async fn send(&self, method: Method, path: &str, content_type: &str, body: impl Into<Body>) -> (StatusCode, Value) {
+        let request = Request::builder().method(method).uri(path).header(header::CONTENT_TYPE, content_type);
+        let response = router(self.state.clone()).oneshot(request.body(body.into()).unwrap()).await.unwrap();
+        let status = response.status();
+        let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        (status, serde_json::from_slice(&bytes).unwrap_or_default())
+    }
+
+    /// Sends a review, which must be allowed, and tells its warnings.
+    async fn admit(&self, review: &Value) -> Value {
+        let (status, answer) = self.send(Method::POST, WORKLOADS_PATH, "application/json", review.to_string()).await;
+        assert_eq!(status, StatusCode::OK);
+        assert_eq!(answer["response"]["uid"], "u-1");
+        assert_eq!(answer["response"]["allowed"], true);
+        answer["response"]["warnings"].clone()
+    }
+
+    fn count(&self, outcome: &str) -> u64 {
+        self.state.metrics.hints.with_label_values(&[outcome]).get()
+    }
+}
+
+fn deployment(image: &str) -> Value {
+    json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "namespace": "shop"},
+           "spec": {"replicas": 3, "template": {"metadata": {}, "spec": {"containers": [{"name": "c", "image": image}]}}}})
+}
+
+fn review(object: &Value) -> Value {
+    json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {
+        "uid": "u-1", "kind": {"group": "apps", "version": "v1", "kind": object["kind"]},
+        "namespace": "shop", "operation": "CREATE", "userInfo": {"username": "me"}, "object": object, "oldObject": null}})
+}
+
+#[tokio::test]
+async fn a_new_deployment_is_a_hint() {
+    let webhook = webhook(DefaultMode::OptOut);
+    assert_eq!(webhook.admit(&review(&deployment("nginx:1"))).await, Value::Null);
+    assert_eq!(webhook.count("queued"), 1);
+}
+
+#[rstest]
+#[case("/metadata")]
+#[case("/spec/template/metadata")]
+#[tokio::test]
+async fn opted_out(#[case] path: &str) {
+    let webhook = webhook(DefaultMode::OptOut);
+    let mut object = deployment("nginx:1");
+    object.pointer_mut(path).unwrap()["annotations"] = json!({"prewarm.io/enabled": "false"});
+    webhook.admit(&review(&object)).await;
+    assert_eq!((webhook.count("queued"), webhook.count("opted_out")), (0, 1));
+}
+
+#[tokio::test]
+async fn a_namespace_opts_in_and_a_workload_out_again() {
+    let webhook = webhook(DefaultMode::OptIn);
+    let mut object = deployment("nginx:1");
+    webhook.admit(&review(&object)).await;
+    assert_eq!(webhook.count("queued"), 0);
+    webhook.state.namespaces.set("shop".into(), &[("prewarm.io/enabled".into(), "true".into())].into());
+    webhook.admit(&review(&object)).await;
+    assert_eq!(webhook.count("queued"), 1);
+    object["metadata"]["annotations"] = json!({"prewarm.io/enabled": "false"});
+    webhook.admit(&review(&object)).await;
+    assert_eq!(webhook.count("queued"), 1);
+}
+
+#[rstest]
+#[case::dry_run("/request/dryRun", json!(true))]
+#[case::deletion("/request/operation", json!("DELETE"))]
+#[case::status("/request/subResource", json!("status"))]
+#[case::system("/request/namespace", json!("kube-system"))]
+#[case::ours("/request/object/metadata/labels", json!({"app.kubernetes.io/managed-by": "prewarmer"}))]
+#[case::known("/request/object/metadata/ownerReferences", json!([{"apiVersion": "apps/v1", "controller": true}]))]
+#[case::unchanged("/request/oldObject", deployment("nginx:1"))]
+#[case::other_kind("/request/object/kind", json!("Widget"))]
+#[case::no_template("/request/object/spec", json!({}))]
+#[case::odd_template("/request/object/spec/template", json!([1]))]
+#[case::no_object("/request/object", json!(null))]
+#[tokio::test]
+async fn no_hint(#[case] path: &str, #[case] value: Value) {
+    let webhook = webhook(DefaultMode::OptOut);
+    let mut review = review(&deployment("nginx:1"));
+    let (parent, key) = path.rsplit_once('/').unwrap();
+    review.pointer_mut(parent).unwrap()[key] = value;
+    webhook.admit(&review).await;
+    assert_eq!(webhook.count("queued"), 0);
+}
+
+#[tokio::test]
+async fn a_scale_only_update_is_no_hint_and_a_new_image_is() {
+    let webhook = webhook(DefaultMode::OptOut);
+    let mut update = review(&deployment("nginx:2"));
+    update["request"]["operation"] = json!("UPDATE");
+    update["request"]["oldObject"] = deployment("nginx:2");
+    update["request"]["oldObject"]["spec"]["replicas"] = json!(1);
+    update["request"]["object"]["metadata"]["annotations"] = json!({"prewarm.io/nodes": "7"});
+    update["request"]["oldObject"]["metadata"]["annotations"] = json!({"prewarm.io/nodes": "7"});
+    webhook.admit(&update).await;
+    assert_eq!(webhook.count("queued"), 0);
+    update["request"]["oldObject"] = deployment("nginx:1");
+    webhook.admit(&update).await;
+    assert_eq!(webhook.count("queued"), 1);
+}
+
+#[rstest]
+#[case("UPPER/case:x")]
+#[case("a//b")]
+#[case(":tag")]
+#[case(&"a".repeat(600))]
+#[tokio::test]
+async fn a_bad_reference_is_admitted_with_a_warning(#[case] image: &str) {
+    let webhook = webhook(DefaultMode::OptOut);
+    let warnings = webhook.admit(&review(&deployment(image))).await;
+    let warning = warnings[0].as_str().unwrap();
+    assert!(warning.starts_with("prewarmer: image "), "{warning}");
+    assert!(warning.len() <= 240);
+    assert_eq!(webhook.count("queued"), 0);
+}
+
+#[rstest]
+#[case("application/json", "{", StatusCode::BAD_REQUEST)]
+#[case("application/json", "", StatusCode::BAD_REQUEST)]
+#[case("application/json", "[]", StatusCode::BAD_REQUEST)]
+#[case("application/json", r#"{"apiVersion":"admission.k8s.io/v1beta1","kind":"AdmissionReview","request":{"uid":"u","kind":{"kind":"Pod"},"operation":"CREATE"}}"#, StatusCode::BAD_REQUEST)]
+#[case("text/plain", "{}", StatusCode::UNSUPPORTED_MEDIA_TYPE)]
+#[case("", "{}", StatusCode::UNSUPPORTED_MEDIA_TYPE)]
+#[tokio::test]
+async fn nonsense_gets_a_clear_answer(
+    #[case] content_type: &str,
+    #[case] body: &'static str,
+    #[case] expected: StatusCode,
+) {
+    let webhook = webhook(DefaultMode::OptOut);
+    for path in [WORKLOADS_PATH, TASKS_PATH] {
+        let (status, answer) = webhook.send(Method::POST, path, content_type, body).await;
+        assert_eq!(status, expected);
+        assert!(answer["error"].is_string() && answer["details"].is_string(), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn too_large_a_body_wrong_path_wrong_method() {
+    let webhook = webhook(DefaultMode::OptOut);
+    let large = vec![b' '; 10 * 1024 * 1024];
+    let (status, answer) = webhook.send(Method::POST, WORKLOADS_PATH, "application/json", large).await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+    assert!(answer["details"].as_str().unwrap().contains("8388608"));
+    let (status, _) = webhook.send(Method::POST, "/elsewhere", "application/json", "{}").await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    let (status, _) = webhook.send(Method::GET, WORKLOADS_PATH, "application/json", "").await;
+    assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
+}
+
+#[tokio::test]
+async fn a_task_with_bad_images_is_denied_and_each_is_named() {
+    let webhook = webhook(DefaultMode::OptOut);
+    let task = |images: Value| {
+        let spec = json!({"images": images});
+        review(
+            &json!({"apiVersion": "prewarm.io/v1alpha1", "kind": "PrewarmTask", "metadata": {"name": "t"}, "spec": spec}),
+        )
+    };
+    let send = |review: Value| webhook.send(Method::POST, TASKS_PATH, "application/json", review.to_string());
+    let (_, answer) = send(task(json!(["nginx", "a//b", "docker.io/library/nginx"]))).await;
+    assert_eq!(answer["response"]["allowed"], false);
+    let message = answer["response"]["status"]["message"].as_str().unwrap();
+    assert!(message.contains("spec.images[1]") && message.contains("spec.images[2]"), "{message}");
+    let (_, answer) = send(task(json!(["nginx", "redis:7"]))).await;
+    assert_eq!(answer["response"]["allowed"], true);
+}
+
+proptest::proptest! {
+    #[test]
+    fn reading_never_panics(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..500)) {
+        let _ = Review::read(&bytes);
+    }
+}
