@@ -31,13 +31,19 @@
 //! | [`metrics`] | every metric, once |
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unwrap_in_result))]
 
+pub mod config;
 pub mod controller;
 pub mod duration;
 pub mod image;
 pub mod intake;
+pub mod leader;
+pub mod manifests;
 pub mod metrics;
 pub mod node;
+pub mod serve;
+pub mod server;
 pub mod task;
+pub mod telemetry;
 pub mod webhook;
 pub mod worker;
 pub mod workload;

@@ -1,2 +1,75 @@
-//! The prewarmer program.
-fn main() {}
+//! The `prewarmer` program: parse, start telemetry, run.
+
+use std::{
+    io::{Read, Write},
+    process::ExitCode,
+};
+
+use anyhow::Context;
+use prewarmer::{
+    config::{self, Cli, Command, Config},
+    manifests, serve, telemetry,
+    workload::extract_documents,
+};
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// The exit code for settings that make no sense, as clap's.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    // Before anything else: rustls panics at first use when it has no provider.
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+        eprintln!("prewarmer: a crypto provider is installed already");
+        return ExitCode::FAILURE;
+    }
+    let result = match config::read() {
+        Ok(Cli { command: Command::Serve(args) }) => match Config::check(&args, config::pod_namespace()) {
+            Ok(config) => run(config),
+            Err(problems) => return usage(&problems),
+        },
+        Ok(Cli { command: Command::Crds }) => print(&manifests::crds()),
+        Ok(Cli { command: Command::Manifests(args) }) => print(&manifests::install(&args)),
+        Ok(Cli { command: Command::Extract(args) }) => extract(&args.file),
+        Err(problems) => return usage(&problems),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("prewarmer: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn usage(problems: &[String]) -> ExitCode {
+    eprintln!("prewarmer: {} of the settings cannot be used:", problems.len());
+    problems.iter().for_each(|problem| eprintln!("  {problem}"));
+    ExitCode::from(USAGE)
+}
+
+fn run(config: Config) -> anyhow::Result<()> {
+    telemetry::start(&config.log_level, config.log_format);
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve::serve(config))
+}
+
+fn print(text: &Result<String, manifests::ManifestError>) -> anyhow::Result<()> {
+    let text = text.as_ref().map_err(|error| anyhow::anyhow!("{error}"))?;
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+fn extract(file: &str) -> anyhow::Result<()> {
+    let mut text = String::new();
+    if file == "-" {
+        std::io::stdin().read_to_string(&mut text).context("standard input")?;
+    } else {
+        text = std::fs::read_to_string(file).with_context(|| file.to_owned())?;
+    }
+    let (found, skipped) = extract_documents(&text).map_err(|error| anyhow::anyhow!("{file}: {error}"))?;
+    skipped.iter().for_each(|title| eprintln!("{title}: no workload, skipped"));
+    print(&Ok(serde_json::to_string_pretty(&found)? + "\n"))
+}

@@ -1,0 +1,200 @@
+//! Which replica leads: a Lease of `coordination.k8s.io/v1`.
+//!
+//! Every write carries the resource version that was read, so that of two
+//! standbys one wins. Whether the holder is alive is judged by our own clock
+//! since its record last changed, never by comparing clocks of two machines.
+
+use std::{sync::Arc, time::Duration};
+
+use k8s_openapi::{
+    api::coordination::v1::{Lease, LeaseSpec},
+    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
+    jiff::Timestamp,
+};
+use kube::{Api, Client, api::PostParams};
+use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+
+/// A holder that is silent for this long has lost the Lease. As in Kubernetes' own components.
+const DURATION: Duration = Duration::from_secs(15);
+/// A leader that could not renew for this long steps down: 5 s before anyone else may take the Lease.
+const RENEW_DEADLINE: Duration = Duration::from_secs(10);
+/// How often it is renewed or looked at, and up to half of it again at random, so that standbys do not act in step.
+const RETRY: Duration = Duration::from_secs(2);
+/// One request may take this long; so several tries fit before the deadline.
+const REQUEST: Duration = Duration::from_secs(3);
+
+/// Whose Lease, and where.
+#[derive(Debug, Clone)]
+pub struct LeaseSettings {
+    /// The Lease's name.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// This replica.
+    pub identity: String,
+}
+
+/// What was seen of the Lease, and when it last changed by our clock.
+#[derive(Debug, Clone, PartialEq)]
+struct Observed {
+    holder: String,
+    record: Option<(MicroTime, i32)>,
+    changed: Instant,
+}
+
+/// What to do with the Lease. *Pure.*
+#[derive(Debug, PartialEq, Eq)]
+enum Action {
+    Take,
+    Renew,
+    Wait,
+}
+
+fn decide(observed: &Observed, me: &str, now: Instant) -> Action {
+    if observed.holder == me {
+        Action::Renew
+    } else if observed.holder.is_empty() || now.duration_since(observed.changed) > DURATION {
+        Action::Take
+    } else {
+        Action::Wait
+    }
+}
+
+/// Stands for election until `stop`, then hands over. `leads` tells whether this replica leads.
+pub async fn run(
+    client: Client,
+    settings: LeaseSettings,
+    metrics: Arc<Metrics>,
+    leads: watch::Sender<bool>,
+    stop: CancellationToken,
+) {
+    let leases = Api::<Lease>::namespaced(client, &settings.namespace);
+    let mut election = Election { leases, settings, observed: None, renewed: None };
+    loop {
+        let held = tokio::time::timeout(REQUEST, election.round()).await;
+        match held {
+            Ok(Ok(true)) => election.renewed = Some(Instant::now()),
+            Ok(Ok(false)) => election.renewed = None,
+            Ok(Err(error)) => tracing::warn!(%error, "the Lease could not be read or written"),
+            Err(_) => tracing::warn!("the API server did not answer about the Lease"),
+        }
+        let leading = election.renewed.is_some_and(|at| at.elapsed() < RENEW_DEADLINE);
+        if leads.send_replace(leading) != leading {
+            tracing::info!(identity = election.settings.identity, leading, "leadership");
+        }
+        metrics.leader.set(i64::from(leading));
+        let pause = RETRY.mul_f64(1.0 + rand::random::<f64>() / 2.0);
+        if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+            break;
+        }
+    }
+    leads.send_replace(false);
+    metrics.leader.set(0);
+    if election.renewed.is_some() {
+        // A hand-over that fails costs the successor the Lease's duration, nothing more.
+        let _ = tokio::time::timeout(REQUEST, election.release()).await;
+    }
+}
+
+struct Election {
+    leases: Api<Lease>,
+    settings: LeaseSettings,
+    observed: Option<Observed>,
+    renewed: Option<Instant>,
+}
+
+impl Election {
+    /// One look, and one write where it is our turn. Whether we hold the Lease.
+    async fn round(&mut self) -> kube::Result<bool> {
+        let me = self.settings.identity.clone();
+        let Some(mut lease) = self.leases.get_opt(&self.settings.name).await? else {
+            let lease = Lease {
+                metadata: ObjectMeta { name: Some(self.settings.name.clone()), ..ObjectMeta::default() },
+                spec: Some(record(&me, None)),
+            };
+            return won(self.leases.create(&PostParams::default(), &lease).await);
+        };
+        let observed = self.observe(lease.spec.as_ref());
+        let action = decide(&observed, &me, Instant::now());
+        self.observed = Some(observed);
+        if action == Action::Wait {
+            return Ok(false);
+        }
+        lease.spec = Some(record(&me, lease.spec.as_ref()));
+        won(self.leases.replace(&self.settings.name, &PostParams::default(), &lease).await)
+    }
+
+    fn observe(&self, spec: Option<&LeaseSpec>) -> Observed {
+        let holder = spec.and_then(|spec| spec.holder_identity.clone()).unwrap_or_default();
+        let record = spec.and_then(|spec| Some((spec.renew_time.clone()?, spec.lease_transitions.unwrap_or_default())));
+        match &self.observed {
+            Some(known) if known.holder == holder && known.record == record => known.clone(),
+            _ => Observed { holder, record, changed: Instant::now() },
+        }
+    }
+
+    async fn release(&self) -> kube::Result<()> {
+        let mut lease = self.leases.get(&self.settings.name).await?;
+        let Some(spec) = &mut lease.spec else { return Ok(()) };
+        if spec.holder_identity.as_deref() == Some(&self.settings.identity) {
+            spec.holder_identity = Some(String::new());
+            self.leases.replace(&self.settings.name, &PostParams::default(), &lease).await?;
+        }
+        Ok(())
+    }
+}
+
+/// A conflict means that another replica was quicker.
+fn won(result: kube::Result<Lease>) -> kube::Result<bool> {
+    match result {
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn record(me: &str, old: Option<&LeaseSpec>) -> LeaseSpec {
+    let now = MicroTime(Timestamp::now());
+    let mine = old.filter(|spec| spec.holder_identity.as_deref() == Some(me));
+    let transitions = old.and_then(|spec| spec.lease_transitions).unwrap_or_default();
+    LeaseSpec {
+        holder_identity: Some(me.to_owned()),
+        lease_duration_seconds: i32::try_from(DURATION.as_secs()).ok(),
+        acquire_time: mine.and_then(|spec| spec.acquire_time.clone()).or_else(|| Some(now.clone())),
+        renew_time: Some(now),
+        lease_transitions: Some(if mine.is_some() { transitions } else { transitions.saturating_add(1) }),
+        ..LeaseSpec::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn observed(holder: &str, changed: Instant) -> Observed {
+        Observed { holder: holder.into(), record: None, changed }
+    }
+
+    #[test]
+    fn who_may_take_the_lease() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(decide(&observed("me", start), "me", after(60)), Action::Renew);
+        assert_eq!(decide(&observed("", start), "me", after(0)), Action::Take);
+        assert_eq!(decide(&observed("other", start), "me", after(15)), Action::Wait);
+        assert_eq!(decide(&observed("other", start), "me", after(16)), Action::Take);
+    }
+
+    #[test]
+    fn transitions_count_changes_of_holder() {
+        let first = record("a", None);
+        let renewed = record("a", Some(&first));
+        let taken = record("b", Some(&renewed));
+        assert_eq!(first.lease_transitions, renewed.lease_transitions);
+        assert_eq!(taken.lease_transitions, Some(2));
+        assert_eq!(renewed.acquire_time, first.acquire_time);
+    }
+}

@@ -1,0 +1,127 @@
+//! Makes the CA and the leaf. *Pure*, but for randomness and the date.
+
+use std::time::{Duration, SystemTime};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+
+/// How long a CA lives.
+pub const CA_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
+/// A CA with less than this left is replaced: four lives of a leaf, so that no leaf outlives its CA.
+pub const CA_RENEW_BEFORE: Duration = Duration::from_secs(28 * 24 * 3600);
+/// How long a leaf lives.
+pub const LEAF_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
+/// A leaf with less than this left is replaced: at two thirds of its life.
+pub const LEAF_RENEW_BEFORE: Duration = Duration::from_secs(7 * 24 * 3600 / 3);
+/// Clocks differ: what is made now is valid a little earlier.
+const BACKDATE: Duration = Duration::from_secs(300);
+
+/// What is wrong with a certificate or key.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    /// It could not be made.
+    #[error("a certificate could not be made: {0}")]
+    Make(#[from] rcgen::Error),
+    /// It could not be read.
+    #[error("not a PEM certificate or key: {0}")]
+    Pem(String),
+}
+
+/// A certificate and its key, in PEM. The key is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Pair {
+    /// The certificate.
+    pub certificate: String,
+    /// The key.
+    pub key: String,
+}
+
+impl std::fmt::Debug for Pair {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pair").field("certificate", &self.certificate).finish_non_exhaustive()
+    }
+}
+
+/// A new CA.
+pub fn make_ca(now: SystemTime) -> Result<Pair, CertificateError> {
+    let key = KeyPair::generate()?;
+    let mut params = CertificateParams::new(Vec::new())?;
+    params.distinguished_name.push(DnType::CommonName, "prewarmer CA");
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.not_before = (now - BACKDATE).into();
+    params.not_after = (now + CA_LIFETIME).into();
+    let certificate = params.self_signed(&key)?;
+    Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
+}
+
+/// A new leaf for these DNS names and IP addresses.
+pub fn make_leaf(ca: &Pair, names: &[String], now: SystemTime) -> Result<Pair, CertificateError> {
+    let issuer = Issuer::from_ca_cert_pem(&ca.certificate, KeyPair::from_pem(&ca.key)?)?;
+    let key = KeyPair::generate()?;
+    let mut params = CertificateParams::new(names.to_vec())?;
+    params.distinguished_name.push(DnType::CommonName, "prewarmer");
+    params.use_authority_key_identifier_extension = true;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    params.not_before = (now - BACKDATE).into();
+    params.not_after = (now + LEAF_LIFETIME).into();
+    let certificate = params.signed_by(&key, &issuer)?;
+    Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
+}
+
+/// How long the first certificate of a PEM is valid from `now`; zero when it is not.
+pub fn time_left(certificate: &str, now: SystemTime) -> Result<Duration, CertificateError> {
+    let wrong = |error: &dyn std::fmt::Display| CertificateError::Pem(error.to_string());
+    let der = CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(|error| wrong(&error))?;
+    let (_, parsed) = x509_parser::parse_x509_certificate(&der).map_err(|error| wrong(&error))?;
+    let end = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
+    let end = SystemTime::UNIX_EPOCH + Duration::from_secs(end);
+    Ok(end.duration_since(now).unwrap_or_default())
+}
+
+/// The pair in the form that rustls serves.
+pub fn serving(pair: &Pair) -> Result<rustls::sign::CertifiedKey, CertificateError> {
+    let wrong = |error: &dyn std::fmt::Display| CertificateError::Pem(error.to_string());
+    let chain = CertificateDer::pem_slice_iter(pair.certificate.as_bytes())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| wrong(&error))?;
+    let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).map_err(|error| wrong(&error))?;
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    rustls::sign::CertifiedKey::from_der(chain, key, &provider).map_err(|error| wrong(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leaf_is_served_and_expires() {
+        let now = SystemTime::now();
+        let ca = make_ca(now).unwrap();
+        let leaf = make_leaf(&ca, &["prewarmer.infra.svc".into(), "127.0.0.1".into()], now).unwrap();
+        assert!(serving(&leaf).is_ok());
+        let left = time_left(&leaf.certificate, now).unwrap();
+        assert!(left > LEAF_LIFETIME - Duration::from_secs(2) && left <= LEAF_LIFETIME);
+        assert_eq!(time_left(&leaf.certificate, now + 2 * LEAF_LIFETIME).unwrap(), Duration::ZERO);
+        assert!(time_left(&ca.certificate, now).unwrap() > CA_RENEW_BEFORE);
+    }
+
+    #[test]
+    fn a_key_of_another_certificate_is_refused() {
+        let now = SystemTime::now();
+        let ca = make_ca(now).unwrap();
+        let names = ["127.0.0.1".to_owned()];
+        let (one, other) = (make_leaf(&ca, &names, now).unwrap(), make_leaf(&ca, &names, now).unwrap());
+        assert!(serving(&Pair { certificate: one.certificate, key: other.key }).is_err());
+        assert!(time_left("nonsense", now).is_err());
+    }
+
+    #[test]
+    fn a_key_is_never_shown() {
+        let ca = make_ca(SystemTime::now()).unwrap();
+        assert!(!format!("{ca:?}").contains("PRIVATE"));
+    }
+}

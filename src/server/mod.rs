@@ -1,0 +1,12 @@
+//! Listeners, TLS, certificates, registration, health.
+//!
+//! In: routers and settings. Out: bytes on sockets, a Secret with our CA, a
+//! `ValidatingWebhookConfiguration`. Knows nothing of images and tasks; may
+//! call `webhook::registration`.
+
+pub mod ca_store;
+pub mod certificates;
+pub mod health;
+pub mod keeper;
+pub mod listener;
+pub mod registration;
