@@ -48,7 +48,23 @@ fn yaml(objects: &[Value]) -> Result<String, ManifestError> {
 }
 
 fn definitions() -> Result<Vec<Value>, ManifestError> {
-    Ok(vec![serde_json::to_value(PrewarmTask::crd())?, serde_json::to_value(PrewarmPlan::crd())?])
+    let mut definitions = vec![serde_json::to_value(PrewarmTask::crd())?, serde_json::to_value(PrewarmPlan::crd())?];
+    definitions.iter_mut().for_each(signed_formats);
+    Ok(definitions)
+}
+
+/// The API server knows `int32` and `int64` only, and warns of schemars' `uint32`; our numbers are small.
+fn signed_formats(schema: &mut Value) {
+    match schema {
+        Value::Object(fields) => {
+            if fields.get("format").and_then(Value::as_str) == Some("uint32") {
+                fields.insert("format".into(), json!("int32"));
+            }
+            fields.values_mut().for_each(signed_formats);
+        }
+        Value::Array(items) => items.iter_mut().for_each(signed_formats),
+        _ => {}
+    }
 }
 
 fn labels() -> Value {
