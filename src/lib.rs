@@ -17,7 +17,8 @@
 //!
 //! | room | job |
 //! |---|---|
-//! | [`config`] | every setting, once |
+//! | [`serve`] | puts the running service together |
+//! | [`config`], [`duration`], [`telemetry`] | every setting, once; durations; logs |
 //! | [`image`] | what an image reference is (pure) |
 //! | [`workload`] | what a workload tells us: images, placement, credentials, annotations (pure) |
 //! | [`task`] | `PrewarmTask`: resource, validation, plan, status, conditions (pure) |
@@ -26,6 +27,7 @@
 //! | [`intake`] | hints in, deduplicated and coalesced `PrewarmTask`s out |
 //! | [`controller`] | snapshot, plan, dispatch, observe, status, reap |
 //! | [`webhook`] | admission: review in, verdict out |
+//! | [`leader`] | which replica leads |
 //! | [`server`] | listeners, TLS, certificates, registration, graceful shutdown |
 //! | [`manifests`] | the objects of a complete install (pure) |
 //! | [`metrics`] | every metric, once |
@@ -47,3 +49,9 @@ pub mod telemetry;
 pub mod webhook;
 pub mod worker;
 pub mod workload;
+
+/// Bytes as lower-case hexadecimal digits.
+fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
+}

@@ -70,15 +70,9 @@ impl Executor {
                 let (verb, resource) = effect.request();
                 metrics.kube_requests.with_label_values(&[verb, resource]).inc();
                 let result = perform(client, &task, &effect).await.or_else(|error| accept(&effect, error));
-                if let Err(refusal) = &result {
-                    tracing::warn!(
-                        task = task.name_any(),
-                        namespace = task.namespace(),
-                        verb,
-                        resource,
-                        ?refusal,
-                        "refused"
-                    );
+                if let Err(Refusal::Passing(message) | Refusal::Final(_, message)) = &result {
+                    let (name, namespace) = (task.name_any(), task.namespace());
+                    tracing::warn!(task = name, namespace, verb, resource, message, "the API server refused");
                 }
                 let uid = task.uid().unwrap_or_default();
                 // The receiver is gone only when the controller has stopped: nobody is left to tell.

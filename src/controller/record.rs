@@ -62,7 +62,7 @@ impl Record {
     }
 
     fn count(&self, wanted: u8) -> u32 {
-        u32::try_from(self.letters.iter().filter(|letter| **letter == wanted).count()).unwrap_or(u32::MAX)
+        self.letters.iter().map(|letter| u32::from(*letter == wanted)).sum()
     }
 
     pub(super) fn succeeded(&self) -> u32 {

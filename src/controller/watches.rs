@@ -65,7 +65,7 @@ pub(super) fn start(
     let watch = Watch { events: events.clone(), metrics: Arc::clone(metrics), stop: stop.clone() };
     let watches = [
         watch.spawn(scoped::<DeserializeGuard<PrewarmTask>>(client, namespace), all.clone(), task, Observation::Task),
-        watch.spawn(scoped::<PrewarmPlan>(client, namespace), all.clone(), plan, Observation::Plan),
+        watch.spawn(scoped::<PrewarmPlan>(client, namespace), all.clone(), |p| Some(plan(p)), Observation::Plan),
         watch.spawn(Api::<Node>::all(client.clone()), all, |node| Some(Facts::from(&node)), Observation::Node),
         watch.spawn(scoped::<Job>(client, namespace), ours.clone(), |job| Some(JobFacts::from(&job)), Observation::Job),
         watch.spawn(scoped::<Pod>(client, namespace), ours, |pod| Some(PodFacts::from(&pod)), Observation::Pod),
@@ -97,13 +97,13 @@ fn task(guarded: DeserializeGuard<PrewarmTask>) -> Option<Arc<PrewarmTask>> {
     }
 }
 
-fn plan(plan: PrewarmPlan) -> Option<OwnedPlan> {
-    Some(OwnedPlan {
+fn plan(plan: PrewarmPlan) -> OwnedPlan {
+    OwnedPlan {
         namespace: plan.namespace().unwrap_or_default(),
         name: plan.name_any(),
         task_uid: plan.owner_references().first().map(|owner| owner.uid.clone()).unwrap_or_default(),
         spec: Arc::new(plan.spec),
-    })
+    }
 }
 
 struct Watch {

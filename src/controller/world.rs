@@ -87,7 +87,9 @@ impl World {
             Change::Drop(item) => drop(self, item),
             Change::Replace(items) => {
                 clear(self);
-                items.into_iter().for_each(|item| put(self, item));
+                for item in items {
+                    put(self, item);
+                }
                 self.complete.insert(kind);
             }
         }

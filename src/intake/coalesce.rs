@@ -98,8 +98,7 @@ pub(super) fn successor(name: &str, uid: &str) -> String {
 }
 
 fn named(hash: &[u8]) -> String {
-    let hex: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    format!("auto-{hex}")
+    format!("auto-{}", crate::hex(&hash[..8]))
 }
 
 #[cfg(test)]

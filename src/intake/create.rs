@@ -32,13 +32,10 @@ pub(super) async fn create(client: &Client, planned: &PlannedTask, ttl: u32, met
     let (mut tries, mut predecessors) = (0, 0);
     loop {
         metrics.kube_requests.with_label_values(&["create", "prewarmtasks"]).inc();
-        let error = match tasks.create(&PostParams::default(), &object(planned, &name, ttl)).await {
-            Ok(_) => {
-                let workloads = planned.workloads.join(", ");
-                tracing::info!(namespace = planned.namespace, task = name, workloads, "warming what was admitted");
-                return Ok(());
-            }
-            Err(error) => error,
+        let Err(error) = tasks.create(&PostParams::default(), &object(planned, &name, ttl)).await else {
+            let workloads = planned.workloads.join(", ");
+            tracing::info!(namespace = planned.namespace, task = name, workloads, "warming what was admitted");
+            return Ok(());
         };
         match &error {
             kube::Error::Api(status) if status.reason == "AlreadyExists" && predecessors < MAX_PREDECESSORS => {

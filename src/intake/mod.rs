@@ -73,7 +73,8 @@ pub fn channel(metrics: &Arc<Metrics>) -> (HintSender, HintReceiver) {
 }
 
 impl HintSender {
-    /// Takes a hint, or says why not. Never waits.
+    /// Takes a hint, or says why not; the metrics count which. Never waits.
+    #[allow(clippy::must_use_candidate, reason = "the metrics have counted it")]
     pub fn offer(&self, workload: Workload) -> Offered {
         let offered = if self.seen.covers(&workload, Instant::now()) {
             Offered::Duplicate
@@ -175,7 +176,7 @@ mod tests {
     async fn a_full_queue_drops_and_counts() {
         let metrics = Arc::new(Metrics::new().unwrap());
         let (sender, _receiver) = channel(&metrics);
-        let last = (0..=QUEUE).map(|n| sender.offer(hint("a", &format!("nginx:{n}")))).last();
+        let last = (0..=QUEUE).map(|n| sender.offer(hint("a", &format!("nginx:{n}")))).next_back();
         assert_eq!(last, Some(Offered::Dropped));
         assert_eq!(metrics.hints.with_label_values(&["dropped"]).get(), 1);
     }

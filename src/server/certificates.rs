@@ -44,6 +44,10 @@ impl std::fmt::Debug for Pair {
     }
 }
 
+fn backdated(now: SystemTime) -> SystemTime {
+    now.checked_sub(BACKDATE).unwrap_or(now)
+}
+
 /// A new CA.
 pub fn make_ca(now: SystemTime) -> Result<Pair, CertificateError> {
     let key = KeyPair::generate()?;
@@ -51,7 +55,7 @@ pub fn make_ca(now: SystemTime) -> Result<Pair, CertificateError> {
     params.distinguished_name.push(DnType::CommonName, "prewarmer CA");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params.not_before = (now - BACKDATE).into();
+    params.not_before = backdated(now).into();
     params.not_after = (now + CA_LIFETIME).into();
     let certificate = params.self_signed(&key)?;
     Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
@@ -66,7 +70,7 @@ pub fn make_leaf(ca: &Pair, names: &[String], now: SystemTime) -> Result<Pair, C
     params.use_authority_key_identifier_extension = true;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    params.not_before = (now - BACKDATE).into();
+    params.not_before = backdated(now).into();
     params.not_after = (now + LEAF_LIFETIME).into();
     let certificate = params.signed_by(&key, &issuer)?;
     Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
@@ -104,7 +108,7 @@ mod tests {
         let leaf = make_leaf(&ca, &["prewarmer.infra.svc".into(), "127.0.0.1".into()], now).unwrap();
         assert!(serving(&leaf).is_ok());
         let left = time_left(&leaf.certificate, now).unwrap();
-        assert!(left > LEAF_LIFETIME - Duration::from_secs(2) && left <= LEAF_LIFETIME);
+        assert!(left + Duration::from_secs(2) > LEAF_LIFETIME && left <= LEAF_LIFETIME);
         assert_eq!(time_left(&leaf.certificate, now + 2 * LEAF_LIFETIME).unwrap(), Duration::ZERO);
         assert!(time_left(&ca.certificate, now).unwrap() > CA_RENEW_BEFORE);
     }

@@ -66,15 +66,16 @@ pub fn validate_images(images: &[String]) -> Result<Vec<Reference>, Vec<String>>
     for (index, text) in images.iter().enumerate() {
         match text.parse::<Reference>() {
             Err(error) => problems.push(format!("spec.images[{index}]: {text:?}: {error}")),
-            Ok(reference) => match first.get(reference.normalized()) {
-                Some(earlier) => problems.push(format!(
-                    "spec.images[{index}]: {text:?} is the same image as spec.images[{earlier}]: leave one of them out"
-                )),
-                None => {
+            Ok(reference) => {
+                if let Some(earlier) = first.get(reference.normalized()) {
+                    problems.push(format!(
+                        "spec.images[{index}]: {text:?} is the same image as spec.images[{earlier}]: leave one of them out"
+                    ));
+                } else {
                     first.insert(reference.normalized().to_owned(), index);
                     good.push(reference);
                 }
-            },
+            }
         }
     }
     if images.is_empty() {

@@ -283,9 +283,7 @@ fn short_hash(parts: &[&str], digits: usize) -> String {
         hasher.update(part.as_bytes());
         hasher.update([0]);
     }
-    let mut text: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    text.truncate(digits);
-    text
+    crate::hex(&hasher.finalize()[..digits / 2])
 }
 
 #[cfg(test)]

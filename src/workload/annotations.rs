@@ -97,7 +97,7 @@ pub(super) fn read(layers: &[&BTreeMap<String, String>], replicas: u32, warnings
     }
     if let Some(text) = value("timeout") {
         match duration::parse(text) {
-            Ok(time) if (1..=86_400).contains(&time.as_secs()) => found.options.timeout = text.to_owned(),
+            Ok(time) if (1..=86_400).contains(&time.as_secs()) => text.clone_into(&mut found.options.timeout),
             _ => complain("timeout", text, "a duration from 1s to 24h, such as 10m"),
         }
     }

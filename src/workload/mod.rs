@@ -146,7 +146,7 @@ mod tests {
         Workload::read(&view, "shop", &BTreeMap::new())
     }
 
-    fn deployment(template: Value) -> Value {
+    fn deployment(template: &Value) -> Value {
         json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"},
                "spec": {"replicas": 3, "template": template}})
     }
@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn every_place_that_names_an_image() {
-        let workload = read(deployment(json!({"spec": {
+        let workload = read(deployment(&json!({"spec": {
             "initContainers": [{"name": "i", "image": "init:1"}],
             "containers": [{"name": "c", "image": "web:1"}, {"name": "d", "image": "docker.io/library/web:1"}],
             "ephemeralContainers": [{"name": "e", "image": "debug:1"}],
@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn null_lists_and_unknown_fields_do_no_harm() {
-        let workload = read(deployment(json!({"metadata": {"annotations": null}, "spec": {
+        let workload = read(deployment(&json!({"metadata": {"annotations": null}, "spec": {
             "containers": null, "volumes": null, "nodeSelector": null, "tolerations": null, "new": {"field": [1]},
             "imagePullSecrets": null, "affinity": null,
         }})));
@@ -200,14 +200,14 @@ mod tests {
     #[case(":tag")]
     fn a_bad_reference_is_a_warning(#[case] image: &str) {
         let workload =
-            read(deployment(json!({"spec": {"containers": [{"image": image}, {"image": "good:1"}]}}))).unwrap();
+            read(deployment(&json!({"spec": {"containers": [{"image": image}, {"image": "good:1"}]}}))).unwrap();
         assert_eq!(names(&workload), ["good:1"]);
         assert!(workload.warnings[0].contains(image), "{:?}", workload.warnings);
     }
 
     #[test]
     fn placement_and_credentials() {
-        let workload = read(deployment(json!({"spec": {
+        let workload = read(deployment(&json!({"spec": {
             "containers": [{"image": "a"}], "nodeSelector": {"pool": "gpu"},
             "tolerations": [{"key": "gpu", "operator": "Exists"}],
             "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":

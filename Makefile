@@ -1,0 +1,53 @@
+# Prewarmer's commands; `make` lists them.
+SHELL := /bin/bash
+HELPER ?= target/prewarmer-helper
+HELPER_FLAGS := --edition 2024 -O -C target-feature=+crt-static -C panic=abort -C strip=symbols
+CLUSTER := tests/cluster/cluster
+TEST_CLUSTER := --fake-nodes 120 --real-nodes 1
+
+.PHONY: help
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
+
+.PHONY: demo
+demo: ## show the main job on a real Kubernetes, on this machine
+	@bash tests/demo/run.sh
+
+.PHONY: test
+test: ## run every test, on a real Kubernetes (the first run builds it, about 7 minutes on 2 cores)
+	@bash tests/run.sh
+
+.PHONY: test-long
+test-long: ## run the long measurements
+	@bash tests/measure.sh
+
+.PHONY: build
+build: helper ## build the server (release) and the helper
+	cargo build --release --locked --bin prewarmer
+
+.PHONY: helper
+helper: ## build the static helper
+	rustc $(HELPER_FLAGS) -o $(HELPER) src/bin/helper.rs
+
+.PHONY: generate
+generate: ## write what is generated: deploy/crds.yaml and deploy/prewarmer.yaml
+	cargo run --quiet --locked -- crds > deploy/crds.yaml
+	cargo run --quiet --locked -- manifests > deploy/prewarmer.yaml
+
+.PHONY: check-generated
+check-generated: ## fail when a generated file is not current
+	@cargo run --quiet --locked -- crds | diff -u deploy/crds.yaml - || { echo "deploy/crds.yaml is not current: run make generate"; exit 1; }
+	@cargo run --quiet --locked -- manifests | diff -u deploy/prewarmer.yaml - || { echo "deploy/prewarmer.yaml is not current: run make generate"; exit 1; }
+
+.PHONY: lint
+lint: ## check formatting and clippy, warnings as errors
+	cargo fmt --check
+	cargo clippy --all-targets --locked -- -D warnings
+
+.PHONY: deny
+deny: ## check licences, bans and sources of dependencies
+	@bash tests/deny.sh
+
+.PHONY: clean
+clean: ## remove what was built here
+	cargo clean

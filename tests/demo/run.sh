@@ -1,0 +1,154 @@
+#!/usr/bin/env bash
+# make demo: the main job, on a real Kubernetes on this machine. Ends with a summary; stops all that it started.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+begun=$SECONDS
+bold=''; plain=''
+if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then bold=$'\e[1m'; plain=$'\e[0m'; fi
+title() { echo; echo "$bold== $*$plain"; }
+fail() { echo "demo: $*" >&2; exit 1; }
+
+for tool in cargo rustc go openssl curl; do command -v "$tool" > /dev/null || fail "$tool is needed, and is not on the PATH"; done
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/prewarmer-demo.XXXXXX")
+server=''
+proxy=''
+finish() {
+  local code=$?
+  trap - EXIT INT TERM HUP
+  [ "$code" -eq 0 ] || { echo "demo: FAILED"; [ ! -f "$work/prewarmer.log" ] || tail -n 20 "$work/prewarmer.log"; }
+  title "stopping everything"
+  for pid in $proxy $server; do kill "$pid" 2> /dev/null && wait "$pid" 2> /dev/null; done || true
+  tests/cluster/cluster stop "$work/cluster" --purge
+  rm -rf "$work"
+  [ "$code" -ne 0 ] || echo "${bold}demo: done in $((SECONDS - begun)) s; nothing is left running$plain"
+  exit "$code"
+}
+trap finish EXIT
+trap 'exit 130' INT TERM HUP
+
+title "building prewarmer (debug build) and its static helper"
+cargo build --locked --quiet --bin prewarmer
+make -s helper HELPER="$work/prewarmer-helper"
+
+title "starting Kubernetes: 20 fake nodes, and a real one where this machine can have one"
+tests/cluster/cluster start "$work/cluster" --fake-nodes 20 --real-nodes 1 --owner $$
+# shellcheck source=/dev/null
+. "$work/cluster/env"
+k() { "$KUBECTL" "$@"; }
+
+push() { # push IMAGE FILE [ENTRYPOINT]
+  tar -C "$(dirname "$2")" -cf "$work/layer.tar" "$(basename "$2")"
+  "$BIN/crane" append --insecure -f "$work/layer.tar" -t "$1" > /dev/null 2>&1
+  [ -z "${3:-}" ] || "$BIN/crane" mutate --insecure --entrypoint "$3" "$1" -t "$1" > /dev/null 2>&1
+}
+helper=registry.example/prewarmer-helper:demo
+if [ "$REAL_NODES" -gt 0 ]; then
+  title "pushing to the local registry: the helper, an app, and an image with one data file and no program"
+  helper=$REGISTRY/prewarmer-helper:demo
+  echo "rates of the day" > "$work/rates.csv"
+  push "$helper" "$work/prewarmer-helper" /prewarmer-helper
+  push "$REGISTRY/shop/app:1.0" "$BIN/pause" /pause
+  push "$REGISTRY/shop/rates:1.0" "$work/rates.csv"
+fi
+
+title "starting prewarmer"
+target/debug/prewarmer crds | k apply --server-side -f - > /dev/null
+k wait --for=condition=Established crd/prewarmtasks.prewarm.io crd/prewarmplans.prewarm.io --timeout=30s > /dev/null
+k create namespace prewarmer > /dev/null
+k create namespace shop > /dev/null
+port=$((${APISERVER_URL##*:} + 10))
+LOG_FORMAT=text target/debug/prewarmer serve --webhook-addr "127.0.0.1:$port" --webhook-url "https://127.0.0.1:$port" \
+  --health-addr "127.0.0.1:$((port + 1))" --worker-image "$helper" > "$work/prewarmer.log" 2>&1 &
+server=$!
+for _ in $(seq 100); do
+  curl -fs "http://127.0.0.1:$((port + 1))/readyz" > "$work/ready" 2> /dev/null && break
+  kill -0 "$server" 2> /dev/null || fail "prewarmer ended"
+  sleep 0.2
+done
+cat "$work/ready"; echo
+sleep 1 # the API server learns of the webhook by a watch of its own
+
+deployment() { # deployment NAME NODE_SELECTOR IMAGE [DATA_IMAGE]
+  cat <<D
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: $1, namespace: shop}
+spec:
+  replicas: 0
+  selector: {matchLabels: {app: $1}}
+  template:
+    metadata: {labels: {app: $1}}
+    spec:
+      nodeSelector: {$2}
+      terminationGracePeriodSeconds: 1
+      containers: [{name: app, image: "$3"}]
+D
+  [ -z "${4:-}" ] || echo "      volumes: [{name: rates, image: {reference: \"$4\"}}]"
+}
+
+task_of() { # the task that was made for a workload
+  local name=''
+  for _ in $(seq 100); do
+    name=$(k -n shop get prewarmtasks -o jsonpath="{range .items[*]}{.metadata.name} {.metadata.annotations.prewarm\.io/workloads}{'\n'}{end}" | awk -v w="Deployment/$1" '$2 == w {print $1}')
+    [ -z "$name" ] || break
+    sleep 0.1
+  done
+  [ -n "$name" ] || fail "no task was made for Deployment/$1"
+  echo "$name"
+}
+
+watch_task() { # shows a task until it has ended
+  local line last=''
+  for _ in $(seq 600); do
+    line=$(k -n shop get prewarmtask "$1" -o jsonpath='{.status.phase}  {.status.progress}  batch {.status.currentBatchIndex} (from 0) of {.status.totalBatches}  failed: {.status.failedNodeCount}')
+    [ "$line" = "$last" ] || echo "   $line"
+    last=$line
+    case $line in Completed* | Failed* | Cancelled*) return ;; esac
+    sleep 0.2
+  done
+  fail "task $1 did not end"
+}
+
+title "a Deployment with 0 replicas is applied: its image goes to all 20 fake nodes, 10 at a time"
+deployment web 'type: fake' registry.example/shop/web:1.0 | k apply -f -
+since=$SECONDS
+fake_task=$(task_of web)
+watch_task "$fake_task"
+fake_seconds=$((SECONDS - since))
+[ "$(k -n shop get prewarmtask "$fake_task" -o jsonpath='{.status.succeededNodes}')" = 20 ] || fail "not all fake nodes are warm"
+
+real_line="not shown on this machine: $REAL_NODES_REASON"
+if [ "$REAL_NODES" -gt 0 ]; then
+  title "the same on the real node (kubelet and containerd), with a data image beside it; there is no pod yet"
+  deployment app 'kubernetes.io/hostname: real1' "$REGISTRY/shop/app:1.0" "$REGISTRY/shop/rates:1.0" | k apply -f -
+  watch_task "$(task_of app)"
+  title "now its pod starts: the kubelet's own words"
+  k -n shop scale deployment/app --replicas=1
+  k -n shop rollout status deployment/app --timeout=60s > /dev/null
+  events=$(k -n shop get events -o jsonpath="{range .items[*]}{.involvedObject.name} {.reason}: {.message}{'\n'}{end}" | grep '^app-.*image' || true)
+  echo "$events" | sed 's/^/   /'
+  grep -q 'already present' <<< "$events" || fail "the pod did not find its image"
+  ! grep -q 'Pulling' <<< "$events" || fail "the pod had to pull"
+  real_line="the pod found its images present; nothing was pulled"
+fi
+
+title "a task by curl, as JSON: one good image, and one that does not exist"
+k proxy --port=$((port + 2)) > /dev/null 2>&1 &
+proxy=$!
+for _ in $(seq 50); do curl -fs "http://127.0.0.1:$((port + 2))/version" > /dev/null 2>&1 && break; sleep 0.1; done
+curl -fsS -X POST "http://127.0.0.1:$((port + 2))/apis/prewarm.io/v1alpha1/namespaces/shop/prewarmtasks" \
+  -H 'Content-Type: application/json' -d '{
+    "apiVersion": "prewarm.io/v1alpha1", "kind": "PrewarmTask", "metadata": {"name": "typing-error"},
+    "spec": {"images": ["registry.example/shop/web:1.0", "registry.example/shop/missing:1.0"],
+             "nodeSelector": {"type": "fake"}, "nodes": 3}}' > /dev/null
+watch_task typing-error
+k -n shop get prewarmtask typing-error -o jsonpath="{range .status.failedNodes[*]}   {.node}: {.image}: {.reason}{'\n'}{end}"
+message=$(k -n shop get prewarmtask typing-error -o jsonpath='{.status.conditions[?(@.type=="Failed")].message}')
+echo "   $message"
+grep -q 'ImageNotFound: 3' <<< "$message" || fail "the failure is not clear"
+
+title "summary"
+echo "   admission: applying a Deployment warmed 20 nodes in $fake_seconds s, before it had a pod"
+echo "   real node: $real_line"
+echo "   failure:   $message"

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# make deny: licences, bans and sources of dependencies, by cargo-deny; installed into the user's cache where it is missing.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+version=0.20.2
+root=${XDG_CACHE_HOME:-$HOME/.cache}/prewarmer/cargo-deny-$version
+export PATH="$root/bin:$PATH"
+if ! cargo deny --version 2> /dev/null | grep -qF "$version"; then
+  echo "deny: installing cargo-deny $version, about 3 minutes on 2 cores"
+  cargo install --quiet --locked --debug --root "$root" --version "$version" cargo-deny
+fi
+cargo deny --log-level error check licenses bans sources

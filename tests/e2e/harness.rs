@@ -1,0 +1,356 @@
+//! What tests that need a cluster share: the cluster, a namespace each, a
+//! server of their own, and waits that say what was seen when they fail.
+
+use std::{
+    fs::File,
+    future::Future,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use kube::{
+    Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+
+/// Fake nodes of a cluster that the tests start themselves.
+const FAKE_NODES: &str = "120";
+/// How often a wait looks.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// The cluster that all tests of a process share.
+pub struct Cluster {
+    dir: PathBuf,
+    env: Vec<(String, String)>,
+    /// Removed when a starting test process ends without one from outside.
+    _own: Option<tempfile::TempDir>,
+}
+
+impl Cluster {
+    /// The cluster of `PREWARMER_TEST_CLUSTER`, or one that this process starts and that ends with it.
+    pub fn shared() -> &'static Self {
+        static CLUSTER: OnceLock<Cluster> = OnceLock::new();
+        CLUSTER.get_or_init(|| {
+            if let Ok(dir) = std::env::var("PREWARMER_TEST_CLUSTER") {
+                Self::at(dir.into(), None)
+            } else {
+                let own = tempfile::tempdir().unwrap();
+                let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cluster/cluster");
+                let owner = std::process::id().to_string();
+                let status = Command::new(script)
+                    .arg("start")
+                    .arg(own.path())
+                    .args(["--fake-nodes", FAKE_NODES, "--real-nodes", "1", "--owner", &owner])
+                    .status();
+                assert!(status.unwrap().success(), "the test cluster did not start: see above");
+                Self::at(own.path().into(), Some(own))
+            }
+        })
+    }
+
+    fn at(dir: PathBuf, own: Option<tempfile::TempDir>) -> Self {
+        let text = std::fs::read_to_string(dir.join("env")).unwrap();
+        let pair = |line: &str| {
+            let (key, value) = line.strip_prefix("export ")?.split_once('=')?;
+            Some((key.to_owned(), value.trim_matches('\'').to_owned()))
+        };
+        Self { dir, env: text.lines().filter_map(pair).collect(), _own: own }
+    }
+
+    pub fn var(&self, name: &str) -> &str {
+        self.env.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value)
+    }
+
+    /// A client for the calling test's own runtime.
+    pub async fn client(&self) -> Client {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let file = Kubeconfig::read_from(self.var("KUBECONFIG")).unwrap();
+        let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.unwrap();
+        Client::try_from(config).unwrap()
+    }
+
+    /// Runs kubectl; what it printed, or a panic with it.
+    pub fn kubectl(&self, words: &[&str], input: &str) -> String {
+        let (ok, text) = self.try_kubectl(words, input);
+        assert!(ok, "kubectl {words:?}: {text}");
+        text
+    }
+
+    /// Runs kubectl; whether it succeeded, and all that it printed.
+    pub fn try_kubectl(&self, words: &[&str], input: &str) -> (bool, String) {
+        use std::io::Write;
+        let mut child = Command::new(self.var("KUBECTL"))
+            .env("KUBECONFIG", self.var("KUBECONFIG"))
+            .args(words)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// A new namespace, removed at the end.
+    pub fn namespace(&'static self, prefix: &str) -> Namespace {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        static CRDS: OnceLock<()> = OnceLock::new();
+        let name = format!("{prefix}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        self.kubectl(&["create", "namespace", &name], "");
+        CRDS.get_or_init(|| {
+            let crds = Command::new(env!("CARGO_BIN_EXE_prewarmer")).arg("crds").output().unwrap();
+            self.kubectl(
+                &["apply", "--server-side", "--force-conflicts", "-f", "-"],
+                &String::from_utf8_lossy(&crds.stdout),
+            );
+            let wait = ["wait", "--for=condition=Established", "--timeout=30s"];
+            self.kubectl(&[&wait[..], &["crd/prewarmtasks.prewarm.io", "crd/prewarmplans.prewarm.io"]].concat(), "");
+        });
+        Namespace { cluster: self, name }
+    }
+
+    /// The registry of the real node. `None`, with a word on standard error, where the machine can have no real node.
+    pub fn registry(&self, test: &str) -> Option<&str> {
+        let registry = self.var("REGISTRY");
+        if registry.is_empty() {
+            let why = self.var("REAL_NODES_REASON");
+            eprintln!("NOT RUN: {test}: this cluster has no real node: {why}");
+            return None;
+        }
+        Some(registry)
+    }
+
+    fn crane(&self, words: &[&str]) {
+        let output = Command::new(Path::new(self.var("BIN")).join("crane")).args(words).output().unwrap();
+        assert!(output.status.success(), "crane {words:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Pushes an image that holds one file and, unless it is the entry point, no program.
+    pub fn push(&self, reference: &str, file: &Path, entrypoint: bool) {
+        let work = tempfile::tempdir_in(&self.dir).unwrap();
+        let tar = work.path().join("layer.tar");
+        let status = Command::new("tar")
+            .arg("-C")
+            .arg(file.parent().unwrap())
+            .arg("-cf")
+            .arg(&tar)
+            .arg(file.file_name().unwrap())
+            .status();
+        assert!(status.unwrap().success());
+        self.crane(&["append", "--insecure", "-f", tar.to_str().unwrap(), "-t", reference]);
+        if entrypoint {
+            let program = format!("/{}", file.file_name().unwrap().to_str().unwrap());
+            self.crane(&["mutate", "--insecure", "--entrypoint", &program, reference, "-t", reference]);
+        }
+    }
+
+    /// Pushes an image with nothing but a file of unique content.
+    pub fn push_data(&self, reference: &str) {
+        let work = tempfile::tempdir_in(&self.dir).unwrap();
+        let file = work.path().join("data");
+        std::fs::write(&file, reference).unwrap();
+        self.push(reference, &file, false);
+    }
+
+    /// Builds the static helper and pushes it, once.
+    pub fn helper(&self, registry: &str) -> String {
+        static HELPER: OnceLock<String> = OnceLock::new();
+        HELPER
+            .get_or_init(|| {
+                let work = tempfile::tempdir_in(&self.dir).unwrap();
+                let program = work.path().join("prewarmer-helper");
+                let status = Command::new("make")
+                    .current_dir(env!("CARGO_MANIFEST_DIR"))
+                    .args(["-s", "helper", &format!("HELPER={}", program.display())])
+                    .status();
+                assert!(status.unwrap().success(), "the helper did not build");
+                let reference = format!("{registry}/prewarmer-helper:test");
+                self.push(&reference, &program, true);
+                reference
+            })
+            .clone()
+    }
+}
+
+/// A namespace of one test.
+pub struct Namespace {
+    cluster: &'static Cluster,
+    pub name: String,
+}
+
+impl Namespace {
+    pub fn kubectl(&self, words: &[&str], input: &str) -> String {
+        self.cluster.kubectl(&[&["-n", &self.name], words].concat(), input)
+    }
+
+    pub fn apply(&self, manifest: &serde_json::Value) -> String {
+        self.kubectl(&["apply", "-f", "-"], &manifest.to_string())
+    }
+
+    /// All objects of a kind, as JSON.
+    pub fn get(&self, kind: &str) -> Vec<serde_json::Value> {
+        let text = self.kubectl(&["get", kind, "-o", "json"], "");
+        let list: serde_json::Value = serde_json::from_str(&text).unwrap();
+        list["items"].as_array().unwrap().clone()
+    }
+
+    /// Waits until `look` finds something; says what there was instead if it never does.
+    pub async fn eventually<T, F: Future<Output = Option<T>>>(
+        &self,
+        what: &str,
+        limit: Duration,
+        look: impl Fn() -> F,
+    ) -> T {
+        let begun = Instant::now();
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
+            assert!(begun.elapsed() < limit, "not within {limit:?}: {what}\n{}", self.diagnosis());
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Waits for a task's end; its status.
+    pub async fn ended(&self, task: &str, limit: Duration) -> serde_json::Value {
+        self.eventually(&format!("the end of task {task}"), limit, || async {
+            let text = self.kubectl(&["get", "prewarmtask", task, "-o", "json"], "");
+            let task: serde_json::Value = serde_json::from_str(&text).unwrap();
+            let ended = ["Completed", "Failed", "Cancelled"].contains(&task["status"]["phase"].as_str()?);
+            ended.then(|| task["status"].clone())
+        })
+        .await
+    }
+
+    fn diagnosis(&self) -> String {
+        let show = |words: &[&str]| self.cluster.try_kubectl(&[&["-n", &self.name], words].concat(), "").1;
+        let events = show(&["get", "events", "--sort-by=.lastTimestamp"]);
+        let events: Vec<&str> = events.lines().rev().take(15).collect();
+        format!(
+            "{}\n{}\nlast events:\n{}",
+            show(&["get", "prewarmtasks,jobs,pods"]),
+            show(&[
+                "get",
+                "prewarmtasks",
+                "-o",
+                "jsonpath={range .items[*]}{.metadata.name}: {.status.conditions}{\"\\n\"}{end}"
+            ]),
+            events.join("\n")
+        )
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        self.cluster.try_kubectl(&["delete", "namespace", &self.name, "--wait=false"], "");
+    }
+}
+
+/// A `prewarmer serve` that looks at one namespace.
+pub struct Server {
+    child: Child,
+    words: Vec<String>,
+    kubeconfig: String,
+    log: PathBuf,
+    health: String,
+}
+
+impl Server {
+    pub async fn start(cluster: &Cluster, namespace: &Namespace, worker_image: &str) -> Self {
+        let (webhook, health) = (free_address(), free_address());
+        let words = [
+            "serve".to_owned(),
+            format!("--webhook-addr={webhook}"),
+            format!("--webhook-url=https://{webhook}"),
+            format!("--health-addr={health}"),
+            format!("--namespace={}", namespace.name),
+            format!("--watch-namespace={}", namespace.name),
+            format!("--instance={}", namespace.name),
+            format!("--worker-image={worker_image}"),
+            "--coalesce-window=200ms".to_owned(),
+            "--log-format=text".to_owned(),
+        ];
+        let log = cluster.dir.join(format!("server-{}.log", namespace.name));
+        let kubeconfig = cluster.var("KUBECONFIG").to_owned();
+        let child = spawn(&words, &kubeconfig, &log);
+        let server = Self { child, words: words.into(), kubeconfig, log, health };
+        server.ready().await;
+        server
+    }
+
+    async fn ready(&self) {
+        let begun = Instant::now();
+        while !self.get("/readyz").starts_with("HTTP/1.1 200") {
+            assert!(begun.elapsed() < Duration::from_secs(30), "the server is not ready:\n{}", self.log());
+            tokio::time::sleep(LOOK).await;
+        }
+        // The API server learns of the webhook by a watch of its own.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+
+    /// Asks the health listener; the raw answer, or nothing.
+    pub fn get(&self, path: &str) -> String {
+        use std::io::{Read, Write};
+        let ask = || {
+            let mut stream = std::net::TcpStream::connect(&self.health)?;
+            write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text)?;
+            std::io::Result::Ok(text)
+        };
+        ask().unwrap_or_default()
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Ends it as a power cut would.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Asks it to end; how long it took.
+    pub fn terminate(&mut self) -> Duration {
+        let begun = Instant::now();
+        assert!(Command::new("kill").arg(self.child.id().to_string()).status().unwrap().success());
+        assert!(self.child.wait().unwrap().success(), "{}", self.log());
+        begun.elapsed()
+    }
+
+    /// Starts it again after [`Self::kill`] or [`Self::terminate`].
+    pub async fn restart(&mut self) {
+        self.child = spawn(&self.words, &self.kubeconfig, &self.log);
+        self.ready().await;
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").arg(self.child.id().to_string()).stderr(Stdio::null()).status();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("the server's log:\n{}", self.log());
+        }
+    }
+}
+
+fn spawn(words: &[String], kubeconfig: &str, log: &Path) -> Child {
+    let file = File::options().create(true).append(true).open(log).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_prewarmer"));
+    command.args(words).env("KUBECONFIG", kubeconfig).stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
+    command.spawn().unwrap()
+}
+
+fn free_address() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}

@@ -1,0 +1,12 @@
+//! Tests that need a cluster: the real control plane, and a real kubelet where the machine can have one.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that meets what it did not expect fails there"
+)]
+
+mod harness;
+mod real_node;
+mod walk;

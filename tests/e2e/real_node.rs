@@ -1,0 +1,80 @@
+//! The walk to its end: a real kubelet, a real containerd, an image without any program.
+
+use std::{path::Path, time::Duration};
+
+use crate::harness::{Cluster, Namespace, Server};
+use serde_json::{Value, json};
+
+const LONG: Duration = Duration::from_secs(90);
+
+/// A Deployment for the real node: a program, and beside it an image that holds only data.
+fn deployment(app: &str, data: &str) -> Value {
+    json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": {
+        "replicas": 0,
+        "selector": {"matchLabels": {"app": "web"}},
+        "template": {"metadata": {"labels": {"app": "web"}}, "spec": {
+            "nodeSelector": {"kubernetes.io/hostname": "real1"},
+            "terminationGracePeriodSeconds": 1,
+            "containers": [{"name": "c", "image": app, "volumeMounts": [{"name": "data", "mountPath": "/data"}]}],
+            "volumes": [{"name": "data", "image": {"reference": data}}]}}}})
+}
+
+fn events(namespace: &Namespace, pods: &str) -> Vec<String> {
+    let of = |event: &Value| event["involvedObject"]["name"].as_str().is_some_and(|name| name.starts_with(pods));
+    let text = |event: &Value| format!("{} {}", event["reason"], event["message"]);
+    namespace.get("events").iter().filter(|event| of(event)).map(text).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_finds_its_images() {
+    let cluster = Cluster::shared();
+    let Some(registry) = cluster.registry("a_pod_finds_its_images") else { return };
+    let namespace = cluster.namespace("real");
+    let _server = Server::start(cluster, &namespace, &cluster.helper(registry)).await;
+    let (app, data) = (format!("{registry}/app:{}", namespace.name), format!("{registry}/data:{}", namespace.name));
+    cluster.push(&app, &Path::new(cluster.var("BIN")).join("pause"), true);
+    cluster.push_data(&data);
+    namespace.apply(&deployment(&app, &data));
+    let first = || async { namespace.get("prewarmtasks").pop() };
+    let task = namespace.eventually("a task", LONG, first).await;
+    let status = namespace.ended(task["metadata"]["name"].as_str().unwrap(), LONG).await;
+    assert_eq!((&status["phase"], &status["succeededNodes"]), (&json!("Completed"), &json!(1)), "{status:#}");
+    assert_eq!(namespace.get("pods"), Vec::<Value>::new());
+    namespace.kubectl(&["scale", "deployment/web", "--replicas=1"], "");
+    namespace.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"], "");
+    let events = events(&namespace, "web-");
+    assert!(events.iter().any(|e| e.contains("already present") && e.contains(&app)), "{events:#?}");
+    assert!(!events.iter().any(|e| e.contains("Pulling")), "{events:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_method_warms_an_image_without_any_program() {
+    let cluster = Cluster::shared();
+    let Some(registry) = cluster.registry("each_method_warms_an_image_without_any_program") else { return };
+    let namespace = cluster.namespace("methods");
+    namespace.kubectl(&["label", "namespace", &namespace.name, "pod-security.kubernetes.io/enforce=restricted"], "");
+    let _server = Server::start(cluster, &namespace, &cluster.helper(registry)).await;
+    for method in ["ImageVolume", "Helper"] {
+        let name = method.to_lowercase();
+        let (good, absent) = (format!("{registry}/{name}:{}", namespace.name), format!("{registry}/{name}:absent"));
+        cluster.push_data(&good);
+        let spec = json!({"images": [absent, good], "pullMethod": method, "timeout": "60s",
+                          "nodeSelector": {"kubernetes.io/hostname": "real1"}});
+        let task = json!({"apiVersion": "prewarm.io/v1alpha1", "kind": "PrewarmTask", "metadata": {"name": name}, "spec": spec});
+        namespace.apply(&task);
+        let status = namespace.ended(&name, Duration::from_secs(30)).await;
+        assert_eq!(
+            (&status["images"][1]["succeeded"], &status["images"][0]["failed"]),
+            (&json!(1), &json!(1)),
+            "{status:#}"
+        );
+        assert_eq!(status["failedNodes"][0]["reason"], "ImageNotFound", "{status:#}");
+        let on_node = || async { has_image(cluster, &good).then_some(()) };
+        namespace.eventually(&format!("{good} in containerd"), LONG, on_node).await;
+    }
+}
+
+/// What the node itself reports; the kubelet refreshes it within a minute.
+fn has_image(cluster: &Cluster, reference: &str) -> bool {
+    cluster.kubectl(&["get", "node", "real1", "-o", "jsonpath={.status.images[*].names[*]}"], "").contains(reference)
+}

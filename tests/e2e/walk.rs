@@ -1,0 +1,272 @@
+//! The walk of an image, on a real control plane: admission, task, Jobs, status; and what must not happen.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use crate::harness::{Cluster, Namespace, Server};
+use futures::StreamExt;
+use k8s_openapi::api::batch::v1::Job;
+use kube::{
+    Api, ResourceExt,
+    runtime::watcher::{Config, Event, watcher},
+};
+use serde_json::{Value, json};
+
+/// Enough for a hundred fake nodes on a busy machine.
+const LONG: Duration = Duration::from_secs(120);
+/// An image that fake nodes never pull for real.
+const HELPER: &str = "registry.example/prewarmer-helper:1";
+
+fn task(name: &str, spec: &Value) -> Value {
+    json!({"apiVersion": "prewarm.io/v1alpha1", "kind": "PrewarmTask", "metadata": {"name": name}, "spec": spec})
+}
+
+fn deployment(name: &str, image: &str, replicas: u32) -> Value {
+    json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": {
+        "replicas": replicas,
+        "selector": {"matchLabels": {"app": name}},
+        "template": {"metadata": {"labels": {"app": name}}, "spec": {
+            "nodeSelector": {"type": "fake"}, "containers": [{"name": "c", "image": image}]}}}})
+}
+
+/// Follows the Jobs of a namespace: the most that were alive at once, and how often each node got one.
+struct Watched {
+    most: Arc<AtomicUsize>,
+    made: Arc<Mutex<BTreeMap<String, Vec<String>>>>,
+}
+
+impl Watched {
+    async fn new(cluster: &Cluster, namespace: &Namespace) -> Self {
+        let api = Api::<Job>::namespaced(cluster.client().await, &namespace.name);
+        let watched = Self { most: Arc::default(), made: Arc::default() };
+        let (most, made) = (Arc::clone(&watched.most), Arc::clone(&watched.made));
+        let (ready, is_ready) = tokio::sync::oneshot::channel();
+        tokio::spawn(async move {
+            let mut ready = Some(ready);
+            let mut alive = std::collections::BTreeSet::new();
+            let mut stream = std::pin::pin!(watcher(api, Config::default()));
+            while let Some(event) = stream.next().await {
+                match event {
+                    Ok(Event::Apply(job) | Event::InitApply(job)) => {
+                        alive.insert(job.name_any());
+                        let node = job.annotations()["prewarm.io/node-name"].clone();
+                        let mut made = made.lock().unwrap();
+                        let uids: &mut Vec<String> = made.entry(node).or_default();
+                        let uid = job.uid().unwrap();
+                        if !uids.contains(&uid) {
+                            uids.push(uid);
+                        }
+                    }
+                    Ok(Event::Delete(job)) => {
+                        alive.remove(&job.name_any());
+                    }
+                    Ok(Event::InitDone) => {
+                        ready.take().map(|ready| ready.send(()));
+                    }
+                    Ok(Event::Init) | Err(_) => {}
+                }
+                most.fetch_max(alive.len(), Ordering::Relaxed);
+            }
+        });
+        is_ready.await.unwrap();
+        watched
+    }
+
+    fn jobs_per_node(&self) -> BTreeMap<String, usize> {
+        self.made.lock().unwrap().iter().map(|(node, uids)| (node.clone(), uids.len())).collect()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_nodes_in_batches_of_ten() {
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("batches");
+    let _server = Server::start(cluster, &namespace, HELPER).await;
+    let watched = Watched::new(cluster, &namespace).await;
+    let images: Vec<String> = (0..5).map(|n| format!("shop/app{n}:1")).collect();
+    namespace
+        .apply(&task("t", &json!({"images": images, "nodes": 100, "batchSize": 10, "nodeSelector": {"type": "fake"}})));
+    let status = namespace.ended("t", LONG).await;
+    assert_eq!(status["phase"], "Completed", "{status:#}");
+    assert_eq!((&status["totalNodes"], &status["succeededNodes"]), (&json!(100), &json!(100)));
+    assert_eq!((&status["failedNodeCount"], &status["totalBatches"]), (&json!(0), &json!(10)));
+    assert_eq!((&status["currentBatchIndex"], &status["progress"]), (&json!(9), &json!("100/100 Nodes")));
+    for image in status["images"].as_array().unwrap() {
+        assert_eq!((&image["succeeded"], &image["failed"]), (&json!(100), &json!(0)));
+    }
+    assert_eq!(namespace.get("jobs"), Vec::<Value>::new());
+    assert!(
+        watched.most.load(Ordering::Relaxed) <= 10,
+        "{} Jobs were alive at once",
+        watched.most.load(Ordering::Relaxed)
+    );
+    let per_node = watched.jobs_per_node();
+    assert_eq!((per_node.len(), per_node.values().max()), (100, Some(&1)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_bad_image_among_five() {
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("bad-image");
+    let _server = Server::start(cluster, &namespace, HELPER).await;
+    let images = ["a:1", "b:1", "missing:1", "c:1", "d:1"];
+    for method in ["ImageVolume", "Helper"] {
+        let spec = |threshold: &str| {
+            json!({"images": images, "nodes": 8, "nodeSelector": {"type": "fake"}, "pullMethod": method,
+                   "successThreshold": threshold})
+        };
+        let (strict, lenient) =
+            (format!("strict-{}", method.to_lowercase()), format!("lenient-{}", method.to_lowercase()));
+        namespace.apply(&task(&strict, &spec("90%")));
+        let status = namespace.ended(&strict, LONG).await;
+        assert_eq!((&status["phase"], &status["failedNodeCount"]), (&json!("Failed"), &json!(8)), "{status:#}");
+        for failure in status["failedNodes"].as_array().unwrap() {
+            assert_eq!((&failure["image"], &failure["reason"]), (&json!("missing:1"), &json!("ImageNotFound")));
+            assert!(failure["message"].as_str().unwrap().contains("not found"), "{failure}");
+        }
+        let counts: Vec<_> =
+            status["images"].as_array().unwrap().iter().map(|i| i["succeeded"].as_u64().unwrap()).collect();
+        assert_eq!(counts, [8, 8, 0, 8, 8]);
+        namespace.apply(&task(&lenient, &spec("0%")));
+        assert_eq!(namespace.ended(&lenient, LONG).await["phase"], "Completed");
+    }
+    assert_eq!(namespace.get("jobs"), Vec::<Value>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_in_the_middle_it_goes_on_and_repeats_nothing() {
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("killed");
+    let mut server = Server::start(cluster, &namespace, HELPER).await;
+    let watched = Watched::new(cluster, &namespace).await;
+    let spec = json!({"images": ["a:1", "missing:1"], "nodes": 60, "batchSize": 10, "nodeSelector": {"type": "fake"}});
+    namespace.apply(&task("t", &spec));
+    for nodes in [10, 30] {
+        let what = format!("Jobs on more than {nodes} nodes");
+        namespace.eventually(&what, LONG, || async { (watched.jobs_per_node().len() > nodes).then_some(()) }).await;
+        server.kill();
+        server.restart().await;
+    }
+    let status = namespace.ended("t", LONG).await;
+    assert_eq!((&status["totalNodes"], &status["failedNodeCount"]), (&json!(60), &json!(60)), "{status:#}");
+    let counts: Vec<_> = status["images"].as_array().unwrap().iter().map(|i| (&i["succeeded"], &i["failed"])).collect();
+    assert_eq!(counts, [(&json!(60), &json!(0)), (&json!(0), &json!(60))]);
+    let per_node = watched.jobs_per_node();
+    assert_eq!((per_node.len(), per_node.values().max()), (60, Some(&1)));
+    assert_eq!(namespace.get("jobs"), Vec::<Value>::new());
+    assert!(server.terminate() < Duration::from_secs(10));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_makes_no_task_and_what_makes_one() {
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("admission");
+    let _server = Server::start(cluster, &namespace, HELPER).await;
+    let mut opted_out = deployment("out", "shop/out:1", 0);
+    opted_out["metadata"]["annotations"] = json!({"prewarm.io/enabled": "false"});
+    namespace.apply(&opted_out);
+    namespace.kubectl(&["apply", "--dry-run=server", "-f", "-"], &deployment("dry", "shop/dry:1", 0).to_string());
+    let warned = namespace.apply(&deployment("odd", "UPPER/case:x", 0));
+    assert!(warned.contains("Warning: prewarmer: image \"UPPER/case:x\" is not warmed"), "{warned}");
+    for _ in 0..50 {
+        namespace.kubectl(&["replace", "--force", "-f", "-"], &deployment("web", "shop/web:1", 0).to_string());
+    }
+    let one = || async { Some(namespace.get("prewarmtasks")).filter(|tasks| !tasks.is_empty()) };
+    let tasks = namespace.eventually("a task for web", LONG, one).await;
+    let name = tasks[0]["metadata"]["name"].as_str().unwrap().to_owned();
+    assert_eq!(tasks[0]["metadata"]["labels"]["prewarm.io/origin"], "admission");
+    namespace.ended(&name, LONG).await;
+    namespace.kubectl(&["scale", "deployment/web", "--replicas=2"], "");
+    namespace.kubectl(&["annotate", "deployment/web", "note=x"], "");
+    namespace.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"], "");
+    namespace.apply(&deployment("second", "docker.io/shop/web:1", 0));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let tasks = namespace.get("prewarmtasks");
+    assert_eq!(tasks.len(), 1, "{tasks:#?}");
+    assert_eq!(tasks[0]["spec"]["images"], json!(["shop/web:1"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nonsense_in_tasks_is_named() {
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("nonsense");
+    let _server = Server::start(cluster, &namespace, HELPER).await;
+    let long = "a".repeat(600);
+    let refused = [
+        (json!({"images": ["a//b", "nginx", "docker.io/library/nginx:latest"]}), "spec.images[2]"),
+        (json!({"images": [":tag"]}), "spec.images[0]"),
+        (json!({"images": [long]}), "images[0]"),
+        (json!({"images": []}), "spec.images"),
+        (json!({"images": ["a"], "batchSize": 0}), "batchSize must be"),
+        (json!({"images": ["a"], "batchSize": "101%"}), "batchSize must be"),
+        (json!({"images": ["a"], "timeout": "soon"}), "timeout must be"),
+        (json!({"images": ["a"], "successThreshold": "101%"}), "successThreshold must be"),
+        (json!({"images": ["a"], "priority": 11}), "spec.priority"),
+    ];
+    for (spec, expected) in refused {
+        let manifest = task("t", &spec).to_string();
+        let (ok, text) = cluster.try_kubectl(&["-n", &namespace.name, "create", "-f", "-"], &manifest);
+        assert!(!ok && text.contains(expected), "{spec}: {text}");
+    }
+    namespace.apply(&task("t", &json!({"images": ["a"], "suspend": true})));
+    let (ok, text) = cluster
+        .try_kubectl(&["-n", &namespace.name, "apply", "-f", "-"], &task("t", &json!({"images": ["b"]})).to_string());
+    assert!(!ok && text.contains("images cannot be changed"), "{text}");
+    namespace.kubectl(&["patch", "prewarmtask/t", "--type=merge", "-p", r#"{"spec":{"cancel":true}}"#], "");
+    assert_eq!(namespace.ended("t", LONG).await["phase"], "Cancelled");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_task_leaves_nothing() {
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("cancel");
+    let _server = Server::start(cluster, &namespace, HELPER).await;
+    namespace.apply(&task("t", &json!({"images": ["a:1"], "batchSize": 5, "nodeSelector": {"type": "fake"}})));
+    namespace.eventually("a first Job", LONG, || async { namespace.get("jobs").pop() }).await;
+    namespace.kubectl(&["patch", "prewarmtask/t", "--type=merge", "-p", r#"{"spec":{"cancel":true}}"#], "");
+    assert_eq!(namespace.ended("t", LONG).await["phase"], "Cancelled");
+    assert_eq!(namespace.get("jobs"), Vec::<Value>::new());
+    namespace.apply(&task("nowhere", &json!({"images": ["a:1"], "nodeSelector": {"no": "such"}})));
+    let status = namespace.ended("nowhere", LONG).await;
+    assert_eq!((&status["phase"], &status["conditions"][0]["reason"]), (&json!("Failed"), &json!("NoEligibleNodes")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_that_is_down_stops_nobody() {
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("down");
+    let mut server = Server::start(cluster, &namespace, HELPER).await;
+    server.kill();
+    let begun = Instant::now();
+    namespace.apply(&deployment("web", "shop/web:1", 0));
+    assert!(begun.elapsed() < Duration::from_secs(4), "admission took {:?}", begun.elapsed());
+    server.restart().await;
+    server.terminate();
+    let name = format!("prewarmer-{}", namespace.name);
+    let (found, _) = cluster.try_kubectl(&["get", "validatingwebhookconfiguration", &name], "");
+    assert!(!found, "the configuration stayed behind");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_metrics_tell_of_the_walk() {
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("metrics");
+    let server = Server::start(cluster, &namespace, HELPER).await;
+    namespace.apply(&task("t", &json!({"images": ["a:1", "b:1"], "nodes": 5, "nodeSelector": {"type": "fake"}})));
+    namespace.ended("t", LONG).await;
+    let text = server.get("/metrics");
+    for line in [
+        "prewarm_tasks_total{status=\"completed\"} 1",
+        "prewarm_nodes_processed_total{result=\"succeeded\"} 5",
+        "prewarm_images_total{result=\"succeeded\"} 10",
+        "prewarm_leader 1",
+    ] {
+        assert!(text.contains(line), "{line}\n{text}");
+    }
+}

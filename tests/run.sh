@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# make test: all tests, on one real cluster.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+begun=$SECONDS
+say() { echo "test: $*"; }
+for tool in cargo rustc go openssl; do
+  command -v "$tool" > /dev/null || { say "$tool is needed, and is not on the PATH"; exit 1; }
+done
+say "building the programs of the test cluster, where they are not built yet"
+tests/cluster/cluster build > /dev/null
+say "building the tests"
+cargo build --locked --all-targets
+if output=$(tests/cluster/cluster with --fake-nodes 120 --real-nodes 1 -- cargo test --locked -- --show-output 2>&1 | tee /dev/stderr); then
+  not_run=$(grep '^NOT RUN' <<< "$output" | sort -u || true)
+  if [ -n "$not_run" ]; then say "this machine could not run:"; echo "$not_run"; fi
+  say "all passed, in $((SECONDS - begun)) s"
+else
+  say "FAILED, after $((SECONDS - begun)) s: see above"
+  exit 1
+fi
