@@ -45,7 +45,9 @@ fn main() -> ExitCode {
 
 fn usage(problems: &[String]) -> ExitCode {
     eprintln!("prewarmer: {} of the settings cannot be used:", problems.len());
-    problems.iter().for_each(|problem| eprintln!("  {problem}"));
+    for problem in problems {
+        eprintln!("  {problem}");
+    }
     ExitCode::from(USAGE)
 }
 
@@ -70,6 +72,8 @@ fn extract(file: &str) -> anyhow::Result<()> {
         text = std::fs::read_to_string(file).with_context(|| file.to_owned())?;
     }
     let (found, skipped) = extract_documents(&text).map_err(|error| anyhow::anyhow!("{file}: {error}"))?;
-    skipped.iter().for_each(|title| eprintln!("{title}: no workload, skipped"));
+    for title in skipped {
+        eprintln!("{title}: no workload, skipped");
+    }
     print(&Ok(serde_json::to_string_pretty(&found)? + "\n"))
 }
