@@ -28,8 +28,6 @@ const LOOK: Duration = Duration::from_millis(200);
 pub struct Cluster {
     dir: PathBuf,
     env: Vec<(String, String)>,
-    /// Removed when a starting test process ends without one from outside.
-    _own: Option<tempfile::TempDir>,
 }
 
 impl Cluster {
@@ -38,29 +36,30 @@ impl Cluster {
         static CLUSTER: OnceLock<Cluster> = OnceLock::new();
         CLUSTER.get_or_init(|| {
             if let Ok(dir) = std::env::var("PREWARMER_TEST_CLUSTER") {
-                Self::at(dir.into(), None)
+                Self::at(dir.into())
             } else {
-                let own = tempfile::tempdir().unwrap();
+                // The cluster's watchdog removes the folder after this process.
+                let own = tempfile::tempdir().unwrap().keep();
                 let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cluster/cluster");
                 let owner = std::process::id().to_string();
                 let status = Command::new(script)
                     .arg("start")
-                    .arg(own.path())
-                    .args(["--fake-nodes", FAKE_NODES, "--real-nodes", "1", "--owner", &owner])
+                    .arg(&own)
+                    .args(["--fake-nodes", FAKE_NODES, "--real-nodes", "1", "--owner", &owner, "--purge"])
                     .status();
                 assert!(status.unwrap().success(), "the test cluster did not start: see above");
-                Self::at(own.path().into(), Some(own))
+                Self::at(own)
             }
         })
     }
 
-    fn at(dir: PathBuf, own: Option<tempfile::TempDir>) -> Self {
+    fn at(dir: PathBuf) -> Self {
         let text = std::fs::read_to_string(dir.join("env")).unwrap();
         let pair = |line: &str| {
             let (key, value) = line.strip_prefix("export ")?.split_once('=')?;
             Some((key.to_owned(), value.trim_matches('\'').to_owned()))
         };
-        Self { dir, env: text.lines().filter_map(pair).collect(), _own: own }
+        Self { dir, env: text.lines().filter_map(pair).collect() }
     }
 
     pub fn var(&self, name: &str) -> &str {

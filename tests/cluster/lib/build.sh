@@ -1,60 +1,77 @@
-# Builds the programs, once for each state of their inputs. Sourced by ../cluster.
+# shellcheck shell=bash
+# Builds the programs of the cluster from Go modules. This file is part of the
+# hash that names the folder of the programs: a change here builds them anew.
 
-kubernetes_version=v1.36.3
-containerd_version=v2.2.1
+programs=(etcd kube kube-apiserver kube-controller-manager kube-scheduler kubelet kubectl
+  kwok crane containerd containerd-shim-runc-v2 pause)
 
-# The folder of the programs, on standard output.
-build() {
-  if [ -n "${PREWARMER_CLUSTER_ASSETS:-}" ]; then
-    [ -x "$PREWARMER_CLUSTER_ASSETS/kube-apiserver" ] || fail "PREWARMER_CLUSTER_ASSETS=$PREWARMER_CLUSTER_ASSETS has no kube-apiserver"
-    echo "$PREWARMER_CLUSTER_ASSETS"
+# The newest commit is not in the programs: they depend on these inputs alone.
+build_inputs() {
+  local file
+  for file in lib/build.sh kube/go.mod kube/go.sum kube/main.go containerd/go.mod containerd/go.sum pause/main.go; do
+    printf '%s\n' "$file"
+    cat "$here/$file"
+  done
+  go version
+}
+
+# Prints the first program that DIR lacks.
+missing_program() {
+  local name
+  for name in "${programs[@]}"; do
+    [[ -x $1/$name ]] || { printf '%s\n' "$name"; return; }
+  done
+}
+
+# Sets `bin` to the folder of the programs, and builds them if need be.
+find_or_build() {
+  local lack temporary
+  if [[ -n ${PREWARMER_CLUSTER_ASSETS:-} ]]; then
+    lack=$(missing_program "$PREWARMER_CLUSTER_ASSETS")
+    [[ -z $lack ]] || die "PREWARMER_CLUSTER_ASSETS=$PREWARMER_CLUSTER_ASSETS has no program named $lack"
+    bin=$(cd "$PREWARMER_CLUSTER_ASSETS" && pwd)
     return
   fi
-  command -v go > /dev/null || fail "Go is needed to build the test cluster, and is not on the PATH"
-  local key out
-  key=$(cd "$here" && { cat kube/go.* kube/main.go containerd/go.* pause/* lib/build.sh; go version; } | sha256sum | cut -c1-16)
-  out=$cache/cluster-$key
-  if [ ! -d "$out" ]; then
-    mkdir -p "$cache"
-    (
-      flock 9
-      [ -d "$out" ] || build_into "$out"
-    ) 9> "$cache/build.lock" >&2
+  command -v go >/dev/null || die "building the cluster's programs needs Go; or name a folder that has them in PREWARMER_CLUSTER_ASSETS"
+  mkdir -p "$cache"
+  bin=$cache/cluster-$(build_inputs | sha256sum | cut -c 1-16)
+  [[ -d $bin ]] && return
+  exec {build_lock}>"$cache/build.lock"
+  flock -n "$build_lock" || { say "waiting for another build of the cluster's programs"; flock "$build_lock"; }
+  if [[ ! -d $bin ]]; then
+    say "building the cluster's programs: about 7 minutes on 2 cores the first time, 1 minute with Go's caches full"
+    # A build that is broken off leaves no folder that looks complete.
+    temporary=$(mktemp -d "$cache/building.XXXXXX")
+    chmod 755 "$temporary"
+    if ! (build_all "$temporary"); then
+      rm -rf "$temporary"
+      die "the build failed"
+    fi
+    mv "$temporary" "$bin"
   fi
-  echo "$out"
+  exec {build_lock}>&-
 }
 
-build_into() {
-  say "building the test cluster's programs from Go modules; the first time takes about 7 minutes on 2 cores"
-  local tmp=$1.tmp
-  rm -rf "$tmp" && mkdir -p "$tmp"
-  export CGO_ENABLED=0 GOFLAGS=-buildvcs=false GOTOOLCHAIN=local
-  step "etcd, kwok and crane" build_tools "$tmp"
-  step "Kubernetes $kubernetes_version" build_kubernetes "$tmp"
-  step "containerd $containerd_version" build_containerd "$tmp"
-  (cd "$here/pause" && go build -trimpath -ldflags "-s -w" -o "$tmp/pause" .)
-  mv "$tmp" "$1"
+build_all() {
+  local out=$1 name version=v1.36.3
+  export CGO_ENABLED=0 GOFLAGS=-buildvcs=false
+  cd "$here/kube" || return
+  # Without the stamp Kubernetes reports v0.0.0, and clients refuse it.
+  go_build kube -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$version -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36" -o "$out/kube" . || return
+  for name in kube-apiserver kube-controller-manager kube-scheduler kubelet kubectl; do ln -s kube "$out/$name"; done
+  go_build etcd -ldflags "-s -w" -o "$out/etcd" go.etcd.io/etcd/server/v3 || return
+  go_build kwok -ldflags "-s -w" -o "$out/kwok" sigs.k8s.io/kwok/cmd/kwok || return
+  go_build crane -ldflags "-s -w" -o "$out/crane" github.com/google/go-containerregistry/cmd/crane || return
+  cd "$here/containerd" || return
+  go_build containerd -tags no_btrfs,no_devmapper,no_zfs -ldflags "-s -w -X github.com/containerd/containerd/v2/version.Version=v2.2.1" \
+    -o "$out/containerd" github.com/containerd/containerd/v2/cmd/containerd || return
+  go_build containerd-shim-runc-v2 -ldflags "-s -w" -o "$out/containerd-shim-runc-v2" \
+    github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2 || return
+  cd "$here/pause" || return
+  go_build pause -ldflags "-s -w" -o "$out/pause" main.go
 }
 
-build_tools() {
-  cd "$here/kube"
-  go build -trimpath -ldflags "-s -w" -o "$1/etcd" go.etcd.io/etcd/server/v3
-  go build -trimpath -ldflags "-s -w" -o "$1/" sigs.k8s.io/kwok/cmd/kwok github.com/google/go-containerregistry/cmd/crane
-}
-
-# One binary under six names; the version must be stamped, or it reports v0.0.0.
-build_kubernetes() {
-  local stamp=k8s.io/component-base/version minor
-  minor=$(echo "$kubernetes_version" | cut -d. -f2)
-  cd "$here/kube"
-  go build -trimpath -o "$1/kube" \
-    -ldflags "-s -w -X $stamp.gitVersion=$kubernetes_version -X $stamp.gitMajor=1 -X $stamp.gitMinor=$minor" .
-  for name in kube-apiserver kube-controller-manager kube-scheduler kubelet kubectl; do ln -sf kube "$1/$name"; done
-}
-
-build_containerd() {
-  cd "$here/containerd"
-  go build -trimpath -tags no_btrfs,no_devmapper,no_zfs -o "$1/" \
-    -ldflags "-s -w -X github.com/containerd/containerd/v2/version.Version=$containerd_version" \
-    github.com/containerd/containerd/v2/cmd/containerd github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
+go_build() {
+  begin "building $1"
+  go build -trimpath "${@:2}" >&2 && finish
 }

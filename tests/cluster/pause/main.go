@@ -1,5 +1,4 @@
-// pause sleeps until it is told to stop: the sandbox image of the test
-// cluster's real nodes, and a program for workloads that only have to run.
+// pause holds a pod's namespaces open: it waits until it is told to end.
 package main
 
 import (
@@ -9,7 +8,7 @@ import (
 )
 
 func main() {
-	stop := make(chan os.Signal, 1)
-	signal.Notify(stop, syscall.SIGINT, syscall.SIGTERM)
-	<-stop
+	ended := make(chan os.Signal, 1)
+	signal.Notify(ended, syscall.SIGTERM, syscall.SIGINT)
+	<-ended
 }

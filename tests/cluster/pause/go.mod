@@ -1,3 +1,0 @@
-module testcluster/pause
-
-go 1.26.0
