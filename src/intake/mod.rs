@@ -176,8 +176,8 @@ mod tests {
     async fn a_full_queue_drops_and_counts() {
         let metrics = Arc::new(Metrics::new().unwrap());
         let (sender, _receiver) = channel(&metrics);
-        let last = (0..=QUEUE).map(|n| sender.offer(hint("a", &format!("nginx:{n}")))).next_back();
-        assert_eq!(last, Some(Offered::Dropped));
+        let offered: Vec<Offered> = (0..=QUEUE).map(|n| sender.offer(hint("a", &format!("nginx:{n}")))).collect();
+        assert_eq!(offered.last(), Some(&Offered::Dropped));
         assert_eq!(metrics.hints.with_label_values(&["dropped"]).get(), 1);
     }
 
