@@ -17,6 +17,8 @@ mod conditions;
 mod effects;
 mod record;
 mod run;
+#[cfg(test)]
+mod tests;
 mod watches;
 mod world;
 

@@ -42,6 +42,13 @@ pub enum Source {
 #[derive(Debug, Default)]
 pub struct Current(ArcSwapOption<CertifiedKey>);
 
+impl Current {
+    /// Serves this certificate from the next handshake on.
+    pub fn store(&self, key: CertifiedKey) {
+        self.0.store(Some(Arc::new(key)));
+    }
+}
+
 impl rustls::server::ResolvesServerCert for Current {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         self.0.load_full()
@@ -68,7 +75,7 @@ pub async fn keep(
         match look(&source, known.as_ref()).await {
             Ok(material) if known.as_ref() != Some(&material) => match serving(&material.pair) {
                 Ok(key) => {
-                    current.0.store(Some(Arc::new(key)));
+                    current.store(key);
                     bundle.send_replace(Some(material.ca.clone()));
                     tracing::info!("serving a new certificate");
                     known = Some(material);

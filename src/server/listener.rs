@@ -99,3 +99,68 @@ async fn connection(
     let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
     watcher.watch(connection).await
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use rustls::{
+        ClientConfig, RootCertStore, SupportedProtocolVersion,
+        pki_types::{CertificateDer, ServerName, pem::PemObject},
+    };
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio_rustls::TlsConnector;
+
+    use super::*;
+    use crate::server::{
+        certificates::{make_ca, make_leaf, serving},
+        keeper::Current,
+    };
+
+    /// Swaps in a leaf of a new CA; the CA.
+    fn swap(current: &Current) -> String {
+        let now = SystemTime::now();
+        let ca = make_ca(now).unwrap();
+        let leaf = make_leaf(&ca, &["127.0.0.1".into()], now).unwrap();
+        current.store(serving(&leaf).unwrap());
+        ca.certificate
+    }
+
+    async fn get(address: &str, ca: &str, version: &'static SupportedProtocolVersion) -> Result<String, Failure> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(ca.as_bytes())?)?;
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[version])?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let stream = TcpStream::connect(address).await?;
+        let mut stream =
+            TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("127.0.0.1")?, stream).await?;
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await?;
+        Ok(text)
+    }
+
+    #[tokio::test]
+    async fn both_versions_are_served_and_a_certificate_is_swapped_under_way() {
+        let current = Arc::new(Current::default());
+        let first = swap(&current);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let stop = CancellationToken::new();
+        let router = Router::new().route("/", axum::routing::get(async || "hello"));
+        let resolver: Arc<dyn ResolvesServerCert> = Arc::<Current>::clone(&current);
+        let server = tokio::spawn(serve(listener, Some(tls_config(resolver).unwrap()), router, stop.clone()));
+        for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+            assert!(get(&address, &first, version).await.unwrap().ends_with("hello"));
+        }
+        let second = swap(&current);
+        assert!(get(&address, &second, &rustls::version::TLS13).await.unwrap().ends_with("hello"));
+        assert!(get(&address, &first, &rustls::version::TLS13).await.is_err(), "the old CA is still served");
+        stop.cancel();
+        server.await.unwrap();
+        assert!(TcpStream::connect(&address).await.is_err(), "it still listens");
+    }
+}

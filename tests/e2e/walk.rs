@@ -270,3 +270,37 @@ async fn the_metrics_tell_of_the_walk() {
         assert!(text.contains(line), "{line}\n{text}");
     }
 }
+
+/// With the rights of the installed service account alone, everything works and nothing is refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_installed_rights_suffice() {
+    let cluster = Cluster::shared();
+    let (install, namespace) = (cluster.namespace("install"), cluster.namespace("installed"));
+    let manifests = std::process::Command::new(env!("CARGO_BIN_EXE_prewarmer"))
+        .args(["manifests", "--namespace", &install.name])
+        .output();
+    let manifests = String::from_utf8(manifests.unwrap().stdout).unwrap();
+    cluster.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", "-"], &manifests);
+    // The pods of the installation are kwok's; the server under test runs here, by the same account.
+    install.kubectl(&["scale", "deployment/prewarmer", "--replicas=0"], "");
+    let mut server = Server::installed(cluster, &install, &namespace).await;
+    let mut web = deployment("web", "shop/web:1", 0);
+    web["spec"]["template"]["metadata"]["annotations"] = json!({"prewarm.io/nodes": "12"});
+    namespace.apply(&web);
+    let one = || async { namespace.get("prewarmtasks").pop() };
+    let task = namespace.eventually("a task for web", LONG, one).await;
+    let status = namespace.ended(task["metadata"]["name"].as_str().unwrap(), LONG).await;
+    assert_eq!((&status["phase"], &status["succeededNodes"]), (&json!("Completed"), &json!(12)), "{status:#}");
+    namespace.apply(&task_with_ttl());
+    let gone =
+        || async { namespace.get("prewarmtasks").iter().all(|t| t["metadata"]["name"] != "brief").then_some(()) };
+    namespace.eventually("the deletion of a task after its time to live", LONG, gone).await;
+    server.terminate();
+    let log = server.log();
+    assert!(!log.contains("forbidden") && !log.contains("refused"), "{log}");
+}
+
+fn task_with_ttl() -> Value {
+    let spec = json!({"images": ["a:1"], "nodes": 1, "nodeSelector": {"type": "fake"}, "ttlSecondsAfterFinished": 0});
+    task("brief", &spec)
+}

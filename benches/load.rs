@@ -1,0 +1,80 @@
+//! Sends admission reviews over TLS on several connections, and prints requests a second and latencies.
+//!
+//! usage: load ADDRESS CA.pem REVIEW.json SECONDS CONNECTIONS...
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context;
+use bytes::Bytes;
+use http::{Request, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, ServerName, pem::PemObject},
+};
+use tokio::{net::TcpStream, task::JoinSet, time::Instant};
+use tokio_rustls::TlsConnector;
+
+const USAGE: &str = "usage: load ADDRESS CA.pem REVIEW.json SECONDS CONNECTIONS...";
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let [address, ca, review, seconds, connections @ ..] = words.as_slice() else { anyhow::bail!(USAGE) };
+    let review = Bytes::from(std::fs::read(review).context(review.clone())?);
+    let connector = connector(ca)?;
+    let time = Duration::from_secs(seconds.parse().context(USAGE)?);
+    println!("review: {} bytes; HTTP/1.1, keep-alive, TLS 1.3; {} s each", review.len(), time.as_secs());
+    println!("connections  requests/s  p50 ms  p99 ms  max ms");
+    for connections in connections {
+        let connections: usize = connections.parse().context(USAGE)?;
+        let mut tasks = JoinSet::new();
+        for _ in 0..connections {
+            tasks.spawn(one(address.clone(), connector.clone(), review.clone(), Instant::now() + time));
+        }
+        let mut latencies = Vec::new();
+        while let Some(result) = tasks.join_next().await {
+            latencies.extend(result??);
+        }
+        latencies.sort_unstable();
+        let at = |percent: usize| latencies[(latencies.len() - 1) * percent / 100].as_secs_f64() * 1000.0;
+        let rate = latencies.len() as u64 / time.as_secs();
+        println!("{connections:>11}  {rate:>10}  {:>6.2}  {:>6.2}  {:>6.2}", at(50), at(99), at(100));
+    }
+    Ok(())
+}
+
+fn connector(ca: &str) -> anyhow::Result<TlsConnector> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(ca)?)?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
+/// The latencies of one connection.
+async fn one(address: String, tls: TlsConnector, review: Bytes, end: Instant) -> anyhow::Result<Vec<Duration>> {
+    let host = address.rsplit_once(':').context(USAGE)?.0.to_owned();
+    let stream = TcpStream::connect(&address).await?;
+    stream.set_nodelay(true)?;
+    let stream = tls.connect(ServerName::try_from(host)?, stream).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let mut latencies = Vec::new();
+    while Instant::now() < end {
+        let request = Request::post("/admit/workloads")
+            .header(header::HOST, &address)
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(review.clone()))?;
+        let begun = Instant::now();
+        let response = sender.send_request(request).await?;
+        anyhow::ensure!(response.status() == StatusCode::OK, "answered {}", response.status());
+        response.into_body().collect().await?;
+        latencies.push(begun.elapsed());
+    }
+    Ok(latencies)
+}
