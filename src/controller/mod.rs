@@ -129,7 +129,8 @@ impl Controller {
         }
         let allowed = self.turns(&open);
         let now = Timestamp::now();
-        let busy = self.world.busy_nodes();
+        let mut busy = self.world.busy_nodes();
+        busy.extend(self.runs.values().flat_map(Run::claimed));
         for (uid, task) in &open {
             let Some(run) = self.runs.get_mut(uid) else { continue };
             let view = View {
@@ -143,6 +144,7 @@ impl Controller {
                 now,
             };
             let effects = run.step(task, &view, &self.metrics);
+            busy.extend(run.claimed());
             self.executor.spawn(task, effects);
         }
         self.metrics

@@ -67,8 +67,8 @@ pub(super) struct View<'a> {
     pub(super) jobs: Option<&'a Jobs>,
     pub(super) pods: &'a Pods,
     pub(super) plan: Option<&'a Arc<PrewarmPlanSpec>>,
-    /// Nodes with a worker, and the UID of its task.
-    pub(super) busy: &'a HashMap<String, String>,
+    /// Nodes with a worker, of whatever task.
+    pub(super) busy: &'a HashSet<String>,
     pub(super) may_begin: bool,
     pub(super) worker: &'a WorkerSettings,
     pub(super) now: Timestamp,
@@ -135,6 +135,13 @@ impl Run {
     /// Whether the task takes one of the places of tasks that run.
     pub(super) fn has_begun(&self) -> bool {
         self.status.phase != Phase::Pending
+    }
+
+    /// Nodes whose Job was asked for and is not in the watch yet.
+    pub(super) fn claimed(&self) -> Vec<String> {
+        let Some(planned) = &self.planned else { return Vec::new() };
+        let unseen = planned.active.iter().filter(|(_, active)| !active.seen);
+        unseen.map(|(index, _)| planned.spec.nodes[*index].clone()).collect()
     }
 
     /// Notes the newest object. A status write of ours may have overtaken the watch, so the version only moves forward.
@@ -582,7 +589,7 @@ impl Stepper<'_> {
             if let Some(end) = self.unfit(&node) {
                 self.count(index, &end);
                 self.planned.record.end(index, &node, end, self.view.now);
-            } else if !self.view.busy.contains_key(&node) {
+            } else if !self.view.busy.contains(&node) {
                 effects.push(Effect::CreateJob(Box::new(self.job(&node))));
                 self.planned.active.insert(index, Active { since: self.view.now, seen: false });
                 alive += 1;

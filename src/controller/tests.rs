@@ -1,7 +1,7 @@
 //! A task against a simulated cluster: whatever happens, its invariants hold.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -98,7 +98,7 @@ impl Simulation {
 
     fn step(&mut self) {
         let worker = WorkerSettings { image: "helper:1".into(), priority_class: None, ttl: Duration::from_secs(3600) };
-        let busy = HashMap::new();
+        let busy = HashSet::new();
         self.run.see(&self.task);
         let view = View {
             nodes: &self.nodes,

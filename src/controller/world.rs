@@ -181,9 +181,8 @@ impl World {
         self.plans.values().find(|plan| plan.task_uid == uid).map(|plan| &plan.spec)
     }
 
-    /// Nodes with a worker, and the task that has it: no second worker may stand in front of user pods there.
-    pub(super) fn busy_nodes(&self) -> HashMap<String, String> {
-        let job = |job: &JobFacts| (job.node.clone(), job.task_uid.clone());
-        self.jobs.values().flat_map(BTreeMap::values).map(job).collect()
+    /// Nodes with a worker: no second one may stand in front of user pods there.
+    pub(super) fn busy_nodes(&self) -> HashSet<String> {
+        self.jobs.values().flat_map(BTreeMap::values).map(|job| job.node.clone()).collect()
     }
 }
