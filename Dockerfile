@@ -4,6 +4,7 @@ FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
 COPY src src
+COPY benches benches
 RUN cargo build --release --locked --bin prewarmer \
  && rustc --edition 2024 -O -C target-feature=+crt-static -C panic=abort -C strip=symbols \
       -o /prewarmer-helper src/bin/helper.rs

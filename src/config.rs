@@ -69,6 +69,15 @@ pub struct ServeArgs {
     /// Register the admission configuration by this URL, such as `https://127.0.0.1:9443`, instead of by Service.
     #[arg(long, env = "WEBHOOK_URL")]
     pub webhook_url: Option<String>,
+    /// Address of the REST API. Known so that scripts need no change; this version serves none, and says so.
+    #[arg(long, env = "API_ADDR")]
+    pub api_addr: Option<String>,
+    /// Whether REST is to be served over TLS: `true` or `false`; see `--api-addr`.
+    #[arg(long, env = "API_TLS", default_value = "true")]
+    pub api_tls: String,
+    /// Who may call REST: `kubernetes`, or `none` with a loopback `--api-addr`; see there.
+    #[arg(long, env = "AUTH", default_value = "kubernetes")]
+    pub auth: String,
     /// Name of the Service by which the API server reaches the webhook.
     #[arg(long, env = "SERVICE_NAME", default_value = "prewarmer")]
     pub service_name: String,
@@ -151,6 +160,8 @@ pub struct Config {
     pub webhook_url: Option<Uri>,
     /// The Service otherwise.
     pub service_name: String,
+    /// The address asked for REST, which this version does not serve.
+    pub api_addr: Option<SocketAddr>,
     /// The health listener.
     pub health_addr: SocketAddr,
     /// Namespace of the own objects.
@@ -250,6 +261,7 @@ impl Config {
             webhook_addr: check.address("--webhook-addr (WEBHOOK_ADDR)", &args.webhook_addr),
             webhook_url: check.url(args.webhook_url.as_deref().filter(|text| !text.is_empty())),
             service_name: args.service_name.clone(),
+            api_addr: check.api(args),
             health_addr: check.address("--health-addr (HEALTH_ADDR)", &args.health_addr),
             namespace,
             worker_image: args.worker_image.clone(),
@@ -327,6 +339,21 @@ impl Check {
             self.problem("--webhook-url (WEBHOOK_URL)", value, expected);
         }
         good
+    }
+
+    fn api(&mut self, args: &ServeArgs) -> Option<SocketAddr> {
+        let given = args.api_addr.as_deref().filter(|text| !text.is_empty());
+        let address = given.map(|text| self.address("--api-addr (API_ADDR)", text));
+        if !matches!(args.api_tls.as_str(), "true" | "false") {
+            self.problem("--api-tls (API_TLS)", &args.api_tls, "expected true or false");
+        }
+        match args.auth.as_str() {
+            "kubernetes" => {}
+            "none" if address.is_some_and(|address| address.ip().is_loopback()) => {}
+            "none" => self.problem("--auth (AUTH)", "none", "needs a loopback --api-addr, such as 127.0.0.1:8080"),
+            other => self.problem("--auth (AUTH)", other, "expected kubernetes, or none"),
+        }
+        address
     }
 
     fn mode(&mut self, value: &str) -> DefaultMode {
@@ -418,9 +445,11 @@ mod tests {
             "--worker-image=UPPER/x",
             "--tls-key-file=k",
             "--log-format=xml",
+            "--api-addr=0.0.0.0:8080",
+            "--auth=none",
         ]);
         let problems = Config::check(&wrong, None).unwrap_err();
-        assert_eq!(problems.len(), 9, "{problems:#?}");
+        assert_eq!(problems.len(), 10, "{problems:#?}");
         assert!(problems.iter().any(|p| p.starts_with("--webhook-addr (WEBHOOK_ADDR): \"8443\": expected")));
     }
 

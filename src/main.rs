@@ -71,7 +71,8 @@ fn extract(file: &str) -> anyhow::Result<()> {
     } else {
         text = std::fs::read_to_string(file).with_context(|| file.to_owned())?;
     }
-    let (found, skipped) = extract_documents(&text).map_err(|error| anyhow::anyhow!("{file}: {error}"))?;
+    let source = if file == "-" { "standard input" } else { file };
+    let (found, skipped) = extract_documents(&text).map_err(|error| anyhow::anyhow!("{source}: {error}"))?;
     for title in skipped {
         eprintln!("{title}: no workload, skipped");
     }

@@ -41,9 +41,14 @@ const SHUTDOWN: Duration = Duration::from_secs(25);
 
 /// Serves until SIGTERM or SIGINT.
 pub async fn serve(config: Config) -> anyhow::Result<()> {
-    let client = Client::try_default().await.context("no way to the cluster: set KUBECONFIG, or run in a pod")?;
+    let client = Client::try_default()
+        .await
+        .map_err(|error| anyhow::anyhow!("no way to the cluster: set KUBECONFIG, or run in a pod ({error})"))?;
     let webhook_listener = bind("--webhook-addr", config.webhook_addr).await?;
     let health_listener = bind("--health-addr", config.health_addr).await?;
+    if let Some(address) = config.api_addr {
+        tracing::warn!(%address, "--api-addr: this version serves no REST API; nothing listens there");
+    }
     let metrics = Arc::new(Metrics::new()?);
     let stop = CancellationToken::new();
     let mut parts = JoinSet::new();
