@@ -264,57 +264,40 @@ pub struct Server {
 
 impl Server {
     pub async fn start(cluster: &Cluster, namespace: &Namespace, worker_image: &str) -> Self {
-        let (webhook, health) = (free_address(), free_address());
-        let words = [
-            "serve".to_owned(),
-            format!("--webhook-addr={webhook}"),
-            format!("--webhook-url=https://{webhook}"),
-            format!("--health-addr={health}"),
-            format!("--namespace={}", namespace.name),
-            format!("--watch-namespace={}", namespace.name),
-            format!("--instance={}", namespace.name),
-            format!("--worker-image={worker_image}"),
-            "--coalesce-window=200ms".to_owned(),
-            "--log-format=text".to_owned(),
-        ];
-        Self::run(cluster, namespace, words.into(), cluster.var("KUBECONFIG").to_owned(), health).await
+        let name = &namespace.name;
+        let more = [format!("--instance={name}"), format!("--worker-image={worker_image}")];
+        Self::run(cluster, namespace, name, &more, cluster.var("KUBECONFIG")).await
     }
 
     /// A server with the rights of the installed service account and nobody else's, in the way that `prewarmer manifests`
     /// installs it. `install` is the namespace of the installation, `namespace` the one that it looks at.
     pub async fn installed(cluster: &Cluster, install: &Namespace, namespace: &Namespace) -> Self {
-        let (webhook, health) = (free_address(), free_address());
-        let words = [
-            "serve".to_owned(),
-            format!("--webhook-addr={webhook}"),
-            format!("--webhook-url=https://{webhook}"),
-            format!("--health-addr={health}"),
-            format!("--namespace={}", install.name),
-            format!("--watch-namespace={}", namespace.name),
-            "--worker-image=registry.example/prewarmer-helper:1".to_owned(),
-            "--worker-priority-class=prewarmer-worker".to_owned(),
-            "--coalesce-window=200ms".to_owned(),
-            "--log-format=text".to_owned(),
-        ];
         let token = install.kubectl(&["create", "token", "prewarmer"], "");
         let mut config: serde_json::Value =
             serde_json::from_str(&cluster.kubectl(&["config", "view", "--raw", "-o", "json"], "")).unwrap();
         config["users"][0]["user"] = serde_json::json!({ "token": token.trim() });
         let file = cluster.dir.join(format!("kubeconfig-{}", install.name));
         std::fs::write(&file, config.to_string()).unwrap();
-        Self::run(cluster, namespace, words.into(), file.to_str().unwrap().to_owned(), health).await
+        let more = ["--worker-image=registry.example/helper:1", "--worker-priority-class=prewarmer-worker"];
+        Self::run(cluster, namespace, &install.name, &more.map(str::to_owned), file.to_str().unwrap()).await
     }
 
-    async fn run(
-        cluster: &Cluster,
-        namespace: &Namespace,
-        words: Vec<String>,
-        kubeconfig: String,
-        health: String,
-    ) -> Self {
+    async fn run(cluster: &Cluster, namespace: &Namespace, own: &str, more: &[String], kubeconfig: &str) -> Self {
+        let (webhook, health) = (free_address(), free_address());
+        let mut words = vec![
+            "serve".to_owned(),
+            format!("--webhook-addr={webhook}"),
+            format!("--webhook-url=https://{webhook}"),
+            format!("--health-addr={health}"),
+            format!("--namespace={own}"),
+            format!("--watch-namespace={}", namespace.name),
+            "--coalesce-window=200ms".to_owned(),
+            "--log-format=text".to_owned(),
+        ];
+        words.extend_from_slice(more);
         let log = cluster.dir.join(format!("server-{}.log", namespace.name));
-        let child = spawn(&words, &kubeconfig, &log);
-        let server = Self { child, words, kubeconfig, log, health };
+        let child = spawn(&words, kubeconfig, &log);
+        let server = Self { child, words, kubeconfig: kubeconfig.to_owned(), log, health };
         server.ready().await;
         server
     }
