@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::{api::batch::v1::Job, apimachinery::pkg::apis::meta::v1::OwnerReference};
+use k8s_openapi::api::batch::v1::Job;
 use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams},
@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, mpsc::Sender};
 use super::{run::Effect, watches::Observation};
 use crate::{
     metrics::Metrics,
-    task::{PrewarmPlan, PrewarmPlanSpec, PrewarmTask, PrewarmTaskStatus},
+    task::{PrewarmPlan, PrewarmPlanSpec, PrewarmTask, PrewarmTaskStatus, resource::owner_reference},
     worker::{BATCH_LABEL, MANAGED_BY, Reason, TASK_UID_LABEL},
 };
 
@@ -130,19 +130,11 @@ fn status_patch(status: &PrewarmTaskStatus, version: Option<&str>) -> serde_json
 
 fn owned_plan(task: &PrewarmTask, spec: &PrewarmPlanSpec) -> PrewarmPlan {
     let uid = task.uid().unwrap_or_default();
-    let owner = OwnerReference {
-        api_version: "prewarm.io/v1alpha1".into(),
-        kind: "PrewarmTask".into(),
-        name: task.name_any(),
-        uid: uid.clone(),
-        controller: Some(true),
-        block_owner_deletion: None,
-    };
     let metadata = ObjectMeta {
         name: Some(format!("plan-{uid}")),
         namespace: task.namespace(),
         labels: Some([(MANAGED_BY.0.to_owned(), MANAGED_BY.1.to_owned())].into()),
-        owner_references: Some(vec![owner]),
+        owner_references: Some(vec![owner_reference(&task.name_any(), &uid)]),
         ..ObjectMeta::default()
     };
     PrewarmPlan { metadata, spec: spec.clone() }

@@ -39,11 +39,7 @@ use self::{
     watches::Observation,
     world::World,
 };
-use crate::{
-    metrics::Metrics,
-    task::{Phase, PrewarmTask},
-    worker::WorkerSettings,
-};
+use crate::{metrics::Metrics, task::PrewarmTask, worker::WorkerSettings};
 
 /// Events that arrive this close together are worked on at once: a batch of 100 pods changes within it.
 const GATHER: Duration = Duration::from_millis(50);
@@ -193,9 +189,4 @@ fn outlived(task: &PrewarmTask, now: Timestamp) -> bool {
         (Some(ttl), Some(ended)) => ended.checked_add(i64::from(ttl).seconds()).is_ok_and(|end| end <= now),
         _ => false,
     }
-}
-
-/// The task's phase, `Pending` where no status was written yet.
-fn phase_of(task: &PrewarmTask) -> Phase {
-    task.status.as_ref().map(|status| status.phase).unwrap_or_default()
 }

@@ -93,7 +93,7 @@ impl Simulation {
     }
 
     fn phase(&self) -> Phase {
-        super::phase_of(&self.task)
+        self.task.phase()
     }
 
     fn step(&mut self) {

@@ -7,10 +7,7 @@ use std::{
 
 use kube::ResourceExt;
 
-use super::{
-    phase_of,
-    watches::{Change, Observation},
-};
+use super::watches::{Change, Observation};
 use crate::{
     node::Facts,
     task::{PrewarmPlanSpec, PrewarmTask},
@@ -151,13 +148,13 @@ impl World {
 
     /// Tasks that have not ended, by UID.
     pub(super) fn open_tasks(&self) -> BTreeMap<String, Arc<PrewarmTask>> {
-        let open = |task: &PrewarmTask| !phase_of(task).is_terminal() && task.metadata.deletion_timestamp.is_none();
+        let open = |task: &PrewarmTask| !task.phase().is_terminal() && task.metadata.deletion_timestamp.is_none();
         self.tasks.iter().filter(|(_, task)| open(task)).map(|(uid, task)| (uid.clone(), Arc::clone(task))).collect()
     }
 
     /// Tasks that have ended, by UID.
     pub(super) fn ended_tasks(&self) -> impl Iterator<Item = (&String, &Arc<PrewarmTask>)> {
-        let ended = |task: &PrewarmTask| phase_of(task).is_terminal() && task.metadata.deletion_timestamp.is_none();
+        let ended = |task: &PrewarmTask| task.phase().is_terminal() && task.metadata.deletion_timestamp.is_none();
         self.tasks.iter().filter(move |(_, task)| ended(task))
     }
 

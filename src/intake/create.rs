@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Tries at a passing error: with doubling delays from [`FIRST_DELAY`] about 12 s in all, the time an API server needs to
-/// fail over. The workload watch of a later hint finds what is given up.
+/// fail over. What is given up is taken up again by the next hint for it.
 const TRIES: u32 = 6;
 const FIRST_DELAY: Duration = Duration::from_millis(400);
 /// How many failed predecessors of the same work are stepped over.
@@ -68,8 +68,7 @@ pub(super) async fn create(client: &Client, planned: &PlannedTask, ttl: u32, met
 /// The UID of the task, if it failed or was cancelled: then the work is asked for anew.
 async fn ended_badly(tasks: &Api<PrewarmTask>, name: &str) -> kube::Result<Option<String>> {
     let Some(task) = tasks.get_opt(name).await? else { return Ok(None) };
-    let phase = task.status.as_ref().map(|status| status.phase).unwrap_or_default();
-    Ok(task.uid().filter(|_| matches!(phase, Phase::Failed | Phase::Cancelled)))
+    Ok(task.uid().filter(|_| matches!(task.phase(), Phase::Failed | Phase::Cancelled)))
 }
 
 fn object(planned: &PlannedTask, name: &str, ttl: u32) -> PrewarmTask {

@@ -65,7 +65,7 @@ impl Seen {
     /// or was cancelled covers nothing.
     pub fn learn(&self, task: &PrewarmTask, now: Instant) {
         let namespace = task.namespace().unwrap_or_default();
-        match task.status.as_ref().map(|status| status.phase).unwrap_or_default() {
+        match task.phase() {
             Phase::Failed | Phase::Cancelled => self.forget(&namespace, &task.spec),
             _ => self.mark(&namespace, &task.spec, now),
         }

@@ -4,8 +4,11 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{NodeSelector, Toleration};
-use kube::{CustomResource, KubeSchema};
+use k8s_openapi::{
+    api::core::v1::{NodeSelector, Toleration},
+    apimachinery::pkg::apis::meta::v1::OwnerReference,
+};
+use kube::{CustomResource, KubeSchema, Resource};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -304,6 +307,27 @@ pub struct PrewarmTaskSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 10))]
     pub notify: Option<Vec<Notification>>,
+}
+
+impl PrewarmTask {
+    /// Where the task stands; `Pending` where no status was written yet.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.status.as_ref().map(|status| status.phase).unwrap_or_default()
+    }
+}
+
+/// The reference by which what belongs to a task goes with it.
+#[must_use]
+pub fn owner_reference(name: &str, uid: &str) -> OwnerReference {
+    OwnerReference {
+        api_version: PrewarmTask::api_version(&()).into_owned(),
+        kind: PrewarmTask::kind(&()).into_owned(),
+        name: name.to_owned(),
+        uid: uid.to_owned(),
+        controller: Some(true),
+        block_owner_deletion: None,
+    }
 }
 
 fn default_nodes() -> Amount {

@@ -15,17 +15,14 @@ use k8s_openapi::{
             VolumeMount,
         },
     },
-    apimachinery::pkg::{
-        api::resource::Quantity,
-        apis::meta::v1::{ObjectMeta, OwnerReference},
-    },
+    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
 };
 use sha2::{Digest, Sha256};
 
 use super::{BATCH_LABEL, MANAGED_BY, NODE_ANNOTATION, NODE_LABEL, TASK_LABEL, TASK_UID_LABEL};
 use crate::{
     node::Facts,
-    task::{PullMethod, validate::ValidTask},
+    task::{PullMethod, resource::owner_reference, validate::ValidTask},
 };
 
 /// The init container that copies the helper.
@@ -111,7 +108,7 @@ pub fn build(task: &ValidTask, at: &Assignment<'_>, settings: &WorkerSettings) -
             namespace: Some(at.namespace.to_owned()),
             labels: Some(labels),
             annotations: Some(annotations.clone()),
-            owner_references: Some(vec![owner(at)]),
+            owner_references: Some(vec![owner_reference(at.task, at.uid)]),
             ..ObjectMeta::default()
         },
         spec: Some(JobSpec {
@@ -141,17 +138,6 @@ fn labels(at: &Assignment<'_>) -> BTreeMap<String, String> {
         (NODE_LABEL.to_owned(), label_value(at.node)),
         (BATCH_LABEL.to_owned(), at.batch.to_string()),
     ])
-}
-
-fn owner(at: &Assignment<'_>) -> OwnerReference {
-    OwnerReference {
-        api_version: "prewarm.io/v1alpha1".into(),
-        kind: "PrewarmTask".into(),
-        name: at.task.to_owned(),
-        uid: at.uid.to_owned(),
-        controller: Some(true),
-        block_owner_deletion: None,
-    }
 }
 
 fn pod(task: &ValidTask, at: &Assignment<'_>, settings: &WorkerSettings) -> PodSpec {
