@@ -23,7 +23,8 @@
 //! | [`workload`] | what a workload tells us: images, placement, credentials, annotations (pure) |
 //! | [`task`] | `PrewarmTask`: resource, validation, plan, status, conditions (pure) |
 //! | [`node`] | which nodes exist and which are eligible (pure) |
-//! | [`worker`] | the Job that pulls, and how its pod is read (pure) |
+//! | [`health`] | opinions on nodes: Prometheus, disks, platforms |
+//! | [`worker`] | the Job or pod that pulls, and how it is read (pure) |
 //! | [`intake`] | hints in, deduplicated and coalesced `PrewarmTask`s out |
 //! | [`controller`] | snapshot, plan, dispatch, observe, status, reap |
 //! | [`webhook`] | admission: review in, verdict out |
@@ -36,6 +37,7 @@
 pub mod config;
 pub mod controller;
 pub mod duration;
+pub mod health;
 pub mod image;
 pub mod intake;
 pub mod leader;

@@ -112,7 +112,9 @@ fn cluster_access(args: &ManifestArgs) -> Vec<Value> {
         "kind": "ClusterRole",
         "metadata": metadata(None),
         "rules": [
-            rule("", &["nodes", "namespaces", "pods"], &watch),
+            rule("", &["nodes", "namespaces"], &watch),
+            rule("", &["pods"], &["list", "watch", "create", "delete", "deletecollection"]),
+            rule("", &["events"], &["create"]),
             rule("batch", &["jobs"], &["list", "watch", "create", "delete", "deletecollection"]),
             rule("prewarm.io", &["prewarmtasks"], &["get", "list", "watch", "create", "delete"]),
             rule("prewarm.io", &["prewarmtasks/status"], &["patch"]),

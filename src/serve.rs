@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::Config,
     controller,
+    health::{Check, Checks, DiskCheck, PrometheusCheck},
     intake::{self, HintSender, IntakeSettings},
     leader::{self, LeaseSettings},
     metrics::Metrics,
@@ -85,7 +86,11 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     if config.watch_namespace.is_none() {
         parts.spawn(namespaces.follow(client.clone(), stop.clone()));
     }
-    let intake = IntakeSettings { window: config.coalesce_window, task_ttl: config.admission_task_ttl };
+    let intake = IntakeSettings {
+        window: config.coalesce_window,
+        task_ttl: config.admission_task_ttl,
+        retain: config.admission_retain,
+    };
     parts.spawn(intake::run(client.clone(), receiver, intake, stop.clone()));
     parts.spawn(learn(client.clone(), config.watch_namespace.clone(), hints, stop.clone()));
 
@@ -106,7 +111,8 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     // The Lease is released last: the successor may begin when our controller has ended.
     let resign = CancellationToken::new();
     let election = tokio::spawn(leader::run(client.clone(), lease, Arc::clone(&metrics), leads_out, resign.clone()));
-    parts.spawn(lead(client, controller_settings(&config), metrics, leads, stop.clone()));
+    let checks = Arc::new(checks(&config, &client)?);
+    parts.spawn(lead(client, controller_settings(&config), checks, metrics, leads, stop.clone()));
 
     tracing::info!(webhook = %config.webhook_addr, health = %config.health_addr, "serving");
     signalled().await?;
@@ -135,6 +141,7 @@ async fn bind(flag: &str, address: std::net::SocketAddr) -> anyhow::Result<TcpLi
 async fn lead(
     client: Client,
     settings: controller::Settings,
+    checks: Arc<Checks>,
     metrics: Arc<Metrics>,
     mut leads: watch::Receiver<bool>,
     stop: CancellationToken,
@@ -147,7 +154,8 @@ async fn lead(
             let _ = deposed.wait_for(|leads| !leads).await;
             term.cancel();
         };
-        let work = controller::run(client.clone(), settings.clone(), Arc::clone(&metrics), term.clone());
+        let work =
+            controller::run(client.clone(), settings.clone(), Arc::clone(&checks), Arc::clone(&metrics), term.clone());
         tokio::pin!(work);
         tokio::select! {
             () = &mut work => {}
@@ -193,10 +201,30 @@ fn controller_settings(config: &Config) -> controller::Settings {
             image: config.worker_image.clone(),
             priority_class: config.worker_priority_class.clone(),
             ttl: config.job_ttl,
+            images_per_pod: config.images_per_pod,
         },
         max_concurrent_tasks: config.max_concurrent_tasks,
         namespace: config.watch_namespace.clone(),
+        own_namespace: config.namespace.clone(),
+        worker_namespace: config.worker_namespace,
+        breaker: config.breaker,
+        examine: config.prometheus.is_some() || config.disk.is_some(),
+        max_workers: config.max_workers,
+        registry_concurrency: config.registry_concurrency,
+        known_for: config.known_for,
+        max_retained: config.max_retained_workers,
     }
+}
+
+fn checks(config: &Config, client: &Client) -> anyhow::Result<Checks> {
+    let mut checks: Vec<Box<dyn Check>> = Vec::new();
+    if let Some(settings) = &config.prometheus {
+        checks.push(Box::new(PrometheusCheck::new(settings.clone()).context("no HTTP client for Prometheus")?));
+    }
+    if let Some(settings) = &config.disk {
+        checks.push(Box::new(DiskCheck::new(settings.clone(), client.clone())));
+    }
+    Ok(Checks::new(checks))
 }
 
 fn address(config: &Config) -> Address {

@@ -5,73 +5,144 @@
 //!                                                    |
 //!                          Run::step (pure) per task: what should be done now
 //!                                                    |
-//!   effects (the only code that writes)  <-----------+
-//!        '--> their results come back to the Run, beside the watches' events
+//!   Executor (the only code that writes)  <----------+
+//!        '--> the results come back to the Run, beside the watches' events
 //! ```
 //!
-//! In: what the watches tell. Out: plans, Jobs, status, deletions. Runs on the
-//! leader only; a successor goes on from what is in the API server. May call
-//! `node`, `task` and `worker`.
+//! In: what the watches tell. Out: plans, workers, status, Events, deletions.
+//! Runs on the leader only; a successor goes on from what is in the API server.
+//! May call `health`, `node`, `task` and `worker`.
 
 mod conditions;
-mod effects;
+mod effect;
+mod executor;
+mod judge;
+mod known;
+mod limits;
+mod planned;
 mod record;
 mod run;
+mod sweep;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod watches;
+mod work;
 mod world;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
 
-use k8s_openapi::jiff::{Timestamp, ToSpan};
+use k8s_openapi::jiff::Timestamp;
 use kube::{Client, ResourceExt};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    effects::{Done, Executor},
+    effect::{Effect, Target},
+    executor::{Done, Executor},
+    known::Known,
+    limits::{Budgets, Room},
     run::{Run, View},
     watches::Observation,
-    world::World,
+    world::{Complaint, World},
 };
-use crate::{metrics::Metrics, task::PrewarmTask, worker::WorkerSettings};
+use crate::{
+    health::Checks,
+    metrics::Metrics,
+    task::{PrewarmTask, plan::Breaker},
+    worker::{WorkerFacts, WorkerSettings, retry_after},
+};
 
 /// Events that arrive this close together are worked on at once: a batch of 100 pods changes within it.
 const GATHER: Duration = Duration::from_millis(50);
 /// While tasks run, time-outs and delayed writes are looked at this often; it costs no request.
 const TICK: Duration = Duration::from_millis(250);
-/// How often finished tasks are looked at for their time to live.
+/// How often what has ended is looked at: times to live, retained and orphaned workers.
 const SWEEP: Duration = Duration::from_secs(5);
 /// Events that may wait: one re-list of 5,000 nodes and their pods is a single one, so this is ample.
 const QUEUE: usize = 10_000;
 
+/// Where workers run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum WorkerNamespace {
+    /// In the task's namespace, with its credentials.
+    #[default]
+    Workload,
+    /// In our own, where the task needs no credentials of its namespace.
+    Own,
+    /// In our own, where the task's namespace takes no worker and no credentials of it are needed.
+    Fallback,
+}
+
 /// What the controller must be told.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// How worker Jobs are built.
+    /// How workers are built.
     pub worker: WorkerSettings,
     /// How many tasks may run at once.
     pub max_concurrent_tasks: usize,
     /// The only namespace looked at, where set.
     pub namespace: Option<String>,
+    /// The server's own namespace.
+    pub own_namespace: String,
+    /// Where workers run.
+    pub worker_namespace: WorkerNamespace,
+    /// When a task may not work on as many nodes at once as it asks for.
+    pub breaker: Breaker,
+    /// Whether nodes are to be checked before they are chosen.
+    pub examine: bool,
+    /// How many workers may be at work in the cluster.
+    pub max_workers: usize,
+    /// How many workers may pull from one registry.
+    pub registry_concurrency: usize,
+    /// How long an image that was pulled to a node counts as being there.
+    pub known_for: Duration,
+    /// How many finished workers may be retained in the cluster.
+    pub max_retained: usize,
+}
+
+/// What all tasks share.
+struct Shared {
+    room: Room,
+    budgets: Budgets,
+    known: Known,
+    metrics: Arc<Metrics>,
+    settings: Arc<Settings>,
+}
+
+impl Shared {
+    fn new(settings: Arc<Settings>, metrics: Arc<Metrics>) -> Self {
+        Self {
+            room: Room::default(),
+            budgets: Budgets::new(settings.registry_concurrency),
+            known: Known::new(settings.known_for),
+            metrics,
+            settings,
+        }
+    }
 }
 
 /// Works until `stop`. Returns when its watches have ended.
-pub async fn run(client: Client, settings: Settings, metrics: Arc<Metrics>, stop: CancellationToken) {
+pub async fn run(
+    client: Client,
+    settings: Settings,
+    checks: Arc<Checks>,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) {
+    let settings = Arc::new(settings);
     let (events, mut inbox) = mpsc::channel(QUEUE);
-    let watches = watches::start(&client, settings.namespace.as_deref(), &events, &metrics, &stop);
-    let executor = Executor::new(client, events, Arc::clone(&metrics));
+    let watches = watches::start(&client, &settings, &events, &metrics, &stop);
+    let executor = Executor::new(client, events, Arc::clone(&metrics), checks);
     let mut controller = Controller {
-        settings,
-        metrics,
         executor,
-        world: World::default(),
+        world: World::new(watches.count),
         runs: HashMap::new(),
+        shared: Shared::new(settings, metrics),
         swept: Instant::now(),
     };
     loop {
@@ -92,101 +163,149 @@ pub async fn run(client: Client, settings: Settings, metrics: Arc<Metrics>, stop
             controller.work();
         }
     }
-    watches.await;
+    watches.ended().await;
 }
 
 struct Controller {
-    settings: Settings,
-    metrics: Arc<Metrics>,
     executor: Executor,
     world: World,
     /// By the task's UID.
     runs: HashMap<String, Run>,
+    shared: Shared,
     swept: Instant,
 }
 
 impl Controller {
     fn take(&mut self, observation: Observation) {
-        match observation {
-            Observation::Done(Done { uid, effect, result }) => {
-                if let Some(run) = self.runs.get_mut(&uid) {
-                    run.done(&effect, result, &self.metrics, Timestamp::now());
-                }
+        let now = Timestamp::now();
+        if let Observation::Done(Done { uid, effect, result }) = observation {
+            if let Some(run) = self.runs.get_mut(&uid) {
+                run.done(&effect, result, &mut self.shared, now);
             }
-            other => self.world.observe(other),
+            return;
+        }
+        for Complaint { task_uid, image, message } in self.world.observe(observation) {
+            if let Some(host) = self.runs.get(&task_uid).and_then(|run| run.host_of(image)) {
+                self.shared.budgets.complain(host, retry_after(&message), now);
+            }
         }
     }
 
     fn work(&mut self) {
-        let open: BTreeMap<String, Arc<PrewarmTask>> = self.world.open_tasks();
-        self.runs.retain(|uid, _| open.contains_key(uid));
+        let now = Timestamp::now();
+        let open = self.world.open_tasks();
+        self.dismiss(&open);
         for (uid, task) in &open {
             self.runs.entry(uid.clone()).or_insert_with(|| Run::resume(task)).see(task);
         }
-        let allowed = self.turns(&open);
-        let now = Timestamp::now();
-        let mut busy = self.world.busy_nodes();
-        busy.extend(self.runs.values().flat_map(Run::claimed));
-        for (uid, task) in &open {
-            let Some(run) = self.runs.get_mut(uid) else { continue };
+        self.shared.budgets.recover(now);
+        self.shared.room = self.room(now);
+        let (order, may_begin) = self.turns(&open, now);
+        let settings = Arc::clone(&self.shared.settings);
+        for uid in order {
+            let (Some(task), Some(run)) = (open.get(uid), self.runs.get_mut(uid)) else { continue };
             let view = View {
                 nodes: self.world.nodes(),
-                jobs: self.world.jobs_of(uid),
+                workers: self.world.workers_of(uid),
                 pods: self.world.pods(),
                 plan: self.world.plan_of(uid),
-                busy: &busy,
-                may_begin: allowed.contains(uid),
-                worker: &self.settings.worker,
+                may_begin: may_begin.contains(uid),
+                settings: &settings,
                 now,
             };
-            let effects = run.step(task, &view, &self.metrics);
-            busy.extend(run.claimed());
-            self.executor.spawn(task, effects);
+            let effects = run.step(task, &view, &mut self.shared);
+            self.executor.spawn(run.target(), effects);
         }
-        self.metrics
-            .active_tasks
-            .set(i64::try_from(self.runs.values().filter(|run| run.has_begun()).count()).unwrap_or(0));
-        self.metrics.jobs_active.set(i64::try_from(self.world.job_count()).unwrap_or(0));
-        self.sweep(now);
+        self.measure();
+        if self.swept.elapsed() >= SWEEP {
+            self.swept = Instant::now();
+            self.sweep(now);
+        }
     }
 
-    /// Which waiting tasks may begin: by priority, then by age, as far as there is room.
-    fn turns(&self, open: &BTreeMap<String, Arc<PrewarmTask>>) -> Vec<String> {
-        let begun = self.runs.values().filter(|run| run.has_begun()).count();
-        let mut waiting: Vec<_> = open
-            .iter()
-            .filter(|(uid, task)| !task.spec.suspend && self.runs.get(*uid).is_some_and(|run| !run.has_begun()))
-            .collect();
-        waiting.sort_by_key(|(_, task)| {
-            (std::cmp::Reverse(task.spec.priority), task.creation_timestamp().map(|time| time.0), task.name_any())
-        });
-        let room = self.settings.max_concurrent_tasks.saturating_sub(begun);
-        waiting.into_iter().take(room).map(|(uid, _)| uid.clone()).collect()
-    }
-
-    /// Deletes tasks whose time to live is over, and Jobs that an ended task has left.
-    fn sweep(&mut self, now: Timestamp) {
-        if self.swept.elapsed() < SWEEP {
-            return;
-        }
-        self.swept = Instant::now();
-        for (uid, task) in self.world.ended_tasks() {
-            let left = self.world.jobs_of(uid).is_some_and(|jobs| jobs.values().any(|job| !job.deleting));
-            if left {
-                self.executor.spawn(task, vec![run::Effect::DeleteAll]);
-            } else if outlived(task, now) {
-                self.executor.spawn(task, vec![run::Effect::DeleteTask]);
+    /// Forgets tasks that are not open any more. Of those that were deleted, the workers go too: in the task's namespace
+    /// the garbage collector would see to it, in ours nobody.
+    fn dismiss(&mut self, open: &BTreeMap<String, Arc<PrewarmTask>>) {
+        let gone: Vec<String> = self.runs.keys().filter(|uid| !open.contains_key(*uid)).cloned().collect();
+        for uid in gone {
+            let Some(run) = self.runs.remove(&uid) else { continue };
+            if self.world.task(&uid).is_none_or(|task| task.metadata.deletion_timestamp.is_some()) {
+                self.executor.spawn(run.target(), sweep::delete_all(self.world.workers_of(&uid)));
             }
         }
     }
-}
 
-/// Whether `ttlSecondsAfterFinished` is over.
-fn outlived(task: &PrewarmTask, now: Timestamp) -> bool {
-    let ended =
-        task.status.as_ref().and_then(|s| s.completion_time.as_deref()).and_then(|t| t.parse::<Timestamp>().ok());
-    match (task.spec.ttl_seconds_after_finished, ended) {
-        (Some(ttl), Some(ended)) => ended.checked_add(i64::from(ttl).seconds()).is_ok_and(|end| end <= now),
-        _ => false,
+    /// What is left to start in this round.
+    fn room(&self, now: Timestamp) -> Room {
+        let mut busy = HashSet::new();
+        let mut pulling: HashMap<String, usize> = HashMap::new();
+        for uid in self.world.workers().keys().filter(|uid| !self.runs.contains_key(*uid)) {
+            busy.extend(self.world.alive(uid).map(str::to_owned));
+        }
+        for (uid, run) in &self.runs {
+            let nodes: HashSet<&str> = self.world.alive(uid).chain(run.claimed()).collect();
+            for host in run.hosts() {
+                *pulling.entry(host.clone()).or_default() += nodes.len();
+            }
+            busy.extend(nodes.into_iter().map(str::to_owned));
+        }
+        Room::new(busy, self.shared.settings.max_workers, pulling, &self.shared.budgets, now)
+    }
+
+    /// All open tasks in the order of their turns, and those of them that may begin. A task that is held takes no place.
+    fn turns<'a>(
+        &self,
+        open: &'a BTreeMap<String, Arc<PrewarmTask>>,
+        now: Timestamp,
+    ) -> (Vec<&'a str>, HashSet<&'a str>) {
+        let begun = |uid: &str| self.runs.get(uid).is_some_and(Run::has_begun);
+        let waiting = |(uid, task): (&'a String, &'a Arc<PrewarmTask>)| turns::Waiting {
+            uid,
+            priority: task.spec.priority,
+            created: task.creation_timestamp().map(|time| time.0),
+        };
+        let taken = open.iter().filter(|(uid, task)| begun(uid) && !task.spec.suspend).count();
+        let candidates = open.iter().filter(|(uid, task)| !begun(uid) && !task.spec.suspend).map(waiting).collect();
+        let room = self.shared.settings.max_concurrent_tasks.saturating_sub(taken);
+        let may_begin = turns::next(candidates, room, now).into_iter().collect();
+        (turns::next(open.iter().map(waiting).collect(), usize::MAX, now), may_begin)
+    }
+
+    fn measure(&self) {
+        let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+        let metrics = &self.shared.metrics;
+        metrics.active_tasks.set(count(self.runs.values().filter(|run| run.has_begun()).count()));
+        metrics.jobs_active.set(count(self.world.workers().keys().map(|uid| self.world.alive(uid).count()).sum()));
+    }
+
+    /// Removes what has ended and is not needed any more.
+    fn sweep(&mut self, now: Timestamp) {
+        let (nodes, settings) = (self.world.nodes(), &self.shared.settings);
+        let spared = |node: &str| nodes.get(node).is_some_and(|facts| !facts.is_short_of_disk());
+        self.shared.known.prune(now, spared);
+        for (uid, task) in self.world.ended_tasks() {
+            self.executor
+                .spawn(&run::target(task), sweep::ended(task, self.world.workers_of(uid), self.world.pods(), now));
+        }
+        for (uid, workers) in self.world.workers().iter().filter(|(uid, _)| self.world.task(uid).is_none()) {
+            if sweep::are_orphans(workers, now) {
+                self.executor
+                    .spawn(&Target { uid: uid.clone(), ..Target::default() }, sweep::delete_all(Some(workers)));
+            }
+        }
+        let mut finished = Vec::new();
+        for (uid, workers) in self.world.workers() {
+            let run = self.runs.get(uid);
+            let may_go = |worker: &&WorkerFacts| {
+                let recorded = run.is_none_or(|run| run.is_recorded(worker));
+                recorded && !worker.deleting && !world::is_alive(worker)
+            };
+            finished.extend(workers.values().filter(may_go));
+        }
+        for worker in sweep::excess(finished, settings.max_retained) {
+            let target = Target { uid: worker.task_uid.clone(), ..Target::default() };
+            let deletion = Effect::Delete(worker.kind, worker.namespace.clone(), worker.name.clone());
+            self.executor.spawn(&target, vec![deletion]);
+        }
     }
 }

@@ -1,8 +1,8 @@
-//! The five watches. Each object is reduced as it arrives; none is kept whole.
+//! The watches. Each object is reduced as it arrives; none is kept whole.
 
-use std::{fmt::Debug, sync::Arc};
+use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
 
-use futures::{Future, StreamExt, future};
+use futures::{StreamExt, future};
 use k8s_openapi::api::{
     batch::v1::Job,
     core::v1::{Node, Pod},
@@ -16,19 +16,42 @@ use kube::{
     },
 };
 use serde::de::DeserializeOwned;
-use tokio::sync::mpsc::Sender;
+use tokio::{sync::mpsc::Sender, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use super::{effects::Done, world::OwnedPlan};
+use super::{
+    Settings, WorkerNamespace,
+    executor::Done,
+    world::{OwnedPlan, SeenPod},
+};
 use crate::{
     metrics::Metrics,
-    node::Facts,
+    node::{Facts, Interner},
     task::{PrewarmPlan, PrewarmTask},
-    worker::{JobFacts, MANAGED_BY, PodFacts},
+    worker::{MANAGED_BY, PodFacts, TASK_NAMESPACE_ANNOTATION, WorkerFacts},
 };
 
 /// Objects per page of a first list: nodes are large, about 15 KB each.
 const PAGE: u32 = 100;
+
+/// What a watch looks at.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Source {
+    pub(super) kind: &'static str,
+    /// None: all of them.
+    pub(super) namespace: Option<String>,
+}
+
+impl Source {
+    pub(super) fn all(kind: &'static str) -> Self {
+        Self { kind, namespace: None }
+    }
+
+    /// Whether objects of the namespace are seen.
+    pub(super) fn covers(&self, namespace: &str) -> bool {
+        self.namespace.as_deref().is_none_or(|own| own == namespace)
+    }
+}
 
 /// A change of one kind.
 #[derive(Debug)]
@@ -46,33 +69,77 @@ pub(super) enum Observation {
     Task(Change<Arc<PrewarmTask>>),
     Plan(Change<OwnedPlan>),
     Node(Change<Facts>),
-    Job(Change<JobFacts>),
-    Pod(Change<PodFacts>),
+    Job(Source, Change<WorkerFacts>),
+    Pod(Source, Change<SeenPod>),
     /// An effect has ended.
     Done(Done),
 }
 
-/// Starts all watches; the future ends when they have.
+/// The watches at work.
+pub(super) struct Watches {
+    /// How many there are.
+    pub(super) count: usize,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Watches {
+    /// Waits until all have ended.
+    pub(super) async fn ended(self) {
+        future::join_all(self.tasks).await;
+    }
+}
+
+/// Starts all watches. Workers are looked for where tasks are, and in our own namespace where they may go there.
 pub(super) fn start(
     client: &Client,
-    namespace: Option<&str>,
+    settings: &Settings,
     events: &Sender<Observation>,
     metrics: &Arc<Metrics>,
     stop: &CancellationToken,
-) -> impl Future<Output = ()> + use<> {
+) -> Watches {
+    let namespace = settings.namespace.as_deref();
     let ours = watcher::Config::default().page_size(PAGE).labels(&format!("{}={}", MANAGED_BY.0, MANAGED_BY.1));
     let all = watcher::Config::default().page_size(PAGE);
     let watch = Watch { events: events.clone(), metrics: Arc::clone(metrics), stop: stop.clone() };
-    let watches = [
+    let texts = Arc::new(Interner::default());
+    let nodes = {
+        let texts = Arc::clone(&texts);
+        move |node: Node| Some(Facts::new(&node, &texts))
+    };
+    let mut tasks = vec![
         watch.spawn(scoped::<DeserializeGuard<PrewarmTask>>(client, namespace), all.clone(), task, Observation::Task),
         watch.spawn(scoped::<PrewarmPlan>(client, namespace), all.clone(), |p| Some(plan(p)), Observation::Plan),
-        watch.spawn(Api::<Node>::all(client.clone()), all, |node| Some(Facts::from(&node)), Observation::Node),
-        watch.spawn(scoped::<Job>(client, namespace), ours.clone(), |job| Some(JobFacts::from(&job)), Observation::Job),
-        watch.spawn(scoped::<Pod>(client, namespace), ours, |pod| Some(PodFacts::from(&pod)), Observation::Pod),
+        watch.spawn(Api::<Node>::all(client.clone()), all, nodes, Observation::Node),
     ];
-    async move {
-        future::join_all(watches).await;
+    let elsewhere = settings.worker_namespace != WorkerNamespace::Workload;
+    let own = namespace
+        .filter(|watched| elsewhere && *watched != settings.own_namespace)
+        .map(|_| settings.own_namespace.as_str());
+    for place in [Some(namespace), own.map(Some)].into_iter().flatten() {
+        let source = |kind| Source { kind, namespace: place.map(str::to_owned) };
+        let (jobs, pods) = (source("jobs"), source("pods"));
+        // Of what others have put into our own namespace, nothing is ours to judge.
+        let watched = namespace.map(str::to_owned);
+        let is_ours = move |annotations: &BTreeMap<String, String>| {
+            watched.is_none() || annotations.get(TASK_NAMESPACE_ANNOTATION) == watched.as_ref()
+        };
+        let job = {
+            let is_ours = is_ours.clone();
+            move |job: Job| is_ours(job.annotations()).then(|| WorkerFacts::from(&job))
+        };
+        let texts = Arc::clone(&texts);
+        let pod = move |pod: Pod| {
+            let seen = || SeenPod { facts: PodFacts::new(&pod, &texts), worker: WorkerFacts::of_pod(&pod) };
+            is_ours(pod.annotations()).then(seen)
+        };
+        tasks.push(
+            watch.spawn(scoped::<Job>(client, place), ours.clone(), job, move |c| Observation::Job(jobs.clone(), c)),
+        );
+        tasks.push(
+            watch.spawn(scoped::<Pod>(client, place), ours.clone(), pod, move |c| Observation::Pod(pods.clone(), c)),
+        );
     }
+    Watches { count: tasks.len(), tasks }
 }
 
 fn scoped<K>(client: &Client, namespace: Option<&str>) -> Api<K>
@@ -99,8 +166,6 @@ fn task(guarded: DeserializeGuard<PrewarmTask>) -> Option<Arc<PrewarmTask>> {
 
 fn plan(plan: PrewarmPlan) -> OwnedPlan {
     OwnedPlan {
-        namespace: plan.namespace().unwrap_or_default(),
-        name: plan.name_any(),
         task_uid: plan.owner_references().first().map(|owner| owner.uid.clone()).unwrap_or_default(),
         spec: Arc::new(plan.spec),
     }
@@ -119,7 +184,7 @@ impl Watch {
         config: watcher::Config,
         reduce: impl Fn(K) -> Option<T> + Send + 'static,
         wrap: impl Fn(Change<T>) -> Observation + Send + 'static,
-    ) -> tokio::task::JoinHandle<()>
+    ) -> JoinHandle<()>
     where
         K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
         K::DynamicType: Default,

@@ -7,7 +7,7 @@ use kube::{
     api::{ObjectMeta, PostParams},
 };
 
-use super::{PlannedTask, coalesce::successor};
+use super::{IntakeSettings, PlannedTask, coalesce::successor};
 use crate::{
     metrics::Metrics,
     task::{Phase, PrewarmTask, PrewarmTaskSpec},
@@ -25,14 +25,19 @@ const MAX_PREDECESSORS: u32 = 5;
 pub(super) struct GivenUp;
 
 /// Creates the task, unless the same work is there already.
-pub(super) async fn create(client: &Client, planned: &PlannedTask, ttl: u32, metrics: &Metrics) -> Result<(), GivenUp> {
+pub(super) async fn create(
+    client: &Client,
+    planned: &PlannedTask,
+    settings: &IntakeSettings,
+    metrics: &Metrics,
+) -> Result<(), GivenUp> {
     let tasks = Api::<PrewarmTask>::namespaced(client.clone(), &planned.namespace);
     let mut name = planned.name.clone();
     let mut delay = FIRST_DELAY;
     let (mut tries, mut predecessors) = (0, 0);
     loop {
         metrics.kube_requests.with_label_values(&["create", "prewarmtasks"]).inc();
-        let Err(error) = tasks.create(&PostParams::default(), &object(planned, &name, ttl)).await else {
+        let Err(error) = tasks.create(&PostParams::default(), &object(planned, &name, settings)).await else {
             let workloads = planned.workloads.join(", ");
             tracing::info!(namespace = planned.namespace, task = name, workloads, "warming what was admitted");
             return Ok(());
@@ -71,8 +76,9 @@ async fn ended_badly(tasks: &Api<PrewarmTask>, name: &str) -> kube::Result<Optio
     Ok(task.uid().filter(|_| matches!(task.phase(), Phase::Failed | Phase::Cancelled)))
 }
 
-fn object(planned: &PlannedTask, name: &str, ttl: u32) -> PrewarmTask {
+fn object(planned: &PlannedTask, name: &str, settings: &IntakeSettings) -> PrewarmTask {
     let owned = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    let retain = (!settings.retain.is_zero()).then(|| format!("{}s", settings.retain.as_secs()));
     PrewarmTask {
         metadata: ObjectMeta {
             name: Some(name.to_owned()),
@@ -81,7 +87,7 @@ fn object(planned: &PlannedTask, name: &str, ttl: u32) -> PrewarmTask {
             annotations: Some(owned(&[("prewarm.io/workloads", &planned.workloads.join(","))])),
             ..ObjectMeta::default()
         },
-        spec: PrewarmTaskSpec { ttl_seconds_after_finished: Some(ttl), ..planned.spec.clone() },
+        spec: PrewarmTaskSpec { ttl_seconds_after_finished: Some(settings.task_ttl), retain, ..planned.spec.clone() },
         status: None,
     }
 }

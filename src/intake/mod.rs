@@ -33,6 +33,8 @@ pub struct IntakeSettings {
     pub window: Duration,
     /// Seconds after its end until a task made by admission is deleted.
     pub task_ttl: u32,
+    /// How long its finished workers hold the images.
+    pub retain: Duration,
 }
 
 /// What became of a hint.
@@ -109,7 +111,7 @@ pub async fn run(client: Client, mut hints: HintReceiver, settings: IntakeSettin
         for planned in coalesce(&fresh) {
             // Marked before the request, so that hints that come meanwhile count as duplicates.
             hints.seen.mark(&planned.namespace, &planned.spec, Instant::now());
-            if create::create(&client, &planned, settings.task_ttl, &hints.metrics).await.is_err() {
+            if create::create(&client, &planned, &settings, &hints.metrics).await.is_err() {
                 hints.seen.forget(&planned.namespace, &planned.spec);
             }
         }

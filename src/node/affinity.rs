@@ -15,7 +15,7 @@ fn term_matches(term: &NodeSelectorTerm, node: &Facts) -> bool {
     if expressions.is_empty() && fields.is_empty() {
         return false;
     }
-    expressions.iter().all(|rule| requirement(rule, node.labels.get(&rule.key).map(String::as_str)))
+    expressions.iter().all(|rule| requirement(rule, node.labels.get(&rule.key)))
         && fields.iter().all(|rule| rule.key == "metadata.name" && requirement(rule, Some(&node.name)))
 }
 

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{NodeSelector, Taint, Toleration};
 
-pub use facts::{Facts, Version};
+pub use facts::{Facts, Interner, Labels, Version, bytes};
 
 /// What a task asks of nodes, in the words of a pod spec.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -63,14 +63,14 @@ impl Demand {
     /// Whether the node is one that the task speaks of: labels and affinity.
     #[must_use]
     pub fn matches(&self, node: &Facts) -> bool {
-        self.node_selector.iter().all(|(key, value)| node.labels.get(key) == Some(value))
+        self.node_selector.iter().all(|(key, value)| node.labels.get(key) == Some(value.as_str()))
             && self.node_affinity.as_ref().is_none_or(|affinity| affinity::matches(affinity, node))
     }
 
     /// Why the node cannot be warmed now, if so.
     #[must_use]
     pub fn obstacle(&self, node: &Facts) -> Option<Ignored> {
-        if !node.os.is_empty() && node.os != "linux" {
+        if !node.os.is_empty() && &*node.os != "linux" {
             return Some(Ignored::OperatingSystem);
         }
         if !node.ready {
@@ -120,7 +120,7 @@ mod tests {
                        "nodeInfo": {"operatingSystem": "linux", "kubeletVersion": "v1.36.3", "containerRuntimeVersion": "containerd://2.2.1"}}
         });
         merge(&mut object, change);
-        Facts::from(&serde_json::from_value(object).unwrap())
+        Facts::new(&serde_json::from_value(object).unwrap(), &Interner::default())
     }
 
     fn merge(into: &mut Value, from: &Value) {

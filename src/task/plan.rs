@@ -1,69 +1,107 @@
-//! From the nodes that exist to the nodes of a task, cut into batches.
+//! From the nodes that exist to the nodes of a task.
 
-use super::{
-    BatchPolicy, IgnoredNode, PrewarmPlanSpec,
-    resource::MAX_IGNORED_NODES,
-    validate::{Share, ValidTask},
-};
+use std::collections::BTreeMap;
+
+use super::{IgnoredNode, PrewarmPlanSpec, resource::MAX_IGNORED_NODES, validate::ValidTask};
 use crate::node::Facts;
 
-/// Chooses the nodes of a task and cuts them into batches. `nodes` come in the order in which they are to be warmed.
+/// Above a number of nodes no task may work on more than a few at once, whatever it asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Breaker {
+    /// It acts when more nodes than this are chosen.
+    pub nodes: usize,
+    /// How many nodes at once it allows then.
+    pub at_once: usize,
+}
+
+/// What checks beyond the node's own conditions have found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// Nodes to leave out, with the reason.
+    pub ignored: BTreeMap<String, String>,
+    /// What could not be found out, for people.
+    pub unchecked: Vec<String>,
+}
+
+/// The nodes that match, in order, and whether each can be warmed now.
+pub fn candidates<'a>(
+    task: &'a ValidTask,
+    nodes: impl IntoIterator<Item = &'a Facts>,
+) -> impl Iterator<Item = (&'a Facts, Option<&'static str>)> {
+    let matching = nodes.into_iter().filter(|node| task.demand.matches(node));
+    matching.map(|node| (node, task.demand.obstacle(node).map(super::super::node::Ignored::as_str)))
+}
+
+/// Chooses the nodes of a task. `nodes` come in the order in which they are to be warmed.
 #[must_use]
-pub fn plan<'a>(task: &ValidTask, nodes: impl IntoIterator<Item = &'a Facts>) -> PrewarmPlanSpec {
+pub fn plan<'a>(
+    task: &'a ValidTask,
+    nodes: impl IntoIterator<Item = &'a Facts>,
+    findings: &Findings,
+    breaker: Breaker,
+) -> PrewarmPlanSpec {
     let mut chosen = Vec::new();
     let mut ignored = Vec::new();
-    for node in nodes.into_iter().filter(|node| task.demand.matches(node)) {
-        match task.demand.obstacle(node) {
+    for (node, obstacle) in candidates(task, nodes) {
+        match obstacle.or_else(|| findings.ignored.get(&node.name).map(String::as_str)) {
             None => chosen.push(node.name.clone()),
-            Some(reason) => ignored.push(IgnoredNode { node: node.name.clone(), reason: reason.as_str().into() }),
+            Some(reason) => ignored.push(IgnoredNode { node: node.name.clone(), reason: reason.into() }),
         }
     }
     chosen.truncate(task.nodes.of(chosen.len()));
     let ignored_count = u32::try_from(ignored.len()).unwrap_or(u32::MAX);
     ignored.truncate(MAX_IGNORED_NODES);
-    let batches = cut(chosen.len(), task.batch_size, task.batch_policy);
-    PrewarmPlanSpec { nodes: chosen, batches, ignored, ignored_count }
-}
-
-/// The sizes of the batches; their sum is `total`.
-fn cut(total: usize, size: Share, policy: BatchPolicy) -> Vec<u32> {
-    let full = size.of(total);
-    let mut next = if policy == BatchPolicy::Doubling { 1 } else { full };
-    let mut left = total;
-    let mut batches = Vec::new();
-    while left > 0 {
-        let batch = next.min(left);
-        batches.push(u32::try_from(batch).unwrap_or(u32::MAX));
-        left -= batch;
-        next = (next * 2).min(full);
-    }
-    batches
+    let asked = task.batch_size.of(chosen.len());
+    let tripped = chosen.len() > breaker.nodes && asked > breaker.at_once;
+    let throttled = tripped.then(|| {
+        format!(
+            "{asked} nodes at once were asked for; above {} nodes at most {} are allowed",
+            breaker.nodes, breaker.at_once
+        )
+    });
+    let at_once = u32::try_from(if tripped { breaker.at_once } else { asked }).unwrap_or(u32::MAX);
+    PrewarmPlanSpec { nodes: chosen, at_once, throttled, unchecked: findings.unchecked.clone(), ignored, ignored_count }
 }
 
 #[cfg(test)]
 mod tests {
-    use rstest::rstest;
-
     use super::*;
-    use crate::task::{PrewarmTaskSpec, validate::validate};
+    use crate::task::{Amount, PrewarmTaskSpec, validate::validate};
 
-    #[rstest]
-    #[case(25, Share::Count(10), BatchPolicy::Barrier, &[10, 10, 5])]
-    #[case(25, Share::Count(10), BatchPolicy::Doubling, &[1, 2, 4, 8, 10])]
-    #[case(25, Share::Percent(50), BatchPolicy::Barrier, &[13, 12])]
-    #[case(0, Share::Count(10), BatchPolicy::Barrier, &[])]
-    #[case(3, Share::Count(10), BatchPolicy::Rolling, &[3])]
-    fn cuts(#[case] total: usize, #[case] size: Share, #[case] policy: BatchPolicy, #[case] expected: &[u32]) {
-        assert_eq!(cut(total, size, policy), expected);
+    const BREAKER: Breaker = Breaker { nodes: 50, at_once: 5 };
+
+    fn node(name: &str, ready: bool) -> Facts {
+        let mut facts = Facts::sample(name);
+        facts.ready = ready;
+        facts
     }
 
     #[test]
     fn leaves_out_what_cannot_be_warmed_and_says_why() {
-        let node = |name: &str, ready| Facts { name: name.into(), ready, os: "linux".into(), ..Facts::default() };
         let task = validate(&PrewarmTaskSpec::new(vec!["nginx".into()])).unwrap();
-        let plan = plan(&task, &[node("a", true), node("b", false), node("c", true)]);
+        let findings = Findings {
+            ignored: [("d".to_owned(), "Unhealthy".to_owned()), ("elsewhere".to_owned(), "Unhealthy".to_owned())]
+                .into(),
+            unchecked: vec!["sizes".into()],
+        };
+        let nodes = [node("a", true), node("b", false), node("c", true), node("d", true)];
+        let plan = plan(&task, &nodes, &findings, BREAKER);
         assert_eq!(plan.nodes, ["a", "c"]);
-        assert_eq!(plan.ignored, [IgnoredNode { node: "b".into(), reason: "NotReady".into() }]);
-        assert_eq!(plan.ignored_count, 1);
+        let ignored: Vec<_> = plan.ignored.iter().map(|i| (i.node.as_str(), i.reason.as_str())).collect();
+        assert_eq!(ignored, [("b", "NotReady"), ("d", "Unhealthy")]);
+        assert_eq!((plan.ignored_count, plan.at_once, plan.unchecked), (2, 2, vec!["sizes".to_owned()]));
+    }
+
+    #[test]
+    fn the_breaker_acts_above_its_number_of_nodes() {
+        let mut spec = PrewarmTaskSpec::new(vec!["nginx".into()]);
+        spec.batch_size = Amount::Text("50%".into());
+        let task = validate(&spec).unwrap();
+        let nodes: Vec<Facts> = (0..51).map(|n| node(&format!("n{n}"), true)).collect();
+        let within = plan(&task, &nodes[..50], &Findings::default(), BREAKER);
+        assert_eq!((within.at_once, within.throttled), (25, None));
+        let above = plan(&task, &nodes, &Findings::default(), BREAKER);
+        assert_eq!(above.at_once, 5);
+        assert!(above.throttled.unwrap().starts_with("26 nodes at once were asked for"));
     }
 }

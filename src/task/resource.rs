@@ -16,6 +16,8 @@ use serde::{Deserialize, Serialize};
 pub const MAX_FAILED_NODES: usize = 100;
 /// How many ignored nodes a status spells out; the rest are counted.
 pub const MAX_IGNORED_NODES: usize = 100;
+/// The most tries that `retry.limit` may add.
+pub const MAX_RETRIES: u32 = 5;
 
 /// A whole number, or a percentage such as `25%`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,7 +47,8 @@ pub enum BatchPolicy {
     Barrier,
     /// A sliding window of `batchSize` nodes.
     Rolling,
-    /// Batches start at one node and double up to `batchSize` while they succeed.
+    /// Batches start at one node and double up to `batchSize` while they succeed: one with a failed node is followed by
+    /// one of the same size.
     Doubling,
 }
 
@@ -55,7 +58,8 @@ pub enum FailurePolicy {
     /// It stays failed.
     #[default]
     Skip,
-    /// It is tried again in a later batch, by `retry`.
+    /// It is tried again in a later batch, by `retry`, unless nothing but time could not help: an image that does not
+    /// exist is not asked for again.
     Retry,
 }
 
@@ -103,7 +107,7 @@ impl PullPolicy {
 }
 
 /// What kind of object pulls on a node.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum WorkerKind {
     /// One Job per node.
     #[default]
@@ -163,18 +167,19 @@ pub struct LocalReference {
 }
 
 /// The retry rule of a task with `failurePolicy: Retry`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Retry {
     /// How many further tries a failed node gets.
     #[schemars(range(min = 0, max = 5))]
-    #[serde(default)]
+    #[serde(default = "default_retry_limit")]
     pub limit: u32,
     /// How the delay grows.
     #[serde(default)]
     pub strategy: RetryStrategy,
-    /// The first delay, such as `30s`.
+    /// The first delay, such as `1m`, up to 24 hours; 30 seconds by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 20))]
     pub delay: Option<String>,
 }
 
@@ -221,6 +226,7 @@ pub struct Notification {
 #[x_kube(validation = Rule::new("has(self.retry) == has(oldSelf.retry) && (!has(self.retry) || self.retry == oldSelf.retry) && has(self.deadline) == has(oldSelf.deadline) && (!has(self.deadline) || self.deadline == oldSelf.deadline)").message("retry and deadline cannot be changed after creation"))]
 #[x_kube(validation = Rule::new("has(self.imagePullSecrets) == has(oldSelf.imagePullSecrets) && (!has(self.imagePullSecrets) || self.imagePullSecrets == oldSelf.imagePullSecrets) && has(self.serviceAccountName) == has(oldSelf.serviceAccountName) && (!has(self.serviceAccountName) || self.serviceAccountName == oldSelf.serviceAccountName)").message("imagePullSecrets and serviceAccountName cannot be changed after creation"))]
 #[x_kube(validation = Rule::new("self.imagePullPolicy == oldSelf.imagePullPolicy && self.worker == oldSelf.worker && self.pullMethod == oldSelf.pullMethod && has(self.retain) == has(oldSelf.retain) && (!has(self.retain) || self.retain == oldSelf.retain)").message("imagePullPolicy, worker, pullMethod and retain cannot be changed after creation"))]
+#[x_kube(validation = Rule::new("has(self.notify) == has(oldSelf.notify) && (!has(self.notify) || self.notify == oldSelf.notify)").message("notify cannot be changed after creation"))]
 #[x_kube(validation = Rule::new("!oldSelf.cancel || self.cancel").message("a cancelled task cannot be taken up again; create another task"))]
 #[serde(rename_all = "camelCase")]
 pub struct PrewarmTaskSpec {
@@ -267,6 +273,7 @@ pub struct PrewarmTaskSpec {
     pub failure_policy: FailurePolicy,
     /// The rule of `failurePolicy: Retry`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("!has(self.delay) || (self.delay.matches('^([0-9]+(\\\\.[0-9]+)?(ms|s|m|h))+$') && duration(self.delay) <= duration('24h'))").message("retry.delay must be a duration up to 24h, such as 30s"))]
     pub retry: Option<Retry>,
     /// The share of nodes that must be warm for the task to count as completed, `0%` to `100%`.
     #[serde(default = "default_success_threshold")]
@@ -350,6 +357,16 @@ fn default_success_threshold() -> String {
     "90%".into()
 }
 
+fn default_retry_limit() -> u32 {
+    3
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { limit: default_retry_limit(), strategy: RetryStrategy::default(), delay: None }
+    }
+}
+
 impl PrewarmTaskSpec {
     /// A spec for these images with every other field at its default.
     #[must_use]
@@ -376,7 +393,8 @@ impl Default for Amount {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
-    /// `Progressing`, `Complete` or `Failed`.
+    /// `Progressing`, `Complete` or `Failed`; `Throttled`, `NodesChecked` and
+    /// `WorkersElsewhere` where there is something to say.
     #[serde(rename = "type")]
     pub type_: String,
     /// `True`, `False` or `Unknown`.
@@ -430,6 +448,18 @@ pub struct ImageStatus {
     /// The digest that the nodes reported, where the method tells it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
+    /// Why the image is not asked for on further nodes, which count it as failed: no node could have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given_up: Option<GivenUp>,
+}
+
+/// Why an image is not asked for any more.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct GivenUp {
+    /// One of the closed set of reasons, such as `ImageNotFound`.
+    pub reason: String,
+    /// The words of the kubelet.
+    pub message: String,
 }
 
 /// What a task has come to.
@@ -448,6 +478,8 @@ pub struct PrewarmTaskStatus {
     pub total_nodes: u32,
     /// On how many every image is warm.
     pub succeeded_nodes: u32,
+    /// On how many of those every image was known to be there, so that nothing was pulled.
+    pub already_warm_nodes: u32,
     /// How many failed.
     pub failed_node_count: u32,
     /// How many were chosen and then not tried.
@@ -464,8 +496,8 @@ pub struct PrewarmTaskStatus {
     pub ignored_node_count: u32,
     /// What became of each image.
     pub images: Vec<ImageStatus>,
-    /// One letter per node of the plan, in its order: `.` waiting, `s` succeeded, `f` failed, `k` skipped. The record
-    /// that a restarted controller goes on from.
+    /// One letter per node of the plan, in its order: `.` waiting, `1` to `5` failed that often and to be tried again,
+    /// `s` succeeded, `w` already warm, `f` failed, `k` skipped. The record that a restarted controller goes on from.
     pub node_states: String,
     /// When the first node was begun, RFC 3339.
     pub start_time: Option<String>,
@@ -493,8 +525,15 @@ pub struct PrewarmTaskStatus {
 pub struct PrewarmPlanSpec {
     /// The chosen nodes, by name.
     pub nodes: Vec<String>,
-    /// The size of each batch; their sum is the number of nodes.
-    pub batches: Vec<u32>,
+    /// How many nodes at once: `batchSize`, as a number of these nodes, or less where the circuit breaker says so.
+    #[serde(default)]
+    pub at_once: u32,
+    /// Why `atOnce` is less than was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub throttled: Option<String>,
+    /// What the checks of nodes could not find out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unchecked: Vec<String>,
     /// The nodes that matched and were left out, bounded.
     #[serde(default)]
     pub ignored: Vec<IgnoredNode>,

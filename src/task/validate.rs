@@ -2,11 +2,18 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use super::{Amount, BatchPolicy, LocalReference, PrewarmTaskSpec, PullMethod, PullPolicy};
+use super::{
+    Amount, BatchPolicy, FailurePolicy, LocalReference, PrewarmTaskSpec, PullMethod, PullPolicy, RetryStrategy,
+    WorkerKind, resource::MAX_RETRIES,
+};
 use crate::{duration, image::Reference, node::Demand};
 
 /// How many nodes `auto` takes at most where no workload says more.
 pub const AUTO_NODES: u32 = 100;
+/// The first delay before a further try, where the spec names none.
+const RETRY_DELAY: Duration = Duration::from_secs(30);
+/// No delay grows beyond this, whatever the strategy.
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(24 * 3600);
 
 /// A number, or a share in percent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +33,28 @@ impl Share {
             Self::Percent(percent) => (total * percent as usize).div_ceil(100),
         };
         many.max(1).min(total)
+    }
+}
+
+/// How a failed node is tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetryRule {
+    /// How many further tries; none with `failurePolicy: Skip`.
+    pub limit: u8,
+    strategy: RetryStrategy,
+    delay: Duration,
+}
+
+impl RetryRule {
+    /// How long to wait after the `tries`th failure, from 1.
+    #[must_use]
+    pub fn delay(&self, tries: u8) -> Duration {
+        let tries = u32::from(tries.max(1));
+        let factor = match self.strategy {
+            RetryStrategy::Linear => tries,
+            RetryStrategy::Exponential => 1 << (tries - 1).min(MAX_RETRIES),
+        };
+        self.delay.saturating_mul(factor).min(MAX_RETRY_DELAY)
     }
 }
 
@@ -56,6 +85,20 @@ pub struct ValidTask {
     pub image_pull_policy: PullPolicy,
     /// Which method pulls.
     pub pull_method: PullMethod,
+    /// What kind of object pulls.
+    pub worker: WorkerKind,
+    /// What a failed node gets.
+    pub retry: RetryRule,
+    /// How long finished workers stay after the task's end.
+    pub retain: Duration,
+}
+
+impl ValidTask {
+    /// Whether the task names credentials of its namespace.
+    #[must_use]
+    pub fn has_credentials(&self) -> bool {
+        !self.image_pull_secrets.is_empty() || self.service_account_name.is_some()
+    }
 }
 
 /// Reads the images; every problem is named with its field.
@@ -99,6 +142,11 @@ pub fn validate(spec: &PrewarmTaskSpec) -> Result<ValidTask, Vec<String>> {
     };
     let timeout = time("timeout", &spec.timeout);
     let deadline = spec.deadline.as_deref().map(|text| time("deadline", text));
+    let retain = spec.retain.as_deref().map_or(Duration::ZERO, |text| time("retain", text));
+    let rule = spec.retry.clone().unwrap_or_default();
+    let delay = rule.delay.as_deref().map_or(RETRY_DELAY, |text| time("retry.delay", text));
+    let tries = if spec.failure_policy == FailurePolicy::Retry { rule.limit.min(MAX_RETRIES) } else { 0 };
+    let retry = RetryRule { limit: u8::try_from(tries).unwrap_or(0), strategy: rule.strategy, delay };
     let mut share = |field: &str, amount: &Amount, words: &[(&str, Share)]| {
         parse_share(amount, words).unwrap_or_else(|| {
             problems
@@ -132,6 +180,9 @@ pub fn validate(spec: &PrewarmTaskSpec) -> Result<ValidTask, Vec<String>> {
         service_account_name: spec.service_account_name.clone(),
         image_pull_policy: spec.image_pull_policy,
         pull_method: spec.pull_method,
+        worker: spec.worker,
+        retry,
+        retain,
     })
 }
 
@@ -175,6 +226,19 @@ mod tests {
         assert_eq!(problems.len(), 4, "{problems:#?}");
         assert!(problems[0].starts_with("spec.images[0]"));
         assert!(problems[1].contains("same image as spec.images[1]"));
+    }
+
+    #[rstest]
+    #[case(RetryStrategy::Linear, &[10, 20, 30, 40])]
+    #[case(RetryStrategy::Exponential, &[10, 20, 40, 80])]
+    fn delays(#[case] strategy: RetryStrategy, #[case] expected: &[u64]) {
+        let mut spec = PrewarmTaskSpec::new(vec!["nginx".into()]);
+        spec.retry = Some(crate::task::Retry { limit: 4, strategy, delay: Some("10s".into()) });
+        assert_eq!(validate(&spec).unwrap().retry.limit, 0, "failurePolicy is Skip");
+        spec.failure_policy = FailurePolicy::Retry;
+        let rule = validate(&spec).unwrap().retry;
+        assert_eq!(rule.limit, 4);
+        assert_eq!((1..=4).map(|tries| rule.delay(tries).as_secs()).collect::<Vec<_>>(), expected);
     }
 
     #[rstest]

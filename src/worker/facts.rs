@@ -1,24 +1,31 @@
-//! What is kept of worker Jobs and their pods.
+//! What is kept of workers and their pods: a typed Pod of 46 KB comes down to a kilobyte.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use k8s_openapi::{
     api::{
         batch::v1::Job,
         core::v1::{ContainerStatus, Pod},
     },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
     jiff::Timestamp,
 };
 use kube::ResourceExt;
 
-use super::{BATCH_LABEL, NODE_ANNOTATION, TASK_UID_LABEL};
+use super::{
+    ASKED_ANNOTATION, ATTEMPT_LABEL, BATCH_LABEL, NODE_ANNOTATION, PART_LABEL, TASK_UID_LABEL,
+    pod::{INSTALL_CONTAINER, image_index},
+};
+use crate::{node::Interner, task::WorkerKind};
 
 /// The label by which the Job controller marks a Job's pods.
 const JOB_NAME_LABEL: &str = "batch.kubernetes.io/job-name";
 
-/// A worker Job.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct JobFacts {
+/// A worker: a Job, or a bare pod.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WorkerFacts {
+    /// What it is.
+    pub kind: WorkerKind,
     /// Its namespace.
     pub namespace: String,
     /// Its name.
@@ -29,52 +36,142 @@ pub struct JobFacts {
     pub node: String,
     /// The index of its batch.
     pub batch: u32,
+    /// Which try on the node it is, from 0.
+    pub attempt: u8,
+    /// Which part of the images it pulls, from 0.
+    pub part: u16,
+    /// The images that it pulls, by their index in the task.
+    pub asked: Box<[u16]>,
     /// When it was created.
     pub created: Option<Timestamp>,
     /// Whether it is being deleted.
     pub deleting: bool,
-    /// Reason and message of its `Failed` condition.
-    pub failed: Option<(String, String)>,
+    /// Whether nothing of it runs any more.
+    pub finished: bool,
+    /// Reason and message of a Job's `Failed` condition.
+    pub failed: Option<Box<(String, String)>>,
 }
 
-impl From<&Job> for JobFacts {
-    fn from(job: &Job) -> Self {
-        let label = |name: &str| job.labels().get(name).cloned().unwrap_or_default();
-        let conditions = job.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+impl WorkerFacts {
+    fn new(kind: WorkerKind, meta: &ObjectMeta) -> Self {
+        let label = |name: &str| meta.labels.as_ref().and_then(|all| all.get(name)).map_or("", String::as_str);
+        let note = |name: &str| meta.annotations.as_ref().and_then(|all| all.get(name)).map_or("", String::as_str);
         Self {
-            namespace: job.namespace().unwrap_or_default(),
-            name: job.name_any(),
-            task_uid: label(TASK_UID_LABEL),
-            node: job.annotations().get(NODE_ANNOTATION).cloned().unwrap_or_default(),
+            kind,
+            namespace: meta.namespace.clone().unwrap_or_default(),
+            name: meta.name.clone().unwrap_or_default(),
+            task_uid: label(TASK_UID_LABEL).to_owned(),
+            node: note(NODE_ANNOTATION).to_owned(),
             batch: label(BATCH_LABEL).parse().unwrap_or_default(),
-            created: job.metadata.creation_timestamp.as_ref().map(|time| time.0),
-            deleting: job.metadata.deletion_timestamp.is_some(),
-            failed: conditions
-                .iter()
-                .find(|c| c.type_ == "Failed" && c.status == "True")
-                .map(|c| (c.reason.clone().unwrap_or_default(), c.message.clone().unwrap_or_default())),
+            attempt: label(ATTEMPT_LABEL).parse().unwrap_or_default(),
+            part: label(PART_LABEL).parse().unwrap_or_default(),
+            asked: note(ASKED_ANNOTATION).split(',').filter_map(|index| index.parse().ok()).collect(),
+            created: meta.creation_timestamp.as_ref().map(|time| time.0),
+            deleting: meta.deletion_timestamp.is_some(),
+            finished: false,
+            failed: None,
+        }
+    }
+
+    /// Namespace and name, by which its pod is found.
+    #[must_use]
+    pub fn key(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+
+    /// A bare pod of ours; none for a Job's.
+    #[must_use]
+    pub fn of_pod(pod: &Pod) -> Option<Self> {
+        if pod.labels().contains_key(JOB_NAME_LABEL) {
+            return None;
+        }
+        let finished = PodPhase::of(pod).is_final();
+        Some(Self { finished, ..Self::new(WorkerKind::Pod, &pod.metadata) })
+    }
+}
+
+impl From<&Job> for WorkerFacts {
+    fn from(job: &Job) -> Self {
+        let conditions = job.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+        let is = |name: &str| conditions.iter().find(|c| c.type_ == name && c.status == "True");
+        let failed = is("Failed")
+            .map(|c| Box::new((c.reason.clone().unwrap_or_default(), c.message.clone().unwrap_or_default())));
+        Self {
+            finished: is("Complete").is_some() || failed.is_some(),
+            failed,
+            ..Self::new(WorkerKind::Job, &job.metadata)
         }
     }
 }
+
+/// A pod's phase.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PodPhase {
+    /// Its containers have not all started.
+    #[default]
+    Pending,
+    /// One of them runs.
+    Running,
+    /// All ended well.
+    Succeeded,
+    /// All ended, and not all well.
+    Failed,
+}
+
+impl PodPhase {
+    fn of(pod: &Pod) -> Self {
+        match pod.status.as_ref().and_then(|status| status.phase.as_deref()) {
+            Some("Running") => Self::Running,
+            Some("Succeeded") => Self::Succeeded,
+            Some("Failed") => Self::Failed,
+            _ => Self::Pending,
+        }
+    }
+
+    /// Whether nothing of the pod runs any more.
+    #[must_use]
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed)
+    }
+}
+
+/// Reason and message, where there is either.
+type Words = Option<Box<(String, String)>>;
 
 /// Where a container stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ContainerState {
     /// It waits, with the kubelet's reason and message.
-    Waiting(String, String),
+    Waiting(Words),
     /// It runs: its image is there.
     Running,
-    /// It ended, with exit code, reason and message.
-    Terminated(i32, String, String),
+    /// It ended, with exit code, reason and message; the words of a good end are not kept.
+    Terminated(i32, Words),
+}
+
+impl ContainerState {
+    /// It waits for what the kubelet says.
+    #[must_use]
+    pub fn waiting(reason: &str, message: &str) -> Self {
+        Self::Waiting(Some(Box::new((reason.to_owned(), message.to_owned()))))
+    }
+
+    /// It ended well.
+    #[must_use]
+    pub fn done() -> Self {
+        Self::Terminated(0, None)
+    }
 }
 
 /// A container of a worker pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerFacts {
+    /// The index of its image in the task.
+    pub image: u16,
     /// Where it stands.
     pub state: ContainerState,
     /// The runtime's id of its image, where it was created.
-    pub image_id: String,
+    pub image_id: Option<Arc<str>>,
 }
 
 /// A worker pod.
@@ -84,55 +181,75 @@ pub struct PodFacts {
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// The Job that owns it.
-    pub job: String,
+    /// The worker that it belongs to: its Job, or itself.
+    pub worker: String,
+    /// The UID of its task.
+    pub task_uid: String,
     /// Its phase.
-    pub phase: String,
+    pub phase: PodPhase,
     /// The kubelet's reason for refusing or evicting it.
     pub reason: String,
     /// The message beside it.
     pub message: String,
-    /// Whether it is being deleted.
-    pub deleting: bool,
     /// When it was created.
     pub created: Option<Timestamp>,
-    /// Its containers, by name.
-    pub containers: BTreeMap<String, ContainerFacts>,
-    /// Its init containers, by name.
-    pub init: BTreeMap<String, ContainerFacts>,
+    /// Its containers.
+    pub containers: Box<[ContainerFacts]>,
+    /// The init container that installs the helper.
+    pub install: Option<ContainerState>,
 }
 
-impl From<&Pod> for PodFacts {
-    fn from(pod: &Pod) -> Self {
+impl PodFacts {
+    /// Reduces a pod.
+    #[must_use]
+    pub fn new(pod: &Pod, texts: &Interner) -> Self {
         let status = pod.status.clone().unwrap_or_default();
+        let label = |name: &str| pod.labels().get(name).cloned();
+        let installer = |status: &ContainerStatus| status.name == INSTALL_CONTAINER;
+        let container = |status: ContainerStatus| {
+            let image_id = (!status.image_id.is_empty()).then(|| texts.text(&status.image_id));
+            Some(ContainerFacts { image: image_index(&status.name)?, state: state(status), image_id })
+        };
         Self {
             namespace: pod.namespace().unwrap_or_default(),
             name: pod.name_any(),
-            job: pod.labels().get(JOB_NAME_LABEL).cloned().unwrap_or_default(),
-            phase: status.phase.unwrap_or_default(),
+            worker: label(JOB_NAME_LABEL).unwrap_or_else(|| pod.name_any()),
+            task_uid: label(TASK_UID_LABEL).unwrap_or_default(),
+            phase: PodPhase::of(pod),
             reason: status.reason.unwrap_or_default(),
             message: status.message.unwrap_or_default(),
-            deleting: pod.metadata.deletion_timestamp.is_some(),
             created: pod.metadata.creation_timestamp.as_ref().map(|time| time.0),
-            containers: containers(status.container_statuses),
-            init: containers(status.init_container_statuses),
+            containers: status.container_statuses.unwrap_or_default().into_iter().filter_map(container).collect(),
+            install: status.init_container_statuses.unwrap_or_default().into_iter().find(installer).map(state),
         }
+    }
+
+    /// Namespace and name of its worker.
+    #[must_use]
+    pub fn key(&self) -> String {
+        format!("{}/{}", self.namespace, self.worker)
+    }
+
+    /// The container of an image.
+    #[must_use]
+    pub fn container(&self, image: u16) -> Option<&ContainerFacts> {
+        self.containers.iter().find(|container| container.image == image)
     }
 }
 
-fn containers(statuses: Option<Vec<ContainerStatus>>) -> BTreeMap<String, ContainerFacts> {
-    statuses.unwrap_or_default().into_iter().map(|status| (status.name.clone(), container(status))).collect()
-}
-
-fn container(status: ContainerStatus) -> ContainerFacts {
+fn state(status: ContainerStatus) -> ContainerState {
+    let words = |reason: Option<String>, message: Option<String>| {
+        (reason.is_some() || message.is_some())
+            .then(|| Box::new((reason.unwrap_or_default(), message.unwrap_or_default())))
+    };
     let state = status.state.unwrap_or_default();
-    let state = if let Some(end) = state.terminated {
-        ContainerState::Terminated(end.exit_code, end.reason.unwrap_or_default(), end.message.unwrap_or_default())
+    if let Some(end) = state.terminated {
+        let kept = if end.exit_code == 0 { None } else { words(end.reason, end.message) };
+        ContainerState::Terminated(end.exit_code, kept)
     } else if state.running.is_some() {
         ContainerState::Running
     } else {
         let waiting = state.waiting.unwrap_or_default();
-        ContainerState::Waiting(waiting.reason.unwrap_or_default(), waiting.message.unwrap_or_default())
-    };
-    ContainerFacts { state, image_id: status.image_id }
+        ContainerState::Waiting(words(waiting.reason, waiting.message))
+    }
 }

@@ -1,9 +1,6 @@
 //! Reads a worker pod: what has become of each image.
 
-use super::{
-    ContainerFacts, ContainerState, PodFacts, Reason, Verdict, classify,
-    job::{INSTALL_CONTAINER, container_name},
-};
+use super::{ContainerFacts, ContainerState, PodFacts, PodPhase, Reason, Verdict, classify};
 use crate::image::Reference;
 
 /// What has become of one image.
@@ -20,50 +17,53 @@ pub enum ImageOutcome {
 /// What has become of a worker pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PodOutcome {
-    /// One outcome per image, in the task's order.
+    /// One outcome per image that was asked for, in that order.
     Images(Vec<ImageOutcome>),
     /// The node, or our own helper, is the trouble: no image can be judged.
     Node(Reason, String),
 }
 
-/// Reads the pod. `helper` is the reference of the helper's image.
+/// Reads the pod, which was asked for these of the task's `images`. `helper` is the reference of the helper's image.
 #[must_use]
-pub fn read(pod: &PodFacts, images: &[Reference], helper: &str) -> PodOutcome {
+pub fn read(pod: &PodFacts, images: &[Reference], asked: &[u16], helper: &str) -> PodOutcome {
     if let Some((reason, message)) = refused(pod).or_else(|| helper_trouble(pod, helper)) {
         return PodOutcome::Node(reason, message);
     }
-    let image = |(index, reference): (usize, &Reference)| {
-        pod.containers.get(&container_name(index)).map_or(ImageOutcome::Open(None), |facts| container(facts, reference))
+    let image = |index: &u16| match (pod.container(*index), images.get(usize::from(*index))) {
+        (Some(facts), Some(reference)) => container(facts, reference),
+        _ => ImageOutcome::Open(None),
     };
-    PodOutcome::Images(images.iter().enumerate().map(image).collect())
+    PodOutcome::Images(asked.iter().map(image).collect())
 }
 
 /// A pod that the kubelet never ran: `OutOfpods`, `NodeAffinity`, `Evicted`, ...
 fn refused(pod: &PodFacts) -> Option<(Reason, String)> {
-    let untouched = pod.containers.values().all(|c| matches!(c.state, ContainerState::Waiting(..)));
-    if pod.phase != "Failed" || pod.reason.is_empty() || !untouched {
+    let untouched = pod.containers.iter().all(|c| matches!(c.state, ContainerState::Waiting(_)));
+    if pod.phase != PodPhase::Failed || pod.reason.is_empty() || !untouched {
         return None;
     }
     let text = format!("{}: {}", pod.reason, pod.message);
-    let pressure = pod.reason == "Evicted" && pod.message.to_lowercase().contains("storage");
-    Some((if pressure { Reason::DiskPressure } else { Reason::NodeRefused }, text))
+    let reason = match pod.reason.as_str() {
+        "Evicted" if pod.message.to_lowercase().contains("storage") => Reason::DiskPressure,
+        "DeadlineExceeded" => Reason::Timeout,
+        _ => Reason::NodeRefused,
+    };
+    Some((reason, text))
 }
 
 /// Our helper's own image cannot be had: said of the node, not of the images.
 fn helper_trouble(pod: &PodFacts, helper: &str) -> Option<(Reason, String)> {
-    let installing = pod.init.get(INSTALL_CONTAINER).and_then(|facts| match &facts.state {
-        ContainerState::Waiting(reason, message) => complaint(reason, message, helper),
-        ContainerState::Terminated(code, reason, message) if *code != 0 => {
+    let installing = pod.install.as_ref().and_then(|state| match state {
+        ContainerState::Waiting(Some(words)) => complaint(&words.0, &words.1, helper),
+        ContainerState::Terminated(code, words) if *code != 0 => {
+            let (reason, message) = words.as_deref().cloned().unwrap_or_default();
             Some((Reason::RunError, Verdict::Hopeless, format!("{reason} {message} (exit code {code})")))
         }
         _ => None,
     });
-    let names_helper = |(reason, message): (&String, &String)| {
-        message.contains(helper).then(|| complaint(reason, message, helper)).flatten()
-    };
     let mounting = || {
-        pod.containers.values().find_map(|facts| match &facts.state {
-            ContainerState::Waiting(reason, message) => names_helper((reason, message)),
+        pod.containers.iter().find_map(|facts| match &facts.state {
+            ContainerState::Waiting(Some(words)) if words.1.contains(helper) => complaint(&words.0, &words.1, helper),
             _ => None,
         })
     };
@@ -77,17 +77,18 @@ fn complaint(reason: &str, message: &str, image: &str) -> Option<(Reason, Verdic
 
 fn container(facts: &ContainerFacts, image: &Reference) -> ImageOutcome {
     match &facts.state {
-        ContainerState::Running => ImageOutcome::Open(None),
-        ContainerState::Terminated(0, ..) => ImageOutcome::Warm(digest(&facts.image_id, image)),
-        ContainerState::Terminated(code, reason, message) => {
+        ContainerState::Running | ContainerState::Waiting(None) => ImageOutcome::Open(None),
+        ContainerState::Terminated(0, _) => ImageOutcome::Warm(digest(facts.image_id.as_deref().unwrap_or(""), image)),
+        ContainerState::Terminated(code, words) => {
+            let (reason, message) = words.as_deref().cloned().unwrap_or_default();
             let text = format!("the helper ended with exit code {code}: {reason} {message}");
             let platform = message.contains("exec format error");
             ImageOutcome::Failed(if platform { Reason::PlatformMismatch } else { Reason::RunError }, text.trim().into())
         }
-        ContainerState::Waiting(reason, message) => match classify(reason, message, image.as_written()) {
+        ContainerState::Waiting(Some(words)) => match complaint(&words.0, &words.1, image.as_written()) {
             None => ImageOutcome::Open(None),
-            Some((found, Verdict::Passing)) => ImageOutcome::Open(Some((found, format!("{reason}: {message}")))),
-            Some((found, Verdict::Hopeless)) => ImageOutcome::Failed(found, format!("{reason}: {message}")),
+            Some((found, Verdict::Passing, text)) => ImageOutcome::Open(Some((found, text))),
+            Some((found, Verdict::Hopeless, text)) => ImageOutcome::Failed(found, text),
         },
     }
 }
@@ -102,8 +103,6 @@ fn digest(image_id: &str, image: &Reference) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
 
     fn images() -> Vec<Reference> {
@@ -111,25 +110,28 @@ mod tests {
     }
 
     fn pod(states: Vec<ContainerState>) -> PodFacts {
-        let facts = |state| ContainerFacts { state, image_id: "r.example/a@sha256:12".into() };
-        let containers = states.into_iter().enumerate().map(|(i, state)| (container_name(i), facts(state))).collect();
-        PodFacts { phase: "Pending".into(), containers, ..PodFacts::default() }
+        let facts =
+            |(image, state): (u16, _)| ContainerFacts { image, state, image_id: Some("r.example/a@sha256:12".into()) };
+        PodFacts { containers: (0..).zip(states).map(facts).collect(), ..PodFacts::default() }
     }
 
-    fn waiting(reason: &str, message: &str) -> ContainerState {
-        ContainerState::Waiting(reason.into(), message.into())
+    fn read_all(pod: &PodFacts) -> PodOutcome {
+        read(pod, &images(), &[0, 1], "helper:1")
     }
 
     #[test]
     fn one_bad_image_leaves_the_other_alone() {
-        let done = ContainerState::Terminated(0, "Completed".into(), String::new());
-        let pod = pod(vec![done, waiting("ErrImagePull", "r.example/b:1: not found")]);
-        let PodOutcome::Images(outcomes) = read(&pod, &images(), "helper:1") else { panic!("images") };
-        assert_eq!(outcomes[0], ImageOutcome::Warm(Some("sha256:12".into())));
-        assert_eq!(
-            outcomes[1],
-            ImageOutcome::Failed(Reason::ImageNotFound, "ErrImagePull: r.example/b:1: not found".into())
-        );
+        let bad = ContainerState::waiting("ErrImagePull", "r.example/b:1: not found");
+        let failed = ImageOutcome::Failed(Reason::ImageNotFound, "ErrImagePull: r.example/b:1: not found".into());
+        let expected = PodOutcome::Images(vec![ImageOutcome::Warm(Some("sha256:12".into())), failed]);
+        assert_eq!(read_all(&pod(vec![ContainerState::done(), bad])), expected);
+    }
+
+    #[test]
+    fn only_what_was_asked_for_is_read() {
+        let done = ContainerFacts { image: 1, state: ContainerState::done(), image_id: None };
+        let pod = PodFacts { containers: [done].into(), ..PodFacts::default() };
+        assert_eq!(read(&pod, &images(), &[1], "helper:1"), PodOutcome::Images(vec![ImageOutcome::Warm(None)]));
     }
 
     #[test]
@@ -140,30 +142,37 @@ mod tests {
 
     #[test]
     fn a_refused_pod_speaks_of_the_node() {
-        let pod = PodFacts {
-            phase: "Failed".into(),
-            reason: "OutOfpods".into(),
-            message: "too many pods".into(),
+        let refused = |reason: &str, message: &str| PodFacts {
+            phase: PodPhase::Failed,
+            reason: reason.into(),
+            message: message.into(),
             ..PodFacts::default()
         };
-        let expected = PodOutcome::Node(Reason::NodeRefused, "OutOfpods: too many pods".into());
-        assert_eq!(read(&pod, &images(), "helper:1"), expected);
+        let cases = [
+            ("OutOfpods", "too many pods", Reason::NodeRefused),
+            ("Evicted", "The node was low on resource: ephemeral-storage.", Reason::DiskPressure),
+            ("DeadlineExceeded", "Pod was active on the node longer than the specified deadline", Reason::Timeout),
+        ];
+        for (reason, message, expected) in cases {
+            let text = format!("{reason}: {message}");
+            assert_eq!(read_all(&refused(reason, message)), PodOutcome::Node(expected, text));
+        }
     }
 
     #[test]
     fn a_helper_that_cannot_be_pulled_is_no_images_fault() {
-        let trouble = waiting("ErrImagePull", "failed to pull helper:1: not found");
-        let facts = ContainerFacts { state: trouble.clone(), image_id: String::new() };
-        let by_init = PodFacts { init: BTreeMap::from([(INSTALL_CONTAINER.into(), facts)]), ..pod(vec![]) };
+        let trouble = ContainerState::waiting("ErrImagePull", "failed to pull helper:1: not found");
+        let by_init = PodFacts { install: Some(trouble.clone()), ..pod(vec![]) };
         for pod in [by_init, pod(vec![trouble])] {
-            assert!(matches!(read(&pod, &images(), "helper:1"), PodOutcome::Node(Reason::ImageNotFound, _)));
+            assert!(matches!(read_all(&pod), PodOutcome::Node(Reason::ImageNotFound, _)));
         }
     }
 
     #[test]
     fn a_passing_complaint_stays_open() {
-        let pod = pod(vec![waiting("ErrImagePull", "dial tcp: i/o timeout"), waiting("ContainerCreating", "")]);
-        let PodOutcome::Images(outcomes) = read(&pod, &images(), "helper:1") else { panic!("images") };
+        let timeout = ContainerState::waiting("ErrImagePull", "dial tcp: i/o timeout");
+        let pod = pod(vec![timeout, ContainerState::waiting("ContainerCreating", "")]);
+        let PodOutcome::Images(outcomes) = read_all(&pod) else { panic!("images") };
         assert!(matches!(&outcomes[0], ImageOutcome::Open(Some((Reason::RegistryUnreachable, _)))));
         assert_eq!(outcomes[1], ImageOutcome::Open(None));
     }

@@ -292,6 +292,7 @@ impl Server {
             format!("--namespace={own}"),
             format!("--watch-namespace={}", namespace.name),
             "--coalesce-window=200ms".to_owned(),
+            "--admission-retain=0s".to_owned(),
             "--log-format=text".to_owned(),
         ];
         words.extend_from_slice(more);

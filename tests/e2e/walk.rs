@@ -57,7 +57,11 @@ impl Watched {
                 match event {
                     Ok(Event::Apply(job) | Event::InitApply(job)) => {
                         let node = job.annotations()["prewarm.io/node-name"].clone();
-                        alive.insert(job.name_any(), node.clone());
+                        if has_ended(&job) {
+                            alive.remove(&job.name_any());
+                        } else {
+                            alive.insert(job.name_any(), node.clone());
+                        }
                         let here = alive.values().filter(|other| **other == node).count();
                         most_on_a_node.fetch_max(here, Ordering::Relaxed);
                         let mut made = made.lock().unwrap();
@@ -85,6 +89,11 @@ impl Watched {
     fn jobs_per_node(&self) -> BTreeMap<String, usize> {
         self.made.lock().unwrap().iter().map(|(node, uids)| (node.clone(), uids.len())).collect()
     }
+}
+
+fn has_ended(job: &Job) -> bool {
+    let conditions = job.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    conditions.iter().any(|c| matches!(c.type_.as_str(), "Complete" | "Failed") && c.status == "True")
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,13 +3,27 @@
 //! The command line is read as text and checked as a whole, so that all
 //! mistakes are reported at once.
 
+mod check;
+
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use http::Uri;
 
-use crate::{duration, webhook::DefaultMode};
+use self::check::Check;
+use crate::{
+    controller::WorkerNamespace,
+    health::{DiskSettings, PrometheusSettings},
+    task::plan::Breaker,
+    webhook::DefaultMode,
+};
 
+/// Longest window of intake: longer, and workloads wait for their images again.
+const MAX_WINDOW: Duration = Duration::from_secs(60);
+/// Longest life of a record: by then the kubelet may have deleted the image.
+const MAX_KNOWN_FOR: Duration = Duration::from_secs(24 * 3600);
+/// Longest `retain` of admission's tasks.
+const MAX_RETAIN: Duration = Duration::from_secs(3600);
 /// Where a pod finds the name of its namespace.
 const POD_NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
 
@@ -108,6 +122,63 @@ pub struct ServeArgs {
     /// Tasks that run at once; others wait by priority, then age.
     #[arg(long, env = "MAX_CONCURRENT_TASKS", default_value = "10")]
     pub max_concurrent_tasks: String,
+    /// Where worker pods run: `Workload` (the task's namespace, with its credentials), `Own` (ours, for tasks that name no
+    /// credentials) or `Fallback` (ours where the task's namespace refuses them and no credentials are named).
+    #[arg(long, env = "WORKER_NAMESPACE", default_value = "Workload")]
+    pub worker_namespace: String,
+    /// Images that one worker pod pulls; a node with more gets one pod after another.
+    #[arg(long, env = "IMAGES_PER_POD", default_value = "30")]
+    pub images_per_pod: String,
+    /// Workers at work in the whole cluster, over all tasks.
+    #[arg(long, env = "MAX_WORKERS", default_value = "300")]
+    pub max_workers: String,
+    /// Workers that pull from one registry. Halved when the registry says 429 or 503; grows back.
+    #[arg(long, env = "REGISTRY_CONCURRENCY", default_value = "200")]
+    pub registry_concurrency: String,
+    /// How long an image that was pulled to a node counts as being there; `0s` for never.
+    #[arg(long, env = "KNOWN_FOR", default_value = "10m")]
+    pub known_for: String,
+    /// Above this number of nodes a task works on `--breaker-batch-size` nodes at once at most.
+    #[arg(long, env = "BREAKER_NODES", default_value = "5000")]
+    pub breaker_nodes: String,
+    /// See `--breaker-nodes`.
+    #[arg(long, env = "BREAKER_BATCH_SIZE", default_value = "50")]
+    pub breaker_batch_size: String,
+    /// Finished workers kept by `retain` in the whole cluster; the oldest go first. Kubernetes itself deletes finished pods,
+    /// also other people's, when there are 12,500.
+    #[arg(long, env = "MAX_RETAINED_WORKERS", default_value = "8000")]
+    pub max_retained_workers: String,
+    /// `retain` of tasks made by admission: how long their finished pods hold the images; `0s` for not at all.
+    #[arg(long, env = "ADMISSION_RETAIN", default_value = "10m")]
+    pub admission_retain: String,
+    /// Address of a Prometheus that is asked which nodes to leave out, such as `http://prometheus.monitoring:9090`.
+    #[arg(long, env = "PROMETHEUS_URL")]
+    pub prometheus_url: Option<String>,
+    /// The `PromQL` query: one sample per node.
+    #[arg(long, env = "PROMETHEUS_QUERY")]
+    pub prometheus_query: Option<String>,
+    /// When a sample speaks against its node: `>`, `>=`, `<` or `<=` and a number, such as `>0.9`.
+    #[arg(long, env = "PROMETHEUS_THRESHOLD")]
+    pub prometheus_threshold: Option<String>,
+    /// The label of a sample that names its node: by name, host name or address, with or without a port.
+    #[arg(long, env = "PROMETHEUS_NODE_LABEL", default_value = "node")]
+    pub prometheus_node_label: String,
+    /// File of a bearer token for Prometheus; read again for each query.
+    #[arg(long, env = "PROMETHEUS_TOKEN_FILE")]
+    pub prometheus_token_file: Option<PathBuf>,
+    /// `true`: leave out nodes that have no room for the images, or another platform than they. Asks the registries for
+    /// their manifests, without credentials.
+    #[arg(long, env = "DISK_CHECK", default_value = "false")]
+    pub disk_check: String,
+    /// With `--disk-check`: no image may be larger than this, compressed, such as `20Gi`.
+    #[arg(long, env = "MAX_IMAGE_SIZE")]
+    pub max_image_size: Option<String>,
+    /// With `--disk-check`: `true` asks each node's kubelet how full its disk is. Needs `get` on `nodes/proxy`.
+    #[arg(long, env = "ASK_KUBELETS", default_value = "false")]
+    pub ask_kubelets: String,
+    /// With `--disk-check`: registries that speak plain HTTP, separated by commas.
+    #[arg(long, env = "PLAIN_HTTP_REGISTRIES", default_value = "")]
+    pub plain_http_registries: String,
     /// Look at this namespace only.
     #[arg(long, env = "WATCH_NAMESPACE")]
     pub watch_namespace: Option<String>,
@@ -180,6 +251,26 @@ pub struct Config {
     pub job_ttl: Duration,
     /// Tasks that run at once.
     pub max_concurrent_tasks: usize,
+    /// Where workers run.
+    pub worker_namespace: WorkerNamespace,
+    /// Images that one worker pod pulls.
+    pub images_per_pod: usize,
+    /// Workers at work in the whole cluster.
+    pub max_workers: usize,
+    /// Workers that pull from one registry.
+    pub registry_concurrency: usize,
+    /// How long an image that was pulled counts as being there.
+    pub known_for: Duration,
+    /// When a task may not work on as many nodes at once as it asks for.
+    pub breaker: Breaker,
+    /// Finished workers that may be retained.
+    pub max_retained_workers: usize,
+    /// `retain` of admission's tasks.
+    pub admission_retain: Duration,
+    /// The Prometheus that is asked about nodes.
+    pub prometheus: Option<PrometheusSettings>,
+    /// How room on nodes is judged, where it is.
+    pub disk: Option<DiskSettings>,
     /// The only namespace looked at.
     pub watch_namespace: Option<String>,
     /// `prewarmer`, with the instance's suffix.
@@ -267,7 +358,7 @@ impl Config {
             worker_image: args.worker_image.clone(),
             worker_priority_class: args.worker_priority_class.clone().filter(|name| !name.is_empty()),
             default_mode: check.mode(&args.default_mode),
-            coalesce_window: check.window(&args.coalesce_window),
+            coalesce_window: check.span("--coalesce-window (COALESCE_WINDOW)", &args.coalesce_window, MAX_WINDOW),
             admission_task_ttl: check.number(
                 "--admission-task-ttl-seconds (ADMISSION_TASK_TTL_SECONDS)",
                 &args.admission_task_ttl_seconds,
@@ -283,6 +374,26 @@ impl Config {
                 1,
                 1000,
             ) as usize,
+            worker_namespace: check.worker_namespace(&args.worker_namespace),
+            images_per_pod: check.number("--images-per-pod (IMAGES_PER_POD)", &args.images_per_pod, 1, 100) as usize,
+            max_workers: check.number("--max-workers (MAX_WORKERS)", &args.max_workers, 1, 10_000) as usize,
+            registry_concurrency: check.number(
+                "--registry-concurrency (REGISTRY_CONCURRENCY)",
+                &args.registry_concurrency,
+                1,
+                10_000,
+            ) as usize,
+            known_for: check.span("--known-for (KNOWN_FOR)", &args.known_for, MAX_KNOWN_FOR),
+            breaker: check.breaker(args),
+            max_retained_workers: check.number(
+                "--max-retained-workers (MAX_RETAINED_WORKERS)",
+                &args.max_retained_workers,
+                0,
+                12_000,
+            ) as usize,
+            admission_retain: check.span("--admission-retain (ADMISSION_RETAIN)", &args.admission_retain, MAX_RETAIN),
+            prometheus: check.prometheus(args),
+            disk: check.disk(args),
             watch_namespace,
             object_name: instance.map_or_else(|| "prewarmer".into(), |suffix| format!("prewarmer-{suffix}")),
             certificates: check.certificates(args),
@@ -300,118 +411,6 @@ impl Config {
 #[must_use]
 pub fn pod_namespace() -> Option<String> {
     std::fs::read_to_string(POD_NAMESPACE_FILE).ok().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
-}
-
-struct Check {
-    problems: Vec<String>,
-}
-
-impl Check {
-    fn problem(&mut self, setting: &str, value: &str, expected: &str) {
-        self.problems.push(format!("{setting}: {value:?}: {expected}"));
-    }
-
-    fn label(&mut self, setting: &str, value: &str) {
-        let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        if value.is_empty()
-            || value.len() > 50
-            || !value.chars().all(good)
-            || value.starts_with('-')
-            || value.ends_with('-')
-        {
-            self.problem(setting, value, "expected at most 50 lower-case letters, digits and dashes");
-        }
-    }
-
-    fn address(&mut self, setting: &str, value: &str) -> SocketAddr {
-        value.parse().unwrap_or_else(|_| {
-            self.problem(setting, value, "expected an address and a port, such as 0.0.0.0:8443");
-            SocketAddr::from(([0, 0, 0, 0], 0))
-        })
-    }
-
-    fn url(&mut self, value: Option<&str>) -> Option<Uri> {
-        let value = value?;
-        let parsed: Option<Uri> = value.parse().ok();
-        let good = parsed.filter(|uri| uri.scheme_str() == Some("https") && uri.host().is_some() && uri.path() == "/");
-        if good.is_none() {
-            let expected = "expected https, a host and a port, such as https://127.0.0.1:9443";
-            self.problem("--webhook-url (WEBHOOK_URL)", value, expected);
-        }
-        good
-    }
-
-    fn api(&mut self, args: &ServeArgs) -> Option<SocketAddr> {
-        let given = args.api_addr.as_deref().filter(|text| !text.is_empty());
-        let address = given.map(|text| self.address("--api-addr (API_ADDR)", text));
-        if !matches!(args.api_tls.as_str(), "true" | "false") {
-            self.problem("--api-tls (API_TLS)", &args.api_tls, "expected true or false");
-        }
-        match args.auth.as_str() {
-            "kubernetes" => {}
-            "none" if address.is_some_and(|address| address.ip().is_loopback()) => {}
-            "none" => self.problem("--auth (AUTH)", "none", "needs a loopback --api-addr, such as 127.0.0.1:8080"),
-            other => self.problem("--auth (AUTH)", other, "expected kubernetes, or none"),
-        }
-        address
-    }
-
-    fn mode(&mut self, value: &str) -> DefaultMode {
-        match value {
-            "OptOut" => DefaultMode::OptOut,
-            "OptIn" => DefaultMode::OptIn,
-            _ => {
-                self.problem("--default-mode (DEFAULT_MODE)", value, "expected OptOut or OptIn");
-                DefaultMode::OptOut
-            }
-        }
-    }
-
-    fn window(&mut self, value: &str) -> Duration {
-        let setting = "--coalesce-window (COALESCE_WINDOW)";
-        match duration::parse(value) {
-            Ok(window) if window <= Duration::from_secs(60) => return window,
-            Ok(_) => self.problem(setting, value, "expected at most 60s"),
-            Err(expected) => self.problem(setting, value, &expected),
-        }
-        Duration::ZERO
-    }
-
-    fn number(&mut self, setting: &str, value: &str, least: u32, most: u32) -> u32 {
-        value.parse().ok().filter(|number| (least..=most).contains(number)).unwrap_or_else(|| {
-            self.problem(setting, value, &format!("expected a number from {least} to {most}"));
-            least
-        })
-    }
-
-    fn certificates(&mut self, args: &ServeArgs) -> Option<CertificateFiles> {
-        match (&args.tls_cert_file, &args.tls_key_file, &args.tls_ca_file) {
-            (None, None, None) => None,
-            (Some(certificate), Some(key), Some(ca)) => {
-                Some(CertificateFiles { certificate: certificate.clone(), key: key.clone(), ca: ca.clone() })
-            }
-            _ => {
-                self.problems.push(
-                    "--tls-cert-file (TLS_CERT_FILE), --tls-key-file (TLS_KEY_FILE), --tls-ca-file (TLS_CA_FILE): \
-                     give all three, or none for a self-made certificate"
-                        .into(),
-                );
-                None
-            }
-        }
-    }
-
-    fn log_format(&mut self, value: Option<&str>) -> Option<LogFormat> {
-        match value {
-            None | Some("") => None,
-            Some("text") => Some(LogFormat::Text),
-            Some("json") => Some(LogFormat::Json),
-            Some(other) => {
-                self.problem("--log-format (LOG_FORMAT)", other, "expected text or json");
-                None
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -447,10 +446,35 @@ mod tests {
             "--log-format=xml",
             "--api-addr=0.0.0.0:8080",
             "--auth=none",
+            "--worker-namespace=Mine",
+            "--images-per-pod=0",
+            "--known-for=2d",
+            "--admission-retain=2h",
+            "--prometheus-url=ftp://x",
+            "--prometheus-threshold=90",
+            "--disk-check=maybe",
+            "--max-image-size=big",
         ]);
         let problems = Config::check(&wrong, None).unwrap_err();
-        assert_eq!(problems.len(), 10, "{problems:#?}");
+        assert_eq!(problems.len(), 19, "{problems:#?}");
         assert!(problems.iter().any(|p| p.starts_with("--webhook-addr (WEBHOOK_ADDR): \"8443\": expected")));
+    }
+
+    #[test]
+    fn checks_of_nodes() {
+        let words = [
+            "--prometheus-url=http://p:9090",
+            "--prometheus-query=up",
+            "--prometheus-threshold=<1",
+            "--disk-check=true",
+        ];
+        let config = Config::check(&args(&words), None).unwrap();
+        assert_eq!(config.prometheus.unwrap().label, "node");
+        assert_eq!(config.disk.unwrap().max_image_size, None);
+        let off = Config::check(&args(&[]), None).unwrap();
+        assert_eq!((off.prometheus, off.disk), (None, None));
+        let half = Config::check(&args(&["--prometheus-query=up", "--ask-kubelets=true"]), None).unwrap_err();
+        assert_eq!(half.len(), 3, "{half:#?}");
     }
 
     #[test]

@@ -1,0 +1,199 @@
+//! Reads single settings; every problem names its flag and variable, the value, and what is expected.
+
+use std::{net::SocketAddr, time::Duration};
+
+use http::Uri;
+
+use super::{CertificateFiles, LogFormat, ServeArgs};
+use crate::{
+    controller::WorkerNamespace,
+    duration,
+    health::{DiskSettings, PrometheusSettings},
+    node::bytes,
+    task::plan::Breaker,
+    webhook::DefaultMode,
+};
+
+/// Collects what is wrong.
+pub(super) struct Check {
+    pub(super) problems: Vec<String>,
+}
+
+impl Check {
+    pub(super) fn problem(&mut self, setting: &str, value: &str, expected: &str) {
+        self.problems.push(format!("{setting}: {value:?}: {expected}"));
+    }
+
+    pub(super) fn label(&mut self, setting: &str, value: &str) {
+        let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if value.is_empty()
+            || value.len() > 50
+            || !value.chars().all(good)
+            || value.starts_with('-')
+            || value.ends_with('-')
+        {
+            self.problem(setting, value, "expected at most 50 lower-case letters, digits and dashes");
+        }
+    }
+
+    pub(super) fn address(&mut self, setting: &str, value: &str) -> SocketAddr {
+        value.parse().unwrap_or_else(|_| {
+            self.problem(setting, value, "expected an address and a port, such as 0.0.0.0:8443");
+            SocketAddr::from(([0, 0, 0, 0], 0))
+        })
+    }
+
+    pub(super) fn url(&mut self, value: Option<&str>) -> Option<Uri> {
+        let value = value?;
+        let parsed: Option<Uri> = value.parse().ok();
+        let good = parsed.filter(|uri| uri.scheme_str() == Some("https") && uri.host().is_some() && uri.path() == "/");
+        if good.is_none() {
+            let expected = "expected https, a host and a port, such as https://127.0.0.1:9443";
+            self.problem("--webhook-url (WEBHOOK_URL)", value, expected);
+        }
+        good
+    }
+
+    pub(super) fn api(&mut self, args: &ServeArgs) -> Option<SocketAddr> {
+        let given = args.api_addr.as_deref().filter(|text| !text.is_empty());
+        let address = given.map(|text| self.address("--api-addr (API_ADDR)", text));
+        self.flag("--api-tls (API_TLS)", &args.api_tls);
+        match args.auth.as_str() {
+            "kubernetes" => {}
+            "none" if address.is_some_and(|address| address.ip().is_loopback()) => {}
+            "none" => self.problem("--auth (AUTH)", "none", "needs a loopback --api-addr, such as 127.0.0.1:8080"),
+            other => self.problem("--auth (AUTH)", other, "expected kubernetes, or none"),
+        }
+        address
+    }
+
+    pub(super) fn mode(&mut self, value: &str) -> DefaultMode {
+        match value {
+            "OptOut" => DefaultMode::OptOut,
+            "OptIn" => DefaultMode::OptIn,
+            _ => {
+                self.problem("--default-mode (DEFAULT_MODE)", value, "expected OptOut or OptIn");
+                DefaultMode::OptOut
+            }
+        }
+    }
+
+    pub(super) fn span(&mut self, setting: &str, value: &str, most: Duration) -> Duration {
+        match duration::parse(value) {
+            Ok(span) if span <= most => return span,
+            Ok(_) => self.problem(setting, value, &format!("expected at most {}s", most.as_secs())),
+            Err(expected) => self.problem(setting, value, &expected),
+        }
+        Duration::ZERO
+    }
+
+    fn flag(&mut self, setting: &str, value: &str) -> bool {
+        if !matches!(value, "true" | "false") {
+            self.problem(setting, value, "expected true or false");
+        }
+        value == "true"
+    }
+
+    pub(super) fn worker_namespace(&mut self, value: &str) -> WorkerNamespace {
+        match value {
+            "Workload" => WorkerNamespace::Workload,
+            "Own" => WorkerNamespace::Own,
+            "Fallback" => WorkerNamespace::Fallback,
+            _ => {
+                self.problem("--worker-namespace (WORKER_NAMESPACE)", value, "expected Workload, Own or Fallback");
+                WorkerNamespace::Workload
+            }
+        }
+    }
+
+    pub(super) fn breaker(&mut self, args: &ServeArgs) -> Breaker {
+        let nodes = self.number("--breaker-nodes (BREAKER_NODES)", &args.breaker_nodes, 1, 100_000);
+        let at_once = self.number("--breaker-batch-size (BREAKER_BATCH_SIZE)", &args.breaker_batch_size, 1, 100_000);
+        Breaker { nodes: nodes as usize, at_once: at_once as usize }
+    }
+
+    pub(super) fn prometheus(&mut self, args: &ServeArgs) -> Option<PrometheusSettings> {
+        let given = |value: &Option<String>| value.clone().filter(|text| !text.is_empty());
+        let (url, query) = (given(&args.prometheus_url), given(&args.prometheus_query));
+        let threshold = given(&args.prometheus_threshold);
+        if url.is_none() && query.is_none() && threshold.is_none() {
+            return None;
+        }
+        let known = url.as_ref().and_then(|url| url.parse::<Uri>().ok());
+        let good = known.is_some_and(|url| matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some());
+        if !good {
+            let expected = "expected http or https and a host, such as http://prometheus.monitoring:9090";
+            self.problem("--prometheus-url (PROMETHEUS_URL)", url.as_deref().unwrap_or_default(), expected);
+        }
+        if query.is_none() || threshold.is_none() {
+            let both = "--prometheus-query (PROMETHEUS_QUERY), --prometheus-threshold (PROMETHEUS_THRESHOLD)";
+            self.problems.push(format!("{both}: give both with --prometheus-url"));
+        }
+        let threshold = threshold?;
+        match threshold.parse() {
+            Ok(threshold) => Some(PrometheusSettings {
+                url: url?,
+                query: query?,
+                threshold,
+                label: args.prometheus_node_label.clone(),
+                token_file: args.prometheus_token_file.clone(),
+            }),
+            Err(expected) => {
+                self.problem("--prometheus-threshold (PROMETHEUS_THRESHOLD)", &threshold, &expected);
+                None
+            }
+        }
+    }
+
+    pub(super) fn disk(&mut self, args: &ServeArgs) -> Option<DiskSettings> {
+        let on = self.flag("--disk-check (DISK_CHECK)", &args.disk_check);
+        let ask_kubelets = self.flag("--ask-kubelets (ASK_KUBELETS)", &args.ask_kubelets);
+        let size = args.max_image_size.as_deref().filter(|text| !text.is_empty());
+        let max_image_size = size.and_then(bytes);
+        if let Some(size) = size.filter(|_| max_image_size.is_none()) {
+            self.problem("--max-image-size (MAX_IMAGE_SIZE)", size, "expected bytes, such as 20Gi or 500M");
+        }
+        let plain = args.plain_http_registries.split(',').map(str::trim).filter(|host| !host.is_empty());
+        let plain_registries: Vec<String> = plain.map(str::to_owned).collect();
+        if !on && args.disk_check == "false" && ask_kubelets {
+            self.problems.push("--ask-kubelets (ASK_KUBELETS): needs --disk-check=true".into());
+        }
+        on.then_some(DiskSettings { max_image_size, ask_kubelets, plain_registries })
+    }
+
+    pub(super) fn number(&mut self, setting: &str, value: &str, least: u32, most: u32) -> u32 {
+        value.parse().ok().filter(|number| (least..=most).contains(number)).unwrap_or_else(|| {
+            self.problem(setting, value, &format!("expected a number from {least} to {most}"));
+            least
+        })
+    }
+
+    pub(super) fn certificates(&mut self, args: &ServeArgs) -> Option<CertificateFiles> {
+        match (&args.tls_cert_file, &args.tls_key_file, &args.tls_ca_file) {
+            (None, None, None) => None,
+            (Some(certificate), Some(key), Some(ca)) => {
+                Some(CertificateFiles { certificate: certificate.clone(), key: key.clone(), ca: ca.clone() })
+            }
+            _ => {
+                self.problems.push(
+                    "--tls-cert-file (TLS_CERT_FILE), --tls-key-file (TLS_KEY_FILE), --tls-ca-file (TLS_CA_FILE): \
+                     give all three, or none for a self-made certificate"
+                        .into(),
+                );
+                None
+            }
+        }
+    }
+
+    pub(super) fn log_format(&mut self, value: Option<&str>) -> Option<LogFormat> {
+        match value {
+            None | Some("") => None,
+            Some("text") => Some(LogFormat::Text),
+            Some("json") => Some(LogFormat::Json),
+            Some(other) => {
+                self.problem("--log-format (LOG_FORMAT)", other, "expected text or json");
+                None
+            }
+        }
+    }
+}

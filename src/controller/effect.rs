@@ -1,0 +1,114 @@
+//! What the controller may do to the outside: effects, as values.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::{
+    health::{Candidate, Examination},
+    image::Reference,
+    task::{Phase, PrewarmPlanSpec, PrewarmTaskStatus, WorkerKind, plan::Findings},
+    worker::{Reason, Worker},
+};
+
+/// The task that an effect is for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Target {
+    pub(super) namespace: String,
+    pub(super) name: String,
+    pub(super) uid: String,
+}
+
+/// A change of phase, to be told as a Kubernetes Event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Told {
+    pub(super) phase: Phase,
+    pub(super) message: String,
+}
+
+/// A status to write, and the changes of phase that it brings.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct StatusWrite {
+    pub(super) status: PrewarmTaskStatus,
+    /// The resource version that it is based on.
+    pub(super) version: Option<String>,
+    pub(super) told: Vec<Told>,
+}
+
+/// What should be done.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Effect {
+    /// Ask the checks of nodes.
+    Examine(Box<Examination>),
+    CreatePlan(Arc<PrewarmPlanSpec>),
+    Create(Box<Worker>),
+    /// Ask by a dry run whether the API server would take the pod.
+    Probe(Box<Pod>),
+    Delete(WorkerKind, String, String),
+    /// All workers of the task in a namespace, or those of one batch.
+    DeleteMany(WorkerKind, String, Option<u32>),
+    WriteStatus(Box<StatusWrite>),
+    DeleteTask,
+}
+
+impl Effect {
+    /// Verb and resource, for metrics and logs.
+    pub(super) fn request(&self) -> (&'static str, &'static str) {
+        let plural = |kind: WorkerKind| if kind == WorkerKind::Job { "jobs" } else { "pods" };
+        match self {
+            Self::Examine(_) => ("examine", "nodes"),
+            Self::CreatePlan(_) => ("create", "prewarmplans"),
+            Self::Create(worker) => match **worker {
+                Worker::Job(_) => ("create", "jobs"),
+                Worker::Pod(_) => ("create", "pods"),
+            },
+            Self::Probe(_) => ("dryrun", "pods"),
+            Self::Delete(kind, ..) => ("delete", plural(*kind)),
+            Self::DeleteMany(kind, ..) => ("deletecollection", plural(*kind)),
+            Self::WriteStatus(_) => ("patch", "prewarmtasks"),
+            Self::DeleteTask => ("delete", "prewarmtasks"),
+        }
+    }
+
+    /// What it is known by while it is under way: none is sent a second time meanwhile.
+    pub(super) fn key(&self) -> String {
+        match self {
+            Self::Examine(_) => "examine".into(),
+            Self::CreatePlan(_) => "plan".into(),
+            Self::Create(worker) => {
+                format!("create/{}/{}", worker.metadata().namespace.as_deref().unwrap_or_default(), worker.name())
+            }
+            Self::Probe(_) => "probe".into(),
+            Self::Delete(_, namespace, name) => format!("delete/{namespace}/{name}"),
+            Self::DeleteMany(_, namespace, Some(batch)) => format!("delete-batch/{namespace}/{batch}"),
+            Self::DeleteMany(_, namespace, None) => format!("delete-all/{namespace}"),
+            Self::WriteStatus(_) => "status".into(),
+            Self::DeleteTask => "delete-task".into(),
+        }
+    }
+}
+
+/// What an effect leaves.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Written {
+    /// For a status: the object's new resource version.
+    pub(super) resource_version: Option<String>,
+    /// For an examination.
+    pub(super) findings: Option<Box<Findings>>,
+}
+
+/// Why an effect failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// Somebody else wrote in between: what is newest must be seen first.
+    Stale(String),
+    /// Another try may succeed.
+    Passing(String),
+    /// The API server will not take it as things are.
+    Final(Reason, String),
+}
+
+/// An examination of these nodes for these images.
+pub(super) fn examination(images: &[Reference], nodes: Vec<Candidate>) -> Effect {
+    Effect::Examine(Box::new(Examination { images: images.to_vec(), nodes }))
+}

@@ -1,0 +1,317 @@
+//! The only code that writes to the API server.
+
+use std::sync::Arc;
+
+use k8s_openapi::{
+    api::{
+        batch::v1::Job,
+        core::v1::{Event, EventSource, ObjectReference, Pod},
+    },
+    apimachinery::pkg::apis::meta::v1::Time,
+    jiff::Timestamp,
+};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams},
+};
+use serde_json::json;
+use tokio::sync::{Semaphore, mpsc::Sender};
+
+use super::{
+    effect::{Effect, Refusal, StatusWrite, Target, Told, Written},
+    watches::Observation,
+};
+use crate::{
+    health::Checks,
+    metrics::Metrics,
+    task::{Phase, PrewarmPlan, PrewarmPlanSpec, PrewarmTask, WorkerKind, resource::owner_reference},
+    worker::{BATCH_LABEL, MANAGED_BY, Reason, TASK_UID_LABEL, Worker, event_name},
+};
+
+/// Creations and deletions under way at once: enough that a batch of 100 workers is created in a moment, few enough that
+/// the API server's fairness never has to queue us. Statuses and plans do not wait behind them: a task has one at a time.
+const CONCURRENCY: usize = 32;
+/// Who the Events come from.
+const COMPONENT: &str = "prewarmer";
+
+/// An effect that has ended.
+#[derive(Debug)]
+pub(super) struct Done {
+    /// The task's UID.
+    pub(super) uid: String,
+    /// Which effect.
+    pub(super) effect: Effect,
+    /// What came of it.
+    pub(super) result: Result<Written, Refusal>,
+}
+
+/// Performs effects, and reports their ends.
+pub(super) struct Executor {
+    client: Client,
+    events: Sender<Observation>,
+    metrics: Arc<Metrics>,
+    checks: Arc<Checks>,
+    permits: Arc<Semaphore>,
+}
+
+impl Executor {
+    pub(super) fn new(client: Client, events: Sender<Observation>, metrics: Arc<Metrics>, checks: Arc<Checks>) -> Self {
+        Self { client, events, metrics, checks, permits: Arc::new(Semaphore::new(CONCURRENCY)) }
+    }
+
+    /// Starts each effect; none waits for another.
+    pub(super) fn spawn(&self, target: &Target, effects: Vec<Effect>) {
+        for effect in effects {
+            let performer =
+                Performer { client: self.client.clone(), metrics: Arc::clone(&self.metrics), target: target.clone() };
+            let (events, permits, checks) = (self.events.clone(), Arc::clone(&self.permits), Arc::clone(&self.checks));
+            tokio::spawn(async move {
+                let result = match &effect {
+                    Effect::Examine(examination) => {
+                        let findings = Some(Box::new(checks.examine(examination).await));
+                        Ok(Written { findings, ..Written::default() })
+                    }
+                    Effect::WriteStatus(_) | Effect::CreatePlan(_) => performer.perform(&effect).await,
+                    _ => match permits.acquire().await {
+                        Ok(_permit) => performer.perform(&effect).await,
+                        Err(_) => return,
+                    },
+                };
+                let uid = performer.target.uid;
+                // The receiver is gone only when the controller has stopped: nobody is left to tell.
+                let _ = events.send(Observation::Done(Done { uid, effect, result })).await;
+            });
+        }
+    }
+}
+
+/// Performs one effect.
+struct Performer {
+    client: Client,
+    metrics: Arc<Metrics>,
+    target: Target,
+}
+
+impl Performer {
+    async fn perform(&self, effect: &Effect) -> Result<Written, Refusal> {
+        let (verb, resource) = effect.request();
+        self.count(verb, resource);
+        let result = self.request(effect).await.or_else(|error| accept(effect, error));
+        let Target { name, namespace, .. } = &self.target;
+        match &result {
+            Err(Refusal::Passing(message) | Refusal::Final(_, message)) if !matches!(effect, Effect::Probe(_)) => {
+                tracing::warn!(task = name, namespace, verb, resource, message, "the API server refused");
+            }
+            Err(Refusal::Stale(message)) => {
+                tracing::debug!(task = name, namespace, message, "somebody wrote in between");
+            }
+            _ => {}
+        }
+        result
+    }
+
+    fn count(&self, verb: &str, resource: &str) {
+        self.metrics.kube_requests.with_label_values(&[verb, resource]).inc();
+    }
+
+    fn api<K>(&self, namespace: &str) -> Api<K>
+    where
+        K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
+    {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    async fn request(&self, effect: &Effect) -> kube::Result<Written> {
+        let (target, post) = (&self.target, PostParams::default());
+        match effect {
+            Effect::Examine(_) => {}
+            Effect::CreatePlan(spec) => {
+                self.api::<PrewarmPlan>(&target.namespace).create(&post, &owned_plan(target, spec)).await?;
+            }
+            Effect::Create(worker) => {
+                let namespace = worker.metadata().namespace.as_deref().unwrap_or_default();
+                match &**worker {
+                    Worker::Job(job) => drop(self.api::<Job>(namespace).create(&post, job).await?),
+                    Worker::Pod(pod) => drop(self.api::<Pod>(namespace).create(&post, pod).await?),
+                }
+            }
+            Effect::Probe(pod) => {
+                let namespace = pod.namespace().unwrap_or_default();
+                let dry = PostParams { dry_run: true, ..PostParams::default() };
+                self.api::<Pod>(&namespace).create(&dry, pod).await?;
+            }
+            // In the foreground a Job goes after its pods: no pod outlives it.
+            Effect::Delete(WorkerKind::Job, namespace, name) => {
+                self.api::<Job>(namespace).delete(name, &DeleteParams::foreground()).await?;
+            }
+            Effect::Delete(WorkerKind::Pod, namespace, name) => {
+                self.api::<Pod>(namespace).delete(name, &DeleteParams::default()).await?;
+            }
+            Effect::DeleteMany(kind, namespace, batch) => {
+                let batch = batch.map(|batch| format!(",{BATCH_LABEL}={batch}")).unwrap_or_default();
+                let which = ListParams::default().labels(&format!("{TASK_UID_LABEL}={}{batch}", target.uid));
+                match kind {
+                    WorkerKind::Job => {
+                        drop(self.api::<Job>(namespace).delete_collection(&DeleteParams::foreground(), &which).await?);
+                    }
+                    WorkerKind::Pod => {
+                        drop(self.api::<Pod>(namespace).delete_collection(&DeleteParams::default(), &which).await?);
+                    }
+                }
+            }
+            Effect::WriteStatus(write) => return self.write_status(write).await,
+            Effect::DeleteTask => {
+                self.api::<PrewarmTask>(&target.namespace).delete(&target.name, &DeleteParams::default()).await?;
+            }
+        }
+        Ok(Written::default())
+    }
+
+    /// The Events come first: a crash in between repeats them under the same names, where none would be lost.
+    async fn write_status(&self, write: &StatusWrite) -> kube::Result<Written> {
+        for told in &write.told {
+            self.tell(told).await;
+        }
+        let patch = Patch::Merge(status_patch(write));
+        let tasks = self.api::<PrewarmTask>(&self.target.namespace);
+        let written = tasks.patch_status(&self.target.name, &PatchParams::default(), &patch).await?;
+        Ok(Written { resource_version: written.resource_version(), findings: None })
+    }
+
+    /// An Event is for people; that it cannot be written holds up nothing.
+    async fn tell(&self, told: &Told) {
+        self.count("create", "events");
+        let events = self.api::<Event>(&self.target.namespace);
+        match events.create(&PostParams::default(), &event(&self.target, told, Timestamp::now())).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {}
+            Err(error) => tracing::debug!(task = self.target.name, %error, "an Event was not taken"),
+        }
+    }
+}
+
+/// With the resource version, so that a predecessor that has not noticed its end cannot overwrite ours.
+fn status_patch(write: &StatusWrite) -> serde_json::Value {
+    json!({
+        "apiVersion": "prewarm.io/v1alpha1",
+        "kind": "PrewarmTask",
+        "metadata": { "resourceVersion": write.version },
+        "status": write.status,
+    })
+}
+
+fn owned_plan(target: &Target, spec: &PrewarmPlanSpec) -> PrewarmPlan {
+    let metadata = ObjectMeta {
+        name: Some(format!("plan-{}", target.uid)),
+        namespace: Some(target.namespace.clone()),
+        labels: Some([(MANAGED_BY.0.to_owned(), MANAGED_BY.1.to_owned())].into()),
+        owner_references: Some(vec![owner_reference(&target.name, &target.uid)]),
+        ..ObjectMeta::default()
+    };
+    PrewarmPlan { metadata, spec: spec.clone() }
+}
+
+/// The name follows from the task and the phase: however often a phase is told, there is one Event of it.
+fn event(target: &Target, told: &Told, now: Timestamp) -> Event {
+    let phase = told.phase.as_str();
+    Event {
+        metadata: ObjectMeta {
+            name: Some(event_name(&target.name, &target.uid, phase)),
+            namespace: Some(target.namespace.clone()),
+            ..ObjectMeta::default()
+        },
+        involved_object: ObjectReference {
+            api_version: Some(PrewarmTask::api_version(&()).into_owned()),
+            kind: Some(PrewarmTask::kind(&()).into_owned()),
+            namespace: Some(target.namespace.clone()),
+            name: Some(target.name.clone()),
+            uid: Some(target.uid.clone()),
+            ..ObjectReference::default()
+        },
+        type_: Some(if told.phase == Phase::Failed { "Warning" } else { "Normal" }.into()),
+        reason: Some(phase.into()),
+        message: Some(told.message.clone()),
+        count: Some(1),
+        first_timestamp: Some(Time(now)),
+        last_timestamp: Some(Time(now)),
+        source: Some(EventSource { component: Some(COMPONENT.into()), host: None }),
+        reporting_component: Some(COMPONENT.into()),
+        ..Event::default()
+    }
+}
+
+/// What a refusal means. Creating what is there already, and deleting what is gone, is success.
+fn accept(effect: &Effect, error: kube::Error) -> Result<Written, Refusal> {
+    let kube::Error::Api(status) = error else { return Err(Refusal::Passing(error.to_string())) };
+    let creates = matches!(effect, Effect::Create(_) | Effect::CreatePlan(_));
+    let deletes = matches!(effect, Effect::Delete(..) | Effect::DeleteMany(..) | Effect::DeleteTask);
+    let updates = matches!(effect, Effect::WriteStatus(_));
+    match status.code {
+        409 if creates && status.reason == "AlreadyExists" => Ok(Written::default()),
+        404 if deletes => Ok(Written::default()),
+        404 | 409 if updates => Err(Refusal::Stale(status.message)),
+        403 if status.message.contains("exceeded quota") => Err(Refusal::Final(Reason::QuotaExceeded, status.message)),
+        400 | 403 | 404 | 422 => Err(Refusal::Final(Reason::Forbidden, status.message)),
+        _ => Err(Refusal::Passing(status.message)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+    use rstest::rstest;
+
+    use super::*;
+
+    fn create() -> Effect {
+        Effect::Create(Box::new(Worker::Job(Box::default())))
+    }
+
+    fn refusal(effect: &Effect, code: u16, reason: &str, message: &str) -> Result<Written, Refusal> {
+        let status = Status { code, reason: reason.into(), message: message.into(), ..Status::default() };
+        accept(effect, kube::Error::Api(Box::new(status)))
+    }
+
+    #[rstest]
+    #[case(403, "jobs is forbidden: exceeded quota: q, requested: count/jobs.batch=1", Reason::QuotaExceeded)]
+    #[case(403, "admission webhook denied the request", Reason::Forbidden)]
+    #[case(403, r#"pods "x" is forbidden: violates PodSecurity "restricted:latest""#, Reason::Forbidden)]
+    #[case(403, r#"pods "x" is forbidden: [minimum cpu usage per Container is 10m]"#, Reason::Forbidden)]
+    #[case(422, "spec.template: invalid", Reason::Forbidden)]
+    fn final_refusals(#[case] code: u16, #[case] message: &str, #[case] expected: Reason) {
+        for effect in [create(), Effect::Probe(Box::default())] {
+            assert!(
+                matches!(refusal(&effect, code, "", message), Err(Refusal::Final(reason, _)) if reason == expected)
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_so_already_is_success() {
+        assert!(refusal(&create(), 409, "AlreadyExists", "").is_ok());
+        assert!(refusal(&Effect::Delete(WorkerKind::Job, "a".into(), "b".into()), 404, "NotFound", "").is_ok());
+        let many = Effect::DeleteMany(WorkerKind::Pod, "a".into(), None);
+        assert!(matches!(refusal(&many, 500, "", ""), Err(Refusal::Passing(_))));
+    }
+
+    #[test]
+    fn a_write_in_between_is_not_overwritten() {
+        let status = Box::default();
+        let status = Effect::WriteStatus(Box::new(StatusWrite { status: *status, version: None, told: Vec::new() }));
+        assert!(matches!(refusal(&status, 409, "Conflict", ""), Err(Refusal::Stale(_))));
+        assert!(matches!(refusal(&status, 404, "NotFound", ""), Err(Refusal::Stale(_))));
+    }
+
+    #[test]
+    fn one_event_per_phase() {
+        let target = Target { namespace: "shop".into(), name: "t".repeat(253), uid: "u".into() };
+        let told = |phase| Told { phase, message: "m".into() };
+        let name = |phase, second| {
+            let now = Timestamp::from_second(second).unwrap();
+            event(&target, &told(phase), now).metadata.name.unwrap()
+        };
+        assert_eq!(name(Phase::Running, 1), name(Phase::Running, 2));
+        assert_ne!(name(Phase::Running, 1), name(Phase::Failed, 1));
+        assert!(name(Phase::Running, 1).len() <= 253);
+    }
+}

@@ -1,0 +1,185 @@
+//! From the workers on a node to what is to be said of it. *Pure.*
+
+use std::ops::Range;
+
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+
+use super::{
+    known::{Known, Scope},
+    planned::{Planned, Refused, later},
+    record::End,
+    run::View,
+    world::may_pull,
+};
+use crate::{
+    node::Facts,
+    task::{PullPolicy, validate::ValidTask},
+    worker::{ImageOutcome, PodOutcome, Reason, WorkerFacts, read},
+};
+
+/// A Job that has no pod after this long, in milliseconds, is asked after: the Job controller makes pods within a second,
+/// unless it has hundreds of Jobs before it, or something refuses them.
+const PODLESS_MS: i64 = 3_000;
+/// A node that is not ready for this long has lost its worker: the kubelet's own restart takes less.
+const UNREADY: SignedDuration = SignedDuration::from_secs(60);
+
+/// What is to be said of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Judgement {
+    /// Its worker is at it.
+    Open,
+    /// Its Job has no pod, and nobody knows why.
+    Podless,
+    /// Its Job has no pod because the API server takes none.
+    Refused(Refused),
+    /// A worker should start, for this part and these images.
+    Start(u16, Vec<usize>),
+    /// A part has come to an end, but its worker waits for ever; it has to make room for the next part.
+    Settle(u16, Vec<ImageOutcome>),
+    /// The try has ended.
+    End(End),
+}
+
+/// What one worker has come to.
+enum Look {
+    Outcomes(Vec<ImageOutcome>),
+    Says(Judgement),
+}
+
+/// What is needed to judge.
+pub(super) struct Judge<'a> {
+    pub(super) valid: &'a ValidTask,
+    pub(super) planned: &'a Planned,
+    pub(super) view: &'a View<'a>,
+    pub(super) known: &'a Known,
+    pub(super) scope: Scope,
+}
+
+impl Judge<'_> {
+    /// Judges a node by the workers of its present try. A node with more images than one pod may have gets one worker after
+    /// another, each for its part of the images; all stay until the node has ended.
+    pub(super) fn node(&self, index: usize, workers: &[&WorkerFacts]) -> Judgement {
+        let name = &self.planned.spec.nodes[index];
+        let Some(facts) = self.view.nodes.get(name) else {
+            return lost("the node was deleted while it was being warmed");
+        };
+        if !workers.is_empty()
+            && facts.unready_since.is_some_and(|since| self.view.now.duration_since(since) >= UNREADY)
+        {
+            return lost("the node stopped being ready while it was being warmed");
+        }
+        let created = workers.iter().filter_map(|worker| worker.created).min();
+        let late = [created, self.planned.begun(index)].into_iter().flatten().any(|since| self.is_over(since));
+        if !late && workers.iter().any(|worker| worker.deleting) {
+            return Judgement::Open;
+        }
+        let mut outcomes = vec![ImageOutcome::Open(None); self.valid.images.len()];
+        let size = self.view.settings.worker.images_per_pod.max(1);
+        let mut waiting = None;
+        for (part, first) in (0u16..).zip((0..outcomes.len()).step_by(size)) {
+            let images = first..(first + size).min(outcomes.len());
+            if let Some(settled) = self.planned.settled(index, part) {
+                outcomes[images].clone_from_slice(settled);
+                continue;
+            }
+            let Some(worker) = workers.iter().find(|worker| worker.part == part) else {
+                let asked: Vec<usize> = images.clone().filter(|image| self.needs(*image, facts)).collect();
+                if !asked.is_empty() && !late {
+                    return waiting.map_or(Judgement::Start(part, asked), |images: Range<usize>| {
+                        let part = u16::try_from(images.start / size).unwrap_or(u16::MAX);
+                        Judgement::Settle(part, outcomes[images].to_vec())
+                    });
+                }
+                let settled = images.filter(|image| !asked.contains(image));
+                settled.for_each(|image| outcomes[image] = self.without_asking(image));
+                continue;
+            };
+            let found = match self.look(worker, late) {
+                Look::Says(judgement) => return judgement,
+                Look::Outcomes(found) => found,
+            };
+            images.clone().for_each(|image| outcomes[image] = self.without_asking(image));
+            waiting = Some(images).filter(|_| may_pull(worker, self.view.pods)).or(waiting);
+            for (image, outcome) in worker.asked.iter().zip(found) {
+                outcomes[usize::from(*image)] = outcome;
+            }
+        }
+        let warm = outcomes.iter().all(|outcome| matches!(outcome, ImageOutcome::Warm(_)));
+        Judgement::End(if workers.is_empty() && warm { End::AlreadyWarm } else { End::Images(outcomes) })
+    }
+
+    fn is_over(&self, since: Timestamp) -> bool {
+        self.view.now > since && self.view.now.duration_since(since).unsigned_abs() >= self.valid.timeout
+    }
+
+    /// Whether the image has to be asked for on the node.
+    fn needs(&self, image: usize, node: &Facts) -> bool {
+        self.planned.record.given_up(image).is_none() && !self.is_there(image, node)
+    }
+
+    /// Whether the image is known to be on the node. A tag that is to be checked again never is. What the node reports
+    /// counts only for tasks without credentials: with them, the kubelet would have to check at the registry.
+    fn is_there(&self, image: usize, node: &Facts) -> bool {
+        let image = &self.valid.images[image];
+        if self.valid.image_pull_policy == PullPolicy::Always && image.digest().is_none() {
+            return false;
+        }
+        let reported = !self.valid.has_credentials() && node.reports(image);
+        reported || self.known.has(self.scope, &node.name, image, self.view.now)
+    }
+
+    /// What became of an image that was not asked for: it was given up, or it was there.
+    fn without_asking(&self, image: usize) -> ImageOutcome {
+        match self.planned.record.given_up(image) {
+            Some(why) => ImageOutcome::Failed(
+                Reason::from_word(&why.reason),
+                format!("not asked for on this node, because no other could have it: {}", why.message),
+            ),
+            None => ImageOutcome::Warm(None),
+        }
+    }
+
+    fn look(&self, worker: &WorkerFacts, late: bool) -> Look {
+        let Some(pod) = self.view.pods.get(&worker.key()) else { return Look::Says(self.podless(worker, late)) };
+        match read(pod, &self.valid.images, &worker.asked, &self.view.settings.worker.image) {
+            PodOutcome::Node(reason, message) => Look::Says(Judgement::End(End::Node(reason, message))),
+            PodOutcome::Images(outcomes) => {
+                let open = outcomes.iter().any(|outcome| matches!(outcome, ImageOutcome::Open(_)));
+                let over = !open || late || worker.failed.is_some();
+                if over { Look::Outcomes(outcomes) } else { Look::Says(Judgement::Open) }
+            }
+        }
+    }
+
+    fn podless(&self, worker: &WorkerFacts, late: bool) -> Judgement {
+        if let Some(failed) = &worker.failed {
+            let (reason, message) = &**failed;
+            let why = if reason == "DeadlineExceeded" { Reason::Timeout } else { Reason::Unknown };
+            return Judgement::End(End::Node(why, format!("{reason}: {message}")));
+        }
+        if late {
+            let message = "the Job made no pod in time: see its events, and those of kube-controller-manager";
+            return Judgement::End(End::Node(Reason::Timeout, message.into()));
+        }
+        let patience = worker.created.and_then(|created| later(created, PODLESS_MS));
+        if patience.is_none_or(|end| self.view.now < end) {
+            return Judgement::Open;
+        }
+        match &self.planned.refused {
+            // Our own pods may be what fills the quota: when they have ended there is room.
+            Some(refused) if refused.reason == Reason::QuotaExceeded && self.has_pods() => Judgement::Podless,
+            Some(refused) => Judgement::Refused(refused.clone()),
+            None => Judgement::Podless,
+        }
+    }
+
+    /// Whether a worker of the task has a pod at work.
+    fn has_pods(&self) -> bool {
+        let at_work = |worker: &WorkerFacts| self.view.pods.get(&worker.key()).is_some_and(|pod| !pod.phase.is_final());
+        self.view.workers().any(at_work)
+    }
+}
+
+fn lost(message: &str) -> Judgement {
+    Judgement::End(End::Node(Reason::NodeLost, message.into()))
+}

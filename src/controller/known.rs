@@ -1,0 +1,117 @@
+//! What has been warmed lately: an image that is known to be on a node is not pulled again. *Pure.*
+
+use std::{
+    collections::HashMap,
+    hash::{DefaultHasher, Hash, Hasher},
+    time::Duration,
+};
+
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+
+use crate::{image::Reference, task::validate::ValidTask};
+
+/// Images kept: 5,000 nodes with 100 each, about 10 MB. Above it all is forgotten, which costs pulls that find their images
+/// present.
+const MAX_ENTRIES: usize = 500_000;
+
+/// By whom an image was pulled. Another namespace, or other credentials, would have to be checked at the registry again
+/// when its pods start (KEP-2535), and may not learn what is on a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Scope(u64);
+
+impl Scope {
+    pub(super) fn new(namespace: &str, task: &ValidTask) -> Self {
+        let mut hasher = DefaultHasher::new();
+        (namespace, &task.service_account_name, &task.image_pull_secrets).hash(&mut hasher);
+        Self(hasher.finish())
+    }
+
+    fn key(self, image: &Reference) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.0, image.normalized()).hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+/// Our own records of what is where.
+#[derive(Debug)]
+pub(super) struct Known {
+    lifetime: SignedDuration,
+    nodes: HashMap<String, HashMap<u64, Timestamp>>,
+    entries: usize,
+}
+
+impl Known {
+    /// Records count for `lifetime`; none are kept where it is zero.
+    pub(super) fn new(lifetime: Duration) -> Self {
+        let lifetime = SignedDuration::try_from(lifetime).unwrap_or(SignedDuration::ZERO);
+        Self { lifetime, nodes: HashMap::new(), entries: 0 }
+    }
+
+    pub(super) fn learn(&mut self, scope: Scope, node: &str, image: &Reference, now: Timestamp) {
+        let Ok(expiry) = now.checked_add(self.lifetime) else { return };
+        if self.lifetime.is_zero() {
+            return;
+        }
+        if self.entries >= MAX_ENTRIES {
+            self.nodes.clear();
+            self.entries = 0;
+        }
+        if self.nodes.entry(node.to_owned()).or_default().insert(scope.key(image), expiry).is_none() {
+            self.entries += 1;
+        }
+    }
+
+    pub(super) fn has(&self, scope: Scope, node: &str, image: &Reference, now: Timestamp) -> bool {
+        self.nodes.get(node).and_then(|images| images.get(&scope.key(image))).is_some_and(|expiry| now < *expiry)
+    }
+
+    /// Drops what has expired, and all of nodes for which `keep` is false: they are gone, or short of room, and then the
+    /// kubelet deletes images.
+    pub(super) fn prune(&mut self, now: Timestamp, keep: impl Fn(&str) -> bool) {
+        self.nodes.retain(|node, images| {
+            images.retain(|_, expiry| now < *expiry);
+            !images.is_empty() && keep(node)
+        });
+        self.entries = self.nodes.values().map(HashMap::len).sum();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::{LocalReference, PrewarmTaskSpec, validate::validate};
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn records_expire_and_keep_to_their_scope() {
+        let plain = validate(&PrewarmTaskSpec::new(vec!["nginx".into()])).unwrap();
+        let mut spec = PrewarmTaskSpec::new(vec!["nginx".into()]);
+        spec.image_pull_secrets = Some(vec![LocalReference { name: "s".into() }]);
+        let secret = validate(&spec).unwrap();
+        let (scope, image) = (Scope::new("shop", &plain), &plain.images[0]);
+        let mut known = Known::new(Duration::from_secs(60));
+        known.learn(scope, "n1", image, at(0));
+        assert!(known.has(scope, "n1", image, at(59)));
+        assert!(known.has(scope, "n1", &"docker.io/library/nginx:latest".parse().unwrap(), at(59)));
+        assert!(!known.has(scope, "n1", image, at(60)));
+        assert!(!known.has(scope, "n2", image, at(1)));
+        assert!(!known.has(Scope::new("bank", &plain), "n1", image, at(1)));
+        assert!(!known.has(Scope::new("shop", &secret), "n1", image, at(1)));
+        known.prune(at(1), |node| node != "n1");
+        assert!(!known.has(scope, "n1", image, at(1)));
+        assert_eq!(known.entries, 0);
+    }
+
+    #[test]
+    fn without_a_lifetime_nothing_is_kept() {
+        let task = validate(&PrewarmTaskSpec::new(vec!["nginx".into()])).unwrap();
+        let scope = Scope::new("shop", &task);
+        let mut known = Known::new(Duration::ZERO);
+        known.learn(scope, "n1", &task.images[0], at(0));
+        assert!(!known.has(scope, "n1", &task.images[0], at(0)));
+    }
+}

@@ -1,0 +1,336 @@
+//! Single stories.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use super::{
+    super::{Settings, WorkerNamespace, effect::Refusal},
+    simulation::{Outcome, Simulation, settings},
+};
+use crate::{
+    node::Labels,
+    task::{
+        Amount, BatchPolicy, FailurePolicy, LocalReference, Phase, PrewarmTaskSpec, PrewarmTaskStatus, Retry,
+        RetryStrategy, WorkerKind,
+    },
+    worker::Reason,
+};
+
+fn spec(images: usize, batch: u32) -> PrewarmTaskSpec {
+    PrewarmTaskSpec {
+        batch_size: Amount::Count(batch),
+        timeout: "60s".into(),
+        ..PrewarmTaskSpec::new((0..images).map(|image| format!("image-{image}:1")).collect())
+    }
+}
+
+fn retrying(limit: u32) -> PrewarmTaskSpec {
+    PrewarmTaskSpec {
+        failure_policy: FailurePolicy::Retry,
+        retry: Some(Retry { limit, strategy: RetryStrategy::Exponential, delay: Some("10s".into()) }),
+        ..spec(1, 2)
+    }
+}
+
+fn status(simulation: &Simulation) -> PrewarmTaskStatus {
+    simulation.task.status.clone().unwrap()
+}
+
+/// Lets each pod come to the same, as it begins.
+fn run_all(simulation: &mut Simulation, outcome: Outcome) {
+    for _ in 0..400 {
+        for _ in 0..simulation.at_work() {
+            simulation.end_pod(outcome);
+        }
+        simulation.pass(300);
+        simulation.step();
+    }
+}
+
+#[test]
+fn a_node_that_takes_too_long_fails_with_the_last_complaint() {
+    let mut simulation = Simulation::new(1, spec(1, 1));
+    simulation.wait(5);
+    simulation.end_pod(Outcome::Passing);
+    simulation.wait(50);
+    assert_eq!(simulation.phase(), Phase::Running);
+    simulation.wait(15);
+    let status = status(&simulation);
+    assert_eq!(status.phase, Phase::Failed);
+    assert_eq!(status.failed_nodes[0].reason, Reason::RegistryUnreachable.as_str());
+}
+
+#[test]
+fn every_phase_is_told_once() {
+    let mut simulation = Simulation::new(2, spec(1, 1));
+    run_all(&mut simulation, Outcome::Good);
+    let expected = [Phase::Snapshotting, Phase::Running, Phase::Finalizing, Phase::Completed];
+    assert_eq!(simulation.events, expected);
+}
+
+#[test]
+fn what_may_pass_is_tried_again_in_later_batches() {
+    let mut simulation = Simulation::new(3, retrying(2));
+    simulation.wait(2);
+    simulation.end_pod(Outcome::Refused);
+    simulation.end_pod(Outcome::Good);
+    simulation.wait(2);
+    assert_eq!(simulation.letters(), "1s.");
+    simulation.end_pod(Outcome::Good);
+    simulation.wait(2);
+    assert_eq!(status(&simulation).node_states, "1ss");
+    assert_eq!(simulation.at_work(), 0, "the delay is not over");
+    simulation.wait(9);
+    assert_eq!(simulation.at_work(), 1);
+    assert_eq!(status(&simulation).total_batches, 3);
+    assert_eq!(status(&simulation).failed_nodes[0].node, "n00", "what happened is told while it is tried again");
+    simulation.end_pod(Outcome::Good);
+    simulation.wait(3);
+    let status = status(&simulation);
+    assert_eq!((status.phase, status.succeeded_nodes, status.failed_nodes.len()), (Phase::Completed, 3, 0));
+    assert_eq!(status.images[0].succeeded, 3);
+    assert_eq!(status.images[0].failed, 0);
+}
+
+#[test]
+fn tries_come_to_an_end() {
+    let mut simulation = Simulation::new(1, retrying(2));
+    run_all(&mut simulation, Outcome::Refused);
+    assert_eq!(simulation.history.len(), 3);
+    assert_eq!((simulation.phase(), simulation.letters()), (Phase::Failed, "f"));
+}
+
+#[test]
+fn what_does_not_exist_is_not_tried_again() {
+    let mut simulation = Simulation::new(1, retrying(5));
+    run_all(&mut simulation, Outcome::Hopeless);
+    assert_eq!((simulation.history.len(), simulation.letters()), (1, "f"));
+}
+
+#[test]
+fn a_typing_error_is_asked_for_on_three_nodes_only() {
+    let mut simulation = Simulation::new(10, spec(1, 1));
+    run_all(&mut simulation, Outcome::Hopeless);
+    let status = status(&simulation);
+    assert_eq!((status.phase, status.failed_node_count), (Phase::Failed, 10));
+    assert_eq!(simulation.history.len(), 3);
+    assert!(status.failed_nodes[9].message.starts_with("not asked for on this node"));
+    assert_eq!(status.images[0].given_up.as_ref().unwrap().reason, "ImageNotFound");
+}
+
+#[test]
+fn the_other_images_are_still_asked_for() {
+    let mut simulation = Simulation::new(10, spec(2, 1));
+    run_all(&mut simulation, Outcome::Hopeless);
+    let status = status(&simulation);
+    assert_eq!((status.images[0].failed, status.images[1].succeeded), (10, 10));
+    assert_eq!(simulation.history.len(), 10);
+}
+
+#[test]
+fn many_images_come_in_parts_one_after_another() {
+    let mut simulation = Simulation::new(1, spec(5, 1));
+    simulation.wait(2);
+    for part in 0..3 {
+        assert_eq!((simulation.at_work(), simulation.history.len()), (1, part + 1));
+        simulation.end_pod(if part == 1 { Outcome::Hopeless } else { Outcome::Good });
+        // The bad one's pod waits for ever: the node is not at rest until it ends.
+        simulation.wait(2);
+    }
+    let status = status(&simulation);
+    assert_eq!((status.phase, status.failed_node_count), (Phase::Failed, 1));
+    let failed: Vec<u32> = status.images.iter().map(|image| image.failed).collect();
+    assert_eq!(failed, [0, 0, 1, 0, 0]);
+}
+
+#[test]
+fn batches_double_while_they_succeed() {
+    let doubling = PrewarmTaskSpec { batch_policy: BatchPolicy::Doubling, ..spec(1, 4) };
+    let mut simulation = Simulation::new(10, doubling);
+    run_all(&mut simulation, Outcome::Good);
+    let sizes: Vec<usize> =
+        (0..4).map(|label| simulation.history.iter().filter(|(_, batch)| *batch == label).count()).collect();
+    assert_eq!(sizes, [1, 2, 4, 3]);
+    assert_eq!(simulation.phase(), Phase::Completed);
+}
+
+#[test]
+fn what_was_warmed_lately_is_not_pulled_again() {
+    let mut simulation = Simulation::new(3, spec(2, 3));
+    run_all(&mut simulation, Outcome::Good);
+    let second = |mut simulation: Simulation, spec: PrewarmTaskSpec| {
+        let known = std::mem::replace(&mut simulation.shared.known, super::super::known::Known::new(Duration::ZERO));
+        let mut next = Simulation::new(3, spec);
+        next.shared.known = known;
+        run_all(&mut next, Outcome::Good);
+        next
+    };
+    let next = second(simulation, spec(2, 3));
+    assert_eq!((next.history.len(), next.letters()), (0, "www"));
+    assert_eq!(status(&next).already_warm_nodes, 3);
+    let again = second(next, PrewarmTaskSpec { image_pull_policy: crate::task::PullPolicy::Always, ..spec(2, 3) });
+    assert_eq!((again.history.len(), again.letters()), (3, "sss"));
+    let other = second(again, PrewarmTaskSpec { service_account_name: Some("other".into()), ..spec(2, 3) });
+    assert_eq!(other.history.len(), 3, "with other credentials it is not known");
+}
+
+#[test]
+fn finished_workers_are_retained_and_failed_ones_go() {
+    let mut simulation = Simulation::new(2, PrewarmTaskSpec { retain: Some("1h".into()), ..spec(1, 2) });
+    simulation.wait(2);
+    simulation.end_pod(Outcome::Good);
+    simulation.end_pod(Outcome::Hopeless);
+    simulation.wait(4);
+    assert_eq!(simulation.phase(), Phase::Failed);
+    let left: Vec<&str> = simulation.workers.values().map(|worker| worker.node.as_str()).collect();
+    assert_eq!(left, ["n00"]);
+}
+
+#[test]
+fn cancel_removes_everything() {
+    let mut simulation = Simulation::new(4, PrewarmTaskSpec { retain: Some("1h".into()), ..spec(1, 2) });
+    simulation.wait(2);
+    simulation.end_pod(Outcome::Good);
+    simulation.wait(1);
+    simulation.task.spec.cancel = true;
+    simulation.wait(3);
+    assert_eq!((simulation.phase(), simulation.workers.len()), (Phase::Cancelled, 0));
+}
+
+#[test]
+fn a_held_task_starts_nothing_and_goes_on() {
+    let mut simulation = Simulation::new(2, spec(1, 1));
+    simulation.wait(2);
+    simulation.task.spec.suspend = true;
+    simulation.end_pod(Outcome::Good);
+    simulation.wait(10);
+    assert_eq!((simulation.letters(), simulation.at_work()), ("s.", 0));
+    simulation.finish();
+    assert_eq!(simulation.letters(), "ss");
+}
+
+#[test]
+fn a_node_lost_or_cordoned_blocks_no_batch() {
+    let mut simulation = Simulation::new(4, PrewarmTaskSpec { timeout: "10m".into(), ..spec(1, 2) });
+    simulation.wait(2);
+    simulation.drop_node(0);
+    simulation.unready(1);
+    simulation.change_node(2, |facts| facts.unschedulable = true);
+    simulation.wait(50);
+    assert_eq!(simulation.letters(), "f...", "a node may come back within a minute");
+    simulation.wait(15);
+    assert_eq!(simulation.letters(), "ffk.");
+    simulation.finish();
+    let status = status(&simulation);
+    assert_eq!(status.node_states, "ffks");
+    let reasons: BTreeSet<(&str, &str)> =
+        status.failed_nodes.iter().map(|f| (f.node.as_str(), f.reason.as_str())).collect();
+    assert_eq!(reasons, [("n00", "NodeLost"), ("n01", "NodeLost"), ("n02", "NodeRefused")].into());
+}
+
+#[test]
+fn the_whole_task_has_a_deadline() {
+    let mut simulation = Simulation::new(3, PrewarmTaskSpec { deadline: Some("20s".into()), ..spec(1, 1) });
+    simulation.wait(2);
+    simulation.end_pod(Outcome::Good);
+    simulation.wait(25);
+    let status = status(&simulation);
+    assert_eq!((status.phase, status.node_states.as_str()), (Phase::Failed, "sff"));
+    assert_eq!(status.failed_nodes[0].reason, "Timeout");
+    assert!(simulation.workers.is_empty());
+}
+
+#[test]
+fn a_namespace_that_takes_no_pods_is_understood_within_seconds() {
+    let mut simulation = Simulation::new(30, spec(1, 10));
+    (simulation.makes_pods, simulation.refusal) =
+        (false, Some(Refusal::Final(Reason::Forbidden, "violates PodSecurity".into())));
+    simulation.wait(12);
+    let status = status(&simulation);
+    assert_eq!((status.phase, status.failed_node_count), (Phase::Failed, 30));
+    assert_eq!(status.failed_nodes[0].reason, "Forbidden");
+    assert_eq!(simulation.history.len(), 10, "after a batch it is known");
+}
+
+#[test]
+fn refused_pods_go_to_our_own_namespace_where_that_is_allowed() {
+    for worker in [WorkerKind::Job, WorkerKind::Pod] {
+        let away = || Settings { worker_namespace: WorkerNamespace::Fallback, ..settings() };
+        let refused = |spec| {
+            let mut simulation = Simulation::with(3, spec, away());
+            (simulation.makes_pods, simulation.refusal) =
+                (false, Some(Refusal::Final(Reason::QuotaExceeded, "full".into())));
+            run_all(&mut simulation, Outcome::Good);
+            simulation
+        };
+        let task = PrewarmTaskSpec { worker, ..spec(1, 3) };
+        let simulation = refused(task.clone());
+        assert_eq!((simulation.phase(), simulation.letters()), (Phase::Completed, "sss"), "{worker:?}");
+        let said = status(&simulation).conditions;
+        assert!(said.iter().any(|condition| condition.type_ == "WorkersElsewhere" && condition.message == "full"));
+        let secrets = Some(vec![LocalReference { name: "s".into() }]);
+        let simulation = refused(PrewarmTaskSpec { image_pull_secrets: secrets, ..task });
+        assert_eq!((simulation.phase(), simulation.letters()), (Phase::Failed, "fff"), "credentials stay at home");
+        assert_eq!(status(&simulation).failed_nodes[0].reason, "QuotaExceeded");
+    }
+}
+
+#[test]
+fn a_passing_refusal_is_waited_out_and_said() {
+    let mut simulation = Simulation::new(1, PrewarmTaskSpec { worker: WorkerKind::Pod, ..spec(1, 1) });
+    simulation.refusal = Some(Refusal::Passing("failed calling webhook".into()));
+    simulation.wait(10);
+    let said = status(&simulation).conditions[0].message.clone();
+    assert!(said.contains("failed calling webhook"), "{said}");
+    simulation.refusal = None;
+    simulation.finish();
+    assert_eq!(simulation.letters(), "s");
+}
+
+#[test]
+fn above_its_number_of_nodes_the_breaker_acts() {
+    let mut settings = settings();
+    settings.breaker = crate::task::plan::Breaker { nodes: 5, at_once: 2 };
+    let mut simulation = Simulation::with(6, spec(1, 6), settings);
+    simulation.wait(2);
+    assert_eq!(simulation.at_work(), 2);
+    let said = status(&simulation).conditions;
+    assert!(said.iter().any(|condition| condition.type_ == "Throttled" && condition.status == "True"), "{said:?}");
+}
+
+#[test]
+fn a_lost_plan_is_not_guessed_again() {
+    let mut simulation = Simulation::new(3, spec(1, 1));
+    simulation.wait(2);
+    simulation.end_pod(Outcome::Good);
+    simulation.wait(7);
+    simulation.plan = None;
+    simulation.crash();
+    simulation.wait(2);
+    let reason = &status(&simulation).conditions[0].reason;
+    assert_eq!((simulation.phase(), reason.as_str()), (Phase::Failed, "PlanLost"));
+}
+
+#[test]
+fn no_node_is_an_end() {
+    let mut simulation = Simulation::new(0, spec(1, 1));
+    simulation.wait(2);
+    assert_eq!((simulation.phase(), simulation.events.len()), (Phase::Failed, 1));
+    let mut simulation = Simulation::new(1, spec(1, 1));
+    simulation.change_node(0, |facts| (facts.unschedulable, facts.labels) = (true, Labels::default()));
+    simulation.wait(2);
+    assert_eq!(status(&simulation).ignored_nodes[0].reason, "Unschedulable");
+}
+
+#[test]
+fn progress_is_written_every_few_seconds_only() {
+    let mut simulation = Simulation::new(100, PrewarmTaskSpec { batch_policy: BatchPolicy::Rolling, ..spec(1, 10) });
+    simulation.wait(3);
+    let before = simulation.writes.len();
+    for _ in 0..40 {
+        simulation.end_pod(Outcome::Good);
+        simulation.pass(500);
+        simulation.step();
+    }
+    let writes = simulation.writes.len() - before;
+    assert!((3..=6).contains(&writes), "{writes} writes in 20 s of unhurried progress");
+}

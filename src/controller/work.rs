@@ -1,0 +1,444 @@
+//! One look at all nodes of a planned task: what has ended, what is to be removed, what may start. *Pure.*
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fmt,
+    ops::Range,
+};
+
+use k8s_openapi::jiff::Timestamp;
+
+use super::{
+    Settings, Shared, WorkerNamespace,
+    effect::{Effect, Target},
+    judge::{Judge, Judgement},
+    known::Scope,
+    planned::{Planned, after, at_once, later},
+    record::End,
+    run::{View, may_go_away},
+    world::{is_alive, may_pull},
+};
+use crate::{
+    task::{
+        BatchPolicy, PrewarmTaskStatus,
+        batches::{Batches, NodeState, batches},
+        validate::ValidTask,
+    },
+    worker::{Assignment, ImageOutcome, Reason, Worker, WorkerFacts, build, method_for},
+};
+
+/// The API server is asked why a Job has no pod at most this often, in milliseconds: often enough that a refusal is known
+/// within seconds, and one request for all nodes of the task.
+const PROBE_INTERVAL_MS: i64 = 5_000;
+
+/// Which batch is at work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) current: u32,
+    pub(super) total: u32,
+    retrying: bool,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = if self.retrying { "batch of further tries" } else { "batch" };
+        write!(f, "{what} {} of {}", self.current + 1, self.total)
+    }
+}
+
+/// The work on a task, for one step.
+pub(super) struct Work<'a> {
+    target: &'a Target,
+    valid: &'a ValidTask,
+    planned: &'a mut Planned,
+    view: &'a View<'a>,
+    shared: &'a mut Shared,
+    /// The letters that the API server has.
+    recorded: &'a [u8],
+    hosts: &'a [String],
+    at_once: usize,
+    /// Workers of each node's present try.
+    at: BTreeMap<usize, Vec<&'a WorkerFacts>>,
+    /// Which batch was at work when the step began.
+    begun: Batches,
+    urgent: bool,
+}
+
+impl<'a> Work<'a> {
+    pub(super) fn new(
+        target: &'a Target,
+        valid: &'a ValidTask,
+        planned: &'a mut Planned,
+        view: &'a View<'a>,
+        shared: &'a mut Shared,
+        written: &'a PrewarmTaskStatus,
+        hosts: &'a [String],
+    ) -> Self {
+        planned.tire(view.now);
+        let at_once = at_once(&planned.spec, valid);
+        let begun = batches(planned.record.letters(), valid.batch_policy, at_once);
+        let mut at: BTreeMap<usize, Vec<&WorkerFacts>> = BTreeMap::new();
+        for worker in view.workers() {
+            let Some(index) = planned.index_of(&worker.node) else { continue };
+            planned.seen(index, &worker.name);
+            if view.pods.contains_key(&worker.key()) {
+                planned.has_pod();
+            }
+            if planned.record.state(index).attempt() == worker.attempt {
+                at.entry(index).or_default().push(worker);
+            }
+        }
+        planned.seen_alive = view.workers().filter(|worker| is_alive(worker)).count();
+        planned.alive = planned.seen_alive + planned.unseen();
+        let recorded = written.node_states.as_bytes();
+        Self { target, valid, planned, view, shared, recorded, hosts, at_once, at, begun, urgent: false }
+    }
+
+    /// Whether something waits for the status to be written.
+    pub(super) fn is_urgent(&self) -> bool {
+        self.urgent || self.batches() != self.begun
+    }
+
+    fn batches(&self) -> Batches {
+        batches(self.planned.record.letters(), self.valid.batch_policy, self.at_once)
+    }
+
+    /// Where the task stands.
+    pub(super) fn place(&self) -> Place {
+        let batches = self.batches();
+        let total = batches.total + self.planned.retry_batches;
+        let current = batches.current.map_or(total.saturating_sub(1), |batch| batch.index);
+        Place { current, total, retrying: self.planned.retry_batches > 0 }
+    }
+
+    /// Looks at the workers there are, and notes what has ended.
+    pub(super) fn observe(&mut self, overdue: bool) {
+        let open: Vec<usize> = self.at.keys().copied().filter(|index| !self.state(*index).is_final()).collect();
+        let mut dismissed = false;
+        for index in open {
+            match self.judge(index) {
+                Judgement::End(end) => self.end(index, end, !overdue),
+                Judgement::Refused(refused)
+                    if !dismissed && may_go_away(&self.shared.settings, self.valid, self.planned) =>
+                {
+                    self.planned.go_away(refused.message);
+                    dismissed = true;
+                }
+                Judgement::Refused(_) if dismissed => {}
+                Judgement::Refused(refused) => {
+                    self.planned.count_refusal();
+                    self.end(index, End::Node(refused.reason, refused.message), !overdue);
+                }
+                Judgement::Open | Judgement::Podless | Judgement::Start(..) | Judgement::Settle(..) => {}
+            }
+        }
+        if overdue {
+            let left = 0..self.planned.spec.nodes.len();
+            for index in left.filter(|index| !self.planned.record.state(*index).is_final()).collect::<Vec<_>>() {
+                self.end(index, End::Node(Reason::Timeout, "the task's deadline is over".into()), false);
+            }
+        }
+    }
+
+    fn state(&self, index: usize) -> NodeState {
+        self.planned.record.state(index)
+    }
+
+    fn judge(&self, index: usize) -> Judgement {
+        let judge = Judge {
+            valid: self.valid,
+            planned: self.planned,
+            view: self.view,
+            known: &self.shared.known,
+            scope: Scope::new(&self.target.namespace, self.valid),
+        };
+        judge.node(index, self.at.get(&index).map_or(&[], Vec::as_slice))
+    }
+
+    fn end(&mut self, index: usize, end: End, again: bool) {
+        let since = self.at.get(&index).and_then(|workers| workers.iter().filter_map(|worker| worker.created).min());
+        if let Some(since) = since {
+            self.shared.metrics.pull_duration.observe(self.view.now.duration_since(since).as_secs_f64());
+        }
+        let again = again && self.state(index).attempt() < self.valid.retry.limit;
+        let node = self.planned.spec.nodes[index].clone();
+        let namespace = &self.target.namespace;
+        let state = note(self.planned, self.valid, self.shared, namespace, index, &node, end, again, self.view.now);
+        self.at.remove(&index);
+        // The workers of failed nodes go only when the failure is in the status, and until then others must wait.
+        self.urgent |= !matches!(state, NodeState::Succeeded | NodeState::AlreadyWarm);
+    }
+
+    /// Removes workers whose results are in the API server: those of failed nodes at once, because their pods would wait for
+    /// ever; the others with their batch, by one request. Those to be retained stay.
+    pub(super) fn reap(&mut self, effects: &mut Vec<Effect>) {
+        let mut groups: BTreeMap<(&str, u32), Vec<(&WorkerFacts, bool)>> = BTreeMap::new();
+        for worker in self.view.workers().filter(|worker| !worker.deleting && !self.is_kept(worker)) {
+            groups.entry((&worker.namespace, worker.batch)).or_default().push((worker, self.is_done(worker)));
+        }
+        let retains = !self.valid.retain.is_zero();
+        let mut wanted = Vec::new();
+        for ((namespace, batch), workers) in groups {
+            let whole = !retains && !self.is_open(batch) && workers.iter().all(|(_, done)| *done);
+            if whole {
+                wanted.push(Effect::DeleteMany(self.valid.worker, namespace.to_owned(), Some(batch)));
+                continue;
+            }
+            let single = workers.into_iter().filter(|(worker, done)| {
+                self.is_misplaced(worker) || *done && (retains || may_pull(worker, self.view.pods))
+            });
+            wanted.extend(
+                single.map(|(worker, _)| Effect::Delete(worker.kind, worker.namespace.clone(), worker.name.clone())),
+            );
+        }
+        let now = self.view.now;
+        effects.extend(wanted.into_iter().filter(|effect| self.planned.delete_now(effect.key(), now)));
+    }
+
+    /// Whether workers with this label may still come.
+    fn is_open(&self, label: u32) -> bool {
+        let current = self.batches().current.is_some_and(|batch| match self.valid.batch_policy {
+            BatchPolicy::Rolling => batch
+                .nodes
+                .clone()
+                .any(|index| self.label(batch.index, index) == label && self.state(index) == NodeState::Waiting),
+            BatchPolicy::Barrier | BatchPolicy::Doubling => batch.index == label,
+        });
+        let retrying = !self.planned.retry_batch.is_empty() && self.retry_label() == label;
+        current || retrying || self.planned.expects(label)
+    }
+
+    /// The label of the present batch of further tries: beyond those of all first tries.
+    fn retry_label(&self) -> u32 {
+        let first = match self.valid.batch_policy {
+            BatchPolicy::Barrier => self.batches().total,
+            // How these are cut changes with what succeeds.
+            BatchPolicy::Rolling | BatchPolicy::Doubling => {
+                u32::try_from(self.planned.spec.nodes.len()).unwrap_or(u32::MAX)
+            }
+        };
+        first.saturating_add(self.planned.retry_batches).saturating_sub(1)
+    }
+
+    /// Whether the worker's result is in the API server.
+    fn is_done(&self, worker: &WorkerFacts) -> bool {
+        let Some(index) = self.planned.index_of(&worker.node) else { return true };
+        let state = self.recorded.get(index).map_or(NodeState::Waiting, |letter| NodeState::from_letter(*letter));
+        state.is_final() || state.attempt() > worker.attempt
+    }
+
+    /// Whether the worker waits where nothing is taken while others go elsewhere.
+    fn is_misplaced(&self, worker: &WorkerFacts) -> bool {
+        self.planned.away.is_some()
+            && worker.namespace == self.target.namespace
+            && !self.view.pods.contains_key(&worker.key())
+            && !worker.finished
+    }
+
+    /// Whether the worker stays, to hold its images against the kubelet's garbage collection.
+    fn is_kept(&self, worker: &WorkerFacts) -> bool {
+        let good = |index: usize| self.state(index) == NodeState::Succeeded;
+        !self.valid.retain.is_zero()
+            && !may_pull(worker, self.view.pods)
+            && self.planned.index_of(&worker.node).is_some_and(good)
+    }
+
+    /// Whether workers are left that have to go.
+    pub(super) fn is_left(&self) -> bool {
+        self.view.workers().any(|worker| !self.is_kept(worker)) || self.planned.unseen() > 0
+    }
+
+    /// Starts what may start.
+    pub(super) fn dispatch(&mut self, effects: &mut Vec<Effect>) {
+        if self.planned.alive > 0 && self.wants_probe() {
+            self.probe(effects);
+        }
+        // Nodes that end without a worker may end whole batches: at most as many rounds as there are batches.
+        while let Some(batch) = self.batches().current {
+            for index in batch.nodes.clone() {
+                let label = self.label(batch.index, index);
+                self.start(index, label, effects);
+            }
+            if self.is_waiting(&batch.nodes) {
+                return;
+            }
+            self.urgent = true;
+        }
+        self.retry(effects);
+    }
+
+    fn is_waiting(&self, nodes: &Range<usize>) -> bool {
+        nodes.clone().any(|index| self.state(index) == NodeState::Waiting)
+    }
+
+    /// A sliding window is labelled in stretches, so that its workers too can be removed by one request for many.
+    fn label(&self, batch: u32, index: usize) -> u32 {
+        let stretch = || u32::try_from(index / self.at_once.max(1)).unwrap_or(u32::MAX);
+        if self.valid.batch_policy == BatchPolicy::Rolling { stretch() } else { batch }
+    }
+
+    /// Tries failed nodes again, in batches of their own.
+    fn retry(&mut self, effects: &mut Vec<Effect>) {
+        let record = &self.planned.record;
+        let open = |index: usize, attempt: u8| record.state(index) == NodeState::Retrying(attempt);
+        let mut batch: HashMap<usize, u8> = self.planned.retry_batch.clone();
+        batch.retain(|index, attempt| open(*index, *attempt));
+        if batch.is_empty() {
+            let due = |index: &usize| self.planned.retry_at.get(index).is_none_or(|at| *at <= self.view.now);
+            let next: Vec<usize> = record.retrying().filter(due).take(self.at_once).collect();
+            if next.is_empty() {
+                self.planned.retry_batch.clear();
+                return;
+            }
+            batch = next.into_iter().map(|index| (index, record.state(index).attempt())).collect();
+            self.planned.retry_batches += 1;
+            self.urgent = true;
+        }
+        self.planned.retry_batch.clone_from(&batch);
+        let label = self.retry_label();
+        let nodes: BTreeSet<usize> = batch.into_keys().collect();
+        for index in nodes {
+            self.start(index, label, effects);
+        }
+    }
+
+    /// Starts a node's next worker, if there is one to start and room for it; ends the node, if nothing needs to be pulled.
+    fn start(&mut self, index: usize, batch: u32, effects: &mut Vec<Effect>) {
+        if self.state(index).is_final() || self.planned.is_unseen(index) {
+            return;
+        }
+        if let Some(end) = self.unfit(index) {
+            return self.end(index, end, false);
+        }
+        let (part, asked) = match self.judge(index) {
+            Judgement::Start(part, asked) => (part, asked),
+            Judgement::End(end) => return self.end(index, end, true),
+            Judgement::Settle(part, outcomes) => return self.settle(index, part, outcomes, effects),
+            Judgement::Open | Judgement::Podless | Judgement::Refused(_) => return,
+        };
+        if let Some(refused) = self.planned.barred().cloned() {
+            return self.end(index, End::Node(refused.reason, refused.message), true);
+        }
+        let namespace = self.namespace();
+        if self.planned.alive >= self.at_once {
+            return;
+        }
+        let node = self.planned.spec.nodes[index].clone();
+        if !self.shared.room.take(&node, self.hosts) {
+            return;
+        }
+        let worker = self.build(index, &namespace, batch, part, &asked);
+        self.planned.asked_for(index, worker.name(), batch, self.view.now);
+        self.planned.alive += 1;
+        effects.push(Effect::Create(Box::new(worker)));
+    }
+
+    /// Keeps what a part has come to, and removes its worker.
+    fn settle(&mut self, index: usize, part: u16, outcomes: Vec<ImageOutcome>, effects: &mut Vec<Effect>) {
+        let workers = self.at.get(&index).into_iter().flatten().filter(|worker| worker.part == part);
+        effects
+            .extend(workers.map(|worker| Effect::Delete(worker.kind, worker.namespace.clone(), worker.name.clone())));
+        self.planned.settle(index, part, outcomes);
+    }
+
+    /// A node that has become unfit since it was chosen is not tried; one that is at work is left to it.
+    fn unfit(&self, index: usize) -> Option<End> {
+        if self.at.contains_key(&index) {
+            return None;
+        }
+        let first = self.state(index) == NodeState::Waiting;
+        let end = |reason, message: String| {
+            Some(if first { End::Skipped(reason, message) } else { End::Node(reason, message) })
+        };
+        let Some(facts) = self.view.nodes.get(&self.planned.spec.nodes[index]) else {
+            return end(Reason::NodeLost, "the node was deleted before its turn".into());
+        };
+        let obstacle = self.valid.demand.obstacle(facts)?;
+        end(Reason::NodeRefused, format!("the node became unfit before its turn: {}", obstacle.as_str()))
+    }
+
+    /// Where workers go.
+    fn namespace(&self) -> String {
+        let Settings { worker_namespace, own_namespace, .. } = &*self.shared.settings;
+        let own = *worker_namespace == WorkerNamespace::Own && !self.valid.has_credentials();
+        if own || self.planned.away.is_some() { own_namespace.clone() } else { self.target.namespace.clone() }
+    }
+
+    fn build(&self, index: usize, namespace: &str, batch: u32, part: u16, asked: &[usize]) -> Worker {
+        let node = self.planned.spec.nodes[index].as_str();
+        let method = self.view.nodes.get(node).map_or(self.valid.pull_method, |facts| method_for(self.valid, facts));
+        let at = Assignment {
+            namespace,
+            task_namespace: &self.target.namespace,
+            task: &self.target.name,
+            uid: &self.target.uid,
+            batch,
+            node,
+            attempt: self.state(index).attempt(),
+            part,
+            asked,
+            method,
+        };
+        build(self.valid, &at, &self.shared.settings.worker)
+    }
+
+    fn wants_probe(&self) -> bool {
+        let due =
+            self.planned.probed_at.and_then(|at| later(at, PROBE_INTERVAL_MS)).is_none_or(|at| at <= self.view.now);
+        due && self.at.keys().any(|index| self.judge(*index) == Judgement::Podless)
+    }
+
+    /// Asks by a dry run why a Job has no pod.
+    fn probe(&mut self, effects: &mut Vec<Effect>) {
+        let podless = self.at.iter().find(|(index, _)| self.judge(**index) == Judgement::Podless);
+        let Some((index, worker)) = podless.and_then(|(index, workers)| Some((*index, *workers.last()?))) else {
+            return;
+        };
+        let asked: Vec<usize> = worker.asked.iter().map(|index| usize::from(*index)).collect();
+        let built = self.build(index, &worker.namespace, worker.batch, worker.part, &asked);
+        self.planned.probed_at = Some(self.view.now);
+        effects.push(Effect::Probe(Box::new(built.to_pod())));
+    }
+}
+
+/// Notes the end of a try on a node, with all that follows from it. Where the node stands then.
+#[allow(clippy::too_many_arguments, reason = "called from two places with different parts of a task borrowed")]
+pub(super) fn note(
+    planned: &mut Planned,
+    valid: &ValidTask,
+    shared: &mut Shared,
+    namespace: &str,
+    index: usize,
+    node: &str,
+    end: End,
+    again: bool,
+    now: Timestamp,
+) -> NodeState {
+    let mut warm = 0;
+    if let End::Images(outcomes) = &end {
+        let scope = Scope::new(namespace, valid);
+        for (image, outcome) in valid.images.iter().zip(outcomes) {
+            if matches!(outcome, ImageOutcome::Warm(_)) {
+                warm += 1;
+                shared.known.learn(scope, node, image, now);
+            }
+        }
+    }
+    let all = valid.images.len();
+    planned.try_ended(index);
+    let state = planned.record.end(index, node, end, again, now);
+    let (result, succeeded, failed) = match state {
+        NodeState::Retrying(tries) => {
+            planned.retry_at.insert(index, after(now, valid.retry.delay(tries)));
+            ("retried", 0, 0)
+        }
+        NodeState::Succeeded => ("succeeded", all, 0),
+        NodeState::AlreadyWarm => ("already_warm", all, 0),
+        NodeState::Skipped => ("skipped", 0, 0),
+        NodeState::Failed | NodeState::Waiting => ("failed", warm, all - warm),
+    };
+    shared.metrics.nodes.with_label_values(&[result]).inc();
+    shared.metrics.images.with_label_values(&["succeeded"]).inc_by(succeeded as u64);
+    shared.metrics.images.with_label_values(&["failed"]).inc_by(failed as u64);
+    state
+}

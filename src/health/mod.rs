@@ -1,0 +1,159 @@
+//! Opinions on nodes beyond what the Node object says of itself.
+//!
+//! In: the images of a task and the nodes that could take them. Out: the nodes
+//! to leave out, with reasons, and what could not be found out. A check that
+//! fails has no opinion: it never holds up a task. May call `image`, `node` and
+//! `task`.
+//!
+//! A further kind of check is a further implementation of [`Check`].
+
+mod disk;
+mod prometheus;
+mod registry;
+
+use std::time::Duration;
+
+use futures::future::{BoxFuture, join_all};
+
+pub use disk::{DiskCheck, DiskSettings};
+pub use prometheus::{PrometheusCheck, PrometheusSettings, Threshold};
+pub use registry::{ImageFacts, Registries};
+
+use crate::{image::Reference, node::Facts, task::plan::Findings};
+
+/// A check that takes longer has no opinion: a task that waits for it warms nothing.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A node that could take the images, as far as its own object says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Candidate {
+    /// Its name.
+    pub name: String,
+    /// Its addresses and host name.
+    pub addresses: Vec<String>,
+    /// Its architecture, such as `amd64`; empty where not reported.
+    pub architecture: String,
+    /// Room for images and containers, in bytes; 0 where not reported.
+    pub storage: u64,
+    /// What the images that it reports take, in bytes.
+    pub images_size: u64,
+}
+
+impl From<&Facts> for Candidate {
+    fn from(node: &Facts) -> Self {
+        Self {
+            name: node.name.clone(),
+            addresses: node.addresses.iter().map(std::string::ToString::to_string).collect(),
+            architecture: node.architecture.to_string(),
+            storage: node.storage,
+            images_size: node.images_size,
+        }
+    }
+}
+
+/// What is to be examined.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Examination {
+    /// The images of a task.
+    pub images: Vec<Reference>,
+    /// The nodes that could take them.
+    pub nodes: Vec<Candidate>,
+}
+
+/// One kind of check.
+pub trait Check: Send + Sync {
+    /// For people, at the beginning of what could not be found out.
+    fn name(&self) -> &'static str;
+    /// Which nodes to leave out. An error means no opinion.
+    fn examine<'a>(&'a self, examination: &'a Examination) -> BoxFuture<'a, Result<Findings, String>>;
+}
+
+/// All checks that are set up.
+#[derive(Default)]
+pub struct Checks(Vec<Box<dyn Check>>);
+
+impl Checks {
+    /// These checks, in the order in which their reasons count.
+    #[must_use]
+    pub fn new(checks: Vec<Box<dyn Check>>) -> Self {
+        Self(checks)
+    }
+
+    /// Whether there is nothing to ask.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Asks all checks at once.
+    pub async fn examine(&self, examination: &Examination) -> Findings {
+        let opinions = join_all(self.0.iter().map(|check| async move {
+            let answer = tokio::time::timeout(PATIENCE, check.examine(examination)).await;
+            let answer = answer.unwrap_or_else(|_| Err(format!("no answer within {} s", PATIENCE.as_secs())));
+            (check.name(), answer)
+        }));
+        let mut all = Findings::default();
+        for (name, opinion) in opinions.await {
+            match opinion {
+                Ok(found) => {
+                    for (node, reason) in found.ignored {
+                        all.ignored.entry(node).or_insert(reason);
+                    }
+                    all.unchecked.extend(found.unchecked.into_iter().map(|what| format!("{name}: {what}")));
+                }
+                Err(why) => all.unchecked.push(format!("{name}: {why}")),
+            }
+        }
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    struct Fixed(&'static str, Result<&'static str, &'static str>);
+
+    impl Check for Fixed {
+        fn name(&self) -> &'static str {
+            self.0
+        }
+
+        fn examine<'a>(&'a self, _: &'a Examination) -> BoxFuture<'a, Result<Findings, String>> {
+            let found = |reason: &str| Findings {
+                ignored: [("n1".to_owned(), reason.to_owned())].into(),
+                unchecked: vec!["half of it".into()],
+            };
+            let answer = self.1.map(found).map_err(str::to_owned);
+            async move { answer }.boxed()
+        }
+    }
+
+    struct Silent;
+
+    impl Check for Silent {
+        fn name(&self) -> &'static str {
+            "Silent"
+        }
+
+        fn examine<'a>(&'a self, _: &'a Examination) -> BoxFuture<'a, Result<Findings, String>> {
+            futures::future::pending().boxed()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn opinions_add_up_and_silence_is_none() {
+        let checks = Checks::new(vec![
+            Box::new(Fixed("A", Ok("First"))),
+            Box::new(Fixed("B", Ok("Second"))),
+            Box::new(Fixed("C", Err("broken"))),
+            Box::new(Silent),
+        ]);
+        let findings = checks.examine(&Examination::default()).await;
+        assert_eq!(findings.ignored["n1"], "First");
+        let expected = ["A: half of it", "B: half of it", "C: broken", "Silent: no answer within 20 s"];
+        assert_eq!(findings.unchecked, expected);
+    }
+}

@@ -1,0 +1,310 @@
+//! Builds the object that pulls on one node: a Job, or a bare pod.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use k8s_openapi::{
+    api::{
+        batch::v1::{Job, JobSpec},
+        core::v1::{Pod, PodTemplateSpec},
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use sha2::{Digest, Sha256};
+
+use super::{
+    ASKED_ANNOTATION, ATTEMPT_LABEL, BATCH_LABEL, MANAGED_BY, NODE_ANNOTATION, NODE_LABEL, PART_LABEL, TASK_LABEL,
+    TASK_NAMESPACE_ANNOTATION, TASK_UID_LABEL, pod,
+};
+use crate::{
+    node::Facts,
+    task::{PullMethod, WorkerKind, resource::owner_reference, validate::ValidTask},
+};
+
+/// The kubelet may need this long beyond a node's time-out until the controller, which ends nodes itself, has done so;
+/// the worker's own deadline only matters when no controller is there.
+const DEADLINE_SLACK: Duration = Duration::from_secs(60);
+/// Longest value of a label.
+const MAX_LABEL: usize = 63;
+
+/// What holds for every worker.
+#[derive(Debug, Clone)]
+pub struct WorkerSettings {
+    /// The helper's image.
+    pub image: String,
+    /// The priority class of worker pods.
+    pub priority_class: Option<String>,
+    /// How long a finished Job may stay when no controller removes it.
+    pub ttl: Duration,
+    /// How many images one pod pulls at most; a node with more gets one pod after another.
+    pub images_per_pod: usize,
+}
+
+/// One node's share of a task.
+#[derive(Debug, Clone, Copy)]
+pub struct Assignment<'a> {
+    /// The worker's namespace.
+    pub namespace: &'a str,
+    /// The task's namespace.
+    pub task_namespace: &'a str,
+    /// The task's name.
+    pub task: &'a str,
+    /// The task's UID.
+    pub uid: &'a str,
+    /// The index of the batch.
+    pub batch: u32,
+    /// The node's name.
+    pub node: &'a str,
+    /// Which try on this node it is, from 0.
+    pub attempt: u8,
+    /// Which part of the images it is, from 0.
+    pub part: u16,
+    /// The images to pull, by their index in the task.
+    pub asked: &'a [usize],
+    /// The method, as [`method_for`] chose it.
+    pub method: PullMethod,
+}
+
+impl Assignment<'_> {
+    /// The worker's name: always the same for a task, a node, a try and a part, so that a restarted controller or a repeated
+    /// request meets the worker that is there. 80 bits of SHA-256: two of 5,000 nodes share one with a chance of 10^-17.
+    #[must_use]
+    pub fn worker_name(&self) -> String {
+        let (attempt, part) = (self.attempt.to_string(), self.part.to_string());
+        format!("prewarm-{}", short_hash(&[self.uid, self.node, &attempt, &part], 20))
+    }
+}
+
+/// The object that pulls.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Worker {
+    /// A Job.
+    Job(Box<Job>),
+    /// A bare pod.
+    Pod(Box<Pod>),
+}
+
+impl Worker {
+    /// Its metadata.
+    #[must_use]
+    pub fn metadata(&self) -> &ObjectMeta {
+        match self {
+            Self::Job(job) => &job.metadata,
+            Self::Pod(pod) => &pod.metadata,
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.metadata().name.as_deref().unwrap_or_default()
+    }
+
+    /// The pod that it makes, or is.
+    #[must_use]
+    pub fn to_pod(&self) -> Pod {
+        match self {
+            Self::Pod(pod) => (**pod).clone(),
+            Self::Job(job) => {
+                let template = job.spec.as_ref().map(|spec| spec.template.clone()).unwrap_or_default();
+                let metadata = ObjectMeta {
+                    generate_name: Some(format!("{}-", self.name())),
+                    namespace: job.metadata.namespace.clone(),
+                    ..template.metadata.unwrap_or_default()
+                };
+                Pod { metadata, spec: template.spec, status: None }
+            }
+        }
+    }
+}
+
+/// The method for a node: what the task says, or the best that the node supports.
+#[must_use]
+pub fn method_for(task: &ValidTask, node: &Facts) -> PullMethod {
+    match task.pull_method {
+        PullMethod::Auto if node.mounts_image_volumes() => PullMethod::ImageVolume,
+        PullMethod::Auto => PullMethod::Helper,
+        chosen => chosen,
+    }
+}
+
+/// The worker that brings the asked images to one node.
+#[must_use]
+pub fn build(task: &ValidTask, at: &Assignment<'_>, settings: &WorkerSettings) -> Worker {
+    let metadata = metadata(at);
+    let spec = pod::spec(task, at, settings);
+    let mut pod_labels = metadata.labels.clone().unwrap_or_default();
+    pod_labels.insert("sidecar.istio.io/inject".into(), "false".into());
+    let annotations = metadata.annotations.clone();
+    if task.worker == WorkerKind::Pod {
+        let metadata = ObjectMeta { labels: Some(pod_labels), ..metadata };
+        return Worker::Pod(Box::new(Pod { metadata, spec: Some(spec), status: None }));
+    }
+    let template = PodTemplateSpec {
+        metadata: Some(ObjectMeta { labels: Some(pod_labels), annotations, ..ObjectMeta::default() }),
+        spec: Some(spec),
+    };
+    Worker::Job(Box::new(Job {
+        metadata,
+        spec: Some(JobSpec {
+            backoff_limit: Some(0),
+            active_deadline_seconds: deadline(task),
+            ttl_seconds_after_finished: i32::try_from((settings.ttl + task.retain).as_secs()).ok(),
+            pod_replacement_policy: Some("Failed".into()),
+            template,
+            ..JobSpec::default()
+        }),
+        status: None,
+    }))
+}
+
+/// When the API server or the kubelet ends a worker by itself.
+pub(super) fn deadline(task: &ValidTask) -> Option<i64> {
+    i64::try_from((task.timeout + DEADLINE_SLACK).as_secs()).ok()
+}
+
+fn metadata(at: &Assignment<'_>) -> ObjectMeta {
+    let asked: Vec<String> = at.asked.iter().map(ToString::to_string).collect();
+    let text = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    let labels = BTreeMap::from([
+        text(MANAGED_BY.0, MANAGED_BY.1),
+        text(TASK_LABEL, &label_value(at.task)),
+        text(TASK_UID_LABEL, at.uid),
+        text(NODE_LABEL, &label_value(at.node)),
+        text(BATCH_LABEL, &at.batch.to_string()),
+        text(ATTEMPT_LABEL, &at.attempt.to_string()),
+        text(PART_LABEL, &at.part.to_string()),
+    ]);
+    let annotations = BTreeMap::from([
+        text(NODE_ANNOTATION, at.node),
+        text(TASK_NAMESPACE_ANNOTATION, at.task_namespace),
+        text(ASKED_ANNOTATION, &asked.join(",")),
+        text("cluster-autoscaler.kubernetes.io/safe-to-evict", "true"),
+        text("sidecar.istio.io/inject", "false"),
+        text("linkerd.io/inject", "disabled"),
+    ]);
+    // An owner in another namespace counts as absent, and what it owns is collected.
+    let owner = (at.namespace == at.task_namespace).then(|| vec![owner_reference(at.task, at.uid)]);
+    ObjectMeta {
+        name: Some(at.worker_name()),
+        namespace: Some(at.namespace.to_owned()),
+        labels: Some(labels),
+        annotations: Some(annotations),
+        owner_references: owner,
+        ..ObjectMeta::default()
+    }
+}
+
+/// A name as a label's value: as it is where it fits, else its beginning and a hash.
+pub(crate) fn label_value(name: &str) -> String {
+    if name.len() <= MAX_LABEL {
+        return name.to_owned();
+    }
+    let hash = short_hash(&[name], 16);
+    let keep = name.char_indices().map(|(at, _)| at).take_while(|at| at + 17 <= MAX_LABEL).last().unwrap_or(0);
+    format!("{}-{hash}", name[..keep].trim_end_matches(['-', '.', '_']))
+}
+
+/// The name of the Event that tells of a task's phase.
+pub(crate) fn event_name(task: &str, uid: &str, phase: &str) -> String {
+    format!("{}.{}", label_value(task), short_hash(&[uid, phase], 16))
+}
+
+/// The first `digits` hexadecimal digits of the SHA-256 over the parts.
+fn short_hash(parts: &[&str], digits: usize) -> String {
+    let mut hasher = Sha256::new();
+    for part in parts {
+        hasher.update(part.as_bytes());
+        hasher.update([0]);
+    }
+    crate::hex(&hasher.finalize()[..digits / 2])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::{PrewarmTaskSpec, validate::validate};
+
+    fn settings() -> WorkerSettings {
+        let ttl = Duration::from_secs(3600);
+        WorkerSettings { image: "helper:1".into(), priority_class: None, ttl, images_per_pod: 30 }
+    }
+
+    fn assignment(method: PullMethod) -> Assignment<'static> {
+        Assignment {
+            namespace: "shop",
+            task_namespace: "shop",
+            task: "t",
+            uid: "u-1",
+            batch: 2,
+            node: "node-1",
+            attempt: 0,
+            part: 0,
+            asked: &[0, 1],
+            method,
+        }
+    }
+
+    fn task(worker: WorkerKind) -> ValidTask {
+        let spec = PrewarmTaskSpec { worker, ..PrewarmTaskSpec::new(vec!["nginx:1".into(), "redis:7".into()]) };
+        validate(&spec).unwrap()
+    }
+
+    fn job(method: PullMethod) -> Job {
+        match build(&task(WorkerKind::Job), &assignment(method), &settings()) {
+            Worker::Job(job) => *job,
+            Worker::Pod(_) => panic!("a Job was asked for"),
+        }
+    }
+
+    #[test]
+    fn by_image_volume() {
+        insta::assert_yaml_snapshot!(job(PullMethod::ImageVolume));
+    }
+
+    #[test]
+    fn by_helper() {
+        insta::assert_yaml_snapshot!(job(PullMethod::Helper));
+    }
+
+    #[test]
+    fn a_bare_pod_has_the_spec_of_the_jobs_pod() {
+        let Worker::Pod(bare) = build(&task(WorkerKind::Pod), &assignment(PullMethod::Helper), &settings()) else {
+            panic!("a pod was asked for")
+        };
+        let mut made = Worker::Job(Box::new(job(PullMethod::Helper))).to_pod().spec.unwrap();
+        made.active_deadline_seconds = Some(660);
+        assert_eq!(bare.spec.as_ref(), Some(&made));
+        assert_eq!(bare.metadata.owner_references.as_ref().unwrap()[0].uid, "u-1");
+    }
+
+    #[test]
+    fn only_what_is_asked_for_is_pulled() {
+        let at = Assignment { asked: &[1], ..assignment(PullMethod::Helper) };
+        let pod = build(&task(WorkerKind::Pod), &at, &settings()).to_pod().spec.unwrap();
+        let images: Vec<_> = pod.containers.iter().map(|c| (c.name.as_str(), c.image.as_deref().unwrap())).collect();
+        assert_eq!(images, [("image-1", "redis:7")]);
+    }
+
+    #[test]
+    fn in_another_namespace_nothing_owns_it() {
+        let at = Assignment { namespace: "prewarmer", ..assignment(PullMethod::Helper) };
+        let worker = build(&task(WorkerKind::Job), &at, &settings());
+        assert_eq!(worker.metadata().owner_references, None);
+        assert_eq!(worker.metadata().annotations.as_ref().unwrap()[TASK_NAMESPACE_ANNOTATION], "shop");
+    }
+
+    #[test]
+    fn names_and_labels_of_long_nodes_fit_and_differ() {
+        let long = |tail: &str| format!("{}{tail}", "ip-10-0-0-1.".repeat(20));
+        let (a, b) = (long("a"), long("b"));
+        let name = |node: &str, attempt: u8, part: u16| {
+            Assignment { node, attempt, part, ..assignment(PullMethod::Helper) }.worker_name()
+        };
+        let names = [name(&a, 0, 0), name(&b, 0, 0), name(&a, 1, 0), name(&a, 0, 1)];
+        assert_eq!(names.iter().collect::<std::collections::BTreeSet<_>>().len(), names.len());
+        assert!(names.iter().all(|name| name.len() <= 63));
+        assert_ne!(label_value(&a), label_value(&b));
+        assert!(label_value(&a).len() <= 63);
+        assert_eq!(label_value("short"), "short");
+    }
+}
