@@ -23,6 +23,7 @@
 //! | [`workload`] | what a workload tells us: images, placement, credentials, annotations (pure) |
 //! | [`task`] | `PrewarmTask`: resource, validation, plan, status, conditions (pure) |
 //! | [`node`] | which nodes exist and which are eligible (pure) |
+//! | [`reduced`] | objects as watches deliver them, without what nobody reads (pure) |
 //! | [`health`] | opinions on nodes: Prometheus, disks, platforms |
 //! | [`worker`] | the Job or pod that pulls, and how it is read (pure) |
 //! | [`intake`] | hints in, deduplicated and coalesced `PrewarmTask`s out |
@@ -44,6 +45,7 @@ pub mod leader;
 pub mod manifests;
 pub mod metrics;
 pub mod node;
+pub mod reduced;
 pub mod serve;
 pub mod server;
 pub mod task;

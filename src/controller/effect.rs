@@ -35,13 +35,35 @@ pub(super) struct StatusWrite {
     pub(super) told: Vec<Told>,
 }
 
+/// A worker to create, as the API server is to get it: a hundred typed pods of twenty images would take 10 MB.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Creation {
+    pub(super) kind: WorkerKind,
+    pub(super) namespace: String,
+    pub(super) name: String,
+    /// JSON.
+    pub(super) body: Vec<u8>,
+}
+
+impl Creation {
+    /// An error means that the worker cannot be written as JSON.
+    pub(super) fn new(worker: &Worker) -> Result<Self, serde_json::Error> {
+        let (kind, body) = match worker {
+            Worker::Job(job) => (WorkerKind::Job, serde_json::to_vec(job)?),
+            Worker::Pod(pod) => (WorkerKind::Pod, serde_json::to_vec(pod)?),
+        };
+        let namespace = worker.metadata().namespace.clone().unwrap_or_default();
+        Ok(Self { kind, namespace, name: worker.name().to_owned(), body })
+    }
+}
+
 /// What should be done.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Effect {
     /// Ask the checks of nodes.
     Examine(Box<Examination>),
     CreatePlan(Arc<PrewarmPlanSpec>),
-    Create(Box<Worker>),
+    Create(Box<Creation>),
     /// Ask by a dry run whether the API server would take the pod.
     Probe(Box<Pod>),
     Delete(WorkerKind, String, String),
@@ -58,10 +80,7 @@ impl Effect {
         match self {
             Self::Examine(_) => ("examine", "nodes"),
             Self::CreatePlan(_) => ("create", "prewarmplans"),
-            Self::Create(worker) => match **worker {
-                Worker::Job(_) => ("create", "jobs"),
-                Worker::Pod(_) => ("create", "pods"),
-            },
+            Self::Create(creation) => ("create", plural(creation.kind)),
             Self::Probe(_) => ("dryrun", "pods"),
             Self::Delete(kind, ..) => ("delete", plural(*kind)),
             Self::DeleteMany(kind, ..) => ("deletecollection", plural(*kind)),
@@ -75,9 +94,7 @@ impl Effect {
         match self {
             Self::Examine(_) => "examine".into(),
             Self::CreatePlan(_) => "plan".into(),
-            Self::Create(worker) => {
-                format!("create/{}/{}", worker.metadata().namespace.as_deref().unwrap_or_default(), worker.name())
-            }
+            Self::Create(creation) => format!("create/{}/{}", creation.namespace, creation.name),
             Self::Probe(_) => "probe".into(),
             Self::Delete(_, namespace, name) => format!("delete/{namespace}/{name}"),
             Self::DeleteMany(_, namespace, Some(batch)) => format!("delete-batch/{namespace}/{batch}"),

@@ -12,20 +12,21 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams},
+    api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams, Request},
 };
+use serde::de::IgnoredAny;
 use serde_json::json;
 use tokio::sync::{Semaphore, mpsc::Sender};
 
 use super::{
-    effect::{Effect, Refusal, StatusWrite, Target, Told, Written},
+    effect::{Creation, Effect, Refusal, StatusWrite, Target, Told, Written},
     watches::Observation,
 };
 use crate::{
     health::Checks,
     metrics::Metrics,
     task::{Phase, PrewarmPlan, PrewarmPlanSpec, PrewarmTask, WorkerKind, resource::owner_reference},
-    worker::{BATCH_LABEL, MANAGED_BY, Reason, TASK_UID_LABEL, Worker, event_name},
+    worker::{BATCH_LABEL, MANAGED_BY, Reason, TASK_UID_LABEL, event_name},
 };
 
 /// Creations and deletions under way at once: enough that a batch of 100 workers is created in a moment, few enough that
@@ -126,19 +127,20 @@ impl Performer {
         match effect {
             Effect::Examine(_) => {}
             Effect::CreatePlan(spec) => {
-                self.api::<PrewarmPlan>(&target.namespace).create(&post, &owned_plan(target, spec)).await?;
+                let body = serde_json::to_vec(&owned_plan(target, spec)).map_err(kube::Error::SerdeError)?;
+                self.create::<PrewarmPlan>(&target.namespace, body, &post).await?;
             }
-            Effect::Create(worker) => {
-                let namespace = worker.metadata().namespace.as_deref().unwrap_or_default();
-                match &**worker {
-                    Worker::Job(job) => drop(self.api::<Job>(namespace).create(&post, job).await?),
-                    Worker::Pod(pod) => drop(self.api::<Pod>(namespace).create(&post, pod).await?),
+            Effect::Create(creation) => {
+                let Creation { kind, namespace, body, .. } = &**creation;
+                match kind {
+                    WorkerKind::Job => self.create::<Job>(namespace, body.clone(), &post).await?,
+                    WorkerKind::Pod => self.create::<Pod>(namespace, body.clone(), &post).await?,
                 }
             }
             Effect::Probe(pod) => {
-                let namespace = pod.namespace().unwrap_or_default();
                 let dry = PostParams { dry_run: true, ..PostParams::default() };
-                self.api::<Pod>(&namespace).create(&dry, pod).await?;
+                let body = serde_json::to_vec(pod).map_err(kube::Error::SerdeError)?;
+                self.create::<Pod>(&pod.namespace().unwrap_or_default(), body, &dry).await?;
             }
             // In the foreground a Job goes after its pods: no pod outlives it.
             Effect::Delete(WorkerKind::Job, namespace, name) => {
@@ -150,14 +152,12 @@ impl Performer {
             Effect::DeleteMany(kind, namespace, batch) => {
                 let batch = batch.map(|batch| format!(",{BATCH_LABEL}={batch}")).unwrap_or_default();
                 let which = ListParams::default().labels(&format!("{TASK_UID_LABEL}={}{batch}", target.uid));
-                match kind {
-                    WorkerKind::Job => {
-                        drop(self.api::<Job>(namespace).delete_collection(&DeleteParams::foreground(), &which).await?);
-                    }
-                    WorkerKind::Pod => {
-                        drop(self.api::<Pod>(namespace).delete_collection(&DeleteParams::default(), &which).await?);
-                    }
-                }
+                let (url, how) = match kind {
+                    WorkerKind::Job => (Job::url_path(&(), Some(namespace)), DeleteParams::foreground()),
+                    WorkerKind::Pod => (Pod::url_path(&(), Some(namespace)), DeleteParams::default()),
+                };
+                let request = Request::new(url).delete_collection(&how, &which).map_err(kube::Error::BuildRequest)?;
+                self.client.request::<IgnoredAny>(request).await?;
             }
             Effect::WriteStatus(write) => return self.write_status(write).await,
             Effect::DeleteTask => {
@@ -165,6 +165,16 @@ impl Performer {
             }
         }
         Ok(Written::default())
+    }
+
+    /// Creates an object. The answer repeats it, and is not read: the watches tell what matters of it.
+    async fn create<K>(&self, namespace: &str, body: Vec<u8>, how: &PostParams) -> kube::Result<()>
+    where
+        K: Resource<DynamicType = ()>,
+    {
+        let request =
+            Request::new(K::url_path(&(), Some(namespace))).create(how, body).map_err(kube::Error::BuildRequest)?;
+        self.client.request::<IgnoredAny>(request).await.map(drop)
     }
 
     /// The Events come first: a crash in between repeats them under the same names, where none would be lost.
@@ -264,7 +274,8 @@ mod tests {
     use super::*;
 
     fn create() -> Effect {
-        Effect::Create(Box::new(Worker::Job(Box::default())))
+        let (namespace, name) = ("shop".into(), "w".into());
+        Effect::Create(Box::new(Creation { kind: WorkerKind::Job, namespace, name, body: Vec::new() }))
     }
 
     fn refusal(effect: &Effect, code: u16, reason: &str, message: &str) -> Result<Written, Refusal> {

@@ -11,7 +11,7 @@ use kube::{Resource, ResourceExt};
 use super::{
     Settings, Shared,
     conditions::{self, Word, seconds},
-    effect::{Effect, Refusal, StatusWrite, Target, Told, Written, examination},
+    effect::{Creation, Effect, Refusal, StatusWrite, Target, Told, Written, examination},
     planned::{Planned, later},
     record::End,
     sweep,
@@ -28,7 +28,7 @@ use crate::{
         plan::{Findings, candidates, plan},
         validate::{ValidTask, validate},
     },
-    worker::{Reason, Worker, WorkerFacts},
+    worker::{Reason, WorkerFacts},
 };
 
 /// A status is written at most this often, in milliseconds; results that a deletion waits for are no exception.
@@ -175,7 +175,7 @@ impl Run {
                     || Box::new(Findings { unchecked: vec!["the checks failed".into()], ..Findings::default() });
                 self.findings = Some(*result.ok().and_then(|written| written.findings).unwrap_or_else(failed));
             }
-            (Effect::Create(worker), result) => self.created(worker, result, shared, now),
+            (Effect::Create(creation), result) => self.created(creation, result, shared, now),
             (Effect::Probe(_), result) => self.probed(result, now),
             (_, Err(refusal)) => self.pause(&refusal, now),
             _ => {}
@@ -189,9 +189,9 @@ impl Run {
         }
     }
 
-    fn created(&mut self, worker: &Worker, result: Result<Written, Refusal>, shared: &mut Shared, now: Timestamp) {
+    fn created(&mut self, creation: &Creation, result: Result<Written, Refusal>, shared: &mut Shared, now: Timestamp) {
         let Some(planned) = &mut self.planned else { return };
-        let name = worker.name();
+        let name = &creation.name;
         let Err(refusal) = result else {
             self.trouble = None;
             return planned.acknowledged(name, now);
@@ -200,7 +200,7 @@ impl Run {
         let (Some(index), Refusal::Final(reason, message), Ok(valid)) = (index, &refusal, &self.valid) else {
             return self.pause(&refusal, now);
         };
-        let at_home = worker.metadata().namespace.as_ref() == Some(&self.target.namespace);
+        let at_home = creation.namespace == self.target.namespace;
         if at_home && planned.away.is_some() {
             // It was on its way when another was refused: the next look sends it elsewhere.
         } else if may_go_away(&shared.settings, valid, planned) {

@@ -3,10 +3,6 @@
 use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
 
 use futures::{StreamExt, future};
-use k8s_openapi::api::{
-    batch::v1::Job,
-    core::v1::{Node, Pod},
-};
 use kube::{
     Api, Client, Resource, ResourceExt,
     core::DeserializeGuard,
@@ -27,6 +23,7 @@ use super::{
 use crate::{
     metrics::Metrics,
     node::{Facts, Interner},
+    reduced::{ReducedJob, ReducedNode, ReducedPod},
     task::{PrewarmPlan, PrewarmTask},
     worker::{MANAGED_BY, PodFacts, TASK_NAMESPACE_ANNOTATION, WorkerFacts},
 };
@@ -70,7 +67,7 @@ pub(super) enum Observation {
     Plan(Change<OwnedPlan>),
     Node(Change<Facts>),
     Job(Source, Change<WorkerFacts>),
-    Pod(Source, Change<SeenPod>),
+    Pod(Source, Change<Box<SeenPod>>),
     /// An effect has ended.
     Done(Done),
 }
@@ -104,12 +101,12 @@ pub(super) fn start(
     let texts = Arc::new(Interner::default());
     let nodes = {
         let texts = Arc::clone(&texts);
-        move |node: Node| Some(Facts::new(&node, &texts))
+        move |node: ReducedNode| Some(Facts::new(&node, &texts))
     };
     let mut tasks = vec![
         watch.spawn(scoped::<DeserializeGuard<PrewarmTask>>(client, namespace), all.clone(), task, Observation::Task),
         watch.spawn(scoped::<PrewarmPlan>(client, namespace), all.clone(), |p| Some(plan(p)), Observation::Plan),
-        watch.spawn(Api::<Node>::all(client.clone()), all, nodes, Observation::Node),
+        watch.spawn(Api::<ReducedNode>::all(client.clone()), all, nodes, Observation::Node),
     ];
     let elsewhere = settings.worker_namespace != WorkerNamespace::Workload;
     let own = namespace
@@ -125,18 +122,22 @@ pub(super) fn start(
         };
         let job = {
             let is_ours = is_ours.clone();
-            move |job: Job| is_ours(job.annotations()).then(|| WorkerFacts::from(&job))
+            move |job: ReducedJob| is_ours(job.annotations()).then(|| WorkerFacts::from(&job))
         };
         let texts = Arc::clone(&texts);
-        let pod = move |pod: Pod| {
+        let pod = move |pod: ReducedPod| {
             let seen = || SeenPod { facts: PodFacts::new(&pod, &texts), worker: WorkerFacts::of_pod(&pod) };
-            is_ours(pod.annotations()).then(seen)
+            is_ours(pod.annotations()).then(|| Box::new(seen()))
         };
         tasks.push(
-            watch.spawn(scoped::<Job>(client, place), ours.clone(), job, move |c| Observation::Job(jobs.clone(), c)),
+            watch.spawn(scoped::<ReducedJob>(client, place), ours.clone(), job, move |c| {
+                Observation::Job(jobs.clone(), c)
+            }),
         );
         tasks.push(
-            watch.spawn(scoped::<Pod>(client, place), ours.clone(), pod, move |c| Observation::Pod(pods.clone(), c)),
+            watch.spawn(scoped::<ReducedPod>(client, place), ours.clone(), pod, move |c| {
+                Observation::Pod(pods.clone(), c)
+            }),
         );
     }
     Watches { count: tasks.len(), tasks }

@@ -10,7 +10,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::{
     Settings, Shared, WorkerNamespace,
-    effect::{Effect, Target},
+    effect::{Creation, Effect, Target},
     judge::{Judge, Judgement},
     known::Scope,
     planned::{Planned, after, at_once, later},
@@ -327,10 +327,13 @@ impl<'a> Work<'a> {
         if !self.shared.room.take(&node, self.hosts) {
             return;
         }
-        let worker = self.build(index, &namespace, batch, part, &asked);
-        self.planned.asked_for(index, worker.name(), batch, self.view.now);
+        let creation = match Creation::new(&self.build(index, &namespace, batch, part, &asked)) {
+            Ok(creation) => creation,
+            Err(error) => return self.end(index, End::Node(Reason::Unknown, error.to_string()), false),
+        };
+        self.planned.asked_for(index, &creation.name, batch, self.view.now);
         self.planned.alive += 1;
-        effects.push(Effect::Create(Box::new(worker)));
+        effects.push(Effect::Create(Box::new(creation)));
     }
 
     /// Keeps what a part has come to, and removes its worker.

@@ -141,7 +141,7 @@ impl World {
         });
     }
 
-    fn put_pod(&mut self, pod: SeenPod) -> Vec<Complaint> {
+    fn put_pod(&mut self, pod: Box<SeenPod>) -> Vec<Complaint> {
         if let Some(worker) = pod.worker {
             self.put(worker);
         }
@@ -302,20 +302,21 @@ mod tests {
         let source = || Source { kind: "pods", namespace: None };
         let mut bare = pod("a", ("ContainerCreating", ""));
         bare.worker = Some(worker("shop", "a", WorkerKind::Pod));
-        world.observe(Observation::Pod(source(), Change::Put(bare.clone())));
+        world.observe(Observation::Pod(source(), Change::Put(Box::new(bare.clone()))));
         assert_eq!(world.alive("u").count(), 1);
         bare.facts.phase = PodPhase::Succeeded;
         bare.worker = bare.worker.map(|worker| WorkerFacts { finished: true, ..worker });
-        world.observe(Observation::Pod(source(), Change::Put(bare.clone())));
+        world.observe(Observation::Pod(source(), Change::Put(Box::new(bare.clone()))));
         assert_eq!((world.alive("u").count(), world.workers_of("u").unwrap().len()), (0, 1));
-        world.observe(Observation::Pod(source(), Change::Drop(bare)));
+        world.observe(Observation::Pod(source(), Change::Drop(Box::new(bare))));
         assert_eq!((world.workers_of("u"), world.pods().len()), (None, 0));
     }
 
     #[test]
     fn a_complaint_counts_once() {
         let mut world = World::new(9);
-        let mut put = |pod: SeenPod| world.observe(Observation::Pod(Source::all("pods"), Change::Put(pod))).len();
+        let mut put =
+            |pod: SeenPod| world.observe(Observation::Pod(Source::all("pods"), Change::Put(Box::new(pod)))).len();
         let said = ("ErrImagePull", "429 Too Many Requests");
         assert_eq!(put(pod("a", ("ContainerCreating", ""))), 0);
         assert_eq!(put(pod("a", said)), 1);

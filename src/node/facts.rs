@@ -6,13 +6,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use k8s_openapi::{
-    api::core::v1::{Node, Taint},
-    jiff::Timestamp,
-};
+use k8s_openapi::{api::core::v1::Taint, jiff::Timestamp};
 
 use super::Ignored;
-use crate::image::Reference;
+use crate::{image::Reference, reduced::ReducedNode};
 
 /// A node, reduced to what decisions need.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -22,7 +19,7 @@ pub struct Facts {
     /// Its labels.
     pub labels: Labels,
     /// Its taints.
-    pub taints: Vec<Taint>,
+    pub taints: Box<[Taint]>,
     /// Whether it is cordoned.
     pub unschedulable: bool,
     /// Whether its `Ready` condition is `True`.
@@ -105,21 +102,18 @@ impl Labels {
 impl Facts {
     /// Reduces a Node.
     #[must_use]
-    pub fn new(node: &Node, texts: &Interner) -> Self {
-        let spec = node.spec.clone().unwrap_or_default();
-        let status = node.status.as_ref();
-        let conditions = status.and_then(|s| s.conditions.as_deref()).unwrap_or_default();
-        let is_true = |name: &str| conditions.iter().any(|c| c.type_ == name && c.status == "True");
+    pub fn new(node: &ReducedNode, texts: &Interner) -> Self {
+        let (spec, status) = (&node.spec, &node.status);
+        let is_true = |name: &str| status.conditions.iter().any(|c| c.type_ == name && c.status == "True");
         let pressures = [
             ("DiskPressure", Ignored::DiskPressure),
             ("MemoryPressure", Ignored::MemoryPressure),
             ("PIDPressure", Ignored::PidPressure),
         ];
-        let info = status.and_then(|s| s.node_info.as_ref());
+        let unready = status.conditions.iter().find(|c| c.type_ == "Ready" && c.status != "True");
+        let info = status.node_info.as_ref();
         let (runtime, version) = info.and_then(|i| i.container_runtime_version.split_once("://")).unwrap_or_default();
-        let allocatable = status.and_then(|s| s.allocatable.as_ref());
-        let images = status.and_then(|s| s.images.as_deref()).unwrap_or_default();
-        let names = images.iter().flat_map(|image| image.names.iter().flatten());
+        let names = status.images.iter().flat_map(|image| image.names.iter().flatten());
         let mut known: Vec<u64> =
             names.filter_map(|name| name.parse::<Reference>().ok()).map(|name| mark(&name)).collect();
         known.sort_unstable();
@@ -127,27 +121,19 @@ impl Facts {
         Self {
             name: node.metadata.name.clone().unwrap_or_default(),
             labels: Labels::new(node.metadata.labels.as_ref().unwrap_or(&BTreeMap::new()), texts),
-            taints: spec.taints.unwrap_or_default(),
-            unschedulable: spec.unschedulable.unwrap_or_default(),
+            taints: spec.taints.clone().into(),
+            unschedulable: spec.unschedulable,
             ready: is_true("Ready"),
-            unready_since: conditions
-                .iter()
-                .find(|c| c.type_ == "Ready" && c.status != "True")
-                .and_then(|c| Some(c.last_transition_time.as_ref()?.0)),
+            unready_since: unready.and_then(|c| Some(c.last_transition_time.as_ref()?.0)),
             pressure: pressures.iter().find(|(name, _)| is_true(name)).map(|(_, reason)| *reason),
             os: texts.text(info.map_or("", |i| &i.operating_system)),
             architecture: texts.text(info.map_or("", |i| &i.architecture)),
-            addresses: status
-                .and_then(|s| s.addresses.as_deref())
-                .unwrap_or_default()
-                .iter()
-                .map(|address| texts.text(&address.address))
-                .collect(),
+            addresses: status.addresses.iter().map(|address| texts.text(&address.address)).collect(),
             kubelet: info.map(|i| Version::parse(&i.kubelet_version)).unwrap_or_default(),
             runtime: texts.text(runtime),
             runtime_version: Version::parse(version),
-            storage: allocatable.and_then(|all| all.get("ephemeral-storage")).and_then(|q| bytes(&q.0)).unwrap_or(0),
-            images_size: images.iter().filter_map(|image| u64::try_from(image.size_bytes?).ok()).sum(),
+            storage: status.allocatable.get("ephemeral-storage").and_then(|q| bytes(&q.0)).unwrap_or(0),
+            images_size: status.images.iter().filter_map(|image| u64::try_from(image.size_bytes?).ok()).sum(),
             images: known.into(),
         }
     }
@@ -238,7 +224,7 @@ mod tests {
     #[test]
     fn presence_is_exact() {
         let digest = format!("sha256:{}", "a".repeat(64));
-        let node: Node = serde_json::from_value(json!({"metadata": {"name": "n"}, "status": {"images": [
+        let node: ReducedNode = serde_json::from_value(json!({"metadata": {"name": "n"}, "status": {"images": [
             {"names": [format!("docker.io/library/nginx@{digest}"), "docker.io/library/nginx:1.27"], "sizeBytes": 100},
             {"names": ["r.example/svc1:1.1.0-debug"], "sizeBytes": 50},
             {"names": ["<none>@<none>"]}

@@ -2,21 +2,18 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::{
-    api::{
-        batch::v1::Job,
-        core::v1::{ContainerStatus, Pod},
-    },
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
-    jiff::Timestamp,
-};
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::ObjectMeta, jiff::Timestamp};
 use kube::ResourceExt;
 
 use super::{
     ASKED_ANNOTATION, ATTEMPT_LABEL, BATCH_LABEL, NODE_ANNOTATION, PART_LABEL, TASK_UID_LABEL,
     pod::{INSTALL_CONTAINER, image_index},
 };
-use crate::{node::Interner, task::WorkerKind};
+use crate::{
+    node::Interner,
+    reduced::{ContainerStatus, ReducedJob, ReducedPod},
+    task::WorkerKind,
+};
 
 /// The label by which the Job controller marks a Job's pods.
 const JOB_NAME_LABEL: &str = "batch.kubernetes.io/job-name";
@@ -81,7 +78,7 @@ impl WorkerFacts {
 
     /// A bare pod of ours; none for a Job's.
     #[must_use]
-    pub fn of_pod(pod: &Pod) -> Option<Self> {
+    pub fn of_pod(pod: &ReducedPod) -> Option<Self> {
         if pod.labels().contains_key(JOB_NAME_LABEL) {
             return None;
         }
@@ -90,10 +87,9 @@ impl WorkerFacts {
     }
 }
 
-impl From<&Job> for WorkerFacts {
-    fn from(job: &Job) -> Self {
-        let conditions = job.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
-        let is = |name: &str| conditions.iter().find(|c| c.type_ == name && c.status == "True");
+impl From<&ReducedJob> for WorkerFacts {
+    fn from(job: &ReducedJob) -> Self {
+        let is = |name: &str| job.status.conditions.iter().find(|c| c.type_ == name && c.status == "True");
         let failed = is("Failed")
             .map(|c| Box::new((c.reason.clone().unwrap_or_default(), c.message.clone().unwrap_or_default())));
         Self {
@@ -119,11 +115,11 @@ pub enum PodPhase {
 }
 
 impl PodPhase {
-    fn of(pod: &Pod) -> Self {
-        match pod.status.as_ref().and_then(|status| status.phase.as_deref()) {
-            Some("Running") => Self::Running,
-            Some("Succeeded") => Self::Succeeded,
-            Some("Failed") => Self::Failed,
+    fn of(pod: &ReducedPod) -> Self {
+        match pod.status.phase.as_str() {
+            "Running" => Self::Running,
+            "Succeeded" => Self::Succeeded,
+            "Failed" => Self::Failed,
             _ => Self::Pending,
         }
     }
@@ -202,11 +198,11 @@ pub struct PodFacts {
 impl PodFacts {
     /// Reduces a pod.
     #[must_use]
-    pub fn new(pod: &Pod, texts: &Interner) -> Self {
-        let status = pod.status.clone().unwrap_or_default();
+    pub fn new(pod: &ReducedPod, texts: &Interner) -> Self {
+        let status = &pod.status;
         let label = |name: &str| pod.labels().get(name).cloned();
-        let installer = |status: &ContainerStatus| status.name == INSTALL_CONTAINER;
-        let container = |status: ContainerStatus| {
+        let installer = |status: &&ContainerStatus| status.name == INSTALL_CONTAINER;
+        let container = |status: &ContainerStatus| {
             let image_id = (!status.image_id.is_empty()).then(|| texts.text(&status.image_id));
             Some(ContainerFacts { image: image_index(&status.name)?, state: state(status), image_id })
         };
@@ -216,11 +212,11 @@ impl PodFacts {
             worker: label(JOB_NAME_LABEL).unwrap_or_else(|| pod.name_any()),
             task_uid: label(TASK_UID_LABEL).unwrap_or_default(),
             phase: PodPhase::of(pod),
-            reason: status.reason.unwrap_or_default(),
-            message: status.message.unwrap_or_default(),
+            reason: status.reason.clone(),
+            message: status.message.clone(),
             created: pod.metadata.creation_timestamp.as_ref().map(|time| time.0),
-            containers: status.container_statuses.unwrap_or_default().into_iter().filter_map(container).collect(),
-            install: status.init_container_statuses.unwrap_or_default().into_iter().find(installer).map(state),
+            containers: status.container_statuses.iter().filter_map(container).collect(),
+            install: status.init_container_statuses.iter().find(installer).map(state),
         }
     }
 
@@ -237,19 +233,18 @@ impl PodFacts {
     }
 }
 
-fn state(status: ContainerStatus) -> ContainerState {
-    let words = |reason: Option<String>, message: Option<String>| {
-        (reason.is_some() || message.is_some())
-            .then(|| Box::new((reason.unwrap_or_default(), message.unwrap_or_default())))
+fn state(status: &ContainerStatus) -> ContainerState {
+    let words = |reason: &Option<String>, message: &Option<String>| {
+        let text = |part: &Option<String>| part.clone().unwrap_or_default();
+        (reason.is_some() || message.is_some()).then(|| Box::new((text(reason), text(message))))
     };
-    let state = status.state.unwrap_or_default();
-    if let Some(end) = state.terminated {
-        let kept = if end.exit_code == 0 { None } else { words(end.reason, end.message) };
+    let state = &status.state;
+    if let Some(end) = &state.terminated {
+        let kept = if end.exit_code == 0 { None } else { words(&end.reason, &end.message) };
         ContainerState::Terminated(end.exit_code, kept)
     } else if state.running.is_some() {
         ContainerState::Running
     } else {
-        let waiting = state.waiting.unwrap_or_default();
-        ContainerState::Waiting(words(waiting.reason, waiting.message))
+        ContainerState::Waiting(state.waiting.as_ref().and_then(|waiting| words(&waiting.reason, &waiting.message)))
     }
 }

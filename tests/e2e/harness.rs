@@ -21,6 +21,8 @@ use kube::{
 
 /// Fake nodes of a cluster that the tests start themselves.
 const FAKE_NODES: &str = "120";
+/// What starts and stops clusters.
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster/cluster");
 /// How often a wait looks.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -28,6 +30,7 @@ const LOOK: Duration = Duration::from_millis(200);
 pub struct Cluster {
     dir: PathBuf,
     env: Vec<(String, String)>,
+    crds: OnceLock<()>,
 }
 
 impl Cluster {
@@ -38,19 +41,35 @@ impl Cluster {
             if let Ok(dir) = std::env::var("PREWARMER_TEST_CLUSTER") {
                 Self::at(dir.into())
             } else {
-                // The cluster's watchdog removes the folder after this process.
                 let own = tempfile::tempdir().unwrap().keep();
-                let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cluster/cluster");
-                let owner = std::process::id().to_string();
-                let status = Command::new(script)
-                    .arg("start")
-                    .arg(&own)
-                    .args(["--fake-nodes", FAKE_NODES, "--real-nodes", "1", "--owner", &owner, "--purge"])
-                    .status();
-                assert!(status.unwrap().success(), "the test cluster did not start: see above");
+                Self::start(&own, FAKE_NODES, "1");
                 Self::at(own)
             }
         })
+    }
+
+    /// A cluster for one test that is not good to it; ends with the process.
+    pub fn own(fake_nodes: usize) -> &'static Self {
+        let dir = tempfile::tempdir().unwrap().keep();
+        Self::start(&dir, &fake_nodes.to_string(), "0");
+        Box::leak(Box::new(Self::at(dir)))
+    }
+
+    /// The cluster's watchdog removes the folder after this process.
+    fn start(dir: &Path, fake_nodes: &str, real_nodes: &str) {
+        let owner = std::process::id().to_string();
+        let status = Command::new(SCRIPT)
+            .arg("start")
+            .arg(dir)
+            .args(["--fake-nodes", fake_nodes, "--real-nodes", real_nodes, "--owner", &owner, "--purge"])
+            .status();
+        assert!(status.unwrap().success(), "the test cluster did not start: see above");
+    }
+
+    /// Kills the API server as a power cut would, and starts it again.
+    pub fn crash_apiserver(&self) {
+        let output = Command::new(SCRIPT).arg("crash-apiserver").arg(&self.dir).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
     fn at(dir: PathBuf) -> Self {
@@ -59,7 +78,7 @@ impl Cluster {
             let (key, value) = line.strip_prefix("export ")?.split_once('=')?;
             Some((key.to_owned(), value.trim_matches('\'').to_owned()))
         };
-        Self { dir, env: text.lines().filter_map(pair).collect() }
+        Self { dir, env: text.lines().filter_map(pair).collect(), crds: OnceLock::new() }
     }
 
     pub fn var(&self, name: &str) -> &str {
@@ -101,10 +120,9 @@ impl Cluster {
     /// A new namespace, removed at the end.
     pub fn namespace(&'static self, prefix: &str) -> Namespace {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        static CRDS: OnceLock<()> = OnceLock::new();
         let name = format!("{prefix}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         self.kubectl(&["create", "namespace", &name], "");
-        CRDS.get_or_init(|| {
+        self.crds.get_or_init(|| {
             let crds = Command::new(env!("CARGO_BIN_EXE_prewarmer")).arg("crds").output().unwrap();
             self.kubectl(
                 &["apply", "--server-side", "--force-conflicts", "-f", "-"],
@@ -264,9 +282,20 @@ pub struct Server {
 
 impl Server {
     pub async fn start(cluster: &Cluster, namespace: &Namespace, worker_image: &str) -> Self {
-        let name = &namespace.name;
-        let more = [format!("--instance={name}"), format!("--worker-image={worker_image}")];
-        Self::run(cluster, namespace, name, &more, cluster.var("KUBECONFIG")).await
+        Self::with(cluster, namespace, namespace, &[&format!("--worker-image={worker_image}")]).await
+    }
+
+    /// A server that lives in the namespace `own`, with more words on its command line.
+    pub async fn with(cluster: &Cluster, namespace: &Namespace, own: &Namespace, words: &[&str]) -> Self {
+        let mut more = vec![format!("--instance={}", namespace.name)];
+        more.extend(words.iter().map(|word| (*word).to_owned()));
+        Self::run(cluster, namespace, &own.name, &more, cluster.var("KUBECONFIG")).await
+    }
+
+    /// A further replica of [`Self::start`]. Registered by URL, only the one that leads is ready.
+    pub fn standby(cluster: &Cluster, namespace: &Namespace, worker_image: &str) -> Self {
+        let more = [format!("--instance={}", namespace.name), format!("--worker-image={worker_image}")];
+        Self::spawn(cluster, namespace, &namespace.name, &more, cluster.var("KUBECONFIG"))
     }
 
     /// A server with the rights of the installed service account and nobody else's, in the way that `prewarmer manifests`
@@ -283,6 +312,12 @@ impl Server {
     }
 
     async fn run(cluster: &Cluster, namespace: &Namespace, own: &str, more: &[String], kubeconfig: &str) -> Self {
+        let server = Self::spawn(cluster, namespace, own, more, kubeconfig);
+        server.ready().await;
+        server
+    }
+
+    fn spawn(cluster: &Cluster, namespace: &Namespace, own: &str, more: &[String], kubeconfig: &str) -> Self {
         let (webhook, health) = (free_address(), free_address());
         let mut words = vec![
             "serve".to_owned(),
@@ -296,11 +331,9 @@ impl Server {
             "--log-format=text".to_owned(),
         ];
         words.extend_from_slice(more);
-        let log = cluster.dir.join(format!("server-{}.log", namespace.name));
+        let log = cluster.dir.join(format!("server-{}-{}.log", namespace.name, webhook.rsplit(':').next().unwrap()));
         let child = spawn(&words, kubeconfig, &log);
-        let server = Self { child, words, kubeconfig: kubeconfig.to_owned(), log, health };
-        server.ready().await;
-        server
+        Self { child, words, kubeconfig: kubeconfig.to_owned(), log, health }
     }
 
     async fn ready(&self) {
@@ -344,9 +377,19 @@ impl Server {
         begun.elapsed()
     }
 
+    /// Starts it again at once, ready or not.
+    pub fn revive(&mut self) {
+        self.child = spawn(&self.words, &self.kubeconfig, &self.log);
+    }
+
+    /// Whether it leads.
+    pub fn leads(&self) -> bool {
+        self.get("/metrics").contains("prewarm_leader 1")
+    }
+
     /// Starts it again after [`Self::kill`] or [`Self::terminate`].
     pub async fn restart(&mut self) {
-        self.child = spawn(&self.words, &self.kubeconfig, &self.log);
+        self.revive();
         self.ready().await;
     }
 }

@@ -7,6 +7,9 @@
     reason = "a test that meets what it did not expect fails there"
 )]
 
+mod chaos;
+mod engine;
 mod harness;
 mod real_node;
 mod walk;
+mod watched;

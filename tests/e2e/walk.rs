@@ -1,20 +1,10 @@
 //! The walk of an image, on a real control plane: admission, task, Jobs, status; and what must not happen.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use crate::harness::{Cluster, Namespace, Server};
-use futures::StreamExt;
-use k8s_openapi::api::batch::v1::Job;
-use kube::{
-    Api, ResourceExt,
-    runtime::watcher::{Config, Event, watcher},
+use crate::{
+    harness::{Cluster, Server},
+    watched::Watched,
 };
 use serde_json::{Value, json};
 
@@ -35,67 +25,6 @@ fn deployment(name: &str, image: &str, replicas: u32) -> Value {
             "nodeSelector": {"type": "fake"}, "containers": [{"name": "c", "image": image}]}}}})
 }
 
-/// Follows the Jobs of a namespace: the most that were alive at once, and how often each node got one.
-struct Watched {
-    most: Arc<AtomicUsize>,
-    most_on_a_node: Arc<AtomicUsize>,
-    made: Arc<Mutex<BTreeMap<String, Vec<String>>>>,
-}
-
-impl Watched {
-    async fn new(cluster: &Cluster, namespace: &Namespace) -> Self {
-        let api = Api::<Job>::namespaced(cluster.client().await, &namespace.name);
-        let watched = Self { most: Arc::default(), most_on_a_node: Arc::default(), made: Arc::default() };
-        let (most, made) = (Arc::clone(&watched.most), Arc::clone(&watched.made));
-        let most_on_a_node = Arc::clone(&watched.most_on_a_node);
-        let (ready, is_ready) = tokio::sync::oneshot::channel();
-        tokio::spawn(async move {
-            let mut ready = Some(ready);
-            let mut alive: BTreeMap<String, String> = BTreeMap::new();
-            let mut stream = std::pin::pin!(watcher(api, Config::default()));
-            while let Some(event) = stream.next().await {
-                match event {
-                    Ok(Event::Apply(job) | Event::InitApply(job)) => {
-                        let node = job.annotations()["prewarm.io/node-name"].clone();
-                        if has_ended(&job) {
-                            alive.remove(&job.name_any());
-                        } else {
-                            alive.insert(job.name_any(), node.clone());
-                        }
-                        let here = alive.values().filter(|other| **other == node).count();
-                        most_on_a_node.fetch_max(here, Ordering::Relaxed);
-                        let mut made = made.lock().unwrap();
-                        let uids: &mut Vec<String> = made.entry(node).or_default();
-                        let uid = job.uid().unwrap();
-                        if !uids.contains(&uid) {
-                            uids.push(uid);
-                        }
-                    }
-                    Ok(Event::Delete(job)) => {
-                        alive.remove(&job.name_any());
-                    }
-                    Ok(Event::InitDone) => {
-                        ready.take().map(|ready| ready.send(()));
-                    }
-                    Ok(Event::Init) | Err(_) => {}
-                }
-                most.fetch_max(alive.len(), Ordering::Relaxed);
-            }
-        });
-        is_ready.await.unwrap();
-        watched
-    }
-
-    fn jobs_per_node(&self) -> BTreeMap<String, usize> {
-        self.made.lock().unwrap().iter().map(|(node, uids)| (node.clone(), uids.len())).collect()
-    }
-}
-
-fn has_ended(job: &Job) -> bool {
-    let conditions = job.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    conditions.iter().any(|c| matches!(c.type_.as_str(), "Complete" | "Failed") && c.status == "True")
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_nodes_in_batches_of_ten() {
     let cluster = Cluster::shared();
@@ -114,11 +43,7 @@ async fn a_hundred_nodes_in_batches_of_ten() {
         assert_eq!((&image["succeeded"], &image["failed"]), (&json!(100), &json!(0)));
     }
     assert_eq!(namespace.get("jobs"), Vec::<Value>::new());
-    assert!(
-        watched.most.load(Ordering::Relaxed) <= 10,
-        "{} Jobs were alive at once",
-        watched.most.load(Ordering::Relaxed)
-    );
+    assert!(watched.most() <= 10, "{} Jobs were alive at once", watched.most());
     let per_node = watched.jobs_per_node();
     assert_eq!((per_node.len(), per_node.values().max()), (100, Some(&1)));
 }
@@ -139,7 +64,7 @@ async fn two_tasks_share_nodes_and_never_meet_there() {
         let status = namespace.ended(name, LONG).await;
         assert_eq!((&status["phase"], &status["succeededNodes"]), (&json!("Completed"), &json!(15)), "{status:#}");
     }
-    assert_eq!(watched.most_on_a_node.load(Ordering::Relaxed), 1);
+    assert_eq!(watched.most_on_a_node(), 1);
     assert_eq!(watched.jobs_per_node().values().sum::<usize>(), 30);
 }
 
@@ -170,30 +95,6 @@ async fn one_bad_image_among_five() {
         assert_eq!(namespace.ended(&lenient, LONG).await["phase"], "Completed");
     }
     assert_eq!(namespace.get("jobs"), Vec::<Value>::new());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn killed_in_the_middle_it_goes_on_and_repeats_nothing() {
-    let cluster = Cluster::shared();
-    let namespace = cluster.namespace("killed");
-    let mut server = Server::start(cluster, &namespace, HELPER).await;
-    let watched = Watched::new(cluster, &namespace).await;
-    let spec = json!({"images": ["a:1", "missing:1"], "nodes": 60, "batchSize": 10, "nodeSelector": {"type": "fake"}});
-    namespace.apply(&task("t", &spec));
-    for nodes in [10, 30] {
-        let what = format!("Jobs on more than {nodes} nodes");
-        namespace.eventually(&what, LONG, || async { (watched.jobs_per_node().len() > nodes).then_some(()) }).await;
-        server.kill();
-        server.restart().await;
-    }
-    let status = namespace.ended("t", LONG).await;
-    assert_eq!((&status["totalNodes"], &status["failedNodeCount"]), (&json!(60), &json!(60)), "{status:#}");
-    let counts: Vec<_> = status["images"].as_array().unwrap().iter().map(|i| (&i["succeeded"], &i["failed"])).collect();
-    assert_eq!(counts, [(&json!(60), &json!(0)), (&json!(0), &json!(60))]);
-    let per_node = watched.jobs_per_node();
-    assert_eq!((per_node.len(), per_node.values().max()), (60, Some(&1)));
-    assert_eq!(namespace.get("jobs"), Vec::<Value>::new());
-    assert!(server.terminate() < Duration::from_secs(10));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,19 +11,20 @@ use kube::ResourceExt;
 
 use super::super::{
     Settings, Shared, WorkerNamespace,
-    effect::{Effect, Refusal, Written},
+    effect::{Creation, Effect, Refusal, Written},
     limits::Room,
     run::{Run, View},
     world::{Pods, Workers, is_alive, may_pull},
 };
 use crate::{
     metrics::Metrics,
-    node::{Facts, Interner},
+    node::Facts,
+    reduced::ReducedJob,
     task::{
         BatchPolicy, Phase, PrewarmPlanSpec, PrewarmTask, PrewarmTaskSpec, WorkerKind, batches::NodeState,
         plan::Breaker,
     },
-    worker::{ContainerFacts, ContainerState, PodFacts, PodPhase, Worker, WorkerFacts, WorkerSettings},
+    worker::{ContainerFacts, ContainerState, PodFacts, PodPhase, WorkerFacts, WorkerSettings},
 };
 
 /// What a worker's pod comes to.
@@ -206,12 +207,13 @@ impl Simulation {
         Written { resource_version: self.task.resource_version(), findings: None }
     }
 
-    fn create(&mut self, worker: &Worker) -> Result<Written, Refusal> {
-        let facts = match worker {
-            Worker::Job(job) => WorkerFacts::from(&**job),
-            Worker::Pod(pod) => WorkerFacts::of_pod(pod).unwrap(),
+    fn create(&mut self, creation: &Creation) -> Result<Written, Refusal> {
+        let is_job = creation.kind == WorkerKind::Job;
+        let facts = if is_job {
+            WorkerFacts::from(&serde_json::from_slice::<ReducedJob>(&creation.body).unwrap())
+        } else {
+            WorkerFacts::of_pod(&serde_json::from_slice(&creation.body).unwrap()).unwrap()
         };
-        let is_job = matches!(worker, Worker::Job(_));
         if let Some(refusal) = self.refusal.clone().filter(|_| !is_job && facts.namespace == "shop") {
             return Err(refusal);
         }
@@ -225,16 +227,19 @@ impl Simulation {
         assert_eq!(self.created[&key], 1, "{key} was made twice");
         if self.makes_pods || facts.namespace != "shop" {
             self.order += 1;
-            let mut pod = PodFacts::new(&worker.to_pod(), &Interner::default());
             let container = |image: &u16| ContainerFacts {
                 image: *image,
                 state: ContainerState::waiting("ContainerCreating", ""),
                 image_id: None,
             };
-            pod.namespace.clone_from(&facts.namespace);
-            pod.name = format!("{:06}", self.order);
-            pod.worker.clone_from(&facts.name);
-            pod.containers = facts.asked.iter().map(container).collect();
+            let pod = PodFacts {
+                namespace: facts.namespace.clone(),
+                name: format!("{:06}", self.order),
+                worker: facts.name.clone(),
+                task_uid: facts.task_uid.clone(),
+                containers: facts.asked.iter().map(container).collect(),
+                ..PodFacts::default()
+            };
             self.pods.insert(key.clone(), pod);
         }
         self.workers.insert(key, WorkerFacts { created: Some(self.now), ..facts });

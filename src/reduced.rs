@@ -1,0 +1,224 @@
+//! Objects as watches deliver them, without what nobody here reads. *Pure.*
+//!
+//! In: JSON of the API server. Out: values with a few fields. A worker's pod of
+//! ten images comes as 20 KB of JSON and would be 46 KB as a typed Pod; what is
+//! not named here is skipped while it is read, and never allocated. May be used
+//! by every room.
+
+use std::{borrow::Cow, collections::BTreeMap};
+
+use k8s_openapi::{
+    api::{
+        batch::v1::{Job, JobCondition},
+        core::v1::{ContainerImage, ContainerState, Node, NodeAddress, NodeCondition, NodeSystemInfo, Pod, Taint},
+    },
+    apimachinery::pkg::{
+        api::resource::Quantity,
+        apis::meta::v1::{ObjectMeta, Time},
+    },
+};
+use kube::Resource;
+use serde::{Deserialize, Deserializer};
+
+/// The fields of `metadata` that are read; `managedFields` alone is often half of an object.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata {
+    name: Option<String>,
+    namespace: Option<String>,
+    uid: Option<String>,
+    resource_version: Option<String>,
+    labels: Option<BTreeMap<String, String>>,
+    annotations: Option<BTreeMap<String, String>>,
+    creation_timestamp: Option<Time>,
+    deletion_timestamp: Option<Time>,
+}
+
+fn metadata<'de, D: Deserializer<'de>>(from: D) -> Result<ObjectMeta, D::Error> {
+    let read = Metadata::deserialize(from)?;
+    Ok(ObjectMeta {
+        name: read.name,
+        namespace: read.namespace,
+        uid: read.uid,
+        resource_version: read.resource_version,
+        labels: read.labels,
+        annotations: read.annotations,
+        creation_timestamp: read.creation_timestamp,
+        deletion_timestamp: read.deletion_timestamp,
+        ..ObjectMeta::default()
+    })
+}
+
+/// What a reduced object has in common with the whole one.
+macro_rules! reduced {
+    ($name:ident of $whole:ty) => {
+        impl Resource for $name {
+            type DynamicType = ();
+            type Scope = <$whole as Resource>::Scope;
+
+            fn kind((): &()) -> Cow<'_, str> {
+                <$whole as Resource>::kind(&())
+            }
+
+            fn group((): &()) -> Cow<'_, str> {
+                <$whole as Resource>::group(&())
+            }
+
+            fn version((): &()) -> Cow<'_, str> {
+                <$whole as Resource>::version(&())
+            }
+
+            fn plural((): &()) -> Cow<'_, str> {
+                <$whole as Resource>::plural(&())
+            }
+
+            fn meta(&self) -> &ObjectMeta {
+                &self.metadata
+            }
+
+            fn meta_mut(&mut self) -> &mut ObjectMeta {
+                &mut self.metadata
+            }
+        }
+    };
+}
+
+/// A Node.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct ReducedNode {
+    /// Its metadata.
+    #[serde(deserialize_with = "metadata")]
+    pub metadata: ObjectMeta,
+    /// What is wanted of it.
+    #[serde(default)]
+    pub spec: NodeSpec,
+    /// How it is.
+    #[serde(default)]
+    pub status: NodeStatus,
+}
+
+/// What is wanted of a Node.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct NodeSpec {
+    /// Its taints.
+    pub taints: Vec<Taint>,
+    /// Whether it is cordoned.
+    pub unschedulable: bool,
+}
+
+/// How a Node is.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct NodeStatus {
+    /// Its conditions.
+    pub conditions: Vec<NodeCondition>,
+    /// Its programs and platform.
+    pub node_info: Option<NodeSystemInfo>,
+    /// What pods may use of it.
+    pub allocatable: BTreeMap<String, Quantity>,
+    /// Where it is reached.
+    pub addresses: Vec<NodeAddress>,
+    /// The images that the kubelet reports, 50 at most.
+    pub images: Vec<ContainerImage>,
+}
+
+/// A pod.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct ReducedPod {
+    /// Its metadata.
+    #[serde(deserialize_with = "metadata")]
+    pub metadata: ObjectMeta,
+    /// How it is.
+    #[serde(default)]
+    pub status: PodStatus,
+}
+
+/// How a pod is.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct PodStatus {
+    /// Its phase.
+    pub phase: String,
+    /// The kubelet's reason for refusing or evicting it.
+    pub reason: String,
+    /// The message beside it.
+    pub message: String,
+    /// Its containers.
+    pub container_statuses: Vec<ContainerStatus>,
+    /// Its init containers.
+    pub init_container_statuses: Vec<ContainerStatus>,
+}
+
+/// How a container is.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct ContainerStatus {
+    /// Its name.
+    pub name: String,
+    /// The runtime's id of its image.
+    #[serde(rename = "imageID")]
+    pub image_id: String,
+    /// Where it stands.
+    pub state: ContainerState,
+}
+
+/// A Job.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct ReducedJob {
+    /// Its metadata.
+    #[serde(deserialize_with = "metadata")]
+    pub metadata: ObjectMeta,
+    /// How it is.
+    #[serde(default)]
+    pub status: JobStatus,
+}
+
+/// How a Job is.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct JobStatus {
+    /// Its conditions.
+    pub conditions: Vec<JobCondition>,
+}
+
+reduced!(ReducedNode of Node);
+reduced!(ReducedPod of Pod);
+reduced!(ReducedJob of Job);
+
+#[cfg(test)]
+mod tests {
+    use kube::ResourceExt;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_what_is_read_is_kept() {
+        let pod: ReducedPod = serde_json::from_value(json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": "p", "labels": {"a": "b"}, "managedFields": [{"manager": "m"}], "finalizers": ["f"]},
+            "spec": {"containers": [{"name": "c"}]},
+            "status": {"phase": "Pending", "podIP": "10.0.0.1", "containerStatuses": [
+                {"name": "c", "imageID": "i", "image": "x", "ready": true, "restartCount": 0,
+                 "state": {"waiting": {"reason": "ErrImagePull", "message": "m"}}}]}
+        }))
+        .unwrap();
+        assert_eq!((pod.name_any().as_str(), pod.managed_fields().len(), pod.finalizers().len()), ("p", 0, 0));
+        assert_eq!(pod.status.container_statuses[0].image_id, "i");
+        assert_eq!(
+            pod.status.container_statuses[0].state.waiting.as_ref().unwrap().reason.as_deref(),
+            Some("ErrImagePull")
+        );
+    }
+
+    #[test]
+    fn an_object_without_status_is_one() {
+        let node: ReducedNode = serde_json::from_value(json!({"metadata": {"name": "n"}, "spec": {}})).unwrap();
+        assert!(node.status.conditions.is_empty());
+        assert_eq!(
+            (ReducedJob::url_path(&(), Some("ns")), ReducedPod::plural(&())),
+            ("/apis/batch/v1/namespaces/ns/jobs".into(), "pods".into())
+        );
+    }
+}
