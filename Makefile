@@ -3,7 +3,7 @@ SHELL := /bin/bash
 HELPER ?= target/prewarmer-helper
 HELPER_FLAGS := --edition 2024 -O -C target-feature=+crt-static -C panic=abort -C strip=symbols
 CLUSTER := tests/cluster/cluster
-TEST_CLUSTER := --fake-nodes 120 --real-nodes 1
+TEST_CLUSTER := --fake-nodes 120 --real-nodes 2
 
 .PHONY: help
 help: ## list the commands

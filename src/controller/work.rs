@@ -284,13 +284,18 @@ impl<'a> Work<'a> {
         let mut batch: HashMap<usize, u8> = self.planned.retry_batch.clone();
         batch.retain(|index, attempt| open(*index, *attempt));
         if batch.is_empty() {
+            self.planned.retry_batch.clear();
+            // Those with the fewest tries come first, and wait for one another: so the batches follow from where the nodes
+            // stand alone, and a restarted controller comes to the same.
+            let attempt = |index: usize| record.state(index).attempt();
+            let Some(lowest) = record.retrying().map(attempt).min() else { return };
+            let next: Vec<usize> =
+                record.retrying().filter(|index| attempt(*index) == lowest).take(self.at_once).collect();
             let due = |index: &usize| self.planned.retry_at.get(index).is_none_or(|at| *at <= self.view.now);
-            let next: Vec<usize> = record.retrying().filter(due).take(self.at_once).collect();
-            if next.is_empty() {
-                self.planned.retry_batch.clear();
+            if !next.iter().all(due) {
                 return;
             }
-            batch = next.into_iter().map(|index| (index, record.state(index).attempt())).collect();
+            batch = next.into_iter().map(|index| (index, lowest)).collect();
             self.planned.retry_batches += 1;
             self.urgent = true;
         }

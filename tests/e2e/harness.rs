@@ -21,6 +21,8 @@ use kube::{
 
 /// Fake nodes of a cluster that the tests start themselves.
 const FAKE_NODES: &str = "120";
+/// Real nodes of such a cluster: one for all tests, and one whose disk is filled.
+const REAL_NODES: &str = "2";
 /// What starts and stops clusters.
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster/cluster");
 /// How often a wait looks.
@@ -42,7 +44,7 @@ impl Cluster {
                 Self::at(dir.into())
             } else {
                 let own = tempfile::tempdir().unwrap().keep();
-                Self::start(&own, FAKE_NODES, "1");
+                Self::start(&own, FAKE_NODES, REAL_NODES);
                 Self::at(own)
             }
         })
@@ -384,7 +386,7 @@ impl Server {
 
     /// Whether it leads.
     pub fn leads(&self) -> bool {
-        self.get("/metrics").contains("prewarm_leader 1")
+        self.get("/metrics").contains("\nprewarm_leader 1\n")
     }
 
     /// Starts it again after [`Self::kill`] or [`Self::terminate`].

@@ -11,5 +11,6 @@ mod chaos;
 mod engine;
 mod harness;
 mod real_node;
+mod reasons;
 mod walk;
 mod watched;

@@ -199,7 +199,7 @@ async fn the_metrics_tell_of_the_walk() {
         "prewarm_tasks_total{status=\"completed\"} 1",
         "prewarm_nodes_processed_total{result=\"succeeded\"} 5",
         "prewarm_images_total{result=\"succeeded\"} 10",
-        "prewarm_leader 1",
+        "\nprewarm_leader 1\n",
     ] {
         let told = || async { server.get("/metrics").contains(line).then_some(()) };
         namespace.eventually(&format!("the metric {line}"), Duration::from_secs(5), told).await;
