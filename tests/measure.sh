@@ -1,6 +1,24 @@
 #!/usr/bin/env bash
-# make test-long: the measurements of docs/measurements.md. Prints figures; decides nothing.
+# make test-long: the measurements of docs/measurements.md, and the long forms of the tests that have one. Figures are
+# printed, and decide nothing; the tests do.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-cargo build --release --locked --bin prewarmer --example load
-exec tests/cluster/cluster with --fake-nodes 100 -- bash tests/measure-in-cluster.sh
+say() { echo "test-long: $*"; }
+with() { local nodes=$1; shift; tests/cluster/cluster with --fake-nodes "$nodes" -- "$@"; }
+say "building, release and debug"
+cargo build --release --locked --bin prewarmer --example load --example floor
+cargo test --locked --no-run
+say "the pure parts"
+cargo bench --locked --bench engine
+say "the webhook, and a task"
+with 100 bash tests/measure-in-cluster.sh
+say "1,000 nodes, beside the floor"
+with 1000 bash tests/measure-engine.sh 1000 10 100 "Job Pod"
+say "5,000 nodes"
+with 5000 bash tests/measure-engine.sh 5000 20 100 "Pod Job" --no-floor
+say "the model of a task, at length"
+PROPTEST_CASES=${PREWARMER_TEST_CASES:-100000} cargo test --locked --lib whatever_happens
+say "servers, leaders and API servers that die"
+with 200 env PREWARMER_TEST_NODES=200 PREWARMER_TEST_KILLS="${PREWARMER_TEST_KILLS:-100}" PREWARMER_TEST_CRASHES=10 \
+  PREWARMER_TEST_TAKEOVERS=10 cargo test --locked --test e2e -- chaos --nocapture --test-threads 1
+say "all done"

@@ -461,6 +461,17 @@ mod tests {
     }
 
     #[test]
+    fn every_setting_is_in_the_docs() {
+        let docs = include_str!("../../docs/settings.md");
+        let command = Cli::command();
+        let serve = command.find_subcommand("serve").unwrap();
+        for argument in serve.get_arguments().filter_map(|argument| argument.get_long()).filter(|long| *long != "help")
+        {
+            assert!(docs.contains(&format!("`--{argument}`")), "--{argument} is not in docs/settings.md");
+        }
+    }
+
+    #[test]
     fn checks_of_nodes() {
         let words = [
             "--prometheus-url=http://p:9090",

@@ -21,6 +21,7 @@ mod known;
 mod limits;
 mod planned;
 mod record;
+mod rehearsal;
 mod run;
 mod sweep;
 #[cfg(test)]
@@ -41,6 +42,8 @@ use kube::{Client, ResourceExt};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
+#[doc(hidden)]
+pub use self::rehearsal::Rehearsal;
 use self::{
     effect::{Effect, Target},
     executor::{Done, Executor},
@@ -264,7 +267,8 @@ impl Controller {
             priority: task.spec.priority,
             created: task.creation_timestamp().map(|time| time.0),
         };
-        let taken = open.iter().filter(|(uid, task)| begun(uid) && !task.spec.suspend).count();
+        let takes_place = |uid: &str| self.runs.get(uid).is_some_and(Run::takes_place);
+        let taken = open.iter().filter(|(uid, task)| takes_place(uid) && !task.spec.suspend).count();
         let candidates = open.iter().filter(|(uid, task)| !begun(uid) && !task.spec.suspend).map(waiting).collect();
         let room = self.shared.settings.max_concurrent_tasks.saturating_sub(taken);
         let may_begin = turns::next(candidates, room, now).into_iter().collect();

@@ -111,9 +111,15 @@ impl Run {
         &self.target
     }
 
-    /// Whether the task takes one of the places of tasks that run.
+    /// Whether the task has left the queue of those that wait.
     pub(super) fn has_begun(&self) -> bool {
         self.status.phase != Phase::Pending
+    }
+
+    /// Whether the task takes one of the places of tasks that run. One that only waits for its workers to be gone does not:
+    /// that is up to Kubernetes, and may take long.
+    pub(super) fn takes_place(&self) -> bool {
+        self.has_begun() && self.status.phase != Phase::Finalizing
     }
 
     /// The registries that its images come from.

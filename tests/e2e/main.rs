@@ -8,6 +8,7 @@
 )]
 
 mod chaos;
+mod checks;
 mod engine;
 mod harness;
 mod real_node;
