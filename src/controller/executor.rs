@@ -20,7 +20,7 @@ use tokio::sync::{Semaphore, mpsc::Sender};
 
 use super::{
     effect::{Creation, Effect, Refusal, StatusWrite, Target, Told, Written},
-    watches::Observation,
+    observation::{Done, Observation},
 };
 use crate::{
     health::Checks,
@@ -34,17 +34,6 @@ use crate::{
 const CONCURRENCY: usize = 32;
 /// Who the Events come from.
 const COMPONENT: &str = "prewarmer";
-
-/// An effect that has ended.
-#[derive(Debug)]
-pub(super) struct Done {
-    /// The task's UID.
-    pub(super) uid: String,
-    /// Which effect.
-    pub(super) effect: Effect,
-    /// What came of it.
-    pub(super) result: Result<Written, Refusal>,
-}
 
 /// Performs effects, and reports their ends.
 pub(super) struct Executor {

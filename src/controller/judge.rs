@@ -8,7 +8,7 @@ use super::{
     known::{Known, Scope},
     planned::{Planned, Refused, later},
     record::End,
-    run::View,
+    view::View,
     world::may_pull,
 };
 use crate::{

@@ -19,6 +19,7 @@ mod executor;
 mod judge;
 mod known;
 mod limits;
+mod observation;
 mod planned;
 mod record;
 mod rehearsal;
@@ -27,6 +28,7 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 mod turns;
+mod view;
 mod watches;
 mod work;
 mod world;
@@ -46,11 +48,12 @@ use tokio_util::sync::CancellationToken;
 pub use self::rehearsal::Rehearsal;
 use self::{
     effect::{Effect, Target},
-    executor::{Done, Executor},
+    executor::Executor,
     known::Known,
     limits::{Budgets, Room},
-    run::{Run, View},
-    watches::Observation,
+    observation::{Done, Observation},
+    run::Run,
+    view::View,
     world::{Complaint, World},
 };
 use crate::{

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use k8s_openapi::jiff::Timestamp;
 
-use super::record::Record;
+use super::{Settings, WorkerNamespace, record::Record};
 use crate::{
     task::{
         PrewarmPlanSpec, PrewarmTaskStatus,
@@ -232,6 +232,12 @@ impl Planned {
         }
         new
     }
+}
+
+/// Whether a refused worker may be tried in our own namespace: where that is allowed and nothing of the task's namespace is
+/// needed.
+pub(super) fn may_go_away(settings: &Settings, valid: &ValidTask, planned: &Planned) -> bool {
+    settings.worker_namespace == WorkerNamespace::Fallback && !valid.has_credentials() && planned.away.is_none()
 }
 
 /// How many nodes at once.

@@ -8,7 +8,8 @@ use super::{
     Settings, Shared,
     effect::{Effect, Written},
     limits::Room,
-    run::{Run, View},
+    run::Run,
+    view::View,
     world::{Pods, Workers},
 };
 use crate::{

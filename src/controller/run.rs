@@ -1,29 +1,25 @@
 //! One task at work: from what is to what should be done now. *Pure.*
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::HashSet, sync::Arc};
 
 use k8s_openapi::jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 
 use super::{
-    Settings, Shared,
+    Shared,
     conditions::{self, Word, seconds},
     effect::{Creation, Effect, Refusal, StatusWrite, Target, Told, Written, examination},
-    planned::{Planned, later},
+    planned::{Planned, later, may_go_away},
     record::End,
     sweep,
+    view::View,
     work::{Work, note},
-    world::{Pods, Workers},
 };
 use crate::{
     health::Candidate,
     metrics::Metrics,
-    node::Facts,
     task::{
-        Phase, PrewarmPlanSpec, PrewarmTask, PrewarmTaskStatus,
+        Phase, PrewarmTask, PrewarmTaskStatus,
         batches::NodeState,
         plan::{Findings, candidates, plan},
         validate::{ValidTask, validate},
@@ -37,23 +33,6 @@ const WRITE_INTERVAL_MS: i64 = 1000;
 const PROGRESS_INTERVAL_MS: i64 = 5000;
 /// After a passing refusal, nothing is sent again for the task for this long, in milliseconds.
 const PAUSE_MS: i64 = 2000;
-
-/// What a step may look at.
-pub(super) struct View<'a> {
-    pub(super) nodes: &'a BTreeMap<String, Facts>,
-    pub(super) workers: Option<&'a Workers>,
-    pub(super) pods: &'a Pods,
-    pub(super) plan: Option<&'a Arc<PrewarmPlanSpec>>,
-    pub(super) may_begin: bool,
-    pub(super) settings: &'a Settings,
-    pub(super) now: Timestamp,
-}
-
-impl View<'_> {
-    pub(super) fn workers(&self) -> impl Iterator<Item = &WorkerFacts> {
-        self.workers.into_iter().flat_map(BTreeMap::values)
-    }
-}
 
 /// One task at work.
 pub(super) struct Run {
@@ -420,12 +399,6 @@ impl Run {
             told: std::mem::take(&mut self.told),
         })));
     }
-}
-
-/// Whether a refused worker may be tried in our own namespace: where that is allowed and nothing of the task's namespace is
-/// needed.
-pub(super) fn may_go_away(settings: &Settings, valid: &ValidTask, planned: &Planned) -> bool {
-    settings.worker_namespace == super::WorkerNamespace::Fallback && !valid.has_credentials() && planned.away.is_none()
 }
 
 pub(super) fn target(task: &PrewarmTask) -> Target {

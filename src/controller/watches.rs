@@ -17,8 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Settings, WorkerNamespace,
-    executor::Done,
-    world::{OwnedPlan, SeenPod},
+    observation::{Change, Observation, OwnedPlan, SeenPod, Source},
 };
 use crate::{
     metrics::Metrics,
@@ -30,47 +29,6 @@ use crate::{
 
 /// Objects per page of a first list: nodes are large, about 15 KB each.
 const PAGE: u32 = 100;
-
-/// What a watch looks at.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Source {
-    pub(super) kind: &'static str,
-    /// None: all of them.
-    pub(super) namespace: Option<String>,
-}
-
-impl Source {
-    pub(super) fn all(kind: &'static str) -> Self {
-        Self { kind, namespace: None }
-    }
-
-    /// Whether objects of the namespace are seen.
-    pub(super) fn covers(&self, namespace: &str) -> bool {
-        self.namespace.as_deref().is_none_or(|own| own == namespace)
-    }
-}
-
-/// A change of one kind.
-#[derive(Debug)]
-pub(super) enum Change<T> {
-    /// New or changed.
-    Put(T),
-    /// Gone.
-    Drop(T),
-    /// All there is: after a first or renewed list.
-    Replace(Vec<T>),
-}
-
-/// What the controller hears.
-pub(super) enum Observation {
-    Task(Change<Arc<PrewarmTask>>),
-    Plan(Change<OwnedPlan>),
-    Node(Change<Facts>),
-    Job(Source, Change<WorkerFacts>),
-    Pod(Source, Change<Box<SeenPod>>),
-    /// An effect has ended.
-    Done(Done),
-}
 
 /// The watches at work.
 pub(super) struct Watches {

@@ -13,9 +13,9 @@ use super::{
     effect::{Creation, Effect, Target},
     judge::{Judge, Judgement},
     known::Scope,
-    planned::{Planned, after, at_once, later},
+    planned::{Planned, after, at_once, later, may_go_away},
     record::End,
-    run::{View, may_go_away},
+    view::View,
     world::{is_alive, may_pull},
 };
 use crate::{

@@ -7,7 +7,7 @@ use std::{
 
 use kube::ResourceExt;
 
-use super::watches::{Change, Observation, Source};
+use super::observation::{Change, Observation, OwnedPlan, SeenPod, Source};
 use crate::{
     node::Facts,
     task::{PrewarmPlanSpec, PrewarmTask, WorkerKind},
@@ -18,20 +18,6 @@ use crate::{
 pub(super) type Workers = BTreeMap<String, WorkerFacts>;
 /// Pods by namespace and worker; the newest where a Job has had several.
 pub(super) type Pods = HashMap<String, PodFacts>;
-
-/// A plan and the task that it belongs to.
-#[derive(Debug, Clone)]
-pub(super) struct OwnedPlan {
-    pub(super) task_uid: String,
-    pub(super) spec: Arc<PrewarmPlanSpec>,
-}
-
-/// A worker pod, and what it is as a worker where no Job made it.
-#[derive(Debug, Clone)]
-pub(super) struct SeenPod {
-    pub(super) facts: PodFacts,
-    pub(super) worker: Option<WorkerFacts>,
-}
 
 /// A registry asked for fewer requests, in its answer to a pull.
 #[derive(Debug, Clone, PartialEq, Eq)]

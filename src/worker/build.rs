@@ -1,7 +1,15 @@
 //! Builds the object that pulls on one node: a Job, or a bare pod.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
+use super::{
+    ASKED_ANNOTATION, ATTEMPT_LABEL, Assignment, BATCH_LABEL, MANAGED_BY, NODE_ANNOTATION, NODE_LABEL, PART_LABEL,
+    TASK_LABEL, TASK_NAMESPACE_ANNOTATION, TASK_UID_LABEL, WorkerSettings, names::label_value, pod,
+};
+use crate::{
+    node::Facts,
+    task::{PullMethod, WorkerKind, resource::owner_reference, validate::ValidTask},
+};
 use k8s_openapi::{
     api::{
         batch::v1::{Job, JobSpec},
@@ -9,70 +17,6 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
-use sha2::{Digest, Sha256};
-
-use super::{
-    ASKED_ANNOTATION, ATTEMPT_LABEL, BATCH_LABEL, MANAGED_BY, NODE_ANNOTATION, NODE_LABEL, PART_LABEL, TASK_LABEL,
-    TASK_NAMESPACE_ANNOTATION, TASK_UID_LABEL, pod,
-};
-use crate::{
-    node::Facts,
-    task::{PullMethod, WorkerKind, resource::owner_reference, validate::ValidTask},
-};
-
-/// The kubelet may need this long beyond a node's time-out until the controller, which ends nodes itself, has done so;
-/// the worker's own deadline only matters when no controller is there.
-const DEADLINE_SLACK: Duration = Duration::from_secs(60);
-/// Longest value of a label.
-const MAX_LABEL: usize = 63;
-
-/// What holds for every worker.
-#[derive(Debug, Clone)]
-pub struct WorkerSettings {
-    /// The helper's image.
-    pub image: String,
-    /// The priority class of worker pods.
-    pub priority_class: Option<String>,
-    /// How long a finished Job may stay when no controller removes it.
-    pub ttl: Duration,
-    /// How many images one pod pulls at most; a node with more gets one pod after another.
-    pub images_per_pod: usize,
-}
-
-/// One node's share of a task.
-#[derive(Debug, Clone, Copy)]
-pub struct Assignment<'a> {
-    /// The worker's namespace.
-    pub namespace: &'a str,
-    /// The task's namespace.
-    pub task_namespace: &'a str,
-    /// The task's name.
-    pub task: &'a str,
-    /// The task's UID.
-    pub uid: &'a str,
-    /// The index of the batch.
-    pub batch: u32,
-    /// The node's name.
-    pub node: &'a str,
-    /// Which try on this node it is, from 0.
-    pub attempt: u8,
-    /// Which part of the images it is, from 0.
-    pub part: u16,
-    /// The images to pull, by their index in the task.
-    pub asked: &'a [usize],
-    /// The method, as [`method_for`] chose it.
-    pub method: PullMethod,
-}
-
-impl Assignment<'_> {
-    /// The worker's name: always the same for a task, a node, a try and a part, so that a restarted controller or a repeated
-    /// request meets the worker that is there. 80 bits of SHA-256: two of 5,000 nodes share one with a chance of 10^-17.
-    #[must_use]
-    pub fn worker_name(&self) -> String {
-        let (attempt, part) = (self.attempt.to_string(), self.part.to_string());
-        format!("prewarm-{}", short_hash(&[self.uid, self.node, &attempt, &part], 20))
-    }
-}
 
 /// The object that pulls.
 #[derive(Debug, Clone, PartialEq)]
@@ -147,7 +91,7 @@ pub fn build(task: &ValidTask, at: &Assignment<'_>, settings: &WorkerSettings) -
         metadata,
         spec: Some(JobSpec {
             backoff_limit: Some(0),
-            active_deadline_seconds: deadline(task),
+            active_deadline_seconds: pod::deadline(task),
             ttl_seconds_after_finished: i32::try_from((settings.ttl + task.retain).as_secs()).ok(),
             pod_replacement_policy: Some("Failed".into()),
             template,
@@ -155,11 +99,6 @@ pub fn build(task: &ValidTask, at: &Assignment<'_>, settings: &WorkerSettings) -
         }),
         status: None,
     }))
-}
-
-/// When the API server or the kubelet ends a worker by itself.
-pub(super) fn deadline(task: &ValidTask) -> Option<i64> {
-    i64::try_from((task.timeout + DEADLINE_SLACK).as_secs()).ok()
 }
 
 fn metadata(at: &Assignment<'_>) -> ObjectMeta {
@@ -194,33 +133,10 @@ fn metadata(at: &Assignment<'_>) -> ObjectMeta {
     }
 }
 
-/// A name as a label's value: as it is where it fits, else its beginning and a hash.
-pub(crate) fn label_value(name: &str) -> String {
-    if name.len() <= MAX_LABEL {
-        return name.to_owned();
-    }
-    let hash = short_hash(&[name], 16);
-    let keep = name.char_indices().map(|(at, _)| at).take_while(|at| at + 17 <= MAX_LABEL).last().unwrap_or(0);
-    format!("{}-{hash}", name[..keep].trim_end_matches(['-', '.', '_']))
-}
-
-/// The name of the Event that tells of a task's phase.
-pub(crate) fn event_name(task: &str, uid: &str, phase: &str) -> String {
-    format!("{}.{}", label_value(task), short_hash(&[uid, phase], 16))
-}
-
-/// The first `digits` hexadecimal digits of the SHA-256 over the parts.
-fn short_hash(parts: &[&str], digits: usize) -> String {
-    let mut hasher = Sha256::new();
-    for part in parts {
-        hasher.update(part.as_bytes());
-        hasher.update([0]);
-    }
-    crate::hex(&hasher.finalize()[..digits / 2])
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::task::{PrewarmTaskSpec, validate::validate};
 

@@ -4,15 +4,18 @@
 //! them. Out: the worker to create; for each image of a worker pod what has
 //! become of it. May call `image`, `node` and `task`.
 
+mod assignment;
 mod build;
 mod facts;
+mod names;
 mod outcome;
 mod pod;
 mod reason;
 
-pub(crate) use build::event_name;
-pub use build::{Assignment, Worker, WorkerSettings, build, method_for};
+pub use assignment::{Assignment, WorkerSettings};
+pub use build::{Worker, build, method_for};
 pub use facts::{ContainerFacts, ContainerState, PodFacts, PodPhase, WorkerFacts};
+pub(crate) use names::event_name;
 pub use outcome::{ImageOutcome, PodOutcome, read};
 pub use reason::{Reason, Verdict, classify, retry_after, throttles};
 

@@ -4,7 +4,7 @@
 //! asks for next to nothing. `nodeName` bypasses the scheduler, which is fine:
 //! the nodes were chosen by the controller, and the kubelet still checks.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::{
     api::core::v1::{
@@ -14,9 +14,12 @@ use k8s_openapi::{
     apimachinery::pkg::api::resource::Quantity,
 };
 
-use super::{Assignment, WorkerSettings, build::deadline};
+use super::{Assignment, WorkerSettings};
 use crate::task::{PullMethod, WorkerKind, validate::ValidTask};
 
+/// The kubelet may need this long beyond a node's time-out until the controller, which ends nodes itself, has done so;
+/// the worker's own deadline only matters when no controller is there.
+const DEADLINE_SLACK: Duration = Duration::from_secs(60);
 /// The init container that copies the helper.
 pub(super) const INSTALL_CONTAINER: &str = "install-helper";
 /// Before the image's index, in the name of its container.
@@ -61,6 +64,11 @@ pub(super) fn spec(task: &ValidTask, at: &Assignment<'_>, settings: &WorkerSetti
         volumes: Some(if by_volume { image_volumes(task, at.asked) } else { vec![helper_volume()] }),
         ..PodSpec::default()
     }
+}
+
+/// When the API server or the kubelet ends a worker by itself.
+pub(super) fn deadline(task: &ValidTask) -> Option<i64> {
+    i64::try_from((task.timeout + DEADLINE_SLACK).as_secs()).ok()
 }
 
 /// The name of the container that stands for the image at this index of the task.

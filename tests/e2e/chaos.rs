@@ -14,9 +14,9 @@ const HELPER: &str = "registry.example/prewarmer-helper:1";
 /// A task is interrupted often, and each time nothing happens until the dead leader's Lease is over.
 const LONG: Duration = Duration::from_secs(900);
 /// How long a node may take.
-const TIMEOUT: &str = "4s";
+const TIMEOUT: &str = "10s";
 /// The same, where no pod can come to anything for as long as the API server is down.
-const PATIENT: &str = "15s";
+const PATIENT: &str = "20s";
 /// A new leader is at work within this time of the old one's death.
 const TAKEOVER: Duration = Duration::from_secs(15);
 

@@ -42,10 +42,10 @@ async fn what_fails_for_a_passing_reason_is_tried_again() {
     let namespace = cluster.namespace("retry");
     let _server = Server::start(cluster, &namespace, HELPER).await;
     let retry = json!({"limit": 2, "delay": "1s"});
-    let spec = json!({"images": ["a:1", "flaky:1"], "nodes": 6, "batchSize": 3, "timeout": "3s",
+    let spec = json!({"images": ["a:1", "flaky:1"], "nodes": 6, "batchSize": 3, "timeout": "6s",
                       "failurePolicy": "Retry", "retry": retry});
     apply(&namespace, "t", &spec);
-    apply(&namespace, "skip", &json!({"images": ["flaky:2"], "nodes": 2, "timeout": "3s"}));
+    apply(&namespace, "skip", &json!({"images": ["flaky:2"], "nodes": 2, "timeout": "6s"}));
     let ended = namespace.ended("t", LONG).await;
     assert_eq!((&ended["phase"], &ended["succeededNodes"]), (&json!("Completed"), &json!(6)), "{ended:#}");
     assert_eq!(ended["nodeStates"], "ssssss");
@@ -140,7 +140,7 @@ async fn a_namespace_that_takes_no_pods() {
         for worker in ["Job", "Pod"] {
             let name = format!("at-home-{}", worker.to_lowercase());
             apply(namespace, &name, &json!({"images": ["a:1"], "nodes": 40, "batchSize": 5, "worker": worker}));
-            let ended = namespace.ended(&name, Duration::from_secs(25)).await;
+            let ended = namespace.ended(&name, Duration::from_secs(40)).await;
             assert_eq!((&ended["phase"], &ended["failedNodeCount"]), (&json!("Failed"), &json!(40)), "{ended:#}");
             assert_eq!(ended["failedNodes"][0]["reason"], reason, "{ended:#}");
         }
@@ -160,7 +160,7 @@ async fn a_namespace_that_takes_no_pods() {
         }
         let spec = json!({"images": ["c:1"], "nodes": 3, "serviceAccountName": "builder"});
         apply(namespace, "with-credentials", &spec);
-        let ended = namespace.ended("with-credentials", Duration::from_secs(25)).await;
+        let ended = namespace.ended("with-credentials", Duration::from_secs(40)).await;
         assert_eq!(ended["failedNodeCount"], 3, "credentials stay in their namespace: {ended:#}");
         drop(server);
         nothing_left(&own, "jobs,pods").await;
@@ -260,7 +260,7 @@ async fn a_registry_that_complains_is_spared() {
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("throttled");
     let _server = Server::start(cluster, &namespace, HELPER).await;
-    apply(&namespace, "t", &json!({"images": ["throttled:1"], "nodes": 3, "timeout": "6s"}));
+    apply(&namespace, "t", &json!({"images": ["throttled:1"], "nodes": 3, "timeout": "10s"}));
     let said = || async { Some(status(&namespace, "t")).filter(|s| condition(s, "Throttled")["status"] == "True") };
     let status = namespace.eventually("the condition Throttled", LONG, said).await;
     assert_eq!(condition(&status, "Throttled")["reason"], "RegistryLimit");
@@ -286,7 +286,7 @@ async fn a_node_that_goes_away_blocks_nothing() {
         "",
     );
     namespace.apply(&json!({"apiVersion": "prewarm.io/v1alpha1", "kind": "PrewarmTask", "metadata": {"name": "t"},
-        "spec": {"images": ["unreachable:1"], "batchSize": 2, "timeout": "8s", "nodeSelector": labels}}));
+        "spec": {"images": ["unreachable:1"], "batchSize": 2, "timeout": "12s", "nodeSelector": labels}}));
     namespace.eventually("two Jobs", LONG, || async { (namespace.get("jobs").len() == 2).then_some(()) }).await;
     namespace.kubectl(&["delete", "node", &format!("{name}0")], "");
     namespace.kubectl(&["cordon", &format!("{name}2")], "");

@@ -13,7 +13,8 @@ use super::super::{
     Settings, Shared, WorkerNamespace,
     effect::{Creation, Effect, Refusal, Written},
     limits::Room,
-    run::{Run, View},
+    run::Run,
+    view::View,
     world::{Pods, Workers, is_alive, may_pull},
 };
 use crate::{

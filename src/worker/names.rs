@@ -1,0 +1,31 @@
+//! Names and labels that fit, whatever the names of nodes and tasks.
+
+use sha2::{Digest, Sha256};
+
+/// Longest value of a label.
+const MAX_LABEL: usize = 63;
+
+/// A name as a label's value: as it is where it fits, else its beginning and a hash.
+pub(crate) fn label_value(name: &str) -> String {
+    if name.len() <= MAX_LABEL {
+        return name.to_owned();
+    }
+    let hash = short_hash(&[name], 16);
+    let keep = name.char_indices().map(|(at, _)| at).take_while(|at| at + 17 <= MAX_LABEL).last().unwrap_or(0);
+    format!("{}-{hash}", name[..keep].trim_end_matches(['-', '.', '_']))
+}
+
+/// The name of the Event that tells of a task's phase.
+pub(crate) fn event_name(task: &str, uid: &str, phase: &str) -> String {
+    format!("{}.{}", label_value(task), short_hash(&[uid, phase], 16))
+}
+
+/// The first `digits` hexadecimal digits of the SHA-256 over the parts.
+pub(super) fn short_hash(parts: &[&str], digits: usize) -> String {
+    let mut hasher = Sha256::new();
+    for part in parts {
+        hasher.update(part.as_bytes());
+        hasher.update([0]);
+    }
+    crate::hex(&hasher.finalize()[..digits / 2])
+}
