@@ -13,6 +13,11 @@ use crate::{
 
 /// Longest message kept of one failure, in characters: the kubelet's are a few hundred.
 const MAX_MESSAGE: usize = 500;
+/// Longest message of an image that was given up.
+const MAX_GIVEN_UP: usize = 200;
+/// All failures together take no more than this, in bytes, and the rest are only counted. With 100 images of the longest
+/// names (90 KB), as many ignored nodes (30 KB) and 5,000 letters, a status stays below 200 KB.
+const MAX_FAILURES: usize = 64 << 10;
 /// On so many nodes an image must prove hopeless, and good on none, before it is given up: one could be a node's fault, and
 /// 5,000 requests for a typing error would be too many.
 const HOPELESS_NODES: u32 = 3;
@@ -155,7 +160,7 @@ impl Record {
         }
         *count += 1;
         if *count >= HOPELESS_NODES && image.succeeded == 0 && image.given_up.is_none() {
-            image.given_up = Some(GivenUp { reason: reason.as_str().into(), message: short(message) });
+            image.given_up = Some(GivenUp { reason: reason.as_str().into(), message: short(message, MAX_GIVEN_UP) });
         }
     }
 
@@ -178,14 +183,16 @@ impl Record {
 
     /// `position` beyond the images: the node's failure, not one image's.
     fn fail(&mut self, node: &str, position: usize, reason: Reason, message: &str, now: Timestamp) {
-        if self.failures.len() < MAX_FAILED_NODES {
-            self.failures.push(FailedNode {
-                node: node.into(),
-                image: self.images.get(position).map(|image| image.image.clone()).unwrap_or_default(),
-                reason: reason.as_str().into(),
-                message: short(message),
-                time: seconds(now),
-            });
+        let failure = FailedNode {
+            node: node.into(),
+            image: self.images.get(position).map(|image| image.image.clone()).unwrap_or_default(),
+            reason: reason.as_str().into(),
+            message: short(message, MAX_MESSAGE),
+            time: seconds(now),
+        };
+        let size: usize = self.failures.iter().chain([&failure]).map(size).sum();
+        if self.failures.len() < MAX_FAILED_NODES && size <= MAX_FAILURES {
+            self.failures.push(failure);
         }
     }
 
@@ -244,8 +251,13 @@ fn complaint(outcome: ImageOutcome) -> (Reason, String) {
     }
 }
 
-fn short(message: &str) -> String {
-    message.chars().take(MAX_MESSAGE).collect()
+fn short(message: &str, most: usize) -> String {
+    message.chars().take(most).collect()
+}
+
+/// What a failure takes as JSON, in bytes: its texts, and about 100 for names and marks.
+fn size(failure: &FailedNode) -> usize {
+    failure.node.len() + failure.image.len() + failure.reason.len() + failure.message.len() + 100
 }
 
 #[cfg(test)]
@@ -311,5 +323,30 @@ mod tests {
         assert_eq!(listed, [("n1", "ImageNotFound"), ("n2", "RegistryUnreachable")]);
         assert_eq!((status.images[1].succeeded, status.images[1].failed), (1, 2));
         assert_eq!(status.node_states, "sff");
+    }
+
+    #[test]
+    fn the_longest_status_stays_below_200_kb() {
+        let images: Vec<Reference> = (0..100)
+            .map(|n| format!("registry.example/{}{n:03}:{}", "a/".repeat(110), "t".repeat(120)).parse().unwrap())
+            .collect();
+        let nodes = 150;
+        let mut record = Record::restore(nodes, &images, &PrewarmTaskStatus::default());
+        let message = "not found ".repeat(100);
+        for index in 0..nodes {
+            let node = format!("{index:04}{}", "n".repeat(249));
+            let outcomes =
+                images.iter().map(|_| ImageOutcome::Failed(Reason::ImageNotFound, message.clone())).collect();
+            record.end(index, &node, End::Images(outcomes), false, now());
+        }
+        let mut status = PrewarmTaskStatus::default();
+        record.fill(&mut status);
+        let ignored = crate::task::IgnoredNode { node: "n".repeat(253), reason: "NotReady".into() };
+        status.ignored_nodes = vec![ignored; crate::task::resource::MAX_IGNORED_NODES];
+        status.node_states = "f".repeat(5000);
+        let size = serde_json::to_vec(&status).unwrap().len();
+        assert!((100_000..200_000).contains(&size), "{size} bytes");
+        assert_eq!(status.failed_node_count, 150);
+        assert!(!status.failed_nodes.is_empty());
     }
 }
