@@ -1,4 +1,4 @@
-//! What is kept of a Node: an object of 15 KB comes down to a kilobyte or less.
+//! What is kept of a Node: an object of 15 KB with 20 labels and 50 images comes down to two kilobytes.
 
 use std::{
     collections::{BTreeMap, HashSet},

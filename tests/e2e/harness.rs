@@ -413,6 +413,15 @@ fn spawn(words: &[String], kubeconfig: &str, log: &Path) -> Child {
     command.spawn().unwrap()
 }
 
+/// An address that nobody listens on. Not one that the system gives away: it would give it to the next connection as well,
+/// before the server gets to it.
 fn free_address() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let first = 10_000 + std::process::id() % 90 * 100;
+    loop {
+        let address = format!("127.0.0.1:{}", first + NEXT.fetch_add(1, Ordering::Relaxed) % 1000);
+        if TcpListener::bind(&address).is_ok() {
+            return address;
+        }
+    }
 }
