@@ -134,7 +134,7 @@ if [ "$REAL_NODES" -gt 0 ]; then
 fi
 
 title "a task by curl, as JSON: one good image, and one that does not exist"
-k proxy --port=$((port + 2)) > /dev/null 2>&1 &
+"$KUBECTL" proxy --port=$((port + 2)) > /dev/null 2>&1 &
 proxy=$!
 for _ in $(seq 50); do curl -fs "http://127.0.0.1:$((port + 2))/version" > /dev/null 2>&1 && break; sleep 0.1; done
 curl -fsS -X POST "http://127.0.0.1:$((port + 2))/apis/prewarm.io/v1alpha1/namespaces/shop/prewarmtasks" \
