@@ -8,7 +8,7 @@ use crate::{
     health::{Candidate, Examination},
     image::Reference,
     task::{Phase, PrewarmPlanSpec, PrewarmTaskStatus, WorkerKind, plan::Findings},
-    worker::{Reason, Worker},
+    worker::{Reason, Worker, WorkerFacts},
 };
 
 /// The task that an effect is for.
@@ -74,6 +74,11 @@ pub(super) enum Effect {
 }
 
 impl Effect {
+    /// The deletion of one worker.
+    pub(super) fn delete(worker: &WorkerFacts) -> Self {
+        Self::Delete(worker.kind, worker.namespace.clone(), worker.name.clone())
+    }
+
     /// Verb and resource, for metrics and logs.
     pub(super) fn request(&self) -> (&'static str, &'static str) {
         let plural = |kind: WorkerKind| if kind == WorkerKind::Job { "jobs" } else { "pods" };

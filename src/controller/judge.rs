@@ -5,6 +5,7 @@ use std::ops::Range;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::{
+    Settings,
     known::{Known, Scope},
     planned::{Planned, Refused, later},
     record::End,
@@ -51,6 +52,7 @@ pub(super) struct Judge<'a> {
     pub(super) valid: &'a ValidTask,
     pub(super) planned: &'a Planned,
     pub(super) view: &'a View<'a>,
+    pub(super) settings: &'a Settings,
     pub(super) known: &'a Known,
     pub(super) scope: Scope,
 }
@@ -74,7 +76,7 @@ impl Judge<'_> {
             return Judgement::Open;
         }
         let mut outcomes = vec![ImageOutcome::Open(None); self.valid.images.len()];
-        let size = self.view.settings.worker.images_per_pod.max(1);
+        let size = self.settings.worker.images_per_pod.max(1);
         let mut waiting = None;
         for (part, first) in (0u16..).zip((0..outcomes.len()).step_by(size)) {
             let images = first..(first + size).min(outcomes.len());
@@ -141,7 +143,7 @@ impl Judge<'_> {
 
     fn look(&self, worker: &WorkerFacts, late: bool) -> Look {
         let Some(pod) = self.view.pods.get(&worker.key()) else { return Look::Says(self.podless(worker, late)) };
-        match read(pod, &self.valid.images, &worker.asked, &self.view.settings.worker.image) {
+        match read(pod, &self.valid.images, &worker.asked, &self.settings.worker.image) {
             PodOutcome::Node(reason, message) => Look::Says(Judgement::End(End::Node(reason, message))),
             PodOutcome::Images(outcomes) => {
                 let open = outcomes.iter().any(|outcome| matches!(outcome, ImageOutcome::Open(_)));

@@ -207,7 +207,6 @@ impl Controller {
         self.shared.budgets.recover(now);
         self.shared.room = self.room(now);
         let (order, may_begin) = self.turns(&open, now);
-        let settings = Arc::clone(&self.shared.settings);
         for uid in order {
             let (Some(task), Some(run)) = (open.get(uid), self.runs.get_mut(uid)) else { continue };
             let view = View {
@@ -216,7 +215,6 @@ impl Controller {
                 pods: self.world.pods(),
                 plan: self.world.plan_of(uid),
                 may_begin: may_begin.contains(uid),
-                settings: &settings,
                 now,
             };
             let effects = run.step(task, &view, &mut self.shared);
@@ -311,8 +309,7 @@ impl Controller {
         }
         for worker in sweep::excess(finished, settings.max_retained) {
             let target = Target { uid: worker.task_uid.clone(), ..Target::default() };
-            let deletion = Effect::Delete(worker.kind, worker.namespace.clone(), worker.name.clone());
-            self.executor.spawn(&target, vec![deletion]);
+            self.executor.spawn(&target, vec![Effect::delete(worker)]);
         }
     }
 }

@@ -1,6 +1,9 @@
 //! The nodes of a task that has been planned, and all that is remembered of them. *Pure.*
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use k8s_openapi::jiff::Timestamp;
 
@@ -11,7 +14,7 @@ use crate::{
         batches::{NodeState, batches},
         validate::ValidTask,
     },
-    worker::{ImageOutcome, Reason},
+    worker::{ImageOutcome, Reason, WorkerFacts},
 };
 
 /// A worker whose creation was acknowledged is in the watch within milliseconds; after this long without it, in
@@ -57,14 +60,12 @@ pub(super) struct Planned {
     settled: HashMap<usize, HashMap<u16, Vec<ImageOutcome>>>,
     /// How many workers were alive at the last look.
     pub(super) seen_alive: usize,
-    /// The same, with those that were asked for since.
-    pub(super) alive: usize,
     /// Deletions that were asked for lately, by their effect's key.
     deletions: HashMap<String, Timestamp>,
     /// When a failed node may be tried again.
     pub(super) retry_at: HashMap<usize, Timestamp>,
     /// The nodes that are tried again now, with the number of their try.
-    pub(super) retry_batch: HashMap<usize, u8>,
+    pub(super) retry_batch: BTreeMap<usize, u8>,
     /// How many batches of further tries there were.
     pub(super) retry_batches: u32,
     /// Why workers go to our own namespace.
@@ -102,9 +103,8 @@ impl Planned {
             begun: HashMap::new(),
             settled: HashMap::new(),
             seen_alive: 0,
-            alive: 0,
             deletions: HashMap::new(),
-            retry_batch: HashMap::new(),
+            retry_batch: BTreeMap::new(),
             retry_batches: status.total_batches.saturating_sub(first),
             away: None,
             refused: None,
@@ -124,8 +124,21 @@ impl Planned {
         self.unseen.contains_key(&index)
     }
 
-    pub(super) fn unseen(&self) -> usize {
-        self.unseen.len()
+    /// How many workers are alive, with those that were asked for since the last look.
+    pub(super) fn alive(&self) -> usize {
+        self.seen_alive + self.unseen.len()
+    }
+
+    /// Whether workers were asked for that have not been seen.
+    pub(super) fn has_unseen(&self) -> bool {
+        !self.unseen.is_empty()
+    }
+
+    /// Whether the result of the worker's try is among `letters`, those that the API server has.
+    pub(super) fn is_recorded(&self, worker: &WorkerFacts, letters: &[u8]) -> bool {
+        let Some(index) = self.index_of(&worker.node) else { return true };
+        let state = letters.get(index).map_or(NodeState::Waiting, |letter| NodeState::from_letter(*letter));
+        state.is_final() || state.attempt() > worker.attempt
     }
 
     /// Nodes whose worker was asked for and has not been seen.

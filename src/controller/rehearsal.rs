@@ -85,14 +85,12 @@ impl Rehearsal {
         let busy = self.workers.values().map(|worker| worker.node.clone()).collect();
         let hosts = self.run.hosts().iter().map(|host| (host.clone(), self.workers.len())).collect();
         self.shared.room = Room::new(busy, self.shared.settings.max_workers, hosts, &self.shared.budgets, self.now);
-        let settings = Arc::clone(&self.shared.settings);
         let view = View {
             nodes: &self.nodes,
             workers: Some(&self.workers),
             pods: &self.pods,
             plan: Some(&self.plan),
             may_begin: true,
-            settings: &settings,
             now: self.now,
         };
         self.run.step(&self.task, &view, &mut self.shared)

@@ -6,7 +6,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 
 use super::{
-    Shared,
+    Settings, Shared,
     conditions::{self, Word, seconds},
     effect::{Creation, Effect, Refusal, StatusWrite, Target, Told, Written, examination},
     planned::{Planned, later, may_go_away},
@@ -20,7 +20,6 @@ use crate::{
     metrics::Metrics,
     task::{
         Phase, PrewarmTask, PrewarmTaskStatus,
-        batches::NodeState,
         plan::{Findings, candidates, plan},
         validate::{ValidTask, validate},
     },
@@ -113,9 +112,8 @@ impl Run {
 
     /// Whether the worker's result is in the API server.
     pub(super) fn is_recorded(&self, worker: &WorkerFacts) -> bool {
-        let index = self.planned.as_ref().and_then(|planned| planned.index_of(&worker.node));
-        let letter = index.and_then(|index| self.written.node_states.as_bytes().get(index));
-        letter.is_some_and(|letter| NodeState::from_letter(*letter).is_final())
+        let letters = self.written.node_states.as_bytes();
+        self.planned.as_ref().is_some_and(|planned| planned.is_recorded(worker, letters))
     }
 
     /// Nodes whose worker was asked for and is not in the watch yet.
@@ -195,10 +193,8 @@ impl Run {
         } else {
             planned.count_refusal();
             planned.refuse(*reason, message.clone(), now);
-            let again = planned.record.state(index).attempt() < valid.retry.limit;
-            let node = planned.spec.nodes[index].clone();
             let end = End::Node(*reason, message.clone());
-            note(planned, valid, shared, &self.target.namespace, index, &node, end, again, now);
+            note(planned, valid, shared, &self.target.namespace, index, end, true, now);
         }
     }
 
@@ -223,7 +219,7 @@ impl Run {
         } else if task.spec.cancel {
             self.cancel(task, view, &mut effects);
         } else if self.planned.is_none() {
-            self.begin(task, view, &mut effects);
+            self.begin(task, view, &shared.settings, &mut effects);
         }
         if self.planned.is_some() && !task.spec.cancel {
             self.advance(task, view, shared, &mut effects);
@@ -244,7 +240,7 @@ impl Run {
     }
 
     /// Chooses the nodes and records them, before the first worker.
-    fn begin(&mut self, task: &PrewarmTask, view: &View<'_>, effects: &mut Vec<Effect>) {
+    fn begin(&mut self, task: &PrewarmTask, view: &View<'_>, settings: &Settings, effects: &mut Vec<Effect>) {
         let Ok(valid) = &self.valid else { return };
         if let Some(spec) = view.plan {
             self.planned = Some(Planned::new(valid, Arc::clone(spec), &self.status, view.now));
@@ -265,14 +261,14 @@ impl Run {
             self.phase(Phase::Pending, reason, message, task, view.now);
             return;
         }
-        if self.findings.is_none() && view.settings.examine {
+        if self.findings.is_none() && settings.examine {
             let able = candidates(valid, view.nodes.values()).filter(|(_, obstacle)| obstacle.is_none());
             effects.push(examination(&valid.images, able.map(|(node, _)| Candidate::from(node)).collect()));
             self.phase(Phase::Snapshotting, "Checking", "nodes are being checked", task, view.now);
             return;
         }
         let findings = self.findings.clone().unwrap_or_default();
-        let spec = Arc::new(plan(valid, view.nodes.values(), &findings, view.settings.breaker));
+        let spec = Arc::new(plan(valid, view.nodes.values(), &findings, settings.breaker));
         if spec.nodes.is_empty() {
             self.status.ignored_nodes.clone_from(&spec.ignored);
             self.status.ignored_node_count = spec.ignored_count;
@@ -369,11 +365,8 @@ impl Run {
         };
         let throttled = tripped.or_else(slowed);
         let away = self.planned.as_ref().and_then(|planned| planned.away.clone());
-        let unchecked = match (&self.findings, plan) {
-            (Some(_), Some(plan)) => Some(plan.unchecked.join("; ")),
-            (_, Some(plan)) if !plan.unchecked.is_empty() => Some(plan.unchecked.join("; ")),
-            _ => None,
-        };
+        let checked = plan.filter(|plan| self.findings.is_some() || !plan.unchecked.is_empty());
+        let unchecked = checked.map(|plan| plan.unchecked.join("; "));
         self.status.phase = phase;
         self.status.observed_generation = generation;
         let word = Word { phase, reason, message, throttled, away, unchecked, generation };

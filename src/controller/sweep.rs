@@ -36,8 +36,7 @@ pub(super) fn ended(task: &PrewarmTask, workers: Option<&Workers>, pods: &Pods, 
         return if none_left && outlived { vec![Effect::DeleteTask] } else { deletions };
     }
     let stuck = |worker: &&WorkerFacts| !worker.deleting && may_pull(worker, pods);
-    let delete = |worker: &WorkerFacts| Effect::Delete(worker.kind, worker.namespace.clone(), worker.name.clone());
-    workers.into_iter().flat_map(Workers::values).filter(stuck).map(delete).collect()
+    workers.into_iter().flat_map(Workers::values).filter(stuck).map(Effect::delete).collect()
 }
 
 /// Whether workers of a task that nobody knows have been there for long enough to be sure of it.

@@ -4,10 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::jiff::Timestamp;
 
-use super::{
-    Settings,
-    world::{Pods, Workers},
-};
+use super::world::{Pods, Workers};
 use crate::{node::Facts, task::PrewarmPlanSpec, worker::WorkerFacts};
 
 /// What a step may look at.
@@ -17,7 +14,6 @@ pub(super) struct View<'a> {
     pub(super) pods: &'a Pods,
     pub(super) plan: Option<&'a Arc<PrewarmPlanSpec>>,
     pub(super) may_begin: bool,
-    pub(super) settings: &'a Settings,
     pub(super) now: Timestamp,
 }
 

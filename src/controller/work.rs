@@ -1,10 +1,6 @@
 //! One look at all nodes of a planned task: what has ended, what is to be removed, what may start. *Pure.*
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    fmt,
-    ops::Range,
-};
+use std::{collections::BTreeMap, fmt, ops::Range, sync::Arc};
 
 use k8s_openapi::jiff::Timestamp;
 
@@ -89,7 +85,6 @@ impl<'a> Work<'a> {
             }
         }
         planned.seen_alive = view.workers().filter(|worker| is_alive(worker)).count();
-        planned.alive = planned.seen_alive + planned.unseen();
         let recorded = written.node_states.as_bytes();
         Self { target, valid, planned, view, shared, recorded, hosts, at_once, at, begun, urgent: false }
     }
@@ -149,6 +144,7 @@ impl<'a> Work<'a> {
             valid: self.valid,
             planned: self.planned,
             view: self.view,
+            settings: &self.shared.settings,
             known: &self.shared.known,
             scope: Scope::new(&self.target.namespace, self.valid),
         };
@@ -160,10 +156,8 @@ impl<'a> Work<'a> {
         if let Some(since) = since {
             self.shared.metrics.pull_duration.observe(self.view.now.duration_since(since).as_secs_f64());
         }
-        let again = again && self.state(index).attempt() < self.valid.retry.limit;
-        let node = self.planned.spec.nodes[index].clone();
         let namespace = &self.target.namespace;
-        let state = note(self.planned, self.valid, self.shared, namespace, index, &node, end, again, self.view.now);
+        let state = note(self.planned, self.valid, self.shared, namespace, index, end, again, self.view.now);
         self.at.remove(&index);
         // The workers of failed nodes go only when the failure is in the status, and until then others must wait.
         self.urgent |= !matches!(state, NodeState::Succeeded | NodeState::AlreadyWarm);
@@ -174,7 +168,10 @@ impl<'a> Work<'a> {
     pub(super) fn reap(&mut self, effects: &mut Vec<Effect>) {
         let mut groups: BTreeMap<(&str, u32), Vec<(&WorkerFacts, bool)>> = BTreeMap::new();
         for worker in self.view.workers().filter(|worker| !worker.deleting && !self.is_kept(worker)) {
-            groups.entry((&worker.namespace, worker.batch)).or_default().push((worker, self.is_done(worker)));
+            groups
+                .entry((&worker.namespace, worker.batch))
+                .or_default()
+                .push((worker, self.planned.is_recorded(worker, self.recorded)));
         }
         let retains = !self.valid.retain.is_zero();
         let mut wanted = Vec::new();
@@ -187,9 +184,7 @@ impl<'a> Work<'a> {
             let single = workers.into_iter().filter(|(worker, done)| {
                 self.is_misplaced(worker) || *done && (retains || may_pull(worker, self.view.pods))
             });
-            wanted.extend(
-                single.map(|(worker, _)| Effect::Delete(worker.kind, worker.namespace.clone(), worker.name.clone())),
-            );
+            wanted.extend(single.map(|(worker, _)| Effect::delete(worker)));
         }
         let now = self.view.now;
         effects.extend(wanted.into_iter().filter(|effect| self.planned.delete_now(effect.key(), now)));
@@ -220,13 +215,6 @@ impl<'a> Work<'a> {
         first.saturating_add(self.planned.retry_batches).saturating_sub(1)
     }
 
-    /// Whether the worker's result is in the API server.
-    fn is_done(&self, worker: &WorkerFacts) -> bool {
-        let Some(index) = self.planned.index_of(&worker.node) else { return true };
-        let state = self.recorded.get(index).map_or(NodeState::Waiting, |letter| NodeState::from_letter(*letter));
-        state.is_final() || state.attempt() > worker.attempt
-    }
-
     /// Whether the worker waits where nothing is taken while others go elsewhere.
     fn is_misplaced(&self, worker: &WorkerFacts) -> bool {
         self.planned.away.is_some()
@@ -245,14 +233,12 @@ impl<'a> Work<'a> {
 
     /// Whether workers are left that have to go.
     pub(super) fn is_left(&self) -> bool {
-        self.view.workers().any(|worker| !self.is_kept(worker)) || self.planned.unseen() > 0
+        self.view.workers().any(|worker| !self.is_kept(worker)) || self.planned.has_unseen()
     }
 
     /// Starts what may start.
     pub(super) fn dispatch(&mut self, effects: &mut Vec<Effect>) {
-        if self.planned.alive > 0 && self.wants_probe() {
-            self.probe(effects);
-        }
+        self.probe(effects);
         // Nodes that end without a worker may end whole batches: at most as many rounds as there are batches.
         while let Some(batch) = self.batches().current {
             for index in batch.nodes.clone() {
@@ -279,29 +265,25 @@ impl<'a> Work<'a> {
 
     /// Tries failed nodes again, in batches of their own.
     fn retry(&mut self, effects: &mut Vec<Effect>) {
-        let record = &self.planned.record;
-        let open = |index: usize, attempt: u8| record.state(index) == NodeState::Retrying(attempt);
-        let mut batch: HashMap<usize, u8> = self.planned.retry_batch.clone();
-        batch.retain(|index, attempt| open(*index, *attempt));
-        if batch.is_empty() {
-            self.planned.retry_batch.clear();
+        let Planned { record, retry_batch, retry_batches, retry_at, .. } = &mut *self.planned;
+        retry_batch.retain(|index, attempt| record.state(*index) == NodeState::Retrying(*attempt));
+        if retry_batch.is_empty() {
             // Those with the fewest tries come first, and wait for one another: so the batches follow from where the nodes
             // stand alone, and a restarted controller comes to the same.
             let attempt = |index: usize| record.state(index).attempt();
             let Some(lowest) = record.retrying().map(attempt).min() else { return };
             let next: Vec<usize> =
                 record.retrying().filter(|index| attempt(*index) == lowest).take(self.at_once).collect();
-            let due = |index: &usize| self.planned.retry_at.get(index).is_none_or(|at| *at <= self.view.now);
+            let due = |index: &usize| retry_at.get(index).is_none_or(|at| *at <= self.view.now);
             if !next.iter().all(due) {
                 return;
             }
-            batch = next.into_iter().map(|index| (index, lowest)).collect();
-            self.planned.retry_batches += 1;
+            retry_batch.extend(next.into_iter().map(|index| (index, lowest)));
+            *retry_batches += 1;
             self.urgent = true;
         }
-        self.planned.retry_batch.clone_from(&batch);
+        let nodes: Vec<usize> = retry_batch.keys().copied().collect();
         let label = self.retry_label();
-        let nodes: BTreeSet<usize> = batch.into_keys().collect();
         for index in nodes {
             self.start(index, label, effects);
         }
@@ -325,7 +307,7 @@ impl<'a> Work<'a> {
             return self.end(index, End::Node(refused.reason, refused.message), true);
         }
         let namespace = self.namespace();
-        if self.planned.alive >= self.at_once {
+        if self.planned.alive() >= self.at_once {
             return;
         }
         let node = self.planned.spec.nodes[index].clone();
@@ -337,15 +319,13 @@ impl<'a> Work<'a> {
             Err(error) => return self.end(index, End::Node(Reason::Unknown, error.to_string()), false),
         };
         self.planned.asked_for(index, &creation.name, batch, self.view.now);
-        self.planned.alive += 1;
         effects.push(Effect::Create(Box::new(creation)));
     }
 
     /// Keeps what a part has come to, and removes its worker.
     fn settle(&mut self, index: usize, part: u16, outcomes: Vec<ImageOutcome>, effects: &mut Vec<Effect>) {
         let workers = self.at.get(&index).into_iter().flatten().filter(|worker| worker.part == part);
-        effects
-            .extend(workers.map(|worker| Effect::Delete(worker.kind, worker.namespace.clone(), worker.name.clone())));
+        effects.extend(workers.map(|worker| Effect::delete(worker)));
         self.planned.settle(index, part, outcomes);
     }
 
@@ -390,14 +370,13 @@ impl<'a> Work<'a> {
         build(self.valid, &at, &self.shared.settings.worker)
     }
 
-    fn wants_probe(&self) -> bool {
+    /// Asks by a dry run why a Job has no pod, where one has none.
+    fn probe(&mut self, effects: &mut Vec<Effect>) {
         let due =
             self.planned.probed_at.and_then(|at| later(at, PROBE_INTERVAL_MS)).is_none_or(|at| at <= self.view.now);
-        due && self.at.keys().any(|index| self.judge(*index) == Judgement::Podless)
-    }
-
-    /// Asks by a dry run why a Job has no pod.
-    fn probe(&mut self, effects: &mut Vec<Effect>) {
+        if !due || self.planned.alive() == 0 {
+            return;
+        }
         let podless = self.at.iter().find(|(index, _)| self.judge(**index) == Judgement::Podless);
         let Some((index, worker)) = podless.and_then(|(index, workers)| Some((*index, *workers.last()?))) else {
             return;
@@ -409,7 +388,8 @@ impl<'a> Work<'a> {
     }
 }
 
-/// Notes the end of a try on a node, with all that follows from it. Where the node stands then.
+/// Notes the end of a try on a node, with all that follows from it: another try, where `again` and the retry rule allow one.
+/// Where the node stands then.
 #[allow(clippy::too_many_arguments, reason = "called from two places with different parts of a task borrowed")]
 pub(super) fn note(
     planned: &mut Planned,
@@ -417,11 +397,13 @@ pub(super) fn note(
     shared: &mut Shared,
     namespace: &str,
     index: usize,
-    node: &str,
     end: End,
     again: bool,
     now: Timestamp,
 ) -> NodeState {
+    let spec = Arc::clone(&planned.spec);
+    let node = spec.nodes[index].as_str();
+    let again = again && planned.record.state(index).attempt() < valid.retry.limit;
     let mut warm = 0;
     if let End::Images(outcomes) = &end {
         let scope = Scope::new(namespace, valid);

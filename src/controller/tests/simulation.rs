@@ -57,6 +57,8 @@ pub(super) struct Simulation {
     pub(super) makes_pods: bool,
     /// How often each worker was made, less how often somebody else deleted it.
     created: HashMap<String, usize>,
+    /// When each try on a node began: its time-out counts from there, whatever the parts of its images.
+    begun: HashMap<(String, u8), Timestamp>,
     /// All creations, in order, with the batch's label.
     pub(super) history: Vec<(String, u32)>,
     pub(super) events: Vec<Phase>,
@@ -94,6 +96,7 @@ impl Simulation {
             refusal: None,
             makes_pods: true,
             created: HashMap::new(),
+            begun: HashMap::new(),
             history: Vec::new(),
             events: Vec::new(),
             writes: Vec::new(),
@@ -136,14 +139,12 @@ impl Simulation {
         let cap = self.shared.settings.max_workers;
         let pulling = self.run.hosts().iter().map(|host| (host.clone(), self.at_work())).collect();
         self.shared.room = Room::new(busy, cap, pulling, &self.shared.budgets, self.now);
-        let settings = Arc::clone(&self.shared.settings);
         let view = View {
             nodes: &self.nodes,
             workers: Some(&self.workers),
             pods: &self.pods,
             plan: self.plan.as_ref(),
             may_begin: true,
-            settings: &settings,
             now: self.now,
         };
         let effects = self.run.step(&self.task, &view, &mut self.shared);
@@ -224,6 +225,7 @@ impl Simulation {
         }
         self.assert_may_create(&facts);
         self.history.push((facts.node.clone(), facts.batch));
+        self.begun.entry((facts.node.clone(), facts.attempt)).or_insert(self.now);
         *self.created.entry(key.clone()).or_default() += 1;
         assert_eq!(self.created[&key], 1, "{key} was made twice");
         if self.makes_pods || facts.namespace != "shop" {
@@ -264,10 +266,14 @@ impl Simulation {
                     pod.containers.iter().all(|c| c.state == ContainerState::waiting("ContainerCreating", ""))
                 }) && self.nodes.get(&other.node).is_some_and(|node| node.unready_since.is_none())
             };
-            let begun = self.workers.values().filter(earlier).find(|other| may_pull(other, &self.pods) && open(other));
             // A node may have run out of time instead.
-            let late = begun.is_some_and(|other| self.now.duration_since(other.created.unwrap()).as_secs() >= 60);
-            assert!(begun.is_none() || late, "{} was begun while {:?} was at work", worker.node, begun);
+            let in_time = |other: &&WorkerFacts| {
+                let begun = self.begun[&(other.node.clone(), other.attempt)];
+                self.now.duration_since(begun).as_secs() < 60
+            };
+            let mut at_work = self.workers.values().filter(earlier).filter(in_time);
+            let begun = at_work.find(|other| may_pull(other, &self.pods) && open(other));
+            assert!(begun.is_none(), "{} was begun while {begun:?} was at work", worker.node);
         }
     }
 
