@@ -57,7 +57,13 @@ pub(super) fn compute(old: &[Condition], word: &Word<'_>, now: Timestamp) -> Vec
             observed_generation: word.generation,
         }
     };
-    states.into_iter().map(condition).collect()
+    let mut all: Vec<Condition> = states.into_iter().map(condition).collect();
+    // What a predecessor found out stays said: a successor does not find it out again.
+    let lasting = |known: &&Condition| matches!(known.type_.as_str(), "NodesChecked" | "WorkersElsewhere");
+    let unsaid: Vec<Condition> =
+        old.iter().filter(lasting).filter(|known| all.iter().all(|now| now.type_ != known.type_)).cloned().collect();
+    all.extend(unsaid);
+    all
 }
 
 /// A time as Kubernetes writes it, in whole seconds.
@@ -105,6 +111,17 @@ mod tests {
         let second = compute(&first, &word(Phase::Running), Timestamp::UNIX_EPOCH);
         assert_eq!(find(&second, "Throttled").unwrap().status, "False");
         assert_eq!(find(&compute(&[], &word(Phase::Running), Timestamp::UNIX_EPOCH), "Throttled"), None);
+    }
+
+    #[test]
+    fn what_was_found_out_stays_said_after_a_restart() {
+        let found = Word { unchecked: Some(String::new()), away: Some("full".into()), ..word(Phase::Running) };
+        let first = compute(&[], &found, Timestamp::UNIX_EPOCH);
+        let second = compute(&first, &word(Phase::Completed), Timestamp::UNIX_EPOCH);
+        for name in ["NodesChecked", "WorkersElsewhere"] {
+            assert_eq!(find(&second, name), find(&first, name));
+            assert!(find(&second, name).is_some(), "{name}");
+        }
     }
 
     #[test]
