@@ -1,20 +1,11 @@
 #!/usr/bin/env bash
 # Called by measure.sh with a cluster's environment: the webhook's throughput and memory, and API requests per warmed node.
 set -euo pipefail
-work=$(mktemp -d)
-server=''
-finish() { [ -z "$server" ] || { kill "$server"; wait "$server"; } 2> /dev/null || true; rm -rf "$work"; }
-trap finish EXIT
-k() { "$KUBECTL" "$@"; }
-port=$((${APISERVER_URL##*:} + 4))
-target/release/prewarmer crds | k apply --server-side -f - > /dev/null
-k create namespace prewarmer > /dev/null
-target/release/prewarmer serve --webhook-addr "127.0.0.1:$port" --webhook-url "https://127.0.0.1:$port" \
-  --health-addr "127.0.0.1:$((port + 1))" --worker-image registry.example/helper:1 --log-level warn 2> "$work/log" &
-server=$!
-for _ in $(seq 100); do curl -fs "http://127.0.0.1:$((port + 1))/readyz" > /dev/null && break; sleep 0.1; done
-rss() { awk '/^Vm(RSS|HWM)/ {printf "%s %.1f MB  ", $1, $2 / 1024} END {print ""}' "/proc/$server/status"; }
-echo "memory, idle: $(rss)"
+# shellcheck source=/dev/null
+. tests/measure-lib.sh
+
+serve
+echo "memory, idle: $(memory)"
 
 k get secret -n prewarmer prewarmer-ca -o jsonpath='{.data.tls\.crt}' | base64 -d > "$work/ca.pem"
 cat > "$work/deployment.yaml" <<'D'
@@ -40,11 +31,9 @@ k apply --dry-run=server -o json -f "$work/deployment.yaml" > "$work/object.json
   printf '}}'
 } > "$work/review.json"
 target/release/examples/load "127.0.0.1:$port" "$work/ca.pem" "$work/review.json" 5 1 8 64
-echo "memory, after the load: $(rss)"
+echo "memory, after the load: $(memory)"
 
 sleep 15 # the task that the first of those reviews made has ended
-writes() { k get --raw /metrics | awk '/^apiserver_request_total/ && /verb="(POST|PUT|PATCH|DELETE|DELETECOLLECTION)"/ && !/resource="(events|leases)"/ {sum += $NF} END {printf "%d", sum}'; }
-ours() { curl -s "http://127.0.0.1:$((port + 1))/metrics" | awk '/^prewarm_kube_requests_total/ && !/"(list|watch)"/ {sum += $NF} END {printf "%d", sum}'; }
 before=$(writes) before_ours=$(ours) since=$(date +%s%N)
 echo '{"apiVersion":"prewarm.io/v1alpha1","kind":"PrewarmTask","metadata":{"name":"measure"},"spec":{"images":["a:1","b:1","c:1","d:1","e:1"],"nodeSelector":{"type":"fake"},"batchSize":10}}' | k apply -f - > /dev/null
 k wait --for=condition=Complete prewarmtask/measure --timeout=300s > /dev/null
@@ -52,4 +41,4 @@ took=$((($(date +%s%N) - since) / 1000000))
 sleep 3
 echo "100 nodes x 5 images in batches of 10: $took ms"
 echo "API writes by all components, without events and leases: $(($(writes) - before)); by prewarmer: $(($(ours) - before_ours))"
-echo "memory, at the end: $(rss)"
+echo "memory, at the end: $(memory)"

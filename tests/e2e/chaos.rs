@@ -41,9 +41,7 @@ fn apply(namespace: &Namespace, name: &str, nodes: usize, work: &Work) {
     let spec = json!({"images": work.images, "nodes": nodes, "batchSize": 20, "timeout": work.timeout,
         "imagePullPolicy": "Always", "failurePolicy": "Retry", "retry": retry, "nodeSelector": {"type": "fake"},
         "successThreshold": "85%"});
-    namespace.apply(&json!({
-        "apiVersion": "prewarm.io/v1alpha1", "kind": "PrewarmTask", "metadata": {"name": name}, "spec": spec,
-    }));
+    namespace.apply_task(name, &spec);
 }
 
 /// What two runs of the same task must have in common.
@@ -70,18 +68,40 @@ fn check_jobs(made: &BTreeMap<String, usize>, nodes: usize, work: &Work) {
     }
 }
 
-/// The undisturbed run, to compare with.
-async fn undisturbed(namespace: &Namespace, nodes: usize, work: &Work) -> Value {
-    apply(namespace, "undisturbed", nodes, work);
-    let status = namespace.ended("undisturbed", LONG).await;
-    assert_eq!(status["phase"], "Completed", "{status:#}");
-    let failed = (1..=nodes).filter(|n| n % 10 == 7).count();
-    assert_eq!(status["failedNodeCount"], failed, "{status:#}");
-    outcome(&status)
+/// The same task again and again: first undisturbed, then while something dies.
+struct Rounds<'a> {
+    cluster: &'a Cluster,
+    namespace: &'a Namespace,
+    nodes: usize,
+    work: Work,
+    /// What the undisturbed run came to.
+    expected: Value,
 }
 
-fn phase(namespace: &Namespace, task: &str) -> String {
-    namespace.kubectl(&["get", "prewarmtask", task, "-o", "jsonpath={.status.phase}"], "")
+impl<'a> Rounds<'a> {
+    async fn new(cluster: &'a Cluster, namespace: &'a Namespace, nodes: usize, work: Work) -> Self {
+        apply(namespace, "undisturbed", nodes, &work);
+        let status = namespace.ended("undisturbed", LONG).await;
+        assert_eq!(status["phase"], "Completed", "{status:#}");
+        let failed = (1..=nodes).filter(|n| n % 10 == 7).count();
+        assert_eq!(status["failedNodeCount"], failed, "{status:#}");
+        Self { cluster, namespace, nodes, work, expected: outcome(&status) }
+    }
+
+    /// One task, disturbed; it must end as the undisturbed one did, with no Job too many.
+    async fn disturbed(&self, name: &str, disturb: impl AsyncFnOnce()) {
+        let watched = Watched::new(self.cluster, self.namespace).await;
+        apply(self.namespace, name, self.nodes, &self.work);
+        disturb().await;
+        let status = self.namespace.ended(name, LONG).await;
+        assert_eq!(outcome(&status), self.expected, "{name}");
+        check_jobs(&watched.jobs_per_node(), self.nodes, &self.work);
+    }
+
+    fn has_ended(&self, name: &str) -> bool {
+        let phase = ["get", "prewarmtask", name, "-o", "jsonpath={.status.phase}"];
+        ["Completed", "Failed"].contains(&self.namespace.kubectl(&phase, "").as_str())
+    }
 }
 
 /// Some time up to so many milliseconds, as random as the clock.
@@ -96,23 +116,21 @@ async fn killed_at_any_instant_it_ends_as_if_nothing_had_happened() {
     let namespace = cluster.namespace("killed");
     let mut server = Server::start(cluster, &namespace, HELPER).await;
     let (nodes, kills) = (nodes(), number("PREWARMER_TEST_KILLS", 3));
-    let expected = undisturbed(&namespace, nodes, &MIXED).await;
+    let rounds = Rounds::new(cluster, &namespace, nodes, MIXED).await;
     let (mut killed, mut round) = (0, 0);
     while killed < kills {
         round += 1;
         let name = format!("round-{round}");
-        let watched = Watched::new(cluster, &namespace).await;
-        apply(&namespace, &name, nodes, &MIXED);
-        while killed < kills && !["Completed", "Failed"].contains(&phase(&namespace, &name).as_str()) {
-            namespace.eventually("a leader", LONG, || async { server.leads().then_some(()) }).await;
-            tokio::time::sleep(moment(2500)).await;
-            server.kill();
-            server.revive();
-            killed += 1;
-        }
-        let status = namespace.ended(&name, LONG).await;
-        assert_eq!(outcome(&status), expected, "after {killed} kills");
-        check_jobs(&watched.jobs_per_node(), nodes, &MIXED);
+        let kill = async || {
+            while killed < kills && !rounds.has_ended(&name) {
+                namespace.eventually("a leader", LONG, || async { server.leads().then_some(()) }).await;
+                tokio::time::sleep(moment(2500)).await;
+                server.kill();
+                server.revive();
+                killed += 1;
+            }
+        };
+        rounds.disturbed(&name, kill).await;
         assert_eq!(namespace.get("jobs"), Vec::<Value>::new());
     }
     eprintln!("{killed} kills over {round} tasks of {nodes} nodes: each ended as the undisturbed one");
@@ -125,21 +143,19 @@ async fn an_api_server_that_dies_loses_nothing() {
     let cluster = Cluster::own(nodes);
     let namespace = cluster.namespace("crashed");
     let _server = Server::start(cluster, &namespace, HELPER).await;
-    let expected = undisturbed(&namespace, nodes, &PATIENT).await;
+    let rounds = Rounds::new(cluster, &namespace, nodes, PATIENT).await;
     let (mut crashed, mut round) = (0, 0);
     while crashed < wanted {
         round += 1;
         let name = format!("round-{round}");
-        let watched = Watched::new(cluster, &namespace).await;
-        apply(&namespace, &name, nodes, &PATIENT);
-        while crashed < wanted && !["Completed", "Failed"].contains(&phase(&namespace, &name).as_str()) {
-            tokio::time::sleep(moment(4000)).await;
-            cluster.crash_apiserver();
-            crashed += 1;
-        }
-        let status = namespace.ended(&name, LONG).await;
-        assert_eq!(outcome(&status), expected, "after {crashed} crashes");
-        check_jobs(&watched.jobs_per_node(), nodes, &PATIENT);
+        let crash = async || {
+            while crashed < wanted && !rounds.has_ended(&name) {
+                tokio::time::sleep(moment(4000)).await;
+                cluster.crash_apiserver();
+                crashed += 1;
+            }
+        };
+        rounds.disturbed(&name, crash).await;
         let none = || async { namespace.get("jobs").is_empty().then_some(()) };
         namespace.eventually("the end of all Jobs", LONG, none).await;
     }
@@ -155,25 +171,21 @@ async fn of_two_replicas_the_other_takes_over() {
     let (nodes, kills) = (nodes(), number("PREWARMER_TEST_TAKEOVERS", 2));
     let first = Server::start(cluster, &namespace, HELPER).await;
     let mut replicas = [first, Server::standby(cluster, &namespace, HELPER)];
-    let expected = undisturbed(&namespace, nodes, &MIXED).await;
-    let (mut slowest, mut done) = (Duration::ZERO, 0);
-    while done < kills {
-        let name = format!("round-{done}");
-        let watched = Watched::new(cluster, &namespace).await;
-        apply(&namespace, &name, nodes, &MIXED);
-        tokio::time::sleep(moment(3000)).await;
-        let one_leads = || async { replicas.iter().position(Server::leads) };
-        let leader = namespace.eventually("a leader", LONG, one_leads).await;
-        replicas[leader].kill();
-        let died = std::time::Instant::now();
-        let other = &replicas[1 - leader];
-        namespace.eventually("another leader", TAKEOVER, || async { other.leads().then_some(()) }).await;
-        slowest = slowest.max(died.elapsed());
-        replicas[leader].revive();
-        let status = namespace.ended(&name, LONG).await;
-        assert_eq!(outcome(&status), expected);
-        check_jobs(&watched.jobs_per_node(), nodes, &MIXED);
-        done += 1;
+    let rounds = Rounds::new(cluster, &namespace, nodes, MIXED).await;
+    let mut slowest = Duration::ZERO;
+    for round in 0..kills {
+        let take_over = async || {
+            tokio::time::sleep(moment(3000)).await;
+            let one_leads = || async { replicas.iter().position(Server::leads) };
+            let leader = namespace.eventually("a leader", LONG, one_leads).await;
+            replicas[leader].kill();
+            let died = std::time::Instant::now();
+            let other = &replicas[1 - leader];
+            namespace.eventually("another leader", TAKEOVER, || async { other.leads().then_some(()) }).await;
+            slowest = slowest.max(died.elapsed());
+            replicas[leader].revive();
+        };
+        rounds.disturbed(&format!("round-{round}"), take_over).await;
     }
-    eprintln!("{done} leaders killed: the slowest successor led after {:.1} s", slowest.as_secs_f64());
+    eprintln!("{kills} leaders killed: the slowest successor led after {:.1} s", slowest.as_secs_f64());
 }

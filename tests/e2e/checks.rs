@@ -26,9 +26,7 @@ async fn run(namespace: &Namespace, name: &str, spec: &Value) -> Value {
         {"key": "metadata.name", "operator": "In", "values": [names[0]]}]}, {"matchFields": [
         {"key": "metadata.name", "operator": "In", "values": [names[1]]}]}, {"matchFields": [
         {"key": "metadata.name", "operator": "In", "values": [names[2]]}]}]});
-    namespace.apply(&json!({
-        "apiVersion": "prewarm.io/v1alpha1", "kind": "PrewarmTask", "metadata": {"name": name}, "spec": spec,
-    }));
+    namespace.apply_task(name, &spec);
     namespace.ended(name, LONG).await
 }
 

@@ -11,9 +11,7 @@ const HELPER: &str = "registry.example/prewarmer-helper:1";
 fn apply(namespace: &Namespace, name: &str, spec: &Value) {
     let mut spec = spec.clone();
     spec["nodeSelector"] = json!({"type": "fake"});
-    namespace.apply(&json!({
-        "apiVersion": "prewarm.io/v1alpha1", "kind": "PrewarmTask", "metadata": {"name": name}, "spec": spec,
-    }));
+    namespace.apply_task(name, &spec);
 }
 
 fn patch(namespace: &Namespace, name: &str, spec: &Value) {
@@ -285,8 +283,10 @@ async fn a_node_that_goes_away_blocks_nothing() {
         &["wait", "--for=condition=Ready", "--timeout=30s", "node", "-l", &format!("of={}", namespace.name)],
         "",
     );
-    namespace.apply(&json!({"apiVersion": "prewarm.io/v1alpha1", "kind": "PrewarmTask", "metadata": {"name": "t"},
-        "spec": {"images": ["unreachable:1"], "batchSize": 2, "timeout": "12s", "nodeSelector": labels}}));
+    namespace.apply_task(
+        "t",
+        &json!({"images": ["unreachable:1"], "batchSize": 2, "timeout": "12s", "nodeSelector": labels}),
+    );
     namespace.eventually("two Jobs", LONG, || async { (namespace.get("jobs").len() == 2).then_some(()) }).await;
     namespace.kubectl(&["delete", "node", &format!("{name}0")], "");
     namespace.kubectl(&["cordon", &format!("{name}2")], "");

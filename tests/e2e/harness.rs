@@ -214,6 +214,13 @@ impl Namespace {
         self.kubectl(&["apply", "-f", "-"], &manifest.to_string())
     }
 
+    /// Applies a `PrewarmTask`.
+    pub fn apply_task(&self, name: &str, spec: &serde_json::Value) {
+        self.apply(&serde_json::json!({
+            "apiVersion": "prewarm.io/v1alpha1", "kind": "PrewarmTask", "metadata": {"name": name}, "spec": spec,
+        }));
+    }
+
     /// All objects of a kind, as JSON.
     pub fn get(&self, kind: &str) -> Vec<serde_json::Value> {
         let text = self.kubectl(&["get", kind, "-o", "json"], "");

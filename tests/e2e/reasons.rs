@@ -87,9 +87,7 @@ fn demand_tls(cluster: &Cluster, address: &str) {
 async fn run(namespace: &Namespace, node: &str, name: &str, spec: Value) -> Value {
     let mut spec = spec;
     spec["nodeSelector"] = json!({"kubernetes.io/hostname": node});
-    namespace.apply(&json!({
-        "apiVersion": "prewarm.io/v1alpha1", "kind": "PrewarmTask", "metadata": {"name": name}, "spec": spec,
-    }));
+    namespace.apply_task(name, &spec);
     namespace.ended(name, LONG).await
 }
 

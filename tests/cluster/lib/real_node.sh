@@ -88,15 +88,15 @@ choose_snapshotter() {
 start_real_node() {
   local index=$1 name=real$1 node=$dir/real$1 group=$network-real$1
   begin "starting the real node $name"
-  mkdir -p "$node/cni" "$node/kubelet" "$node/logs" "$node/certs.d" "$node/root/io.containerd.content.v1.content"
+  mkdir -p "$node/cni" "$node/kubelet" "$node/logs" "$node/certs.d" "$node/store/io.containerd.content.v1.content"
   # A test can fill it, and the other nodes have room all the same.
-  ((index == 1 || index < real_nodes)) || mount -t tmpfs -o "size=$content_size" tmpfs "$node/root/io.containerd.content.v1.content"
+  ((index == 1 || index < real_nodes)) || mount -t tmpfs -o "size=$content_size" tmpfs "$node/store/io.containerd.content.v1.content"
   cat >"$node/cni/10-ptp.conflist" <<C
 {"cniVersion":"1.0.0","name":"$group","plugins":[{"type":"ptp","ipam":{"type":"host-local","dataDir":"$node/ipam","ranges":[[{"subnet":"$(subnet "$index").0/24"}]],"routes":[{"dst":"0.0.0.0/0"}]}}]}
 C
   cat >"$node/containerd.toml" <<C
 version = 3
-root = "$node/root"
+root = "$node/store"
 state = "$node/state"
 [grpc]
   address = "$node/containerd.sock"
