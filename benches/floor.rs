@@ -57,7 +57,7 @@ async fn main() -> anyhow::Result<()> {
 fn workers(kind: WorkerKind, nodes: &[String], images: usize) -> anyhow::Result<Vec<Worker>> {
     let images = (0..images).map(|image| format!("app-{image}:1")).collect();
     let spec = PrewarmTaskSpec { worker: kind, ..PrewarmTaskSpec::new(images) };
-    let task = validate(&spec).map_err(|problems| anyhow::anyhow!(problems.join("; ")))?;
+    let task = validate(&spec).map_err(|problems| anyhow::anyhow!("{problems:?}"))?;
     let asked: Vec<usize> = (0..task.images.len()).collect();
     let settings = WorkerSettings {
         image: "registry.example/helper:1".into(),

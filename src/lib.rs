@@ -21,6 +21,7 @@
 //! | [`config`], [`duration`], [`telemetry`] | every setting, once; durations; logs |
 //! | [`image`] | what an image reference is (pure) |
 //! | [`workload`] | what a workload tells us: images, placement, credentials, annotations (pure) |
+//! | [`surroundings`] | what decides with a workload: namespaces, runtime classes, autoscalers |
 //! | [`task`] | `PrewarmTask`: resource, validation, plan, status, conditions (pure) |
 //! | [`node`] | which nodes exist and which are eligible (pure) |
 //! | [`reduced`] | objects as watches deliver them, without what nobody reads (pure) |
@@ -28,6 +29,7 @@
 //! | [`worker`] | the Job or pod that pulls, and how it is read (pure) |
 //! | [`intake`] | hints in, deduplicated and coalesced `PrewarmTask`s out |
 //! | [`controller`] | snapshot, plan, dispatch, observe, status, reap |
+//! | [`rollout`] | the workloads as they are: what hints missed, what nobody needs any more |
 //! | [`webhook`] | admission: review in, verdict out |
 //! | [`leader`] | which replica leads |
 //! | [`server`] | listeners, TLS, certificates, registration, graceful shutdown |
@@ -46,8 +48,10 @@ pub mod manifests;
 pub mod metrics;
 pub mod node;
 pub mod reduced;
+pub mod rollout;
 pub mod serve;
 pub mod server;
+pub mod surroundings;
 pub mod task;
 pub mod telemetry;
 pub mod webhook;

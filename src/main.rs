@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Context;
 use prewarmer::{
-    config::{self, Cli, Command, Config},
+    config::{self, Cli, Command, Config, PolicySettings},
     manifests, serve, telemetry,
     workload::extract_documents,
 };
@@ -34,7 +34,10 @@ fn main() -> ExitCode {
         },
         Ok(Cli { command: Command::Crds }) => print(&manifests::crds()),
         Ok(Cli { command: Command::Manifests(args) }) => print(&manifests::install(&args)),
-        Ok(Cli { command: Command::Extract(args) }) => extract(&args.file),
+        Ok(Cli { command: Command::Extract(args) }) => match PolicySettings::check(&args.policy) {
+            Ok(settings) => extract(&args.file, settings),
+            Err(problems) => return usage(&problems),
+        },
         Err(problems) => return usage(&problems),
     };
     match result {
@@ -69,7 +72,7 @@ fn print(text: &Result<String, manifests::ManifestError>) -> anyhow::Result<()> 
     }
 }
 
-fn extract(file: &str) -> anyhow::Result<()> {
+fn extract(file: &str, settings: PolicySettings) -> anyhow::Result<()> {
     let mut text = String::new();
     if file == "-" {
         std::io::stdin().read_to_string(&mut text).context("standard input")?;
@@ -77,7 +80,8 @@ fn extract(file: &str) -> anyhow::Result<()> {
         text = std::fs::read_to_string(file).with_context(|| file.to_owned())?;
     }
     let source = if file == "-" { "standard input" } else { file };
-    let (found, skipped) = extract_documents(&text).map_err(|error| anyhow::anyhow!("{source}: {error}"))?;
+    let (found, skipped) = extract_documents(&text, &serve::policy(settings, config::DEFAULT_NAMESPACE, None))
+        .map_err(|error| anyhow::anyhow!("{source}: {error}"))?;
     for title in skipped {
         eprintln!("{title}: no workload, skipped");
     }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::{
     config::ManifestArgs,
     task::{PrewarmPlan, PrewarmTask},
+    workload::Kind,
 };
 
 /// The objects could not be written as YAML.
@@ -28,7 +29,7 @@ pub fn install(args: &ManifestArgs) -> Result<String, ManifestError> {
     let mut objects = vec![namespace(args)];
     objects.extend(definitions()?);
     objects.push(json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata(Some(&args.namespace))}));
-    objects.extend(cluster_access(args));
+    objects.extend(cluster_access(args)?);
     objects.extend(own_access(args));
     objects.extend(user_access());
     objects.extend(priority_classes());
@@ -104,26 +105,40 @@ fn bound(kind: &str, binding_metadata: &Value, args: &ManifestArgs) -> Value {
     })
 }
 
-fn cluster_access(args: &ManifestArgs) -> Vec<Value> {
+fn cluster_access(args: &ManifestArgs) -> Result<Vec<Value>, ManifestError> {
     let watch = ["list", "watch"];
+    let look = ["get", "list", "watch"];
     let configurations = "validatingwebhookconfigurations";
+    let mut rules = vec![
+        rule("", &["nodes", "namespaces"], &watch),
+        rule("", &["pods"], &["get", "list", "watch", "create", "delete", "deletecollection"]),
+        rule("", &["events"], &["create"]),
+        rule("autoscaling", &["horizontalpodautoscalers"], &watch),
+        rule("node.k8s.io", &["runtimeclasses"], &watch),
+        rule("apps", &["deployments", "statefulsets", "daemonsets", "replicasets"], &look),
+        rule("", &["replicationcontrollers"], &look),
+        rule("batch", &["cronjobs"], &look),
+        rule("batch", &["jobs"], &["get", "list", "watch", "create", "delete", "deletecollection"]),
+        rule("prewarm.io", &["prewarmtasks"], &["get", "list", "watch", "create", "patch", "delete"]),
+        rule("prewarm.io", &["prewarmtasks/status"], &["patch"]),
+        rule("prewarm.io", &["prewarmplans"], &["list", "watch", "create"]),
+        rule("admissionregistration.k8s.io", &[configurations], &["create"]),
+        named("admissionregistration.k8s.io", configurations, &[NAME], &["patch"]),
+    ];
+    rules.extend(further_kinds(args)?.iter().map(|kind| rule(&kind.group, &[&kind.plural], &look)));
     let role = json!({
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "ClusterRole",
         "metadata": metadata(None),
-        "rules": [
-            rule("", &["nodes", "namespaces"], &watch),
-            rule("", &["pods"], &["list", "watch", "create", "delete", "deletecollection"]),
-            rule("", &["events"], &["create"]),
-            rule("batch", &["jobs"], &["list", "watch", "create", "delete", "deletecollection"]),
-            rule("prewarm.io", &["prewarmtasks"], &["get", "list", "watch", "create", "delete"]),
-            rule("prewarm.io", &["prewarmtasks/status"], &["patch"]),
-            rule("prewarm.io", &["prewarmplans"], &["list", "watch", "create"]),
-            rule("admissionregistration.k8s.io", &[configurations], &["create"]),
-            named("admissionregistration.k8s.io", configurations, &[NAME], &["patch"]),
-        ],
+        "rules": rules,
     });
-    vec![role, bound("ClusterRole", &metadata(None), args)]
+    Ok(vec![role, bound("ClusterRole", &metadata(None), args)])
+}
+
+fn further_kinds(args: &ManifestArgs) -> Result<Vec<Kind>, ManifestError> {
+    let named = args.kinds.split(',').map(str::trim).filter(|text| !text.is_empty());
+    let kind = |text: &str| Kind::parse(text).map_err(|expected| format!("--kinds: {text:?}: {expected}").into());
+    named.map(kind).collect()
 }
 
 fn own_access(args: &ManifestArgs) -> Vec<Value> {
@@ -204,6 +219,10 @@ fn deployment(args: &ManifestArgs) -> Value {
 }
 
 fn pod(args: &ManifestArgs) -> Value {
+    let mut arguments = vec!["serve".to_owned(), format!("--worker-priority-class={WORKER_CLASS}")];
+    if !args.kinds.is_empty() {
+        arguments.push(format!("--kinds={}", args.kinds));
+    }
     json!({
         "serviceAccountName": NAME,
         "terminationGracePeriodSeconds": 30,
@@ -220,7 +239,7 @@ fn pod(args: &ManifestArgs) -> Value {
         "containers": [{
             "name": NAME,
             "image": args.image,
-            "args": ["serve", format!("--worker-priority-class={WORKER_CLASS}")],
+            "args": arguments,
             "env": [
                 {"name": "K8S_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
                 {"name": "HOSTNAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},

@@ -1,7 +1,8 @@
 //! Every metric, once. Names are promises (docs/metrics.md); labels never carry image, node or task names.
 
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    TextEncoder,
 };
 
 /// Admission answers in microseconds to milliseconds; the webhook's own time-out is 2 s.
@@ -24,8 +25,10 @@ pub struct Metrics {
     pub images: IntCounterVec,
     /// Time the webhook took, by kind and verdict.
     pub admission_duration: HistogramVec,
-    /// Hints, by what became of them: `queued`, `duplicate`, `opted_out`, `dropped`.
+    /// Hints, by what became of them: `queued`, `duplicate`, `opted_out`, `dropped`, `not_stored`.
     pub hints: IntCounterVec,
+    /// Workloads that the leader's watch found and no hint had brought.
+    pub recovered: IntCounter,
     /// Hints that wait.
     pub queue_depth: IntGauge,
     /// From a worker pod's start to its last image.
@@ -68,6 +71,9 @@ impl Metrics {
         let certificate_expiry =
             Gauge::new("prewarm_certificate_expiry_seconds", "Seconds until the serving certificate expires.")?;
         registry.register(Box::new(certificate_expiry.clone()))?;
+        let recovered =
+            IntCounter::new("prewarm_workloads_recovered_total", "Workloads that were found and no hint had brought.")?;
+        registry.register(Box::new(recovered.clone()))?;
         Ok(Self {
             tasks: counter("prewarm_tasks_total", "Tasks that ended, by status.", &["status"])?,
             task_duration: histogram("prewarm_task_duration_seconds", "From a task's start to its end.", PULL_BUCKETS)?,
@@ -76,6 +82,7 @@ impl Metrics {
             images: counter("prewarm_images_total", "Images that ended on a node, by result.", &["result"])?,
             admission_duration,
             hints: counter("prewarm_admission_hints_total", "Hints from admission, by outcome.", &["outcome"])?,
+            recovered,
             queue_depth: gauge("prewarm_queue_depth", "Hints that wait to be turned into tasks.")?,
             pull_duration: histogram(
                 "prewarm_pull_duration_seconds",

@@ -9,6 +9,7 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use k8s_openapi::{
     api::{
+        autoscaling::v2::HorizontalPodAutoscaler,
         batch::v1::{Job, JobCondition},
         core::v1::{ContainerImage, ContainerState, Node, NodeAddress, NodeCondition, NodeSystemInfo, Pod, Taint},
     },
@@ -182,7 +183,79 @@ pub struct JobStatus {
     pub conditions: Vec<JobCondition>,
 }
 
+/// A pod, as far as it takes room on a node.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct ScheduledPod {
+    /// Its metadata.
+    #[serde(deserialize_with = "metadata")]
+    pub metadata: ObjectMeta,
+    /// Where it runs, and what.
+    #[serde(default)]
+    pub spec: ScheduledSpec,
+}
+
+/// Where a pod runs, and what.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ScheduledSpec {
+    /// Its node; empty before it has one.
+    pub node_name: String,
+    /// Its containers.
+    pub containers: Vec<RunningContainer>,
+}
+
+/// A container, as far as it takes room.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct RunningContainer {
+    /// Its image.
+    pub image: String,
+    /// What it asks for.
+    pub resources: Resources,
+}
+
+/// What a container asks for.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Resources {
+    /// By resource.
+    pub requests: BTreeMap<String, Quantity>,
+}
+
+/// A `HorizontalPodAutoscaler`.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct ReducedAutoscaler {
+    /// Its metadata.
+    #[serde(deserialize_with = "metadata")]
+    pub metadata: ObjectMeta,
+    /// What it scales.
+    #[serde(default)]
+    pub spec: AutoscalerSpec,
+}
+
+/// What an autoscaler scales, and how far.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct AutoscalerSpec {
+    /// The workload.
+    pub scale_target_ref: ScaleTarget,
+    /// The most replicas that it gives it.
+    pub max_replicas: u32,
+}
+
+/// The workload of an autoscaler.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct ScaleTarget {
+    /// Its kind.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+}
+
+reduced!(ReducedAutoscaler of HorizontalPodAutoscaler);
 reduced!(ReducedNode of Node);
+reduced!(ScheduledPod of Pod);
 reduced!(ReducedPod of Pod);
 reduced!(ReducedJob of Job);
 

@@ -4,15 +4,20 @@ use std::{net::SocketAddr, time::Duration};
 
 use http::Uri;
 
-use super::{CertificateFiles, LogFormat, ServeArgs};
+use super::{CertificateFiles, Clients, LogFormat, PolicyArgs, PolicySettings, ServeArgs};
 use crate::{
     controller::WorkerNamespace,
     duration,
     health::{DiskSettings, PrometheusSettings},
     node::bytes,
+    server::certificates::Lifetimes,
     task::plan::Breaker,
-    webhook::DefaultMode,
+    workload::{DefaultMode, Kind, Kinds},
 };
+
+/// Shortest and longest life of a self-made certificate. Less than seconds no renewal can keep up with; browsers and
+/// libraries refuse what lives for decades.
+const LIFETIME: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(10 * 365 * 24 * 3600));
 
 /// Collects what is wrong.
 pub(super) struct Check {
@@ -65,6 +70,54 @@ impl Check {
             other => self.problem("--auth (AUTH)", other, "expected kubernetes, or none"),
         }
         address
+    }
+
+    pub(super) fn policy(&mut self, args: &PolicyArgs) -> PolicySettings {
+        PolicySettings {
+            default_mode: self.mode(&args.default_mode),
+            kinds: self.kinds("--kinds (KINDS)", &args.kinds),
+            include_namespaces: list(&args.include_namespaces),
+            auto_nodes: self.number("--auto-nodes (AUTO_NODES)", &args.auto_nodes, 1, 100_000),
+        }
+    }
+
+    pub(super) fn kinds(&mut self, setting: &str, value: &str) -> Kinds {
+        let mut kinds: Vec<Kind> = Vec::new();
+        for text in list(value) {
+            match Kind::parse(&text) {
+                Ok(kind) if kinds.iter().any(|known| known.kind == kind.kind && known.group == kind.group) => {
+                    self.problem(setting, &text, "this kind is named twice");
+                }
+                Ok(kind) => kinds.push(kind),
+                Err(expected) => self.problem(setting, &text, &expected),
+            }
+        }
+        Kinds::with(kinds)
+    }
+
+    pub(super) fn clients(&mut self, args: &ServeArgs) -> Option<Clients> {
+        let names = list(&args.client_names);
+        if args.client_ca_file.is_none() && !names.is_empty() {
+            self.problems.push("--client-names (CLIENT_NAMES): needs --client-ca-file".into());
+        }
+        args.client_ca_file.clone().map(|ca_file| Clients { ca_file, names })
+    }
+
+    pub(super) fn lifetimes(&mut self, args: &ServeArgs) -> Lifetimes {
+        let mut life = |setting: &str, value: &str| {
+            let span = self.span(setting, value, LIFETIME.1);
+            if span < LIFETIME.0 {
+                self.problem(setting, value, &format!("expected at least {}s", LIFETIME.0.as_secs()));
+            }
+            span
+        };
+        let ca = life("--ca-lifetime (CA_LIFETIME)", &args.ca_lifetime);
+        let leaf = life("--certificate-lifetime (CERTIFICATE_LIFETIME)", &args.certificate_lifetime);
+        if leaf > ca {
+            let expected = "expected no more than --ca-lifetime: a certificate does not outlive its CA";
+            self.problem("--certificate-lifetime (CERTIFICATE_LIFETIME)", &args.certificate_lifetime, expected);
+        }
+        Lifetimes { ca, leaf }
     }
 
     pub(super) fn mode(&mut self, value: &str) -> DefaultMode {
@@ -153,8 +206,7 @@ impl Check {
         if let Some(size) = size.filter(|_| max_image_size.is_none()) {
             self.problem("--max-image-size (MAX_IMAGE_SIZE)", size, "expected bytes, such as 20Gi or 500M");
         }
-        let plain = args.plain_http_registries.split(',').map(str::trim).filter(|host| !host.is_empty());
-        let plain_registries: Vec<String> = plain.map(str::to_owned).collect();
+        let plain_registries = list(&args.plain_http_registries);
         if !on && args.disk_check == "false" && ask_kubelets {
             self.problems.push("--ask-kubelets (ASK_KUBELETS): needs --disk-check=true".into());
         }
@@ -196,4 +248,9 @@ impl Check {
             }
         }
     }
+}
+
+/// Items between commas.
+fn list(text: &str) -> Vec<String> {
+    text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
 }

@@ -14,8 +14,9 @@ use self::check::Check;
 use crate::{
     controller::WorkerNamespace,
     health::{DiskSettings, PrometheusSettings},
+    server::certificates::Lifetimes,
     task::plan::Breaker,
-    webhook::DefaultMode,
+    workload::{DefaultMode, Kinds},
 };
 
 /// Longest window of intake: longer, and workloads wait for their images again.
@@ -24,6 +25,10 @@ const MAX_WINDOW: Duration = Duration::from_secs(60);
 const MAX_KNOWN_FOR: Duration = Duration::from_secs(24 * 3600);
 /// Longest `retain` of admission's tasks.
 const MAX_RETAIN: Duration = Duration::from_secs(3600);
+/// The namespace of an installation, where nothing says another.
+pub const DEFAULT_NAMESPACE: &str = "prewarmer";
+/// Oldest that a connection may become.
+const MAX_CONNECTION_AGE: Duration = Duration::from_secs(24 * 3600);
 /// Where a pod finds the name of its namespace.
 const POD_NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
 
@@ -61,11 +66,35 @@ pub struct ManifestArgs {
     /// The helper's image.
     #[arg(long, default_value = concat!("prewarmer-helper:", env!("CARGO_PKG_VERSION")))]
     pub worker_image: String,
+    /// Further kinds, as of `serve`; the server gets them, and the rights to read them.
+    #[arg(long, default_value = "")]
+    pub kinds: String,
+}
+
+/// Which workloads count, as text.
+#[derive(Debug, Args, Clone)]
+pub struct PolicyArgs {
+    /// `OptOut`: all but opted-out workloads are warmed; `OptIn`: only opted-in ones.
+    #[arg(long, env = "DEFAULT_MODE", default_value = "OptOut")]
+    pub default_mode: String,
+    /// Further kinds with a pod template, separated by commas: `GROUP/VERSION/KIND[/PLURAL]=PATH`, such as
+    /// `argoproj.io/v1alpha1/Rollout=spec.template`; `[*]` in the path stands for every item of a list.
+    #[arg(long, env = "KINDS", default_value = "")]
+    pub kinds: String,
+    /// System namespaces that count all the same, separated by commas.
+    #[arg(long, env = "INCLUDE_NAMESPACES", default_value = "")]
+    pub include_namespaces: String,
+    /// The least that `nodes: auto` comes to.
+    #[arg(long, env = "AUTO_NODES", default_value = "100")]
+    pub auto_nodes: String,
 }
 
 /// What `extract` takes.
 #[derive(Debug, Args)]
 pub struct ExtractArgs {
+    /// Which workloads count.
+    #[command(flatten)]
+    pub policy: PolicyArgs,
     /// The manifest, YAML or JSON; `-` for standard input.
     #[arg(short, long)]
     pub file: String,
@@ -107,9 +136,21 @@ pub struct ServeArgs {
     /// Priority class of worker pods.
     #[arg(long, env = "WORKER_PRIORITY_CLASS")]
     pub worker_priority_class: Option<String>,
-    /// `OptOut`: all but opted-out workloads are warmed; `OptIn`: only opted-in ones.
-    #[arg(long, env = "DEFAULT_MODE", default_value = "OptOut")]
-    pub default_mode: String,
+    /// Which workloads count.
+    #[command(flatten)]
+    pub policy: PolicyArgs,
+    /// Seconds that admission of a workload may wait for the webhook, 1 to 30.
+    #[arg(long, env = "WEBHOOK_TIMEOUT_SECONDS", default_value = "1")]
+    pub webhook_timeout_seconds: String,
+    /// How old a connection to the webhook may become, so that those of the API server come to all replicas; `0s`: any age.
+    #[arg(long, env = "WEBHOOK_CONNECTION_AGE", default_value = "5m")]
+    pub webhook_connection_age: String,
+    /// Callers of the webhook must show a certificate that one of these CAs (PEM) has signed.
+    #[arg(long, env = "CLIENT_CA_FILE")]
+    pub client_ca_file: Option<PathBuf>,
+    /// With `--client-ca-file`: names, separated by commas, of which a caller's certificate must have one.
+    #[arg(long, env = "CLIENT_NAMES", default_value = "")]
+    pub client_names: String,
     /// How long hints from admission are collected into one task.
     #[arg(long, env = "COALESCE_WINDOW", default_value = "1s")]
     pub coalesce_window: String,
@@ -194,6 +235,12 @@ pub struct ServeArgs {
     /// The CA (PEM) that the API server is to trust.
     #[arg(long, env = "TLS_CA_FILE")]
     pub tls_ca_file: Option<PathBuf>,
+    /// How long a self-made CA lives; it is renewed, with an overlap, when a third of that is over.
+    #[arg(long, env = "CA_LIFETIME", default_value = "8760h")]
+    pub ca_lifetime: String,
+    /// How long a self-made certificate lives; it is renewed when a third of that is over.
+    #[arg(long, env = "CERTIFICATE_LIFETIME", default_value = "168h")]
+    pub certificate_lifetime: String,
     /// Log level, or a filter such as `info,prewarmer=debug`.
     #[arg(long, env = "LOG_LEVEL", default_value = "info")]
     pub log_level: String,
@@ -222,6 +269,37 @@ pub struct CertificateFiles {
     pub ca: PathBuf,
 }
 
+/// Which workloads count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicySettings {
+    /// What holds without annotations.
+    pub default_mode: DefaultMode,
+    /// All kinds.
+    pub kinds: Kinds,
+    /// System namespaces that count all the same.
+    pub include_namespaces: Vec<String>,
+    /// The least that `nodes: auto` comes to.
+    pub auto_nodes: u32,
+}
+
+impl PolicySettings {
+    /// Checks the settings that say which workloads count.
+    pub fn check(args: &PolicyArgs) -> Result<Self, Vec<String>> {
+        let mut check = Check { problems: Vec::new() };
+        let settings = check.policy(args);
+        if check.problems.is_empty() { Ok(settings) } else { Err(check.problems) }
+    }
+}
+
+/// Who may call the webhook.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Clients {
+    /// CAs (PEM).
+    pub ca_file: PathBuf,
+    /// Names of which a certificate must have one; any where there are none.
+    pub names: Vec<String>,
+}
+
 /// The settings of `serve`, checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -241,8 +319,16 @@ pub struct Config {
     pub worker_image: String,
     /// Priority class of worker pods.
     pub worker_priority_class: Option<String>,
-    /// What holds without annotations.
-    pub default_mode: DefaultMode,
+    /// Which workloads count.
+    pub policy: PolicySettings,
+    /// Seconds that admission of a workload may wait.
+    pub webhook_timeout: i32,
+    /// How old a connection may become.
+    pub connection_age: Option<Duration>,
+    /// Who may call the webhook, where not everybody may.
+    pub clients: Option<Clients>,
+    /// How long self-made certificates live.
+    pub lifetimes: Lifetimes,
     /// Intake's window.
     pub coalesce_window: Duration,
     /// Time to live of admission's tasks, in seconds.
@@ -338,7 +424,7 @@ impl Config {
             .clone()
             .filter(|name| !name.is_empty())
             .or(pod_namespace)
-            .unwrap_or_else(|| "prewarmer".into());
+            .unwrap_or_else(|| DEFAULT_NAMESPACE.into());
         check.label("--namespace (K8S_NAMESPACE)", &namespace);
         let watch_namespace = args.watch_namespace.clone().filter(|name| !name.is_empty());
         if let Some(watched) = &watch_namespace {
@@ -357,7 +443,22 @@ impl Config {
             namespace,
             worker_image: args.worker_image.clone(),
             worker_priority_class: args.worker_priority_class.clone().filter(|name| !name.is_empty()),
-            default_mode: check.mode(&args.default_mode),
+            policy: check.policy(&args.policy),
+            webhook_timeout: i32::try_from(check.number(
+                "--webhook-timeout-seconds (WEBHOOK_TIMEOUT_SECONDS)",
+                &args.webhook_timeout_seconds,
+                1,
+                30,
+            ))
+            .unwrap_or(1),
+            connection_age: Some(check.span(
+                "--webhook-connection-age (WEBHOOK_CONNECTION_AGE)",
+                &args.webhook_connection_age,
+                MAX_CONNECTION_AGE,
+            ))
+            .filter(|age| !age.is_zero()),
+            clients: check.clients(args),
+            lifetimes: check.lifetimes(args),
             coalesce_window: check.span("--coalesce-window (COALESCE_WINDOW)", &args.coalesce_window, MAX_WINDOW),
             admission_task_ttl: check.number(
                 "--admission-task-ttl-seconds (ADMISSION_TASK_TTL_SECONDS)",

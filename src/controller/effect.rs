@@ -130,7 +130,7 @@ pub(super) enum Refusal {
     Final(Reason, String),
 }
 
-/// An examination of these nodes for these images.
-pub(super) fn examination(images: &[Reference], nodes: Vec<Candidate>) -> Effect {
-    Effect::Examine(Box::new(Examination { images: images.to_vec(), nodes }))
+/// An examination of these nodes for these images; with a namespace, to choose among them.
+pub(super) fn examination(images: &[Reference], nodes: Vec<Candidate>, choose_for: Option<String>) -> Effect {
+    Effect::Examine(Box::new(Examination { images: images.to_vec(), nodes, choose_for }))
 }

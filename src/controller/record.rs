@@ -33,6 +33,8 @@ pub(super) enum End {
     Node(Reason, String),
     /// Not tried.
     Skipped(Reason, String),
+    /// Not tried, because the task is not needed any more.
+    Abandoned,
 }
 
 /// Results by node and by image.
@@ -123,6 +125,7 @@ impl Record {
                 self.list(node, &end, now);
                 NodeState::Skipped
             }
+            End::Abandoned => NodeState::Skipped,
         };
         self.letters[index] = state.letter();
         state
@@ -177,7 +180,7 @@ impl Record {
             End::Node(reason, message) | End::Skipped(reason, message) => {
                 self.fail(node, usize::MAX, *reason, message, now);
             }
-            End::AlreadyWarm => {}
+            End::AlreadyWarm | End::Abandoned => {}
         }
     }
 
@@ -238,7 +241,7 @@ impl End {
                     && bad.all(|outcome| !matches!(outcome, ImageOutcome::Failed(r, _) if !r.may_pass()))
             }
             Self::Node(reason, _) => reason.may_pass(),
-            Self::AlreadyWarm | Self::Skipped(..) => false,
+            Self::AlreadyWarm | Self::Skipped(..) | Self::Abandoned => false,
         }
     }
 }

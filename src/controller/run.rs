@@ -19,9 +19,9 @@ use crate::{
     health::Candidate,
     metrics::Metrics,
     task::{
-        Phase, PrewarmTask, PrewarmTaskStatus,
+        OBSOLETE_ANNOTATION, Phase, PrewarmTask, PrewarmTaskStatus,
         plan::{Findings, candidates, plan},
-        validate::{ValidTask, validate},
+        validate::{Problem, ValidTask, validate},
     },
     worker::{Reason, WorkerFacts},
 };
@@ -36,7 +36,7 @@ const PAUSE_MS: i64 = 2000;
 /// One task at work.
 pub(super) struct Run {
     target: Target,
-    valid: Result<ValidTask, Vec<String>>,
+    valid: Result<ValidTask, Vec<Problem>>,
     /// The registries that its images come from.
     hosts: Vec<String>,
     status: PrewarmTaskStatus,
@@ -48,6 +48,8 @@ pub(super) struct Run {
     urgent: bool,
     told: Vec<Told>,
     findings: Option<Findings>,
+    /// Whether nodes are checked beyond their own conditions.
+    examines: bool,
     planned: Option<Planned>,
     inflight: HashSet<String>,
     paused_until: Option<Timestamp>,
@@ -77,6 +79,7 @@ impl Run {
             urgent: false,
             told: Vec::new(),
             findings: None,
+            examines: false,
             planned: None,
             inflight: HashSet::new(),
             paused_until: None,
@@ -214,7 +217,7 @@ impl Run {
         self.reduced = self.hosts.iter().find(reduced).cloned();
         let mut effects = Vec::new();
         if let Err(problems) = &self.valid {
-            let message = problems.join("; ");
+            let message = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
             self.conclude(Phase::Failed, "InvalidSpec", &message, task, view.now);
         } else if task.spec.cancel {
             self.cancel(task, view, &mut effects);
@@ -252,6 +255,9 @@ impl Run {
             self.conclude(Phase::Failed, "PlanLost", message, task, view.now);
             return;
         }
+        if let Some(why) = obsolete(task) {
+            return self.conclude(Phase::Cancelled, "Obsolete", why, task, view.now);
+        }
         if !self.has_begun() && (!view.may_begin || task.spec.suspend) {
             let (reason, message) = if task.spec.suspend {
                 ("Suspended", "held by spec.suspend")
@@ -261,11 +267,16 @@ impl Run {
             self.phase(Phase::Pending, reason, message, task, view.now);
             return;
         }
-        if self.findings.is_none() && settings.examine {
+        self.examines = settings.examine;
+        if self.findings.is_none() {
             let able = candidates(valid, view.nodes.values()).filter(|(_, obstacle)| obstacle.is_none());
-            effects.push(examination(&valid.images, able.map(|(node, _)| Candidate::from(node)).collect()));
-            self.phase(Phase::Snapshotting, "Checking", "nodes are being checked", task, view.now);
-            return;
+            let able: Vec<Candidate> = able.map(|(node, _)| Candidate::from(node)).collect();
+            let choose_for = (valid.nodes.of(able.len()) < able.len()).then(|| self.target.namespace.clone());
+            if settings.examine || choose_for.is_some() {
+                effects.push(examination(&valid.images, able, choose_for));
+                self.phase(Phase::Snapshotting, "Checking", "nodes are being checked", task, view.now);
+                return;
+            }
         }
         let findings = self.findings.clone().unwrap_or_default();
         let spec = Arc::new(plan(valid, view.nodes.values(), &findings, settings.breaker));
@@ -294,6 +305,9 @@ impl Run {
         let moved = planned.record.moved();
         let mut work = Work::new(&self.target, valid, planned, view, shared, &self.written, &self.hosts);
         work.observe(overdue);
+        if obsolete(task).is_some() {
+            work.abandon();
+        }
         work.reap(effects);
         if !task.spec.suspend {
             work.dispatch(effects);
@@ -337,6 +351,8 @@ impl Run {
         let (threshold, total) = (valid.success_threshold, planned.spec.nodes.len() as u64);
         if u64::from(planned.record.warm()) * 100 >= u64::from(threshold) * total {
             self.conclude(Phase::Completed, "Completed", &summary, task, now);
+        } else if let Some(why) = obsolete(task) {
+            self.conclude(Phase::Cancelled, "Obsolete", &format!("{why}; {summary}"), task, now);
         } else {
             let message = format!("{summary}; {threshold}% were asked for");
             self.conclude(Phase::Failed, "SuccessThresholdNotReached", &message, task, now);
@@ -365,7 +381,7 @@ impl Run {
         };
         let throttled = tripped.or_else(slowed);
         let away = self.planned.as_ref().and_then(|planned| planned.away.clone());
-        let checked = plan.filter(|plan| self.findings.is_some() || !plan.unchecked.is_empty());
+        let checked = plan.filter(|plan| self.examines && self.findings.is_some() || !plan.unchecked.is_empty());
         let unchecked = checked.map(|plan| plan.unchecked.join("; "));
         self.status.phase = phase;
         self.status.observed_generation = generation;
@@ -392,6 +408,11 @@ impl Run {
             told: std::mem::take(&mut self.told),
         })));
     }
+}
+
+/// Why the task is not needed any more, if so.
+fn obsolete(task: &PrewarmTask) -> Option<&str> {
+    task.annotations().get(OBSOLETE_ANNOTATION).map(String::as_str)
 }
 
 pub(super) fn target(task: &PrewarmTask) -> Target {

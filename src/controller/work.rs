@@ -135,6 +135,17 @@ impl<'a> Work<'a> {
         }
     }
 
+    /// The task is not needed any more: nodes that are not at work are left out, and those that are come to their end.
+    pub(super) fn abandon(&mut self) {
+        let idle = |index: &usize| {
+            !self.state(*index).is_final() && !self.at.contains_key(index) && !self.planned.is_unseen(*index)
+        };
+        let left: Vec<usize> = (0..self.planned.spec.nodes.len()).filter(idle).collect();
+        for index in left {
+            self.end(index, End::Abandoned, false);
+        }
+    }
+
     fn state(&self, index: usize) -> NodeState {
         self.planned.record.state(index)
     }

@@ -135,7 +135,7 @@ impl Check for DiskCheck {
             }
             let complete = images.len() == examination.images.len();
             let ignored = judge(&images, complete, &examination.nodes, &disks, self.settings.max_image_size);
-            Ok(Findings { ignored, unchecked })
+            Ok(Findings { ignored, unchecked, ..Findings::default() })
         }
         .boxed()
     }

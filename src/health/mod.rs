@@ -10,6 +10,7 @@
 mod disk;
 mod prometheus;
 mod registry;
+mod survey;
 
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use futures::future::{BoxFuture, join_all};
 pub use disk::{DiskCheck, DiskSettings};
 pub use prometheus::{PrometheusCheck, PrometheusSettings, Threshold};
 pub use registry::{ImageFacts, Registries};
+pub use survey::Survey;
 
 use crate::{image::Reference, node::Facts, task::plan::Findings};
 
@@ -37,6 +39,12 @@ pub struct Candidate {
     pub storage: u64,
     /// What the images that it reports take, in bytes.
     pub images_size: u64,
+    /// Thousandths of processors for pods.
+    pub cpu_millis: u64,
+    /// Memory for pods, in bytes.
+    pub memory: u64,
+    /// How many pods it takes.
+    pub pods: u64,
 }
 
 impl From<&Facts> for Candidate {
@@ -47,6 +55,9 @@ impl From<&Facts> for Candidate {
             architecture: node.architecture.to_string(),
             storage: node.storage,
             images_size: node.images_size,
+            cpu_millis: node.cpu_millis,
+            memory: node.memory,
+            pods: node.pods,
         }
     }
 }
@@ -58,6 +69,8 @@ pub struct Examination {
     pub images: Vec<Reference>,
     /// The nodes that could take them.
     pub nodes: Vec<Candidate>,
+    /// The task's namespace, where it wants fewer nodes than these: then the best are to be found.
+    pub choose_for: Option<String>,
 }
 
 /// One kind of check.
@@ -99,6 +112,7 @@ impl Checks {
                     for (node, reason) in found.ignored {
                         all.ignored.entry(node).or_insert(reason);
                     }
+                    all.rank.extend(found.rank);
                     all.unchecked.extend(found.unchecked.into_iter().map(|what| format!("{name}: {what}")));
                 }
                 Err(why) => all.unchecked.push(format!("{name}: {why}")),
@@ -125,6 +139,7 @@ mod tests {
             let found = |reason: &str| Findings {
                 ignored: [("n1".to_owned(), reason.to_owned())].into(),
                 unchecked: vec!["half of it".into()],
+                ..Findings::default()
             };
             let answer = self.1.map(found).map_err(str::to_owned);
             async move { answer }.boxed()

@@ -201,7 +201,10 @@ mod tests {
             addresses: vec![address.into()],
             ..Candidate::default()
         };
-        Examination { nodes: vec![node("a", "10.0.0.1"), node("b", "10.0.0.2"), node("c", "fd00::3")], images: vec![] }
+        Examination {
+            nodes: vec![node("a", "10.0.0.1"), node("b", "10.0.0.2"), node("c", "fd00::3")],
+            ..Examination::default()
+        }
     }
 
     fn sample(instance: &str, value: &str) -> Sample {

@@ -1,16 +1,21 @@
-//! Creates planned tasks. The only code of intake that talks to the API server.
+//! Creates planned tasks, and marks those that are not needed any more. The only code of intake that writes.
 
 use std::time::Duration;
 
 use kube::{
     Api, Client, ResourceExt,
-    api::{ObjectMeta, PostParams},
+    api::{ObjectMeta, Patch, PatchParams, PostParams},
 };
+use serde_json::json;
 
-use super::{IntakeSettings, PlannedTask, coalesce::successor};
+use super::{
+    IntakeSettings, PlannedTask,
+    coalesce::successor,
+    ledger::{MORE_WORKLOADS_ANNOTATION, REWRITTEN_ANNOTATION, TaskName, WORKLOADS_ANNOTATION},
+};
 use crate::{
     metrics::Metrics,
-    task::{Phase, PrewarmTask, PrewarmTaskSpec},
+    task::{OBSOLETE_ANNOTATION, Phase, PrewarmTask, PrewarmTaskSpec, PullMethod},
 };
 
 /// Tries at a passing error: with doubling delays from [`FIRST_DELAY`] about 12 s in all, the time an API server needs to
@@ -24,13 +29,13 @@ const MAX_PREDECESSORS: u32 = 5;
 #[derive(Debug)]
 pub(super) struct GivenUp;
 
-/// Creates the task, unless the same work is there already.
+/// Creates the task, unless the same work is there already. The name that it has in the end.
 pub(super) async fn create(
     client: &Client,
     planned: &PlannedTask,
     settings: &IntakeSettings,
     metrics: &Metrics,
-) -> Result<(), GivenUp> {
+) -> Result<String, GivenUp> {
     let tasks = Api::<PrewarmTask>::namespaced(client.clone(), &planned.namespace);
     let mut name = planned.name.clone();
     let mut delay = FIRST_DELAY;
@@ -38,14 +43,14 @@ pub(super) async fn create(
     loop {
         metrics.kube_requests.with_label_values(&["create", "prewarmtasks"]).inc();
         let Err(error) = tasks.create(&PostParams::default(), &object(planned, &name, settings)).await else {
-            let workloads = planned.workloads.join(", ");
+            let workloads = planned.workloads.iter().take(10).map(String::as_str).collect::<Vec<_>>().join(", ");
             tracing::info!(namespace = planned.namespace, task = name, workloads, "warming what was admitted");
-            return Ok(());
+            return Ok(name);
         };
         match &error {
             kube::Error::Api(status) if status.reason == "AlreadyExists" && predecessors < MAX_PREDECESSORS => {
                 match ended_badly(&tasks, &name).await {
-                    Ok(None) => return Ok(()),
+                    Ok(None) => return Ok(name),
                     Ok(Some(uid)) => {
                         name = successor(&name, &uid);
                         predecessors += 1;
@@ -70,24 +75,52 @@ pub(super) async fn create(
     }
 }
 
-/// The UID of the task, if it failed or was cancelled: then the work is asked for anew.
+/// The UID of the task, if it failed, was cancelled or is obsolete: then the work is asked for anew.
 async fn ended_badly(tasks: &Api<PrewarmTask>, name: &str) -> kube::Result<Option<String>> {
     let Some(task) = tasks.get_opt(name).await? else { return Ok(None) };
-    Ok(task.uid().filter(|_| matches!(task.phase(), Phase::Failed | Phase::Cancelled)))
+    let obsolete = task.annotations().contains_key(OBSOLETE_ANNOTATION) && task.phase() != Phase::Completed;
+    let useless = obsolete || matches!(task.phase(), Phase::Failed | Phase::Cancelled);
+    Ok(task.uid().filter(|_| useless))
 }
 
 fn object(planned: &PlannedTask, name: &str, settings: &IntakeSettings) -> PrewarmTask {
     let owned = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     let retain = (!settings.retain.is_zero()).then(|| format!("{}s", settings.retain.as_secs()));
+    let workloads: Vec<&str> = planned.workloads.iter().map(String::as_str).collect();
+    let (workloads, more) = (workloads.join(","), planned.more_workloads.to_string());
+    let mut annotations = vec![(WORKLOADS_ANNOTATION, workloads.as_str())];
+    if planned.more_workloads > 0 {
+        annotations.push((MORE_WORKLOADS_ANNOTATION, &more));
+    }
+    if planned.spec.pull_method == PullMethod::Helper {
+        annotations.push((
+            REWRITTEN_ANNOTATION,
+            "another webhook gives the workload's pods other images than its template \
+            names; it treats the pods of the helper method alike",
+        ));
+    }
     PrewarmTask {
         metadata: ObjectMeta {
             name: Some(name.to_owned()),
             namespace: Some(planned.namespace.clone()),
             labels: Some(owned(&[("app.kubernetes.io/managed-by", "prewarmer"), ("prewarm.io/origin", "admission")])),
-            annotations: Some(owned(&[("prewarm.io/workloads", &planned.workloads.join(","))])),
+            annotations: Some(owned(&annotations)),
             ..ObjectMeta::default()
         },
         spec: PrewarmTaskSpec { ttl_seconds_after_finished: Some(settings.task_ttl), retain, ..planned.spec.clone() },
         status: None,
+    }
+}
+
+/// Says of a task that nothing new is to be begun for it.
+pub async fn make_obsolete(client: &Client, task: &TaskName, why: &str, metrics: &Metrics) {
+    let (namespace, name) = task;
+    metrics.kube_requests.with_label_values(&["patch", "prewarmtasks"]).inc();
+    let patch = json!({"metadata": {"annotations": {OBSOLETE_ANNOTATION: why}}});
+    let tasks = Api::<PrewarmTask>::namespaced(client.clone(), namespace);
+    match tasks.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+        Ok(_) => tracing::info!(namespace, task = name, why, "the task is not needed any more"),
+        Err(kube::Error::Api(status)) if status.code == 404 => {}
+        Err(error) => tracing::warn!(namespace, task = name, %error, "the task could not be marked as obsolete"),
     }
 }

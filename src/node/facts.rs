@@ -44,6 +44,12 @@ pub struct Facts {
     pub storage: u64,
     /// What the images that the node reports take, in bytes.
     pub images_size: u64,
+    /// Thousandths of processors for pods.
+    pub cpu_millis: u64,
+    /// Memory for pods, in bytes.
+    pub memory: u64,
+    /// How many pods it takes.
+    pub pods: u64,
     images: Box<[u64]>,
 }
 
@@ -133,6 +139,9 @@ impl Facts {
             runtime: texts.text(runtime),
             runtime_version: Version::parse(version),
             storage: status.allocatable.get("ephemeral-storage").and_then(|q| bytes(&q.0)).unwrap_or(0),
+            cpu_millis: status.allocatable.get("cpu").map_or(0, |q| millis(&q.0)),
+            memory: status.allocatable.get("memory").and_then(|q| bytes(&q.0)).unwrap_or(0),
+            pods: status.allocatable.get("pods").and_then(|q| q.0.parse().ok()).unwrap_or(0),
             images_size: status.images.iter().filter_map(|image| u64::try_from(image.size_bytes?).ok()).sum(),
             images: known.into(),
         }
@@ -179,6 +188,16 @@ fn mark(image: &Reference) -> u64 {
         None => image.tag().hash(&mut hasher),
     }
     hasher.finish()
+}
+
+/// A quantity of processors such as `250m`, `2` or `1.5`, in thousandths; 0 where it is none.
+#[must_use]
+pub fn millis(quantity: &str) -> u64 {
+    match quantity.strip_suffix('m') {
+        Some(millis) => millis.parse().unwrap_or(0),
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the cast keeps within bounds")]
+        None => quantity.parse::<f64>().map_or(0, |whole| (whole * 1000.0) as u64),
+    }
 }
 
 /// A quantity such as `100Gi` or `97683020Ki` in bytes; none where it is no whole number with a suffix known to Kubernetes.
@@ -239,5 +258,10 @@ mod tests {
         assert!(!reports("r.example/svc1:1.1.0"), "part of a name is no name");
         assert!(!reports("other.example/library/nginx:1.27"));
         assert_eq!(facts.images_size, 150);
+    }
+
+    #[test]
+    fn processors() {
+        assert_eq!((millis("250m"), millis("2"), millis("1.5"), millis("x")), (250, 2000, 1500, 0));
     }
 }

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{NodeSelector, Taint, Toleration};
 
-pub use facts::{Facts, Interner, Labels, Version, bytes};
+pub use facts::{Facts, Interner, Labels, Version, bytes, millis};
 
 /// What a task asks of nodes, in the words of a pod spec.
 #[derive(Debug, Clone, Default, PartialEq)]

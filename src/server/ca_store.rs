@@ -1,6 +1,9 @@
 //! The CA, in a Secret that all replicas share.
 
-use std::{collections::BTreeMap, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{
@@ -8,11 +11,16 @@ use kube::{
     api::{ObjectMeta, PostParams},
 };
 
-use super::certificates::{CA_RENEW_BEFORE, CertificateError, Pair, make_ca, time_left};
+use super::{
+    authority::{Authority, renew},
+    certificates::{CertificateError, Lifetimes, Pair},
+};
 use crate::worker::MANAGED_BY;
 
 /// Two replicas may write at once; the loser reads the winner's. More rounds than this mean that something else fights.
 const ROUNDS: usize = 5;
+/// When the next CA was published, in milliseconds since 1970.
+const NEXT_SINCE: &str = "prewarm.io/next-since";
 
 /// What kept us from a CA.
 #[derive(Debug, thiserror::Error)]
@@ -28,17 +36,18 @@ pub enum CaError {
     Contended(String),
 }
 
-/// The shared CA: read, or made when there is none that will do.
-pub async fn obtain(client: &Client, namespace: &str, name: &str) -> Result<Pair, CaError> {
+/// The shared CA: read, made when there is none that will do, renewed when it is time.
+pub async fn obtain(client: &Client, namespace: &str, name: &str, lives: &Lifetimes) -> Result<Authority, CaError> {
     let secrets = Api::<Secret>::namespaced(client.clone(), namespace);
     let failed = |error| CaError::Kube(format!("{namespace}/{name}"), error);
     for _ in 0..ROUNDS {
-        let now = SystemTime::now();
         let existing = secrets.get_opt(name).await.map_err(failed)?;
-        if let Some(pair) = existing.as_ref().and_then(pair).filter(|pair| is_good(pair, now)) {
-            return Ok(pair);
-        }
-        let fresh = make_ca(now)?;
+        let current = existing.as_ref().and_then(read);
+        let fresh = match (renew(current.as_ref(), lives, SystemTime::now())?, current) {
+            (None, Some(current)) => return Ok(current),
+            (Some(fresh), _) => fresh,
+            (None, None) => continue,
+        };
         let written = match existing {
             None => secrets.create(&PostParams::default(), &secret(name, &fresh, None)).await,
             Some(old) => {
@@ -55,31 +64,58 @@ pub async fn obtain(client: &Client, namespace: &str, name: &str) -> Result<Pair
     Err(CaError::Contended(format!("{namespace}/{name}")))
 }
 
-fn is_good(pair: &Pair, now: SystemTime) -> bool {
-    super::certificates::serving(pair).is_ok()
-        && time_left(&pair.certificate, now).is_ok_and(|left| left > CA_RENEW_BEFORE)
-}
-
-fn pair(secret: &Secret) -> Option<Pair> {
+fn read(secret: &Secret) -> Option<Authority> {
     let data = secret.data.as_ref()?;
     let text = |key: &str| String::from_utf8(data.get(key)?.0.clone()).ok();
-    Some(Pair { certificate: text("tls.crt")?, key: text("tls.key")? })
+    let pair = |certificate: &str, key: &str| Some(Pair { certificate: text(certificate)?, key: text(key)? });
+    let since = secret.metadata.annotations.as_ref().and_then(|all| all.get(NEXT_SINCE)?.parse().ok());
+    let since = since.map(|ms| UNIX_EPOCH + Duration::from_millis(ms));
+    Some(Authority {
+        signing: pair("tls.crt", "tls.key")?,
+        next: pair("next.crt", "next.key").zip(since),
+        bundle: text("ca.crt").unwrap_or_default(),
+    })
 }
 
-fn secret(name: &str, pair: &Pair, version: Option<String>) -> Secret {
-    let data = BTreeMap::from([
-        ("tls.crt".to_owned(), ByteString(pair.certificate.clone().into_bytes())),
-        ("tls.key".to_owned(), ByteString(pair.key.clone().into_bytes())),
+fn secret(name: &str, authority: &Authority, version: Option<String>) -> Secret {
+    let entry = |key: &str, text: &str| (key.to_owned(), ByteString(text.as_bytes().to_vec()));
+    let Authority { signing, next, bundle } = authority;
+    let mut data = BTreeMap::from([
+        entry("tls.crt", &signing.certificate),
+        entry("tls.key", &signing.key),
+        entry("ca.crt", bundle),
     ]);
+    let mut annotations = BTreeMap::new();
+    if let Some((pair, since)) = next {
+        data.extend([entry("next.crt", &pair.certificate), entry("next.key", &pair.key)]);
+        let since = since.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        annotations.insert(NEXT_SINCE.to_owned(), since.to_string());
+    }
     Secret {
         metadata: ObjectMeta {
             name: Some(name.to_owned()),
             labels: Some([(MANAGED_BY.0.to_owned(), MANAGED_BY.1.to_owned())].into()),
+            annotations: Some(annotations),
             resource_version: version,
             ..ObjectMeta::default()
         },
         type_: Some("kubernetes.io/tls".into()),
         data: Some(data),
         ..Secret::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_holds_all_of_it() {
+        let now = UNIX_EPOCH + Duration::from_millis(1_800_000_000_123);
+        let first = renew(None, &Lifetimes::default(), now).unwrap().unwrap();
+        let second = Authority { next: Some((first.signing.clone(), now)), ..first.clone() };
+        for authority in [first, second] {
+            assert_eq!(read(&secret("n", &authority, None)), Some(authority));
+        }
     }
 }

@@ -1,20 +1,51 @@
 //! Makes the CA and the leaf. *Pure*, but for randomness and the date.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    ops::Not,
+    time::{Duration, SystemTime},
+};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
-/// How long a CA lives.
-pub const CA_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
-/// A CA with less than this left is replaced: four lives of a leaf, so that no leaf outlives its CA.
-pub const CA_RENEW_BEFORE: Duration = Duration::from_secs(28 * 24 * 3600);
-/// How long a leaf lives.
-pub const LEAF_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
-/// A leaf with less than this left is replaced: at two thirds of its life.
-pub const LEAF_RENEW_BEFORE: Duration = Duration::from_secs(7 * 24 * 3600 / 3);
+/// How long certificates live. Each is renewed when a third of its life is over: two thirds are left for whatever goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lifetimes {
+    /// The CA's.
+    pub ca: Duration,
+    /// A leaf's.
+    pub leaf: Duration,
+}
+
+impl Default for Lifetimes {
+    fn default() -> Self {
+        Self { ca: Duration::from_secs(365 * 24 * 3600), leaf: Duration::from_secs(7 * 24 * 3600) }
+    }
+}
+
+impl Lifetimes {
+    /// How often certificates are looked at: within the life of a leaf a hundred times, and every 30 s at least.
+    #[must_use]
+    pub fn check(&self) -> Duration {
+        (self.leaf / 100).clamp(Duration::from_millis(200), Duration::from_secs(30))
+    }
+
+    /// How long a new CA is published before anything is signed by it: three looks, so that the leader has seen it, the API
+    /// server has it, and one of them may have failed.
+    #[must_use]
+    pub fn overlap(&self) -> Duration {
+        3 * self.check()
+    }
+}
+
+/// Whether a certificate that was given `lifetime` has less than two thirds of it left, or cannot be read.
+#[must_use]
+pub fn is_due(certificate: &str, lifetime: Duration, now: SystemTime) -> bool {
+    time_left(certificate, now).is_ok_and(|left| left * 3 >= lifetime * 2).not()
+}
+
 /// Clocks differ: what is made now is valid a little earlier.
 const BACKDATE: Duration = Duration::from_secs(300);
 
@@ -49,20 +80,20 @@ fn backdated(now: SystemTime) -> SystemTime {
 }
 
 /// A new CA.
-pub fn make_ca(now: SystemTime) -> Result<Pair, CertificateError> {
+pub fn make_ca(now: SystemTime, lifetime: Duration) -> Result<Pair, CertificateError> {
     let key = KeyPair::generate()?;
     let mut params = CertificateParams::new(Vec::new())?;
     params.distinguished_name.push(DnType::CommonName, "prewarmer CA");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.not_before = backdated(now).into();
-    params.not_after = (now + CA_LIFETIME).into();
+    params.not_after = (now + lifetime).into();
     let certificate = params.self_signed(&key)?;
     Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
 }
 
-/// A new leaf for these DNS names and IP addresses.
-pub fn make_leaf(ca: &Pair, names: &[String], now: SystemTime) -> Result<Pair, CertificateError> {
+/// A new leaf for these DNS names and IP addresses. It does not outlive its CA.
+pub fn make_leaf(ca: &Pair, names: &[String], now: SystemTime, lifetime: Duration) -> Result<Pair, CertificateError> {
     let issuer = Issuer::from_ca_cert_pem(&ca.certificate, KeyPair::from_pem(&ca.key)?)?;
     let key = KeyPair::generate()?;
     let mut params = CertificateParams::new(names.to_vec())?;
@@ -71,7 +102,7 @@ pub fn make_leaf(ca: &Pair, names: &[String], now: SystemTime) -> Result<Pair, C
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.not_before = backdated(now).into();
-    params.not_after = (now + LEAF_LIFETIME).into();
+    params.not_after = (now + lifetime.min(time_left(&ca.certificate, now)?)).into();
     let certificate = params.signed_by(&key, &issuer)?;
     Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
 }
@@ -103,29 +134,33 @@ mod tests {
 
     #[test]
     fn a_leaf_is_served_and_expires() {
-        let now = SystemTime::now();
-        let ca = make_ca(now).unwrap();
-        let leaf = make_leaf(&ca, &["prewarmer.infra.svc".into(), "127.0.0.1".into()], now).unwrap();
+        let (now, lives) = (SystemTime::now(), Lifetimes::default());
+        let ca = make_ca(now, lives.ca).unwrap();
+        let leaf = make_leaf(&ca, &["prewarmer.infra.svc".into(), "127.0.0.1".into()], now, lives.leaf).unwrap();
         assert!(serving(&leaf).is_ok());
         let left = time_left(&leaf.certificate, now).unwrap();
-        assert!(left + Duration::from_secs(2) > LEAF_LIFETIME && left <= LEAF_LIFETIME);
-        assert_eq!(time_left(&leaf.certificate, now + 2 * LEAF_LIFETIME).unwrap(), Duration::ZERO);
-        assert!(time_left(&ca.certificate, now).unwrap() > CA_RENEW_BEFORE);
+        assert!(left + Duration::from_secs(2) > lives.leaf && left <= lives.leaf);
+        assert_eq!(time_left(&leaf.certificate, now + 2 * lives.leaf).unwrap(), Duration::ZERO);
+        assert!(!is_due(&leaf.certificate, lives.leaf, now + lives.leaf / 4));
+        assert!(is_due(&leaf.certificate, lives.leaf, now + lives.leaf / 2));
+        let long = make_leaf(&ca, &["127.0.0.1".into()], now, 2 * lives.ca).unwrap();
+        assert!(time_left(&long.certificate, now).unwrap() <= lives.ca, "it outlives its CA");
     }
 
     #[test]
     fn a_key_of_another_certificate_is_refused() {
         let now = SystemTime::now();
-        let ca = make_ca(now).unwrap();
+        let ca = make_ca(now, Lifetimes::default().ca).unwrap();
         let names = ["127.0.0.1".to_owned()];
-        let (one, other) = (make_leaf(&ca, &names, now).unwrap(), make_leaf(&ca, &names, now).unwrap());
+        let leaf = || make_leaf(&ca, &names, now, Lifetimes::default().leaf).unwrap();
+        let (one, other) = (leaf(), leaf());
         assert!(serving(&Pair { certificate: one.certificate, key: other.key }).is_err());
         assert!(time_left("nonsense", now).is_err());
     }
 
     #[test]
     fn a_key_is_never_shown() {
-        let ca = make_ca(SystemTime::now()).unwrap();
+        let ca = make_ca(SystemTime::now(), Lifetimes::default().ca).unwrap();
         assert!(!format!("{ca:?}").contains("PRIVATE"));
     }
 }

@@ -29,6 +29,11 @@ pub struct Health {
     pub leads: watch::Receiver<bool>,
     /// The CA, once there is a certificate.
     pub bundle: watch::Receiver<Option<String>>,
+    /// How many caches have their first list: the tasks', which also tells that the custom resources are installed, and those
+    /// of what surrounds workloads.
+    pub caches: watch::Receiver<usize>,
+    /// How many caches there are.
+    pub caches_needed: usize,
     /// Whether the webhook is registered; awaited only where this replica alone can be called.
     pub registered: Option<watch::Receiver<bool>>,
     /// The metrics.
@@ -49,6 +54,8 @@ async fn ready(State(health): State<Health>) -> Response {
     let waiting = [
         (!kubernetes).then_some("the API server does not answer"),
         health.bundle.borrow().is_none().then_some("there is no certificate yet"),
+        (*health.caches.borrow() < health.caches_needed)
+            .then_some("first lists are missing: are the custom resources installed, and may they be read?"),
         health.registered.is_some_and(|r| !*r.borrow()).then_some("the webhook is not registered yet"),
     ];
     let waiting: Vec<&str> = waiting.into_iter().flatten().collect();

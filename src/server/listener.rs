@@ -1,22 +1,38 @@
 //! Accept loops: TLS for admission, plain for health.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use axum::{Router, body::Body, extract::Request};
+use axum::{
+    Router,
+    body::Body,
+    extract::Request,
+    http::{HeaderValue, header},
+    response::Response,
+};
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto::Builder, graceful::GracefulShutdown},
+    server::conn::auto::Builder,
     service::TowerToHyperService,
 };
-use rustls::{ServerConfig, server::ResolvesServerCert};
+use rustls::{
+    ServerConfig,
+    server::{ResolvesServerCert, danger::ClientCertVerifier},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
 };
 use tokio_rustls::TlsAcceptor;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
 /// A peer that has not finished its handshake or its request's head by then is no API server.
@@ -29,21 +45,43 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// After an error of accept (no file descriptors left, say) the loop pauses instead of spinning.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1.
-pub fn tls_config(resolver: Arc<dyn ResolvesServerCert>) -> Result<ServerConfig, rustls::Error> {
+/// Requests at once on a connection of HTTP/2: an API server opens another when it needs more.
+const MAX_STREAMS: u32 = 250;
+/// Head of a request, in bytes: an API server's has some hundred.
+const MAX_HEAD: u32 = 16 * 1024;
+
+/// TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1. With `clients`, callers without a certificate that it verifies are refused.
+pub fn tls_config(
+    resolver: Arc<dyn ResolvesServerCert>,
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+) -> Result<ServerConfig, rustls::Error> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
-        .with_no_client_auth()
-        .with_cert_resolver(resolver);
+    let builder = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
+    let builder = match clients {
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_cert_resolver(resolver);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }
 
-/// Serves until `stop`, then lets requests under way end. Without `tls`, plain HTTP.
-pub async fn serve(listener: TcpListener, tls: Option<ServerConfig>, router: Router, stop: CancellationToken) {
+/// What is served, and how.
+#[derive(Default)]
+pub struct Serving {
+    /// Plain HTTP without.
+    pub tls: Option<ServerConfig>,
+    /// Connections are closed, between requests, when they are this old, and up to a tenth more at random: so callers that
+    /// keep theirs for ever come to all replicas. None: never.
+    pub max_age: Option<Duration>,
+}
+
+/// Serves until `stop`, then lets requests under way end.
+pub async fn serve(listener: TcpListener, how: Serving, router: Router, stop: CancellationToken) {
+    let Serving { tls, max_age } = how;
     let acceptor = tls.map(|config| TlsAcceptor::from(Arc::new(config)));
-    let graceful = GracefulShutdown::new();
+    let connections = TaskTracker::new();
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     while let Some(permit) = stop.run_until_cancelled(Arc::clone(&permits).acquire_owned()).await {
         let Ok(permit) = permit else { break };
@@ -56,22 +94,26 @@ pub async fn serve(listener: TcpListener, tls: Option<ServerConfig>, router: Rou
                 continue;
             }
         };
-        let (acceptor, router, watcher) = (acceptor.clone(), router.clone(), graceful.watcher());
-        tokio::spawn(async move {
+        let (acceptor, router, stop) = (acceptor.clone(), router.clone(), stop.clone());
+        connections.spawn(async move {
             let _permit = permit;
             let result = match acceptor {
                 Some(acceptor) => match handshake(&acceptor, stream).await {
-                    Ok(stream) => connection(stream, router, watcher).await,
+                    Ok(stream) => {
+                        let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                        connection(stream, http2, router, max_age, stop).await
+                    }
                     Err(error) => Err(error),
                 },
-                None => connection(stream, router, watcher).await,
+                None => connection(stream, false, router, max_age, stop).await,
             };
             if let Err(error) = result {
                 tracing::debug!(%error, "a connection ended early");
             }
         });
     }
-    if tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err() {
+    connections.close();
+    if tokio::time::timeout(DRAIN, connections.wait()).await.is_err() {
         tracing::warn!("connections were still open at shutdown");
     }
 }
@@ -87,17 +129,51 @@ async fn handshake(
     Ok(handshake.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??)
 }
 
+/// Serves a connection until its peer ends it, it is old, or `stop`. An old connection of HTTP/2 is told to go away; one of
+/// HTTP/1.1 is closed behind the next response and not while it is idle, because the next request might be on its way.
 async fn connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    http2: bool,
     router: Router,
-    watcher: hyper_util::server::graceful::Watcher,
+    max_age: Option<Duration>,
+    stop: CancellationToken,
 ) -> Result<(), Failure> {
-    let service = TowerToHyperService::new(router.map_request(|request: Request<Incoming>| request.map(Body::new)));
+    let old = Arc::new(AtomicBool::new(false));
+    let closes = Arc::clone(&old);
+    let router = router.map_request(|request: Request<Incoming>| request.map(Body::new));
+    let service = TowerToHyperService::new(router.map_response(move |mut response: Response| {
+        if !http2 && closes.load(Ordering::Relaxed) {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }));
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER);
-    builder.http2().timer(TokioTimer::new());
-    let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-    watcher.watch(connection).await
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER).max_buf_size(MAX_HEAD as usize);
+    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS).max_header_list_size(MAX_HEAD);
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service).into_owned());
+    let age = async {
+        match max_age {
+            Some(age) => tokio::time::sleep(age + age.mul_f64(rand::random::<f64>() / 10.0)).await,
+            None => std::future::pending().await,
+        }
+    };
+    let mut age = std::pin::pin!(age);
+    let mut ending = false;
+    loop {
+        tokio::select! {
+            result = connection.as_mut() => return result,
+            () = stop.cancelled(), if !ending => {
+                ending = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = &mut age, if !ending && !old.load(Ordering::Relaxed) => {
+                old.store(true, Ordering::Relaxed);
+                if http2 {
+                    connection.as_mut().graceful_shutdown();
+                }
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -113,15 +189,16 @@ mod tests {
 
     use super::*;
     use crate::server::{
-        certificates::{make_ca, make_leaf, serving},
+        certificates::{Lifetimes, make_ca, make_leaf, serving},
         keeper::Current,
     };
 
     /// Swaps in a leaf of a new CA; the CA.
     fn swap(current: &Current) -> String {
         let now = SystemTime::now();
-        let ca = make_ca(now).unwrap();
-        let leaf = make_leaf(&ca, &["127.0.0.1".into()], now).unwrap();
+        let lives = Lifetimes::default();
+        let ca = make_ca(now, lives.ca).unwrap();
+        let leaf = make_leaf(&ca, &["127.0.0.1".into()], now, lives.leaf).unwrap();
         current.store(serving(&leaf).unwrap());
         ca.certificate
     }
@@ -152,7 +229,8 @@ mod tests {
         let stop = CancellationToken::new();
         let router = Router::new().route("/", axum::routing::get(async || "hello"));
         let resolver: Arc<dyn ResolvesServerCert> = Arc::<Current>::clone(&current);
-        let server = tokio::spawn(serve(listener, Some(tls_config(resolver).unwrap()), router, stop.clone()));
+        let how = Serving { tls: Some(tls_config(resolver, None).unwrap()), max_age: None };
+        let server = tokio::spawn(serve(listener, how, router, stop.clone()));
         for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
             assert!(get(&address, &first, version).await.unwrap().ends_with("hello"));
         }

@@ -4,8 +4,10 @@
 //! `ValidatingWebhookConfiguration`. Knows nothing of images and tasks; may
 //! call `webhook::registration`.
 
+pub mod authority;
 pub mod ca_store;
 pub mod certificates;
+pub mod clients;
 pub mod health;
 pub mod keeper;
 pub mod listener;

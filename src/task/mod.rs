@@ -6,6 +6,7 @@
 pub mod batches;
 pub mod plan;
 pub mod resource;
+mod rules;
 pub mod validate;
 
 pub use resource::{
@@ -13,3 +14,6 @@ pub use resource::{
     Notification, Phase, PrewarmPlan, PrewarmPlanSpec, PrewarmTask, PrewarmTaskSpec, PrewarmTaskStatus, PullMethod,
     PullPolicy, Retry, RetryStrategy, WorkerKind,
 };
+
+/// Says of a task that it is not needed any more, and why: nothing new is begun for it, and what is at work may end.
+pub const OBSOLETE_ANNOTATION: &str = "prewarm.io/obsolete";

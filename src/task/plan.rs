@@ -14,6 +14,15 @@ pub struct Breaker {
     pub at_once: usize,
 }
 
+/// How well a node suits a task that wants fewer nodes than there are; more is better.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rank {
+    /// How many of the task's repositories run there today.
+    pub runs: u32,
+    /// The part of it that is free for pods, in thousandths.
+    pub free: u32,
+}
+
 /// What checks beyond the node's own conditions have found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Findings {
@@ -21,6 +30,8 @@ pub struct Findings {
     pub ignored: BTreeMap<String, String>,
     /// What could not be found out, for people.
     pub unchecked: Vec<String>,
+    /// Which nodes to prefer.
+    pub rank: BTreeMap<String, Rank>,
 }
 
 /// The nodes that match, in order, and whether each can be warmed now.
@@ -48,7 +59,12 @@ pub fn plan<'a>(
             Some(reason) => ignored.push(IgnoredNode { node: node.name.clone(), reason: reason.into() }),
         }
     }
-    chosen.truncate(task.nodes.of(chosen.len()));
+    let many = task.nodes.of(chosen.len());
+    if many < chosen.len() {
+        let rank = |node: &String| findings.rank.get(node).copied().unwrap_or_default();
+        chosen.sort_by_key(|node| std::cmp::Reverse(rank(node)));
+        chosen.truncate(many);
+    }
     let ignored_count = u32::try_from(ignored.len()).unwrap_or(u32::MAX);
     ignored.truncate(MAX_IGNORED_NODES);
     let asked = task.batch_size.of(chosen.len());
@@ -83,6 +99,7 @@ mod tests {
             ignored: [("d".to_owned(), "Unhealthy".to_owned()), ("elsewhere".to_owned(), "Unhealthy".to_owned())]
                 .into(),
             unchecked: vec!["sizes".into()],
+            ..Findings::default()
         };
         let nodes = [node("a", true), node("b", false), node("c", true), node("d", true)];
         let plan = plan(&task, &nodes, &findings, BREAKER);
@@ -90,6 +107,20 @@ mod tests {
         let ignored: Vec<_> = plan.ignored.iter().map(|i| (i.node.as_str(), i.reason.as_str())).collect();
         assert_eq!(ignored, [("b", "NotReady"), ("d", "Unhealthy")]);
         assert_eq!((plan.ignored_count, plan.at_once, plan.unchecked), (2, 2, vec!["sizes".to_owned()]));
+    }
+
+    #[test]
+    fn the_best_nodes_are_taken_where_not_all_are_wanted() {
+        let mut spec = PrewarmTaskSpec::new(vec!["nginx".into()]);
+        spec.nodes = Amount::Count(2);
+        let rank = |runs, free| Rank { runs, free };
+        let ranks = [("a", rank(0, 10)), ("b", rank(0, 900)), ("c", rank(1, 0))];
+        let rank = ranks.into_iter().map(|(node, rank)| (node.to_owned(), rank)).collect();
+        let findings = Findings { rank, ..Findings::default() };
+        let nodes = ["a", "b", "c", "d"].map(|name| node(name, true));
+        assert_eq!(plan(&validate(&spec).unwrap(), &nodes, &findings, BREAKER).nodes, ["c", "b"]);
+        spec.nodes = Amount::Count(4);
+        assert_eq!(plan(&validate(&spec).unwrap(), &nodes, &findings, BREAKER).nodes, ["a", "b", "c", "d"]);
     }
 
     #[test]

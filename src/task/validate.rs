@@ -1,10 +1,10 @@
 //! A task's spec, read once into what the engine works with.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, fmt, time::Duration};
 
 use super::{
     Amount, BatchPolicy, FailurePolicy, LocalReference, PrewarmTaskSpec, PullMethod, PullPolicy, RetryStrategy,
-    WorkerKind, resource::MAX_RETRIES,
+    WorkerKind, resource::MAX_RETRIES, rules,
 };
 use crate::{duration, image::Reference, node::Demand};
 
@@ -14,6 +14,37 @@ pub const AUTO_NODES: u32 = 100;
 const RETRY_DELAY: Duration = Duration::from_secs(30);
 /// No delay grows beyond this, whatever the strategy.
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(24 * 3600);
+
+/// A field that cannot be meant as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Its path, such as `spec.images[1]`.
+    pub field: String,
+    /// What stands there.
+    pub value: String,
+    /// What is wrong with it, and what is expected.
+    pub reason: String,
+}
+
+impl Problem {
+    /// A problem with the value of a field.
+    #[must_use]
+    pub fn new(field: &str, value: &str, reason: &str) -> Self {
+        Self { field: field.into(), value: value.into(), reason: reason.into() }
+    }
+
+    /// Value and reason, as Kubernetes words the causes of a refusal.
+    #[must_use]
+    pub fn explained(&self) -> String {
+        format!("Invalid value: {:?}: {}", self.value, self.reason)
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {:?}: {}", self.field, self.value, self.reason)
+    }
+}
 
 /// A number, or a share in percent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,18 +133,17 @@ impl ValidTask {
 }
 
 /// Reads the images; every problem is named with its field.
-pub fn validate_images(images: &[String]) -> Result<Vec<Reference>, Vec<String>> {
-    let mut problems = Vec::new();
+fn validate_images(images: &[String], problems: &mut Vec<Problem>) -> Vec<Reference> {
     let mut good: Vec<Reference> = Vec::new();
     let mut first: HashMap<String, usize> = HashMap::new();
     for (index, text) in images.iter().enumerate() {
+        let field = format!("spec.images[{index}]");
         match text.parse::<Reference>() {
-            Err(error) => problems.push(format!("spec.images[{index}]: {text:?}: {error}")),
+            Err(error) => problems.push(Problem::new(&field, text, &error.to_string())),
             Ok(reference) => {
                 if let Some(earlier) = first.get(reference.normalized()) {
-                    problems.push(format!(
-                        "spec.images[{index}]: {text:?} is the same image as spec.images[{earlier}]: leave one of them out"
-                    ));
+                    let reason = format!("the same image as spec.images[{earlier}]: leave one of them out");
+                    problems.push(Problem::new(&field, text, &reason));
                 } else {
                     first.insert(reference.normalized().to_owned(), index);
                     good.push(reference);
@@ -122,21 +152,19 @@ pub fn validate_images(images: &[String]) -> Result<Vec<Reference>, Vec<String>>
         }
     }
     if images.is_empty() {
-        problems.push("spec.images: name at least one image".into());
+        problems.push(Problem::new("spec.images", "", "name at least one image"));
     }
-    if problems.is_empty() { Ok(good) } else { Err(problems) }
+    good
 }
 
 /// Reads the whole spec; every problem is named with its field.
-pub fn validate(spec: &PrewarmTaskSpec) -> Result<ValidTask, Vec<String>> {
+pub fn validate(spec: &PrewarmTaskSpec) -> Result<ValidTask, Vec<Problem>> {
     let mut problems = Vec::new();
-    let images = validate_images(&spec.images).unwrap_or_else(|found| {
-        problems.extend(found);
-        Vec::new()
-    });
+    let images = validate_images(&spec.images, &mut problems);
+    rules::check(spec, &mut problems);
     let mut time = |field: &str, text: &str| {
         duration::parse(text).unwrap_or_else(|error| {
-            problems.push(format!("spec.{field}: {text:?}: {error}"));
+            problems.push(Problem::new(&format!("spec.{field}"), text, &error));
             Duration::ZERO
         })
     };
@@ -149,15 +177,15 @@ pub fn validate(spec: &PrewarmTaskSpec) -> Result<ValidTask, Vec<String>> {
     let retry = RetryRule { limit: u8::try_from(tries).unwrap_or(0), strategy: rule.strategy, delay };
     let mut share = |field: &str, amount: &Amount, words: &[(&str, Share)]| {
         parse_share(amount, words).unwrap_or_else(|| {
-            problems
-                .push(format!("spec.{field}: {amount:?}: expected a number from 1 or a percentage from 1% to 100%"));
+            let reason = "expected a number from 1 or a percentage from 1% to 100%";
+            problems.push(Problem::new(&format!("spec.{field}"), &amount.to_string(), reason));
             Share::Count(1)
         })
     };
     let nodes = share("nodes", &spec.nodes, &[("all", Share::Percent(100)), ("auto", Share::Count(AUTO_NODES))]);
     let batch_size = share("batchSize", &spec.batch_size, &[]);
     let threshold = percent(&spec.success_threshold).unwrap_or_else(|| {
-        problems.push(format!("spec.successThreshold: {:?}: expected 0% to 100%", spec.success_threshold));
+        problems.push(Problem::new("spec.successThreshold", &spec.success_threshold, "expected 0% to 100%"));
         0
     });
     if !problems.is_empty() {
@@ -224,8 +252,8 @@ mod tests {
         spec.batch_size = Amount::Text("0%".into());
         let problems = validate(&spec).unwrap_err();
         assert_eq!(problems.len(), 4, "{problems:#?}");
-        assert!(problems[0].starts_with("spec.images[0]"));
-        assert!(problems[1].contains("same image as spec.images[1]"));
+        assert_eq!(problems[0].field, "spec.images[0]");
+        assert!(problems[1].to_string().contains("same image as spec.images[1]"), "{}", problems[1]);
     }
 
     #[rstest]

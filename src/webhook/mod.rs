@@ -2,10 +2,11 @@
 //!
 //! In: `AdmissionReview`s of workloads and of `PrewarmTask`s. Out: for a
 //! workload always "allowed", with warnings, and a hint to `intake`; for a task
-//! a verdict. No I/O on the way. May call `intake`, `task` and `workload`.
+//! a verdict. No I/O on the way. May call `intake`, `surroundings`, `task` and
+//! `workload`.
 
+mod body;
 mod decide;
-mod namespaces;
 pub mod registration;
 mod review;
 
@@ -13,7 +14,6 @@ use std::{sync::Arc, time::Instant};
 
 use axum::{
     Json, Router,
-    body::Body,
     extract::{Request, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
@@ -22,18 +22,13 @@ use axum::{
 use serde_json::json;
 use tower_http::catch_panic::CatchPanicLayer;
 
-pub use decide::{DefaultMode, WebhookSettings};
-pub use namespaces::Namespaces;
-
 use self::{
+    body::Bodies,
     decide::{Verdict, decide_task, decide_workload},
     review::{Review, response},
 };
-use crate::{intake::HintSender, metrics::Metrics};
+use crate::{intake::HintSender, metrics::Metrics, surroundings::Surroundings, workload::Policy};
 
-/// Largest review, in bytes. The API server takes requests of up to 3 MiB, and a review carries the object twice, new and
-/// old: 2 × 3 MiB, and 2 MiB for escapes and the envelope.
-const MAX_BODY: usize = 8 * 1024 * 1024;
 /// Path of workloads' reviews.
 pub const WORKLOADS_PATH: &str = "/admit/workloads";
 /// Path of tasks' reviews.
@@ -45,15 +40,16 @@ pub struct WebhookState {
     /// Where hints go.
     pub hints: HintSender,
     /// What counts.
-    pub settings: Arc<WebhookSettings>,
-    /// The namespaces' annotations.
-    pub namespaces: Namespaces,
+    pub policy: Arc<Policy>,
+    /// What surrounds workloads.
+    pub around: Surroundings,
     /// Where durations are noted.
     pub metrics: Arc<Metrics>,
 }
 
 /// The webhook's routes.
 pub fn router(state: WebhookState) -> Router {
+    let state = (state, Bodies::default());
     Router::new()
         .route(WORKLOADS_PATH, post(workloads))
         .route(TASKS_PATH, post(tasks))
@@ -61,14 +57,15 @@ pub fn router(state: WebhookState) -> Router {
         .with_state(state)
 }
 
-async fn workloads(State(state): State<WebhookState>, headers: HeaderMap, request: Request) -> Response {
+type Shared = State<(WebhookState, Bodies)>;
+
+async fn workloads(State((state, bodies)): Shared, headers: HeaderMap, request: Request) -> Response {
     let started = Instant::now();
-    answer(&state, &headers, request, started, |review| {
-        let annotations = state.namespaces.annotations(&review.request.namespace);
-        let (verdict, hint) = decide_workload(review, &annotations, &state.settings);
+    answer(&state, &bodies, &headers, request, started, |review| {
+        let (verdict, hint) = decide_workload(review, &state.policy, &state.around);
         match hint {
-            Some(workload) => {
-                state.hints.offer(workload);
+            Some(hint) => {
+                state.hints.offer(hint);
             }
             None if verdict.label == "opted_out" => state.metrics.hints.with_label_values(&["opted_out"]).inc(),
             None => {}
@@ -78,23 +75,29 @@ async fn workloads(State(state): State<WebhookState>, headers: HeaderMap, reques
     .await
 }
 
-async fn tasks(State(state): State<WebhookState>, headers: HeaderMap, request: Request) -> Response {
+async fn tasks(State((state, bodies)): Shared, headers: HeaderMap, request: Request) -> Response {
     let started = Instant::now();
-    answer(&state, &headers, request, started, decide_task).await
+    answer(&state, &bodies, &headers, request, started, decide_task).await
 }
 
 async fn answer(
     state: &WebhookState,
+    bodies: &Bodies,
     headers: &HeaderMap,
     request: Request,
     started: Instant,
     decide: impl FnOnce(&Review) -> Verdict,
 ) -> Response {
-    let review = match read(headers, request.into_body()).await {
+    let read = async {
+        json_only(headers)?;
+        let body = bodies.read(headers, request.into_body()).await?;
+        Review::read(&body.bytes).map_err(|details| refuse(StatusCode::BAD_REQUEST, "not an AdmissionReview", &details))
+    };
+    let review = match read.await {
         Ok(review) => review,
         Err(refusal) => {
             observe(state, "other", "invalid", started);
-            return refusal;
+            return refusal.into_response();
         }
     };
     let verdict = decide(&review);
@@ -106,22 +109,32 @@ fn observe(state: &WebhookState, kind: &str, verdict: &str, started: Instant) {
     state.metrics.admission_duration.with_label_values(&[kind, verdict]).observe(started.elapsed().as_secs_f64());
 }
 
-async fn read(headers: &HeaderMap, body: Body) -> Result<Review, Response> {
+fn json_only(headers: &HeaderMap) -> Result<(), Refusal> {
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = content_type.split(';').next().unwrap_or_default().trim();
-    if !essence.eq_ignore_ascii_case("application/json") {
-        let details = format!("Content-Type is {content_type:?}: send application/json");
-        return Err(refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported media type", &details));
+    if essence.eq_ignore_ascii_case("application/json") {
+        return Ok(());
     }
-    let bytes = axum::body::to_bytes(body, MAX_BODY).await.map_err(|_| {
-        let details = format!("a review may have at most {MAX_BODY} bytes, and must arrive whole");
-        refuse(StatusCode::PAYLOAD_TOO_LARGE, "body too large", &details)
-    })?;
-    Review::read(&bytes).map_err(|details| refuse(StatusCode::BAD_REQUEST, "not an AdmissionReview", &details))
+    let details = format!("Content-Type is {content_type:?}: send application/json");
+    Err(refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported media type", &details))
 }
 
-fn refuse(status: StatusCode, error: &str, details: &str) -> Response {
-    (status, Json(json!({ "error": error, "details": details }))).into_response()
+/// Why a request is not a review that can be answered.
+#[derive(Debug)]
+struct Refusal {
+    status: StatusCode,
+    error: &'static str,
+    details: String,
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (self.status, Json(json!({ "error": self.error, "details": self.details }))).into_response()
+    }
+}
+
+fn refuse(status: StatusCode, error: &'static str, details: &str) -> Refusal {
+    Refusal { status, error, details: details.to_owned() }
 }
 
 #[cfg(test)]

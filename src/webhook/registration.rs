@@ -9,13 +9,13 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement, ObjectMeta},
 };
 
-use super::{TASKS_PATH, WORKLOADS_PATH, WebhookSettings};
-use crate::worker::MANAGED_BY;
+use super::{TASKS_PATH, WORKLOADS_PATH};
+use crate::{
+    worker::MANAGED_BY,
+    workload::{Kind, Policy},
+};
 
-/// Seconds that admission of a workload may wait for us. Our answers take well under a millisecond; a webhook that is down
-/// refuses at once, and only one that hangs costs this long.
-const WORKLOADS_TIMEOUT: i32 = 2;
-/// Seconds that admission of a task may wait for us.
+/// Seconds that admission of a task may wait for us at least: a task that is not checked here fails later.
 const TASKS_TIMEOUT: i32 = 5;
 
 /// How the API server reaches us.
@@ -32,62 +32,89 @@ pub enum Address {
     },
 }
 
-/// Match conditions in CEL, with their names. As seen on Kubernetes 1.36, they keep scale, status and annotation updates,
-/// and the pods and Jobs of the built-in controllers, within the API server.
-const CONDITIONS: &[(&str, &str)] = &[
-    (
-        "not-ours",
-        "!has(object.metadata.labels) || !('app.kubernetes.io/managed-by' in object.metadata.labels) || \
-         object.metadata.labels['app.kubernetes.io/managed-by'] != 'prewarmer'",
-    ),
-    (
-        "no-known-controller",
-        "!has(object.metadata.ownerReferences) || !object.metadata.ownerReferences.exists(o, has(o.controller) && \
-         o.controller && (o.apiVersion == 'apps/v1' || o.apiVersion == 'batch/v1'))",
-    ),
-    (
-        "new-or-changed-template",
-        "request.operation == 'CREATE' || (has(object.spec.template) ? object.spec.template != oldObject.spec.template : \
-         has(object.spec.jobTemplate) ? object.spec.jobTemplate != oldObject.spec.jobTemplate : true) || \
-         object.metadata.?annotations.orValue({}) != oldObject.metadata.?annotations.orValue({}) && \
-         object.metadata.?annotations.orValue({}).exists(k, k.startsWith('prewarm.io/'))",
-    ),
-];
+/// What is registered, and how.
+#[derive(Debug, Clone)]
+pub struct Registration {
+    /// The configuration's name.
+    pub name: String,
+    /// How the API server reaches us.
+    pub address: Address,
+    /// Seconds that admission of a workload may wait for us. Our answers take well under a millisecond; a webhook that is
+    /// down refuses at once, and only one that hangs costs this long.
+    pub timeout: i32,
+}
+
+/// Match conditions in CEL, with their names. As seen on Kubernetes 1.36, they keep scale, status and annotation updates, the
+/// pods and Jobs of controllers that we know, and all of ourselves within the API server.
+fn conditions(policy: &Policy) -> Vec<MatchCondition> {
+    let namespaces = policy.excluded_namespaces.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ");
+    let custom = policy
+        .kinds
+        .custom()
+        .map(|kind| format!(" || (o.apiVersion.startsWith('{}/') && o.kind == '{}')", kind.group, kind.kind));
+    let custom: String = custom.collect();
+    let changed = [
+        "has(object.spec.template) ? object.spec.template != oldObject.spec.template",
+        "has(object.spec.jobTemplate) ? object.spec.jobTemplate != oldObject.spec.jobTemplate",
+    ];
+    let other = "object.spec != oldObject.spec";
+    let annotated = "object.metadata.?annotations.orValue({}) != oldObject.metadata.?annotations.orValue({}) && \
+         (object.metadata.?annotations.orValue({}).exists(k, k.startsWith('prewarm.io/')) || \
+         oldObject.metadata.?annotations.orValue({}).exists(k, k.startsWith('prewarm.io/')))";
+    vec![
+        condition("not-the-system", &format!("!(request.namespace in [{namespaces}])")),
+        condition(
+            "not-ours",
+            &format!(
+                "!has(object.metadata.labels) || !('{key}' in object.metadata.labels) || \
+                 object.metadata.labels['{key}'] != '{value}'",
+                key = MANAGED_BY.0,
+                value = MANAGED_BY.1
+            ),
+        ),
+        condition(
+            "no-known-controller",
+            &format!(
+                "!has(object.metadata.ownerReferences) || !object.metadata.ownerReferences.exists(o, has(o.controller) && \
+                 o.controller && (o.apiVersion == 'apps/v1' || o.apiVersion == 'batch/v1' || (o.apiVersion == 'v1' && \
+                 o.kind in ['ReplicationController', 'Node']){custom}))"
+            ),
+        ),
+        condition(
+            "new-or-changed-template",
+            &format!("request.operation == 'CREATE' || ({} : {} : {other}) || {annotated}", changed[0], changed[1]),
+        ),
+    ]
+}
 
 /// The configuration that has the API server call us.
 #[must_use]
 pub fn webhook_configuration(
-    name: &str,
-    address: &Address,
+    registration: &Registration,
     ca_bundle: &[u8],
-    settings: &WebhookSettings,
+    policy: &Policy,
 ) -> ValidatingWebhookConfiguration {
+    let Registration { name, address, timeout } = registration;
     let workloads = ValidatingWebhook {
         name: "workloads.prewarm.io".into(),
         client_config: client(address, WORKLOADS_PATH, ca_bundle),
-        rules: Some(vec![
-            rule("apps", "v1", &["CREATE", "UPDATE"], &["deployments", "statefulsets", "daemonsets", "replicasets"]),
-            rule("batch", "v1", &["CREATE", "UPDATE"], &["cronjobs"]),
-            rule("batch", "v1", &["CREATE"], &["jobs"]),
-            rule("", "v1", &["CREATE", "UPDATE"], &["replicationcontrollers"]),
-            rule("", "v1", &["CREATE"], &["pods"]),
-        ]),
-        match_conditions: Some(CONDITIONS.iter().map(|(name, expression)| condition(name, expression)).collect()),
+        rules: Some(policy.kinds.iter().map(rule_for).collect()),
+        match_conditions: Some(conditions(policy)),
         side_effects: "NoneOnDryRun".into(),
-        timeout_seconds: Some(WORKLOADS_TIMEOUT),
-        ..webhook(settings)
+        timeout_seconds: Some(*timeout),
+        ..webhook(policy)
     };
     let tasks = ValidatingWebhook {
         name: "tasks.prewarm.io".into(),
         client_config: client(address, TASKS_PATH, ca_bundle),
-        rules: Some(vec![rule("prewarm.io", "v1alpha1", &["CREATE"], &["prewarmtasks"])]),
+        rules: Some(vec![rule("prewarm.io", "v1alpha1", &["CREATE"], "prewarmtasks")]),
         side_effects: "None".into(),
-        timeout_seconds: Some(TASKS_TIMEOUT),
-        ..webhook(settings)
+        timeout_seconds: Some(TASKS_TIMEOUT.max(*timeout)),
+        ..webhook(policy)
     };
     ValidatingWebhookConfiguration {
         metadata: ObjectMeta {
-            name: Some(name.to_owned()),
+            name: Some(name.clone()),
             labels: Some([(MANAGED_BY.0.to_owned(), MANAGED_BY.1.to_owned())].into()),
             ..ObjectMeta::default()
         },
@@ -95,22 +122,29 @@ pub fn webhook_configuration(
     }
 }
 
+/// The template of a Job cannot be changed, and the images of a pod are being pulled already when they are.
+fn rule_for(kind: &Kind) -> RuleWithOperations {
+    let once = kind.is_pod() || (kind.group == "batch" && kind.kind == "Job");
+    let operations: &[&str] = if once { &["CREATE"] } else { &["CREATE", "UPDATE"] };
+    rule(&kind.group, &kind.version, operations, &kind.plural)
+}
+
 /// What both webhooks share. `Ignore`: nothing of ours may ever block anything.
-fn webhook(settings: &WebhookSettings) -> ValidatingWebhook {
+fn webhook(policy: &Policy) -> ValidatingWebhook {
     ValidatingWebhook {
         admission_review_versions: vec!["v1".into()],
         failure_policy: Some("Ignore".into()),
         match_policy: Some("Equivalent".into()),
-        namespace_selector: Some(namespaces(settings)),
+        namespace_selector: Some(namespaces(policy)),
         object_selector: Some(LabelSelector::default()),
         ..ValidatingWebhook::default()
     }
 }
 
-fn namespaces(settings: &WebhookSettings) -> LabelSelector {
-    let (operator, values) = match &settings.watch_namespace {
+fn namespaces(policy: &Policy) -> LabelSelector {
+    let (operator, values) = match &policy.watch_namespace {
         Some(only) => ("In", vec![only.clone()]),
-        None => ("NotIn", settings.excluded_namespaces.iter().cloned().collect()),
+        None => ("NotIn", policy.excluded_namespaces.iter().cloned().collect()),
     };
     let requirement = LabelSelectorRequirement {
         key: "kubernetes.io/metadata.name".into(),
@@ -139,13 +173,13 @@ fn client(address: &Address, path: &str, ca_bundle: &[u8]) -> WebhookClientConfi
     }
 }
 
-fn rule(group: &str, version: &str, operations: &[&str], resources: &[&str]) -> RuleWithOperations {
+fn rule(group: &str, version: &str, operations: &[&str], resource: &str) -> RuleWithOperations {
     let list = |items: &[&str]| Some(items.iter().map(|item| (*item).to_owned()).collect());
     RuleWithOperations {
         api_groups: list(&[group]),
         api_versions: list(&[version]),
         operations: list(operations),
-        resources: list(resources),
+        resources: list(&[resource]),
         scope: Some("Namespaced".into()),
     }
 }

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::decide::Verdict;
-use crate::workload::ObjectView;
+use crate::task::validate::Problem;
 
 /// The only version there is, since Kubernetes 1.16.
 const API_VERSION: &str = "admission.k8s.io/v1";
@@ -33,7 +33,7 @@ pub(super) struct Review {
 #[serde(rename_all = "camelCase")]
 pub(super) struct Request {
     uid: String,
-    kind: Kind,
+    pub(super) kind: Kind,
     #[serde(default)]
     pub(super) sub_resource: Option<String>,
     #[serde(default)]
@@ -48,8 +48,19 @@ pub(super) struct Request {
 }
 
 #[derive(Debug, Deserialize)]
-struct Kind {
-    kind: String,
+pub(super) struct Kind {
+    #[serde(default)]
+    group: String,
+    #[serde(default)]
+    version: String,
+    #[serde(rename = "kind")]
+    pub(super) name: String,
+}
+
+impl Kind {
+    pub(super) fn api_version(&self) -> String {
+        if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
+    }
 }
 
 impl Review {
@@ -62,23 +73,26 @@ impl Review {
     }
 
     pub(super) fn kind_label(&self) -> &'static str {
-        KINDS.iter().find(|kind| **kind == self.request.kind.kind).copied().unwrap_or("other")
-    }
-
-    /// The object, or the old one, through the thin view; what cannot be read is no workload.
-    pub(super) fn view(raw: Option<&serde_json::value::RawValue>) -> Option<ObjectView> {
-        serde_json::from_str(raw?.get()).ok()
+        KINDS.iter().find(|kind| **kind == self.request.kind.name).copied().unwrap_or("other")
     }
 }
 
+/// Longest text of all mistakes together; each is a cause of its own beside it.
+const MAX_MESSAGE: usize = 4096;
+
 /// The answer to a review.
 pub(super) fn response(review: &Review, verdict: &Verdict) -> Value {
-    let mut response = json!({ "uid": review.request.uid, "allowed": verdict.denied.is_none() });
+    let mut response = json!({ "uid": review.request.uid, "allowed": verdict.denied.is_empty() });
     if !verdict.warnings.is_empty() {
         response["warnings"] = json!(verdict.warnings);
     }
-    if let Some(message) = &verdict.denied {
-        response["status"] = json!({ "code": 422, "reason": "Invalid", "message": message });
+    if !verdict.denied.is_empty() {
+        let text = verdict.denied.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        let message: String = text.chars().take(MAX_MESSAGE).collect();
+        let cause = |problem: &Problem| json!({ "reason": "FieldValueInvalid", "field": problem.field, "message": problem.explained() });
+        let causes: Vec<Value> = verdict.denied.iter().map(cause).collect();
+        response["status"] =
+            json!({ "code": 422, "reason": "Invalid", "message": message, "details": { "causes": causes } });
     }
     json!({ "apiVersion": API_VERSION, "kind": "AdmissionReview", "response": response })
 }

@@ -1,12 +1,15 @@
 //! The real router, in process.
 
-use axum::{body::to_bytes, http::Method};
+use axum::{
+    body::{Body, to_bytes},
+    http::Method,
+};
 use rstest::rstest;
 use serde_json::Value;
 use tower::ServiceExt;
 
 use super::*;
-use crate::intake;
+use crate::{intake, workload::DefaultMode};
 
 struct Webhook {
     state: WebhookState,
@@ -16,9 +19,9 @@ struct Webhook {
 fn webhook(default_mode: DefaultMode) -> Webhook {
     let metrics = Arc::new(Metrics::new().unwrap());
     let (hints, receiver) = intake::channel(&metrics);
-    let settings =
-        WebhookSettings { default_mode, excluded_namespaces: ["kube-system".to_owned()].into(), watch_namespace: None };
-    let state = WebhookState { hints, settings: Arc::new(settings), namespaces: Namespaces::default(), metrics };
+    let excluded_namespaces = ["kube-system".to_owned()].into();
+    let policy = Arc::new(Policy { default_mode, excluded_namespaces, ..Policy::default() });
+    let state = WebhookState { hints, policy, around: Surroundings::default(), metrics };
     Webhook { state, _receiver: receiver }
 }
 
@@ -50,9 +53,14 @@ fn deployment(image: &str) -> Value {
            "spec": {"replicas": 3, "template": {"metadata": {}, "spec": {"containers": [{"name": "c", "image": image}]}}}})
 }
 
+fn kind(object: &Value) -> Value {
+    let (group, version) = object["apiVersion"].as_str().unwrap().split_once('/').unwrap();
+    json!({"group": group, "version": version, "kind": object["kind"]})
+}
+
 fn review(object: &Value) -> Value {
     json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {
-        "uid": "u-1", "kind": {"group": "apps", "version": "v1", "kind": object["kind"]},
+        "uid": "u-1", "kind": kind(object),
         "namespace": "shop", "operation": "CREATE", "userInfo": {"username": "me"}, "object": object, "oldObject": null}})
 }
 
@@ -81,7 +89,7 @@ async fn a_namespace_opts_in_and_a_workload_out_again() {
     let mut object = deployment("nginx:1");
     webhook.admit(&review(&object)).await;
     assert_eq!(webhook.count("queued"), 0);
-    webhook.state.namespaces.set("shop".into(), &[("prewarm.io/enabled".into(), "true".into())].into());
+    webhook.state.around.set_namespace("shop", [("prewarm.io/enabled".into(), "true".into())].into());
     webhook.admit(&review(&object)).await;
     assert_eq!(webhook.count("queued"), 1);
     object["metadata"]["annotations"] = json!({"prewarm.io/enabled": "false"});
@@ -95,9 +103,9 @@ async fn a_namespace_opts_in_and_a_workload_out_again() {
 #[case::status("/request/subResource", json!("status"))]
 #[case::system("/request/namespace", json!("kube-system"))]
 #[case::ours("/request/object/metadata/labels", json!({"app.kubernetes.io/managed-by": "prewarmer"}))]
-#[case::known("/request/object/metadata/ownerReferences", json!([{"apiVersion": "apps/v1", "controller": true}]))]
+#[case::known("/request/object/metadata/ownerReferences", json!([{"apiVersion": "apps/v1", "kind": "Deployment", "controller": true}]))]
 #[case::unchanged("/request/oldObject", deployment("nginx:1"))]
-#[case::other_kind("/request/object/kind", json!("Widget"))]
+#[case::other_kind("/request/kind/kind", json!("Widget"))]
 #[case::no_template("/request/object/spec", json!({}))]
 #[case::odd_template("/request/object/spec/template", json!([1]))]
 #[case::no_object("/request/object", json!(null))]
@@ -188,8 +196,12 @@ async fn a_task_with_bad_images_is_denied_and_each_is_named() {
     let send = |review: Value| webhook.send(Method::POST, TASKS_PATH, "application/json", review.to_string());
     let (_, answer) = send(task(json!(["nginx", "a//b", "docker.io/library/nginx"]))).await;
     assert_eq!(answer["response"]["allowed"], false);
-    let message = answer["response"]["status"]["message"].as_str().unwrap();
+    let status = &answer["response"]["status"];
+    let message = status["message"].as_str().unwrap();
     assert!(message.contains("spec.images[1]") && message.contains("spec.images[2]"), "{message}");
+    let causes: Vec<&str> =
+        status["details"]["causes"].as_array().unwrap().iter().map(|cause| cause["field"].as_str().unwrap()).collect();
+    assert_eq!(causes, ["spec.images[1]", "spec.images[2]"]);
     let (_, answer) = send(task(json!(["nginx", "redis:7"]))).await;
     assert_eq!(answer["response"]["allowed"], true);
 }

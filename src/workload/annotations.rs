@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 
 use crate::{
     duration,
-    task::{Amount, PrewarmTaskSpec, validate::AUTO_NODES},
+    task::{Amount, PrewarmTaskSpec, PullMethod, validate::AUTO_NODES},
 };
 
 /// The prefix of every annotation.
 pub const PREFIX: &str = "prewarm.io/";
 /// A rollout touches about as many nodes as it has replicas; four times that covers what the scheduler may choose.
 const AUTO_NODES_PER_REPLICA: u32 = 4;
+/// All annotations that workloads may carry, without the prefix.
+const KNOWN: &[&str] = &["enabled", "images", "exclude-containers", "nodes", "batch-size", "priority", "timeout"];
 /// Longest list taken from one annotation.
 const MAX_LISTED: usize = 100;
 
@@ -25,6 +27,8 @@ pub struct Options {
     pub priority: u32,
     /// How long a node may take.
     pub timeout: String,
+    /// Which method pulls: the helper where another webhook rewrites images, because it rewrites those of our pods alike.
+    pub pull_method: PullMethod,
 }
 
 impl Default for Options {
@@ -35,6 +39,7 @@ impl Default for Options {
             batch_size: spec.batch_size,
             priority: spec.priority,
             timeout: spec.timeout,
+            pull_method: spec.pull_method,
         }
     }
 }
@@ -56,13 +61,25 @@ pub(super) struct Found {
     pub(super) options: Options,
 }
 
-/// Reads `layers`, nearest first.
-pub(super) fn read(layers: &[&BTreeMap<String, String>], replicas: u32, warnings: &mut Vec<String>) -> Found {
+/// What is told of annotations of ours that there are not, such as `prewarm.io/enable`.
+pub(super) fn strangers(annotations: &BTreeMap<String, String>) -> impl Iterator<Item = String> {
+    let ours = annotations.keys().filter_map(|key| key.strip_prefix(PREFIX));
+    let unknown = ours.filter(|name| !KNOWN.contains(name));
+    unknown.map(|name| format!("{PREFIX}{name}: there is no such annotation: known are {}", KNOWN.join(", ")))
+}
+
+/// Reads `layers`, nearest first. `automatic`: the least that `nodes: auto` comes to.
+pub(super) fn read(
+    layers: &[&BTreeMap<String, String>],
+    automatic: u32,
+    replicas: u32,
+    warnings: &mut Vec<String>,
+) -> Found {
     let value = |name: &str| layers.iter().find_map(|layer| layer.get(&format!("{PREFIX}{name}"))).map(|v| v.trim());
     let mut complain = |name: &str, value: &str, expected: &str| {
         warnings.push(format!("{PREFIX}{name}: {value:?} is ignored: expected {expected}"));
     };
-    let automatic = Amount::Count(AUTO_NODES.max(replicas.saturating_mul(AUTO_NODES_PER_REPLICA)));
+    let automatic = Amount::Count(automatic.max(replicas.saturating_mul(AUTO_NODES_PER_REPLICA)));
     let mut found = Found {
         images: value("images").map(list).unwrap_or_default(),
         exclude_containers: value("exclude-containers").map(list).unwrap_or_default(),
@@ -130,7 +147,7 @@ mod tests {
     fn the_nearest_wins() {
         let (template, workload, namespace) =
             (layer(&[]), layer(&[("enabled", "true")]), layer(&[("enabled", "false"), ("priority", "9")]));
-        let found = read(&[&template, &workload, &namespace], 1, &mut Vec::new());
+        let found = read(&[&template, &workload, &namespace], 100, 1, &mut Vec::new());
         assert_eq!((found.enabled, found.options.priority), (Some(true), 9));
     }
 
@@ -144,7 +161,7 @@ mod tests {
     #[case("timeout", "0s")]
     fn nonsense_is_a_warning_and_falls_back(#[case] name: &str, #[case] value: &str) {
         let mut warnings = Vec::new();
-        let found = read(&[&layer(&[(name, value)])], 1, &mut warnings);
+        let found = read(&[&layer(&[(name, value)])], 100, 1, &mut warnings);
         assert_eq!(warnings.len(), 1);
         assert!(warnings[0].starts_with(&format!("prewarm.io/{name}: ")), "{warnings:?}");
         assert_eq!(found.options, Options::default());
@@ -159,12 +176,13 @@ mod tests {
     #[case(Some("25%"), 1, Amount::Text("25%".into()))]
     fn nodes(#[case] value: Option<&str>, #[case] replicas: u32, #[case] expected: Amount) {
         let layer = value.map(|value| layer(&[("nodes", value)])).unwrap_or_default();
-        assert_eq!(read(&[&layer], replicas, &mut Vec::new()).options.nodes, expected);
+        assert_eq!(read(&[&layer], 100, replicas, &mut Vec::new()).options.nodes, expected);
     }
 
     #[test]
     fn lists() {
-        let found = read(&[&layer(&[("images", " a:1, ,b:2 "), ("exclude-containers", "proxy")])], 1, &mut Vec::new());
+        let found =
+            read(&[&layer(&[("images", " a:1, ,b:2 "), ("exclude-containers", "proxy")])], 100, 1, &mut Vec::new());
         assert_eq!(found.images, ["a:1", "b:2"]);
         assert_eq!(found.exclude_containers, ["proxy"]);
     }

@@ -1,25 +1,31 @@
 //! `prewarmer extract`: what would be warmed, from manifests and without a cluster.
 
-use std::collections::BTreeMap;
-
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Credentials, ObjectView, Placement, Workload};
-use crate::{image::Reference, task::Amount};
+use super::{Credentials, Placement, Policy, Verdict, Workload};
+use crate::{
+    image::Reference,
+    surroundings::{Scheduling, Surroundings},
+    task::Amount,
+};
 
-/// What one document would have warmed.
+/// The namespace of documents that name none, as kubectl's.
+const DEFAULT_NAMESPACE: &str = "default";
+
+/// What one pod template would have warmed.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Extracted {
     /// `Kind/name`.
     pub workload: String,
-    /// Its namespace, where the document says it.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    /// Its namespace.
     pub namespace: String,
-    /// Whether it is opted out.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub opted_out: bool,
+    /// `wanted`, `opted_out`, `nothing` or `ignored`.
+    pub verdict: &'static str,
+    /// Why it is ignored, if so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'static str>,
     /// The images.
     pub images: Vec<String>,
     /// The nodes.
@@ -27,50 +33,112 @@ pub struct Extracted {
     /// The credentials.
     pub credentials: Credentials,
     /// How many of the matching nodes.
-    pub nodes: Amount,
-    /// What made no sense.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<Amount>,
+    /// What made no sense, as kubectl would print it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }
 
-/// Reads JSON or YAML, several documents and `List`s too. The second list names the documents that are no workload. The
-/// error names the document that could not be read.
-pub fn extract_documents(text: &str) -> Result<(Vec<Extracted>, Vec<String>), String> {
+/// Reads JSON or YAML, several documents and `List`s too. Namespaces, runtime classes and autoscalers among them count, as
+/// they would in a cluster. The second list names the documents that are no workload. The error names the document that
+/// could not be read.
+pub fn extract_documents(text: &str, policy: &Policy) -> Result<(Vec<Extracted>, Vec<String>), String> {
     let documents: Vec<Value> =
         serde_saphyr::from_multiple(text).map_err(|error| format!("this is neither YAML nor JSON: {error}"))?;
-    let (mut found, mut skipped) = (Vec::new(), Vec::new());
+    let mut objects = Vec::new();
     for document in documents {
-        visit(document, &mut found, &mut skipped)?;
+        flatten(document, &mut objects);
+    }
+    let around = Surroundings::default();
+    for object in &objects {
+        surround(object, &around);
+    }
+    let (mut found, mut skipped) = (Vec::new(), Vec::new());
+    for object in objects {
+        let title = format!("{}/{}", word(&object, "/kind"), word(&object, "/metadata/name"));
+        match policy.kinds.find(&word(&object, "/apiVersion"), &word(&object, "/kind")) {
+            None => skipped.push(title),
+            Some(kind) => {
+                let view = kind.read_value(object).map_err(|error| format!("{title}: {error}"))?;
+                let named = Some(view.metadata.namespace.as_str()).filter(|name| !name.is_empty());
+                let namespace = named.unwrap_or(DEFAULT_NAMESPACE);
+                let (verdict, warnings) = policy.consider(kind, &view, namespace, &around);
+                found.extend(entries(&title, namespace, verdict, warnings));
+            }
+        }
     }
     Ok((found, skipped))
 }
 
-fn visit(document: Value, found: &mut Vec<Extracted>, skipped: &mut Vec<String>) -> Result<(), String> {
-    if document.is_null() {
-        return Ok(());
+fn word(object: &Value, path: &str) -> String {
+    object.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+/// Documents, and the items of `List`s; an empty document is none.
+fn flatten(document: Value, into: &mut Vec<Value>) {
+    let is_list = document.get("kind").and_then(Value::as_str).is_some_and(|kind| kind.ends_with("List"));
+    match document {
+        Value::Null => {}
+        Value::Object(mut fields) if is_list && fields.get("items").is_some_and(Value::is_array) => {
+            if let Some(Value::Array(items)) = fields.remove("items") {
+                for item in items {
+                    flatten(item, into);
+                }
+            }
+        }
+        document => into.push(document),
     }
-    let items = document.get("items").and_then(Value::as_array).cloned();
-    if let (Some("List"), Some(items)) = (document.get("kind").and_then(Value::as_str), items) {
-        return items.into_iter().try_for_each(|item| visit(item, found, skipped));
+}
+
+fn surround(object: &Value, around: &Surroundings) {
+    let name = word(object, "/metadata/name");
+    let at = |path: &str| object.pointer(path).cloned().unwrap_or_default();
+    match word(object, "/kind").as_str() {
+        "Namespace" => {
+            let annotations = Deserialize::deserialize(at("/metadata/annotations")).unwrap_or_default();
+            around.set_namespace(&name, annotations);
+        }
+        "RuntimeClass" => {
+            let node_selector = Deserialize::deserialize(at("/scheduling/nodeSelector")).unwrap_or_default();
+            let tolerations = Deserialize::deserialize(at("/scheduling/tolerations")).unwrap_or_default();
+            around.set_runtime_class(&name, Some(Scheduling { node_selector, tolerations }));
+        }
+        "HorizontalPodAutoscaler" => {
+            let namespace = Some(word(object, "/metadata/namespace")).filter(|name| !name.is_empty());
+            let target = word(object, "/spec/scaleTargetRef/kind");
+            let workload = (
+                namespace.unwrap_or_else(|| DEFAULT_NAMESPACE.into()),
+                target,
+                word(object, "/spec/scaleTargetRef/name"),
+            );
+            let most = at("/spec/maxReplicas").as_u64().and_then(|most| u32::try_from(most).ok());
+            around.set_most_replicas(workload, most);
+        }
+        _ => {}
     }
-    let text = |path: &str| document.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let title = format!("{}/{}", text("/kind"), text("/metadata/name"));
-    let namespace = text("/metadata/namespace");
-    let view: ObjectView = serde_json::from_value(document).map_err(|error| format!("{title}: {error}"))?;
-    match Workload::read(&view, &namespace, &BTreeMap::new()) {
-        None => skipped.push(title),
-        Some(workload) => found.push(Extracted {
-            workload: title,
-            namespace,
-            opted_out: workload.enabled == Some(false),
+}
+
+fn entries(title: &str, namespace: &str, verdict: Verdict, warnings: Vec<String>) -> Vec<Extracted> {
+    let (word, reason) = (verdict.as_str(), if let Verdict::Ignored(why) = verdict { Some(why) } else { None });
+    let entry = |workload: Option<Workload>, warnings: Vec<String>| {
+        let nodes = workload.as_ref().map(|workload| workload.options.nodes.clone());
+        let workload = workload.unwrap_or_default();
+        Extracted {
+            workload: title.to_owned(),
+            namespace: namespace.to_owned(),
+            verdict: word,
+            reason,
             images: workload.images.iter().map(Reference::as_written).map(str::to_owned).collect(),
             placement: workload.placement,
             credentials: workload.credentials,
-            nodes: workload.options.nodes,
-            warnings: workload.warnings,
-        }),
-    }
-    Ok(())
+            nodes,
+            warnings,
+        }
+    };
+    let mut workloads = verdict.workloads().into_iter();
+    let first = entry(workloads.next(), warnings);
+    std::iter::once(first).chain(workloads.map(|workload| entry(Some(workload), Vec::new()))).collect()
 }
 
 #[cfg(test)]
@@ -80,15 +148,24 @@ mod tests {
     #[test]
     fn several_documents_and_lists() {
         let text = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\n---\napiVersion: v1\nkind: List\nitems:\n- apiVersion: apps/v1\n  kind: Deployment\n  metadata: {name: web, namespace: shop}\n  spec: {template: {spec: {containers: [{name: c, image: 'nginx:1'}]}}}\n---\n";
-        let (found, skipped) = extract_documents(text).unwrap();
+        let (found, skipped) = extract_documents(text, &Policy::default()).unwrap();
         assert_eq!(skipped, ["ConfigMap/c"]);
-        assert_eq!(found[0].workload, "Deployment/web");
+        assert_eq!((found[0].workload.as_str(), found[0].verdict), ("Deployment/web", "wanted"));
         assert_eq!(found[0].images, ["nginx:1"]);
         assert_eq!(found[0].namespace, "shop");
     }
 
     #[test]
+    fn what_surrounds_a_workload_counts_wherever_it_stands() {
+        let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: shop}\nspec: {runtimeClassName: kata, containers: [{name: c, image: a}]}\n---\napiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: {name: kata}\nscheduling: {nodeSelector: {kata: 'yes'}}\n---\napiVersion: v1\nkind: Namespace\nmetadata: {name: shop, annotations: {prewarm.io/priority: '9', prewarm.io/nodes: '7'}}\n";
+        let (found, skipped) = extract_documents(text, &Policy::default()).unwrap();
+        assert_eq!(found[0].placement.node_selector["kata"], "yes");
+        assert_eq!(found[0].nodes, Some(Amount::Count(7)));
+        assert_eq!(skipped.len(), 2);
+    }
+
+    #[test]
     fn nonsense_is_an_error() {
-        assert!(extract_documents("{").is_err());
+        assert!(extract_documents("{", &Policy::default()).is_err());
     }
 }

@@ -1,0 +1,123 @@
+//! Whether what was admitted was stored: another webhook may have refused it, or changed it.
+
+use std::time::Duration;
+
+use http::Request;
+use kube::Client;
+use tokio::time::Instant;
+
+use super::{Hint, keys::keys_of_all};
+use crate::{metrics::Metrics, surroundings::Surroundings, workload::Policy};
+
+/// The object is looked for this often after it was admitted, in milliseconds: 31 s in all, because a webhook that is asked
+/// beside us may take 30 s.
+const LOOKS_MS: [u64; 8] = [0, 250, 750, 1500, 3500, 6000, 9000, 10_000];
+/// One look may take this long.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A hint whose object is to be looked for.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) hint: Hint,
+    looks: usize,
+    pub(super) due: Instant,
+}
+
+impl Pending {
+    pub(super) fn new(hint: Hint, now: Instant) -> Self {
+        Self { hint, looks: 0, due: now }
+    }
+
+    /// The next look, if there is to be one.
+    fn later(self, now: Instant) -> Option<Self> {
+        let pause = LOOKS_MS.get(self.looks + 1)?;
+        Some(Self { due: now + Duration::from_millis(*pause), looks: self.looks + 1, hint: self.hint })
+    }
+}
+
+/// What a look gave.
+#[derive(Debug)]
+pub(super) enum Look {
+    /// The object is there, and asks for this.
+    Stored(Hint),
+    /// Not yet.
+    Later(Pending),
+    /// It never came, or asks for nothing any more.
+    Gone,
+}
+
+/// What is needed to look.
+#[derive(Clone)]
+pub(super) struct Eyes {
+    pub(super) client: Client,
+    pub(super) policy: std::sync::Arc<Policy>,
+    pub(super) around: Surroundings,
+    pub(super) metrics: std::sync::Arc<Metrics>,
+}
+
+/// Looks for the object. Where we may not read it, the hint counts as it is.
+pub(super) async fn look(eyes: &Eyes, pending: Pending) -> Look {
+    if pending.hint.stored || pending.hint.name.is_empty() {
+        return Look::Stored(pending.hint);
+    }
+    eyes.metrics.kube_requests.with_label_values(&["get", &pending.hint.kind.plural]).inc();
+    let answer = tokio::time::timeout(PATIENCE, get(eyes, &pending.hint)).await;
+    match answer {
+        Ok(Ok(text)) => seen(eyes, pending, &text),
+        Ok(Err(kube::Error::Api(status))) if status.code == 403 => {
+            tracing::warn!(error = status.message, "an admitted object may not be read; its hint counts as it is");
+            Look::Stored(pending.hint)
+        }
+        Ok(Err(error)) => {
+            tracing::debug!(%error, name = pending.hint.name, "an admitted object is not there yet");
+            later(eyes, pending)
+        }
+        Err(_) => later(eyes, pending),
+    }
+}
+
+async fn get(eyes: &Eyes, hint: &Hint) -> kube::Result<String> {
+    let Hint { kind, namespace, name, .. } = hint;
+    let root = if kind.group.is_empty() { "api" } else { "apis" };
+    let url = format!("/{root}/{}/namespaces/{namespace}/{}/{name}", kind.api_version(), kind.plural);
+    let request = Request::get(url).body(Vec::new()).map_err(kube::Error::HttpError)?;
+    eyes.client.request_text(request).await
+}
+
+fn later(eyes: &Eyes, pending: Pending) -> Look {
+    pending.later(Instant::now()).map_or_else(
+        || {
+            eyes.metrics.hints.with_label_values(&["not_stored"]).inc();
+            Look::Gone
+        },
+        Look::Later,
+    )
+}
+
+/// What is stored counts, not what was admitted: a webhook after us may have changed it.
+fn seen(eyes: &Eyes, pending: Pending, text: &str) -> Look {
+    let hint = &pending.hint;
+    let Ok(object) = hint.kind.read(text) else { return Look::Gone };
+    let metadata = &object.metadata;
+    let other = !hint.uid.is_empty() && hint.uid != metadata.uid;
+    let old = hint.replaces.as_ref().is_some_and(|version| *version == metadata.resource_version);
+    if other || old {
+        return later(eyes, pending);
+    }
+    let (verdict, _) = eyes.policy.consider(&hint.kind, &object, &hint.namespace, &eyes.around);
+    let workloads = verdict.workloads();
+    if keys_of_all(&workloads).is_empty() {
+        return Look::Gone;
+    }
+    Look::Stored(Hint { workloads, stored: true, ..pending.hint })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_go_on_for_longer_than_a_webhook_may_take() {
+        assert!(LOOKS_MS.iter().sum::<u64>() > 30_000);
+    }
+}

@@ -1,0 +1,51 @@
+//! A hint: an object was admitted, or seen, that asks for something.
+
+use super::keys::{Key, keys_of_all};
+use crate::workload::{Kind, MetadataView, ObjectView, Workload};
+
+/// An object that asks for something.
+#[derive(Debug, Clone)]
+pub struct Hint {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its own name.
+    pub name: String,
+    /// Its UID; empty where it has none yet.
+    pub uid: String,
+    /// The version that the API server had when it admitted a change; none where it was new.
+    pub replaces: Option<String>,
+    /// Whether it is known to be stored.
+    pub stored: bool,
+    /// What it asks for.
+    pub workloads: Vec<Workload>,
+    /// What it asked for before: it is there already.
+    pub kept: Vec<Key>,
+}
+
+impl Hint {
+    /// A hint for an object of a kind; with what it was before, where it was there before.
+    #[must_use]
+    pub fn new(kind: &Kind, namespace: &str, object: &ObjectView, workloads: Vec<Workload>) -> Self {
+        let MetadataView { name, uid, .. } = &object.metadata;
+        Self {
+            kind: kind.clone(),
+            namespace: namespace.to_owned(),
+            name: name.clone(),
+            uid: uid.clone(),
+            replaces: None,
+            stored: false,
+            workloads,
+            kept: Vec::new(),
+        }
+    }
+
+    /// What is new in it.
+    #[must_use]
+    pub fn fresh(&self) -> Vec<Key> {
+        let mut keys = keys_of_all(&self.workloads);
+        keys.retain(|key| !self.kept.contains(key));
+        keys
+    }
+}

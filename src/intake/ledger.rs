@@ -1,0 +1,279 @@
+//! What has been asked for lately, and by which tasks.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    time::Duration,
+};
+
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
+use tokio::time::Instant;
+
+use super::keys::{Key, keys_of_task};
+use crate::task::{OBSOLETE_ANNOTATION, Phase, PrewarmTask};
+
+/// How long an image counts as asked for after its task has ended. Long enough for a rollback; short enough that an image
+/// that the kubelet has collected in the meantime is warmed again at the next rollout.
+const LIFETIME: Duration = Duration::from_secs(3600);
+/// Tasks kept, and with them some images each: about 10 MB. Above it those that have ended are forgotten, which costs a few
+/// tasks that find their images present.
+const MAX_TASKS: usize = 10_000;
+
+/// Names the workloads of a task, separated by commas.
+pub const WORKLOADS_ANNOTATION: &str = "prewarm.io/workloads";
+/// Counts the workloads that [`WORKLOADS_ANNOTATION`] has no room for.
+pub const MORE_WORKLOADS_ANNOTATION: &str = "prewarm.io/more-workloads";
+/// Says of a task that its workloads' images are rewritten by another webhook, and how.
+pub const REWRITTEN_ANNOTATION: &str = "prewarm.io/rewritten-images";
+
+/// A task's namespace and name.
+pub type TaskName = (String, String);
+
+/// A task that was made by admission.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    keys: Vec<Key>,
+    /// `Kind/name` of the workloads that asked for it.
+    pub workloads: BTreeSet<String>,
+    /// Whether these are all of them.
+    whole: bool,
+    /// None while it is open.
+    until: Option<Instant>,
+    since: Instant,
+}
+
+impl Asked {
+    /// When it was first heard of.
+    #[must_use]
+    pub fn since(&self) -> Instant {
+        self.since
+    }
+
+    fn is_open(&self) -> bool {
+        self.until.is_none()
+    }
+
+    fn counts(&self, now: Instant) -> bool {
+        self.until.is_none_or(|until| now < until)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    tasks: HashMap<TaskName, Asked>,
+    by_key: HashMap<Key, Vec<TaskName>>,
+}
+
+/// Images asked for lately, by where and with what, and the tasks that ask.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    inner: RwLock<Inner>,
+}
+
+impl Ledger {
+    fn read(&self) -> RwLockReadGuard<'_, Inner> {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Inner> {
+        self.inner.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether all of these were asked for already.
+    #[must_use]
+    pub fn covers(&self, keys: &[Key], now: Instant) -> bool {
+        let inner = self.read();
+        keys.iter().all(|key| inner.covers(key, &HashSet::new(), now))
+    }
+
+    /// Those of `keys` that no task asks for, or only tasks of `besides`.
+    pub(super) fn missing(&self, keys: &[Key], besides: &HashSet<TaskName>, now: Instant) -> HashSet<Key> {
+        let inner = self.read();
+        keys.iter().filter(|key| !inner.covers(key, besides, now)).copied().collect()
+    }
+
+    /// The open tasks of a namespace whose workloads are all among `workloads`, and what they ask for.
+    pub(super) fn open_for(&self, namespace: &str, workloads: &BTreeSet<String>) -> Vec<(TaskName, Vec<Key>)> {
+        let inner = self.read();
+        let theirs = |(name, asked): &(&TaskName, &Asked)| {
+            name.0 == namespace && asked.is_open() && asked.whole && asked.workloads.is_subset(workloads)
+        };
+        let found = inner.tasks.iter().filter(|(_, asked)| !asked.workloads.is_empty()).filter(theirs);
+        found.map(|(name, asked)| (name.clone(), asked.keys.clone())).collect()
+    }
+
+    /// The open tasks of a namespace that know all their workloads, and ask for nothing of `wanted`.
+    #[must_use]
+    pub fn unwanted(&self, namespace: &str, wanted: &HashSet<Key>) -> Vec<(TaskName, Asked)> {
+        let inner = self.read();
+        let idle = |(name, asked): &(&TaskName, &Asked)| {
+            name.0 == namespace && asked.is_open() && asked.whole && !asked.keys.iter().any(|key| wanted.contains(key))
+        };
+        inner.tasks.iter().filter(idle).map(|(name, asked)| (name.clone(), asked.clone())).collect()
+    }
+
+    /// The namespaces with open tasks.
+    #[must_use]
+    pub fn namespaces(&self) -> BTreeSet<String> {
+        let inner = self.read();
+        inner.tasks.iter().filter(|(_, asked)| asked.is_open()).map(|(name, _)| name.0.clone()).collect()
+    }
+
+    /// Notes that a task will ask for these.
+    pub(super) fn mark(&self, task: TaskName, keys: Vec<Key>, workloads: BTreeSet<String>, whole: bool, now: Instant) {
+        self.write().put(task, Asked { keys, workloads, whole, until: None, since: now });
+    }
+
+    /// The task counts no longer: it was marked as obsolete.
+    pub fn void(&self, task: &TaskName) {
+        self.forget(task);
+    }
+
+    /// The task asks for nothing any more.
+    pub(super) fn forget(&self, task: &TaskName) {
+        self.write().remove(task);
+    }
+
+    /// Learns from a task that exists, whoever made it: another replica, or this one before a restart. One that failed, was
+    /// cancelled or is obsolete covers nothing.
+    pub fn learn(&self, task: &PrewarmTask, now: Instant) {
+        let name = (task.namespace().unwrap_or_default(), task.name_any());
+        let phase = task.phase();
+        let obsolete = task.annotations().contains_key(OBSOLETE_ANNOTATION) && phase != Phase::Completed;
+        let mut inner = self.write();
+        if obsolete || matches!(phase, Phase::Failed | Phase::Cancelled) || task.metadata.deletion_timestamp.is_some() {
+            return inner.remove(&name);
+        }
+        let known = inner.tasks.get(&name);
+        let until = (phase == Phase::Completed).then(|| now + LIFETIME.saturating_sub(age(task)));
+        let until = known.filter(|known| !known.is_open()).map_or(until, |known| known.until);
+        let since = known.map_or(now, |known| known.since);
+        let workloads = task.annotations().get(WORKLOADS_ANNOTATION).map(String::as_str).unwrap_or_default();
+        let asked = Asked {
+            keys: keys_of_task(&name.0, &task.spec),
+            workloads: workloads.split(',').filter(|text| !text.is_empty()).map(str::to_owned).collect(),
+            whole: !task.annotations().contains_key(MORE_WORKLOADS_ANNOTATION),
+            until,
+            since,
+        };
+        inner.put(name, asked);
+    }
+
+    /// A task was deleted. What it had warmed stays warm; what it had still to do is not asked for any more.
+    pub fn removed(&self, task: &PrewarmTask) {
+        if !task.phase().is_terminal() {
+            self.forget(&(task.namespace().unwrap_or_default(), task.name_any()));
+        }
+    }
+}
+
+/// How long ago a task has ended.
+fn age(task: &PrewarmTask) -> Duration {
+    let end = task.status.as_ref().and_then(|status| status.completion_time.as_deref());
+    let end = end.and_then(|time| time.parse::<Timestamp>().ok());
+    end.and_then(|end| Duration::try_from(Timestamp::now().duration_since(end)).ok()).unwrap_or_default()
+}
+
+impl Inner {
+    fn covers(&self, key: &Key, besides: &HashSet<TaskName>, now: Instant) -> bool {
+        let counts = |name: &TaskName| !besides.contains(name) && self.tasks.get(name).is_some_and(|t| t.counts(now));
+        self.by_key.get(key).is_some_and(|names| names.iter().any(counts))
+    }
+
+    fn put(&mut self, name: TaskName, asked: Asked) {
+        self.remove(&name);
+        if self.tasks.len() >= MAX_TASKS {
+            let ended: Vec<TaskName> =
+                self.tasks.iter().filter(|(_, asked)| !asked.is_open()).map(|(name, _)| name.clone()).collect();
+            for name in &ended {
+                self.remove(name);
+            }
+        }
+        for key in &asked.keys {
+            self.by_key.entry(*key).or_default().push(name.clone());
+        }
+        self.tasks.insert(name, asked);
+    }
+
+    fn remove(&mut self, name: &TaskName) {
+        let Some(asked) = self.tasks.remove(name) else { return };
+        for key in asked.keys {
+            if let Some(names) = self.by_key.get_mut(&key) {
+                names.retain(|known| known != name);
+                if names.is_empty() {
+                    self.by_key.remove(&key);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::{PrewarmTaskSpec, PrewarmTaskStatus};
+
+    fn task(name: &str, image: &str, phase: Phase) -> PrewarmTask {
+        let mut task = PrewarmTask::new(name, PrewarmTaskSpec::new(vec![image.into()]));
+        task.metadata.namespace = Some("shop".into());
+        task.metadata.annotations = Some([(WORKLOADS_ANNOTATION.to_owned(), format!("Deployment/{name}"))].into());
+        task.status = Some(PrewarmTaskStatus { phase, ..PrewarmTaskStatus::default() });
+        task
+    }
+
+    fn keys(image: &str) -> Vec<Key> {
+        keys_of_task("shop", &PrewarmTaskSpec::new(vec![image.into()]))
+    }
+
+    #[test]
+    fn open_and_completed_tasks_cover_and_others_do_not() {
+        let (ledger, now) = (Ledger::default(), Instant::now());
+        for (phase, covers) in [
+            (Phase::Running, true),
+            (Phase::Completed, true),
+            (Phase::Failed, false),
+            (Phase::Pending, true),
+            (Phase::Cancelled, false),
+        ] {
+            ledger.learn(&task("a", "nginx", phase), now);
+            assert_eq!(ledger.covers(&keys("docker.io/library/nginx:latest"), now), covers, "{phase:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_warmed_is_forgotten_after_a_while_and_counts_even_when_its_task_is_gone() {
+        let (ledger, now) = (Ledger::default(), Instant::now());
+        let done = task("a", "nginx", Phase::Completed);
+        ledger.learn(&done, now);
+        ledger.removed(&done);
+        assert!(ledger.covers(&keys("nginx"), now + LIFETIME / 2));
+        ledger.learn(&done, now + LIFETIME / 2);
+        assert!(!ledger.covers(&keys("nginx"), now + LIFETIME), "told again, it does not live longer");
+        let open = task("b", "redis", Phase::Running);
+        ledger.learn(&open, now);
+        ledger.removed(&open);
+        assert!(!ledger.covers(&keys("redis"), now));
+    }
+
+    #[test]
+    fn an_obsolete_task_covers_nothing() {
+        let (ledger, now) = (Ledger::default(), Instant::now());
+        let mut old = task("a", "nginx", Phase::Running);
+        ledger.learn(&old, now);
+        old.metadata.annotations.get_or_insert_default().insert(OBSOLETE_ANNOTATION.into(), "why".into());
+        ledger.learn(&old, now);
+        assert!(!ledger.covers(&keys("nginx"), now));
+    }
+
+    #[test]
+    fn a_task_is_unwanted_when_nobody_asks_for_any_of_its_images() {
+        let (ledger, now) = (Ledger::default(), Instant::now());
+        ledger.learn(&task("a", "nginx", Phase::Running), now);
+        let unwanted = |wanted: &[Key]| ledger.unwanted("shop", &wanted.iter().copied().collect()).len();
+        assert_eq!((unwanted(&[]), unwanted(&keys("nginx")), unwanted(&keys("redis"))), (1, 0, 1));
+        assert_eq!(ledger.open_for("shop", &["Deployment/a".to_owned()].into()).len(), 1);
+        assert!(ledger.open_for("shop", &["Deployment/b".to_owned()].into()).is_empty());
+        assert!(ledger.open_for("bank", &["Deployment/a".to_owned()].into()).is_empty());
+    }
+}

@@ -1,0 +1,134 @@
+//! From the settings of the program to those of its parts.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
+use kube::Client;
+use rustls::server::danger::ClientCertVerifier;
+
+use crate::{
+    config::{Config, PolicySettings},
+    controller,
+    health::{Check, Checks, DiskCheck, PrometheusCheck, Survey},
+    intake::IntakeSettings,
+    leader::LeaseSettings,
+    server::{clients, keeper::Source},
+    webhook::registration::{Address, Registration, webhook_configuration},
+    worker::WorkerSettings,
+    workload::Policy,
+};
+
+/// Namespaces of the system, which are out.
+const SYSTEM_NAMESPACES: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
+
+/// Which workloads count, for a server in the namespace `own`.
+#[must_use]
+pub fn policy(settings: PolicySettings, own: &str, watched: Option<&str>) -> Policy {
+    let out = SYSTEM_NAMESPACES.into_iter().chain([own]).filter(|name| watched != Some(name));
+    Policy {
+        default_mode: settings.default_mode,
+        excluded_namespaces: out
+            .filter(|name| !settings.include_namespaces.iter().any(|included| included == name))
+            .map(str::to_owned)
+            .collect(),
+        watch_namespace: watched.map(str::to_owned),
+        kinds: settings.kinds,
+        auto_nodes: settings.auto_nodes,
+    }
+}
+
+pub(super) fn clients(config: &Config) -> anyhow::Result<Option<Arc<dyn ClientCertVerifier>>> {
+    let Some(clients) = &config.clients else { return Ok(None) };
+    let file = clients.ca_file.display();
+    let ca = std::fs::read_to_string(&clients.ca_file).with_context(|| format!("--client-ca-file {file}"))?;
+    let verifier = clients::verifier(&ca, &clients.names);
+    verifier.map(Some).map_err(|error| anyhow::anyhow!("--client-ca-file {file}: {error}"))
+}
+
+pub(super) fn controller_settings(config: &Config) -> controller::Settings {
+    controller::Settings {
+        worker: WorkerSettings {
+            image: config.worker_image.clone(),
+            priority_class: config.worker_priority_class.clone(),
+            ttl: config.job_ttl,
+            images_per_pod: config.images_per_pod,
+        },
+        max_concurrent_tasks: config.max_concurrent_tasks,
+        namespace: config.watch_namespace.clone(),
+        own_namespace: config.namespace.clone(),
+        worker_namespace: config.worker_namespace,
+        breaker: config.breaker,
+        examine: config.prometheus.is_some() || config.disk.is_some(),
+        max_workers: config.max_workers,
+        registry_concurrency: config.registry_concurrency,
+        known_for: config.known_for,
+        max_retained: config.max_retained_workers,
+    }
+}
+
+pub(super) fn checks(config: &Config, client: &Client) -> anyhow::Result<Checks> {
+    let survey = Survey::new(client.clone(), config.watch_namespace.clone());
+    let mut checks: Vec<Box<dyn Check>> = vec![Box::new(survey)];
+    if let Some(settings) = &config.prometheus {
+        checks.push(Box::new(PrometheusCheck::new(settings.clone()).context("no HTTP client for Prometheus")?));
+    }
+    if let Some(settings) = &config.disk {
+        checks.push(Box::new(DiskCheck::new(settings.clone(), client.clone())));
+    }
+    Ok(Checks::new(checks))
+}
+
+fn address(config: &Config) -> Address {
+    match &config.webhook_url {
+        Some(url) => Address::Url(url.to_string()),
+        None => Address::Service { namespace: config.namespace.clone(), name: config.service_name.clone() },
+    }
+}
+
+pub(super) fn source(config: &Config, client: &Client) -> Source {
+    if let Some(files) = &config.certificates {
+        return Source::Files(files.clone());
+    }
+    let host =
+        config.webhook_url.as_ref().and_then(|url| url.host()).map(|host| host.trim_matches(['[', ']']).to_owned());
+    let service = format!("{}.{}.svc", config.service_name, config.namespace);
+    let names = match host {
+        Some(host) => vec![host],
+        None => vec![format!("{service}.cluster.local"), service],
+    };
+    Source::Own {
+        client: Box::new(client.clone()),
+        namespace: config.namespace.clone(),
+        secret: format!("{}-ca", config.object_name),
+        names,
+    }
+}
+
+/// The pod's name, and something that no earlier process of that name had.
+fn identity() -> String {
+    let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "prewarmer".into());
+    format!("{host}_{:08x}", rand::random::<u32>())
+}
+
+pub(super) fn intake_settings(config: &Config) -> IntakeSettings {
+    IntakeSettings {
+        window: config.coalesce_window,
+        task_ttl: config.admission_task_ttl,
+        retain: config.admission_retain,
+    }
+}
+
+/// The configuration that is to be registered, as a function of the CA.
+pub(super) fn registration(
+    config: &Config,
+    policy: Arc<Policy>,
+) -> impl Fn(&[u8]) -> ValidatingWebhookConfiguration + use<> {
+    let registration =
+        Registration { name: config.object_name.clone(), address: address(config), timeout: config.webhook_timeout };
+    move |ca: &[u8]| webhook_configuration(&registration, ca, &policy)
+}
+
+pub(super) fn lease(config: &Config) -> LeaseSettings {
+    LeaseSettings { name: config.object_name.clone(), namespace: config.namespace.clone(), identity: identity() }
+}

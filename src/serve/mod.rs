@@ -1,0 +1,153 @@
+//! Puts `prewarmer serve` together.
+//!
+//! In: the settings. Out: every part of the service at work, until a signal.
+//! The only room that knows all others.
+
+mod build;
+mod learner;
+mod office;
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context;
+use futures::{
+    FutureExt,
+    future::{BoxFuture, Shared},
+};
+use kube::Client;
+use tokio::{net::TcpListener, signal::unix::SignalKind, sync::watch, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+pub use self::build::policy;
+use self::{learner::Learner, office::Office};
+use crate::{
+    config::Config,
+    intake, leader,
+    metrics::Metrics,
+    rollout,
+    server::{
+        health::{self, Health},
+        keeper::{self, Current},
+        listener::{self, Serving},
+        registration,
+    },
+    surroundings::{self, Surroundings},
+    webhook::{self, WebhookState},
+};
+
+/// All parts have ended by then, or are left: within the 30 s that a pod is given.
+const SHUTDOWN: Duration = Duration::from_secs(25);
+
+/// Serves until SIGTERM or SIGINT.
+pub async fn serve(config: Config) -> anyhow::Result<()> {
+    let client = Client::try_default()
+        .await
+        .map_err(|error| anyhow::anyhow!("no way to the cluster: set KUBECONFIG, or run in a pod ({error})"))?;
+    let webhook_listener = bind("--webhook-addr", config.webhook_addr).await?;
+    let health_listener = bind("--health-addr", config.health_addr).await?;
+    if let Some(address) = config.api_addr {
+        tracing::warn!(%address, "--api-addr: this version serves no REST API; nothing listens there");
+    }
+    let metrics = Arc::new(Metrics::new()?);
+    let stop = CancellationToken::new();
+    let mut parts = JoinSet::new();
+
+    let (leads_out, leads) = watch::channel(false);
+    let (bundle_out, bundle) = watch::channel(None);
+    let (registered_out, registered) = watch::channel(false);
+    let (kubernetes_out, kubernetes) = watch::channel(false);
+    let (caches_out, caches) = watch::channel(0);
+    let (hints, receiver) = intake::channel(&metrics);
+    let around = Surroundings::default();
+    let policy = Arc::new(build::policy(config.policy.clone(), &config.namespace, config.watch_namespace.as_deref()));
+
+    let watched = config.watch_namespace.as_deref();
+    let followers = surroundings::watch::follow(&around, &client, watched, &caches_out, &stop);
+    // And the tasks.
+    let caches_needed = followers.len() + 1;
+    for follower in followers {
+        parts.spawn(follower);
+    }
+    let learner = Learner { hints: hints.clone(), around: around.clone(), ready: caches_out };
+    parts.spawn(learner.learn(client.clone(), config.watch_namespace.clone(), stop.clone()));
+
+    let by_url = config.webhook_url.is_some();
+    let health = Health {
+        kubernetes,
+        leads: leads.clone(),
+        bundle: bundle.clone(),
+        caches: caches.clone(),
+        caches_needed,
+        registered: by_url.then_some(registered),
+        metrics: Arc::clone(&metrics),
+    };
+    parts.spawn(listener::serve(health_listener, Serving::default(), health::router(health), stop.clone()));
+    parts.spawn(health::probe(client.clone(), kubernetes_out, stop.clone()));
+
+    let current = Arc::new(Current::default());
+    let (source, lives) = (build::source(&config, &client), config.lifetimes);
+    parts.spawn(keeper::keep(source, lives, Arc::clone(&current), bundle_out, Arc::clone(&metrics), stop.clone()));
+    let state = WebhookState {
+        hints: hints.clone(),
+        policy: Arc::clone(&policy),
+        around: around.clone(),
+        metrics: Arc::clone(&metrics),
+    };
+    let tls = listener::tls_config(current, build::clients(&config)?)?;
+    let how = Serving { tls: Some(tls), max_age: config.connection_age };
+    parts.spawn(listener::serve(webhook_listener, how, webhook::router(state), stop.clone()));
+    let (intake, around_intake) = (build::intake_settings(&config), around.clone());
+    parts.spawn(intake::run(client.clone(), receiver, intake, Arc::clone(&policy), around_intake, stop.clone()));
+    let desired = build::registration(&config, Arc::clone(&policy));
+    let register =
+        registration::keep(client.clone(), desired, bundle, leads.clone(), registered_out, by_url, stop.clone());
+    parts.spawn(register);
+
+    let window = config.coalesce_window;
+    let rollouts =
+        rollout::Watcher { client: client.clone(), policy, around, hints, window, metrics: Arc::clone(&metrics) };
+    let (checks, settings) = (Arc::new(build::checks(&config, &client)?), build::controller_settings(&config));
+    let office = Office { client: client.clone(), settings, checks, rollouts, metrics: Arc::clone(&metrics) };
+    parts.spawn(office.hold(all_known(caches, caches_needed), leads, stop.clone()));
+    // The Lease is released last: the successor may begin when our controller has ended.
+    let resign = CancellationToken::new();
+    let election = leader::run(client, build::lease(&config), metrics, leads_out, resign.clone());
+    let election = tokio::spawn(election);
+
+    tracing::info!(webhook = %config.webhook_addr, health = %config.health_addr, "serving");
+    signalled().await?;
+    tracing::info!("stopping");
+    stop.cancel();
+    let ended = tokio::time::timeout(SHUTDOWN, async {
+        while let Some(part) = parts.join_next().await {
+            if let Err(error) = part {
+                tracing::error!(%error, "a part ended badly");
+            }
+        }
+        resign.cancel();
+        election.await
+    });
+    if ended.await.is_err() {
+        tracing::warn!("not everything ended in time");
+    }
+    Ok(())
+}
+
+/// Whether, at some time, all caches have their first lists.
+fn all_known(mut caches: watch::Receiver<usize>, needed: usize) -> Shared<BoxFuture<'static, bool>> {
+    async move { caches.wait_for(|count| *count >= needed).await.is_ok() }.boxed().shared()
+}
+
+async fn bind(flag: &str, address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("{flag} {address}: cannot listen there"))
+}
+
+async fn signalled() -> anyhow::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(SignalKind::terminate())?;
+    let mut interrupt = tokio::signal::unix::signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,143 @@
+//! The CA and its successors: what is kept, and what is to be done about it. *Pure*, but for randomness.
+//!
+//! A CA is replaced in two steps, so that no handshake ever meets an API server that does not trust it yet: its successor is
+//! made and published, and signs nothing before everybody had time to learn of it. Whoever was trusted stays so until it
+//! expires.
+
+use std::time::{Duration, SystemTime};
+
+use rustls::pki_types::{CertificateDer, pem::PemObject};
+
+use super::certificates::{CertificateError, Lifetimes, Pair, is_due, make_ca, serving, time_left};
+
+/// What the Secret holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Authority {
+    /// What signs leaves.
+    pub signing: Pair,
+    /// What will, and since when it is published.
+    pub next: Option<(Pair, SystemTime)>,
+    /// What the API server is to trust: certificates in PEM, one behind the other.
+    pub bundle: String,
+}
+
+/// What is to be kept from now on; `None`: what is there is good.
+pub fn renew(
+    current: Option<&Authority>,
+    lives: &Lifetimes,
+    now: SystemTime,
+) -> Result<Option<Authority>, CertificateError> {
+    let Some(current) = current.filter(|current| is_usable(&current.signing, now)) else {
+        let signing = make_ca(now, lives.ca)?;
+        let trusted = current.map(|current| current.bundle.as_str()).unwrap_or_default();
+        return Ok(Some(Authority { bundle: bundle(trusted, &signing.certificate, now), signing, next: None }));
+    };
+    match &current.next {
+        Some((next, since)) if is_usable(next, now) => {
+            let published = now.duration_since(*since).unwrap_or(Duration::ZERO);
+            let promoted = || Authority {
+                bundle: bundle(&current.bundle, &next.certificate, now),
+                signing: next.clone(),
+                next: None,
+            };
+            Ok((published >= lives.overlap()).then(promoted))
+        }
+        _ if is_due(&current.signing.certificate, lives.ca, now) => {
+            let next = make_ca(now, lives.ca)?;
+            let bundle = bundle(&current.bundle, &next.certificate, now);
+            Ok(Some(Authority { signing: current.signing.clone(), bundle, next: Some((next, now)) }))
+        }
+        _ if !contains(&current.bundle, &current.signing.certificate) => {
+            let bundle = bundle(&current.bundle, &current.signing.certificate, now);
+            Ok(Some(Authority { bundle, ..current.clone() }))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn is_usable(pair: &Pair, now: SystemTime) -> bool {
+    serving(pair).is_ok() && time_left(&pair.certificate, now).is_ok_and(|left| !left.is_zero())
+}
+
+fn certificates(pem: &str) -> Vec<CertificateDer<'static>> {
+    CertificateDer::pem_slice_iter(pem.as_bytes()).filter_map(Result::ok).collect()
+}
+
+fn contains(bundle: &str, certificate: &str) -> bool {
+    let known = certificates(bundle);
+    certificates(certificate).iter().all(|one| known.contains(one))
+}
+
+/// The certificates of both that have not expired, each once, the newest first.
+#[must_use]
+pub fn bundle(old: &str, new: &str, now: SystemTime) -> String {
+    let mut seen = Vec::new();
+    let mut text = String::new();
+    for block in blocks(new).chain(blocks(old)) {
+        let Some(certificate) = certificates(block).pop() else { continue };
+        if !seen.contains(&certificate) && time_left(block, now).is_ok_and(|left| !left.is_zero()) {
+            seen.push(certificate);
+            text.push_str(block.trim());
+            text.push('\n');
+        }
+    }
+    text
+}
+
+/// The certificates of a PEM, each with its frame.
+fn blocks(pem: &str) -> impl Iterator<Item = &str> {
+    const END: &str = "-----END CERTIFICATE-----";
+    pem.split_inclusive(END).filter(|block| block.contains("-----BEGIN CERTIFICATE-----"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIVES: Lifetimes = Lifetimes { ca: Duration::from_secs(9000), leaf: Duration::from_secs(3000) };
+
+    fn step(current: Option<&Authority>, now: SystemTime) -> Option<Authority> {
+        renew(current, &LIVES, now).unwrap()
+    }
+
+    #[test]
+    fn a_successor_is_published_before_it_signs() {
+        let now = SystemTime::now();
+        let first = step(None, now).unwrap();
+        assert_eq!(step(Some(&first), now), None);
+        let later = now + LIVES.ca / 2;
+        let second = step(Some(&first), later).unwrap();
+        assert_eq!((&second.signing, certificates(&second.bundle).len()), (&first.signing, 2));
+        assert_eq!(step(Some(&second), later + LIVES.overlap() / 2), None);
+        let third = step(Some(&second), later + LIVES.overlap()).unwrap();
+        assert_eq!(Some(&third.signing), second.next.as_ref().map(|(pair, _)| pair));
+        assert_eq!((third.next.is_none(), certificates(&third.bundle).len()), (true, 2));
+        assert!(contains(&third.bundle, &first.signing.certificate), "leaves of the old CA are in use");
+        assert_eq!(step(Some(&third), later + LIVES.overlap()), None);
+    }
+
+    #[test]
+    fn what_has_expired_is_trusted_no_longer() {
+        let now = SystemTime::now();
+        let first = step(None, now).unwrap();
+        let replaced = step(Some(&first), now + 2 * LIVES.ca).unwrap();
+        assert_ne!(replaced.signing, first.signing);
+        assert_eq!(certificates(&replaced.bundle).len(), 1);
+    }
+
+    #[test]
+    fn a_secret_of_an_earlier_version_gets_its_bundle() {
+        let now = SystemTime::now();
+        let first = Authority { bundle: String::new(), ..step(None, now).unwrap() };
+        let mended = step(Some(&first), now).unwrap();
+        assert!(mended.signing == first.signing && contains(&mended.bundle, &first.signing.certificate));
+    }
+
+    #[test]
+    fn a_key_that_does_not_fit_is_replaced() {
+        let now = SystemTime::now();
+        let (one, other) = (step(None, now).unwrap(), step(None, now).unwrap());
+        let broken = Authority { signing: Pair { key: other.signing.key, ..one.signing.clone() }, ..one };
+        assert!(step(Some(&broken), now).is_some_and(|new| serving(&new.signing).is_ok()));
+    }
+}

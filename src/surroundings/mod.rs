@@ -1,0 +1,178 @@
+//! What surrounds a workload and decides with it: its namespace's annotations,
+//! runtime classes, autoscalers, and whether its images are rewritten.
+//!
+//! In: watches ([`watch`], the only code here that talks to the API server).
+//! Out: answers to `workload`, at once and without I/O. Calls no other room but
+//! `task` and `reduced`.
+
+pub mod watch;
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use dashmap::DashMap;
+use k8s_openapi::api::core::v1::Toleration;
+use tokio::sync::watch::{Receiver, Sender};
+
+/// Namespaces that changed and were not looked at yet; more than this at once is as good as all.
+const MAX_CHANGED: usize = 1000;
+/// Workloads remembered whose images are rewritten; beyond it the oldest knowledge goes, and is found again.
+const MAX_REWRITTEN: usize = 10_000;
+
+/// What a `RuntimeClass` asks of nodes (`scheduling`).
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Scheduling {
+    /// Labels that a node must carry.
+    pub node_selector: BTreeMap<String, String>,
+    /// Taints that its pods accept.
+    pub tolerations: Vec<Toleration>,
+}
+
+/// A workload: namespace, kind and name.
+pub type Identity = (String, String, String);
+
+/// What surrounds workloads. Clones share one.
+#[derive(Clone)]
+pub struct Surroundings(Arc<Inner>);
+
+struct Inner {
+    namespaces: DashMap<String, Arc<BTreeMap<String, String>>>,
+    runtime_classes: DashMap<String, Scheduling>,
+    autoscalers: DashMap<Identity, u32>,
+    rewritten: RwLock<HashSet<Identity>>,
+    /// Namespaces whose annotations of ours have changed.
+    changed: Sender<Vec<String>>,
+}
+
+impl Default for Surroundings {
+    fn default() -> Self {
+        Self(Arc::new(Inner {
+            namespaces: DashMap::new(),
+            runtime_classes: DashMap::new(),
+            autoscalers: DashMap::new(),
+            rewritten: RwLock::default(),
+            changed: Sender::new(Vec::new()),
+        }))
+    }
+}
+
+impl Surroundings {
+    /// A namespace's annotations of ours; none where it has none, or is not known yet.
+    #[must_use]
+    pub fn namespace(&self, name: &str) -> Arc<BTreeMap<String, String>> {
+        self.0.namespaces.get(name).map(|found| Arc::clone(&found)).unwrap_or_default()
+    }
+
+    /// What a runtime class asks of nodes.
+    #[must_use]
+    pub fn runtime_class(&self, name: &str) -> Option<Scheduling> {
+        self.0.runtime_classes.get(name).map(|found| found.clone())
+    }
+
+    /// The most replicas that an autoscaler may give the workload.
+    #[must_use]
+    pub fn most_replicas(&self, namespace: &str, kind: &str, name: &str) -> Option<u32> {
+        if self.0.autoscalers.is_empty() {
+            return None;
+        }
+        self.0.autoscalers.get(&identity(namespace, kind, name)).map(|most| *most)
+    }
+
+    /// Whether another webhook gives the workload's pods other images than its template names.
+    #[must_use]
+    pub fn is_rewritten(&self, namespace: &str, kind: &str, name: &str) -> bool {
+        let known = self.0.rewritten.read().unwrap_or_else(PoisonError::into_inner);
+        !known.is_empty() && known.contains(&identity(namespace, kind, name))
+    }
+
+    /// Notes that the workload's images are rewritten. Whether that is news.
+    pub fn note_rewritten(&self, namespace: &str, kind: &str, name: &str) -> bool {
+        let mut known = self.0.rewritten.write().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MAX_REWRITTEN {
+            known.clear();
+        }
+        known.insert(identity(namespace, kind, name))
+    }
+
+    /// Notes a namespace's annotations of ours.
+    pub fn set_namespace(&self, name: &str, annotations: BTreeMap<String, String>) {
+        if *self.namespace(name) == annotations {
+            return;
+        }
+        if annotations.is_empty() {
+            self.0.namespaces.remove(name);
+        } else {
+            self.0.namespaces.insert(name.to_owned(), Arc::new(annotations));
+        }
+        self.0.changed.send_modify(|changed| {
+            if changed.len() < MAX_CHANGED && !changed.iter().any(|known| known == name) {
+                changed.push(name.to_owned());
+            }
+        });
+    }
+
+    /// Notes what a runtime class asks of nodes; `None`: there is no such class.
+    pub fn set_runtime_class(&self, name: &str, scheduling: Option<Scheduling>) {
+        match scheduling {
+            Some(scheduling) => drop(self.0.runtime_classes.insert(name.to_owned(), scheduling)),
+            None => drop(self.0.runtime_classes.remove(name)),
+        }
+    }
+
+    /// Notes how many replicas an autoscaler may give a workload; `None`: it has no autoscaler.
+    pub fn set_most_replicas(&self, workload: Identity, most: Option<u32>) {
+        match most {
+            Some(most) => drop(self.0.autoscalers.insert(workload, most)),
+            None => drop(self.0.autoscalers.remove(&workload)),
+        }
+    }
+
+    /// Tells when annotations of namespaces have changed.
+    #[must_use]
+    pub fn changes(&self) -> Receiver<Vec<String>> {
+        self.0.changed.subscribe()
+    }
+
+    /// The namespaces whose annotations have changed since the last call.
+    #[must_use]
+    pub fn take_changed(&self) -> Vec<String> {
+        let mut taken = Vec::new();
+        self.0.changed.send_if_modified(|changed| {
+            taken = std::mem::take(changed);
+            false
+        });
+        taken
+    }
+}
+
+fn identity(namespace: &str, kind: &str, name: &str) -> Identity {
+    (namespace.to_owned(), kind.to_owned(), name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_of_a_namespace_is_told_once() {
+        let around = Surroundings::default();
+        let annotations = || BTreeMap::from([("prewarm.io/enabled".to_owned(), "true".to_owned())]);
+        around.set_namespace("shop", annotations());
+        around.set_namespace("shop", annotations());
+        assert_eq!(around.take_changed(), ["shop"]);
+        assert!(around.take_changed().is_empty());
+        around.set_namespace("shop", BTreeMap::new());
+        assert_eq!((around.take_changed(), around.namespace("shop").len()), (vec!["shop".to_owned()], 0));
+    }
+
+    #[test]
+    fn rewritten_is_news_once() {
+        let around = Surroundings::default();
+        assert!(!around.is_rewritten("shop", "Deployment", "web"));
+        assert!(around.note_rewritten("shop", "Deployment", "web"));
+        assert!(!around.note_rewritten("shop", "Deployment", "web"));
+        assert!(around.is_rewritten("shop", "Deployment", "web") && !around.is_rewritten("bank", "Deployment", "web"));
+    }
+}

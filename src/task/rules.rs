@@ -1,0 +1,226 @@
+//! Rules of Kubernetes for the parts of a spec that a pod will carry, so that a mistake is told when the task is made and
+//! not by every worker. As in `k8s.io/apimachinery/pkg/util/validation` and `k8s.io/kubernetes/pkg/apis/core/validation`.
+
+use http::Uri;
+use k8s_openapi::api::core::v1::{NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Toleration};
+
+use super::{Notification, PrewarmTaskSpec, validate::Problem};
+
+/// Longest name of a label, behind its prefix, and longest value.
+const MAX_LABEL: usize = 63;
+/// Longest DNS subdomain: prefixes of labels, and names of objects.
+const MAX_NAME: usize = 253;
+/// Forms of notifications.
+const FORMATS: [&str; 5] = ["json", "cloudevents", "slack", "dingtalk", "alertmanager"];
+
+/// Checks placement, credentials and notifications.
+pub(super) fn check(spec: &PrewarmTaskSpec, problems: &mut Vec<Problem>) {
+    for (key, value) in spec.node_selector.iter().flatten() {
+        let field = format!("spec.nodeSelector[{key}]");
+        label_key(&field, key, problems);
+        label_value(&field, value, problems);
+    }
+    if let Some(affinity) = &spec.node_affinity {
+        node_affinity(affinity, problems);
+    }
+    for (index, one) in spec.tolerations.iter().flatten().enumerate() {
+        toleration(&format!("spec.tolerations[{index}]"), one, problems);
+    }
+    for (index, secret) in spec.image_pull_secrets.iter().flatten().enumerate() {
+        object_name(&format!("spec.imagePullSecrets[{index}].name"), &secret.name, problems);
+    }
+    if let Some(account) = &spec.service_account_name {
+        object_name("spec.serviceAccountName", account, problems);
+    }
+    for (index, one) in spec.notify.iter().flatten().enumerate() {
+        notification(&format!("spec.notify[{index}]"), one, problems);
+    }
+}
+
+fn node_affinity(affinity: &NodeSelector, problems: &mut Vec<Problem>) {
+    if affinity.node_selector_terms.is_empty() {
+        problems.push(Problem::new("spec.nodeAffinity.nodeSelectorTerms", "", "must have at least one term"));
+    }
+    for (index, one) in affinity.node_selector_terms.iter().enumerate() {
+        term(&format!("spec.nodeAffinity.nodeSelectorTerms[{index}]"), one, problems);
+    }
+}
+
+fn term(at: &str, term: &NodeSelectorTerm, problems: &mut Vec<Problem>) {
+    for (index, rule) in term.match_expressions.iter().flatten().enumerate() {
+        let at = format!("{at}.matchExpressions[{index}]");
+        label_key(&format!("{at}.key"), &rule.key, problems);
+        requirement(&at, rule, problems);
+    }
+    for (index, rule) in term.match_fields.iter().flatten().enumerate() {
+        let at = format!("{at}.matchFields[{index}]");
+        if rule.key != "metadata.name" {
+            problems.push(Problem::new(&format!("{at}.key"), &rule.key, "the only field is metadata.name"));
+        }
+        let one = rule.values.as_ref().is_some_and(|values| values.len() == 1);
+        if !matches!(rule.operator.as_str(), "In" | "NotIn") || !one {
+            let reason = "fields are compared by In or NotIn, with exactly one value";
+            problems.push(Problem::new(&format!("{at}.operator"), &rule.operator, reason));
+        }
+    }
+}
+
+fn requirement(at: &str, rule: &NodeSelectorRequirement, problems: &mut Vec<Problem>) {
+    let values = rule.values.as_deref().unwrap_or_default();
+    let wrong = match rule.operator.as_str() {
+        "In" | "NotIn" if values.is_empty() => Some("In and NotIn need at least one value"),
+        "Exists" | "DoesNotExist" if !values.is_empty() => Some("Exists and DoesNotExist take no values"),
+        "Gt" | "Lt" if values.len() != 1 || values.iter().any(|value| value.parse::<i64>().is_err()) => {
+            Some("Gt and Lt need exactly one value, a whole number")
+        }
+        "In" | "NotIn" | "Exists" | "DoesNotExist" | "Gt" | "Lt" => None,
+        other => {
+            let reason = "expected In, NotIn, Exists, DoesNotExist, Gt or Lt";
+            return problems.push(Problem::new(&format!("{at}.operator"), other, reason));
+        }
+    };
+    if let Some(reason) = wrong {
+        problems.push(Problem::new(&format!("{at}.values"), &values.join(","), reason));
+    }
+    if matches!(rule.operator.as_str(), "In" | "NotIn") {
+        for (index, value) in values.iter().enumerate() {
+            label_value(&format!("{at}.values[{index}]"), value, problems);
+        }
+    }
+}
+
+fn toleration(at: &str, one: &Toleration, problems: &mut Vec<Problem>) {
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    let (key, operator, value, effect) = (text(&one.key), text(&one.operator), text(&one.value), text(&one.effect));
+    let mut wrong = |field: &str, value: &str, reason: &str| {
+        problems.push(Problem::new(&format!("{at}.{field}"), value, reason));
+    };
+    match operator.as_str() {
+        "Exists" if !value.is_empty() => wrong("value", &value, "must be empty where operator is Exists"),
+        "" | "Equal" if key.is_empty() => wrong("operator", &operator, "must be Exists where key is empty"),
+        "" | "Equal" | "Exists" => {}
+        other => wrong("operator", other, "expected Exists or Equal"),
+    }
+    if !matches!(effect.as_str(), "" | "NoSchedule" | "PreferNoSchedule" | "NoExecute") {
+        wrong("effect", &effect, "expected NoSchedule, PreferNoSchedule or NoExecute");
+    }
+    if one.toleration_seconds.is_some() && effect != "NoExecute" {
+        wrong("effect", &effect, "must be NoExecute where tolerationSeconds is set");
+    }
+    if !key.is_empty() {
+        label_key(&format!("{at}.key"), &key, problems);
+    }
+    label_value(&format!("{at}.value"), &value, problems);
+}
+
+fn notification(at: &str, one: &Notification, problems: &mut Vec<Problem>) {
+    let url: Option<Uri> = one.url.parse().ok();
+    let good = url.is_some_and(|url| matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some());
+    if !good {
+        let reason = "expected an http or https address, such as https://hooks.example/x";
+        problems.push(Problem::new(&format!("{at}.url"), &one.url, reason));
+    }
+    if let Some(format) = one.format.as_deref().filter(|format| !FORMATS.contains(format)) {
+        let reason = format!("expected one of {}", FORMATS.join(", "));
+        problems.push(Problem::new(&format!("{at}.format"), format, &reason));
+    }
+    if let Some(secret) = &one.secret_ref {
+        object_name(&format!("{at}.secretRef.name"), &secret.name, problems);
+    }
+}
+
+/// `[PREFIX/]NAME`.
+fn label_key(field: &str, key: &str, problems: &mut Vec<Problem>) {
+    let (prefix, name) = key.rsplit_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
+    if !is_qualified(name) || prefix.is_some_and(|prefix| !is_subdomain(prefix)) {
+        let reason = "no label: expected [PREFIX/]NAME, such as topology.kubernetes.io/zone, with a name of at most 63 \
+                      letters, digits, dashes, dots and underscores";
+        problems.push(Problem::new(field, key, reason));
+    }
+}
+
+fn label_value(field: &str, value: &str, problems: &mut Vec<Problem>) {
+    if !value.is_empty() && !is_qualified(value) {
+        let reason = "no value of a label: expected at most 63 letters, digits, dashes, dots and underscores, beginning and \
+                      ending with a letter or digit";
+        problems.push(Problem::new(field, value, reason));
+    }
+}
+
+fn object_name(field: &str, name: &str, problems: &mut Vec<Problem>) {
+    if !is_subdomain(name) {
+        let reason = "no name of an object: expected lower-case letters, digits, dashes and dots, beginning and ending with \
+                      a letter or digit";
+        problems.push(Problem::new(field, name, reason));
+    }
+}
+
+fn is_qualified(text: &str) -> bool {
+    let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    text.len() <= MAX_LABEL && ends(text.chars().next()) && ends(text.chars().last()) && text.chars().all(inner)
+}
+
+fn is_subdomain(text: &str) -> bool {
+    let part = |part: &str| {
+        let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        !part.is_empty() && part.chars().all(good) && !part.starts_with('-') && !part.ends_with('-')
+    };
+    text.len() <= MAX_NAME && text.split('.').all(part)
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn fields(spec: &Value) -> Vec<String> {
+        let mut whole = json!({"images": ["a"]});
+        whole.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+        let mut problems = Vec::new();
+        check(&serde_json::from_value(whole).unwrap(), &mut problems);
+        problems.into_iter().map(|problem| problem.field).collect()
+    }
+
+    fn affinity(rule: &Value) -> Value {
+        json!({"nodeAffinity": {"nodeSelectorTerms": [{"matchExpressions": [rule]}]}})
+    }
+
+    #[rstest]
+    #[case(json!({"nodeSelector": {"pool": "gpu", "example.com/zone": ""}}))]
+    #[case(affinity(&json!({"key": "zone", "operator": "In", "values": ["a", "b"]})))]
+    #[case(affinity(&json!({"key": "cpus", "operator": "Gt", "values": ["-4"]})))]
+    #[case(json!({"nodeAffinity": {"nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n"]}]}]}}))]
+    #[case(json!({"tolerations": [{"operator": "Exists"}, {"key": "a", "value": "b", "effect": "NoSchedule"}]}))]
+    #[case(json!({"tolerations": [{"key": "a", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 3}]}))]
+    #[case(json!({"imagePullSecrets": [{"name": "a.b-c"}], "serviceAccountName": "robot"}))]
+    #[case(json!({"notify": [{"url": "https://x.example/y", "format": "slack", "secretRef": {"name": "s"}}]}))]
+    fn good(#[case] spec: Value) {
+        assert!(fields(&spec).is_empty());
+    }
+
+    #[rstest]
+    #[case(json!({"nodeSelector": {"-pool": "gpu"}}), &["spec.nodeSelector[-pool]"])]
+    #[case(json!({"nodeSelector": {"pool": "g pu"}}), &["spec.nodeSelector[pool]"])]
+    #[case(json!({"nodeAffinity": {"nodeSelectorTerms": []}}), &["spec.nodeAffinity.nodeSelectorTerms"])]
+    #[case(affinity(&json!({"key": "", "operator": "Has"})), &[".matchExpressions[0].key", ".matchExpressions[0].operator"])]
+    #[case(affinity(&json!({"key": "zone", "operator": "In"})), &[".matchExpressions[0].values"])]
+    #[case(affinity(&json!({"key": "zone", "operator": "Exists", "values": ["a"]})), &[".matchExpressions[0].values"])]
+    #[case(affinity(&json!({"key": "zone", "operator": "Lt", "values": ["a"]})), &[".matchExpressions[0].values"])]
+    #[case(affinity(&json!({"key": "zone", "operator": "In", "values": ["a", "b c"]})), &[".matchExpressions[0].values[1]"])]
+    #[case(json!({"nodeAffinity": {"nodeSelectorTerms": [{"matchFields": [{"key": "spec.x", "operator": "Gt", "values": []}]}]}}), &[".matchFields[0].key", ".matchFields[0].operator"])]
+    #[case(json!({"tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]}), &["spec.tolerations[0].value"])]
+    #[case(json!({"tolerations": [{"value": "b"}]}), &["spec.tolerations[0].operator"])]
+    #[case(json!({"tolerations": [{"key": "a", "operator": "Is", "effect": "Never"}]}), &["spec.tolerations[0].operator", "spec.tolerations[0].effect"])]
+    #[case(json!({"tolerations": [{"key": "a", "value": "b", "tolerationSeconds": 3}]}), &["spec.tolerations[0].effect"])]
+    #[case(json!({"imagePullSecrets": [{"name": ""}, {"name": "Up"}]}), &["spec.imagePullSecrets[0].name", "spec.imagePullSecrets[1].name"])]
+    #[case(json!({"serviceAccountName": "a_b"}), &["spec.serviceAccountName"])]
+    #[case(json!({"notify": [{"url": "ftp://x", "format": "fax", "secretRef": {"name": ""}}]}), &["spec.notify[0].url", "spec.notify[0].format", "spec.notify[0].secretRef.name"])]
+    fn bad(#[case] spec: Value, #[case] expected: &[&str]) {
+        let found = fields(&spec);
+        assert_eq!(found.len(), expected.len(), "{found:?}");
+        assert!(found.iter().zip(expected).all(|(field, end)| field.ends_with(end)), "{found:?}");
+    }
+}

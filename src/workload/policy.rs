@@ -1,0 +1,245 @@
+//! Which objects count, and what they ask for. *Pure.*
+
+use std::collections::BTreeSet;
+
+use super::{
+    Kind, Kinds, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, ObjectView, Placement, Workload, annotations,
+    view::{PodSpecView, TemplateView},
+};
+use crate::{
+    image::Reference,
+    surroundings::{Scheduling, Surroundings},
+    task::{PullMethod, validate::AUTO_NODES},
+    worker::MANAGED_BY,
+};
+
+/// What holds where no annotation says anything.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum DefaultMode {
+    /// All but opted-out workloads are warmed.
+    #[default]
+    OptOut,
+    /// Only opted-in workloads are warmed.
+    OptIn,
+}
+
+/// What counts.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// What holds without annotations.
+    pub default_mode: DefaultMode,
+    /// Namespaces that are out.
+    pub excluded_namespaces: BTreeSet<String>,
+    /// The only namespace looked at, where set.
+    pub watch_namespace: Option<String>,
+    /// The kinds that make pods.
+    pub kinds: Kinds,
+    /// The least that `nodes: auto` comes to.
+    pub auto_nodes: u32,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            default_mode: DefaultMode::default(),
+            excluded_namespaces: BTreeSet::new(),
+            watch_namespace: None,
+            kinds: Kinds::default(),
+            auto_nodes: AUTO_NODES,
+        }
+    }
+}
+
+/// What an object comes to.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub enum Verdict {
+    /// Nothing to do with us, and why.
+    Ignored(&'static str),
+    /// It wants nothing of us.
+    OptedOut,
+    /// There is nothing in it to warm.
+    #[default]
+    Nothing,
+    /// These are to be warmed: one for each template, and placement.
+    Wanted(Vec<Workload>),
+}
+
+impl Verdict {
+    /// What is to be warmed.
+    #[must_use]
+    pub fn workloads(self) -> Vec<Workload> {
+        match self {
+            Self::Wanted(workloads) => workloads,
+            _ => Vec::new(),
+        }
+    }
+
+    /// The verdict's word, for metrics and people.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Ignored(_) => "ignored",
+            Self::OptedOut => "opted_out",
+            Self::Nothing => "nothing",
+            Self::Wanted(_) => "wanted",
+        }
+    }
+}
+
+impl Policy {
+    /// Whether objects of the namespace count at all.
+    #[must_use]
+    pub fn covers(&self, namespace: &str) -> bool {
+        !self.excluded_namespaces.contains(namespace)
+            && self.watch_namespace.as_deref().is_none_or(|only| only == namespace)
+    }
+
+    /// Looks at an object. The second value is what made no sense, for the user to read.
+    #[must_use]
+    pub fn consider(
+        &self,
+        kind: &Kind,
+        object: &ObjectView,
+        namespace: &str,
+        around: &Surroundings,
+    ) -> (Verdict, Vec<String>) {
+        if let Some(why) = self.ignored(kind, object, namespace) {
+            return (Verdict::Ignored(why), Vec::new());
+        }
+        let (kind_name, name) = identity(kind, object);
+        let found = Found { policy: self, around, object, kind: kind_name, name, namespace, daemon: is_daemon(kind) };
+        let unreadable = |at: &String| format!("prewarmer: {at}: this is no pod template, and is not warmed");
+        let mut warnings: Vec<String> = object.unreadable.iter().map(unreadable).collect();
+        let read: Vec<(bool, Workload)> = object
+            .templates
+            .iter()
+            .filter(|template| !template.spec.is_windows())
+            .map(|template| found.read(template, &mut warnings))
+            .collect();
+        let mut seen = BTreeSet::new();
+        warnings.retain(|warning| seen.insert(warning.clone()));
+        if read.is_empty() && !object.templates.is_empty() {
+            return (Verdict::Ignored("its pods are for Windows"), warnings);
+        }
+        if !read.is_empty() && read.iter().all(|(enabled, _)| !enabled) {
+            return (Verdict::OptedOut, warnings);
+        }
+        let wanted: Vec<Workload> =
+            read.into_iter().filter(|(enabled, w)| *enabled && !w.images.is_empty()).map(|(_, w)| w).collect();
+        (if wanted.is_empty() { Verdict::Nothing } else { Verdict::Wanted(wanted) }, warnings)
+    }
+
+    fn ignored(&self, kind: &Kind, object: &ObjectView, namespace: &str) -> Option<&'static str> {
+        let metadata = &object.metadata;
+        if !self.covers(namespace) {
+            Some("its namespace is out")
+        } else if metadata.labels.get(MANAGED_BY.0).is_some_and(|value| value == MANAGED_BY.1) {
+            Some("it is our own")
+        } else if metadata.controller().is_some_and(|owner| self.kinds.knows(owner)) {
+            Some("its controller is known")
+        } else if metadata.deletion_timestamp.is_some() {
+            Some("it is being deleted")
+        } else if object.templates.is_empty() && object.unreadable.is_empty() {
+            Some(if kind.is_custom() { "it has no pod template at the path of the setting" } else { "no pod template" })
+        } else {
+            None
+        }
+    }
+}
+
+/// What counts as the workload: the object, or the unknown controller that made it.
+fn identity<'a>(kind: &'a Kind, object: &'a ObjectView) -> (&'a str, &'a str) {
+    match object.metadata.controller() {
+        Some(owner) if !owner.kind.is_empty() && !owner.name.is_empty() => (&owner.kind, &owner.name),
+        _ => (&kind.kind, object.metadata.name_or_prefix()),
+    }
+}
+
+fn is_daemon(kind: &Kind) -> bool {
+    kind.group == "apps" && kind.kind == "DaemonSet"
+}
+
+/// An object that counts.
+struct Found<'a> {
+    policy: &'a Policy,
+    around: &'a Surroundings,
+    object: &'a ObjectView,
+    kind: &'a str,
+    name: &'a str,
+    namespace: &'a str,
+    daemon: bool,
+}
+
+impl Found<'_> {
+    /// Reads one template: whether it is to be warmed, and what it asks for.
+    fn read(&self, template: &TemplateView, warnings: &mut Vec<String>) -> (bool, Workload) {
+        let (near, own) = (&template.metadata.annotations, &self.object.metadata.annotations);
+        let namespace = self.around.namespace(self.namespace);
+        warnings.extend(annotations::strangers(near).chain(annotations::strangers(own)));
+        let most = self.around.most_replicas(self.namespace, self.kind, self.name);
+        let replicas = template.replicas.max(most.unwrap_or(0));
+        let mut found = annotations::read(&[near, own, &namespace], self.policy.auto_nodes, replicas, warnings);
+        if self.daemon {
+            found.options = found.options.on_all_nodes();
+        }
+        if self.around.is_rewritten(self.namespace, self.kind, self.name) {
+            found.options.pull_method = PullMethod::Helper;
+        }
+        let spec = &template.spec;
+        let written = spec.images(&found.exclude_containers).chain(found.images.iter().map(String::as_str));
+        let class = Some(&spec.runtime_class_name).filter(|name| !name.is_empty());
+        let workload = Workload {
+            kind: self.kind.to_owned(),
+            namespace: self.namespace.to_owned(),
+            name: self.name.to_owned(),
+            images: references(written, warnings),
+            placement: placement(spec, class.and_then(|name| self.around.runtime_class(name))),
+            credentials: spec.credentials(),
+            options: found.options,
+        };
+        (found.enabled.unwrap_or(self.policy.default_mode == DefaultMode::OptOut), workload)
+    }
+}
+
+fn references<'a>(written: impl Iterator<Item = &'a str>, warnings: &mut Vec<String>) -> Vec<Reference> {
+    let mut images: Vec<Reference> = Vec::new();
+    for text in written {
+        match text.parse::<Reference>() {
+            Ok(reference) if images.contains(&reference) => {}
+            Ok(reference) => images.push(reference),
+            Err(error) => warnings.push(format!("prewarmer: image {text:?} is not warmed: {error}")),
+        }
+    }
+    images
+}
+
+/// A pod that names its node is placed by that name; a runtime class adds what it asks of nodes, as the API server does when
+/// the pods are made.
+fn placement(spec: &PodSpecView, class: Option<Scheduling>) -> Placement {
+    let by_name = || NodeSelector {
+        node_selector_terms: vec![NodeSelectorTerm {
+            match_fields: Some(vec![NodeSelectorRequirement {
+                key: "metadata.name".into(),
+                operator: "In".into(),
+                values: Some(vec![spec.node_name.clone()]),
+            }]),
+            match_expressions: None,
+        }],
+    };
+    let named = !spec.node_name.is_empty();
+    let mut placement = Placement {
+        node_selector: spec.node_selector.clone(),
+        node_affinity: named.then(by_name).or_else(|| spec.required_affinity()),
+        tolerations: spec.tolerations.clone(),
+    };
+    let class = class.unwrap_or_default();
+    for (label, value) in class.node_selector {
+        placement.node_selector.entry(label).or_insert(value);
+    }
+    for toleration in class.tolerations {
+        if !placement.tolerations.contains(&toleration) {
+            placement.tolerations.push(toleration);
+        }
+    }
+    placement
+}

@@ -1,0 +1,186 @@
+//! Manifests and what they come to, from `table.yaml`; and those that are too odd or too large for it.
+
+use std::{collections::BTreeSet, fmt::Write};
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{surroundings::Surroundings, task::Amount};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Case {
+    name: String,
+    #[serde(default)]
+    kinds: String,
+    #[serde(default)]
+    mode: String,
+    #[serde(default)]
+    around: Vec<Value>,
+    manifest: Value,
+    /// Whether it is no workload at all.
+    #[serde(default)]
+    skipped: bool,
+    /// What counts as the workload, where that is not the object.
+    identity: Option<String>,
+    #[serde(default)]
+    more: Vec<Expected>,
+    #[serde(flatten)]
+    expected: Expected,
+}
+
+#[derive(Deserialize)]
+struct Expected {
+    #[serde(default = "wanted")]
+    verdict: String,
+    reason: Option<String>,
+    #[serde(default)]
+    images: Vec<String>,
+    #[serde(default)]
+    placement: Value,
+    #[serde(default)]
+    credentials: Value,
+    nodes: Option<Amount>,
+    #[serde(default)]
+    warnings: Vec<String>,
+}
+
+fn wanted() -> String {
+    "wanted".into()
+}
+
+fn policy(case: &Case) -> Policy {
+    let further = case.kinds.split(',').filter(|text| !text.is_empty()).map(|text| Kind::parse(text).unwrap());
+    Policy {
+        default_mode: if case.mode == "OptIn" { DefaultMode::OptIn } else { DefaultMode::OptOut },
+        excluded_namespaces: BTreeSet::from(["kube-system".to_owned()]),
+        kinds: Kinds::with(further.collect()),
+        ..Policy::default()
+    }
+}
+
+fn cases() -> Vec<Case> {
+    // Flattened structs take no unknown fields into account: `Case` is read as a whole.
+    let values: Vec<Value> = serde_saphyr::from_str(include_str!("table.yaml")).unwrap();
+    values.into_iter().map(|value| Case::deserialize(value).unwrap()).collect()
+}
+
+/// An object where there is none.
+fn or_empty(value: &Value) -> Value {
+    if value.is_null() { json!({}) } else { value.clone() }
+}
+
+fn compare(name: &str, found: &Extracted, expected: &Expected) {
+    assert_eq!(found.verdict, expected.verdict, "{name}: {found:?}");
+    assert_eq!(found.reason, expected.reason.as_deref(), "{name}");
+    assert_eq!(found.images, expected.images, "{name}");
+    assert_eq!(serde_json::to_value(&found.placement).unwrap(), or_empty(&expected.placement), "{name}");
+    assert_eq!(serde_json::to_value(&found.credentials).unwrap(), or_empty(&expected.credentials), "{name}");
+    let nodes = (found.verdict == "wanted").then(|| expected.nodes.clone().unwrap_or(Amount::Count(100)));
+    assert_eq!(found.nodes, nodes, "{name}");
+    let agree = found.warnings.len() == expected.warnings.len()
+        && found.warnings.iter().zip(&expected.warnings).all(|(warning, start)| warning.starts_with(start));
+    assert!(agree, "{name}: {:#?}", found.warnings);
+}
+
+#[test]
+fn manifests() {
+    let cases = cases();
+    assert!(cases.len() >= 60, "{}", cases.len());
+    let names: BTreeSet<&str> = cases.iter().map(|case| case.name.as_str()).collect();
+    assert_eq!(names.len(), cases.len(), "two cases share a name");
+    for case in &cases {
+        let documents: Vec<String> = case.around.iter().chain([&case.manifest]).map(ToString::to_string).collect();
+        let (found, skipped) = extract_documents(&documents.join("\n---\n"), &policy(case)).unwrap();
+        assert_eq!(skipped.len(), case.around.len() + usize::from(case.skipped), "{}", case.name);
+        if case.skipped {
+            assert_eq!(found, [], "{}", case.name);
+            continue;
+        }
+        assert_eq!(found.len(), 1 + case.more.len(), "{}", case.name);
+        for (found, expected) in found.iter().zip([&case.expected].into_iter().chain(&case.more)) {
+            compare(&case.name, found, expected);
+        }
+    }
+}
+
+/// The way of the webhook and of the watch: text, and parsed JSON.
+#[test]
+fn every_way_of_reading_comes_to_the_same() {
+    for case in cases().iter().filter(|case| !case.skipped && case.around.is_empty()) {
+        let policy = policy(case);
+        let word = |field: &str| case.manifest[field].as_str().unwrap();
+        let kind = policy.kinds.find(word("apiVersion"), word("kind")).unwrap();
+        let namespace = case.manifest["metadata"]["namespace"].as_str().unwrap_or("default");
+        let by_text = kind.read(&case.manifest.to_string()).unwrap();
+        let by_value = kind.read_value(case.manifest.clone()).unwrap();
+        let consider = |view: &ObjectView| policy.consider(kind, view, namespace, &Surroundings::default());
+        assert_eq!(consider(&by_text), consider(&by_value), "{}", case.name);
+        let (verdict, _) = consider(&by_text);
+        if let (Some(identity), [first, ..]) = (&case.identity, verdict.workloads().as_slice()) {
+            assert_eq!(*identity, format!("{}/{}", first.kind, first.name), "{}", case.name);
+        }
+    }
+}
+
+#[test]
+fn an_object_of_a_megabyte() {
+    let mut annotations = String::new();
+    for n in 0..10_000 {
+        write!(annotations, "\"example.io/{n}\": \"{}\",", "x".repeat(80)).unwrap();
+    }
+    let env = json!((0..2000).map(|n| json!({"name": format!("E{n}"), "value": "v".repeat(100)})).collect::<Vec<_>>());
+    let text = format!(
+        r#"{{"metadata": {{"name": "web", "annotations": {{{annotations} "prewarm.io/priority": "3"}}}},
+            "spec": {{"template": {{"spec": {{"containers": [{{"name": "a", "image": "a:1", "env": {env}}}]}}}}}}}}"#
+    );
+    assert!(text.len() > 1 << 20);
+    let policy = Policy::default();
+    let kind = policy.kinds.find("apps/v1", "Deployment").unwrap();
+    let view = kind.read(&text).unwrap();
+    let (verdict, warnings) = policy.consider(kind, &view, "shop", &Surroundings::default());
+    let workload = verdict.workloads().remove(0);
+    assert_eq!((workload.images.len(), workload.options.priority, warnings.len()), (1, 3, 0));
+}
+
+#[test]
+fn hundreds_of_containers() {
+    let containers: Vec<Value> =
+        (0..300).map(|n| json!({"name": format!("c{n}"), "image": format!("a:{n}")})).collect();
+    let policy = Policy::default();
+    let kind = policy.kinds.find("v1", "Pod").unwrap();
+    let view = kind.read_value(json!({"metadata": {"name": "p"}, "spec": {"containers": containers}})).unwrap();
+    let (verdict, _) = policy.consider(kind, &view, "shop", &Surroundings::default());
+    assert_eq!(verdict.workloads()[0].images.len(), 300);
+}
+
+#[test]
+fn what_is_no_object_of_the_kind_asks_for_nothing() {
+    let policy = Policy::default();
+    let kind = policy.kinds.find("apps/v1", "Deployment").unwrap();
+    for text in ["", "[]", "7", r#"{"spec": []}"#, r#"{"spec": {"template": [1]}}"#, r#"{"metadata": {"name": 7}}"#] {
+        let view = kind.read(text).unwrap_or_default();
+        let (verdict, _) = policy.consider(kind, &view, "shop", &Surroundings::default());
+        assert_eq!(verdict, Verdict::Ignored("no pod template"), "{text}");
+    }
+}
+
+#[test]
+fn rewritten_images_are_found_by_container() {
+    let policy = Policy::default();
+    let of = |kind: &str, api_version: &str, object: Value| {
+        policy.kinds.find(api_version, kind).unwrap().read_value(object).unwrap()
+    };
+    let containers = |image: &str| json!([{"name": "a", "image": image}, {"name": "b", "image": "same:1"}]);
+    let deployment =
+        of("Deployment", "apps/v1", json!({"spec": {"template": {"spec": {"containers": containers("a:1")}}}}));
+    let pod = |image: &str| {
+        let mut list = containers(image);
+        list.as_array_mut().unwrap().push(json!({"name": "injected", "image": "proxy:1"}));
+        of("Pod", "v1", json!({"spec": {"containers": list}}))
+    };
+    assert_eq!(rewritten(&deployment, &pod("docker.io/library/a:1")), []);
+    let expected = ("a:1".to_owned(), "mirror.example/a:1".to_owned());
+    assert_eq!(rewritten(&deployment, &pod("mirror.example/a:1")), [expected]);
+}
