@@ -7,7 +7,8 @@ use crate::workload::{Kind, ObjectView};
 /// A `CronJob` says nothing of its first run; one that was made so lately may have it before it.
 const NEW: SignedDuration = SignedDuration::from_secs(600);
 
-/// Whether pods of the newest template are still to come.
+/// Whether pods of the newest template are still to come. Of a Deployment also while they are not available and it has not
+/// given up; of other kinds not, because none says when it gives up, and some node of thousands is always out of order.
 pub(super) fn is_under_way(kind: &Kind, object: &ObjectView, now: Timestamp) -> bool {
     let status = &object.status;
     match (kind.group.as_str(), kind.kind.as_str()) {
@@ -15,7 +16,14 @@ pub(super) fn is_under_way(kind: &Kind, object: &ObjectView, now: Timestamp) -> 
             is_unseen(kind, object)
                 || status.updated_number_scheduled.unwrap_or(0) < status.desired_number_scheduled.unwrap_or(0)
         }
-        ("apps", "Deployment" | "StatefulSet") => {
+        ("apps", "Deployment") => {
+            let wanted = object.replicas.unwrap_or(1);
+            let given_up = status.conditions.iter().any(|condition| condition.reason == "ProgressDeadlineExceeded");
+            is_unseen(kind, object)
+                || status.updated_replicas.unwrap_or(0) < wanted
+                || !given_up && status.available_replicas.unwrap_or(0) < wanted
+        }
+        ("apps", "StatefulSet") => {
             is_unseen(kind, object) || status.updated_replicas.unwrap_or(0) < object.replicas.unwrap_or(1)
         }
         ("apps", "ReplicaSet") | ("", "ReplicationController") => {
@@ -85,8 +93,10 @@ mod tests {
     #[case::not_seen("apps/v1", "Deployment", json!({"replicas": 2}), json!({"observedGeneration": 1, "updatedReplicas": 2, "replicas": 2}), (true, false))]
     #[case::new("apps/v1", "Deployment", json!({"replicas": 2}), json!({}), (true, false))]
     #[case::half("apps/v1", "Deployment", json!({"replicas": 2}), json!({"observedGeneration": 2, "updatedReplicas": 1, "replicas": 3}), (true, false))]
-    #[case::old_ones_left("apps/v1", "Deployment", json!({"replicas": 2}), json!({"observedGeneration": 2, "updatedReplicas": 2, "replicas": 3}), (false, false))]
-    #[case::done("apps/v1", "Deployment", json!({"replicas": 2}), json!({"observedGeneration": 2, "updatedReplicas": 2, "replicas": 2}), (false, true))]
+    #[case::old_ones_left("apps/v1", "Deployment", json!({"replicas": 2}), json!({"observedGeneration": 2, "updatedReplicas": 2, "replicas": 3, "availableReplicas": 3}), (false, false))]
+    #[case::pending("apps/v1", "Deployment", json!({"replicas": 2}), json!({"observedGeneration": 2, "updatedReplicas": 2, "replicas": 2, "availableReplicas": 1}), (true, true))]
+    #[case::given_up("apps/v1", "Deployment", json!({"replicas": 2}), json!({"observedGeneration": 2, "updatedReplicas": 2, "replicas": 2, "conditions": [{"type": "Progressing", "reason": "ProgressDeadlineExceeded"}]}), (false, true))]
+    #[case::done("apps/v1", "Deployment", json!({"replicas": 2}), json!({"observedGeneration": 2, "updatedReplicas": 2, "replicas": 2, "availableReplicas": 2}), (false, true))]
     #[case::none_wanted("apps/v1", "Deployment", json!({"replicas": 0}), json!({"observedGeneration": 2}), (false, false))]
     #[case::set("apps/v1", "StatefulSet", json!({}), json!({"observedGeneration": 2, "updatedReplicas": 1, "replicas": 1}), (false, true))]
     #[case::daemons("apps/v1", "DaemonSet", json!({}), json!({"observedGeneration": 2, "updatedNumberScheduled": 3, "desiredNumberScheduled": 5}), (true, false))]

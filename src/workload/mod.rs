@@ -22,7 +22,7 @@ pub use annotations::{Options, PREFIX};
 pub use extract::{Extracted, extract_documents};
 pub use kinds::{Kind, Kinds};
 pub use policy::{DefaultMode, Policy, Verdict};
-pub use view::{MetadataView, ObjectView, Owner, StatusView};
+pub use view::{ConditionView, MetadataView, ObjectView, Owner, StatusView};
 
 use crate::image::Reference;
 

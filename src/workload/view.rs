@@ -143,6 +143,12 @@ pub struct StatusView {
     /// Pods of the newest template.
     #[serde(deserialize_with = "number")]
     pub updated_replicas: Option<i64>,
+    /// Pods that have been ready for long enough.
+    #[serde(deserialize_with = "number")]
+    pub available_replicas: Option<i64>,
+    /// What its controller says of it.
+    #[serde(deserialize_with = "list")]
+    pub conditions: Vec<ConditionView>,
     /// Nodes that should have a pod of a `DaemonSet`.
     #[serde(deserialize_with = "number")]
     pub desired_number_scheduled: Option<i64>,
@@ -155,6 +161,15 @@ pub struct StatusView {
     /// When a Job was begun.
     #[serde(deserialize_with = "lenient")]
     pub start_time: String,
+}
+
+/// A condition.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct ConditionView {
+    /// Why it is as it is, in a word.
+    #[serde(deserialize_with = "lenient")]
+    pub reason: String,
 }
 
 #[derive(Default, Deserialize)]

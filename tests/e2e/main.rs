@@ -7,11 +7,13 @@
     reason = "a test that meets what it did not expect fails there"
 )]
 
+mod admission;
 mod chaos;
 mod checks;
 mod engine;
 mod harness;
 mod real_node;
 mod reasons;
+mod truth;
 mod walk;
 mod watched;

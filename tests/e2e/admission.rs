@@ -1,0 +1,255 @@
+//! What makes a task and what makes none: every kind, every change, exactly.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde_json::{Value, json};
+
+use crate::harness::{Cluster, Namespace, Server};
+
+/// An image that fake nodes never pull for real.
+pub const HELPER: &str = "registry.example/prewarmer-helper:1";
+/// Long enough for a task of a few fake nodes on a busy machine.
+pub const LONG: Duration = Duration::from_secs(60);
+/// Time for a window, a look and a creation; and for the leader's watch to find what no hint brought.
+pub const QUIET: Duration = Duration::from_secs(6);
+
+/// The pods of these tests run, or would run, on one node.
+pub fn pod_spec(images: &[&str]) -> Value {
+    let containers: Vec<Value> =
+        images.iter().enumerate().map(|(n, image)| json!({"name": format!("c{n}"), "image": image})).collect();
+    json!({"nodeSelector": {"kubernetes.io/hostname": "node-0001"}, "containers": containers})
+}
+
+pub fn workload(api_version: &str, kind: &str, name: &str, spec: &Value) -> Value {
+    json!({"apiVersion": api_version, "kind": kind, "metadata": {"name": name}, "spec": spec})
+}
+
+pub fn deployment(name: &str, replicas: u32, images: &[&str]) -> Value {
+    let labels = json!({"app": name});
+    let template = json!({"metadata": {"labels": labels}, "spec": pod_spec(images)});
+    let spec = json!({"replicas": replicas, "selector": {"matchLabels": labels}, "template": template});
+    workload("apps/v1", "Deployment", name, &spec)
+}
+
+/// The images of all tasks of the namespace, and how many tasks ask for each.
+pub fn asked(namespace: &Namespace) -> BTreeMap<String, usize> {
+    let mut asked = BTreeMap::new();
+    for task in namespace.get("prewarmtasks") {
+        for image in task["spec"]["images"].as_array().unwrap() {
+            *asked.entry(image.as_str().unwrap().to_owned()).or_default() += 1;
+        }
+    }
+    asked
+}
+
+/// Waits until these images are asked for; each by one task, and no other image by any.
+pub async fn asked_exactly(namespace: &Namespace, images: &[&str]) {
+    let expected: BTreeMap<String, usize> = images.iter().map(|image| ((*image).to_owned(), 1)).collect();
+    namespace
+        .eventually(&format!("tasks for {images:?}"), LONG, || async {
+            (asked(namespace).len() >= expected.len()).then_some(())
+        })
+        .await;
+    assert_eq!(asked(namespace), expected);
+}
+
+/// How many reviews of workloads the server has answered.
+fn reviews(server: &Server) -> u64 {
+    let count = |line: &str| line.rsplit(' ').next()?.parse::<u64>().ok();
+    let text = server.get("/metrics");
+    text.lines()
+        .filter(|line| line.starts_with("prewarm_admission_duration_seconds_count") && !line.contains("PrewarmTask"))
+        .filter_map(count)
+        .sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_kind_makes_its_task() {
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("kinds");
+    let server = Server::start(cluster, &namespace, HELPER).await;
+    let template = |image: &str, restart: Option<&str>| {
+        let mut spec = pod_spec(&[image]);
+        if let Some(policy) = restart {
+            spec["restartPolicy"] = json!(policy);
+        }
+        json!({"metadata": {"labels": {"app": image.replace(':', "-")}}, "spec": spec})
+    };
+    let selected = |image: &str| {
+        json!({"replicas": 1, "serviceName": "x", "selector": {"matchLabels": {"app": image.replace(':', "-")}},
+               "template": template(image, None)})
+    };
+    let without = |spec: Value, fields: &[&str]| {
+        let mut spec = spec;
+        for field in fields {
+            spec.as_object_mut().unwrap().remove(*field);
+        }
+        spec
+    };
+    let rc = json!({"replicas": 1, "selector": {"app": "rc-1"}, "template": template("rc:1", None)});
+    let job = json!({"template": template("job:1", Some("Never"))});
+    let cron =
+        json!({"schedule": "0 0 1 1 *", "jobTemplate": {"spec": {"template": template("cron:1", Some("Never"))}}});
+    let all = [
+        workload("apps/v1", "Deployment", "a", &without(selected("deployment:1"), &["serviceName"])),
+        workload("apps/v1", "StatefulSet", "a", &selected("stateful:1")),
+        workload("apps/v1", "DaemonSet", "a", &without(selected("daemon:1"), &["serviceName", "replicas"])),
+        workload("apps/v1", "ReplicaSet", "a", &without(selected("replica:1"), &["serviceName"])),
+        workload("v1", "ReplicationController", "a", &rc),
+        workload("batch/v1", "Job", "a", &job),
+        workload("batch/v1", "CronJob", "a", &cron),
+        workload("v1", "Pod", "a", &pod_spec(&["pod:1"])),
+    ];
+    namespace.apply(&json!({"apiVersion": "v1", "kind": "List", "items": all}));
+    let images = ["deployment:1", "stateful:1", "daemon:1", "replica:1", "rc:1", "job:1", "cron:1", "pod:1"];
+    asked_exactly(&namespace, &images).await;
+    tokio::time::sleep(QUIET).await;
+    asked_exactly(&namespace, &images).await;
+    let daemon: Vec<Value> = namespace.get("prewarmtasks");
+    let of = |image: &str| {
+        daemon.iter().find(|task| task["spec"]["images"].as_array().unwrap().contains(&json!(image))).unwrap()
+    };
+    assert_eq!(of("daemon:1")["spec"]["nodes"], "all");
+    assert_eq!(of("deployment:1")["spec"]["nodes"], 100);
+    assert_eq!(of("pod:1")["spec"]["nodeSelector"], json!({"kubernetes.io/hostname": "node-0001"}));
+    assert!(server.get("/metrics").contains("\nprewarm_workloads_recovered_total 0\n"), "hints were lost");
+    assert_eq!(reviews(&server), 8, "the pods and Jobs of controllers never leave the API server");
+}
+
+fn custom_resource(group: &str, version: &str, kind: &str, plural: &str) -> Value {
+    let schema = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": format!("{plural}.{group}")},
+        "spec": {"group": group, "scope": "Namespaced", "names": {"kind": kind, "plural": plural},
+            "versions": [{"name": version, "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}}]}})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kinds_of_the_settings() {
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("custom");
+    let definitions = [
+        custom_resource("argoproj.io", "v1alpha1", "Rollout", "rollouts"),
+        custom_resource("jobset.x-k8s.io", "v1alpha2", "JobSet", "jobsets"),
+    ];
+    cluster
+        .kubectl(&["apply", "-f", "-"], &json!({"apiVersion": "v1", "kind": "List", "items": definitions}).to_string());
+    let wait = ["wait", "--for=condition=Established", "--timeout=30s"];
+    let both = ["crd/rollouts.argoproj.io", "crd/jobsets.jobset.x-k8s.io"];
+    cluster.kubectl(&[&wait[..], &both].concat(), "");
+    let kinds = "--kinds=argoproj.io/v1alpha1/Rollout=spec.template,\
+        jobset.x-k8s.io/v1alpha2/JobSet=spec.replicatedJobs[*].template.spec.template";
+    let image = format!("--worker-image={HELPER}");
+    let server = Server::with(cluster, &namespace, &namespace, &[kinds, &image]).await;
+    let rollout = |image: &str, replicas: u32| {
+        let spec = json!({"replicas": replicas, "template": {"spec": pod_spec(&[image, "proxy:1"])}});
+        workload("argoproj.io/v1alpha1", "Rollout", "web", &spec)
+    };
+    let part = |image: &str| json!({"template": {"spec": {"template": {"spec": pod_spec(&[image])}}}});
+    let jobs = json!({"replicatedJobs": [part("leader:1"), part("worker:1")]});
+    namespace.apply(&rollout("web:1", 1));
+    namespace.apply(&workload("jobset.x-k8s.io/v1alpha2", "JobSet", "train", &jobs));
+    asked_exactly(&namespace, &["web:1", "proxy:1", "leader:1", "worker:1"]).await;
+    let before = reviews(&server);
+    namespace.apply(&rollout("web:1", 3));
+    assert_eq!(reviews(&server), before, "a change of replicas alone leaves the API server");
+    namespace.apply(&rollout("web:2", 3));
+    asked_exactly(&namespace, &["web:1", "web:2", "proxy:1", "leader:1", "worker:1"]).await;
+    // What its controller makes is known.
+    let owner = json!([{"apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout", "name": "web", "uid": "u", "controller": true}]);
+    let labels = json!({"app": "web"});
+    let mut made = workload(
+        "apps/v1",
+        "ReplicaSet",
+        "web-1",
+        &json!({"replicas": 0, "selector": {"matchLabels": labels},
+        "template": {"metadata": {"labels": labels}, "spec": pod_spec(&["other:1"])}}),
+    );
+    made["metadata"]["ownerReferences"] = owner;
+    namespace.apply(&made);
+    tokio::time::sleep(QUIET).await;
+    asked_exactly(&namespace, &["web:1", "web:2", "proxy:1", "leader:1", "worker:1"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workload_through_its_life() {
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("life");
+    let server = Server::start(cluster, &namespace, HELPER).await;
+    let apply = |words: &[&str], object: &Value| {
+        namespace.kubectl(&[&["apply", "-f", "-"][..], words].concat(), &object.to_string());
+    };
+    apply(&["--dry-run=server"], &deployment("web", 2, &["web:1", "proxy:1"]));
+    apply(&["--server-side"], &deployment("web", 2, &["web:1", "proxy:1"]));
+    asked_exactly(&namespace, &["web:1", "proxy:1"]).await;
+    namespace.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"], "");
+    // An open task would be superseded, and what is still needed of it taken over.
+    let first = namespace.get("prewarmtasks")[0]["metadata"]["name"].as_str().unwrap().to_owned();
+    namespace.ended(&first, LONG).await;
+    assert_eq!(reviews(&server), 2);
+    namespace.kubectl(&["scale", "deployment/web", "--replicas=3"], "");
+    namespace.kubectl(&["annotate", "deployment/web", "note=x"], "");
+    namespace.kubectl(&["label", "deployment/web", "note=x"], "");
+    let status = r#"{"status": {"observedGeneration": 99}}"#;
+    namespace.kubectl(&["patch", "deployment/web", "--subresource=status", "--type=merge", "-p", status], "");
+    namespace.kubectl(&["rollout", "pause", "deployment/web"], "");
+    namespace.kubectl(&["rollout", "resume", "deployment/web"], "");
+    assert_eq!(reviews(&server), 2, "nothing that matters has changed");
+    namespace.kubectl(&["rollout", "restart", "deployment/web"], "");
+    assert_eq!(reviews(&server), 3);
+    namespace.kubectl(&["set", "image", "deployment/web", "c0=web:2"], "");
+    asked_exactly(&namespace, &["web:1", "proxy:1", "web:2"]).await;
+    let newest = namespace.get("prewarmtasks").into_iter().find(|task| task["spec"]["images"] == json!(["web:2"]));
+    let name =
+        newest.expect("a task for what is new, and nothing else")["metadata"]["name"].as_str().unwrap().to_owned();
+    namespace.ended(&name, LONG).await;
+    namespace.kubectl(&["rollout", "undo", "deployment/web"], "");
+    namespace.kubectl(&["set", "image", "deployment/web", "c0=docker.io/library/web:2"], "");
+    tokio::time::sleep(QUIET).await;
+    asked_exactly(&namespace, &["web:1", "proxy:1", "web:2"]).await;
+    assert_eq!(namespace.get("prewarmtasks").len(), 2);
+    namespace.kubectl(&["delete", "deployment/web"], "");
+    namespace.apply(&deployment("other", 0, &["web:2", "proxy:1"]));
+    tokio::time::sleep(QUIET).await;
+    asked_exactly(&namespace, &["web:1", "proxy:1", "web:2"]).await;
+    assert!(server.get("/metrics").contains("\nprewarm_workloads_recovered_total 0\n"), "hints were lost");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fewer_nodes_than_there_are() {
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("auto");
+    let image = format!("--worker-image={HELPER}");
+    let _server = Server::with(cluster, &namespace, &namespace, &["--auto-nodes=4", &image]).await;
+    let scaler = json!({"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "h"},
+        "spec": {"maxReplicas": 3, "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "wide"}}});
+    namespace.apply(&scaler);
+    let on = |node: &str| {
+        let mut pod =
+            workload("v1", "Pod", node, &json!({"nodeName": node, "containers": [{"name": "c", "image": "web:0"}]}));
+        pod["metadata"]["annotations"] = json!({"prewarm.io/enabled": "false"});
+        pod
+    };
+    // The image of today runs on two nodes, the last and one in the middle.
+    namespace.apply(&json!({"apiVersion": "v1", "kind": "List", "items": [on("node-0120"), on("node-0060")]}));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let anywhere = |name: &str, image: &str| {
+        let mut object = deployment(name, 0, &[image]);
+        object["spec"]["template"]["spec"]["nodeSelector"] = json!({"type": "fake"});
+        object
+    };
+    namespace.apply(&anywhere("narrow", "web:1"));
+    namespace.apply(&anywhere("wide", "wide:1"));
+    asked_exactly(&namespace, &["web:1", "wide:1"]).await;
+    for task in namespace.get("prewarmtasks") {
+        let name = task["metadata"]["name"].as_str().unwrap();
+        let status = namespace.ended(name, LONG).await;
+        let wide = task["spec"]["images"] == json!(["wide:1"]);
+        assert_eq!(status["succeededNodes"], if wide { 12 } else { 4 }, "{status:#}");
+        if !wide {
+            let plans = namespace.get("prewarmplans");
+            let plan = plans.iter().find(|plan| plan["spec"]["nodes"].as_array().unwrap().len() == 4).unwrap();
+            assert_eq!(plan["spec"]["nodes"].as_array().unwrap()[..2], [json!("node-0060"), json!("node-0120")]);
+        }
+    }
+}
