@@ -3,8 +3,10 @@
 //! In: watches of all kinds with a pod template but pods, reduced to what each
 //! asks for. Out: hints for what no hint brought (the webhook was down, a
 //! namespace has just opted in, a later webhook changed the object); marks on
-//! tasks that nobody needs any more; knowledge of rewritten images. Runs on the
-//! leader only. May call `intake`, `surroundings` and `workload`.
+//! tasks that nobody needs any more; knowledge of rewritten images. Every
+//! replica watches, so that a new leader knows what changed before it led, and
+//! what the old one took with it; only the leader acts. May call `intake`,
+//! `surroundings` and `workload`.
 //!
 //! Bare pods are not watched: what they need is being pulled already.
 
@@ -30,7 +32,10 @@ use kube::{
     },
 };
 use tokio::{
-    sync::mpsc::{Receiver, Sender, channel},
+    sync::{
+        mpsc::{Receiver, Sender, channel},
+        watch,
+    },
     task::JoinHandle,
     time::{Instant, sleep_until},
 };
@@ -52,6 +57,8 @@ use crate::{
 const SETTLE: Duration = Duration::from_secs(3);
 /// All namespaces with open tasks are gone through this often, for whatever slipped through.
 const SWEEP: Duration = Duration::from_secs(60);
+/// A replica that does not lead remembers for this long what no task covers yet: four times what a new leader takes to lead.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Objects per page of a first list: a large template has 20 KB.
 const PAGE: u32 = 100;
 /// Objects that may wait to be looked at.
@@ -97,7 +104,7 @@ enum News {
 }
 
 /// Watches until `stop`. What surrounds workloads, and the tasks that exist, must be known by then.
-pub async fn run(own: Watcher, stop: CancellationToken) {
+pub async fn run(own: Watcher, leads: watch::Receiver<bool>, stop: CancellationToken) {
     let (sender, inbox) = channel(QUEUE);
     // What was so before we began is no change.
     let _ = own.around.take_changed();
@@ -113,6 +120,7 @@ pub async fn run(own: Watcher, stop: CancellationToken) {
         due: HashMap::new(),
         sweeps: HashMap::new(),
         sender,
+        leads,
     };
     state.work(inbox, stop).await;
     future::join_all(watches).await;
@@ -185,10 +193,18 @@ struct State {
     kinds: Vec<Kind>,
     index: Index,
     /// Changes that are looked into when hints have had their time.
-    due: HashMap<Id, (Instant, Hint)>,
+    due: HashMap<Id, Due>,
     /// Namespaces whose tasks are to be gone through.
     sweeps: HashMap<String, Instant>,
     sender: Sender<News>,
+    leads: watch::Receiver<bool>,
+}
+
+/// A change that is to be looked into.
+struct Due {
+    at: Instant,
+    since: Instant,
+    hint: Hint,
 }
 
 impl State {
@@ -196,7 +212,7 @@ impl State {
         let mut changes = self.watcher.around.changes();
         let mut all = Instant::now() + self.settle;
         loop {
-            let soonest = self.due.values().map(|(at, _)| *at).chain(self.sweeps.values().copied()).min();
+            let soonest = self.due.values().map(|due| due.at).chain(self.sweeps.values().copied()).min();
             let next = soonest.unwrap_or(all).min(all);
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -205,6 +221,7 @@ impl State {
                     None => return,
                 },
                 Ok(()) = changes.changed() => self.look_at_namespaces(&stop),
+                Ok(()) = self.leads.changed() => all = Instant::now(),
                 () = sleep_until(next) => {}
             }
             let now = Instant::now();
@@ -260,33 +277,35 @@ impl State {
                 let soon = Instant::now() + self.settle;
                 self.sweeps.entry(id.namespace.clone()).or_insert(soon);
                 let kept = match self.due.remove(&id) {
-                    Some((_, earlier)) => earlier.kept,
+                    Some(earlier) => earlier.hint.kept,
                     None => before.unwrap_or_default(),
                 };
                 if !keys.is_empty() {
                     let hint = Hint { kept, stored: true, ..Hint::new(kind, &id.namespace, &object, workloads) };
-                    self.due.insert(id.clone(), (soon, hint));
+                    self.due.insert(id.clone(), Due { at: soon, since: Instant::now(), hint });
                 }
             }
         }
-        if progress::is_complete(kind, &object) && self.index.is_to_be_compared(&id) {
+        if *self.leads.borrow() && progress::is_complete(kind, &object) && self.index.is_to_be_compared(&id) {
             tokio::spawn(compare(self.watcher.clone(), kind.clone(), kind_index, object, self.sender.clone()));
         }
     }
 
-    /// What hints have not brought by now is brought here.
+    /// What hints have not brought by now is brought here, by the leader; the others wait for it to do so.
     fn settle_due(&mut self, now: Instant) {
-        let ripe = self.due.extract_if(|_, (at, _)| *at <= now);
-        for (_, (_, hint)) in ripe {
-            if !self.watcher.hints.ledger().covers(&hint.fresh(), now) {
-                tracing::info!(
-                    kind = hint.kind.kind,
-                    namespace = hint.namespace,
-                    name = hint.name,
-                    "found what no hint brought"
-                );
+        let leads = *self.leads.borrow();
+        let ripe: Vec<(Id, Due)> = self.due.extract_if(|_, due| due.at <= now).collect();
+        for (id, due) in ripe {
+            if self.watcher.hints.ledger().covers(&due.hint.fresh(), now) {
+                continue;
+            }
+            if leads {
+                let Hint { kind, namespace, name, .. } = &due.hint;
+                tracing::info!(kind = kind.kind, namespace, name, "found what no hint brought");
                 self.watcher.metrics.recovered.inc();
-                self.watcher.hints.offer(hint);
+                self.watcher.hints.offer(due.hint);
+            } else if now.duration_since(due.since) < PATIENCE {
+                self.due.insert(id, Due { at: now + self.settle, ..due });
             }
         }
     }
@@ -294,7 +313,8 @@ impl State {
     /// Marks the tasks that no workload of their namespace needs any more.
     fn sweep_due(&mut self, now: Instant) {
         let ripe: Vec<String> = self.sweeps.extract_if(|_, at| *at <= now).map(|(namespace, _)| namespace).collect();
-        for namespace in ripe {
+        // Whoever leads later goes through all of them.
+        for namespace in ripe.into_iter().filter(|_| *self.leads.borrow()) {
             let ledger = self.watcher.hints.ledger();
             let wanted = self.index.wanted(&namespace);
             for (task, asked) in ledger.unwanted(&namespace, &wanted) {

@@ -10,10 +10,6 @@ mod office;
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
-use futures::{
-    FutureExt,
-    future::{BoxFuture, Shared},
-};
 use kube::Client;
 use tokio::{net::TcpListener, signal::unix::SignalKind, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -104,11 +100,11 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     parts.spawn(register);
 
     let window = config.coalesce_window;
-    let rollouts =
-        rollout::Watcher { client: client.clone(), policy, around, hints, window, metrics: Arc::clone(&metrics) };
+    let own = rollout::Watcher { client: client.clone(), policy, around, hints, window, metrics: Arc::clone(&metrics) };
+    parts.spawn(watch_rollouts(own, caches, caches_needed, leads.clone(), stop.clone()));
     let (checks, settings) = (Arc::new(build::checks(&config, &client)?), build::controller_settings(&config));
-    let office = Office { client: client.clone(), settings, checks, rollouts, metrics: Arc::clone(&metrics) };
-    parts.spawn(office.hold(all_known(caches, caches_needed), leads, stop.clone()));
+    let office = Office { client: client.clone(), settings, checks, metrics: Arc::clone(&metrics) };
+    parts.spawn(office.hold(leads, stop.clone()));
     // The Lease is released last: the successor may begin when our controller has ended.
     let resign = CancellationToken::new();
     let election = leader::run(client, build::lease(&config), metrics, leads_out, resign.clone());
@@ -133,9 +129,18 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether, at some time, all caches have their first lists.
-fn all_known(mut caches: watch::Receiver<usize>, needed: usize) -> Shared<BoxFuture<'static, bool>> {
-    async move { caches.wait_for(|count| *count >= needed).await.is_ok() }.boxed().shared()
+/// Watches workloads once all caches have their first lists.
+async fn watch_rollouts(
+    own: rollout::Watcher,
+    mut caches: watch::Receiver<usize>,
+    needed: usize,
+    leads: watch::Receiver<bool>,
+    stop: CancellationToken,
+) {
+    let known = async { caches.wait_for(|count| *count >= needed).await.is_ok() };
+    if stop.run_until_cancelled(known).await == Some(true) {
+        rollout::run(own, leads, stop).await;
+    }
 }
 
 async fn bind(flag: &str, address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {

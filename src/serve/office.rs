@@ -1,31 +1,24 @@
-//! What only the leader does: the controller, and the watch of workloads.
+//! What only the leader does: the controller.
 
 use std::sync::Arc;
 
-use futures::future::{BoxFuture, Shared, join};
 use kube::Client;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::{controller, health::Checks, metrics::Metrics, rollout};
+use crate::{controller, health::Checks, metrics::Metrics};
 
 /// What is needed to lead.
 pub(super) struct Office {
     pub(super) client: Client,
     pub(super) settings: controller::Settings,
     pub(super) checks: Arc<Checks>,
-    pub(super) rollouts: rollout::Watcher,
     pub(super) metrics: Arc<Metrics>,
 }
 
 impl Office {
-    /// Runs the controller, and the watch of workloads once `known` is so, whenever this replica leads.
-    pub(super) async fn hold(
-        self,
-        known: Shared<BoxFuture<'static, bool>>,
-        mut leads: watch::Receiver<bool>,
-        stop: CancellationToken,
-    ) {
+    /// Runs the controller whenever this replica leads.
+    pub(super) async fn hold(self, mut leads: watch::Receiver<bool>, stop: CancellationToken) {
         while stop.run_until_cancelled(leads.wait_for(|leads| *leads)).await.is_some_and(|result| result.is_ok()) {
             let term = stop.child_token();
             let mut deposed = leads.clone();
@@ -36,17 +29,11 @@ impl Office {
             };
             let (client, settings) = (self.client.clone(), self.settings.clone());
             let (checks, metrics) = (Arc::clone(&self.checks), Arc::clone(&self.metrics));
-            let control = controller::run(client, settings, checks, metrics, term.clone());
-            let rollouts = async {
-                if term.run_until_cancelled(known.clone()).await == Some(true) {
-                    rollout::run(self.rollouts.clone(), term.clone()).await;
-                }
-            };
-            let work = join(control, rollouts);
+            let work = controller::run(client, settings, checks, metrics, term.clone());
             tokio::pin!(work);
             tokio::select! {
-                _ = &mut work => {}
-                () = watched => drop(work.await),
+                () = &mut work => {}
+                () = watched => work.await,
             }
         }
     }

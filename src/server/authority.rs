@@ -42,7 +42,7 @@ pub fn renew(
             };
             Ok((published >= lives.overlap()).then(promoted))
         }
-        _ if is_due(&current.signing.certificate, lives.ca, now) => {
+        _ if is_due(&current.signing.certificate, now) => {
             let next = make_ca(now, lives.ca)?;
             let bundle = bundle(&current.bundle, &next.certificate, now);
             Ok(Some(Authority { signing: current.signing.clone(), bundle, next: Some((next, now)) }))

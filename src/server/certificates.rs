@@ -1,9 +1,6 @@
 //! Makes the CA and the leaf. *Pure*, but for randomness and the date.
 
-use std::{
-    ops::Not,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
@@ -40,14 +37,16 @@ impl Lifetimes {
     }
 }
 
-/// Whether a certificate that was given `lifetime` has less than two thirds of it left, or cannot be read.
-#[must_use]
-pub fn is_due(certificate: &str, lifetime: Duration, now: SystemTime) -> bool {
-    time_left(certificate, now).is_ok_and(|left| left * 3 >= lifetime * 2).not()
-}
-
 /// Clocks differ: what is made now is valid a little earlier.
 const BACKDATE: Duration = Duration::from_secs(300);
+
+/// Whether a third of a certificate's life is over, or it cannot be read.
+#[must_use]
+pub fn is_due(certificate: &str, now: SystemTime) -> bool {
+    let Ok((begin, end)) = validity(certificate) else { return true };
+    let life = end.duration_since(begin + BACKDATE).unwrap_or_default();
+    end.duration_since(now).unwrap_or_default() * 3 < life * 2
+}
 
 /// What is wrong with a certificate or key.
 #[derive(Debug, thiserror::Error)]
@@ -109,12 +108,17 @@ pub fn make_leaf(ca: &Pair, names: &[String], now: SystemTime, lifetime: Duratio
 
 /// How long the first certificate of a PEM is valid from `now`; zero when it is not.
 pub fn time_left(certificate: &str, now: SystemTime) -> Result<Duration, CertificateError> {
+    Ok(validity(certificate)?.1.duration_since(now).unwrap_or_default())
+}
+
+/// Since when, and until when, the first certificate of a PEM is valid.
+fn validity(certificate: &str) -> Result<(SystemTime, SystemTime), CertificateError> {
     let wrong = |error: &dyn std::fmt::Display| CertificateError::Pem(error.to_string());
     let der = CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(|error| wrong(&error))?;
     let (_, parsed) = x509_parser::parse_x509_certificate(&der).map_err(|error| wrong(&error))?;
-    let end = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
-    let end = SystemTime::UNIX_EPOCH + Duration::from_secs(end);
-    Ok(end.duration_since(now).unwrap_or_default())
+    let time = |stamp: i64| SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(stamp).unwrap_or(0));
+    let validity = parsed.validity();
+    Ok((time(validity.not_before.timestamp()), time(validity.not_after.timestamp())))
 }
 
 /// The pair in the form that rustls serves.
@@ -141,8 +145,8 @@ mod tests {
         let left = time_left(&leaf.certificate, now).unwrap();
         assert!(left + Duration::from_secs(2) > lives.leaf && left <= lives.leaf);
         assert_eq!(time_left(&leaf.certificate, now + 2 * lives.leaf).unwrap(), Duration::ZERO);
-        assert!(!is_due(&leaf.certificate, lives.leaf, now + lives.leaf / 4));
-        assert!(is_due(&leaf.certificate, lives.leaf, now + lives.leaf / 2));
+        assert!(!is_due(&leaf.certificate, now + lives.leaf / 4));
+        assert!(is_due(&leaf.certificate, now + lives.leaf / 2));
         let long = make_leaf(&ca, &["127.0.0.1".into()], now, 2 * lives.ca).unwrap();
         assert!(time_left(&long.certificate, now).unwrap() <= lives.ca, "it outlives its CA");
     }

@@ -119,9 +119,7 @@ impl Keeper {
                 let authority = ca_store::obtain(client, namespace, secret, &self.lives).await;
                 let authority = authority.map_err(|error| error.to_string())?;
                 let (now, issuer) = (SystemTime::now(), authority.signing.certificate.clone());
-                let good = |served: &&Material| {
-                    served.issuer == issuer && !is_due(&served.pair.certificate, self.lives.leaf, now)
-                };
+                let good = |served: &&Material| served.issuer == issuer && !is_due(&served.pair.certificate, now);
                 let pair = match self.served.as_ref().filter(good) {
                     Some(served) => served.pair.clone(),
                     None => {

@@ -287,6 +287,7 @@ pub struct Server {
     kubeconfig: String,
     log: PathBuf,
     health: String,
+    webhook: String,
 }
 
 impl Server {
@@ -305,6 +306,13 @@ impl Server {
     pub fn standby(cluster: &Cluster, namespace: &Namespace, worker_image: &str) -> Self {
         let more = [format!("--instance={}", namespace.name), format!("--worker-image={worker_image}")];
         Self::spawn(cluster, namespace, &namespace.name, &more, cluster.var("KUBECONFIG"))
+    }
+
+    /// A replica that the API server reaches by way of `front`, an address; ready or not.
+    pub fn behind(cluster: &Cluster, namespace: &Namespace, front: &str, words: &[&str]) -> Self {
+        let mut more = vec![format!("--instance={}", namespace.name)];
+        more.extend(words.iter().map(|word| (*word).to_owned()));
+        Self::spawn_at(cluster, namespace, &namespace.name, &more, cluster.var("KUBECONFIG"), Some(front))
     }
 
     /// A server with the rights of the installed service account and nobody else's, in the way that `prewarmer manifests`
@@ -327,11 +335,22 @@ impl Server {
     }
 
     fn spawn(cluster: &Cluster, namespace: &Namespace, own: &str, more: &[String], kubeconfig: &str) -> Self {
+        Self::spawn_at(cluster, namespace, own, more, kubeconfig, None)
+    }
+
+    fn spawn_at(
+        cluster: &Cluster,
+        namespace: &Namespace,
+        own: &str,
+        more: &[String],
+        kubeconfig: &str,
+        front: Option<&str>,
+    ) -> Self {
         let (webhook, health) = (free_address(), free_address());
         let mut words = vec![
             "serve".to_owned(),
             format!("--webhook-addr={webhook}"),
-            format!("--webhook-url=https://{webhook}"),
+            format!("--webhook-url=https://{}", front.unwrap_or(&webhook)),
             format!("--health-addr={health}"),
             format!("--namespace={own}"),
             format!("--watch-namespace={}", namespace.name),
@@ -342,10 +361,15 @@ impl Server {
         words.extend_from_slice(more);
         let log = cluster.dir.join(format!("server-{}-{}.log", namespace.name, webhook.rsplit(':').next().unwrap()));
         let child = spawn(&words, kubeconfig, &log);
-        Self { child, words, kubeconfig: kubeconfig.to_owned(), log, health }
+        Self { child, words, kubeconfig: kubeconfig.to_owned(), log, health, webhook }
     }
 
-    async fn ready(&self) {
+    /// Where it serves admission.
+    pub fn webhook(&self) -> &str {
+        &self.webhook
+    }
+
+    pub async fn ready(&self) {
         let begun = Instant::now();
         while !self.get("/readyz").starts_with("HTTP/1.1 200") {
             assert!(begun.elapsed() < Duration::from_secs(30), "the server is not ready:\n{}", self.log());
@@ -422,7 +446,7 @@ fn spawn(words: &[String], kubeconfig: &str, log: &Path) -> Child {
 
 /// An address that nobody listens on. Not one that the system gives away: it would give it to the next connection as well,
 /// before the server gets to it.
-fn free_address() -> String {
+pub fn free_address() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let first = 10_000 + std::process::id() % 90 * 100;
     loop {

@@ -12,6 +12,7 @@ mod chaos;
 mod checks;
 mod engine;
 mod harness;
+mod polite;
 mod real_node;
 mod reasons;
 mod truth;
