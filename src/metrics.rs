@@ -121,4 +121,27 @@ mod tests {
         assert!(text.contains("prewarm_admission_hints_total{outcome=\"queued\"} 1"), "{text}");
         assert!(text.contains("# HELP prewarm_queue_depth "));
     }
+
+    #[test]
+    fn the_dashboard_asks_for_metrics_that_there_are() {
+        let metrics = Metrics::new().unwrap();
+        metrics.hints.with_label_values(&["queued"]).inc();
+        metrics.admission_duration.with_label_values(&["Pod", "hinted"]).observe(0.1);
+        let known = String::from_utf8(metrics.encode().unwrap()).unwrap();
+        let dashboard: serde_json::Value = serde_json::from_str(include_str!("../deploy/dashboard.json")).unwrap();
+        let panels = dashboard["panels"].as_array().unwrap().iter();
+        let queries: Vec<&str> = panels
+            .flat_map(|panel| panel["targets"].as_array().into_iter().flatten())
+            .map(|target| target["expr"].as_str().unwrap())
+            .collect();
+        assert!(queries.len() >= 7);
+        for query in queries {
+            let words = query.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            let names: Vec<&str> = words.filter(|word| word.starts_with("prewarm_")).collect();
+            assert!(!names.is_empty(), "{query}");
+            for name in names {
+                assert!(known.lines().any(|line| line.starts_with(name)), "{name} in {query}");
+            }
+        }
+    }
 }

@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# Called by measure.sh with a cluster's environment: the webhook's throughput and memory, and API requests per warmed node.
+# Called by measure.sh with a cluster's environment: the webhook's throughput and memory, beside a peer's where one is given,
+# and API requests per warmed node.
+# usage: measure-in-cluster.sh [SECONDS [PEER]]
 set -euo pipefail
+seconds=${1:-5} peer=${2:-}
 # shellcheck source=/dev/null
 . tests/measure-lib.sh
 
 serve
 echo "memory, idle: $(memory)"
 
-k get secret -n prewarmer prewarmer-ca -o jsonpath='{.data.tls\.crt}' | base64 -d > "$work/ca.pem"
 cat > "$work/deployment.yaml" <<'D'
 apiVersion: apps/v1
 kind: Deployment
@@ -24,16 +26,28 @@ spec:
       - {name: proxy, image: "registry.example/shop/proxy:1.0"}
 D
 sed -i "s/NOTE/$(head -c 3000 /dev/zero | tr '\0' x)/" "$work/deployment.yaml"
-k apply --dry-run=server -o json -f "$work/deployment.yaml" > "$work/object.json"
+k apply -o json -f "$work/deployment.yaml" > "$work/object.json"
 {
   printf '{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"u","kind":{"group":"apps","version":"v1","kind":"Deployment"},"namespace":"default","operation":"CREATE","object":'
   tr -d '\n' < "$work/object.json"
   printf '}}'
 } > "$work/review.json"
-target/release/examples/load "127.0.0.1:$port" "$work/ca.pem" "$work/review.json" 5 1 8 64
+sleep 15 # the task of that Deployment has ended; the webhook finds its images covered, as for all but the first of a rollout
+k get secret -n prewarmer prewarmer-ca -o jsonpath='{.data.ca\.crt}' | base64 -d > "$work/ca.pem"
+target/release/examples/allocations "$work/review.json"
+echo "ours:"
+target/release/examples/load "127.0.0.1:$port" "$work/ca.pem" "$work/review.json" "$server" "$seconds" 1 8 64
 echo "memory, after the load: $(memory)"
-
-sleep 15 # the task that the first of those reviews made has ended
+if [ -n "$peer" ]; then
+  bash certs/make-certs.sh "$work/certs" localhost 127.0.0.1 > /dev/null 2>&1
+  "$peer" --port $((port + 2)) --certificates "$work/certs" 2> /dev/null &
+  other=$!
+  for _ in $(seq 100); do (: < "/dev/tcp/127.0.0.1/$((port + 2))") 2> /dev/null && break; sleep 0.1; done
+  echo "controller-runtime (benches/peer):"
+  target/release/examples/load "127.0.0.1:$((port + 2))" "$work/certs/ca.crt" "$work/review.json" "$other" "$seconds" 1 8 64
+  awk '/^(VmHWM|VmRSS)/ {printf "%s %.1f MB  ", $1, $2 / 1024} END {print ""}' "/proc/$other/status"
+  kill "$other"; wait "$other" 2> /dev/null || true
+fi
 before=$(writes) before_ours=$(ours) since=$(date +%s%N)
 echo '{"apiVersion":"prewarm.io/v1alpha1","kind":"PrewarmTask","metadata":{"name":"measure"},"spec":{"images":["a:1","b:1","c:1","d:1","e:1"],"nodeSelector":{"type":"fake"},"batchSize":10}}' | k apply -f - > /dev/null
 k wait --for=condition=Complete prewarmtask/measure --timeout=300s > /dev/null

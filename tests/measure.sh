@@ -6,16 +6,22 @@ cd "$(dirname "$0")/.."
 say() { echo "test-long: $*"; }
 with() { local nodes=$1; shift; tests/cluster/cluster with --fake-nodes "$nodes" -- "$@"; }
 say "building, release and debug"
-cargo build --release --locked --bin prewarmer --example load --example floor
+cargo build --release --locked --bin prewarmer --example load --example floor --example allocations
 cargo test --locked --no-run
+(cd benches/peer && go build -o ../../target/peer .)
 say "the pure parts"
 cargo bench --locked --bench engine
 say "the webhook, and a task"
-with 100 bash tests/measure-in-cluster.sh
+with 100 bash tests/measure-in-cluster.sh 10 target/peer
 say "1,000 nodes, beside the floor"
 with 1000 bash tests/measure-engine.sh 1000 10 100 "Job Pod"
 say "5,000 nodes"
 with 5000 bash tests/measure-engine.sh 5000 20 100 "Pod Job" --no-floor
+say "certificates, replicas and crowds"
+PREWARMER_TEST_PROGRAM=$PWD/target/release/prewarmer PREWARMER_TEST_ROTATION_SECONDS=60 PREWARMER_TEST_CROWD=500 \
+  cargo test --locked --test e2e -- never_in_the_way --nocapture
+say "fuzzing"
+bash tests/fuzz/run.sh "${PREWARMER_TEST_FUZZ:-10000000}"
 say "the model of a task, at length"
 PROPTEST_CASES=${PREWARMER_TEST_CASES:-100000} cargo test --locked --lib whatever_happens
 say "servers, leaders and API servers that die"

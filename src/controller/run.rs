@@ -19,9 +19,9 @@ use crate::{
     health::Candidate,
     metrics::Metrics,
     task::{
-        OBSOLETE_ANNOTATION, Phase, PrewarmTask, PrewarmTaskStatus,
+        OBSOLETE_ANNOTATION, Phase, PrewarmTask, PrewarmTaskStatus, Problem,
         plan::{Findings, candidates, plan},
-        validate::{Problem, ValidTask, validate},
+        validate::{ValidTask, validate},
     },
     worker::{Reason, WorkerFacts},
 };

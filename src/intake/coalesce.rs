@@ -60,10 +60,7 @@ pub fn plan(hints: &[Hint], ledger: &Ledger, now: Instant) -> Plan {
             let images: Vec<&Reference> =
                 workload.images.iter().zip(&keys).filter(|(_, key)| needed(key)).map(|(image, _)| image).collect();
             if !images.is_empty() {
-                groups
-                    .entry(group_key(&workload.namespace, &group_spec(workload)))
-                    .or_default()
-                    .push((workload, images));
+                groups.entry(group_key(workload)).or_default().push((workload, images));
             }
         }
     }
@@ -168,7 +165,7 @@ mod tests {
 
     /// A change of a workload's images.
     fn change(name: &str, before: &[&str], after: &[&str]) -> Hint {
-        Hint { kept: keys_of(&workload(name, before)), ..hint(name, after) }
+        hint(name, after).beyond(keys_of(&workload(name, before)))
     }
 
     fn fresh(hints: &[Hint]) -> Vec<PlannedTask> {
@@ -234,7 +231,7 @@ mod tests {
         assert_eq!(images(&tasks[0]), ["x:2"]);
         let mut moved = workload("a", &["x:2", "y:1"]);
         moved.placement.node_selector.insert("pool".into(), "gpu".into());
-        let moved = Hint { kept: keys_of(&workload("a", &["x:1", "y:1"])), ..of(moved) };
+        let moved = of(moved).beyond(keys_of(&workload("a", &["x:1", "y:1"])));
         assert_eq!(images(&fresh(&[moved])[0]), ["x:2", "y:1"], "elsewhere nothing is there");
     }
 

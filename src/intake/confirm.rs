@@ -6,7 +6,7 @@ use http::Request;
 use kube::Client;
 use tokio::time::Instant;
 
-use super::{Hint, keys::keys_of_all};
+use super::Hint;
 use crate::{metrics::Metrics, surroundings::Surroundings, workload::Policy};
 
 /// The object is looked for this often after it was admitted, in milliseconds: 31 s in all, because a webhook that is asked
@@ -106,10 +106,7 @@ fn seen(eyes: &Eyes, pending: Pending, text: &str) -> Look {
     }
     let (verdict, _) = eyes.policy.consider(&hint.kind, &object, &hint.namespace, &eyes.around);
     let workloads = verdict.workloads();
-    if keys_of_all(&workloads).is_empty() {
-        return Look::Gone;
-    }
-    Look::Stored(Hint { workloads, stored: true, ..pending.hint })
+    if workloads.is_empty() { Look::Gone } else { Look::Stored(pending.hint.as_stored(workloads)) }
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ pub struct Hint {
     pub stored: bool,
     /// What it asks for.
     pub workloads: Vec<Workload>,
+    keys: Vec<Key>,
     /// What it asked for before: it is there already.
     pub kept: Vec<Key>,
 }
@@ -36,6 +37,7 @@ impl Hint {
             uid: uid.clone(),
             replaces: None,
             stored: false,
+            keys: keys_of_all(&workloads),
             workloads,
             kept: Vec::new(),
         }
@@ -44,8 +46,18 @@ impl Hint {
     /// What is new in it.
     #[must_use]
     pub fn fresh(&self) -> Vec<Key> {
-        let mut keys = keys_of_all(&self.workloads);
-        keys.retain(|key| !self.kept.contains(key));
-        keys
+        self.keys.iter().filter(|key| !self.kept.contains(key)).copied().collect()
+    }
+
+    /// The same hint, for an object that asked for `kept` before.
+    #[must_use]
+    pub fn beyond(self, kept: Vec<Key>) -> Self {
+        Self { kept, ..self }
+    }
+
+    /// The same hint for what was found to be stored.
+    #[must_use]
+    pub fn as_stored(self, workloads: Vec<Workload>) -> Self {
+        Self { keys: keys_of_all(&workloads), workloads, stored: true, ..self }
     }
 }

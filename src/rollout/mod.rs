@@ -117,6 +117,7 @@ pub async fn run(own: Watcher, leads: watch::Receiver<bool>, stop: CancellationT
         watcher: own,
         kinds,
         index: Index::default(),
+        listed: HashSet::new(),
         due: HashMap::new(),
         sweeps: HashMap::new(),
         sender,
@@ -192,6 +193,8 @@ struct State {
     settle: Duration,
     kinds: Vec<Kind>,
     index: Index,
+    /// Kinds of which there was a whole list.
+    listed: HashSet<usize>,
     /// Changes that are looked into when hints have had their time.
     due: HashMap<Id, Due>,
     /// Namespaces whose tasks are to be gone through.
@@ -247,6 +250,7 @@ impl State {
                 }
             }
             News::Listed { kind, all } => {
+                self.listed.insert(kind);
                 for namespace in self.index.keep(kind, &all) {
                     self.sweeps.entry(namespace).or_insert(soon);
                 }
@@ -281,7 +285,8 @@ impl State {
                     None => before.unwrap_or_default(),
                 };
                 if !keys.is_empty() {
-                    let hint = Hint { kept, stored: true, ..Hint::new(kind, &id.namespace, &object, workloads) };
+                    let mut hint = Hint::new(kind, &id.namespace, &object, workloads).beyond(kept);
+                    hint.stored = true;
                     self.due.insert(id.clone(), Due { at: soon, since: Instant::now(), hint });
                 }
             }
@@ -312,6 +317,10 @@ impl State {
 
     /// Marks the tasks that no workload of their namespace needs any more.
     fn sweep_due(&mut self, now: Instant) {
+        if !self.knows_all() {
+            self.sweeps.values_mut().for_each(|at| *at = (*at).max(now + self.settle));
+            return;
+        }
         let ripe: Vec<String> = self.sweeps.extract_if(|_, at| *at <= now).map(|(namespace, _)| namespace).collect();
         // Whoever leads later goes through all of them.
         for namespace in ripe.into_iter().filter(|_| *self.leads.borrow()) {
@@ -337,8 +346,13 @@ impl State {
     /// Whether all of these, as `Kind/name`, are of kinds whose objects are seen here.
     fn are_watched(&self, workloads: &BTreeSet<String>) -> bool {
         let kind = |title: &String| title.split_once('/').map_or(String::new(), |(kind, _)| kind.to_owned());
-        let known = |name: String| self.kinds.iter().any(|kind| kind.kind == name);
-        !workloads.is_empty() && workloads.iter().map(kind).all(known)
+        let seen = |name: String| (0..self.kinds.len()).any(|n| self.kinds[n].kind == name && self.listed.contains(&n));
+        !workloads.is_empty() && workloads.iter().map(kind).all(seen)
+    }
+
+    /// Whether all built-in kinds have been listed: before that, what nobody seems to ask for may yet be asked for.
+    fn knows_all(&self) -> bool {
+        (0..self.kinds.len()).all(|n| self.kinds[n].is_custom() || self.listed.contains(&n))
     }
 
     /// The annotations of namespaces have changed: what is in them is looked at again.

@@ -16,7 +16,8 @@ use dashmap::DashMap;
 use k8s_openapi::api::core::v1::Toleration;
 use tokio::sync::watch::{Receiver, Sender};
 
-/// Namespaces that changed and were not looked at yet; more than this at once is as good as all.
+/// Namespaces that changed and were not looked at yet. They are taken within moments; of more at once, workloads are looked at
+/// when they change next.
 const MAX_CHANGED: usize = 1000;
 /// Workloads remembered whose images are rewritten; beyond it the oldest knowledge goes, and is found again.
 const MAX_REWRITTEN: usize = 10_000;

@@ -9,7 +9,7 @@ use kube::{
     core::PartialObjectMeta,
     runtime::{
         WatchStreamExt,
-        watcher::{Config, Event, watcher},
+        watcher::{self, Config, Event, watcher},
     },
 };
 use serde::de::DeserializeOwned;
@@ -17,7 +17,7 @@ use tokio::sync::watch::Sender;
 use tokio_util::sync::CancellationToken;
 
 use super::{Identity, Scheduling, Surroundings};
-use crate::{reduced::ReducedAutoscaler, workload::PREFIX};
+use crate::{reduced::ReducedAutoscaler, task::PREFIX};
 
 /// Objects per page of a first list.
 const PAGE: u32 = 250;
@@ -87,10 +87,28 @@ where
                         ready.send_modify(|count| *count += 1);
                     }
                 }
-                Err(error) => tracing::warn!(%kind, %error, "a watch was interrupted; it is taken up again"),
+                Err(error) => {
+                    tracing::warn!(%kind, %error, "a watch was interrupted; it is taken up again");
+                    // An install for one namespace may have no right to read what is the cluster's: then it counts for nothing.
+                    if is_forbidden(&error) && std::mem::take(&mut first) {
+                        ready.send_modify(|count| *count += 1);
+                    }
+                }
             }
         }
     })
+}
+
+fn is_forbidden(error: &watcher::Error) -> bool {
+    use watcher::Error::{InitialListFailed, WatchError, WatchFailed, WatchStartFailed};
+    let (InitialListFailed(kube::Error::Api(status))
+    | WatchStartFailed(kube::Error::Api(status))
+    | WatchFailed(kube::Error::Api(status))
+    | WatchError(status)) = error
+    else {
+        return false;
+    };
+    status.code == 403
 }
 
 fn ours(annotations: &BTreeMap<String, String>) -> BTreeMap<String, String> {

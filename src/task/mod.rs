@@ -5,15 +5,19 @@
 
 pub mod batches;
 pub mod plan;
+mod problem;
 pub mod resource;
 mod rules;
 pub mod validate;
 
+pub use problem::Problem;
 pub use resource::{
     Amount, BatchPolicy, Condition, FailedNode, FailurePolicy, GivenUp, IgnoredNode, ImageStatus, LocalReference,
     Notification, Phase, PrewarmPlan, PrewarmPlanSpec, PrewarmTask, PrewarmTaskSpec, PrewarmTaskStatus, PullMethod,
     PullPolicy, Retry, RetryStrategy, WorkerKind,
 };
 
+/// The prefix of every annotation.
+pub const PREFIX: &str = "prewarm.io/";
 /// Says of a task that it is not needed any more, and why: nothing new is begun for it, and what is at work may end.
 pub const OBSOLETE_ANNOTATION: &str = "prewarm.io/obsolete";

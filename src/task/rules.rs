@@ -4,7 +4,7 @@
 use http::Uri;
 use k8s_openapi::api::core::v1::{NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Toleration};
 
-use super::{Notification, PrewarmTaskSpec, validate::Problem};
+use super::{Notification, PrewarmTaskSpec, Problem};
 
 /// Longest name of a label, behind its prefix, and longest value.
 const MAX_LABEL: usize = 63;

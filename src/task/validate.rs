@@ -1,10 +1,10 @@
 //! A task's spec, read once into what the engine works with.
 
-use std::{collections::HashMap, fmt, time::Duration};
+use std::{collections::HashMap, time::Duration};
 
 use super::{
-    Amount, BatchPolicy, FailurePolicy, LocalReference, PrewarmTaskSpec, PullMethod, PullPolicy, RetryStrategy,
-    WorkerKind, resource::MAX_RETRIES, rules,
+    Amount, BatchPolicy, FailurePolicy, LocalReference, PrewarmTaskSpec, Problem, PullMethod, PullPolicy,
+    RetryStrategy, WorkerKind, resource::MAX_RETRIES, rules,
 };
 use crate::{duration, image::Reference, node::Demand};
 
@@ -14,37 +14,6 @@ pub const AUTO_NODES: u32 = 100;
 const RETRY_DELAY: Duration = Duration::from_secs(30);
 /// No delay grows beyond this, whatever the strategy.
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(24 * 3600);
-
-/// A field that cannot be meant as it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    /// Its path, such as `spec.images[1]`.
-    pub field: String,
-    /// What stands there.
-    pub value: String,
-    /// What is wrong with it, and what is expected.
-    pub reason: String,
-}
-
-impl Problem {
-    /// A problem with the value of a field.
-    #[must_use]
-    pub fn new(field: &str, value: &str, reason: &str) -> Self {
-        Self { field: field.into(), value: value.into(), reason: reason.into() }
-    }
-
-    /// Value and reason, as Kubernetes words the causes of a refusal.
-    #[must_use]
-    pub fn explained(&self) -> String {
-        format!("Invalid value: {:?}: {}", self.value, self.reason)
-    }
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {:?}: {}", self.field, self.value, self.reason)
-    }
-}
 
 /// A number, or a share in percent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,30 +1,16 @@
 //! The verdicts. *Pure.*
 
-use super::review::Review;
+use super::review::{Review, Verdict};
 use crate::{
     intake::{Hint, keys_of_all},
     surroundings::Surroundings,
-    task::{
-        PrewarmTaskSpec,
-        validate::{Problem, validate},
-    },
+    task::{PrewarmTaskSpec, Problem, validate::validate},
     workload::{Kind, ObjectView, Policy, Verdict as Considered},
 };
 
 /// Warnings given at most, and the length of each, as the API server advises (it cuts at 4,096 bytes in all).
 const MAX_WARNINGS: usize = 10;
 const MAX_WARNING: usize = 240;
-
-/// The answer to a review.
-#[derive(Debug, Default)]
-pub(super) struct Verdict {
-    /// For metrics.
-    pub(super) label: &'static str,
-    /// What the user reads.
-    pub(super) warnings: Vec<String>,
-    /// Why not, if so.
-    pub(super) denied: Vec<Problem>,
-}
 
 fn allowed(label: &'static str) -> Verdict {
     Verdict { label, ..Verdict::default() }

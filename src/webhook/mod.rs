@@ -24,8 +24,8 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use self::{
     body::Bodies,
-    decide::{Verdict, decide_task, decide_workload},
-    review::{Review, response},
+    decide::{decide_task, decide_workload},
+    review::{Review, Verdict, response},
 };
 use crate::{intake::HintSender, metrics::Metrics, surroundings::Surroundings, workload::Policy};
 
@@ -103,6 +103,18 @@ async fn answer(
     let verdict = decide(&review);
     observe(state, review.kind_label(), verdict.label, started);
     Json(response(&review, &verdict)).into_response()
+}
+
+/// From the bytes of a review to those of the answers, as a workload's and as a task's: for fuzzing and for counting
+/// allocations. None where it is no review.
+#[doc(hidden)]
+#[must_use]
+pub fn rehearse(bytes: &[u8], policy: &Policy, around: &Surroundings) -> Vec<Vec<u8>> {
+    let Ok(review) = Review::read(bytes) else { return Vec::new() };
+    let (verdict, hint) = decide_workload(&review, policy, around);
+    drop(hint);
+    let verdicts = [verdict, decide_task(&review)];
+    verdicts.iter().map(|verdict| response(&review, verdict).to_string().into_bytes()).collect()
 }
 
 fn observe(state: &WebhookState, kind: &str, verdict: &str, started: Instant) {

@@ -110,6 +110,10 @@ pub fn webhook_configuration(
         rules: Some(vec![rule("prewarm.io", "v1alpha1", &["CREATE"], "prewarmtasks")]),
         side_effects: "None".into(),
         timeout_seconds: Some(TASKS_TIMEOUT.max(*timeout)),
+        // Tasks are checked in the system's namespaces too.
+        namespace_selector: Some(
+            policy.watch_namespace.as_ref().map(|only| by_name("In", vec![only.clone()])).unwrap_or_default(),
+        ),
         ..webhook(policy)
     };
     ValidatingWebhookConfiguration {
@@ -142,14 +146,17 @@ fn webhook(policy: &Policy) -> ValidatingWebhook {
 }
 
 fn namespaces(policy: &Policy) -> LabelSelector {
-    let (operator, values) = match &policy.watch_namespace {
-        Some(only) => ("In", vec![only.clone()]),
-        None => ("NotIn", policy.excluded_namespaces.iter().cloned().collect()),
-    };
+    match &policy.watch_namespace {
+        Some(only) => by_name("In", vec![only.clone()]),
+        None => by_name("NotIn", policy.excluded_namespaces.iter().cloned().collect()),
+    }
+}
+
+fn by_name(operator: &str, names: Vec<String>) -> LabelSelector {
     let requirement = LabelSelectorRequirement {
         key: "kubernetes.io/metadata.name".into(),
         operator: operator.into(),
-        values: Some(values),
+        values: Some(names),
     };
     LabelSelector { match_expressions: Some(vec![requirement]), match_labels: None }
 }

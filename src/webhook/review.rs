@@ -3,8 +3,7 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::decide::Verdict;
-use crate::task::validate::Problem;
+use crate::task::Problem;
 
 /// The only version there is, since Kubernetes 1.16.
 const API_VERSION: &str = "admission.k8s.io/v1";
@@ -75,6 +74,17 @@ impl Review {
     pub(super) fn kind_label(&self) -> &'static str {
         KINDS.iter().find(|kind| **kind == self.request.kind.name).copied().unwrap_or("other")
     }
+}
+
+/// What a review comes to.
+#[derive(Debug, Default)]
+pub(super) struct Verdict {
+    /// For metrics.
+    pub(super) label: &'static str,
+    /// What the user reads.
+    pub(super) warnings: Vec<String>,
+    /// Why not, if so.
+    pub(super) denied: Vec<Problem>,
 }
 
 /// Longest text of all mistakes together; each is a cause of its own beside it.

@@ -4,11 +4,9 @@ use std::collections::BTreeMap;
 
 use crate::{
     duration,
-    task::{Amount, PrewarmTaskSpec, PullMethod, validate::AUTO_NODES},
+    task::{Amount, PREFIX, PrewarmTaskSpec, PullMethod, validate::AUTO_NODES},
 };
 
-/// The prefix of every annotation.
-pub const PREFIX: &str = "prewarm.io/";
 /// A rollout touches about as many nodes as it has replicas; four times that covers what the scheduler may choose.
 const AUTO_NODES_PER_REPLICA: u32 = 4;
 /// All annotations that workloads may carry, without the prefix.

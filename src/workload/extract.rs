@@ -165,6 +165,14 @@ mod tests {
     }
 
     #[test]
+    fn the_output_of_helm() {
+        let text = "---\n# Source: shop/templates/sa.yaml\n---\n# Source: shop/templates/web.yaml\napiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: RELEASE-NAME-web\n  labels:\n    app.kubernetes.io/managed-by: Helm\nspec:\n  replicas: 1\n  template:\n    spec:\n      containers:\n        - name: web\n          image: \"shop/web:1.0\"\n          imagePullPolicy: IfNotPresent\n---\n# Source: shop/templates/job.yaml\napiVersion: batch/v1\nkind: Job\nmetadata:\n  name: \"RELEASE-NAME-migrate\"\n  annotations:\n    \"helm.sh/hook\": pre-install\nspec:\n  template:\n    spec:\n      containers:\n        - {name: migrate, image: 'shop/migrate:1.0'}\n";
+        let (found, skipped) = extract_documents(text, &Policy::default()).unwrap();
+        assert_eq!((found.len(), skipped.len()), (2, 0));
+        assert_eq!((&found[0].images[0], &found[1].images[0]), (&"shop/web:1.0".into(), &"shop/migrate:1.0".into()));
+    }
+
+    #[test]
     fn nonsense_is_an_error() {
         assert!(extract_documents("{", &Policy::default()).is_err());
     }

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Toleration};
 use serde::Serialize;
 
-pub use annotations::{Options, PREFIX};
+pub use annotations::Options;
 pub use extract::{Extracted, extract_documents};
 pub use kinds::{Kind, Kinds};
 pub use policy::{DefaultMode, Policy, Verdict};

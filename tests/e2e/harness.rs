@@ -439,7 +439,8 @@ impl Drop for Server {
 
 fn spawn(words: &[String], kubeconfig: &str, log: &Path) -> Child {
     let file = File::options().create(true).append(true).open(log).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_prewarmer"));
+    let program = std::env::var("PREWARMER_TEST_PROGRAM").unwrap_or_else(|_| env!("CARGO_BIN_EXE_prewarmer").into());
+    let mut command = Command::new(program);
     command.args(words).env("KUBECONFIG", kubeconfig).stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
     command.spawn().unwrap()
 }

@@ -20,6 +20,7 @@ use kube::{
         watcher::{Config, watcher},
     },
 };
+use serde_json::json;
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
@@ -208,14 +209,11 @@ async fn a_crowd(cluster: &'static Cluster) {
     let counts = |le: &str| apiserver(cluster, bucket, le);
     let before = [counts("le=\"0.005\""), counts("le=\"+Inf\"")];
     let begun = Instant::now();
-    let mut load = JoinSet::new();
-    for worker in 0..AT_ONCE {
-        let name = namespace.name.clone();
-        let names = (0..many).filter(|n| n % AT_ONCE == worker).map(|n| format!("w{n}")).collect();
-        let images = |name: &str| ["a", "b", "c"].map(|part| format!("{name}/{part}:1")).to_vec();
-        load.spawn(create(cluster, Box::leak(name.into_boxed_str()), names, images, false));
-    }
-    assert_eq!(load.join_all().await.into_iter().sum::<u32>(), 0);
+    let of = |n: u32| {
+        let images = ["a", "b", "c"].map(|part| format!("w{n}/{part}:1"));
+        deployment(&format!("w{n}"), 0, &images.each_ref().map(String::as_str))
+    };
+    namespace.apply(&json!({"apiVersion": "v1", "kind": "List", "items": (0..many).map(of).collect::<Vec<_>>()}));
     let took = begun.elapsed();
     let within = [counts("le=\"0.005\"") - before[0], counts("le=\"+Inf\"") - before[1]];
     let images = many as usize * 3;

@@ -1,0 +1,59 @@
+//! The short form of fuzzing: what was found of interest so far is replayed, and random inputs are tried.
+#![allow(clippy::unwrap_used)]
+
+#[path = "fuzz/checks.rs"]
+mod checks;
+
+use std::{fs, path::Path};
+
+use proptest::prelude::*;
+
+/// The files of a target's corpus.
+fn corpus(target: &str) -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(target);
+    let files: Vec<Vec<u8>> =
+        fs::read_dir(folder).unwrap().map(|entry| fs::read(entry.unwrap().path()).unwrap()).collect();
+    assert!(!files.is_empty(), "the corpus of {target} is missing");
+    files
+}
+
+#[test]
+fn replayed() {
+    for bytes in corpus("review") {
+        checks::review(&bytes);
+    }
+    for bytes in corpus("reference") {
+        checks::reference(&String::from_utf8_lossy(&bytes));
+    }
+    for bytes in corpus("annotations") {
+        checks::annotations(&String::from_utf8_lossy(&bytes));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    /// A review of the corpus in which some bytes are others.
+    #[test]
+    fn reviews(at in any::<prop::sample::Index>(), changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..8)) {
+        let corpus = corpus("review");
+        let mut bytes = corpus[at.index(corpus.len())].clone();
+        for (place, byte) in changes {
+            if !bytes.is_empty() {
+                let place = place.index(bytes.len());
+                bytes[place] = byte;
+            }
+        }
+        checks::review(&bytes);
+    }
+
+    #[test]
+    fn references(text in r"([a-zA-Z0-9.\[\]:-]{0,20}/)?[a-z0-9/._-]{0,30}(:[\w.]{0,20})?(@sha(256|512):[0-9a-f]{0,130})?|\PC{0,40}") {
+        checks::reference(&text);
+    }
+
+    #[test]
+    fn annotations(lines in prop::collection::vec(r"(true|false|auto|all|[0-9]{1,12}%?|[0-9]{0,5}(ms|s|m|h)|[a-z:/,]{0,30}|\PC{0,20})", 0..24)) {
+        checks::annotations(&lines.join("\n"));
+    }
+}
