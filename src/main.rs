@@ -20,6 +20,8 @@ const USAGE: u8 = 2;
 
 /// On machines with many processors more threads would cost memory and gain nothing: two answer 15,000 reviews a second.
 const MAX_THREADS: usize = 4;
+/// Threads that answer reviews and do nothing else: a long list that is being read holds up no admission.
+const ADMISSION_THREADS: usize = 2;
 
 fn main() -> ExitCode {
     // Before anything else: rustls panics at first use when it has no provider.
@@ -60,8 +62,10 @@ fn usage(problems: &[String]) -> ExitCode {
 fn run(config: Config) -> anyhow::Result<()> {
     telemetry::start(&config.log_level, config.log_format);
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    runtime.worker_threads(threads).enable_all().build()?.block_on(serve::serve(config))
+    let runtime =
+        |threads: usize| tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
+    let admission = runtime(ADMISSION_THREADS)?;
+    runtime(threads)?.block_on(serve::serve(config, admission.handle().clone()))
 }
 
 fn print(text: &Result<String, manifests::ManifestError>) -> anyhow::Result<()> {

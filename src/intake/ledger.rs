@@ -41,6 +41,8 @@ pub struct Asked {
     /// None while it is open.
     until: Option<Instant>,
     since: Instant,
+    /// It failed, was cancelled or is obsolete: it covers nothing.
+    void: bool,
 }
 
 impl Asked {
@@ -51,11 +53,11 @@ impl Asked {
     }
 
     fn is_open(&self) -> bool {
-        self.until.is_none()
+        self.until.is_none() && !self.void
     }
 
     fn counts(&self, now: Instant) -> bool {
-        self.until.is_none_or(|until| now < until)
+        !self.void && self.until.is_none_or(|until| now < until)
     }
 }
 
@@ -85,6 +87,18 @@ impl Ledger {
     pub fn covers(&self, keys: &[Key], now: Instant) -> bool {
         let inner = self.read();
         keys.iter().all(|key| inner.covers(key, &HashSet::new(), now))
+    }
+
+    /// Whether each of these is covered, or was tried by a task since then and could not be had: it is not tried again before it
+    /// is asked for again.
+    #[must_use]
+    pub fn covers_or_tried(&self, keys: &[Key], since: Instant, now: Instant) -> bool {
+        let inner = self.read();
+        let tried = |key: &Key| {
+            let names = inner.by_key.get(key).into_iter().flatten();
+            names.filter_map(|name| inner.tasks.get(name)).any(|asked| asked.since >= since)
+        };
+        keys.iter().all(|key| inner.covers(key, &HashSet::new(), now) || tried(key))
     }
 
     /// Those of `keys` that no task asks for, or only tasks of `besides`.
@@ -122,15 +136,17 @@ impl Ledger {
 
     /// Notes that a task will ask for these.
     pub(super) fn mark(&self, task: TaskName, keys: Vec<Key>, workloads: BTreeSet<String>, whole: bool, now: Instant) {
-        self.write().put(task, Asked { keys, workloads, whole, until: None, since: now });
+        self.write().put(task, Asked { keys, workloads, whole, until: None, since: now, void: false });
     }
 
     /// The task counts no longer: it was marked as obsolete.
     pub fn void(&self, task: &TaskName) {
-        self.forget(task);
+        if let Some(asked) = self.write().tasks.get_mut(task) {
+            asked.void = true;
+        }
     }
 
-    /// The task asks for nothing any more.
+    /// The task was never made, or is gone with all that it had to do.
     pub(super) fn forget(&self, task: &TaskName) {
         self.write().remove(task);
     }
@@ -142,12 +158,11 @@ impl Ledger {
         let phase = task.phase();
         let obsolete = task.annotations().contains_key(OBSOLETE_ANNOTATION) && phase != Phase::Completed;
         let mut inner = self.write();
-        if obsolete || matches!(phase, Phase::Failed | Phase::Cancelled) || task.metadata.deletion_timestamp.is_some() {
-            return inner.remove(&name);
-        }
+        let void =
+            obsolete || matches!(phase, Phase::Failed | Phase::Cancelled) || task.metadata.deletion_timestamp.is_some();
         let known = inner.tasks.get(&name);
         let until = (phase == Phase::Completed).then(|| now + LIFETIME.saturating_sub(age(task)));
-        let until = known.filter(|known| !known.is_open()).map_or(until, |known| known.until);
+        let until = known.and_then(|known| known.until).filter(|_| until.is_some()).or(until);
         let since = known.map_or(now, |known| known.since);
         let workloads = task.annotations().get(WORKLOADS_ANNOTATION).map(String::as_str).unwrap_or_default();
         let asked = Asked {
@@ -156,6 +171,7 @@ impl Ledger {
             whole: !task.annotations().contains_key(MORE_WORKLOADS_ANNOTATION),
             until,
             since,
+            void,
         };
         inner.put(name, asked);
     }
@@ -254,6 +270,18 @@ mod tests {
         ledger.learn(&open, now);
         ledger.removed(&open);
         assert!(!ledger.covers(&keys("redis"), now));
+    }
+
+    #[test]
+    fn what_was_tried_and_failed_is_not_tried_again_at_once() {
+        let (ledger, now) = (Ledger::default(), Instant::now());
+        let later = now + Duration::from_secs(1);
+        ledger.learn(&task("a", "nginx", Phase::Running), later);
+        ledger.learn(&task("a", "nginx", Phase::Failed), later);
+        assert!(!ledger.covers(&keys("nginx"), later));
+        assert!(ledger.covers_or_tried(&keys("nginx"), now, later), "since the change");
+        assert!(!ledger.covers_or_tried(&keys("nginx"), later + Duration::from_secs(1), later), "before the change");
+        assert!(!ledger.covers_or_tried(&keys("redis"), now, later));
     }
 
     #[test]

@@ -212,7 +212,7 @@ impl Intake {
             });
         }
         for (task, why) in obsolete {
-            self.hints.ledger.forget(&task);
+            self.hints.ledger.void(&task);
             let eyes = self.eyes.clone();
             self.creations.spawn(async move { make_obsolete(&eyes.client, &task, &why, &eyes.metrics).await });
         }

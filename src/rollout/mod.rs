@@ -49,7 +49,7 @@ use crate::{
     intake::{Hint, HintSender, keys_of_all, make_obsolete},
     metrics::Metrics,
     surroundings::Surroundings,
-    workload::{Kind, ObjectView, Policy, rewritten},
+    workload::{Kind, ObjectView, Policy, Verdict, rewritten},
 };
 
 /// A change is looked into when hints have had this long to make a task of it, beyond their window: the webhook's time-out,
@@ -155,11 +155,11 @@ async fn follow(own: Watcher, kind: Kind, index: usize, sender: Sender<News>, st
             // A kind of the settings may not be installed (yet).
             Err(error) if kind.is_custom() => {
                 tracing::debug!(kind = kind.plural, %error, "a watch was interrupted; it is taken up again");
-                None
+                continue;
             }
             Err(error) => {
                 tracing::warn!(kind = kind.plural, %error, "a watch was interrupted; it is taken up again");
-                None
+                continue;
             }
         };
         if let Some(news) = news
@@ -220,7 +220,12 @@ impl State {
             tokio::select! {
                 () = stop.cancelled() => return,
                 news = inbox.recv() => match news {
-                    Some(news) => self.take(news),
+                    Some(news) => {
+                        self.take(news);
+                        while let Ok(news) = inbox.try_recv() {
+                            self.take(news);
+                        }
+                    }
                     None => return,
                 },
                 Ok(()) = changes.changed() => self.look_at_namespaces(&stop),
@@ -264,7 +269,7 @@ impl State {
         let metadata = &object.metadata;
         let id = Id { kind: kind_index, namespace: metadata.namespace.clone(), name: metadata.name.clone() };
         let (verdict, _) = watcher.policy.consider(kind, &object, &id.namespace, &watcher.around);
-        if let crate::workload::Verdict::Ignored(_) = verdict {
+        if let Verdict::Ignored(_) = verdict {
             self.due.remove(&id);
             if self.index.remove(&id) {
                 self.sweeps.entry(id.namespace).or_insert(Instant::now() + self.settle);
@@ -301,7 +306,9 @@ impl State {
         let leads = *self.leads.borrow();
         let ripe: Vec<(Id, Due)> = self.due.extract_if(|_, due| due.at <= now).collect();
         for (id, due) in ripe {
-            if self.watcher.hints.ledger().covers(&due.hint.fresh(), now) {
+            // A task of the hint's was made about when the change was seen here.
+            let since = due.since.checked_sub(self.settle).unwrap_or(due.since);
+            if self.watcher.hints.ledger().covers_or_tried(&due.hint.fresh(), since, now) {
                 continue;
             }
             if leads {

@@ -11,7 +11,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use kube::Client;
-use tokio::{net::TcpListener, signal::unix::SignalKind, sync::watch, task::JoinSet};
+use tokio::{net::TcpListener, runtime::Handle, signal::unix::SignalKind, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 pub use self::build::policy;
@@ -34,12 +34,12 @@ use crate::{
 /// All parts have ended by then, or are left: within the 30 s that a pod is given.
 const SHUTDOWN: Duration = Duration::from_secs(25);
 
-/// Serves until SIGTERM or SIGINT.
-pub async fn serve(config: Config) -> anyhow::Result<()> {
+/// Serves until SIGTERM or SIGINT. Reviews are answered on `admission`, a runtime of their own.
+pub async fn serve(config: Config, admission: Handle) -> anyhow::Result<()> {
     let client = Client::try_default()
         .await
         .map_err(|error| anyhow::anyhow!("no way to the cluster: set KUBECONFIG, or run in a pod ({error})"))?;
-    let webhook_listener = bind("--webhook-addr", config.webhook_addr).await?;
+    let webhook_listener = admission.spawn(bind("--webhook-addr", config.webhook_addr)).await??;
     let health_listener = bind("--health-addr", config.health_addr).await?;
     if let Some(address) = config.api_addr {
         tracing::warn!(%address, "--api-addr: this version serves no REST API; nothing listens there");
@@ -91,7 +91,12 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     };
     let tls = listener::tls_config(current, build::clients(&config)?)?;
     let how = Serving { tls: Some(tls), max_age: config.connection_age };
-    parts.spawn(listener::serve(webhook_listener, how, webhook::router(state), stop.clone()));
+    let webhook = admission.spawn(listener::serve(webhook_listener, how, webhook::router(state), stop.clone()));
+    parts.spawn(async move {
+        if let Err(error) = webhook.await {
+            tracing::error!(%error, "the webhook ended badly");
+        }
+    });
     let (intake, around_intake) = (build::intake_settings(&config), around.clone());
     parts.spawn(intake::run(client.clone(), receiver, intake, Arc::clone(&policy), around_intake, stop.clone()));
     let desired = build::registration(&config, Arc::clone(&policy));
@@ -143,7 +148,7 @@ async fn watch_rollouts(
     }
 }
 
-async fn bind(flag: &str, address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
+async fn bind(flag: &'static str, address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("{flag} {address}: cannot listen there"))
 }
 

@@ -91,3 +91,40 @@ pub async fn probe(client: Client, kubernetes: watch::Sender<bool>, stop: Cancel
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::{body::to_bytes, http::Request};
+    use tower::ServiceExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn ready_with_all_that_is_needed_and_not_before() {
+        let (kubernetes, bundle, caches) = (watch::Sender::new(false), watch::Sender::new(None), watch::Sender::new(0));
+        let health = Health {
+            kubernetes: kubernetes.subscribe(),
+            leads: watch::Sender::new(false).subscribe(),
+            bundle: bundle.subscribe(),
+            caches: caches.subscribe(),
+            caches_needed: 2,
+            registered: None,
+            metrics: Arc::new(Metrics::new().unwrap()),
+        };
+        let ask = async || {
+            let request = Request::get("/readyz").body(axum::body::Body::empty()).unwrap();
+            let response = router(health.clone()).oneshot(request).await.unwrap();
+            let status = response.status();
+            let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+            let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            (status, body["waitingFor"].as_array().unwrap().len())
+        };
+        assert_eq!(ask().await, (StatusCode::SERVICE_UNAVAILABLE, 3));
+        kubernetes.send_replace(true);
+        bundle.send_replace(Some("ca".into()));
+        caches.send_replace(1);
+        assert_eq!(ask().await, (StatusCode::SERVICE_UNAVAILABLE, 1));
+        caches.send_replace(2);
+        assert_eq!(ask().await, (StatusCode::OK, 0));
+    }
+}

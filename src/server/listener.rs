@@ -241,4 +241,66 @@ mod tests {
         server.await.unwrap();
         assert!(TcpStream::connect(&address).await.is_err(), "it still listens");
     }
+
+    /// A plain listener; its address.
+    async fn plain(max_age: Option<Duration>, stop: &CancellationToken) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let router = Router::new().route("/", axum::routing::get(async || "hello"));
+        tokio::spawn(serve(listener, Serving { tls: None, max_age }, router, stop.clone()));
+        address
+    }
+
+    /// What arrives until there is a pause.
+    async fn read(stream: &mut TcpStream) -> String {
+        let mut text = vec![0; 4096];
+        let length = tokio::time::timeout(Duration::from_secs(2), stream.read(&mut text)).await.unwrap().unwrap();
+        String::from_utf8_lossy(&text[..length]).into_owned()
+    }
+
+    #[tokio::test]
+    async fn an_old_connection_is_closed_behind_a_response() {
+        let stop = CancellationToken::new();
+        let address = plain(Some(Duration::from_millis(200)), &stop).await;
+        let mut stream = TcpStream::connect(&address).await.unwrap();
+        let request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        assert!(!read(&mut stream).await.contains("connection: close"));
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        stream.write_all(request).await.unwrap();
+        let last = read(&mut stream).await;
+        assert!(last.starts_with("HTTP/1.1 200") && last.contains("connection: close"), "{last}");
+        assert_eq!(read(&mut stream).await, "", "it is still open");
+        stop.cancel();
+    }
+
+    #[tokio::test]
+    async fn a_head_that_does_not_come_is_not_waited_for() {
+        let stop = CancellationToken::new();
+        let address = plain(None, &stop).await;
+        let mut stream = TcpStream::connect(&address).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: ").await.unwrap();
+        let mut rest = Vec::new();
+        let end = tokio::time::timeout(HEADER * 3, stream.read_to_end(&mut rest)).await;
+        assert!(end.is_ok(), "the connection is still open");
+        stop.cancel();
+    }
+
+    #[tokio::test]
+    async fn callers_without_the_right_certificate_are_refused() {
+        let current = Arc::new(Current::default());
+        let ca = swap(&current);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let stop = CancellationToken::new();
+        let router = Router::new().route("/", axum::routing::get(async || "hello"));
+        let clients = crate::server::clients::verifier(&ca, &[]).unwrap();
+        let resolver: Arc<dyn ResolvesServerCert> = Arc::<Current>::clone(&current);
+        let how = Serving { tls: Some(tls_config(resolver, Some(clients)).unwrap()), max_age: None };
+        tokio::spawn(serve(listener, how, router, stop.clone()));
+        for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+            assert!(!get(&address, &ca, version).await.is_ok_and(|text| text.ends_with("hello")));
+        }
+        stop.cancel();
+    }
 }

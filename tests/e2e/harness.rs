@@ -354,10 +354,12 @@ impl Server {
             format!("--health-addr={health}"),
             format!("--namespace={own}"),
             format!("--watch-namespace={}", namespace.name),
-            "--coalesce-window=200ms".to_owned(),
             "--admission-retain=0s".to_owned(),
             "--log-format=text".to_owned(),
         ];
+        if !more.iter().any(|word| word.starts_with("--coalesce-window")) {
+            words.push("--coalesce-window=200ms".to_owned());
+        }
         words.extend_from_slice(more);
         let log = cluster.dir.join(format!("server-{}-{}.log", namespace.name, webhook.rsplit(':').next().unwrap()));
         let child = spawn(&words, kubeconfig, &log);

@@ -200,7 +200,7 @@ async fn watch_pulls(cluster: &Cluster, namespace: &Namespace, pulls: Pulls) {
 async fn a_crowd(cluster: &'static Cluster) {
     let namespace = cluster.namespace("crowd");
     let image = format!("--worker-image={HELPER}");
-    let server = Server::with(cluster, &namespace, &namespace, &[&image]).await;
+    let server = Server::with(cluster, &namespace, &namespace, &[&image, "--coalesce-window=1s"]).await;
     let pulls = Pulls::default();
     watch_pulls(cluster, &namespace, Arc::clone(&pulls)).await;
     let many = setting("PREWARMER_TEST_CROWD", 100);

@@ -98,6 +98,23 @@ async fn what_no_hint_brought_is_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_fails_is_tried_once() {
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("fails");
+    let server = Server::start(cluster, &namespace, HELPER).await;
+    namespace.apply(&deployment("web", 0, &["missing-web:1"]));
+    let failed = || async { (namespace.get("prewarmtasks").first()?["status"]["phase"] == "Failed").then_some(()) };
+    namespace.eventually("the task to fail", LONG, failed).await;
+    tokio::time::sleep(QUIET).await;
+    asked_exactly(&namespace, &["missing-web:1"]).await;
+    assert!(server.get("/metrics").contains("\nprewarm_workloads_recovered_total 0\n"));
+    // Whoever asks again gets another try.
+    namespace.kubectl(&["replace", "--force", "-f", "-"], &deployment("web", 0, &["missing-web:1"]).to_string());
+    let again = || async { (namespace.get("prewarmtasks").len() == 2).then_some(()) };
+    namespace.eventually("another task", LONG, again).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_namespace_that_opts_in_later_and_out_again() {
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("opt-in");
