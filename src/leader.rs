@@ -85,7 +85,8 @@ pub async fn run(
             Err(_) => tracing::warn!("the API server did not answer about the Lease"),
         }
         let leading = election.renewed.is_some_and(|at| at.elapsed() < RENEW_DEADLINE);
-        if leads.send_replace(leading) != leading {
+        // Told only when it changes: whoever listens acts on each word.
+        if leads.send_if_modified(|led| std::mem::replace(led, leading) != leading) {
             tracing::info!(identity = election.settings.identity, leading, "leadership");
         }
         metrics.leader.set(i64::from(leading));

@@ -12,6 +12,8 @@ use crate::{metrics::Metrics, surroundings::Surroundings, workload::Policy};
 /// The object is looked for this often after it was admitted, in milliseconds: 31 s in all, because a webhook that is asked
 /// beside us may take 30 s.
 const LOOKS_MS: [u64; 8] = [0, 250, 750, 1500, 3500, 6000, 9000, 10_000];
+/// Longest name of an object.
+const MAX_NAME: usize = 253;
 /// One look may take this long.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -60,6 +62,9 @@ pub(super) async fn look(eyes: &Eyes, pending: Pending) -> Look {
     if pending.hint.stored || pending.hint.name.is_empty() {
         return Look::Stored(pending.hint);
     }
+    if !is_name(&pending.hint.name) || !is_name(&pending.hint.namespace) {
+        return Look::Gone;
+    }
     eyes.metrics.kube_requests.with_label_values(&["get", &pending.hint.kind.plural]).inc();
     let answer = tokio::time::timeout(PATIENCE, get(eyes, &pending.hint)).await;
     match answer {
@@ -74,6 +79,12 @@ pub(super) async fn look(eyes: &Eyes, pending: Pending) -> Look {
         }
         Err(_) => later(eyes, pending),
     }
+}
+
+/// Whether the text can be the name of an object: what a forged review names must not lead elsewhere in the API server.
+fn is_name(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
+    !text.is_empty() && text.len() <= MAX_NAME && text.chars().all(plain) && !text.contains("..")
 }
 
 async fn get(eyes: &Eyes, hint: &Hint) -> kube::Result<String> {
@@ -112,6 +123,14 @@ fn seen(eyes: &Eyes, pending: Pending, text: &str) -> Look {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_lead_nowhere_else() {
+        assert!(is_name("web-1.shop"));
+        for text in ["", "..", "../secrets/x", "a/b", "a?b", "a%2fb", "Web", &"a".repeat(254)] {
+            assert!(!is_name(text), "{text}");
+        }
+    }
 
     #[test]
     fn looks_go_on_for_longer_than_a_webhook_may_take() {

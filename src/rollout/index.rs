@@ -2,6 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use tokio::time::Instant;
+
 use crate::{intake::Key, workload::Kind};
 
 /// An object.
@@ -18,6 +20,8 @@ struct Entry {
     keys: Box<[Key]>,
     /// Whether its pods are still to be compared with its template.
     compare: bool,
+    /// When it was deleted: for a while it may be on its way back (`kubectl replace --force`).
+    gone: Option<Instant>,
 }
 
 /// All workloads, by namespace.
@@ -25,63 +29,71 @@ struct Entry {
 pub(super) struct Index(HashMap<String, HashMap<(usize, String), Entry>>);
 
 impl Index {
+    fn entry(&mut self, id: &Id) -> Option<&mut Entry> {
+        let entry = self.0.get_mut(&id.namespace)?.get_mut(&(id.kind, id.name.clone()))?;
+        entry.gone.is_none().then_some(entry)
+    }
+
     /// What the workload asks for, where it is known.
-    pub(super) fn get(&self, id: &Id) -> Option<&[Key]> {
-        self.0.get(&id.namespace)?.get(&(id.kind, id.name.clone())).map(|entry| &*entry.keys)
+    pub(super) fn get(&mut self, id: &Id) -> Option<&[Key]> {
+        self.entry(id).map(|entry| &*entry.keys)
     }
 
     /// Notes what the workload asks for. `old`: since before we began.
     pub(super) fn put(&mut self, id: Id, keys: Vec<Key>, old: bool) {
-        let entry = Entry { keys: keys.into(), compare: !old };
+        let entry = Entry { keys: keys.into(), compare: !old, gone: None };
         self.0.entry(id.namespace).or_default().insert((id.kind, id.name), entry);
     }
 
     /// Whether the workload was known.
-    pub(super) fn remove(&mut self, id: &Id) -> bool {
-        let Some(namespace) = self.0.get_mut(&id.namespace) else { return false };
-        let known = namespace.remove(&(id.kind, id.name.clone())).is_some();
-        if namespace.is_empty() {
-            self.0.remove(&id.namespace);
-        }
-        known
+    pub(super) fn remove(&mut self, id: &Id, now: Instant) -> bool {
+        self.entry(id).map(|entry| entry.gone = Some(now)).is_some()
     }
 
-    /// Forgets objects of a kind that are not in a list of all. The namespaces that lost some.
-    pub(super) fn keep(&mut self, kind: usize, all: &HashSet<(String, String)>) -> Vec<String> {
+    /// Objects of a kind that are not in a list of all are gone. The namespaces that lost some.
+    pub(super) fn keep(&mut self, kind: usize, all: &HashSet<(String, String)>, now: Instant) -> Vec<String> {
         let mut lost = Vec::new();
-        self.0.retain(|namespace, objects| {
-            let before = objects.len();
-            objects.retain(|(of, name), _| *of != kind || all.contains(&(namespace.clone(), name.clone())));
-            if objects.len() < before {
+        for (namespace, objects) in &mut self.0 {
+            let of_kind = objects.iter_mut().filter(|((of, _), entry)| *of == kind && entry.gone.is_none());
+            let missing = of_kind.filter(|((_, name), _)| !all.contains(&(namespace.clone(), name.clone())));
+            if missing.map(|(_, entry)| entry.gone = Some(now)).count() > 0 {
                 lost.push(namespace.clone());
             }
-            !objects.is_empty()
-        });
+        }
         lost
     }
 
-    /// All that is asked for in a namespace.
-    pub(super) fn wanted(&self, namespace: &str) -> HashSet<Key> {
-        let objects = self.0.get(namespace).into_iter().flat_map(HashMap::values);
-        objects.flat_map(|entry| entry.keys.iter().copied()).collect()
+    /// All that is asked for in a namespace, also by what was deleted after `since`; what was deleted before is forgotten.
+    /// Whether there is such a one, too.
+    pub(super) fn wanted(&mut self, namespace: &str, since: Instant) -> (HashSet<Key>, bool) {
+        let Some(objects) = self.0.get_mut(namespace) else { return (HashSet::new(), false) };
+        objects.retain(|_, entry| entry.gone.is_none_or(|at| at > since));
+        let wanted = objects.values().flat_map(|entry| entry.keys.iter().copied()).collect();
+        let leaving = objects.values().any(|entry| entry.gone.is_some());
+        if objects.is_empty() {
+            self.0.remove(namespace);
+        }
+        (wanted, leaving)
     }
 
     /// Whether a workload is there, named as `Kind/name`.
     pub(super) fn has(&self, kinds: &[Kind], namespace: &str, title: &str) -> bool {
         let Some((kind, name)) = title.split_once('/') else { return false };
-        let objects = self.0.get(namespace).into_iter().flat_map(HashMap::keys);
-        objects.into_iter().any(|(of, known)| known == name && kinds.get(*of).is_some_and(|known| known.kind == kind))
+        let objects = self.0.get(namespace).into_iter().flatten().filter(|(_, entry)| entry.gone.is_none());
+        let mut named = objects.filter(|((_, known), _)| known == name);
+        named.any(|((of, _), _)| kinds.get(*of).is_some_and(|known| known.kind == kind))
     }
 
     /// Whether its pods are to be compared with its template; they are, once for each change.
     pub(super) fn is_to_be_compared(&mut self, id: &Id) -> bool {
-        let entry = self.0.get_mut(&id.namespace).and_then(|objects| objects.get_mut(&(id.kind, id.name.clone())));
-        entry.is_some_and(|entry| std::mem::take(&mut entry.compare) && !entry.keys.is_empty())
+        self.entry(id).is_some_and(|entry| std::mem::take(&mut entry.compare) && !entry.keys.is_empty())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn id(namespace: &str, name: &str) -> Id {
@@ -91,15 +103,19 @@ mod tests {
     #[test]
     fn what_is_wanted_follows_the_objects() {
         let (one, two) = ([1; 16], [2; 16]);
-        let mut index = Index::default();
+        let (mut index, now) = (Index::default(), Instant::now());
         index.put(id("shop", "a"), vec![one], false);
         index.put(id("shop", "b"), vec![one, two], false);
         index.put(id("bank", "a"), vec![two], true);
-        assert_eq!(index.wanted("shop"), HashSet::from([one, two]));
-        assert!(index.remove(&id("shop", "b")) && !index.remove(&id("shop", "b")));
-        assert_eq!(index.wanted("shop"), HashSet::from([one]));
-        assert_eq!(index.keep(0, &HashSet::from([("bank".to_owned(), "a".to_owned())])), ["shop"]);
-        assert!(index.wanted("shop").is_empty() && index.keep(1, &HashSet::new()).is_empty());
+        assert_eq!(index.wanted("shop", now), (HashSet::from([one, two]), false));
+        assert!(index.remove(&id("shop", "b"), now) && !index.remove(&id("shop", "b"), now));
+        assert_eq!(index.get(&id("shop", "b")), None);
+        let before = now.checked_sub(Duration::from_secs(1)).unwrap();
+        assert_eq!(index.wanted("shop", before), (HashSet::from([one, two]), true), "it may come back");
+        assert_eq!(index.wanted("shop", now), (HashSet::from([one]), false));
+        assert_eq!(index.keep(0, &HashSet::from([("bank".to_owned(), "a".to_owned())]), now), ["shop"]);
+        assert!(index.keep(0, &HashSet::from([("bank".to_owned(), "a".to_owned())]), now).is_empty(), "told once");
+        assert_eq!(index.wanted("shop", now), (HashSet::new(), false));
     }
 
     #[test]

@@ -250,13 +250,13 @@ impl State {
             News::Gone { kind, namespace, name } => {
                 let id = Id { kind, namespace, name };
                 self.due.remove(&id);
-                if self.index.remove(&id) {
+                if self.index.remove(&id, Instant::now()) {
                     self.sweeps.entry(id.namespace).or_insert(soon);
                 }
             }
             News::Listed { kind, all } => {
                 self.listed.insert(kind);
-                for namespace in self.index.keep(kind, &all) {
+                for namespace in self.index.keep(kind, &all, Instant::now()) {
                     self.sweeps.entry(namespace).or_insert(soon);
                 }
             }
@@ -271,7 +271,7 @@ impl State {
         let (verdict, _) = watcher.policy.consider(kind, &object, &id.namespace, &watcher.around);
         if let Verdict::Ignored(_) = verdict {
             self.due.remove(&id);
-            if self.index.remove(&id) {
+            if self.index.remove(&id, Instant::now()) {
                 self.sweeps.entry(id.namespace).or_insert(Instant::now() + self.settle);
             }
             return;
@@ -332,7 +332,11 @@ impl State {
         // Whoever leads later goes through all of them.
         for namespace in ripe.into_iter().filter(|_| *self.leads.borrow()) {
             let ledger = self.watcher.hints.ledger();
-            let wanted = self.index.wanted(&namespace);
+            let since = now.checked_sub(self.settle).unwrap_or(now);
+            let (wanted, leaving) = self.index.wanted(&namespace, since);
+            if leaving {
+                self.sweeps.insert(namespace.clone(), now + self.settle);
+            }
             for (task, asked) in ledger.unwanted(&namespace, &wanted) {
                 if !self.are_watched(&asked.workloads) {
                     continue;

@@ -1,5 +1,7 @@
 //! The truth behind hints: what was never stored, what no hint brought, what nobody needs any more.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::{
@@ -73,6 +75,8 @@ async fn what_no_hint_brought_is_found() {
     namespace.eventually("the task's end", LONG, completed).await;
     // Nobody calls the webhook any more, until the leader repairs that.
     cluster.kubectl(&["delete", &registered], "");
+    // The API server learns of it by a watch of its own.
+    tokio::time::sleep(Duration::from_secs(2)).await;
     namespace.apply(&deployment("web", 0, &["web:2", "proxy:1"]));
     asked_exactly(&namespace, &["web:1", "proxy:1", "web:2"]).await;
     assert!(server.get("/metrics").contains("\nprewarm_workloads_recovered_total 1\n"), "{}", server.log());
