@@ -1,5 +1,7 @@
 //! A hint: an object was admitted, or seen, that asks for something.
 
+use std::sync::Arc;
+
 use super::keys::{Key, keys_of_all};
 use crate::workload::{Kind, MetadataView, ObjectView, Workload};
 
@@ -7,7 +9,7 @@ use crate::workload::{Kind, MetadataView, ObjectView, Workload};
 #[derive(Debug, Clone)]
 pub struct Hint {
     /// Its kind.
-    pub kind: Kind,
+    pub kind: Arc<Kind>,
     /// Its namespace.
     pub namespace: String,
     /// Its own name.
@@ -28,10 +30,10 @@ pub struct Hint {
 impl Hint {
     /// A hint for an object of a kind; with what it was before, where it was there before.
     #[must_use]
-    pub fn new(kind: &Kind, namespace: &str, object: &ObjectView, workloads: Vec<Workload>) -> Self {
+    pub fn new(kind: &Arc<Kind>, namespace: &str, object: &ObjectView, workloads: Vec<Workload>) -> Self {
         let MetadataView { name, uid, .. } = &object.metadata;
         Self {
-            kind: kind.clone(),
+            kind: Arc::clone(kind),
             namespace: namespace.to_owned(),
             name: name.clone(),
             uid: uid.clone(),

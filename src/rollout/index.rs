@@ -1,6 +1,9 @@
 //! What each workload asks for, in compact form: some 200 bytes for each. *Pure.*
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use tokio::time::Instant;
 
@@ -77,7 +80,7 @@ impl Index {
     }
 
     /// Whether a workload is there, named as `Kind/name`.
-    pub(super) fn has(&self, kinds: &[Kind], namespace: &str, title: &str) -> bool {
+    pub(super) fn has(&self, kinds: &[Arc<Kind>], namespace: &str, title: &str) -> bool {
         let Some((kind, name)) = title.split_once('/') else { return false };
         let objects = self.0.get(namespace).into_iter().flatten().filter(|(_, entry)| entry.gone.is_none());
         let mut named = objects.filter(|((_, known), _)| known == name);

@@ -108,7 +108,7 @@ pub async fn run(own: Watcher, leads: watch::Receiver<bool>, stop: CancellationT
     let (sender, inbox) = channel(QUEUE);
     // What was so before we began is no change.
     let _ = own.around.take_changed();
-    let kinds: Vec<Kind> = own.policy.kinds.iter().filter(|kind| !kind.is_pod()).cloned().collect();
+    let kinds: Vec<Arc<Kind>> = own.policy.kinds.iter().filter(|kind| !kind.is_pod()).cloned().collect();
     let watches: Vec<JoinHandle<()>> = (0..kinds.len())
         .map(|kind| tokio::spawn(follow(own.clone(), kinds[kind].clone(), kind, sender.clone(), stop.clone())))
         .collect();
@@ -127,7 +127,7 @@ pub async fn run(own: Watcher, leads: watch::Receiver<bool>, stop: CancellationT
     future::join_all(watches).await;
 }
 
-async fn follow(own: Watcher, kind: Kind, index: usize, sender: Sender<News>, stop: CancellationToken) {
+async fn follow(own: Watcher, kind: Arc<Kind>, index: usize, sender: Sender<News>, stop: CancellationToken) {
     let api = scoped(&own, own.policy.watch_namespace.as_deref(), &kind.resource());
     let mut stream = std::pin::pin!(watcher(api, Config::default().page_size(PAGE)).default_backoff());
     let (mut first, mut all) = (true, HashSet::new());
@@ -191,7 +191,7 @@ fn scoped(watcher: &Watcher, namespace: Option<&str>, resource: &ApiResource) ->
 struct State {
     watcher: Watcher,
     settle: Duration,
-    kinds: Vec<Kind>,
+    kinds: Vec<Arc<Kind>>,
     index: Index,
     /// Kinds of which there was a whole list.
     listed: HashSet<usize>,
@@ -383,7 +383,7 @@ impl State {
     }
 }
 
-async fn list_again(watcher: Watcher, kind: Kind, index: usize, namespace: String, sender: Sender<News>) {
+async fn list_again(watcher: Watcher, kind: Arc<Kind>, index: usize, namespace: String, sender: Sender<News>) {
     let api = scoped(&watcher, Some(&namespace), &kind.resource());
     let mut params = ListParams::default().limit(PAGE);
     loop {
@@ -410,7 +410,7 @@ async fn list_again(watcher: Watcher, kind: Kind, index: usize, namespace: Strin
 }
 
 /// Compares a template with a pod that was made from it: another webhook may have given it other images.
-async fn compare(watcher: Watcher, kind: Kind, index: usize, object: ObjectView, sender: Sender<News>) {
+async fn compare(watcher: Watcher, kind: Arc<Kind>, index: usize, object: ObjectView, sender: Sender<News>) {
     let (namespace, name) = (object.metadata.namespace.clone(), object.metadata.name.clone());
     let pods = watcher.policy.kinds.iter().find(|kind| kind.is_pod()).cloned();
     let (Some(pods), false) = (pods, object.selector.is_empty()) else { return };

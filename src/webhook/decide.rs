@@ -1,5 +1,7 @@
 //! The verdicts. *Pure.*
 
+use std::sync::Arc;
+
 use super::review::{Review, Verdict};
 use crate::{
     intake::{Hint, keys_of_all},
@@ -17,14 +19,14 @@ fn allowed(label: &'static str) -> Verdict {
 }
 
 /// Always allows; gives the hint that follows, if one does.
-pub(super) fn decide_workload(review: &Review, policy: &Policy, around: &Surroundings) -> (Verdict, Option<Hint>) {
+pub(super) fn decide_workload(review: &Review<'_>, policy: &Policy, around: &Surroundings) -> (Verdict, Option<Hint>) {
     let request = &review.request;
     let wanted = matches!(request.operation.as_str(), "CREATE" | "UPDATE")
         && request.sub_resource.as_deref().unwrap_or_default().is_empty()
         && policy.covers(&request.namespace);
-    let kind = policy.kinds.find(&request.kind.api_version(), &request.kind.name).filter(|_| wanted);
+    let kind = policy.kinds.find_in(&request.kind.group, &request.kind.version, &request.kind.name).filter(|_| wanted);
     let Some(kind) = kind else { return (allowed("ignored"), None) };
-    let Some(object) = request.object.as_deref().and_then(|raw| kind.read(raw.get()).ok()) else {
+    let Some(object) = request.object.and_then(|raw| kind.read(raw.get()).ok()) else {
         return (allowed("ignored"), None);
     };
     let (considered, warnings) = policy.consider(kind, &object, &request.namespace, around);
@@ -43,8 +45,8 @@ pub(super) fn decide_workload(review: &Review, policy: &Policy, around: &Surroun
 }
 
 fn hint(
-    review: &Review,
-    kind: &Kind,
+    review: &Review<'_>,
+    kind: &Arc<Kind>,
     object: &ObjectView,
     workloads: Vec<crate::workload::Workload>,
     policy: &Policy,
@@ -52,7 +54,7 @@ fn hint(
 ) -> Hint {
     let request = &review.request;
     let mut hint = Hint::new(kind, &request.namespace, object, workloads);
-    let old = request.old_object.as_deref().and_then(|raw| kind.read(raw.get()).ok());
+    let old = request.old_object.and_then(|raw| kind.read(raw.get()).ok());
     if let Some(old) = old {
         let (before, _) = policy.consider(kind, &old, &request.namespace, around);
         hint.kept = keys_of_all(&before.workloads());
@@ -62,7 +64,7 @@ fn hint(
 }
 
 /// Denies a task that cannot be meant, naming each mistake. What the schema says is the API server's to check.
-pub(super) fn decide_task(review: &Review) -> Verdict {
+pub(super) fn decide_task(review: &Review<'_>) -> Verdict {
     #[derive(serde::Deserialize)]
     struct Task {
         spec: PrewarmTaskSpec,
@@ -70,7 +72,7 @@ pub(super) fn decide_task(review: &Review) -> Verdict {
     if !matches!(review.request.operation.as_str(), "CREATE" | "UPDATE") {
         return allowed("ignored");
     }
-    let Some(raw) = review.request.object.as_deref() else { return allowed("ignored") };
+    let Some(raw) = review.request.object else { return allowed("ignored") };
     let problems = match serde_json::from_str::<Task>(raw.get()) {
         Ok(task) => validate(&task.spec).err().unwrap_or_default(),
         Err(error) => vec![Problem::new("spec", "", &error.to_string())],

@@ -86,23 +86,27 @@ async fn answer(
     headers: &HeaderMap,
     request: Request,
     started: Instant,
-    decide: impl FnOnce(&Review) -> Verdict,
+    decide: impl FnOnce(&Review<'_>) -> Verdict,
 ) -> Response {
+    let refused = |refusal: Refusal| {
+        observe(state, "other", "invalid", started);
+        refusal.into_response()
+    };
     let read = async {
         json_only(headers)?;
-        let body = bodies.read(headers, request.into_body()).await?;
-        Review::read(&body.bytes).map_err(|details| refuse(StatusCode::BAD_REQUEST, "not an AdmissionReview", &details))
+        bodies.read(headers, request.into_body()).await
     };
-    let review = match read.await {
+    let body = match read.await {
+        Ok(body) => body,
+        Err(refusal) => return refused(refusal),
+    };
+    let review = match Review::read(&body.bytes) {
         Ok(review) => review,
-        Err(refusal) => {
-            observe(state, "other", "invalid", started);
-            return refusal.into_response();
-        }
+        Err(details) => return refused(refuse(StatusCode::BAD_REQUEST, "not an AdmissionReview", &details)),
     };
     let verdict = decide(&review);
     observe(state, review.kind_label(), verdict.label, started);
-    Json(response(&review, &verdict)).into_response()
+    ([(header::CONTENT_TYPE, "application/json")], response(&review, &verdict)).into_response()
 }
 
 /// From the bytes of a review to those of the answers, as a workload's and as a task's: for fuzzing and for counting
@@ -114,7 +118,7 @@ pub fn rehearse(bytes: &[u8], policy: &Policy, around: &Surroundings) -> Vec<Vec
     let (verdict, hint) = decide_workload(&review, policy, around);
     drop(hint);
     let verdicts = [verdict, decide_task(&review)];
-    verdicts.iter().map(|verdict| response(&review, verdict).to_string().into_bytes()).collect()
+    verdicts.iter().map(|verdict| response(&review, verdict)).collect()
 }
 
 fn observe(state: &WebhookState, kind: &str, verdict: &str, started: Instant) {

@@ -98,7 +98,7 @@ pub fn webhook_configuration(
     let workloads = ValidatingWebhook {
         name: "workloads.prewarm.io".into(),
         client_config: client(address, WORKLOADS_PATH, ca_bundle),
-        rules: Some(policy.kinds.iter().map(rule_for).collect()),
+        rules: Some(policy.kinds.iter().map(|kind| rule_for(kind)).collect()),
         match_conditions: Some(conditions(policy)),
         side_effects: "NoneOnDryRun".into(),
         timeout_seconds: Some(*timeout),

@@ -1,7 +1,7 @@
 //! `AdmissionReview` `admission.k8s.io/v1`, as far as we look at it.
 
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json, value::RawValue};
 
 use crate::task::Problem;
 
@@ -22,15 +22,16 @@ const KINDS: &[&str] = &[
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Review {
+pub(super) struct Review<'a> {
     api_version: String,
     kind: String,
-    pub(super) request: Request,
+    #[serde(borrow)]
+    pub(super) request: Request<'a>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Request {
+pub(super) struct Request<'a> {
     uid: String,
     pub(super) kind: Kind,
     #[serde(default)]
@@ -41,29 +42,25 @@ pub(super) struct Request {
     #[serde(default)]
     pub(super) dry_run: Option<bool>,
     #[serde(default)]
-    pub(super) object: Option<Box<serde_json::value::RawValue>>,
+    #[serde(borrow)]
+    pub(super) object: Option<&'a RawValue>,
     #[serde(default)]
-    pub(super) old_object: Option<Box<serde_json::value::RawValue>>,
+    #[serde(borrow)]
+    pub(super) old_object: Option<&'a RawValue>,
 }
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Kind {
     #[serde(default)]
-    group: String,
+    pub(super) group: String,
     #[serde(default)]
-    version: String,
+    pub(super) version: String,
     #[serde(rename = "kind")]
     pub(super) name: String,
 }
 
-impl Kind {
-    pub(super) fn api_version(&self) -> String {
-        if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
-    }
-}
-
-impl Review {
-    pub(super) fn read(bytes: &[u8]) -> Result<Self, String> {
+impl<'a> Review<'a> {
+    pub(super) fn read(bytes: &'a [u8]) -> Result<Self, String> {
         let review: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         if review.api_version != API_VERSION || review.kind != "AdmissionReview" {
             return Err(format!("expected {API_VERSION} AdmissionReview, got {} {}", review.api_version, review.kind));
@@ -90,19 +87,45 @@ pub(super) struct Verdict {
 /// Longest text of all mistakes together; each is a cause of its own beside it.
 const MAX_MESSAGE: usize = 4096;
 
-/// The answer to a review.
-pub(super) fn response(review: &Review, verdict: &Verdict) -> Value {
-    let mut response = json!({ "uid": review.request.uid, "allowed": verdict.denied.is_empty() });
-    if !verdict.warnings.is_empty() {
-        response["warnings"] = json!(verdict.warnings);
-    }
-    if !verdict.denied.is_empty() {
-        let text = verdict.denied.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-        let message: String = text.chars().take(MAX_MESSAGE).collect();
-        let cause = |problem: &Problem| json!({ "reason": "FieldValueInvalid", "field": problem.field, "message": problem.explained() });
-        let causes: Vec<Value> = verdict.denied.iter().map(cause).collect();
-        response["status"] =
-            json!({ "code": 422, "reason": "Invalid", "message": message, "details": { "causes": causes } });
-    }
-    json!({ "apiVersion": API_VERSION, "kind": "AdmissionReview", "response": response })
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Answer<'a> {
+    api_version: &'static str,
+    kind: &'static str,
+    response: Response<'a>,
+}
+
+#[derive(Serialize)]
+struct Response<'a> {
+    uid: &'a str,
+    allowed: bool,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    warnings: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<Value>,
+}
+
+/// The answer to a review, as JSON.
+pub(super) fn response(review: &Review<'_>, verdict: &Verdict) -> Vec<u8> {
+    let denied = !verdict.denied.is_empty();
+    let answer = Answer {
+        api_version: API_VERSION,
+        kind: "AdmissionReview",
+        response: Response {
+            uid: &review.request.uid,
+            allowed: !denied,
+            warnings: &verdict.warnings,
+            status: denied.then(|| refusal(&verdict.denied)),
+        },
+    };
+    // Strings and booleans can always be written.
+    serde_json::to_vec(&answer).unwrap_or_default()
+}
+
+fn refusal(problems: &[Problem]) -> Value {
+    let text = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    let message: String = text.chars().take(MAX_MESSAGE).collect();
+    let cause = |problem: &Problem| json!({ "reason": "FieldValueInvalid", "field": problem.field, "message": problem.explained() });
+    let causes: Vec<Value> = problems.iter().map(cause).collect();
+    json!({ "code": 422, "reason": "Invalid", "message": message, "details": { "causes": causes } })
 }

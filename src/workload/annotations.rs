@@ -73,7 +73,12 @@ pub(super) fn read(
     replicas: u32,
     warnings: &mut Vec<String>,
 ) -> Found {
-    let value = |name: &str| layers.iter().find_map(|layer| layer.get(&format!("{PREFIX}{name}"))).map(|v| v.trim());
+    let value = |name: &str| {
+        let mut said = layers.iter().filter(|layer| !layer.is_empty()).peekable();
+        said.peek()?;
+        let key = format!("{PREFIX}{name}");
+        said.find_map(|layer| layer.get(&key)).map(|value| value.trim())
+    };
     let mut complain = |name: &str, value: &str, expected: &str| {
         warnings.push(format!("{PREFIX}{name}: {value:?} is ignored: expected {expected}"));
     };

@@ -1,5 +1,7 @@
 //! Which kinds carry a pod template, and where they keep it.
 
+use std::sync::Arc;
+
 use kube::core::{ApiResource, GroupVersionKind};
 
 use super::Owner;
@@ -127,7 +129,7 @@ fn steps(path: &str) -> Result<Vec<Step>, String> {
 
 /// All kinds that count: the built-in ones, and those of the settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kinds(Vec<Kind>);
+pub struct Kinds(Vec<Arc<Kind>>);
 
 impl Default for Kinds {
     fn default() -> Self {
@@ -146,23 +148,29 @@ impl Kinds {
             plural: (*plural).into(),
             place: place.clone(),
         });
-        Self(built_in.chain(further).collect())
+        Self(built_in.chain(further).map(Arc::new).collect())
     }
 
     /// The kind of this name and version.
     #[must_use]
-    pub fn find(&self, api_version: &str, kind: &str) -> Option<&Kind> {
+    pub fn find(&self, api_version: &str, kind: &str) -> Option<&Arc<Kind>> {
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        self.find_in(group, version, kind)
+    }
+
+    /// The kind of this group, version and name.
+    #[must_use]
+    pub fn find_in(&self, group: &str, version: &str, kind: &str) -> Option<&Arc<Kind>> {
         self.0.iter().find(|known| known.kind == kind && known.group == group && known.version == version)
     }
 
     /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = &Kind> {
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Kind>> {
         self.0.iter()
     }
 
     /// Those that settings have added.
-    pub fn custom(&self) -> impl Iterator<Item = &Kind> {
+    pub fn custom(&self) -> impl Iterator<Item = &Arc<Kind>> {
         self.iter().filter(|kind| kind.is_custom())
     }
 
@@ -170,7 +178,7 @@ impl Kinds {
     #[must_use]
     pub fn knows(&self, owner: &Owner) -> bool {
         let group = owner.api_version.split_once('/').map_or("", |(group, _)| group);
-        let known = |kind: &Kind| kind.kind == owner.kind && kind.group == group && !kind.is_pod();
+        let known = |kind: &Arc<Kind>| kind.kind == owner.kind && kind.group == group && !kind.is_pod();
         self.iter().any(known) || (group.is_empty() && owner.kind == "Node")
     }
 }

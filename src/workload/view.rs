@@ -1,15 +1,19 @@
 //! A thin view of objects with a pod template: what we act on, and nothing else.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use k8s_openapi::api::core::v1::{NodeSelector, Toleration};
-use serde::{Deserialize, Deserializer, de::IgnoredAny};
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, MapAccess, Visitor},
+};
 use serde_json::Value;
 
 use super::{
     Credentials,
     kinds::{Kind, Place, Step},
 };
+use crate::{task::PREFIX, worker::MANAGED_BY};
 
 /// `null` counts as absent, as the API server reads it.
 fn lenient<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
@@ -20,6 +24,42 @@ fn lenient<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) ->
 fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Vec<T>, D::Error> {
     let items = Option::<Vec<Option<T>>>::deserialize(from)?;
     Ok(items.unwrap_or_default().into_iter().flatten().collect())
+}
+
+/// The entries of a map that `wanted` names, and nothing of the others: `last-applied-configuration` alone is often half of an
+/// object.
+struct Chosen<F>(F);
+
+impl<'de, F: Fn(&str) -> bool> Visitor<'de> for Chosen<F> {
+    type Value = BTreeMap<String, String>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a map of strings")
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(BTreeMap::new())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut found = BTreeMap::new();
+        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
+            if (self.0)(&key) {
+                found.insert(key.into_owned(), map.next_value()?);
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn ours<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
+    from.deserialize_any(Chosen(|key: &str| key.starts_with(PREFIX)))
+}
+
+fn managed_by<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
+    from.deserialize_any(Chosen(|key: &str| key == MANAGED_BY.0))
 }
 
 /// A whole number, also where it was written as text (Argo Rollouts' `observedGeneration`); none for anything else.
@@ -77,11 +117,11 @@ pub struct MetadataView {
     /// The generation of its spec.
     #[serde(deserialize_with = "number")]
     pub generation: Option<i64>,
-    /// Labels.
-    #[serde(deserialize_with = "lenient")]
+    /// The label that says whose it is, where it has one.
+    #[serde(deserialize_with = "managed_by")]
     pub labels: BTreeMap<String, String>,
-    /// Annotations.
-    #[serde(deserialize_with = "lenient")]
+    /// Annotations of ours.
+    #[serde(deserialize_with = "ours")]
     pub annotations: BTreeMap<String, String>,
     /// Owners.
     #[serde(deserialize_with = "list")]
