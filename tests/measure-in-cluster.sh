@@ -35,19 +35,27 @@ k apply -o json -f "$work/deployment.yaml" > "$work/object.json"
 sleep 15 # the task of that Deployment has ended; the webhook finds its images covered, as for all but the first of a rollout
 k get secret -n prewarmer prewarmer-ca -o jsonpath='{.data.ca\.crt}' | base64 -d > "$work/ca.pem"
 target/release/examples/allocations "$work/review.json"
-echo "ours:"
-target/release/examples/load "127.0.0.1:$port" "$work/ca.pem" "$work/review.json" "$server" "$seconds" 1 8 64
-echo "memory, after the load: $(memory)"
+run() { # run ADDRESS CA PID CONNECTIONS...
+  local address=$1 ca=$2 pid=$3; shift 3
+  target/release/examples/load "$address" "$ca" "$work/review.json" "$pid" "$seconds" "$@"
+}
 if [ -n "$peer" ]; then
   bash certs/make-certs.sh "$work/certs" localhost 127.0.0.1 > /dev/null 2>&1
   "$peer" --port $((port + 2)) --certificates "$work/certs" 2> /dev/null &
   other=$!
   for _ in $(seq 100); do (: < "/dev/tcp/127.0.0.1/$((port + 2))") 2> /dev/null && break; sleep 0.1; done
-  echo "controller-runtime (benches/peer):"
-  target/release/examples/load "127.0.0.1:$((port + 2))" "$work/certs/ca.crt" "$work/review.json" "$other" "$seconds" 1 8 64
-  awk '/^(VmHWM|VmRSS)/ {printf "%s %.1f MB  ", $1, $2 / 1024} END {print ""}' "/proc/$other/status"
+  echo "in turns, because the machine's speed changes: ours, then controller-runtime (benches/peer)"
+  echo "        connections  requests/s  requests/CPU-s  p50 ms  p99 ms  max ms"
+  for connections in 1 8 64 1 8 64 1 8 64; do
+    echo "ours    $(run "127.0.0.1:$port" "$work/ca.pem" "$server" "$connections" | tail -n 1)"
+    echo "peer    $(run "127.0.0.1:$((port + 2))" "$work/certs/ca.crt" "$other" "$connections" | tail -n 1)"
+  done
+  echo "memory of the peer: $(awk '/^(VmHWM|VmRSS)/ {printf "%s %.1f MB  ", $1, $2 / 1024}' "/proc/$other/status")"
   kill "$other"; wait "$other" 2> /dev/null || true
+else
+  run "127.0.0.1:$port" "$work/ca.pem" "$server" 1 8 64
 fi
+echo "memory, after the load: $(memory)"
 before=$(writes) before_ours=$(ours) since=$(date +%s%N)
 echo '{"apiVersion":"prewarm.io/v1alpha1","kind":"PrewarmTask","metadata":{"name":"measure"},"spec":{"images":["a:1","b:1","c:1","d:1","e:1"],"nodeSelector":{"type":"fake"},"batchSize":10}}' | k apply -f - > /dev/null
 k wait --for=condition=Complete prewarmtask/measure --timeout=300s > /dev/null

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Fuzzes what strangers send: reviews, image references, annotations.
-# usage: tests/fuzz/run.sh [RUNS]     executions of each target; 10 million by default
+# usage: tests/fuzz/run.sh [RUNS [TARGET...]]     executions of each target, 10 million by default; all of them by default
 # Coverage comes from the compiler's own pass, so that a stable toolchain will do. What libFuzzer finds of interest is kept
 # in target/fuzz; with KEEP=1 the smallest set that reaches as much replaces the corpus in the repository.
 set -euo pipefail
 cd "$(dirname "$0")"
 runs=${1:-10000000}
+[ $# -gt 0 ] && shift
+[ $# -gt 0 ] || set -- review reference annotations
 say() { echo "fuzz: $*"; }
 command -v c++ > /dev/null || { say "NOT RUN: a C++ compiler is needed for libFuzzer"; exit 1; }
 target=$(rustc -vV | sed -n 's/^host: //p')
@@ -15,7 +17,7 @@ export RUSTFLAGS="--cfg fuzzing -C passes=sancov-module -C llvm-args=-sanitizer-
 -C llvm-args=-sanitizer-coverage-trace-compares -C codegen-units=1"
 say "building"
 cargo build --release --locked --quiet --target "$target"
-for name in review reference annotations; do
+for name in "$@"; do
   found=$CARGO_TARGET_DIR/corpus/$name
   mkdir -p "$found"
   say "$name: $runs executions"
@@ -24,7 +26,7 @@ for name in review reference annotations; do
   if [ -n "${KEEP:-}" ]; then
     mkdir -p "$found.small"
     "$CARGO_TARGET_DIR/$target/release/$name" -merge=1 -max_len=2048 "$found.small" "corpus/$name" "$found" > /dev/null 2>&1
-    find "$found.small" -type f -size -2k -printf '%s %p\n' | sort -n | head -n 150 | cut -d' ' -f2 | while read -r file; do
+    find "$found.small" -type f -size -2k -printf '%s %p\n' | sort -n | awk 'NR <= 150 {print $2}' | while read -r file; do
       cp "$file" "corpus/$name/"
     done
   fi
