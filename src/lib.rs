@@ -25,6 +25,7 @@
 //! | [`task`] | `PrewarmTask`: resource, validation, plan, status, conditions (pure) |
 //! | [`node`] | which nodes exist and which are eligible (pure) |
 //! | [`reduced`] | objects as watches deliver them, without what nobody reads (pure) |
+//! | `scope` | objects of one namespace, or of all |
 //! | [`health`] | opinions on nodes: Prometheus, disks, platforms |
 //! | [`worker`] | the Job or pod that pulls, and how it is read (pure) |
 //! | [`intake`] | hints in, deduplicated and coalesced `PrewarmTask`s out |
@@ -49,6 +50,7 @@ pub mod metrics;
 pub mod node;
 pub mod reduced;
 pub mod rollout;
+mod scope;
 pub mod serve;
 pub mod server;
 pub mod surroundings;
@@ -62,4 +64,9 @@ pub mod workload;
 fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
+}
+
+/// Items between commas, without the white space around them; empty ones are none.
+fn items(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|item| !item.is_empty())
 }

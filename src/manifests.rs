@@ -136,9 +136,8 @@ fn cluster_access(args: &ManifestArgs) -> Result<Vec<Value>, ManifestError> {
 }
 
 fn further_kinds(args: &ManifestArgs) -> Result<Vec<Kind>, ManifestError> {
-    let named = args.kinds.split(',').map(str::trim).filter(|text| !text.is_empty());
     let kind = |text: &str| Kind::parse(text).map_err(|expected| format!("--kinds: {text:?}: {expected}").into());
-    named.map(kind).collect()
+    crate::items(&args.kinds).map(kind).collect()
 }
 
 fn own_access(args: &ManifestArgs) -> Vec<Value> {

@@ -75,13 +75,14 @@ impl Check {
     pub(super) fn policy(&mut self, args: &PolicyArgs) -> PolicySettings {
         PolicySettings {
             default_mode: self.mode(&args.default_mode),
-            kinds: self.kinds("--kinds (KINDS)", &args.kinds),
+            kinds: self.kinds(&args.kinds),
             include_namespaces: list(&args.include_namespaces),
             auto_nodes: self.number("--auto-nodes (AUTO_NODES)", &args.auto_nodes, 1, 100_000),
         }
     }
 
-    pub(super) fn kinds(&mut self, setting: &str, value: &str) -> Kinds {
+    fn kinds(&mut self, value: &str) -> Kinds {
+        let setting = "--kinds (KINDS)";
         let mut kinds: Vec<Kind> = Vec::new();
         for text in list(value) {
             match Kind::parse(&text) {
@@ -252,5 +253,5 @@ impl Check {
 
 /// Items between commas.
 fn list(text: &str) -> Vec<String> {
-    text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+    crate::items(text).map(str::to_owned).collect()
 }

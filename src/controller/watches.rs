@@ -23,6 +23,7 @@ use crate::{
     metrics::Metrics,
     node::{Facts, Interner},
     reduced::{ReducedJob, ReducedNode, ReducedPod},
+    scope::scoped,
     task::{PrewarmPlan, PrewarmTask},
     worker::{MANAGED_BY, PodFacts, TASK_NAMESPACE_ANNOTATION, WorkerFacts},
 };
@@ -99,17 +100,6 @@ pub(super) fn start(
         );
     }
     Watches { count: tasks.len(), tasks }
-}
-
-fn scoped<K>(client: &Client, namespace: Option<&str>) -> Api<K>
-where
-    K: Resource<Scope = k8s_openapi::NamespaceResourceScope>,
-    K::DynamicType: Default,
-{
-    match namespace {
-        Some(namespace) => Api::namespaced(client.clone(), namespace),
-        None => Api::all(client.clone()),
-    }
 }
 
 /// A task that cannot be read is left alone: one malformed object must not wedge the stream.

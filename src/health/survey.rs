@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures::future::BoxFuture;
-use kube::{Api, Client, ResourceExt, api::ListParams};
+use kube::{Client, ResourceExt, api::ListParams};
 use tokio::{sync::Mutex, time::Instant};
 
 use super::{Candidate, Check, Examination};
@@ -15,6 +15,7 @@ use crate::{
     image::Reference,
     node::{bytes, millis},
     reduced::ScheduledPod,
+    scope::scoped,
     task::plan::{Findings, Rank},
 };
 
@@ -55,10 +56,7 @@ impl Survey {
     }
 
     async fn look(&self) -> Result<Usage, String> {
-        let pods: Api<ScheduledPod> = match &self.namespace {
-            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
-            None => Api::all(self.client.clone()),
-        };
+        let pods = scoped::<ScheduledPod>(&self.client, self.namespace.as_deref());
         let mut params = ListParams::default().limit(PAGE).fields("status.phase!=Succeeded,status.phase!=Failed");
         let (mut usage, mut seen) = (Usage::default(), 0);
         loop {

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use http::Request;
-use kube::Client;
+use kube::{
+    Client, Resource,
+    api::GetParams,
+    core::{DynamicObject, Request},
+};
 use tokio::time::Instant;
 
 use super::Hint;
@@ -89,9 +92,8 @@ fn is_name(text: &str) -> bool {
 
 async fn get(eyes: &Eyes, hint: &Hint) -> kube::Result<String> {
     let Hint { kind, namespace, name, .. } = hint;
-    let root = if kind.group.is_empty() { "api" } else { "apis" };
-    let url = format!("/{root}/{}/namespaces/{namespace}/{}/{name}", kind.api_version(), kind.plural);
-    let request = Request::get(url).body(Vec::new()).map_err(kube::Error::HttpError)?;
+    let url = DynamicObject::url_path(&kind.resource(), Some(namespace));
+    let request = Request::new(url).get(name, &GetParams::default()).map_err(kube::Error::BuildRequest)?;
     eyes.client.request_text(request).await
 }
 

@@ -11,11 +11,11 @@ use serde_json::json;
 use super::{
     IntakeSettings, PlannedTask,
     coalesce::successor,
-    ledger::{MORE_WORKLOADS_ANNOTATION, REWRITTEN_ANNOTATION, TaskName, WORKLOADS_ANNOTATION},
+    ledger::{MORE_WORKLOADS_ANNOTATION, REWRITTEN_ANNOTATION, TaskName, WORKLOADS_ANNOTATION, is_void},
 };
 use crate::{
     metrics::Metrics,
-    task::{OBSOLETE_ANNOTATION, Phase, PrewarmTask, PrewarmTaskSpec, PullMethod},
+    task::{OBSOLETE_ANNOTATION, PrewarmTask, PrewarmTaskSpec, PullMethod},
 };
 
 /// Tries at a passing error: with doubling delays from [`FIRST_DELAY`] about 12 s in all, the time an API server needs to
@@ -78,9 +78,7 @@ pub(super) async fn create(
 /// The UID of the task, if it failed, was cancelled or is obsolete: then the work is asked for anew.
 async fn ended_badly(tasks: &Api<PrewarmTask>, name: &str) -> kube::Result<Option<String>> {
     let Some(task) = tasks.get_opt(name).await? else { return Ok(None) };
-    let obsolete = task.annotations().contains_key(OBSOLETE_ANNOTATION) && task.phase() != Phase::Completed;
-    let useless = obsolete || matches!(task.phase(), Phase::Failed | Phase::Cancelled);
-    Ok(task.uid().filter(|_| useless))
+    Ok(task.uid().filter(|_| is_void(&task)))
 }
 
 fn object(planned: &PlannedTask, name: &str, settings: &IntakeSettings) -> PrewarmTask {

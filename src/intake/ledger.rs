@@ -27,6 +27,20 @@ pub const MORE_WORKLOADS_ANNOTATION: &str = "prewarm.io/more-workloads";
 /// Says of a task that its workloads' images are rewritten by another webhook, and how.
 pub const REWRITTEN_ANNOTATION: &str = "prewarm.io/rewritten-images";
 
+/// `Kind/name` of the workloads that a task was made for, as far as it has room for them.
+#[must_use]
+pub fn workloads_of(task: &PrewarmTask) -> BTreeSet<String> {
+    let named = task.annotations().get(WORKLOADS_ANNOTATION).map(String::as_str).unwrap_or_default();
+    named.split(',').filter(|text| !text.is_empty()).map(str::to_owned).collect()
+}
+
+/// Whether a task covers nothing: it failed, was cancelled, or is not needed any more and will not be completed.
+pub(super) fn is_void(task: &PrewarmTask) -> bool {
+    let phase = task.phase();
+    let obsolete = task.annotations().contains_key(OBSOLETE_ANNOTATION) && phase != Phase::Completed;
+    obsolete || matches!(phase, Phase::Failed | Phase::Cancelled)
+}
+
 /// A task's namespace and name.
 pub type TaskName = (String, String);
 
@@ -156,22 +170,18 @@ impl Ledger {
     pub fn learn(&self, task: &PrewarmTask, now: Instant) {
         let name = (task.namespace().unwrap_or_default(), task.name_any());
         let phase = task.phase();
-        let obsolete = task.annotations().contains_key(OBSOLETE_ANNOTATION) && phase != Phase::Completed;
         let mut inner = self.write();
-        let void =
-            obsolete || matches!(phase, Phase::Failed | Phase::Cancelled) || task.metadata.deletion_timestamp.is_some();
         let known = inner.tasks.get(&name);
         let until = (phase == Phase::Completed).then(|| now + LIFETIME.saturating_sub(age(task)));
         let until = known.and_then(|known| known.until).filter(|_| until.is_some()).or(until);
         let since = known.map_or(now, |known| known.since);
-        let workloads = task.annotations().get(WORKLOADS_ANNOTATION).map(String::as_str).unwrap_or_default();
         let asked = Asked {
             keys: keys_of_task(&name.0, &task.spec),
-            workloads: workloads.split(',').filter(|text| !text.is_empty()).map(str::to_owned).collect(),
+            workloads: workloads_of(task),
             whole: !task.annotations().contains_key(MORE_WORKLOADS_ANNOTATION),
             until,
             since,
-            void,
+            void: is_void(task) || task.metadata.deletion_timestamp.is_some(),
         };
         inner.put(name, asked);
     }

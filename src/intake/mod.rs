@@ -27,7 +27,7 @@ pub use coalesce::{Plan, PlannedTask, plan};
 pub use create::make_obsolete;
 pub use hint::Hint;
 pub use keys::{Key, keys_of, keys_of_all};
-pub use ledger::{Asked, Ledger, REWRITTEN_ANNOTATION, TaskName, WORKLOADS_ANNOTATION};
+pub use ledger::{Asked, Ledger, REWRITTEN_ANNOTATION, TaskName, workloads_of};
 
 use self::confirm::{Eyes, Look, Pending, look};
 use crate::{metrics::Metrics, surroundings::Surroundings, workload::Policy};

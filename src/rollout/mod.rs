@@ -244,37 +244,38 @@ impl State {
     }
 
     fn take(&mut self, news: News) {
-        let soon = Instant::now() + self.settle;
         match news {
             News::Seen { kind, object, first } => self.see(kind, *object, first),
-            News::Gone { kind, namespace, name } => {
-                let id = Id { kind, namespace, name };
-                self.due.remove(&id);
-                if self.index.remove(&id, Instant::now()) {
-                    self.sweeps.entry(id.namespace).or_insert(soon);
-                }
-            }
+            News::Gone { kind, namespace, name } => self.lose(Id { kind, namespace, name }),
             News::Listed { kind, all } => {
                 self.listed.insert(kind);
                 for namespace in self.index.keep(kind, &all, Instant::now()) {
-                    self.sweeps.entry(namespace).or_insert(soon);
+                    self.sweep_soon(namespace);
                 }
             }
         }
     }
 
+    /// The object asks for nothing any more.
+    fn lose(&mut self, id: Id) {
+        self.due.remove(&id);
+        if self.index.remove(&id, Instant::now()) {
+            self.sweep_soon(id.namespace);
+        }
+    }
+
+    /// Has the tasks of a namespace gone through when what has changed in it has settled.
+    fn sweep_soon(&mut self, namespace: String) {
+        self.sweeps.entry(namespace).or_insert(Instant::now() + self.settle);
+    }
+
     fn see(&mut self, kind_index: usize, object: ObjectView, first: bool) {
-        let Self { watcher, kinds, .. } = self;
-        let kind = &kinds[kind_index];
+        let (watcher, kind) = (&self.watcher, &Arc::clone(&self.kinds[kind_index]));
         let metadata = &object.metadata;
         let id = Id { kind: kind_index, namespace: metadata.namespace.clone(), name: metadata.name.clone() };
         let (verdict, _) = watcher.policy.consider(kind, &object, &id.namespace, &watcher.around);
         if let Verdict::Ignored(_) = verdict {
-            self.due.remove(&id);
-            if self.index.remove(&id, Instant::now()) {
-                self.sweeps.entry(id.namespace).or_insert(Instant::now() + self.settle);
-            }
-            return;
+            return self.lose(id);
         }
         let workloads = verdict.workloads();
         let keys = keys_of_all(&workloads);
@@ -283,8 +284,6 @@ impl State {
         if before.as_ref() != Some(&keys) {
             self.index.put(id.clone(), keys.clone(), old);
             if !old {
-                let soon = Instant::now() + self.settle;
-                self.sweeps.entry(id.namespace.clone()).or_insert(soon);
                 let kept = match self.due.remove(&id) {
                     Some(earlier) => earlier.hint.kept,
                     None => before.unwrap_or_default(),
@@ -292,12 +291,14 @@ impl State {
                 if !keys.is_empty() {
                     let mut hint = Hint::new(kind, &id.namespace, &object, workloads).beyond(kept);
                     hint.stored = true;
-                    self.due.insert(id.clone(), Due { at: soon, since: Instant::now(), hint });
+                    let now = Instant::now();
+                    self.due.insert(id.clone(), Due { at: now + self.settle, since: now, hint });
                 }
+                self.sweep_soon(id.namespace.clone());
             }
         }
         if *self.leads.borrow() && progress::is_complete(kind, &object) && self.index.is_to_be_compared(&id) {
-            tokio::spawn(compare(self.watcher.clone(), kind.clone(), kind_index, object, self.sender.clone()));
+            tokio::spawn(compare(self.watcher.clone(), Arc::clone(kind), kind_index, object, self.sender.clone()));
         }
     }
 

@@ -13,7 +13,8 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    intake::{HintSender, REWRITTEN_ANNOTATION, WORKLOADS_ANNOTATION},
+    intake::{HintSender, REWRITTEN_ANNOTATION, workloads_of},
+    scope::scoped,
     surroundings::Surroundings,
     task::PrewarmTask,
 };
@@ -29,10 +30,7 @@ pub(super) struct Learner {
 impl Learner {
     pub(super) async fn learn(self, client: Client, namespace: Option<String>, stop: CancellationToken) {
         type Guarded = DeserializeGuard<PrewarmTask>;
-        let api: Api<Guarded> = match &namespace {
-            Some(namespace) => Api::namespaced(client, namespace),
-            None => Api::all(client),
-        };
+        let api: Api<Guarded> = scoped(&client, namespace.as_deref());
         let config = watcher::Config::default().labels("prewarm.io/origin=admission");
         let mut first = true;
         let mut stream = std::pin::pin!(watcher(api, config).default_backoff());
@@ -50,11 +48,10 @@ impl Learner {
     fn note(&self, task: &DeserializeGuard<PrewarmTask>) {
         let Ok(task) = &task.0 else { return };
         self.hints.ledger().learn(task, Instant::now());
-        let annotations = task.annotations();
-        if annotations.contains_key(REWRITTEN_ANNOTATION) {
+        if task.annotations().contains_key(REWRITTEN_ANNOTATION) {
             let namespace = task.namespace().unwrap_or_default();
-            let titles = annotations.get(WORKLOADS_ANNOTATION).map(String::as_str).unwrap_or_default();
-            for (kind, name) in titles.split(',').filter_map(|title| title.split_once('/')) {
+            let titles = workloads_of(task);
+            for (kind, name) in titles.iter().filter_map(|title| title.split_once('/')) {
                 self.around.note_rewritten(&namespace, kind, name);
             }
         }

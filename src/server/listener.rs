@@ -184,7 +184,10 @@ mod tests {
         ClientConfig, RootCertStore, SupportedProtocolVersion,
         pki_types::{CertificateDer, ServerName, pem::PemObject},
     };
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        task::JoinHandle,
+    };
     use tokio_rustls::TlsConnector;
 
     use super::*;
@@ -224,13 +227,10 @@ mod tests {
     async fn both_versions_are_served_and_a_certificate_is_swapped_under_way() {
         let current = Arc::new(Current::default());
         let first = swap(&current);
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
         let stop = CancellationToken::new();
-        let router = Router::new().route("/", axum::routing::get(async || "hello"));
         let resolver: Arc<dyn ResolvesServerCert> = Arc::<Current>::clone(&current);
         let how = Serving { tls: Some(tls_config(resolver, None).unwrap()), max_age: None };
-        let server = tokio::spawn(serve(listener, how, router, stop.clone()));
+        let (address, server) = start(how, &stop).await;
         for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
             assert!(get(&address, &first, version).await.unwrap().ends_with("hello"));
         }
@@ -242,13 +242,12 @@ mod tests {
         assert!(TcpStream::connect(&address).await.is_err(), "it still listens");
     }
 
-    /// A plain listener; its address.
-    async fn plain(max_age: Option<Duration>, stop: &CancellationToken) -> String {
+    /// A listener that says hello; its address, and its end.
+    async fn start(how: Serving, stop: &CancellationToken) -> (String, JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let router = Router::new().route("/", axum::routing::get(async || "hello"));
-        tokio::spawn(serve(listener, Serving { tls: None, max_age }, router, stop.clone()));
-        address
+        (address, tokio::spawn(serve(listener, how, router, stop.clone())))
     }
 
     /// What arrives until there is a pause.
@@ -261,7 +260,8 @@ mod tests {
     #[tokio::test]
     async fn an_old_connection_is_closed_behind_a_response() {
         let stop = CancellationToken::new();
-        let address = plain(Some(Duration::from_millis(200)), &stop).await;
+        let max_age = Some(Duration::from_millis(200));
+        let (address, _) = start(Serving { tls: None, max_age }, &stop).await;
         let mut stream = TcpStream::connect(&address).await.unwrap();
         let request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
         stream.write_all(request).await.unwrap();
@@ -277,7 +277,7 @@ mod tests {
     #[tokio::test]
     async fn a_head_that_does_not_come_is_not_waited_for() {
         let stop = CancellationToken::new();
-        let address = plain(None, &stop).await;
+        let (address, _) = start(Serving::default(), &stop).await;
         let mut stream = TcpStream::connect(&address).await.unwrap();
         stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: ").await.unwrap();
         let mut rest = Vec::new();
@@ -290,14 +290,11 @@ mod tests {
     async fn callers_without_the_right_certificate_are_refused() {
         let current = Arc::new(Current::default());
         let ca = swap(&current);
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
         let stop = CancellationToken::new();
-        let router = Router::new().route("/", axum::routing::get(async || "hello"));
         let clients = crate::server::clients::verifier(&ca, &[]).unwrap();
         let resolver: Arc<dyn ResolvesServerCert> = Arc::<Current>::clone(&current);
         let how = Serving { tls: Some(tls_config(resolver, Some(clients)).unwrap()), max_age: None };
-        tokio::spawn(serve(listener, how, router, stop.clone()));
+        let (address, _) = start(how, &stop).await;
         for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
             assert!(!get(&address, &ca, version).await.is_ok_and(|text| text.ends_with("hello")));
         }

@@ -17,7 +17,7 @@ use tokio::sync::watch::Sender;
 use tokio_util::sync::CancellationToken;
 
 use super::{Identity, Scheduling, Surroundings};
-use crate::{reduced::ReducedAutoscaler, task::PREFIX};
+use crate::{reduced::ReducedAutoscaler, scope::scoped, task::PREFIX};
 
 /// Objects per page of a first list.
 const PAGE: u32 = 250;
@@ -44,10 +44,7 @@ pub fn follow(
         Change::Put(class) => classes.set_runtime_class(&class.name_any(), Some(scheduling(&class))),
         Change::Drop(class) => classes.set_runtime_class(&class.name_any(), None),
     });
-    let api = match namespace {
-        Some(namespace) => Api::<ReducedAutoscaler>::namespaced(client.clone(), namespace),
-        None => Api::all(client.clone()),
-    };
+    let api = scoped::<ReducedAutoscaler>(client, namespace);
     let autoscalers = one(api, Config::default(), ready, stop, move |change| match change {
         Change::Put(scaler) => scalers.set_most_replicas(target(&scaler), Some(scaler.spec.max_replicas)),
         Change::Drop(scaler) => scalers.set_most_replicas(target(&scaler), None),

@@ -125,7 +125,7 @@ pub(super) fn read(
 }
 
 fn list(text: &str) -> Vec<String> {
-    text.split(',').map(str::trim).filter(|item| !item.is_empty()).take(MAX_LISTED).map(str::to_owned).collect()
+    crate::items(text).take(MAX_LISTED).map(str::to_owned).collect()
 }
 
 fn amount(text: &str, most: u32) -> Option<Amount> {

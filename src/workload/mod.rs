@@ -3,7 +3,8 @@
 //! In: the JSON of an object with a pod template, and what surrounds it. Out: a
 //! [`Verdict`] with [`Workload`]s, and warnings for what makes no sense. Read
 //! through a thin view: fields that are not looked at cost nothing and may have
-//! any shape. May call `image`, `task` and `surroundings`.
+//! any shape. May call `image`, `task` and `surroundings`, and knows the label of
+//! `worker`s.
 
 mod annotations;
 mod extract;

@@ -26,7 +26,7 @@ fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Vec<T
     Ok(items.unwrap_or_default().into_iter().flatten().collect())
 }
 
-/// The entries of a map that `wanted` names, and nothing of the others: `last-applied-configuration` alone is often half of an
+/// The entries of a map whose keys are chosen, and nothing of the others: `last-applied-configuration` alone is often half of an
 /// object.
 struct Chosen<F>(F);
 
@@ -89,8 +89,6 @@ pub struct ObjectView {
     pub replicas: Option<i64>,
     /// The labels of its pods, where it says.
     pub selector: BTreeMap<String, String>,
-    /// Whether it holds its pods back.
-    pub suspended: bool,
     pub(super) templates: Vec<TemplateView>,
     /// What stood where a template should be, and was none.
     pub(super) unreadable: Vec<String>,
@@ -239,8 +237,6 @@ struct SpecWire {
     replicas: Option<i64>,
     #[serde(deserialize_with = "number")]
     parallelism: Option<i64>,
-    #[serde(deserialize_with = "lenient")]
-    suspend: bool,
     selector: Option<SelectorWire>,
     template: Option<TemplateView>,
     job_template: Option<Box<TemplateWire>>,
@@ -409,7 +405,7 @@ fn of_pod(wire: PodWire) -> ObjectView {
 }
 
 fn of_template(wire: TemplateWire) -> ObjectView {
-    let SpecWire { replicas, parallelism, suspend, selector, template, job_template } = wire.spec;
+    let SpecWire { replicas, parallelism, selector, template, job_template } = wire.spec;
     let inner = job_template.map(|job| job.spec);
     let (template, within) = match inner {
         Some(job) => (job.template, job.parallelism),
@@ -426,7 +422,6 @@ fn of_template(wire: TemplateWire) -> ObjectView {
         status: wire.status,
         replicas: replicas.or(parallelism),
         selector,
-        suspended: suspend,
         templates: template.into_iter().map(|t| TemplateView { replicas: bounded(count), ..t }).collect(),
         unreadable: Vec::new(),
     }

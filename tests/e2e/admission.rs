@@ -53,16 +53,6 @@ pub async fn asked_exactly(namespace: &Namespace, images: &[&str]) {
     assert_eq!(asked(namespace), expected);
 }
 
-/// How many reviews of workloads the server has answered.
-fn reviews(server: &Server) -> u64 {
-    let count = |line: &str| line.rsplit(' ').next()?.parse::<u64>().ok();
-    let text = server.get("/metrics");
-    text.lines()
-        .filter(|line| line.starts_with("prewarm_admission_duration_seconds_count") && !line.contains("PrewarmTask"))
-        .filter_map(count)
-        .sum()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn every_kind_makes_its_task() {
     let cluster = Cluster::shared();
@@ -113,7 +103,7 @@ async fn every_kind_makes_its_task() {
     assert_eq!(of("deployment:1")["spec"]["nodes"], 100);
     assert_eq!(of("pod:1")["spec"]["nodeSelector"], json!({"kubernetes.io/hostname": "node-0001"}));
     assert!(server.get("/metrics").contains("\nprewarm_workloads_recovered_total 0\n"), "hints were lost");
-    assert_eq!(reviews(&server), 8, "the pods and Jobs of controllers never leave the API server");
+    assert_eq!(server.reviews(), 8, "the pods and Jobs of controllers never leave the API server");
 }
 
 fn custom_resource(group: &str, version: &str, kind: &str, plural: &str) -> Value {
@@ -150,9 +140,9 @@ async fn kinds_of_the_settings() {
     namespace.apply(&rollout("web:1", 1));
     namespace.apply(&workload("jobset.x-k8s.io/v1alpha2", "JobSet", "train", &jobs));
     asked_exactly(&namespace, &["web:1", "proxy:1", "leader:1", "worker:1"]).await;
-    let before = reviews(&server);
+    let before = server.reviews();
     namespace.apply(&rollout("web:1", 3));
-    assert_eq!(reviews(&server), before, "a change of replicas alone leaves the API server");
+    assert_eq!(server.reviews(), before, "a change of replicas alone leaves the API server");
     namespace.apply(&rollout("web:2", 3));
     asked_exactly(&namespace, &["web:1", "web:2", "proxy:1", "leader:1", "worker:1"]).await;
     // What its controller makes is known.
@@ -186,7 +176,7 @@ async fn a_workload_through_its_life() {
     // An open task would be superseded, and what is still needed of it taken over.
     let first = namespace.get("prewarmtasks")[0]["metadata"]["name"].as_str().unwrap().to_owned();
     namespace.ended(&first, LONG).await;
-    assert_eq!(reviews(&server), 2);
+    assert_eq!(server.reviews(), 2);
     namespace.kubectl(&["scale", "deployment/web", "--replicas=3"], "");
     namespace.kubectl(&["annotate", "deployment/web", "note=x"], "");
     namespace.kubectl(&["label", "deployment/web", "note=x"], "");
@@ -194,9 +184,9 @@ async fn a_workload_through_its_life() {
     namespace.kubectl(&["patch", "deployment/web", "--subresource=status", "--type=merge", "-p", status], "");
     namespace.kubectl(&["rollout", "pause", "deployment/web"], "");
     namespace.kubectl(&["rollout", "resume", "deployment/web"], "");
-    assert_eq!(reviews(&server), 2, "nothing that matters has changed");
+    assert_eq!(server.reviews(), 2, "nothing that matters has changed");
     namespace.kubectl(&["rollout", "restart", "deployment/web"], "");
-    assert_eq!(reviews(&server), 3);
+    assert_eq!(server.reviews(), 3);
     namespace.kubectl(&["set", "image", "deployment/web", "c0=web:2"], "");
     asked_exactly(&namespace, &["web:1", "proxy:1", "web:2"]).await;
     let newest = namespace.get("prewarmtasks").into_iter().find(|task| task["spec"]["images"] == json!(["web:2"]));

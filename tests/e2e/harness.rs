@@ -417,6 +417,14 @@ impl Server {
         self.child = spawn(&self.words, &self.kubeconfig, &self.log);
     }
 
+    /// How many reviews of workloads it has answered.
+    pub fn reviews(&self) -> u64 {
+        let text = self.get("/metrics");
+        let counts = text.lines().filter(|line| line.starts_with("prewarm_admission_duration_seconds_count"));
+        let of_workloads = counts.filter(|line| !line.contains("PrewarmTask"));
+        of_workloads.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+    }
+
     /// Whether it leads.
     pub fn leads(&self) -> bool {
         self.get("/metrics").contains("\nprewarm_leader 1\n")

@@ -158,7 +158,7 @@ async fn a_replica_dies(cluster: &'static Cluster) {
         })
     };
     tokio::time::sleep(Duration::from_secs(3)).await;
-    let both: Vec<u64> = replicas.iter().map(reviews).collect();
+    let both: Vec<u64> = replicas.iter().map(Server::reviews).collect();
     assert!(both.iter().all(|count| *count > 0), "connections do not come to both replicas: {both:?}");
     replicas[leader].kill();
     tokio::time::sleep(Duration::from_secs(3)).await;
@@ -170,12 +170,6 @@ async fn a_replica_dies(cluster: &'static Cluster) {
     namespace.eventually(&format!("{made} images to be asked for"), Duration::from_secs(60), all).await;
     assert!(asked(&namespace).values().all(|tasks| *tasks == 1));
     balancer.abort();
-}
-
-fn reviews(server: &Server) -> u64 {
-    let text = server.get("/metrics");
-    let counts = text.lines().filter(|line| line.starts_with("prewarm_admission_duration_seconds_count"));
-    counts.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
 }
 
 /// The images that worker pods pull, by node.
