@@ -161,6 +161,20 @@ async fn kinds_of_the_settings() {
     asked_exactly(&namespace, &["web:1", "web:2", "proxy:1", "leader:1", "worker:1"]).await;
 }
 
+/// The Deployment's controller has nothing more to write. A PATCH that meets its write is applied anew by the API
+/// server, and reviewed anew.
+async fn settled(namespace: &Namespace, name: &str) {
+    let look = || async {
+        let all = namespace.get("deployments");
+        let it = all.iter().find(|one| one["metadata"]["name"] == name)?;
+        let (wanted, status) = (&it["spec"]["replicas"], &it["status"]);
+        let seen = status["observedGeneration"] == it["metadata"]["generation"];
+        let counts = ["replicas", "updatedReplicas", "availableReplicas"];
+        (seen && counts.iter().all(|field| &status[*field] == wanted)).then_some(())
+    };
+    namespace.eventually("the Deployment is settled", LONG, look).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_workload_through_its_life() {
     let cluster = Cluster::shared();
@@ -185,6 +199,7 @@ async fn a_workload_through_its_life() {
     namespace.kubectl(&["rollout", "pause", "deployment/web"], "");
     namespace.kubectl(&["rollout", "resume", "deployment/web"], "");
     assert_eq!(server.reviews(), 2, "nothing that matters has changed");
+    settled(&namespace, "web").await;
     namespace.kubectl(&["rollout", "restart", "deployment/web"], "");
     assert_eq!(server.reviews(), 3);
     namespace.kubectl(&["set", "image", "deployment/web", "c0=web:2"], "");
