@@ -38,6 +38,7 @@
 //! | [`metrics`] | every metric, once |
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unwrap_in_result))]
 
+pub mod catalog;
 pub mod config;
 pub mod controller;
 pub mod duration;
@@ -48,9 +49,11 @@ pub mod leader;
 pub mod manifests;
 pub mod metrics;
 pub mod node;
+pub mod notify;
 pub mod reduced;
 pub mod rollout;
 mod scope;
+pub mod schedule;
 pub mod serve;
 pub mod server;
 pub mod surroundings;

@@ -7,6 +7,8 @@ use prometheus::{
 
 /// Admission answers in microseconds to milliseconds; the webhook's own time-out is 2 s.
 const ADMISSION_BUCKETS: &[f64] = &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.0];
+/// Reads come from memory; what writes waits for the API server.
+const API_BUCKETS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
 /// From an image that is there already to the longest time-out in common use, 1 h.
 const PULL_BUCKETS: &[f64] = &[0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0];
 
@@ -37,6 +39,14 @@ pub struct Metrics {
     pub jobs_active: IntGauge,
     /// Requests to the API server, by verb and resource.
     pub kube_requests: IntCounterVec,
+    /// Time to answer a REST call, by method, route and status.
+    pub api_duration: HistogramVec,
+    /// Watchers of tasks by REST.
+    pub api_watchers: IntGauge,
+    /// Tries to tell the end of a task, by result: `delivered`, `failed` or `given_up`.
+    pub notifications: IntCounterVec,
+    /// Runs of schedules that ended, by status.
+    pub schedule_runs: IntCounterVec,
     /// 1 on the replica that leads.
     pub leader: IntGauge,
     /// Seconds until the serving certificate expires.
@@ -68,6 +78,12 @@ impl Metrics {
             &["kind", "verdict"],
         )?;
         registry.register(Box::new(admission_duration.clone()))?;
+        let api_duration = HistogramVec::new(
+            HistogramOpts::new("prewarm_api_request_duration_seconds", "Time to answer a REST call.")
+                .buckets(API_BUCKETS.to_vec()),
+            &["method", "route", "status"],
+        )?;
+        registry.register(Box::new(api_duration.clone()))?;
         let certificate_expiry =
             Gauge::new("prewarm_certificate_expiry_seconds", "Seconds until the serving certificate expires.")?;
         registry.register(Box::new(certificate_expiry.clone()))?;
@@ -95,6 +111,14 @@ impl Metrics {
                 "Requests to the API server, by verb and resource.",
                 &["verb", "resource"],
             )?,
+            api_duration,
+            api_watchers: gauge("prewarm_api_watchers", "Watchers of tasks by REST.")?,
+            notifications: counter(
+                "prewarm_notifications_total",
+                "Tries to tell the end of a task, by result.",
+                &["result"],
+            )?,
+            schedule_runs: counter("prewarm_schedule_runs_total", "Runs of schedules that ended, by status.", &["status"])?,
             leader: gauge("prewarm_leader", "1 on the replica that leads.")?,
             certificate_expiry,
             registry,

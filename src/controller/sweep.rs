@@ -23,7 +23,7 @@ pub(super) fn delete_all(workers: Option<&Workers>) -> Vec<Effect> {
 }
 
 /// What an ended task has to lose: its workers when they need not be retained any longer, those that still wait at once,
-/// and the task itself when its time to live is over and nothing is retained.
+/// and the task itself when its time to live is over, nothing is retained and everybody was told.
 pub(super) fn ended(task: &PrewarmTask, workers: Option<&Workers>, pods: &Pods, now: Timestamp) -> Vec<Effect> {
     let completed =
         task.status.as_ref().and_then(|s| s.completion_time.as_deref()).and_then(|t| t.parse::<Timestamp>().ok());
@@ -33,7 +33,7 @@ pub(super) fn ended(task: &PrewarmTask, workers: Option<&Workers>, pods: &Pods, 
         let deletions = delete_all(workers);
         let outlived = task.spec.ttl_seconds_after_finished.is_some_and(|ttl| is_over(Duration::from_secs(ttl.into())));
         let none_left = workers.is_none_or(Workers::is_empty);
-        return if none_left && outlived { vec![Effect::DeleteTask] } else { deletions };
+        return if none_left && outlived && !task.has_untold_end() { vec![Effect::DeleteTask] } else { deletions };
     }
     let stuck = |worker: &&WorkerFacts| !worker.deleting && may_pull(worker, pods);
     workers.into_iter().flat_map(Workers::values).filter(stuck).map(Effect::delete).collect()

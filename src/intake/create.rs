@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     metrics::Metrics,
-    task::{OBSOLETE_ANNOTATION, PrewarmTask, PrewarmTaskSpec, PullMethod},
+    task::{OBSOLETE_ANNOTATION, ORIGIN_LABEL, PrewarmTask, PrewarmTaskSpec, PullMethod},
 };
 
 /// Tries at a passing error: with doubling delays from [`FIRST_DELAY`] about 12 s in all, the time an API server needs to
@@ -101,7 +101,7 @@ fn object(planned: &PlannedTask, name: &str, settings: &IntakeSettings) -> Prewa
         metadata: ObjectMeta {
             name: Some(name.to_owned()),
             namespace: Some(planned.namespace.clone()),
-            labels: Some(owned(&[("app.kubernetes.io/managed-by", "prewarmer"), ("prewarm.io/origin", "admission")])),
+            labels: Some(owned(&[("app.kubernetes.io/managed-by", "prewarmer"), (ORIGIN_LABEL, "admission")])),
             annotations: Some(owned(&annotations)),
             ..ObjectMeta::default()
         },

@@ -12,11 +12,13 @@ pub mod validate;
 
 pub use problem::Problem;
 pub use resource::{
-    Amount, BatchPolicy, Condition, FailedNode, FailurePolicy, GivenUp, IgnoredNode, ImageStatus, LocalReference,
+    Amount, BatchPolicy, Condition, Delivery, FailedNode, FailurePolicy, GivenUp, IgnoredNode, ImageStatus, LocalReference,
     Notification, Phase, PrewarmPlan, PrewarmPlanSpec, PrewarmTask, PrewarmTaskSpec, PrewarmTaskStatus, PullMethod,
     PullPolicy, Retry, RetryStrategy, WorkerKind,
 };
 
+/// On a task: who made it: `admission`, `rest` or `schedule`.
+pub const ORIGIN_LABEL: &str = "prewarm.io/origin";
 /// The prefix of every annotation.
 pub const PREFIX: &str = "prewarm.io/";
 /// Says of a task that it is not needed any more, and why: nothing new is begun for it, and what is at work may end.

@@ -326,6 +326,14 @@ pub struct PrewarmTaskSpec {
 }
 
 impl PrewarmTask {
+    /// Whether somebody is still to be told of the task's end.
+    #[must_use]
+    pub fn has_untold_end(&self) -> bool {
+        let told = self.status.as_ref().map_or(&[][..], |status| &status.notifications);
+        let is_told = |index: usize| told.get(index).is_some_and(|delivery| delivery.done);
+        self.spec.notify.iter().flatten().enumerate().any(|(index, _)| !is_told(index))
+    }
+
     /// Where the task stands; `Pending` where no status was written yet.
     #[must_use]
     pub fn phase(&self) -> Phase {
@@ -471,6 +479,26 @@ pub struct GivenUp {
     pub message: String,
 }
 
+/// How far the telling of a task's end is, for one of `spec.notify`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Delivery {
+    /// Whether nothing more is tried.
+    pub done: bool,
+    /// How often it was tried.
+    #[serde(default)]
+    pub attempts: u32,
+    /// When it is tried again, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_attempt: Option<String>,
+    /// When it was taken, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivered: Option<String>,
+    /// Why the last try failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
 /// What a task has come to.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
@@ -514,6 +542,9 @@ pub struct PrewarmTaskStatus {
     pub completion_time: Option<String>,
     /// When the task may end at the present pace, RFC 3339.
     pub estimated_completion: Option<String>,
+    /// How far the telling of the end is, in the order of `spec.notify`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notifications: Vec<Delivery>,
 }
 
 /// The nodes that a task has chosen, in the order of its batches: written once, before the first Job.

@@ -1,0 +1,150 @@
+//! Pages, watchers and freshness.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use rstest::rstest;
+
+use super::*;
+use crate::task::{Amount, Notification, Phase, PrewarmTaskSpec, PrewarmTaskStatus};
+
+fn task(namespace: &str, name: &str, second: i64, phase: Phase) -> PrewarmTask {
+    let mut task = PrewarmTask::new(name, PrewarmTaskSpec::new(vec!["a:1".into()]));
+    task.metadata.namespace = Some(namespace.into());
+    task.metadata.uid = Some(format!("uid-{name}"));
+    task.metadata.resource_version = Some(second.to_string());
+    task.metadata.creation_timestamp = Some(Time(jiff::Timestamp::from_second(second).unwrap()));
+    task.status = Some(PrewarmTaskStatus { phase, ..PrewarmTaskStatus::default() });
+    task
+}
+
+fn names(catalog: &Catalog, filter: &Filter<'_>) -> (Vec<String>, usize) {
+    let page = catalog.list(filter);
+    let name = |json: &bytes::Bytes| {
+        let view: serde_json::Value = serde_json::from_slice(json).unwrap();
+        view["taskId"].as_str().unwrap().to_owned()
+    };
+    (page.tasks.iter().map(name).collect(), page.total)
+}
+
+fn all<'a>() -> Filter<'a> {
+    Filter { status: None, visible: &|_| true, until: None, limit: 2, offset: 0 }
+}
+
+#[test]
+fn pages_are_newest_first_and_hold_still_while_tasks_come() {
+    let catalog = Catalog::default();
+    for (name, second) in [("a", 1), ("b", 2), ("c", 2), ("d", 3)] {
+        catalog.put(&task("shop", name, second, Phase::Running));
+    }
+    assert_eq!(names(&catalog, &all()), (vec!["d".into(), "c".into()], 4));
+    let until = catalog.list(&all()).newest;
+    catalog.put(&task("shop", "e", 9, Phase::Running));
+    let second = Filter { offset: 2, until, ..all() };
+    assert_eq!(names(&catalog, &second), (vec!["b".into(), "a".into()], 4));
+    let beyond = Filter { offset: 50, ..all() };
+    assert_eq!(names(&catalog, &beyond), (vec![], 5));
+}
+
+#[test]
+fn filters() {
+    let catalog = Catalog::default();
+    catalog.put(&task("shop", "a", 1, Phase::Completed));
+    catalog.put(&task("shop", "b", 2, Phase::Finalizing));
+    catalog.put(&task("bank", "c", 3, Phase::Running));
+    let running = Filter { status: Some(Status::Running), ..all() };
+    assert_eq!(names(&catalog, &running), (vec!["c".into(), "b".into()], 2));
+    let shop = Filter { visible: &|namespace| namespace == "shop", ..running };
+    assert_eq!(names(&catalog, &shop), (vec!["b".into()], 1));
+    assert_eq!(catalog.counts(&|_| true)[&Status::Completed], 1);
+    catalog.put(&task("bank", "b", 3, Phase::Running));
+    let spaces: Vec<_> = catalog.named("b").iter().map(|entry| entry.key.namespace.to_string()).collect();
+    assert_eq!(spaces, ["bank", "shop"]);
+    assert!(catalog.named("bb").is_empty());
+}
+
+#[test]
+fn an_older_task_replaces_none() {
+    let catalog = Catalog::default();
+    catalog.put(&task("shop", "a", 5, Phase::Completed));
+    let mut old = task("shop", "a", 5, Phase::Running);
+    old.metadata.resource_version = Some("4".into());
+    catalog.put(&old);
+    let key = Key::new("shop", "a");
+    assert_eq!(catalog.get(&key).unwrap().status, Status::Completed);
+    // Unless it is another one of the same name.
+    old.metadata.uid = Some("other".into());
+    catalog.put(&old);
+    assert_eq!(catalog.get(&key).unwrap().status, Status::Running);
+    catalog.remove(&task("shop", "a", 5, Phase::Completed));
+    assert!(catalog.get(&key).is_some(), "that one is gone for long");
+    catalog.keep_only(&std::collections::HashSet::new());
+    assert!(catalog.get(&key).is_none() && catalog.list(&all()).total == 0);
+}
+
+#[tokio::test]
+async fn a_watcher_sees_the_end() {
+    let catalog = Catalog::default();
+    let key = Key::new("shop", "a");
+    assert!(catalog.subscribe(&key).is_none());
+    catalog.put(&task("shop", "a", 1, Phase::Running));
+    let mut watcher = catalog.subscribe(&key).unwrap();
+    assert_eq!(watcher.borrow_and_update().as_ref().unwrap().status, Status::Running);
+    catalog.put(&task("shop", "a", 2, Phase::Completed));
+    watcher.changed().await.unwrap();
+    assert_eq!(watcher.borrow_and_update().as_ref().unwrap().status, Status::Completed);
+    assert!(watcher.changed().await.is_err(), "nothing follows the end");
+    let late = catalog.subscribe(&key).unwrap();
+    assert_eq!(late.borrow().as_ref().unwrap().status, Status::Completed);
+    catalog.put(&task("shop", "b", 1, Phase::Running));
+    let mut watcher = catalog.subscribe(&Key::new("shop", "b")).unwrap();
+    catalog.remove(&task("shop", "b", 1, Phase::Running));
+    assert!(watcher.wait_for(Option::is_none).await.is_ok());
+}
+
+#[test]
+fn ends_that_are_to_be_told() {
+    let catalog = Catalog::default();
+    let mut told = task("shop", "a", 1, Phase::Running);
+    told.spec.notify = Some(vec![Notification { url: "https://example.com".into(), ..Notification::default() }]);
+    catalog.put(&told);
+    assert!(catalog.to_be_told().is_empty());
+    told.status.as_mut().unwrap().phase = Phase::Failed;
+    catalog.put(&told);
+    assert_eq!(catalog.to_be_told().len(), 1);
+    told.status.as_mut().unwrap().notifications = vec![crate::task::Delivery { done: true, ..Default::default() }];
+    catalog.put(&told);
+    assert!(catalog.to_be_told().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_grow_old_while_the_watch_is_interrupted() {
+    let catalog = Catalog::default();
+    catalog.put(&task("shop", "a", 7, Phase::Running));
+    assert_eq!(catalog.freshness(), Freshness { version: "7".into(), age: Duration::ZERO });
+    catalog.interrupted();
+    tokio::time::advance(Duration::from_secs(9)).await;
+    catalog.interrupted();
+    assert_eq!(catalog.freshness().age, Duration::from_secs(9));
+    catalog.put(&task("shop", "a", 8, Phase::Running));
+    assert_eq!(catalog.freshness().age, Duration::ZERO);
+}
+
+#[rstest]
+#[case(45, 100, "45.0")]
+#[case(1, 3, "33.3")]
+#[case(2, 3, "66.7")]
+#[case(0, 0, "0.0")]
+fn percentages(#[case] warm: u32, #[case] total: u32, #[case] expected: &str) {
+    let mut task = task("shop", "a", 1, Phase::Running);
+    let status = task.status.as_mut().unwrap();
+    (status.succeeded_nodes, status.total_nodes, status.total_batches, status.current_batch_index) = (warm, total, 3, 1);
+    let view = serde_json::to_value(TaskView::of(&task)).unwrap();
+    assert_eq!(view["progress"]["percentage"].to_string(), expected);
+    assert_eq!(view["progress"]["currentBatch"], 2);
+}
+
+#[test]
+fn the_shape_of_a_task() {
+    let mut task = task("shop", "a", 1_795_000_000, Phase::Pending);
+    task.spec.batch_size = Amount::Text("25%".into());
+    insta::assert_json_snapshot!(TaskView::of(&task));
+}

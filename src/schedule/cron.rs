@@ -1,0 +1,147 @@
+//! Cron expressions, in a time zone. *Pure.*
+
+use croner::parser::{CronParser, Seconds, Year};
+use jiff::{Timestamp, tz::TimeZone};
+
+/// The words that stand for five fields.
+const NICKNAMES: [&str; 7] = ["@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"];
+
+/// A cron expression in a time zone.
+#[derive(Debug, Clone)]
+pub struct Cron {
+    fields: croner::Cron,
+    zone: TimeZone,
+}
+
+/// The zone of that name in the IANA database; UTC where the name is empty.
+pub fn time_zone(name: &str) -> Result<TimeZone, String> {
+    if name.is_empty() {
+        return Ok(TimeZone::UTC);
+    }
+    TimeZone::get(name).map_err(|_| "no such time zone: expected a name such as UTC or Europe/Berlin".into())
+}
+
+impl Cron {
+    /// Reads five fields, or a word such as `@daily`. The error says what was expected.
+    pub fn parse(text: &str, zone: &str) -> Result<Self, String> {
+        let expected = "expected minute, hour, day of the month, month and day of the week, such as \"30 2 * * MON-FRI\", or \
+                        @hourly, @daily, @weekly, @monthly, @yearly";
+        let text = text.trim();
+        if text.starts_with('@') && !NICKNAMES.contains(&text.to_lowercase().as_str()) {
+            return Err(expected.into());
+        }
+        if !text.starts_with('@') && text.split_whitespace().count() != 5 {
+            return Err(expected.into());
+        }
+        let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
+        let fields = parser.parse(text).map_err(|error| format!("{error}; {expected}"))?;
+        let cron = Self { fields, zone: time_zone(zone)? };
+        if cron.next(Timestamp::UNIX_EPOCH).is_none() {
+            return Err("there is no such day in any year".into());
+        }
+        Ok(cron)
+    }
+
+    /// The first tick after `time`.
+    #[must_use]
+    pub fn next(&self, time: Timestamp) -> Option<Timestamp> {
+        self.fields.find_next_occurrence(&time.to_zoned(self.zone.clone()), false).ok().map(|tick| tick.timestamp())
+    }
+
+    /// The last tick at or before `time`.
+    #[must_use]
+    pub fn last(&self, time: Timestamp) -> Option<Timestamp> {
+        self.fields.find_previous_occurrence(&time.to_zoned(self.zone.clone()), true).ok().map(|tick| tick.timestamp())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    use super::*;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn ticks(cron: &str, zone: &str, from: &str, many: usize) -> Vec<String> {
+        let cron = Cron::parse(cron, zone).unwrap();
+        let local = |tick: Timestamp| tick.to_zoned(cron.zone.clone()).strftime("%d %H:%M%:z").to_string();
+        let first = cron.next(at(from));
+        std::iter::successors(first, |tick| cron.next(*tick)).take(many).map(local).collect()
+    }
+
+    #[rstest]
+    #[case("30 2 * * *", &["21 02:30+00:00", "22 02:30+00:00"])]
+    #[case("*/20 9-10 * * MON-FRI", &["23 09:00+00:00", "23 09:20+00:00", "23 09:40+00:00", "23 10:00+00:00"])]
+    #[case("0 0 1,15 DEC *", &["01 00:00+00:00", "15 00:00+00:00"])]
+    #[case("@daily", &["22 00:00+00:00"])]
+    #[case("@Hourly", &["21 01:00+00:00"])]
+    #[case("5 4 * * sun", &["22 04:05+00:00"])]
+    #[case("5 4 * * 7", &["22 04:05+00:00"])]
+    #[case("0 12 13 * FRI", &["27 12:00+00:00", "04 12:00+00:00", "11 12:00+00:00", "13 12:00+00:00"])]
+    fn expressions(#[case] cron: &str, #[case] expected: &[&str]) {
+        assert_eq!(ticks(cron, "", "2026-11-21T00:00:30Z", expected.len()), expected);
+    }
+
+    /// Clocks in Berlin go from 02:00 to 03:00 on 28 March 2027: a time that does not exist comes at the end of the gap.
+    #[test]
+    fn clocks_go_forward() {
+        let day = "2027-03-27T12:00:00Z";
+        assert_eq!(ticks("30 2 * * *", "Europe/Berlin", day, 2), ["28 03:00+02:00", "29 02:30+02:00"]);
+        assert_eq!(
+            ticks("*/30 * * * *", "Europe/Berlin", "2027-03-28T00:15:00Z", 3),
+            ["28 01:30+01:00", "28 03:00+02:00", "28 03:30+02:00"]
+        );
+    }
+
+    /// They go from 03:00 back to 02:00 on 25 October 2026: a time of day comes once, an interval goes on.
+    #[test]
+    fn clocks_go_back() {
+        let day = "2026-10-24T12:00:00Z";
+        assert_eq!(ticks("30 2 * * *", "Europe/Berlin", day, 2), ["25 02:30+02:00", "26 02:30+01:00"]);
+        assert_eq!(
+            ticks("*/30 * * * *", "Europe/Berlin", "2026-10-25T00:15:00Z", 4),
+            ["25 02:30+02:00", "25 02:00+01:00", "25 02:30+01:00", "25 03:00+01:00"]
+        );
+    }
+
+    #[rstest]
+    #[case("* * * *")]
+    #[case("* * * * * *")]
+    #[case("60 * * * *")]
+    #[case("0 0 31 2 *")]
+    #[case("@every 5m")]
+    #[case("@reboot")]
+    #[case("")]
+    #[case("a b c d e")]
+    #[case("*/0 * * * *")]
+    fn nonsense(#[case] cron: &str) {
+        let error = Cron::parse(cron, "").unwrap_err();
+        assert!(error.contains("expected") || error.contains("no such day"), "{error}");
+    }
+
+    #[test]
+    fn zones() {
+        assert!(time_zone("America/St_Johns").is_ok() && time_zone("").is_ok() && time_zone("UTC").is_ok());
+        assert!(Cron::parse("@daily", "Mars/Olympus").unwrap_err().contains("time zone"));
+    }
+
+    proptest! {
+        /// Whatever the expression and the day, time only goes forward, and the last tick before a tick is not after it.
+        #[test]
+        fn ticks_are_in_order(minute in 0..60u8, hour in 0..24u8, step in 1..30u8, start in 1_770_000_000i64..1_810_000_000) {
+            for text in [format!("{minute} {hour} * * *"), format!("*/{step} * * * *"), format!("{minute} */3 * * *")] {
+                let cron = Cron::parse(&text, "Europe/Berlin").unwrap();
+                let start = Timestamp::from_second(start).unwrap();
+                let next = cron.next(start).unwrap();
+                prop_assert!(next > start);
+                let last = cron.last(next).unwrap();
+                prop_assert_eq!(last, next, "{}", text);
+                prop_assert!(cron.last(start).unwrap() <= start);
+            }
+        }
+    }
+}

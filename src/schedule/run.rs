@@ -1,0 +1,192 @@
+//! Carries decisions out. Runs on the leader only.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use futures::{StreamExt, stream};
+use jiff::{SignedDuration, Timestamp};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, PostParams},
+};
+use serde_json::json;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    ExecutionStatus, Made, PrewarmSchedule, PrewarmScheduleStatus, RunFacts,
+    decide::{Decision, decide},
+    task_of,
+};
+use crate::{
+    catalog::{Catalog, Schedules},
+    metrics::Metrics,
+    task::PrewarmTask,
+};
+
+/// Schedules are looked at this often even without news: the wall clock may have been set.
+const LOOK: Duration = Duration::from_secs(20);
+/// After a request that failed for a passing reason.
+const RETRY: Duration = Duration::from_secs(2);
+/// Schedules worked on at once: at the full hour a thousand may be due.
+const CONCURRENCY: usize = 16;
+
+/// Works by the schedules until `stop`. The catalog must have its first lists.
+pub async fn run(
+    client: Client,
+    catalog: Catalog,
+    schedules: Schedules,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) {
+    let (mut of_tasks, mut of_schedules) = (catalog.news(), schedules.news());
+    let worker = Worker { client, catalog, schedules: schedules.clone(), metrics };
+    loop {
+        let pause = stop.run_until_cancelled(worker.look_at_all()).await;
+        let Some(pause) = pause else { return };
+        let news = async {
+            // The senders live as long as the catalog, which this holds.
+            tokio::select! {
+                _ = of_tasks.changed() => {}
+                _ = of_schedules.changed() => {}
+                () = tokio::time::sleep_until(Instant::now() + pause) => {}
+            }
+        };
+        if stop.run_until_cancelled(news).await.is_none() {
+            return;
+        }
+    }
+}
+
+struct Worker {
+    client: Client,
+    catalog: Catalog,
+    schedules: Schedules,
+    metrics: Arc<Metrics>,
+}
+
+impl Worker {
+    /// How long nothing is to be done without news.
+    async fn look_at_all(&self) -> Duration {
+        let looks = self.schedules.all().into_iter().map(|schedule| async move { self.look(&schedule).await });
+        let pauses: Vec<Duration> = stream::iter(looks).buffer_unordered(CONCURRENCY).collect().await;
+        pauses.into_iter().min().unwrap_or(LOOK).min(LOOK)
+    }
+
+    async fn look(&self, schedule: &PrewarmSchedule) -> Duration {
+        if schedule.metadata.deletion_timestamp.is_some() {
+            return LOOK;
+        }
+        let runs: Vec<RunFacts> = self
+            .catalog
+            .runs_of(schedule.metadata.uid.as_deref().unwrap_or_default())
+            .iter()
+            .filter_map(|entry| entry.run.as_ref().map(|run| run.facts.clone()))
+            .collect();
+        let mut decision = decide(schedule, &runs, Timestamp::now());
+        let before = schedule.status.clone().unwrap_or_default();
+        if let Err(error) = self.carry_out(schedule, &mut decision, &before).await {
+            let name = schedule.name_any();
+            tracing::warn!(schedule = name, namespace = schedule.namespace(), %error, "the schedule is worked on again soon");
+            return RETRY;
+        }
+        let left = decision.wake.map(|wake| wake.duration_since(Timestamp::now()).max(SignedDuration::ZERO));
+        left.map_or(LOOK, |left| left.unsigned_abs())
+    }
+
+    async fn carry_out(
+        &self,
+        schedule: &PrewarmSchedule,
+        decision: &mut Decision,
+        before: &PrewarmScheduleStatus,
+    ) -> kube::Result<()> {
+        let namespace = schedule.namespace().unwrap_or_default();
+        let tasks = Api::<PrewarmTask>::namespaced(self.client.clone(), &namespace);
+        for (name, made) in &decision.start {
+            match self.start(&tasks, schedule, name, made).await {
+                Ok(()) => tracing::info!(namespace, schedule = schedule.name_any(), task = name, tick = %made.tick, "a run begins"),
+                Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 404 | 422) => {
+                    tracing::warn!(namespace, schedule = schedule.name_any(), message = status.message, "a run was refused");
+                    refused(&mut decision.status, name, &status.message);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        for name in &decision.cancel {
+            self.count("patch", "prewarmtasks");
+            let patch = Patch::Merge(json!({"spec": {"cancel": true}}));
+            gone_is_fine(tasks.patch(name, &PatchParams::default(), &patch).await)?;
+        }
+        for name in &decision.forget {
+            self.count("delete", "prewarmtasks");
+            gone_is_fine(tasks.delete(name, &DeleteParams::default()).await)?;
+        }
+        if decision.status != *before {
+            self.write(schedule, &decision.status, before).await?;
+        }
+        Ok(())
+    }
+
+    fn count(&self, verb: &str, resource: &str) {
+        self.metrics.kube_requests.with_label_values(&[verb, resource]).inc();
+    }
+
+    /// A task of that name that is there already was made by a leader that could not write it down.
+    async fn start(&self, tasks: &Api<PrewarmTask>, schedule: &PrewarmSchedule, name: &str, made: &Made) -> kube::Result<()> {
+        self.count("create", "prewarmtasks");
+        match tasks.create(&PostParams::default(), &task_of(schedule, name, made)).await {
+            Ok(task) => self.catalog.put(&task),
+            Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// With the resource version that the decision is based on: who decides on an old one, decides again.
+    async fn write(
+        &self,
+        schedule: &PrewarmSchedule,
+        status: &PrewarmScheduleStatus,
+        before: &PrewarmScheduleStatus,
+    ) -> kube::Result<()> {
+        self.count("update", "prewarmschedules");
+        let api = Api::<PrewarmSchedule>::namespaced(self.client.clone(), &schedule.namespace().unwrap_or_default());
+        let written = PrewarmSchedule { status: Some(status.clone()), ..schedule.clone() };
+        match api.replace_status(&schedule.name_any(), &PostParams::default(), &written).await {
+            Ok(schedule) => {
+                self.measure(before, status);
+                self.schedules.put(schedule);
+                Ok(())
+            }
+            // What has changed is on its way to us.
+            Err(kube::Error::Api(refusal)) if matches!(refusal.code, 404 | 409) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn measure(&self, before: &PrewarmScheduleStatus, after: &PrewarmScheduleStatus) {
+        let known: HashMap<u32, ExecutionStatus> = before.executions.iter().map(|run| (run.number, run.status)).collect();
+        let ended = after.executions.iter().filter(|run| run.status != ExecutionStatus::Running);
+        for run in ended.filter(|run| known.get(&run.number) != Some(&run.status)) {
+            self.metrics.schedule_runs.with_label_values(&[run.status.as_str()]).inc();
+        }
+    }
+}
+
+fn gone_is_fine<T>(result: kube::Result<T>) -> kube::Result<()> {
+    match result {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+/// A run whose task cannot be created has failed.
+fn refused(status: &mut PrewarmScheduleStatus, task: &str, why: &str) {
+    status.active.retain(|name| name != task);
+    let now = Timestamp::now();
+    if let Some(run) = status.executions.iter_mut().find(|run| run.task.as_deref() == Some(task)) {
+        run.task = None;
+        run.status = ExecutionStatus::Failed;
+        run.completion_time = Some(Timestamp::from_second(now.as_second()).unwrap_or(now).to_string());
+        run.message = Some(format!("the task could not be created: {why}"));
+    }
+}
