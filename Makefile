@@ -30,13 +30,15 @@ helper: ## build the static helper
 	rustc $(HELPER_FLAGS) -o $(HELPER) src/bin/helper.rs
 
 .PHONY: generate
-generate: ## write what is generated: deploy/crds.yaml and deploy/prewarmer.yaml
+generate: ## write what is generated: deploy/crds.yaml, deploy/prewarmer.yaml and deploy/openapi.json
 	cargo run --quiet --locked -- crds > deploy/crds.yaml
 	cargo run --quiet --locked -- manifests > deploy/prewarmer.yaml
+	cargo run --quiet --locked -- openapi > deploy/openapi.json
 
 .PHONY: check-generated
 check-generated: ## fail when a generated file is not current
 	@cargo run --quiet --locked -- crds | diff -u deploy/crds.yaml - || { echo "deploy/crds.yaml is not current: run make generate"; exit 1; }
+	@cargo run --quiet --locked -- openapi | diff -u deploy/openapi.json - || { echo "deploy/openapi.json is not current: run make generate"; exit 1; }
 	@cargo run --quiet --locked -- manifests | diff -u deploy/prewarmer.yaml - || { echo "deploy/prewarmer.yaml is not current: run make generate"; exit 1; }
 
 .PHONY: lint

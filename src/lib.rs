@@ -38,6 +38,7 @@
 //! | [`metrics`] | every metric, once |
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unwrap_in_result))]
 
+pub mod api;
 pub mod catalog;
 pub mod config;
 pub mod controller;
@@ -59,6 +60,7 @@ pub mod server;
 pub mod surroundings;
 pub mod task;
 pub mod telemetry;
+pub mod token;
 pub mod webhook;
 pub mod worker;
 pub mod workload;

@@ -6,9 +6,13 @@ use std::{
 };
 
 use anyhow::Context;
+use jiff::Timestamp;
 use prewarmer::{
-    config::{self, Cli, Command, Config, PolicySettings},
-    manifests, serve, telemetry,
+    api,
+    config::{self, Cli, Command, Config, PolicySettings, TokenCommand},
+    manifests, serve,
+    surroundings::Surroundings,
+    telemetry, token,
     workload::extract_documents,
 };
 
@@ -37,6 +41,14 @@ fn main() -> ExitCode {
         },
         Ok(Cli { command: Command::Crds }) => print(&manifests::crds()),
         Ok(Cli { command: Command::Manifests(args) }) => print(&manifests::install(&args)),
+        Ok(Cli { command: Command::Openapi }) => print(&Ok(api::document_text())),
+        Ok(Cli { command: Command::Token(TokenCommand::Create(args)) }) => match token::create(&args, Timestamp::now()) {
+            Ok(made) => {
+                eprintln!("{}", made.told);
+                print(&Ok(made.manifest))
+            }
+            Err(problems) => return usage(&problems),
+        },
         Ok(Cli { command: Command::Extract(args) }) => match PolicySettings::check(&args.policy) {
             Ok(settings) => extract(&args.file, settings),
             Err(problems) => return usage(&problems),
@@ -85,7 +97,8 @@ fn extract(file: &str, settings: PolicySettings) -> anyhow::Result<()> {
         text = std::fs::read_to_string(file).with_context(|| file.to_owned())?;
     }
     let source = if file == "-" { "standard input" } else { file };
-    let (found, skipped) = extract_documents(&text, &serve::policy(settings, config::DEFAULT_NAMESPACE, None))
+    let policy = serve::policy(settings, config::DEFAULT_NAMESPACE, None);
+    let (found, skipped) = extract_documents(&text, &policy, &Surroundings::default())
         .map_err(|error| anyhow::anyhow!("{source}: {error}"))?;
     for title in skipped {
         eprintln!("{title}: no workload, skipped");

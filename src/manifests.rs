@@ -5,6 +5,8 @@ use serde_json::{Value, json};
 
 use crate::{
     config::ManifestArgs,
+    schedule::PrewarmSchedule,
+    serve::token_secret_name,
     task::{PrewarmPlan, PrewarmTask},
     workload::Kind,
 };
@@ -49,9 +51,29 @@ fn yaml(objects: &[Value]) -> Result<String, ManifestError> {
 }
 
 fn definitions() -> Result<Vec<Value>, ManifestError> {
-    let mut definitions = vec![serde_json::to_value(PrewarmTask::crd())?, serde_json::to_value(PrewarmPlan::crd())?];
+    let mut schedules = serde_json::to_value(PrewarmSchedule::crd())?;
+    without_transitions(&mut schedules);
+    let mut definitions =
+        vec![serde_json::to_value(PrewarmTask::crd())?, serde_json::to_value(PrewarmPlan::crd())?, schedules];
     definitions.iter_mut().for_each(signed_formats);
     Ok(definitions)
+}
+
+/// A task's fields are immutable, those of a schedule's template are not: the rules that compare with what was go.
+fn without_transitions(schema: &mut Value) {
+    match schema {
+        Value::Object(fields) => {
+            if let Some(Value::Array(rules)) = fields.get_mut("x-kubernetes-validations") {
+                rules.retain(|rule| !rule["rule"].as_str().is_some_and(|text| text.contains("oldSelf")));
+                if rules.is_empty() {
+                    fields.remove("x-kubernetes-validations");
+                }
+            }
+            fields.values_mut().for_each(without_transitions);
+        }
+        Value::Array(items) => items.iter_mut().for_each(without_transitions),
+        _ => {}
+    }
 }
 
 /// The API server knows `int32` and `int64` only, and warns of schemars' `uint32`; our numbers are small.
@@ -121,6 +143,11 @@ fn cluster_access(args: &ManifestArgs) -> Result<Vec<Value>, ManifestError> {
         rule("batch", &["jobs"], &["get", "list", "watch", "create", "delete", "deletecollection"]),
         rule("prewarm.io", &["prewarmtasks"], &["get", "list", "watch", "create", "patch", "delete"]),
         rule("prewarm.io", &["prewarmtasks/status"], &["patch"]),
+        rule("prewarm.io", &["prewarmschedules"], &["get", "list", "watch", "create", "update", "patch", "delete"]),
+        rule("prewarm.io", &["prewarmschedules/status"], &["update"]),
+        // Who calls the REST API, and what he may do.
+        rule("authentication.k8s.io", &["tokenreviews"], &["create"]),
+        rule("authorization.k8s.io", &["subjectaccessreviews"], &["create"]),
         rule("prewarm.io", &["prewarmplans"], &["list", "watch", "create"]),
         rule("admissionregistration.k8s.io", &[configurations], &["create"]),
         named("admissionregistration.k8s.io", configurations, &[NAME], &["patch"]),
@@ -150,14 +177,16 @@ fn own_access(args: &ManifestArgs) -> Vec<Value> {
         "rules": [
             rule("", &["secrets"], &["create"]),
             named("", "secrets", &[&secret], &["get", "update"]),
-            rule("coordination.k8s.io", &["leases"], &["create"]),
-            named("coordination.k8s.io", "leases", &[NAME], &["get", "update"]),
+            named("", "secrets", &[&token_secret_name(NAME)], &["get", "list", "watch"]),
+            // Its own, and one for each Idempotency-Key of the last day.
+            rule("coordination.k8s.io", &["leases"], &["create", "get", "list", "delete"]),
+            named("coordination.k8s.io", "leases", &[NAME], &["update"]),
         ],
     });
     vec![role, bound("Role", &metadata, args)]
 }
 
-/// Whoever may edit or view a namespace may do so with its tasks.
+/// Whoever may edit or view a namespace may do so with its tasks and schedules.
 fn user_access() -> Vec<Value> {
     let role = |name: &str, aggregate: &[&str], verbs: &[&str]| {
         let mut labels = labels();
@@ -168,7 +197,7 @@ fn user_access() -> Vec<Value> {
             "apiVersion": "rbac.authorization.k8s.io/v1",
             "kind": "ClusterRole",
             "metadata": {"name": format!("{NAME}-{name}"), "labels": labels},
-            "rules": [rule("prewarm.io", &["prewarmtasks"], verbs)],
+            "rules": [rule("prewarm.io", &["prewarmtasks", "prewarmschedules"], verbs)],
         })
     };
     vec![
@@ -198,6 +227,7 @@ fn service(args: &ManifestArgs) -> Value {
             "selector": {"app.kubernetes.io/name": NAME},
             "ports": [
                 {"name": "webhook", "port": 443, "targetPort": "webhook"},
+                {"name": "api", "port": 8080, "targetPort": "api"},
                 {"name": "metrics", "port": 9090, "targetPort": "health"},
             ],
         },
@@ -244,7 +274,11 @@ fn pod(args: &ManifestArgs) -> Value {
                 {"name": "HOSTNAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
                 {"name": "WORKER_IMAGE", "value": args.worker_image},
             ],
-            "ports": [{"name": "webhook", "containerPort": 8443}, {"name": "health", "containerPort": 9090}],
+            "ports": [
+                {"name": "webhook", "containerPort": 8443},
+                {"name": "api", "containerPort": 8080},
+                {"name": "health", "containerPort": 9090},
+            ],
             "livenessProbe": {"httpGet": {"path": "/healthz", "port": "health"}, "periodSeconds": 10},
             "readinessProbe": {"httpGet": {"path": "/readyz", "port": "health"}, "periodSeconds": 5},
             "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},

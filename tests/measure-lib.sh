@@ -15,7 +15,7 @@ memory() { awk '/^(VmHWM|VmRSS|RssAnon|RssFile)/ {printf "%s %.1f MB  ", $1, $2 
 per() { awk -v n="$1" -v d="$2" 'BEGIN {printf "%.2f", n / d}'; }
 
 serve() {
-  target/release/prewarmer serve --webhook-addr "127.0.0.1:$port" --webhook-url "https://127.0.0.1:$port" \
+  target/release/prewarmer serve --api-addr=none --webhook-addr "127.0.0.1:$port" --webhook-url "https://127.0.0.1:$port" \
     --health-addr "127.0.0.1:$((port + 1))" --worker-image registry.example/helper:1 --log-level warn 2>> "$work/log" &
   server=$!
   for _ in $(seq 300); do curl -fs "http://127.0.0.1:$((port + 1))/readyz" > /dev/null && break; sleep 0.1; done

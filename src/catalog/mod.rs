@@ -23,6 +23,7 @@ pub use self::{
     shape::{FailedNodeDetail, ImageDetail, Progress, Status, TaskView},
     state::{Counts, Filter, Page},
 };
+pub(crate) use self::shape::strategy;
 use self::{
     entry::is_newer,
     state::State,

@@ -3,8 +3,9 @@
 use std::{net::SocketAddr, time::Duration};
 
 use http::Uri;
+use ipnet::IpNet;
 
-use super::{CertificateFiles, Clients, LogFormat, PolicyArgs, PolicySettings, ServeArgs};
+use super::{ApiConfig, CertificateFiles, Clients, LogFormat, PolicyArgs, PolicySettings, ServeArgs};
 use crate::{
     controller::WorkerNamespace,
     duration,
@@ -59,17 +60,45 @@ impl Check {
         good
     }
 
-    pub(super) fn api(&mut self, args: &ServeArgs) -> Option<SocketAddr> {
+    pub(super) fn api(&mut self, args: &ServeArgs) -> Option<ApiConfig> {
+        let port = u16::try_from(self.number("--server-port (SERVER_PORT)", &args.server_port, 1, 65_535)).unwrap_or(0);
         let given = args.api_addr.as_deref().filter(|text| !text.is_empty());
-        let address = given.map(|text| self.address("--api-addr (API_ADDR)", text));
-        self.flag("--api-tls (API_TLS)", &args.api_tls);
-        match args.auth.as_str() {
-            "kubernetes" => {}
-            "none" if address.is_some_and(|address| address.ip().is_loopback()) => {}
-            "none" => self.problem("--auth (AUTH)", "none", "needs a loopback --api-addr, such as 127.0.0.1:8080"),
-            other => self.problem("--auth (AUTH)", other, "expected kubernetes, or none"),
+        let tls = self.flag("--api-tls (API_TLS)", &args.api_tls);
+        let rate = self.number("--api-rate (API_RATE)", &args.api_rate, 1, 1_000_000);
+        let origins = list(&args.api_cors_origins);
+        for origin in origins.iter().filter(|origin| !is_origin(origin)) {
+            let expected = "expected an origin such as https://portal.example.com, or *";
+            self.problem("--api-cors-origins (API_CORS_ORIGINS)", origin, expected);
         }
-        address
+        let addr = match given {
+            Some("none") => return None,
+            Some(text) => self.address("--api-addr (API_ADDR)", text),
+            None => SocketAddr::from(([0, 0, 0, 0], port)),
+        };
+        let auth = match args.auth.as_str() {
+            "kubernetes" => true,
+            "none" if addr.ip().is_loopback() => false,
+            "none" => {
+                self.problem("--auth (AUTH)", "none", "needs a loopback --api-addr, such as 127.0.0.1:8080");
+                false
+            }
+            other => {
+                self.problem("--auth (AUTH)", other, "expected kubernetes, or none");
+                true
+            }
+        };
+        Some(ApiConfig { addr, tls, auth, rate, origins })
+    }
+
+    pub(super) fn networks(&mut self, args: &ServeArgs) -> Vec<IpNet> {
+        let mut networks = Vec::new();
+        for text in list(&args.notify_allow) {
+            match text.parse() {
+                Ok(network) => networks.push(network),
+                Err(_) => self.problem("--notify-allow (NOTIFY_ALLOW)", &text, "expected a network such as 10.0.0.0/8"),
+            }
+        }
+        networks
     }
 
     pub(super) fn policy(&mut self, args: &PolicyArgs) -> PolicySettings {
@@ -251,7 +280,13 @@ impl Check {
     }
 }
 
+/// Whether it is a scheme, a host and perhaps a port, as browsers write an origin.
+fn is_origin(text: &str) -> bool {
+    let parsed: Option<Uri> = text.parse().ok();
+    text == "*" || parsed.is_some_and(|uri| uri.scheme().is_some() && uri.host().is_some() && !text.ends_with('/') && uri.path() == "/")
+}
+
 /// Items between commas.
-fn list(text: &str) -> Vec<String> {
+pub(super) fn list(text: &str) -> Vec<String> {
     crate::items(text).map(str::to_owned).collect()
 }

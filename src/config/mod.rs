@@ -9,6 +9,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use http::Uri;
+use ipnet::IpNet;
 
 use self::check::Check;
 use crate::{
@@ -52,6 +53,41 @@ pub enum Command {
     Manifests(ManifestArgs),
     /// Print what would be warmed for the workloads in a manifest, without a cluster.
     Extract(ExtractArgs),
+    /// Print the `OpenAPI` document of the REST API.
+    Openapi,
+    /// API tokens, for callers of the REST API who have no access to Kubernetes.
+    #[command(subcommand)]
+    Token(TokenCommand),
+}
+
+/// What to do with API tokens.
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Make a token: itself on standard error, once; on standard output the Secret that makes it good, for
+    /// `kubectl apply --server-side --field-manager=NAME -f -`.
+    Create(TokenArgs),
+}
+
+/// What `token create` takes.
+#[derive(Debug, Args)]
+pub struct TokenArgs {
+    /// Name of the token, for logs: lower-case letters, digits and dashes.
+    pub name: String,
+    /// Namespaces that it is good for, separated by commas; `*` for all.
+    #[arg(long, default_value = DEFAULT_NAMESPACE)]
+    pub namespaces: String,
+    /// It may look, and change nothing.
+    #[arg(long)]
+    pub read_only: bool,
+    /// How long it is good, such as `720h`; for ever by default.
+    #[arg(long)]
+    pub expires_in: Option<String>,
+    /// Namespace of the installation.
+    #[arg(long, env = "K8S_NAMESPACE", default_value = DEFAULT_NAMESPACE)]
+    pub namespace: String,
+    /// Suffix of the installation's names, as of `serve`.
+    #[arg(long, env = "PREWARMER_INSTANCE")]
+    pub instance: Option<String>,
 }
 
 /// What `manifests` takes.
@@ -112,15 +148,33 @@ pub struct ServeArgs {
     /// Register the admission configuration by this URL, such as `https://127.0.0.1:9443`, instead of by Service.
     #[arg(long, env = "WEBHOOK_URL")]
     pub webhook_url: Option<String>,
-    /// Address of the REST API. Known so that scripts need no change; this version serves none, and says so.
+    /// Address of the REST API; `none` for no REST API. By default `0.0.0.0` and `--server-port`.
     #[arg(long, env = "API_ADDR")]
     pub api_addr: Option<String>,
-    /// Whether REST is to be served over TLS: `true` or `false`; see `--api-addr`.
+    /// Port of the REST API where `--api-addr` is not given.
+    #[arg(long, env = "SERVER_PORT", default_value = "8080")]
+    pub server_port: String,
+    /// `false`: REST over plain HTTP, for a proxy in front that speaks TLS.
     #[arg(long, env = "API_TLS", default_value = "true")]
     pub api_tls: String,
-    /// Who may call REST: `kubernetes`, or `none` with a loopback `--api-addr`; see there.
+    /// Who may call REST: `kubernetes` (bearer tokens of Kubernetes, and API tokens), or `none` (everybody), which needs a
+    /// loopback `--api-addr`.
     #[arg(long, env = "AUTH", default_value = "kubernetes")]
     pub auth: String,
+    /// Further names of the server in self-made certificates, separated by commas: host names or addresses by which REST is
+    /// called.
+    #[arg(long, env = "API_NAMES", default_value = "")]
+    pub api_names: String,
+    /// Calls of REST that each caller may make in a second, and twice as many at once.
+    #[arg(long, env = "API_RATE", default_value = "50")]
+    pub api_rate: String,
+    /// Origins of web pages that may call REST, separated by commas, such as `https://portal.example.com`; `*` for all.
+    #[arg(long, env = "API_CORS_ORIGINS", default_value = "")]
+    pub api_cors_origins: String,
+    /// Addresses beside the public internet to which the end of a task may be told: networks separated by commas, such as
+    /// `10.0.0.0/8,fd00::/8`.
+    #[arg(long, env = "NOTIFY_ALLOW", default_value = "")]
+    pub notify_allow: String,
     /// Name of the Service by which the API server reaches the webhook.
     #[arg(long, env = "SERVICE_NAME", default_value = "prewarmer")]
     pub service_name: String,
@@ -291,6 +345,21 @@ impl PolicySettings {
     }
 }
 
+/// How REST is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiConfig {
+    /// The listener.
+    pub addr: SocketAddr,
+    /// Whether it speaks TLS.
+    pub tls: bool,
+    /// Whether callers are asked who they are.
+    pub auth: bool,
+    /// Calls of each caller in a second.
+    pub rate: u32,
+    /// Origins of web pages that may call.
+    pub origins: Vec<String>,
+}
+
 /// Who may call the webhook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Clients {
@@ -309,8 +378,12 @@ pub struct Config {
     pub webhook_url: Option<Uri>,
     /// The Service otherwise.
     pub service_name: String,
-    /// The address asked for REST, which this version does not serve.
-    pub api_addr: Option<SocketAddr>,
+    /// REST, where it is served.
+    pub api: Option<ApiConfig>,
+    /// Further names in self-made certificates.
+    pub api_names: Vec<String>,
+    /// Networks beside the public internet to which ends of tasks may be told.
+    pub notify_allow: Vec<IpNet>,
     /// The health listener.
     pub health_addr: SocketAddr,
     /// Namespace of the own objects.
@@ -438,7 +511,9 @@ impl Config {
             webhook_addr: check.address("--webhook-addr (WEBHOOK_ADDR)", &args.webhook_addr),
             webhook_url: check.url(args.webhook_url.as_deref().filter(|text| !text.is_empty())),
             service_name: args.service_name.clone(),
-            api_addr: check.api(args),
+            api: check.api(args),
+            api_names: check::list(&args.api_names),
+            notify_allow: check.networks(args),
             health_addr: check.address("--health-addr (HEALTH_ADDR)", &args.health_addr),
             namespace,
             worker_image: args.worker_image.clone(),
@@ -545,6 +620,9 @@ mod tests {
             "--worker-image=UPPER/x",
             "--tls-key-file=k",
             "--log-format=xml",
+            "--api-rate=0",
+            "--api-cors-origins=portal",
+            "--notify-allow=10.0.0.0",
             "--api-addr=0.0.0.0:8080",
             "--auth=none",
             "--worker-namespace=Mine",
@@ -557,8 +635,19 @@ mod tests {
             "--max-image-size=big",
         ]);
         let problems = Config::check(&wrong, None).unwrap_err();
-        assert_eq!(problems.len(), 19, "{problems:#?}");
+        assert_eq!(problems.len(), 22, "{problems:#?}");
         assert!(problems.iter().any(|p| p.starts_with("--webhook-addr (WEBHOOK_ADDR): \"8443\": expected")));
+    }
+
+    #[test]
+    fn where_rest_is_served() {
+        let api = |words: &[&str]| Config::check(&args(words), None).unwrap().api;
+        assert_eq!(api(&[]).unwrap().addr.to_string(), "0.0.0.0:8080");
+        assert_eq!(api(&["--server-port=9000"]).unwrap().addr.to_string(), "0.0.0.0:9000");
+        assert_eq!(api(&["--api-addr=none"]), None);
+        let open = api(&["--api-addr=127.0.0.1:0", "--auth=none", "--api-tls=false"]).unwrap();
+        assert!(!open.auth && !open.tls);
+        assert!(Config::check(&args(&["--auth=none"]), None).is_err(), "the default address is no loopback");
     }
 
     #[test]

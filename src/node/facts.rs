@@ -97,6 +97,11 @@ impl Labels {
         Self(labels.iter().map(|(key, value)| (texts.text(key), texts.text(value))).collect())
     }
 
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(key, value)| (&**key, &**value))
+    }
+
     /// The label's value.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&str> {

@@ -8,8 +8,6 @@ use crate::{
     task::PrewarmTask,
 };
 
-/// The forms of a message.
-pub const FORMATS: [&str; 5] = ["json", "cloudevents", "slack", "dingtalk", "alertmanager"];
 /// Failures that a message for people spells out.
 const MAX_FAILURES: usize = 5;
 
@@ -107,7 +105,7 @@ fn alerts(view: &TaskView) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::{FailedNode, Phase, PrewarmTaskSpec, PrewarmTaskStatus};
+    use crate::task::{FailedNode, NOTIFICATION_FORMATS, Phase, PrewarmTaskSpec, PrewarmTaskStatus};
 
     fn task() -> PrewarmTask {
         let failed = |node: usize| FailedNode {
@@ -134,7 +132,7 @@ mod tests {
 
     #[test]
     fn every_form() {
-        let all: Vec<Value> = FORMATS.iter().map(|format| message(format, &task(), "id-1").body).collect();
+        let all: Vec<Value> = NOTIFICATION_FORMATS.iter().map(|format| message(format, &task(), "id-1").body).collect();
         insta::assert_json_snapshot!(all);
         assert_eq!(message("cloudevents", &task(), "i").content_type, "application/cloudevents+json");
         assert_eq!(message("unheard-of", &task(), "i").body["event"], "task.failed");

@@ -12,7 +12,7 @@ mod run;
 
 pub use self::{
     address::Guard,
-    message::{FORMATS, Message, message},
+    message::{Message, message},
     post::{Poster, SIGNATURE_HEADER},
     run::run,
 };

@@ -8,11 +8,13 @@ use kube::Client;
 use rustls::server::danger::ClientCertVerifier;
 
 use crate::{
-    config::{Config, PolicySettings},
+    api::ApiSettings,
+    config::{ApiConfig, Config, PolicySettings},
     controller,
     health::{Check, Checks, DiskCheck, PrometheusCheck, Survey},
     intake::IntakeSettings,
     leader::LeaseSettings,
+    notify::Guard,
     server::{clients, keeper::Source},
     webhook::registration::{Address, Registration, webhook_configuration},
     worker::WorkerSettings,
@@ -93,10 +95,14 @@ pub(super) fn source(config: &Config, client: &Client) -> Source {
     let host =
         config.webhook_url.as_ref().and_then(|url| url.host()).map(|host| host.trim_matches(['[', ']']).to_owned());
     let service = format!("{}.{}.svc", config.service_name, config.namespace);
-    let names = match host {
+    let mut names = match host {
         Some(host) => vec![host],
         None => vec![format!("{service}.cluster.local"), service],
     };
+    // The REST API is called through a forwarded port too.
+    let local = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+    let more: Vec<String> = config.api_names.iter().cloned().chain(local).filter(|name| !names.contains(name)).collect();
+    names.extend(more);
     Source::Own {
         client: Box::new(client.clone()),
         namespace: config.namespace.clone(),
@@ -127,6 +133,30 @@ pub(super) fn registration(
     let registration =
         Registration { name: config.object_name.clone(), address: address(config), timeout: config.webhook_timeout };
     move |ca: &[u8]| webhook_configuration(&registration, ca, &policy)
+}
+
+/// The Secret of API tokens: namespace and name.
+pub(super) fn token_secret(config: &Config) -> (String, String) {
+    (config.namespace.clone(), token_secret_name(&config.object_name))
+}
+
+/// The name of the Secret of API tokens, of an installation whose objects are named so.
+#[must_use]
+pub fn token_secret_name(object_name: &str) -> String {
+    format!("{object_name}-api-tokens")
+}
+
+pub(super) fn guard(config: &Config) -> Guard {
+    Guard::new(config.notify_allow.clone())
+}
+
+pub(super) fn api_settings(config: &Config, rest: &ApiConfig) -> ApiSettings {
+    ApiSettings {
+        namespace: config.namespace.clone(),
+        watched: config.watch_namespace.clone(),
+        object_name: config.object_name.clone(),
+        origins: rest.origins.clone(),
+    }
 }
 
 pub(super) fn lease(config: &Config) -> LeaseSettings {

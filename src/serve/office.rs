@@ -1,4 +1,4 @@
-//! What only the leader does: the controller.
+//! What only the leader does: the controller, schedules, and what is told to the outside.
 
 use std::sync::Arc;
 
@@ -6,7 +6,15 @@ use kube::Client;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::{controller, health::Checks, metrics::Metrics};
+use crate::{
+    api,
+    catalog::{Catalog, Schedules},
+    controller,
+    health::Checks,
+    metrics::Metrics,
+    notify::{self, Poster},
+    schedule,
+};
 
 /// What is needed to lead.
 pub(super) struct Office {
@@ -14,10 +22,15 @@ pub(super) struct Office {
     pub(super) settings: controller::Settings,
     pub(super) checks: Arc<Checks>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) catalog: Catalog,
+    pub(super) schedules: Schedules,
+    pub(super) poster: Poster,
+    /// How many caches have their first list, and how many have to.
+    pub(super) caches: (watch::Receiver<usize>, usize),
 }
 
 impl Office {
-    /// Runs the controller whenever this replica leads.
+    /// Does all of it whenever this replica leads.
     pub(super) async fn hold(self, mut leads: watch::Receiver<bool>, stop: CancellationToken) {
         while stop.run_until_cancelled(leads.wait_for(|leads| *leads)).await.is_some_and(|result| result.is_ok()) {
             let term = stop.child_token();
@@ -29,12 +42,31 @@ impl Office {
             };
             let (client, settings) = (self.client.clone(), self.settings.clone());
             let (checks, metrics) = (Arc::clone(&self.checks), Arc::clone(&self.metrics));
-            let work = controller::run(client, settings, checks, metrics, term.clone());
+            let controller = controller::run(client, settings, checks, metrics, term.clone());
+            let work = async { tokio::join!(controller, self.rest(&term)) };
             tokio::pin!(work);
             tokio::select! {
-                () = &mut work => {}
-                () = watched => work.await,
+                _ = &mut work => {}
+                () = watched => {
+                    work.await;
+                }
             }
         }
+    }
+
+    /// What goes by the catalog, once that is whole.
+    async fn rest(&self, term: &CancellationToken) {
+        let (mut caches, needed) = self.caches.clone();
+        let known = async { caches.wait_for(|count| *count >= needed).await.is_ok() };
+        if term.run_until_cancelled(known).await != Some(true) {
+            return;
+        }
+        let (client, catalog, metrics) = (&self.client, &self.catalog, &self.metrics);
+        let schedules = self.schedules.clone();
+        tokio::join!(
+            schedule::run(client.clone(), catalog.clone(), schedules, Arc::clone(metrics), term.clone()),
+            notify::run(client.clone(), catalog.clone(), self.poster.clone(), Arc::clone(metrics), term.clone()),
+            api::sweep(client.clone(), self.settings.own_namespace.clone(), term.clone()),
+        );
     }
 }

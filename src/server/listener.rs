@@ -1,7 +1,8 @@
-//! Accept loops: TLS for admission, plain for health.
+//! Accept loops: TLS for admission and REST, plain for health.
 
 use std::{
     io,
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -12,7 +13,7 @@ use std::{
 use axum::{
     Router,
     body::Body,
-    extract::Request,
+    extract::{ConnectInfo, Request},
     http::{HeaderValue, header},
     response::Response,
 };
@@ -68,26 +69,33 @@ pub fn tls_config(
 }
 
 /// What is served, and how.
-#[derive(Default)]
 pub struct Serving {
     /// Plain HTTP without.
     pub tls: Option<ServerConfig>,
     /// Connections are closed, between requests, when they are this old, and up to a tenth more at random: so callers that
     /// keep theirs for ever come to all replicas. None: never.
     pub max_age: Option<Duration>,
+    /// Connections at once; further ones wait.
+    pub max_connections: usize,
+}
+
+impl Default for Serving {
+    fn default() -> Self {
+        Self { tls: None, max_age: None, max_connections: MAX_CONNECTIONS }
+    }
 }
 
 /// Serves until `stop`, then lets requests under way end.
 pub async fn serve(listener: TcpListener, how: Serving, router: Router, stop: CancellationToken) {
-    let Serving { tls, max_age } = how;
+    let Serving { tls, max_age, max_connections } = how;
     let acceptor = tls.map(|config| TlsAcceptor::from(Arc::new(config)));
     let connections = TaskTracker::new();
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let permits = Arc::new(Semaphore::new(max_connections));
     while let Some(permit) = stop.run_until_cancelled(Arc::clone(&permits).acquire_owned()).await {
         let Ok(permit) = permit else { break };
-        let stream = match stop.run_until_cancelled(listener.accept()).await {
+        let (stream, peer) = match stop.run_until_cancelled(listener.accept()).await {
             None => break,
-            Some(Ok((stream, _))) => stream,
+            Some(Ok(accepted)) => accepted,
             Some(Err(error)) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -101,11 +109,11 @@ pub async fn serve(listener: TcpListener, how: Serving, router: Router, stop: Ca
                 Some(acceptor) => match handshake(&acceptor, stream).await {
                     Ok(stream) => {
                         let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                        connection(stream, http2, router, max_age, stop).await
+                        connection(stream, peer, http2, router, max_age, stop).await
                     }
                     Err(error) => Err(error),
                 },
-                None => connection(stream, false, router, max_age, stop).await,
+                None => connection(stream, peer, false, router, max_age, stop).await,
             };
             if let Err(error) = result {
                 tracing::debug!(%error, "a connection ended early");
@@ -133,6 +141,7 @@ async fn handshake(
 /// HTTP/1.1 is closed behind the next response and not while it is idle, because the next request might be on its way.
 async fn connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: SocketAddr,
     http2: bool,
     router: Router,
     max_age: Option<Duration>,
@@ -140,7 +149,11 @@ async fn connection(
 ) -> Result<(), Failure> {
     let old = Arc::new(AtomicBool::new(false));
     let closes = Arc::clone(&old);
-    let router = router.map_request(|request: Request<Incoming>| request.map(Body::new));
+    let router = router.map_request(move |request: Request<Incoming>| {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(ConnectInfo(peer));
+        request
+    });
     let service = TowerToHyperService::new(router.map_response(move |mut response: Response| {
         if !http2 && closes.load(Ordering::Relaxed) {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -229,7 +242,7 @@ mod tests {
         let first = swap(&current);
         let stop = CancellationToken::new();
         let resolver: Arc<dyn ResolvesServerCert> = Arc::<Current>::clone(&current);
-        let how = Serving { tls: Some(tls_config(resolver, None).unwrap()), max_age: None };
+        let how = Serving { tls: Some(tls_config(resolver, None).unwrap()), ..Serving::default() };
         let (address, server) = start(how, &stop).await;
         for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
             assert!(get(&address, &first, version).await.unwrap().ends_with("hello"));
@@ -261,7 +274,7 @@ mod tests {
     async fn an_old_connection_is_closed_behind_a_response() {
         let stop = CancellationToken::new();
         let max_age = Some(Duration::from_millis(200));
-        let (address, _) = start(Serving { tls: None, max_age }, &stop).await;
+        let (address, _) = start(Serving { max_age, ..Serving::default() }, &stop).await;
         let mut stream = TcpStream::connect(&address).await.unwrap();
         let request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
         stream.write_all(request).await.unwrap();
@@ -293,7 +306,7 @@ mod tests {
         let stop = CancellationToken::new();
         let clients = crate::server::clients::verifier(&ca, &[]).unwrap();
         let resolver: Arc<dyn ResolvesServerCert> = Arc::<Current>::clone(&current);
-        let how = Serving { tls: Some(tls_config(resolver, Some(clients)).unwrap()), max_age: None };
+        let how = Serving { tls: Some(tls_config(resolver, Some(clients)).unwrap()), ..Serving::default() };
         let (address, _) = start(how, &stop).await;
         for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
             assert!(!get(&address, &ca, version).await.is_ok_and(|text| text.ends_with("hello")));

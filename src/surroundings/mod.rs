@@ -60,6 +60,19 @@ impl Default for Surroundings {
 }
 
 impl Surroundings {
+    /// The same surroundings, to which something may be added without a trace here.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let inner = &self.0;
+        Self(Arc::new(Inner {
+            namespaces: inner.namespaces.clone(),
+            runtime_classes: inner.runtime_classes.clone(),
+            autoscalers: inner.autoscalers.clone(),
+            rewritten: RwLock::new(inner.rewritten.read().unwrap_or_else(PoisonError::into_inner).clone()),
+            changed: Sender::new(Vec::new()),
+        }))
+    }
+
     /// A namespace's annotations of ours; none where it has none, or is not known yet.
     #[must_use]
     pub fn namespace(&self, name: &str) -> Arc<BTreeMap<String, String>> {

@@ -11,6 +11,7 @@ mod rules;
 pub mod validate;
 
 pub use problem::Problem;
+pub use rules::FORMATS as NOTIFICATION_FORMATS;
 pub use resource::{
     Amount, BatchPolicy, Condition, Delivery, FailedNode, FailurePolicy, GivenUp, IgnoredNode, ImageStatus, LocalReference,
     Notification, Phase, PrewarmPlan, PrewarmPlanSpec, PrewarmTask, PrewarmTaskSpec, PrewarmTaskStatus, PullMethod,

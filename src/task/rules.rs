@@ -11,7 +11,7 @@ const MAX_LABEL: usize = 63;
 /// Longest DNS subdomain: prefixes of labels, and names of objects.
 const MAX_NAME: usize = 253;
 /// Forms of notifications.
-const FORMATS: [&str; 5] = ["json", "cloudevents", "slack", "dingtalk", "alertmanager"];
+pub const FORMATS: [&str; 5] = ["json", "cloudevents", "slack", "dingtalk", "alertmanager"];
 
 /// Checks placement, credentials and notifications.
 pub(super) fn check(spec: &PrewarmTaskSpec, problems: &mut Vec<Problem>) {

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
+use serde::de::DeserializeOwned;
+
 use super::review::{Review, Verdict};
 use crate::{
     intake::{Hint, keys_of_all},
+    schedule,
     surroundings::Surroundings,
     task::{PrewarmTaskSpec, Problem, validate::validate},
     workload::{Kind, ObjectView, Policy, Verdict as Considered},
@@ -63,22 +66,30 @@ fn hint(
     hint
 }
 
-/// Denies a task that cannot be meant, naming each mistake. What the schema says is the API server's to check.
+/// Denies a task or a schedule that cannot be meant, naming each mistake. What the schema says is the API server's to check.
 pub(super) fn decide_task(review: &Review<'_>) -> Verdict {
-    #[derive(serde::Deserialize)]
-    struct Task {
-        spec: PrewarmTaskSpec,
-    }
     if !matches!(review.request.operation.as_str(), "CREATE" | "UPDATE") {
         return allowed("ignored");
     }
     let Some(raw) = review.request.object else { return allowed("ignored") };
-    let problems = match serde_json::from_str::<Task>(raw.get()) {
-        Ok(task) => validate(&task.spec).err().unwrap_or_default(),
-        Err(error) => vec![Problem::new("spec", "", &error.to_string())],
+    let problems = if review.request.kind.name == "PrewarmSchedule" {
+        check(raw.get(), schedule::problems)
+    } else {
+        check(raw.get(), |spec: &PrewarmTaskSpec| validate(spec).err().unwrap_or_default())
     };
     if problems.is_empty() {
         return allowed("allowed");
     }
     Verdict { label: "denied", warnings: Vec::new(), denied: problems }
+}
+
+fn check<S: DeserializeOwned>(object: &str, judge: impl Fn(&S) -> Vec<Problem>) -> Vec<Problem> {
+    #[derive(serde::Deserialize)]
+    struct Object<S> {
+        spec: S,
+    }
+    match serde_json::from_str::<Object<S>>(object) {
+        Ok(object) => judge(&object.spec),
+        Err(error) => vec![Problem::new("spec", "", &error.to_string())],
+    }
 }

@@ -1,8 +1,9 @@
 //! Admission: review in, verdict out.
 //!
-//! In: `AdmissionReview`s of workloads and of `PrewarmTask`s. Out: for a
+//! In: `AdmissionReview`s of workloads, of `PrewarmTask`s and of
+//! `PrewarmSchedule`s. Out: for a
 //! workload always "allowed", with warnings, and a hint to `intake`; for a task
-//! a verdict. No I/O on the way. May call `intake`, `surroundings`, `task` and
+//! a verdict. No I/O on the way. May call `intake`, `schedule`, `surroundings`, `task` and
 //! `workload`.
 
 mod body;

@@ -107,7 +107,10 @@ pub fn webhook_configuration(
     let tasks = ValidatingWebhook {
         name: "tasks.prewarm.io".into(),
         client_config: client(address, TASKS_PATH, ca_bundle),
-        rules: Some(vec![rule("prewarm.io", "v1alpha1", &["CREATE"], "prewarmtasks")]),
+        rules: Some(vec![
+            rule("prewarm.io", "v1alpha1", &["CREATE"], "prewarmtasks"),
+            rule("prewarm.io", "v1alpha1", &["CREATE", "UPDATE"], "prewarmschedules"),
+        ]),
         side_effects: "None".into(),
         timeout_seconds: Some(TASKS_TIMEOUT.max(*timeout)),
         // Tasks are checked in the system's namespaces too.

@@ -41,16 +41,20 @@ pub struct Extracted {
 }
 
 /// Reads JSON or YAML, several documents and `List`s too. Namespaces, runtime classes and autoscalers among them count, as
-/// they would in a cluster. The second list names the documents that are no workload. The error names the document that
+/// they would in a cluster, beside what is `known` of one. The second list names the documents that are no workload. The error names the document that
 /// could not be read.
-pub fn extract_documents(text: &str, policy: &Policy) -> Result<(Vec<Extracted>, Vec<String>), String> {
+pub fn extract_documents(
+    text: &str,
+    policy: &Policy,
+    known: &Surroundings,
+) -> Result<(Vec<Extracted>, Vec<String>), String> {
     let documents: Vec<Value> =
         serde_saphyr::from_multiple(text).map_err(|error| format!("this is neither YAML nor JSON: {error}"))?;
     let mut objects = Vec::new();
     for document in documents {
         flatten(document, &mut objects);
     }
-    let around = Surroundings::default();
+    let around = known.copy();
     for object in &objects {
         surround(object, &around);
     }
@@ -148,7 +152,7 @@ mod tests {
     #[test]
     fn several_documents_and_lists() {
         let text = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\n---\napiVersion: v1\nkind: List\nitems:\n- apiVersion: apps/v1\n  kind: Deployment\n  metadata: {name: web, namespace: shop}\n  spec: {template: {spec: {containers: [{name: c, image: 'nginx:1'}]}}}\n---\n";
-        let (found, skipped) = extract_documents(text, &Policy::default()).unwrap();
+        let (found, skipped) = extract_documents(text, &Policy::default(), &Surroundings::default()).unwrap();
         assert_eq!(skipped, ["ConfigMap/c"]);
         assert_eq!((found[0].workload.as_str(), found[0].verdict), ("Deployment/web", "wanted"));
         assert_eq!(found[0].images, ["nginx:1"]);
@@ -158,7 +162,7 @@ mod tests {
     #[test]
     fn what_surrounds_a_workload_counts_wherever_it_stands() {
         let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: shop}\nspec: {runtimeClassName: kata, containers: [{name: c, image: a}]}\n---\napiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: {name: kata}\nscheduling: {nodeSelector: {kata: 'yes'}}\n---\napiVersion: v1\nkind: Namespace\nmetadata: {name: shop, annotations: {prewarm.io/priority: '9', prewarm.io/nodes: '7'}}\n";
-        let (found, skipped) = extract_documents(text, &Policy::default()).unwrap();
+        let (found, skipped) = extract_documents(text, &Policy::default(), &Surroundings::default()).unwrap();
         assert_eq!(found[0].placement.node_selector["kata"], "yes");
         assert_eq!(found[0].nodes, Some(Amount::Count(7)));
         assert_eq!(skipped.len(), 2);
@@ -167,13 +171,13 @@ mod tests {
     #[test]
     fn the_output_of_helm() {
         let text = "---\n# Source: shop/templates/sa.yaml\n---\n# Source: shop/templates/web.yaml\napiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: RELEASE-NAME-web\n  labels:\n    app.kubernetes.io/managed-by: Helm\nspec:\n  replicas: 1\n  template:\n    spec:\n      containers:\n        - name: web\n          image: \"shop/web:1.0\"\n          imagePullPolicy: IfNotPresent\n---\n# Source: shop/templates/job.yaml\napiVersion: batch/v1\nkind: Job\nmetadata:\n  name: \"RELEASE-NAME-migrate\"\n  annotations:\n    \"helm.sh/hook\": pre-install\nspec:\n  template:\n    spec:\n      containers:\n        - {name: migrate, image: 'shop/migrate:1.0'}\n";
-        let (found, skipped) = extract_documents(text, &Policy::default()).unwrap();
+        let (found, skipped) = extract_documents(text, &Policy::default(), &Surroundings::default()).unwrap();
         assert_eq!((found.len(), skipped.len()), (2, 0));
         assert_eq!((&found[0].images[0], &found[1].images[0]), (&"shop/web:1.0".into(), &"shop/migrate:1.0".into()));
     }
 
     #[test]
     fn nonsense_is_an_error() {
-        assert!(extract_documents("{", &Policy::default()).is_err());
+        assert!(extract_documents("{", &Policy::default(), &Surroundings::default()).is_err());
     }
 }

@@ -58,7 +58,7 @@ k wait --for=condition=Established crd/prewarmtasks.prewarm.io crd/prewarmplans.
 k create namespace prewarmer > /dev/null
 k create namespace shop > /dev/null
 port=$((${APISERVER_URL##*:} + 4)) # the cluster's own range; +4 to +6 are free in it
-LOG_FORMAT=text target/debug/prewarmer serve --webhook-addr "127.0.0.1:$port" --webhook-url "https://127.0.0.1:$port" \
+LOG_FORMAT=text target/debug/prewarmer serve --api-addr=none --webhook-addr "127.0.0.1:$port" --webhook-url "https://127.0.0.1:$port" \
   --health-addr "127.0.0.1:$((port + 1))" --worker-image "$helper" > "$work/prewarmer.log" 2>&1 &
 server=$!
 for _ in $(seq 100); do

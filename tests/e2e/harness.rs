@@ -131,7 +131,7 @@ impl Cluster {
                 &String::from_utf8_lossy(&crds.stdout),
             );
             let wait = ["wait", "--for=condition=Established", "--timeout=30s"];
-            self.kubectl(&[&wait[..], &["crd/prewarmtasks.prewarm.io", "crd/prewarmplans.prewarm.io"]].concat(), "");
+            self.kubectl(&[&wait[..], &["crd/prewarmtasks.prewarm.io", "crd/prewarmplans.prewarm.io", "crd/prewarmschedules.prewarm.io"]].concat(), "");
         });
         Namespace { cluster: self, name }
     }
@@ -288,6 +288,7 @@ pub struct Server {
     log: PathBuf,
     health: String,
     webhook: String,
+    api: String,
 }
 
 impl Server {
@@ -346,12 +347,14 @@ impl Server {
         kubeconfig: &str,
         front: Option<&str>,
     ) -> Self {
-        let (webhook, health) = (free_address(), free_address());
+        let (webhook, health, api) = (free_address(), free_address(), free_address());
         let mut words = vec![
             "serve".to_owned(),
             format!("--webhook-addr={webhook}"),
             format!("--webhook-url=https://{}", front.unwrap_or(&webhook)),
             format!("--health-addr={health}"),
+            format!("--api-addr={api}"),
+            "--api-tls=false".to_owned(),
             format!("--namespace={own}"),
             format!("--watch-namespace={}", namespace.name),
             "--admission-retain=0s".to_owned(),
@@ -363,7 +366,12 @@ impl Server {
         words.extend_from_slice(more);
         let log = cluster.dir.join(format!("server-{}-{}.log", namespace.name, webhook.rsplit(':').next().unwrap()));
         let child = spawn(&words, kubeconfig, &log);
-        Self { child, words, kubeconfig: kubeconfig.to_owned(), log, health, webhook }
+        Self { child, words, kubeconfig: kubeconfig.to_owned(), log, health, webhook, api }
+    }
+
+    /// Where its REST API is.
+    pub fn api(&self) -> &str {
+        &self.api
     }
 
     /// Where it serves admission.
