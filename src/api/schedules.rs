@@ -243,10 +243,22 @@ pub(super) async fn replace_schedule(
     if wanted.namespace.is_some_and(|other| other != namespace) {
         return Err(ApiError::bad_field("namespace", format!("the schedule is in {namespace}, and stays there")));
     }
-    schedule.spec = wanted.spec;
-    api.count("update", RESOURCE);
-    let changed = schedules.replace(&id, &PostParams::default(), &schedule).await?;
-    Ok(shown(&api, changed, StatusCode::OK))
+    for _ in 0..TRIES {
+        schedule.spec = wanted.spec.clone();
+        api.count("update", RESOURCE);
+        match schedules.replace(&id, &PostParams::default(), &schedule).await {
+            Ok(changed) => return Ok(shown(&api, changed, StatusCode::OK)),
+            // The leader has written its status.
+            Err(kube::Error::Api(status)) if status.code == 409 => schedule = schedules.get(&id).await?,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(busy())
+}
+
+/// Somebody else was quicker, again and again.
+fn busy() -> ApiError {
+    ApiError::later(StatusCode::SERVICE_UNAVAILABLE, "the schedule is being changed all the time", 1)
 }
 
 /// Delete a schedule, and the tasks that it has made.
@@ -364,7 +376,7 @@ pub(super) async fn trigger_schedule(
         let body = Triggered { id: id.clone(), task_id: task, message };
         return Ok(about((StatusCode::ACCEPTED, Json(body)).into_response(), &namespace, &id));
     }
-    Err(ApiError::later(StatusCode::SERVICE_UNAVAILABLE, "the schedule is being changed all the time", 1))
+    Err(busy())
 }
 
 fn now_in_seconds() -> Timestamp {

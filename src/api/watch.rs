@@ -44,6 +44,8 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 const REVIEW: Duration = Duration::from_secs(60);
 /// A watcher's words are not listened to; so much of them is read.
 const MAX_WORDS: usize = 4 * 1024;
+/// Watchers at once: with 20 to 40 KB each, 160 MB at the worst. A WebSocket is no connection of the listener any more.
+const MAX_WATCHERS: i64 = 4096;
 /// A watcher that takes nothing for so long is gone.
 const STALLED: Duration = Duration::from_secs(30);
 
@@ -73,6 +75,9 @@ pub(super) async fn watch_task(
     let entry = find(&api, &caller, &id, pairs).await?;
     api.auth.authorize(&caller, WATCH, &entry.key.namespace).await?;
     let changes = api.catalog.subscribe(&entry.key).ok_or_else(|| ApiError::not_found("task", &id))?;
+    if api.metrics.api_watchers.get() >= MAX_WATCHERS {
+        return Err(ApiError::later(StatusCode::SERVICE_UNAVAILABLE, "too many watch already", 10));
+    }
     let watcher = Watcher::new(api, caller, changes);
     let wants_socket = headers.contains_key(header::UPGRADE);
     match upgrade {

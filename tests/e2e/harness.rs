@@ -420,6 +420,18 @@ impl Server {
         begun.elapsed()
     }
 
+    /// Asks it to end, and waits for nothing.
+    pub fn signal(&self) {
+        assert!(Command::new("kill").arg(self.child.id().to_string()).status().unwrap().success());
+    }
+
+    /// Its resident memory, in KiB.
+    pub fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     /// Starts it again at once, ready or not.
     pub fn revive(&mut self) {
         self.child = spawn(&self.words, &self.kubeconfig, &self.log);

@@ -8,13 +8,19 @@
 )]
 
 mod admission;
+mod caller;
 mod chaos;
 mod checks;
 mod engine;
 mod harness;
+mod notifications;
 mod polite;
 mod real_node;
 mod reasons;
+mod rest;
+mod rest_refusals;
+mod rest_watch;
+mod schedules;
 mod truth;
 mod walk;
 mod watched;

@@ -1,0 +1,116 @@
+//! The end of a task, told to somebody outside.
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, Ordering},
+};
+
+use axum::{
+    Router,
+    body::Bytes,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    routing::post,
+};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+use crate::{
+    admission::{HELPER, LONG},
+    caller::Caller,
+    harness::{Cluster, Server, free_address},
+};
+
+type Heard = Arc<(AtomicBool, Mutex<Vec<(HeaderMap, Bytes)>>)>;
+
+/// One who listens, and takes what he hears once he is willing.
+async fn receiver() -> (String, Heard) {
+    async fn hear(State(heard): State<Heard>, headers: HeaderMap, body: Bytes) -> StatusCode {
+        if !heard.0.load(Ordering::Relaxed) {
+            return StatusCode::SERVICE_UNAVAILABLE;
+        }
+        heard.1.lock().unwrap().push((headers, body));
+        StatusCode::OK
+    }
+    let heard = Heard::default();
+    let address = free_address();
+    let listener = TcpListener::bind(&address).await.unwrap();
+    let router = Router::new().route("/hook", post(hear)).with_state(Arc::clone(&heard));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    (format!("http://{address}/hook"), heard)
+}
+
+/// A receiver that is down for a while, and a server that is killed meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_is_told_even_after_a_crash() {
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("notify");
+    let image = format!("--worker-image={HELPER}");
+    let words = ["--notify-allow=127.0.0.0/8", image.as_str()];
+    let mut server = Server::with(cluster, &namespace, &namespace, &words).await;
+    let caller = Caller::editor(&server, &namespace);
+    let (url, heard) = receiver().await;
+    namespace.kubectl(&["create", "secret", "generic", "hook", "--from-literal=key=s3cret"], "");
+    let body = json!({"images": ["a:1"], "nodeSelector": {"type": "fake"}, "nodes": 3, "batchSize": 3,
+        "ttlSecondsAfterFinished": 0, "webhookUrl": url,
+        "notify": [{"url": url, "format": "cloudevents", "secret": "hook"}]});
+    let id = caller.task(&body).await;
+    let tried = || async {
+        let tasks = namespace.get("prewarmtasks");
+        let told = tasks.iter().find(|task| task["metadata"]["name"] == id)?["status"]["notifications"].clone();
+        (told[0]["attempts"].as_u64()? > 0).then_some(told)
+    };
+    let told = namespace.eventually("a first try", LONG, tried).await;
+    assert_eq!(told[0]["done"], false, "{told:#}");
+    assert!(told[0]["message"].as_str().unwrap().contains("503") && told[0]["nextAttempt"].is_string(), "{told:#}");
+    server.kill();
+    heard.0.store(true, Ordering::Relaxed);
+    server.restart().await;
+    let both = || async { (heard.1.lock().unwrap().len() >= 2).then_some(()) };
+    namespace.eventually("both are told", LONG, both).await;
+    let (mut plain, mut cloud) = (0, 0);
+    for (headers, body) in heard.1.lock().unwrap().iter() {
+        let message: Value = serde_json::from_slice(body).unwrap();
+        if message["specversion"] == "1.0" {
+            cloud += 1;
+            assert_eq!(message["data"]["taskId"], id);
+            assert_eq!(message["type"], "io.prewarm.task.completed");
+            let signature = headers["x-prewarmer-signature"].to_str().unwrap();
+            assert!(signature.starts_with("sha256=") && signature.len() == 71, "{signature}");
+        } else {
+            plain += 1;
+            assert_eq!((&message["event"], &message["taskId"]), (&json!("task.completed"), &json!(id)));
+            assert_eq!(message["progress"]["completedNodes"], 3);
+            assert!(headers.get("x-prewarmer-signature").is_none());
+        }
+    }
+    assert_eq!((plain, cloud), (1, 1));
+    // Its time to live was over long ago, but it had to be told of first.
+    let gone = || async { namespace.get("prewarmtasks").is_empty().then_some(()) };
+    namespace.eventually("the task goes when all is told", LONG, gone).await;
+}
+
+/// What kubectl has made is not checked by REST: it is refused where it would be connected to.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_inside_is_told() {
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("inside");
+    let server = Server::start(cluster, &namespace, HELPER).await;
+    let (url, heard) = receiver().await;
+    heard.0.store(true, Ordering::Relaxed);
+    let port = url.rsplit(':').next().unwrap().to_owned();
+    let notify = [url.clone(), format!("http://localhost:{port}"), "http://169.254.169.254/latest".to_owned()];
+    let notify: Vec<Value> = notify.iter().map(|url| json!({"url": url})).collect();
+    namespace.apply_task("sly", &json!({"images": ["a:1"], "nodeSelector": {"type": "fake"}, "nodes": 1, "notify": notify}));
+    let done = || async {
+        let told = namespace.get("prewarmtasks").pop()?["status"]["notifications"].clone();
+        told.as_array()?.iter().all(|one| one["done"] == true).then_some(told)
+    };
+    let told = namespace.eventually("all are given up", LONG, done).await;
+    for one in told.as_array().unwrap() {
+        assert!(one["message"].as_str().unwrap().contains("public internet") && one["delivered"].is_null(), "{one:#}");
+    }
+    assert!(heard.1.lock().unwrap().is_empty());
+    assert!(server.log().contains("could not be told"));
+    assert!(server.get("/metrics").contains("prewarm_notifications_total{result=\"given_up\"} 3"));
+}

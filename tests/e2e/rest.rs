@@ -1,0 +1,260 @@
+//! The REST API as its clients use it.
+
+use std::{collections::HashSet, process::Command};
+
+use serde_json::{Value, json};
+
+use crate::{
+    admission::{HELPER, LONG, deployment},
+    caller::Caller,
+    harness::{Cluster, Namespace, Server},
+};
+
+/// Polls, as scripts do, until the task has ended.
+async fn ended(caller: &Caller, namespace: &Namespace, id: &str) -> Value {
+    namespace
+        .eventually("the end of a task, by REST", LONG, || async {
+            let answer = caller.get(&format!("/tasks/{id}")).await;
+            assert_eq!(answer.code, 200, "{answer:?}");
+            let status = answer.body["status"].as_str().unwrap().to_owned();
+            ["completed", "failed", "cancelled"].contains(&status.as_str()).then_some(answer.body)
+        })
+        .await
+}
+
+/// What such services' documentation shows: create, poll, list, cancel.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_calls_of_existing_clients() {
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("rest");
+    let server = Server::start(cluster, &namespace, HELPER).await;
+    let caller = Caller::editor(&server, &namespace);
+    let body = json!({"images": ["nginx:1.27", "redis:7.4"], "batchSize": 10, "nodeSelector": {"type": "fake"}, "priority": 7});
+    let made = caller.post("/tasks", &body).await;
+    assert_eq!(made.code, 201, "{made:?}");
+    let id = made.body["taskId"].as_str().unwrap().to_owned();
+    assert!(id.starts_with("task-20") && id.len() == 29, "{id}");
+    assert_eq!(made.header("location"), format!("/api/v1/tasks/{id}"));
+    assert_eq!((&made.body["status"], &made.body["batchSize"]), (&json!("pending"), &json!(10)));
+    assert_eq!(made.body["images"], body["images"]);
+    assert!(made.body["createdAt"].is_string() && made.body["message"].is_string());
+    let task = ended(&caller, &namespace, &id).await;
+    assert_eq!(task["status"], "completed", "{task:#}");
+    let progress = &task["progress"];
+    assert_eq!((&progress["totalNodes"], &progress["completedNodes"]), (&json!(120), &json!(120)));
+    assert_eq!((&progress["currentBatch"], &progress["totalBatches"]), (&json!(12), &json!(12)));
+    assert_eq!(progress["percentage"].to_string(), "100.0");
+    assert!(task["startedAt"].is_string() && task["finishedAt"].is_string());
+    assert_eq!(task["failedNodeDetails"], json!([]));
+    // kubectl shows the same task, and who asked for it.
+    let object = namespace.get("prewarmtasks").pop().unwrap();
+    assert_eq!((&object["metadata"]["name"], &object["spec"]["priority"]), (&json!(id), &json!(7)));
+    assert_eq!(object["metadata"]["labels"]["prewarm.io/origin"], "rest");
+    let asked = object["metadata"]["annotations"]["prewarm.io/created-by"].as_str().unwrap();
+    assert_eq!(asked, format!("user:system:serviceaccount:{}:editor", namespace.name));
+    let again = caller.delete(&format!("/tasks/{id}")).await;
+    assert_eq!((again.code, &again.body["status"]), (409, &json!("completed")), "{again:?}");
+    let list = caller.get("/tasks?status=completed&limit=20&offset=0").await;
+    assert_eq!((&list.body["total"], &list.body["limit"], &list.body["offset"]), (&json!(1), &json!(20), &json!(0)));
+    assert_eq!(list.body["tasks"][0], task);
+    assert_eq!(caller.get("/tasks?status=running&limit=20&offset=0").await.body["tasks"], json!([]));
+    let stats = caller.get("/stats").await.body;
+    assert_eq!((&stats["tasks"]["completed"], &stats["successRate"]), (&json!(1), &json!(100.0)), "{stats}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_is_cancelled_and_kubectl_sees_it() {
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("cancel");
+    let server = Server::start(cluster, &namespace, HELPER).await;
+    let caller = Caller::editor(&server, &namespace);
+    let id = caller.task(&json!({"images": ["a:1"], "batchSize": 1, "nodeSelector": {"type": "fake"}})).await;
+    let running = || async { (caller.get(&format!("/tasks/{id}")).await.body["status"] == "running").then_some(()) };
+    namespace.eventually("the task runs", LONG, running).await;
+    let cancelled = caller.delete(&format!("/tasks/{id}")).await;
+    assert_eq!((cancelled.code, &cancelled.body["status"]), (200, &json!("cancelled")), "{cancelled:?}");
+    assert_eq!(ended(&caller, &namespace, &id).await["status"], "cancelled");
+    let again = caller.delete(&format!("/tasks/{id}")).await;
+    assert_eq!((again.code, &again.body["status"]), (409, &json!("cancelled")));
+    assert_eq!(namespace.get("prewarmtasks")[0]["status"]["phase"], "Cancelled");
+    // And the other way round: what kubectl makes, REST shows and cancels.
+    namespace.apply_task("by-hand", &json!({"images": ["b:1"], "suspend": true}));
+    let seen = || async { (caller.get("/tasks/by-hand").await.code == 200).then_some(()) };
+    namespace.eventually("the task of kubectl", LONG, seen).await;
+    assert_eq!(caller.get("/tasks/by-hand").await.body["origin"], "user");
+    assert_eq!(caller.delete("/tasks/by-hand").await.code, 200);
+    assert_eq!(namespace.ended("by-hand", LONG).await["phase"], "Cancelled");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_is_newest_first_and_its_pages_hold_still() {
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("pages");
+    let server = Server::start(cluster, &namespace, HELPER).await;
+    let caller = Caller::editor(&server, &namespace);
+    for index in 0..7 {
+        namespace.apply_task(&format!("t{index}"), &json!({"images": ["a:1"], "suspend": true}));
+    }
+    let all = || async { (caller.get("/tasks").await.body["total"] == 7).then_some(()) };
+    namespace.eventually("seven tasks", LONG, all).await;
+    let names = |body: &Value| -> Vec<String> {
+        body["tasks"].as_array().unwrap().iter().map(|task| task["taskId"].as_str().unwrap().to_owned()).collect()
+    };
+    let times = |body: &Value| -> Vec<String> {
+        body["tasks"].as_array().unwrap().iter().map(|task| task["createdAt"].as_str().unwrap().to_owned()).collect()
+    };
+    let whole = caller.get("/tasks?limit=100").await;
+    assert!(times(&whole.body).is_sorted_by(|a, b| a >= b));
+    assert_eq!(whole.header("link"), "");
+    let before = names(&whole.body);
+    let (mut path, mut seen) = ("/tasks?limit=3".to_owned(), Vec::new());
+    loop {
+        let page = caller.get(&path).await;
+        seen.extend(names(&page.body));
+        // While somebody reads, tasks come.
+        tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+        caller.task(&json!({"images": ["new:1"]})).await;
+        let link = page.header("link").to_owned();
+        let Some(next) = link.strip_prefix("</api/v1").and_then(|rest| rest.split('>').next()) else { break };
+        path = next.to_owned();
+    }
+    assert_eq!(seen, before);
+    let fresh = caller.get("/tasks?limit=1").await;
+    let tag = fresh.header("etag").to_owned();
+    assert!(fresh.header("age") == "0" && fresh.header("x-resource-version").parse::<u64>().is_ok());
+    let known = caller.send(caller.request("GET", "/tasks/t0").header("if-none-match", "\"other\"")).await;
+    let own = known.header("etag").to_owned();
+    let known = caller.send(caller.request("GET", "/tasks/t0").header("if-none-match", &own)).await;
+    assert_eq!((known.code, &known.body, known.header("etag")), (304, &json!(""), own.as_str()));
+    assert!(tag.starts_with("W/"));
+}
+
+/// However often and wherever a call is repeated, there is one task.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_call_makes_no_second_task() {
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("idem");
+    let first = Server::start(cluster, &namespace, HELPER).await;
+    let second = Server::standby(cluster, &namespace, HELPER);
+    let caller = Caller::editor(&first, &namespace);
+    let other = caller.at(&second);
+    let up = || async { (second.get("/healthz").starts_with("HTTP/1.1 200")).then_some(()) };
+    namespace.eventually("the second replica", LONG, up).await;
+    let body = json!({"images": ["a:1"], "nodeSelector": {"none": "such"}});
+    let calls = (0..20).map(|index| {
+        let caller = if index % 2 == 0 { &caller } else { &other };
+        caller.send(caller.request("POST", "/tasks").header("idempotency-key", "release-7").json(&body))
+    });
+    let answers = futures::future::join_all(calls).await;
+    assert!(answers.iter().all(|answer| answer.code == 201), "{answers:?}");
+    let ids: HashSet<&str> = answers.iter().map(|answer| answer.body["taskId"].as_str().unwrap()).collect();
+    assert_eq!((ids.len(), namespace.get("prewarmtasks").len()), (1, 1));
+    // What one replica has made, the other knows at once.
+    let id = ids.into_iter().next().unwrap();
+    assert_eq!((caller.get(&format!("/tasks/{id}")).await.code, other.get(&format!("/tasks/{id}")).await.code), (200, 200));
+    let fresh = caller.task(&body).await;
+    assert_eq!(other.get(&format!("/tasks/{fresh}")).await.code, 200);
+    let changed = json!({"images": ["b:1"]});
+    let misused = caller.send(caller.request("POST", "/tasks").header("idempotency-key", "release-7").json(&changed)).await;
+    assert_eq!(misused.code, 422, "{misused:?}");
+    // Somebody else's key is another one.
+    let somebody = caller.with(&crate::caller::token(&namespace, "somebody", &["*"]));
+    let theirs = somebody.send(somebody.request("POST", "/tasks").header("idempotency-key", "release-7").json(&changed)).await;
+    assert_eq!(theirs.code, 201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_is_explained_and_nothing_changes() {
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("extract");
+    let server = Server::start(cluster, &namespace, HELPER).await;
+    let caller = Caller::editor(&server, &namespace);
+    let mut web = deployment("web", 3, &["shop/web:1"]);
+    web["metadata"]["namespace"] = json!(namespace.name);
+    web["spec"]["template"]["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": "node-0001"});
+    let answer = caller.post("/tasks:extract", &web).await;
+    assert_eq!(answer.code, 200, "{answer:?}");
+    let workload = &answer.body["workloads"][0];
+    assert_eq!((&workload["workload"], &workload["verdict"]), (&json!("Deployment/web"), &json!("wanted")), "{workload:#}");
+    assert_eq!(workload["images"], json!(["shop/web:1"]));
+    assert!(workload["nodeCount"].is_null(), "this caller may not read nodes");
+    let reader = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+        "metadata": {"name": namespace.name}, "rules": [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["list"]}]});
+    cluster.kubectl(&["apply", "-f", "-"], &reader.to_string());
+    let account = format!("{}:nodes", namespace.name);
+    let token = crate::caller::token(&namespace, "nodes", &["get"]);
+    cluster.kubectl(&["create", "clusterrolebinding", &namespace.name, "--clusterrole", &namespace.name, "--serviceaccount", &account], "");
+    let seer = caller.with(&token);
+    let yaml = format!("# a chart's output\n---\napiVersion: v1\nkind: Service\nmetadata: {{name: s}}\n---\n{web}");
+    let request = seer.request("POST", "/tasks:extract").header("content-type", "application/yaml").body(yaml);
+    let answer = seer.send(request).await;
+    let workload = &answer.body["workloads"][0];
+    assert_eq!((&workload["nodeCount"], &workload["nodeNames"]), (&json!(1), &json!(["node-0001"])), "{answer:?}");
+    assert_eq!(answer.body["skipped"], json!(["Service/s"]));
+    let nodes = seer.get("/nodes?limit=1000").await;
+    assert!(nodes.body["total"].as_u64().unwrap() >= 120 && nodes.body["nodes"][0]["labels"].is_object(), "{nodes:?}");
+    assert_eq!(caller.get("/nodes").await.code, 403);
+    for (body, code) in [("{", 400), ("kind: [", 400), ("\u{1}", 400)] {
+        let request = caller.request("POST", "/tasks:extract").header("content-type", "application/yaml").body(body);
+        assert_eq!(caller.send(request).await.code, code, "{body}");
+    }
+    assert!(namespace.get("prewarmtasks").is_empty());
+    cluster.kubectl(&["delete", "clusterrole,clusterrolebinding", &namespace.name], "");
+}
+
+/// The examples of the document, one after another, in a shell.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_example_of_the_document_works() {
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("samples");
+    let server = Server::start(cluster, &namespace, HELPER).await;
+    let caller = Caller::editor(&server, &namespace);
+    let document = caller.get("/openapi.json").await.body;
+    assert_eq!(document["openapi"], "3.1.0");
+    let mut samples: Vec<(String, String)> = Vec::new();
+    for call in document["paths"].as_object().unwrap().values().flat_map(|path| path.as_object().unwrap().values()) {
+        let source = call["x-codeSamples"][0]["source"].as_str().unwrap().to_owned();
+        samples.push((call["operationId"].as_str().unwrap().to_owned(), source));
+    }
+    let run = |name: &str, more: &[(&str, &str)]| -> Value {
+        let source = &samples.iter().find(|(id, _)| id == name).unwrap_or_else(|| panic!("{name}")).1;
+        let folder = std::path::Path::new(cluster.var("KUBECTL")).parent().unwrap().to_owned();
+        let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
+        let mut shell = Command::new("bash");
+        shell.args(["-euo", "pipefail", "-c", source]).env("PATH", path).env("API", caller.base());
+        shell.env("TOKEN", caller.secret()).env("KUBECONFIG", cluster.var("KUBECONFIG")).envs(more.iter().copied());
+        let output = shell.output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+        let last = text.lines().rev().find_map(|line| line.strip_prefix("data: ").or(Some(line)).filter(|line| !line.is_empty()));
+        let body: Value = serde_json::from_str(last.unwrap()).unwrap_or_else(|error| panic!("{name}: {error}: {text}"));
+        assert!(body.get("error").is_none(), "{name}: {body:#}");
+        body
+    };
+    let task = run("create_task", &[])["taskId"].as_str().unwrap().to_owned();
+    let of_task = [("TASK", task.as_str())];
+    for name in ["list_tasks", "get_task"] {
+        run(name, &of_task);
+    }
+    namespace.kubectl(&["patch", "prewarmtask", &task, "--type=merge", "-p", r#"{"spec":{"priority":9}}"#], "");
+    let cancelled = run("cancel_task", &of_task);
+    assert_eq!(cancelled["status"], "cancelled");
+    assert_eq!(run("watch_task", &of_task)["status"], "cancelled");
+    run("extract", &[]);
+    let schedule = run("create_schedule", &[])["id"].as_str().unwrap().to_owned();
+    let of_schedule = [("SCHEDULE", schedule.as_str())];
+    for name in ["list_schedules", "get_schedule", "replace_schedule", "disable_schedule", "enable_schedule", "trigger_schedule"] {
+        run(name, &of_schedule);
+    }
+    let path = format!("/scheduled-tasks/{schedule}/executions/1");
+    let recorded = || async { (caller.get(&path).await.code == 200).then_some(()) };
+    namespace.eventually("the run in the history", LONG, recorded).await;
+    for name in ["list_executions", "get_execution", "delete_schedule", "get_stats"] {
+        run(name, &of_schedule);
+    }
+    // Nodes are the cluster's, not the namespace's.
+    assert_eq!(samples.len(), 18);
+    let page = reqwest::get(format!("http://{}/docs", server.api())).await.unwrap();
+    assert!(page.headers()["content-security-policy"].to_str().unwrap().starts_with("default-src 'none'"));
+    assert!(page.text().await.unwrap().contains("/api/v1/scheduled-tasks/{id}/trigger"));
+}

@@ -1,0 +1,168 @@
+//! Schedules on the real control plane, by the real clock.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    admission::{HELPER, LONG},
+    caller::Caller,
+    harness::{Cluster, Namespace, Server},
+};
+
+/// A minute, a look, and a successor that needs 12 s to lead.
+const TICK: Duration = Duration::from_secs(100);
+
+/// Ticks to wait for; the long form of the tests raises it.
+fn ticks() -> usize {
+    std::env::var("PREWARMER_TEST_TICKS").ok().and_then(|text| text.parse().ok()).unwrap_or(2)
+}
+
+fn schedule(namespace: &Namespace, name: &str) -> Value {
+    serde_json::from_str(&namespace.kubectl(&["get", "pws", name, "-o", "json"], "")).unwrap()
+}
+
+/// Every minute, while leaders die: each tick has one task.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_tick_runs_once_whoever_leads() {
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("ticks");
+    let first = Server::start(cluster, &namespace, HELPER).await;
+    let mut servers = vec![first, Server::standby(cluster, &namespace, HELPER)];
+    let caller = Caller::editor(&servers[0], &namespace);
+    let task = json!({"images": ["a:1"], "nodeSelector": {"type": "fake"}, "nodes": 1});
+    let body = json!({"name": "minutely", "cronExpr": "* * * * *", "taskConfig": task, "timezone": "Asia/Kathmandu"});
+    let made = caller.post("/scheduled-tasks", &body).await;
+    assert_eq!(made.code, 201, "{made:?}");
+    let id = made.body["id"].as_str().unwrap().to_owned();
+    assert!(id.starts_with("scheduled-task-20"), "{id}");
+    assert!(made.body["nextExecutionAt"].is_string());
+    let begun = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    for round in 1..=ticks() {
+        let runs = || async {
+            let runs = schedule(&namespace, &id)["status"]["executions"].as_array().cloned().unwrap_or_default();
+            (runs.len() >= round).then_some(())
+        };
+        namespace.eventually(&format!("run {round}"), TICK, runs).await;
+        let leader = servers.iter().position(Server::leads).expect("one leads");
+        servers[leader].kill();
+        servers[leader].revive();
+    }
+    let end = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    // The last run may still be at work.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let object = schedule(&namespace, &id);
+    let runs = object["status"]["executions"].as_array().unwrap();
+    let at: Vec<&str> = runs.iter().map(|run| run["scheduledTime"].as_str().unwrap()).collect();
+    let distinct: BTreeSet<&str> = at.iter().copied().collect();
+    assert_eq!(at.len(), distinct.len(), "a tick ran twice: {runs:#?}");
+    let passed = usize::try_from(end / 60 - begun / 60).unwrap();
+    assert!(at.len() >= passed && at.len() <= passed + 1, "{passed} minutes, and {at:?}");
+    let tasks = namespace.get("prewarmtasks");
+    assert_eq!(tasks.len(), runs.iter().filter(|run| run["task"].is_string()).count());
+    assert!(runs.iter().all(|run| run["status"] != "skipped"), "{runs:#?}");
+    println!("{} ticks, each leader killed after its run: each tick ran once", at.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schedule_through_its_life() {
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("schedule");
+    let server = Server::start(cluster, &namespace, HELPER).await;
+    let caller = Caller::editor(&server, &namespace);
+    let held = json!({"images": ["a:1"], "nodeSelector": {"none": "such"}, "nodes": "all"});
+    let body = json!({"name": "yearly", "description": "for a test", "cronExpr": "0 0 1 1 *", "enabled": false,
+        "overlapPolicy": "queue", "timeoutSeconds": 3600, "taskConfig": held});
+    let made = caller.post("/scheduled-tasks", &body).await;
+    assert_eq!(made.code, 201, "{made:?}");
+    let view = &made.body;
+    assert_eq!((&view["timezone"], &view["overlapPolicy"], &view["nextExecutionAt"]), (&json!("UTC"), &json!("queue"), &json!(null)));
+    assert_eq!(view["taskConfig"]["images"], json!(["a:1"]));
+    let path = format!("/scheduled-tasks/{}", view["id"].as_str().unwrap());
+    let list = caller.get("/scheduled-tasks?enabled=false&limit=20").await;
+    assert_eq!((&list.body["total"], &list.body["tasks"][0]["id"]), (&json!(1), &view["id"]));
+    assert!(caller.put(&format!("{path}/enable"), &json!({})).await.body["nextExecutionAt"].is_string());
+    assert_eq!(caller.put(&format!("{path}/disable"), &json!({})).await.body["enabled"], false);
+
+    // By hand; a second one waits, a third is refused.
+    let quick = json!({"name": "yearly", "cronExpr": "0 0 1 1 *", "enabled": false, "overlapPolicy": "queue",
+        "taskConfig": {"images": ["a:1"], "nodeSelector": {"type": "fake"}, "batchSize": 1}});
+    assert_eq!(caller.put(&path, &quick).await.code, 200);
+    let run = caller.post(&format!("{path}/trigger"), &json!({})).await;
+    assert_eq!(run.code, 202, "{run:?}");
+    let task = run.body["taskId"].as_str().unwrap().to_owned();
+    let waits = caller.post(&format!("{path}/trigger"), &json!({})).await;
+    assert_eq!((waits.code, &waits.body["taskId"]), (202, &json!(null)), "{waits:?}");
+    let refused = caller.post(&format!("{path}/trigger"), &json!({})).await;
+    assert_eq!((refused.code, &refused.body["status"]), (409, &json!("running")), "{refused:?}");
+    let executions = format!("{path}/executions");
+    let running = || async {
+        let first = caller.get(&format!("{executions}/1")).await;
+        (first.body["startedAt"].is_string() && first.body["taskId"] == task).then_some(())
+    };
+    namespace.eventually("the run is in the history, and has begun", LONG, running).await;
+    assert_eq!(caller.delete(&format!("/tasks/{task}")).await.code, 200);
+    let two = || async {
+        let all = caller.get(&executions).await.body["executions"].clone();
+        (all.as_array()?.len() == 2 && all[1]["status"] == "failed").then_some(all)
+    };
+    let all = namespace.eventually("the run that waited begins", LONG, two).await;
+    assert_eq!((&all[0]["id"], &all[0]["trigger"], &all[0]["status"]), (&json!(2), &json!("manual"), &json!("running")));
+    assert!(all[1]["finishedAt"].is_string() && all[1]["durationSeconds"].is_number(), "{all:#}");
+    let second = all[0]["taskId"].as_str().unwrap().to_owned();
+
+    // A timeout ends what takes too long.
+    let brief = json!({"name": "yearly", "cronExpr": "0 0 1 1 *", "enabled": false, "timeoutSeconds": 1, "taskConfig": quick["taskConfig"]});
+    assert_eq!(caller.put(&path, &brief).await.code, 200);
+    let over = || async { (caller.get(&format!("{executions}/2")).await.body["status"] == "timeout").then_some(()) };
+    namespace.eventually("the time-out", LONG, over).await;
+    assert_eq!(caller.get(&format!("/tasks/{second}")).await.body["status"], "cancelled");
+
+    // Nonsense is named, by REST and by kubectl.
+    let wrong = caller.put(&path, &json!({"cronExpr": "nightly", "taskConfig": {"images": []}, "timezone": "Mars"})).await;
+    assert_eq!((wrong.code, wrong.wrong()), (400, vec!["cronExpr", "taskConfig.images", "timezone"]), "{wrong:?}");
+    let object = json!({"apiVersion": "prewarm.io/v1alpha1", "kind": "PrewarmSchedule",
+        "metadata": {"name": "bad", "namespace": namespace.name},
+        "spec": {"schedule": "61 * * * *", "taskTemplate": {"spec": {"images": ["UPPER/x"]}}}});
+    let (ok, said) = cluster.try_kubectl(&["apply", "-f", "-"], &object.to_string());
+    assert!(!ok && said.contains("spec.schedule") && said.contains("spec.taskTemplate.spec.images[0]"), "{said}");
+
+    // Its tasks go with it.
+    assert_eq!(caller.delete(&path).await.code, 200);
+    assert_eq!(caller.get(&path).await.code, 404);
+    let gone = || async { namespace.get("prewarmtasks").is_empty().then_some(()) };
+    namespace.eventually("the tasks go with the schedule", LONG, gone).await;
+    let metrics = server.get("/metrics");
+    assert!(metrics.contains("prewarm_schedule_runs_total{status=\"timeout\"} 1"), "{metrics}");
+}
+
+/// What kubectl applies, runs; what it changes, counts.
+#[tokio::test(flavor = "multi_thread")]
+async fn kubectl_and_rest_show_the_same() {
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("pws");
+    let server = Server::start(cluster, &namespace, HELPER).await;
+    let caller = Caller::editor(&server, &namespace);
+    let object = |images: &str, cron: &str| {
+        json!({"apiVersion": "prewarm.io/v1alpha1", "kind": "PrewarmSchedule", "metadata": {"name": "nightly"},
+            "spec": {"schedule": cron, "timeZone": "Europe/Berlin", "taskTemplate": {"spec": {"images": [images]}}}})
+    };
+    namespace.apply(&object("a:1", "30 2 * * *"));
+    // Unlike a task's, the template of a schedule can be changed.
+    namespace.apply(&object("b:1", "@hourly"));
+    let seen = || async {
+        let view = caller.get("/scheduled-tasks/nightly").await;
+        (view.code == 200 && view.body["cronExpr"] == "@hourly").then_some(view.body)
+    };
+    let view = namespace.eventually("the schedule of kubectl", LONG, seen).await;
+    assert_eq!((&view["name"], &view["createdBy"]), (&json!("nightly"), &json!("kubectl")));
+    assert_eq!(view["taskConfig"]["images"], json!(["b:1"]));
+    let planned = || async { schedule(&namespace, "nightly")["status"]["nextScheduleTime"].as_str().map(str::to_owned) };
+    let next = namespace.eventually("the next tick in the status", LONG, planned).await;
+    assert!(next.ends_with(":00:00Z"), "{next}");
+    let table = namespace.kubectl(&["get", "pws"], "");
+    assert!(table.contains("SCHEDULE") && table.contains("@hourly") && table.contains("Europe/Berlin"), "{table}");
+}
