@@ -192,7 +192,7 @@ pub struct Stats {
 
 /// How many tasks and schedules there are.
 #[utoipa::path(get, path = "/stats", tag = "cluster",
-    params(("namespace" = Option<String>, Query, description = "Only of this namespace")),
+    params(("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Only of this namespace")),
     responses((status = 200, description = "The numbers", body = Stats)))]
 pub(super) async fn get_stats(
     State(api): State<Api>,

@@ -33,8 +33,8 @@ pub struct ExecutionList {
 /// A page of the runs of a schedule, newest first.
 #[utoipa::path(get, path = "/scheduled-tasks/{id}/executions", tag = "schedules",
     params(
-        ("id" = String, Path, description = "The schedule's name"),
-        ("namespace" = Option<String>, Query, description = "Its namespace; needed where several have one of that name"),
+        ("id" = String, Path, max_length = 253, pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", description = "The schedule's name"),
+        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Its namespace; needed where several have one of that name"),
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 100, description = "How many at most; 10 by default"),
         ("offset" = Option<u32>, Query, maximum = 2_147_483_647, description = "After how many"),
     ),
@@ -60,9 +60,9 @@ pub(super) async fn list_executions(
 /// A run of a schedule.
 #[utoipa::path(get, path = "/scheduled-tasks/{id}/executions/{n}", tag = "schedules",
     params(
-        ("id" = String, Path, description = "The schedule's name"),
-        ("n" = String, Path, description = "The run's number"),
-        ("namespace" = Option<String>, Query, description = "Its namespace; needed where several have one of that name"),
+        ("id" = String, Path, max_length = 253, pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", description = "The schedule's name"),
+        ("n" = String, Path, pattern = "^[1-9][0-9]{0,9}$", description = "The run's number"),
+        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Its namespace; needed where several have one of that name"),
     ),
     responses((status = 200, description = "The run", body = ExecutionView)))]
 pub(super) async fn get_execution(

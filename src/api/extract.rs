@@ -74,6 +74,9 @@ pub(super) async fn extract(
     let read = tokio::task::spawn_blocking(move || extract_documents(&text, &policy, &around)).await;
     let read = read.map_err(|_| ApiError::bad_field("", "the manifest cannot be read"))?;
     let (found, skipped) = read.map_err(|error| ApiError::bad_field("", error))?;
+    if found.is_empty() && skipped.is_empty() {
+        return Err(ApiError::bad_field("", "there is no object in the manifest"));
+    }
     let may = api.auth.allows(&caller, LIST_NODES, None).await?;
     let nodes = if may && !found.is_empty() { Some(nodes.get().await?) } else { None };
     let workloads = found.into_iter().map(|what| place(what, nodes.as_ref())).collect();

@@ -94,8 +94,7 @@ impl Fields {
     pub(super) fn number(&mut self, name: &str, range: RangeInclusive<u32>) -> Option<u32> {
         let value = self.take(name)?;
         let expected = format!("a whole number from {} to {}", range.start(), range.end());
-        let whole = value.as_u64().or_else(|| whole(value.as_f64()?));
-        match whole.and_then(|number| u32::try_from(number).ok()) {
+        match whole_number(&value) {
             Some(number) if range.contains(&number) => return Some(number),
             _ if value.is_number() => self.wrong(name, format!("{value}: expected {expected}")),
             _ => self.unexpected(name, &expected, &value),
@@ -156,10 +155,10 @@ impl Fields {
         Some(texts)
     }
 
-    /// One of a few words, whatever the case of its letters.
+    /// One of a few words.
     pub(super) fn choice<T: Copy>(&mut self, name: &str, words: &[(&str, T)]) -> Option<T> {
         let text = self.text(name)?;
-        let found = words.iter().find(|(word, _)| word.eq_ignore_ascii_case(&text));
+        let found = words.iter().find(|(word, _)| *word == text);
         if found.is_none() {
             let all = words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
             self.wrong(name, format!("{text:?}: expected one of {all}"));
@@ -188,11 +187,15 @@ impl Fields {
     }
 }
 
-/// `5.0` is a whole number: in JSON there is one kind of numbers only.
-fn whole(number: f64) -> Option<u64> {
+/// A number without a fraction; `5.0` is one: in JSON there is one kind of numbers only.
+pub(super) fn whole_number(value: &Value) -> Option<u32> {
+    if let Some(number) = value.as_u64() {
+        return u32::try_from(number).ok();
+    }
+    let number = value.as_f64()?;
     let fits = number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&number);
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    fits.then_some(number as u64)
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it was just looked at")]
+    fits.then_some(number as u32)
 }
 
 #[cfg(test)]

@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+use crate::catalog::TaskView;
+
 use super::{BASE, State, cluster, error::ErrorBody, executions, extract, front, samples::SAMPLES, schedules, tasks, watch};
 
 /// Every call may be answered so.
@@ -37,7 +39,7 @@ const LATER: (&str, &str) = ("503", "The cluster does not answer; Retry-After sa
         description = "Pulls container images to Kubernetes nodes before the pods that need them.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
-    components(schemas(ErrorBody)),
+    components(schemas(ErrorBody, TaskView)),
     tags(
         (name = "tasks", description = "Images to have on nodes"),
         (name = "schedules", description = "Tasks at times of day"),
@@ -83,6 +85,9 @@ pub fn document() -> Value {
         "type": "http", "scheme": "bearer",
         "description": "A token of Kubernetes, or one that `prewarmer token create` has made",
     }});
+    // A manifest in YAML is whatever YAML is.
+    let path = format!("{BASE}/tasks:extract");
+    document["paths"][path]["post"]["requestBody"]["content"]["application/yaml"]["schema"] = json!({});
     document["security"] = json!([{"token": []}]);
     let calls = document["paths"].as_object_mut().into_iter().flat_map(|paths| paths.values_mut());
     for call in calls.filter_map(Value::as_object_mut).flat_map(|methods| methods.values_mut()) {

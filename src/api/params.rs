@@ -44,9 +44,16 @@ impl Params {
         self.left.remove(name).filter(|text| !text.is_empty())
     }
 
+    /// Takes a parameter without a value as one that is not there.
+    pub(super) fn drop_empty(&mut self, name: &str) {
+        if self.left.get(name).is_some_and(String::is_empty) {
+            self.left.remove(name);
+        }
+    }
+
     /// One of a few words.
     pub(super) fn choice<T: Copy>(&mut self, name: &str, words: &[(&str, T)]) -> Option<T> {
-        let text = self.text(name)?;
+        let text = self.left.remove(name)?;
         let found = words.iter().find(|(word, _)| *word == text);
         if found.is_none() {
             let all = words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
@@ -56,7 +63,7 @@ impl Params {
     }
 
     fn number(&mut self, name: &str, default: usize, most: usize, least: usize) -> usize {
-        let Some(text) = self.text(name) else { return default };
+        let Some(text) = self.left.remove(name) else { return default };
         match text.parse() {
             Ok(number) if (least..=most).contains(&number) => number,
             _ => {
@@ -109,7 +116,8 @@ mod tests {
 
     #[test]
     fn what_is_right() {
-        let mut params = params("limit=20&offset=40&namespace=");
+        let mut params = params("limit=20&offset=40&namespace=&status=");
+        params.drop_empty("status");
         assert_eq!((params.page(MAX_LIMIT), params.namespace()), ((20, 40), None));
         assert!(params.done().is_ok());
     }

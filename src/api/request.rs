@@ -5,10 +5,17 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::Toleration;
 use serde::Serialize;
 use serde_json::Value;
-use utoipa::ToSchema;
+use utoipa::{
+    ToSchema,
+    openapi::schema::{ObjectBuilder, OneOfBuilder, Schema, Type},
+};
 
-use super::{error::Detail, fields::Fields};
+use super::{
+    error::Detail,
+    fields::{Fields, whole_number},
+};
 use crate::{
+    catalog::RetryGrowth,
     duration,
     notify::Guard,
     task::{
@@ -19,8 +26,25 @@ use crate::{
 
 /// Longest delay before a further try, in seconds: a day.
 const MAX_DELAY: u32 = 24 * 3600;
+/// The most nodes that a number names.
+const MAX_COUNT: u32 = 999_999;
 /// Longest life of a task after its end, in seconds.
 const MAX_TTL: u32 = i32::MAX.unsigned_abs();
+
+/// A whole number in a range, a text of a pattern, or nothing.
+fn number_or_text(most: u32, pattern: &str) -> Schema {
+    let of = |kind: Type| ObjectBuilder::new().schema_type(kind);
+    let number = of(Type::Integer).minimum(Some(1)).maximum(Some(most));
+    OneOfBuilder::new().item(number).item(of(Type::String).pattern(Some(pattern))).item(of(Type::Null)).build().into()
+}
+
+fn batch_size_schema() -> Schema {
+    number_or_text(100, "^(100|[1-9][0-9]?)%$")
+}
+
+fn nodes_schema() -> Schema {
+    number_or_text(MAX_COUNT, "^(all|auto|(100|[1-9][0-9]?)%|[1-9][0-9]{0,5})$")
+}
 
 /// Who is told of a task's end.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
@@ -31,6 +55,7 @@ pub struct NotifyRequest {
     pub url: String,
     /// `json` (default), `cloudevents`, `slack`, `dingtalk` or `alertmanager`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(pattern = "^(json|cloudevents|slack|dingtalk|alertmanager)$")]
     pub format: Option<String>,
     /// A Secret of the task's namespace whose `key` signs the message.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -46,7 +71,7 @@ pub struct TaskRequest {
     pub images: Vec<String>,
     /// How many nodes at once: 1 to 100, or a percentage such as `25%`; 10 by default.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<serde_json::Value>, example = 10)]
+    #[schema(schema_with = batch_size_schema)]
     pub batch_size: Option<Amount>,
     /// Labels that a node must carry.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -57,11 +82,10 @@ pub struct TaskRequest {
     pub tolerations: Option<Vec<Toleration>>,
     /// How many of the matching nodes: `all` (default), `auto`, a number, or a percentage such as `25%`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<serde_json::Value>, example = "all")]
+    #[schema(schema_with = nodes_schema)]
     pub nodes: Option<Amount>,
     /// How batches follow one another: `Barrier` (default), `Rolling` or `Doubling`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
     pub batch_policy: Option<BatchPolicy>,
     /// 1 to 10; higher goes first; 5 by default.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -73,19 +97,22 @@ pub struct TaskRequest {
     pub max_retries: Option<u32>,
     /// How the time between tries grows: `linear` (default) or `exponential`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub retry_strategy: Option<String>,
+    pub retry_strategy: Option<RetryGrowth>,
     /// Seconds before the first further try; 30 by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 86400)]
     pub retry_delay: Option<u32>,
     /// How long a node may take, such as `10m` (default).
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 20, pattern = "^([0-9]+(\\.[0-9]+)?(ms|s|m|h))+$")]
     pub timeout: Option<String>,
     /// How long the whole task may take, such as `1h`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 20, pattern = "^([0-9]+(\\.[0-9]+)?(ms|s|m|h))+$")]
     pub deadline: Option<String>,
     /// The share of nodes that must be warm for the task to count as completed; `90%` by default.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(pattern = "^(100|[1-9]?[0-9])%$")]
     pub success_threshold: Option<String>,
     /// Names of Secrets of the task's namespace, for private registries.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -95,18 +122,16 @@ pub struct TaskRequest {
     pub service_account_name: Option<String>,
     /// `IfNotPresent` (default), or `Always` to check a tag that may have moved.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
     pub image_pull_policy: Option<PullPolicy>,
     /// How long finished worker pods hold the images, such as `30m`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 20, pattern = "^([0-9]+(\\.[0-9]+)?(ms|s|m|h))+$")]
     pub retain: Option<String>,
     /// `Job` (default) or `Pod`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
     pub worker: Option<WorkerKind>,
     /// `Auto` (default), `ImageVolume` or `Helper`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
     pub pull_method: Option<PullMethod>,
     /// Seconds after its end until the task is deleted; kept by default.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -122,6 +147,7 @@ pub struct TaskRequest {
     pub notify: Option<Vec<NotifyRequest>>,
     /// The task's namespace; the server's own by default.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
     pub namespace: Option<String>,
 }
 
@@ -204,7 +230,12 @@ fn placement(fields: &mut Fields, spec: &mut PrewarmTaskSpec) {
         }
         spec.batch_size = amount;
     }
-    spec.nodes = amount(fields, "nodes").unwrap_or_else(|| spec.nodes.clone());
+    if let Some(amount) = amount(fields, "nodes") {
+        if matches!(amount, Amount::Count(0) | Amount::Count(1_000_000..)) {
+            fields.wrong("nodes", format!("{amount}: expected all, auto, 1 to {MAX_COUNT}, or a percentage"));
+        }
+        spec.nodes = amount;
+    }
     let policies =
         [("Barrier", BatchPolicy::Barrier), ("Rolling", BatchPolicy::Rolling), ("Doubling", BatchPolicy::Doubling)];
     spec.batch_policy = fields.choice("batchPolicy", &policies).unwrap_or_default();
@@ -214,7 +245,7 @@ fn amount(fields: &mut Fields, name: &str) -> Option<Amount> {
     match fields.any(name)? {
         Value::String(text) => Some(Amount::Text(text)),
         value => {
-            let whole = value.as_u64().and_then(|number| u32::try_from(number).ok());
+            let whole = whole_number(&value);
             if whole.is_none() {
                 fields.wrong(name, format!("{value}: expected a whole number, or a percentage such as \"25%\""));
             }
@@ -295,7 +326,7 @@ impl TaskRequest {
             batch_policy: Some(spec.batch_policy),
             priority: Some(spec.priority),
             max_retries: Some(rule.as_ref().map_or(0, |rule| rule.limit)),
-            retry_strategy: rule.as_ref().map(|rule| crate::catalog::strategy(rule.strategy).to_owned()),
+            retry_strategy: rule.as_ref().map(|rule| rule.strategy.into()),
             retry_delay: delay.and_then(|delay| u32::try_from(delay.as_secs()).ok()),
             timeout: Some(spec.timeout.clone()),
             deadline: spec.deadline.clone(),
@@ -341,7 +372,7 @@ mod tests {
 
     #[test]
     fn what_was_read_is_written_alike() {
-        let body = json!({"images": ["a:1"], "batchSize": "25%", "nodes": 3, "batchPolicy": "rolling", "maxRetries": 2,
+        let body = json!({"images": ["a:1"], "batchSize": "25%", "nodes": 3, "batchPolicy": "Rolling", "maxRetries": 2,
             "retryDelay": 5, "timeout": "1m", "deadline": "1h", "successThreshold": "50%", "imagePullSecrets": ["s"],
             "serviceAccountName": "x", "imagePullPolicy": "Always", "retain": "5m", "worker": "Pod", "pullMethod": "Helper",
             "ttlSecondsAfterFinished": 5, "webhookUrl": "https://a.example.com/", "tolerations": [{"operator": "Exists"}],

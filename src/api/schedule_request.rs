@@ -22,6 +22,28 @@ const MAX_SECONDS: u32 = i32::MAX.unsigned_abs();
 const OVERLAPS: [(&str, OverlapPolicy); 3] =
     [("skip", OverlapPolicy::Skip), ("allow", OverlapPolicy::Allow), ("queue", OverlapPolicy::Queue)];
 
+/// What happens when a run is due while one is at work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Overlap {
+    /// It is left out.
+    Skip,
+    /// Both run.
+    Allow,
+    /// It waits.
+    Queue,
+}
+
+impl From<OverlapPolicy> for Overlap {
+    fn from(policy: OverlapPolicy) -> Self {
+        match policy {
+            OverlapPolicy::Skip => Self::Skip,
+            OverlapPolicy::Allow => Self::Allow,
+            OverlapPolicy::Queue => Self::Queue,
+        }
+    }
+}
+
 /// A schedule that is asked for.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -34,19 +56,19 @@ pub struct ScheduleRequest {
     #[schema(max_length = 2000)]
     pub description: Option<String>,
     /// Five fields of cron, or `@hourly`, `@daily`, `@weekly`, `@monthly`, `@yearly`.
-    #[schema(example = "30 2 * * *")]
+    #[schema(max_length = 200, example = "30 2 * * *")]
     pub cron_expr: String,
     /// The time zone in which they are meant; UTC by default.
-    #[schema(example = "Europe/Berlin")]
+    #[schema(max_length = 100, example = "Europe/Berlin")]
     pub timezone: Option<String>,
     /// Whether there are runs at all; yes by default.
     pub enabled: Option<bool>,
     /// What each run asks for.
     pub task_config: TaskRequest,
     /// What happens when a run is due while one is at work: `skip` (default), `allow` or `queue`.
-    pub overlap_policy: Option<String>,
-    /// Seconds after which a run is cancelled.
-    #[schema(minimum = 1, maximum = 2147483647)]
+    pub overlap_policy: Option<Overlap>,
+    /// Seconds after which a run is cancelled; 0 for never, as by default.
+    #[schema(minimum = 0, maximum = 2147483647)]
     pub timeout_seconds: Option<u32>,
     /// How many seconds late a run may begin; any by default.
     #[schema(minimum = 1, maximum = 2147483647)]
@@ -55,6 +77,7 @@ pub struct ScheduleRequest {
     #[schema(minimum = 1, maximum = 100)]
     pub history_limit: Option<u32>,
     /// The schedule's namespace, and that of its tasks; the server's own by default.
+    #[schema(pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
     pub namespace: Option<String>,
 }
 
@@ -79,7 +102,7 @@ pub struct ScheduleView {
     /// What each run asks for.
     pub task_config: TaskRequest,
     /// `skip`, `allow` or `queue`.
-    pub overlap_policy: &'static str,
+    pub overlap_policy: Overlap,
     /// Seconds after which a run is cancelled.
     pub timeout_seconds: Option<u32>,
     /// How many seconds late a run may begin.
@@ -206,7 +229,7 @@ impl ScheduleView {
             timezone: zone,
             enabled: spec.enabled,
             task_config: TaskRequest::of(&spec.task_template.spec, &namespace),
-            overlap_policy: OVERLAPS.iter().find(|(_, one)| *one == spec.overlap_policy).map_or("skip", |(word, _)| word),
+            overlap_policy: spec.overlap_policy.into(),
             timeout_seconds: spec.timeout_seconds,
             starting_deadline_seconds: spec.starting_deadline_seconds,
             history_limit: spec.history_limit,
@@ -258,7 +281,7 @@ mod tests {
         assert_eq!((wanted.spec.overlap_policy, wanted.spec.enabled), (OverlapPolicy::Queue, false));
         let schedule = PrewarmSchedule::new("s", wanted.spec);
         let view = ScheduleView::of(&schedule, Timestamp::UNIX_EPOCH);
-        assert_eq!((view.overlap_policy, view.next_execution_at), ("queue", None));
+        assert_eq!((view.overlap_policy, view.next_execution_at), (Overlap::Queue, None));
     }
 
     #[test]

@@ -134,7 +134,7 @@ pub(super) async fn create_schedule(
 #[utoipa::path(get, path = "/scheduled-tasks", tag = "schedules",
     params(
         ("enabled" = Option<bool>, Query, description = "Only those that are, or are not"),
-        ("namespace" = Option<String>, Query, description = "Only of this namespace"),
+        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Only of this namespace"),
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 100, description = "How many at most; 10 by default"),
         ("offset" = Option<u32>, Query, maximum = 2_147_483_647, description = "After how many"),
     ),
@@ -205,8 +205,8 @@ async fn to_change(
 /// The schedule.
 #[utoipa::path(get, path = "/scheduled-tasks/{id}", tag = "schedules",
     params(
-        ("id" = String, Path, description = "The schedule's name"),
-        ("namespace" = Option<String>, Query, description = "Its namespace; needed where several have one of that name"),
+        ("id" = String, Path, max_length = 253, pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", description = "The schedule's name"),
+        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Its namespace; needed where several have one of that name"),
         ("If-None-Match" = Option<String>, Header, description = "An ETag: answered by 304 while it is current"),
     ),
     responses((status = 200, description = "The schedule", body = ScheduleView),
@@ -225,8 +225,8 @@ pub(super) async fn get_schedule(
 /// Replace a schedule: what is not named takes its default.
 #[utoipa::path(put, path = "/scheduled-tasks/{id}", tag = "schedules", request_body = ScheduleRequest,
     params(
-        ("id" = String, Path, description = "The schedule's name"),
-        ("namespace" = Option<String>, Query, description = "Its namespace; needed where several have one of that name"),
+        ("id" = String, Path, max_length = 253, pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", description = "The schedule's name"),
+        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Its namespace; needed where several have one of that name"),
     ),
     responses((status = 200, description = "The schedule as it is now", body = ScheduleView)))]
 pub(super) async fn replace_schedule(
@@ -264,8 +264,8 @@ fn busy() -> ApiError {
 /// Delete a schedule, and the tasks that it has made.
 #[utoipa::path(delete, path = "/scheduled-tasks/{id}", tag = "schedules",
     params(
-        ("id" = String, Path, description = "The schedule's name"),
-        ("namespace" = Option<String>, Query, description = "Its namespace; needed where several have one of that name"),
+        ("id" = String, Path, max_length = 253, pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", description = "The schedule's name"),
+        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Its namespace; needed where several have one of that name"),
     ),
     responses((status = 200, description = "It was deleted", body = ScheduleDone)))]
 pub(super) async fn delete_schedule(
@@ -298,8 +298,8 @@ async fn set_enabled(api: Api, caller: Caller, id: String, pairs: Pairs, enabled
 /// Have a schedule run from now on.
 #[utoipa::path(put, path = "/scheduled-tasks/{id}/enable", tag = "schedules",
     params(
-        ("id" = String, Path, description = "The schedule's name"),
-        ("namespace" = Option<String>, Query, description = "Its namespace; needed where several have one of that name"),
+        ("id" = String, Path, max_length = 253, pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", description = "The schedule's name"),
+        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Its namespace; needed where several have one of that name"),
     ),
     responses((status = 200, description = "The schedule as it is now", body = ScheduleView)))]
 pub(super) async fn enable_schedule(
@@ -314,8 +314,8 @@ pub(super) async fn enable_schedule(
 /// Have a schedule rest. What is at work goes on.
 #[utoipa::path(put, path = "/scheduled-tasks/{id}/disable", tag = "schedules",
     params(
-        ("id" = String, Path, description = "The schedule's name"),
-        ("namespace" = Option<String>, Query, description = "Its namespace; needed where several have one of that name"),
+        ("id" = String, Path, max_length = 253, pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", description = "The schedule's name"),
+        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Its namespace; needed where several have one of that name"),
     ),
     responses((status = 200, description = "The schedule as it is now", body = ScheduleView)))]
 pub(super) async fn disable_schedule(
@@ -332,8 +332,8 @@ pub(super) async fn disable_schedule(
 /// While a run is at work, `overlapPolicy` says what happens: `allow` runs beside it, `queue` waits, `skip` is answered by 409.
 #[utoipa::path(post, path = "/scheduled-tasks/{id}/trigger", tag = "schedules",
     params(
-        ("id" = String, Path, description = "The schedule's name"),
-        ("namespace" = Option<String>, Query, description = "Its namespace; needed where several have one of that name"),
+        ("id" = String, Path, max_length = 253, pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", description = "The schedule's name"),
+        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Its namespace; needed where several have one of that name"),
     ),
     responses((status = 202, description = "It runs, or waits for the run that is at work", body = Triggered)))]
 pub(super) async fn trigger_schedule(

@@ -30,7 +30,7 @@ use super::{
     request::{self, TaskRequest},
 };
 use crate::{
-    catalog::{Entry, Filter, Key, Status, TaskView},
+    catalog::{Entry, Filter, Key, Status, TaskView, amount_schema},
     schedule::random_task_name,
     scope::scoped,
     task::{Amount, ORIGIN_LABEL, PrewarmTask, PrewarmTaskSpec},
@@ -64,7 +64,7 @@ pub struct TaskCreated {
     /// The images.
     pub images: Vec<String>,
     /// How many nodes at once.
-    #[schema(value_type = serde_json::Value)]
+    #[schema(schema_with = amount_schema)]
     pub batch_size: Amount,
     /// RFC 3339.
     pub created_at: Option<String>,
@@ -186,11 +186,11 @@ pub(super) fn in_namespace(error: kube::Error, namespace: &str) -> ApiError {
 /// With `offset` alone, tasks that are made meanwhile move the pages; the `Link` header names the next page as it was.
 #[utoipa::path(get, path = "/tasks", tag = "tasks",
     params(
-        ("status" = Option<Status>, Query, description = "Only of this status"),
-        ("namespace" = Option<String>, Query, description = "Only of this namespace"),
+        ("status" = Option<String>, Query, pattern = "^(pending|running|completed|failed|cancelled)?$", description = "Only of this status"),
+        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Only of this namespace"),
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 100, description = "How many at most; 10 by default"),
         ("offset" = Option<u32>, Query, maximum = 2_147_483_647, description = "After how many"),
-        ("until" = Option<String>, Query, pattern = "^[0-9]{1,10}~[a-z0-9-]{1,63}~[a-z0-9.-]{1,253}$",
+        ("until" = Option<String>, Query, pattern = "^([0-9]{1,10}~[a-z0-9-]{1,63}~[a-z0-9.-]{1,253})?$",
             description = "Only tasks that there were then: taken from a Link header"),
     ),
     responses((status = 200, description = "The page", body = TaskList)))]
@@ -201,6 +201,7 @@ pub(super) async fn list_tasks(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let mut params = Params::of(pairs);
+    params.drop_empty("status");
     let status = params.choice("status", &Status::ALL.map(|status| (status.as_str(), status)));
     let namespace = params.namespace();
     let (limit, offset) = params.page(MAX_LIMIT);
@@ -266,8 +267,8 @@ fn read_until(text: &str) -> Result<(Timestamp, Key), ApiError> {
 /// The task.
 #[utoipa::path(get, path = "/tasks/{id}", tag = "tasks",
     params(
-        ("id" = String, Path, description = "The task's name"),
-        ("namespace" = Option<String>, Query, description = "Its namespace; needed where several have a task of that name"),
+        ("id" = String, Path, max_length = 253, pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", description = "The task's name"),
+        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Its namespace; needed where several have a task of that name"),
         ("If-None-Match" = Option<String>, Header, description = "An ETag: answered by 304 while it is current"),
     ),
     responses((status = 200, description = "The task", body = TaskView), (status = 304, description = "It has not changed")))]
@@ -285,8 +286,8 @@ pub(super) async fn get_task(
 /// Cancel a task: its Jobs are deleted, and nothing new is begun.
 #[utoipa::path(delete, path = "/tasks/{id}", tag = "tasks",
     params(
-        ("id" = String, Path, description = "The task's name"),
-        ("namespace" = Option<String>, Query, description = "Its namespace; needed where several have a task of that name"),
+        ("id" = String, Path, max_length = 253, pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", description = "The task's name"),
+        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Its namespace; needed where several have a task of that name"),
     ),
     responses((status = 200, description = "It is being cancelled", body = TaskCancelled)))]
 pub(super) async fn cancel_task(

@@ -23,6 +23,7 @@ use tokio::{
     time::{Instant, Interval, MissedTickBehavior, interval_at},
 };
 use tokio_util::sync::CancellationToken;
+use utoipa::ToSchema;
 
 use super::{
     Api,
@@ -33,9 +34,19 @@ use super::{
     tasks::find,
 };
 use crate::{
-    catalog::{Entry, Seen, TaskView},
+    catalog::{Entry, Seen},
     metrics::Metrics,
 };
+
+/// A server-sent event.
+#[derive(Debug, ToSchema)]
+#[allow(dead_code, reason = "it is written line by line; this is its documentation")]
+pub struct TaskEvent {
+    /// What `Last-Event-ID` takes the watch up from.
+    pub id: String,
+    /// The JSON of a `TaskView`.
+    pub data: String,
+}
 
 const WATCH: Deed = Deed { verb: "watch", resource: "prewarmtasks" };
 /// Proxies cut what is silent for a minute, some for half of one.
@@ -55,12 +66,12 @@ const STALLED: Duration = Duration::from_secs(30);
 /// for by `Upgrade`; otherwise it is server-sent events, which can be taken up again by `Last-Event-ID`.
 #[utoipa::path(get, path = "/tasks/{id}/watch", tag = "tasks",
     params(
-        ("id" = String, Path, description = "The task's name"),
-        ("namespace" = Option<String>, Query, description = "Its namespace; needed where several have a task of that name"),
+        ("id" = String, Path, max_length = 253, pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", description = "The task's name"),
+        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Its namespace; needed where several have a task of that name"),
         ("Last-Event-ID" = Option<String>, Header, description = "The last message that was seen"),
     ),
     responses(
-        (status = 200, description = "Events whose data are tasks", body = TaskView, content_type = "text/event-stream"),
+        (status = 200, description = "Events whose data are tasks", body = TaskEvent, content_type = "text/event-stream"),
         (status = 101, description = "A WebSocket whose messages are tasks"),
         (status = 204, description = "Nothing follows the last message that was seen: the task has ended"),
     ))]

@@ -20,10 +20,9 @@ use tokio::{sync::watch, time::Instant};
 pub use self::{
     entry::{Entry, Key},
     schedules::Schedules,
-    shape::{FailedNodeDetail, ImageDetail, Progress, Status, TaskView},
+    shape::{FailedNodeDetail, ImageDetail, Progress, RetryGrowth, Status, TaskView, amount_schema},
     state::{Counts, Filter, Page},
 };
-pub(crate) use self::shape::strategy;
 use self::{
     entry::is_newer,
     state::State,

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use kube::ResourceExt;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{
+    ToSchema,
+    openapi::schema::{ObjectBuilder, OneOfBuilder, Schema, Type},
+};
 
 use crate::{
     duration,
@@ -58,6 +61,25 @@ impl From<Phase> for Status {
             Phase::Completed => Self::Completed,
             Phase::Failed => Self::Failed,
             Phase::Cancelled => Self::Cancelled,
+        }
+    }
+}
+
+/// How the time between tries grows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RetryGrowth {
+    /// Once, twice, three times the first delay.
+    Linear,
+    /// Once, twice, four times the first delay.
+    Exponential,
+}
+
+impl From<RetryStrategy> for RetryGrowth {
+    fn from(strategy: RetryStrategy) -> Self {
+        match strategy {
+            RetryStrategy::Linear => Self::Linear,
+            RetryStrategy::Exponential => Self::Exponential,
         }
     }
 }
@@ -124,7 +146,7 @@ pub struct TaskView {
     /// The images.
     pub images: Vec<String>,
     /// How many nodes at once: a number, or a percentage such as `25%`.
-    #[schema(value_type = serde_json::Value)]
+    #[schema(schema_with = amount_schema)]
     pub batch_size: Amount,
     /// Labels that its nodes carry.
     pub node_selector: BTreeMap<String, String>,
@@ -133,7 +155,7 @@ pub struct TaskView {
     /// How many further tries a failed node gets.
     pub max_retries: u32,
     /// How the time between tries grows.
-    pub retry_strategy: &'static str,
+    pub retry_strategy: RetryGrowth,
     /// Seconds before the first further try.
     pub retry_delay: u64,
     /// Who made it: `rest`, `admission`, `schedule` or `user`.
@@ -156,6 +178,13 @@ pub struct TaskView {
     pub estimated_completion: Option<String>,
 }
 
+/// A whole number, or a text.
+#[must_use]
+pub fn amount_schema() -> Schema {
+    let of = |kind: Type| ObjectBuilder::new().schema_type(kind);
+    OneOfBuilder::new().item(of(Type::Integer).minimum(Some(1))).item(of(Type::String)).build().into()
+}
+
 /// The delay before a further try where a task names none, in seconds.
 const RETRY_DELAY: u64 = 30;
 
@@ -176,7 +205,7 @@ impl TaskView {
             node_selector: spec.node_selector.clone().unwrap_or_default(),
             priority: spec.priority,
             max_retries: retry.as_ref().map_or(0, |rule| rule.limit),
-            retry_strategy: strategy(retry.as_ref().map(|rule| rule.strategy).unwrap_or_default()),
+            retry_strategy: retry.as_ref().map(|rule| rule.strategy).unwrap_or_default().into(),
             retry_delay: delay.map_or(RETRY_DELAY, |delay| delay.as_secs()),
             origin: task.labels().get(ORIGIN_LABEL).cloned().unwrap_or_else(|| "user".into()),
             progress: Progress {
@@ -197,15 +226,6 @@ impl TaskView {
             finished_at: status.completion_time,
             estimated_completion: status.estimated_completion,
         }
-    }
-}
-
-/// The word of a strategy.
-#[must_use]
-pub(crate) fn strategy(strategy: RetryStrategy) -> &'static str {
-    match strategy {
-        RetryStrategy::Linear => "linear",
-        RetryStrategy::Exponential => "exponential",
     }
 }
 

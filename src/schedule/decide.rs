@@ -154,19 +154,18 @@ impl Work<'_> {
         let by_task: BTreeMap<&str, &RunFacts> = runs.iter().map(|run| (run.task.as_str(), run)).collect();
         let limit = self.schedule.spec.timeout_seconds.map(|s| SignedDuration::from_secs(s.into()));
         let now = self.now;
-        for execution in &mut self.status.executions {
+        // What has ended is not judged again: not by another timeout either.
+        for execution in self.status.executions.iter_mut().filter(|run| run.status == ExecutionStatus::Running) {
             let Some(task) = &execution.task else { continue };
-            match by_task.get(task.as_str()) {
-                Some(run) => tell(execution, run, limit),
-                None if execution.status == ExecutionStatus::Running => {
-                    let made = time(&execution.scheduled_time).unwrap_or(now);
-                    if now.duration_since(made) > UNSEEN {
-                        execution.status = ExecutionStatus::Failed;
-                        execution.completion_time = Some(seconds(now));
-                        execution.message = Some("the task was deleted".into());
-                    }
-                }
-                None => {}
+            if let Some(run) = by_task.get(task.as_str()) {
+                tell(execution, run, limit);
+                continue;
+            }
+            let made = time(&execution.scheduled_time).unwrap_or(now);
+            if now.duration_since(made) > UNSEEN {
+                execution.status = ExecutionStatus::Failed;
+                execution.completion_time = Some(seconds(now));
+                execution.message = Some("the task was deleted".into());
             }
         }
     }

@@ -11,6 +11,7 @@ use k8s_openapi::{
 use kube::{CustomResource, KubeSchema, Resource};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// How many failed nodes a status spells out; the rest are counted.
 pub const MAX_FAILED_NODES: usize = 100;
@@ -49,7 +50,7 @@ impl JsonSchema for Amount {
 }
 
 /// How batches of nodes follow one another.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 pub enum BatchPolicy {
     /// The next batch starts when the last has ended.
     #[default]
@@ -83,7 +84,7 @@ pub enum RetryStrategy {
 }
 
 /// Which method pulls an image on a node.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema, ToSchema)]
 pub enum PullMethod {
     /// `ImageVolume` where the node supports it, else `Helper`.
     #[default]
@@ -95,7 +96,7 @@ pub enum PullMethod {
 }
 
 /// When the kubelet asks the registry.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 pub enum PullPolicy {
     /// Only when the image is not on the node.
     #[default]
@@ -116,7 +117,7 @@ impl PullPolicy {
 }
 
 /// What kind of object pulls on a node.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema, ToSchema)]
 pub enum WorkerKind {
     /// One Job per node.
     #[default]

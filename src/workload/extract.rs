@@ -59,7 +59,10 @@ pub fn extract_documents(
         surround(object, &around);
     }
     let (mut found, mut skipped) = (Vec::new(), Vec::new());
-    for object in objects {
+    for (index, object) in objects.into_iter().enumerate() {
+        if word(&object, "/kind").is_empty() {
+            return Err(format!("object {} is none of Kubernetes: it has no kind", index + 1));
+        }
         let title = format!("{}/{}", word(&object, "/kind"), word(&object, "/metadata/name"));
         match policy.kinds.find(&word(&object, "/apiVersion"), &word(&object, "/kind")) {
             None => skipped.push(title),
@@ -178,6 +181,7 @@ mod tests {
 
     #[test]
     fn nonsense_is_an_error() {
+        assert!(extract_documents("{}", &Policy::default(), &Surroundings::default()).unwrap_err().contains("no kind"));
         assert!(extract_documents("{", &Policy::default(), &Surroundings::default()).is_err());
     }
 }

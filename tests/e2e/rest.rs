@@ -258,3 +258,32 @@ async fn every_example_of_the_document_works() {
     assert!(page.headers()["content-security-policy"].to_str().unwrap().starts_with("default-src 'none'"));
     assert!(page.text().await.unwrap().contains("/api/v1/scheduled-tasks/{id}/trigger"));
 }
+
+/// What the API does is what its document says: schemathesis tries what people would not.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_document_is_true() {
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("document");
+    let image = format!("--worker-image={HELPER}");
+    let server = Server::with(cluster, &namespace, &namespace, &["--api-rate=100000", &image]).await;
+    let caller = Caller::editor(&server, &namespace);
+    let body = json!({"images": ["a:1"], "nodeSelector": {"none": "such"}});
+    let task = caller.task(&body).await;
+    let schedule = caller.post("/scheduled-tasks", &json!({"cronExpr": "@yearly", "taskConfig": body})).await;
+    let schedule = schedule.body["id"].as_str().unwrap().to_owned();
+    assert_eq!(caller.post(&format!("/scheduled-tasks/{schedule}/trigger"), &json!({})).await.code, 202);
+    let examples = std::env::var("PREWARMER_TEST_EXAMPLES").unwrap_or_else(|_| "20".into());
+    let mut run = tokio::process::Command::new("tests/schemathesis.sh");
+    run.current_dir(env!("CARGO_MANIFEST_DIR")).env("TASK", &task).env("SCHEDULE", &schedule).env("NO_COLOR", "1");
+    let base = caller.base().trim_end_matches("/api/v1");
+    let output = run.args([base, caller.secret(), "--max-examples", &examples, "--no-color"]).output().await.unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.code() == Some(77) {
+        eprintln!("NOT RUN: the_document_is_true: schemathesis could not be installed from PyPI");
+        return;
+    }
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    println!("{}", text.lines().rev().take(12).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n"));
+    assert!(server.get("/healthz").starts_with("HTTP/1.1 200"));
+    assert!(!server.log().contains("panicked"), "{}", server.log());
+}

@@ -158,6 +158,9 @@ fn cancelled_by_somebody_is_no_timeout() {
     world.end_all(Outcome::Cancelled);
     world.go("00:10:21");
     assert_eq!(world.statuses(), ["failed"]);
+    world.schedule.spec.timeout_seconds = Some(1);
+    world.go("00:10:30");
+    assert_eq!(world.statuses(), ["failed"], "history was judged anew");
 }
 
 #[test]
