@@ -118,7 +118,11 @@ impl Metrics {
                 "Tries to tell the end of a task, by result.",
                 &["result"],
             )?,
-            schedule_runs: counter("prewarm_schedule_runs_total", "Runs of schedules that ended, by status.", &["status"])?,
+            schedule_runs: counter(
+                "prewarm_schedule_runs_total",
+                "Runs of schedules that ended, by status.",
+                &["status"],
+            )?,
             leader: gauge("prewarm_leader", "1 on the replica that leads.")?,
             certificate_expiry,
             registry,
@@ -144,6 +148,24 @@ mod tests {
         let text = String::from_utf8(metrics.encode().unwrap()).unwrap();
         assert!(text.contains("prewarm_admission_hints_total{outcome=\"queued\"} 1"), "{text}");
         assert!(text.contains("# HELP prewarm_queue_depth "));
+    }
+
+    /// The rules of Prometheus' own linter (promtool check metrics).
+    #[test]
+    fn names_and_units_are_as_prometheus_wants_them() {
+        let metrics = Metrics::new().unwrap();
+        for family in metrics.registry.gather() {
+            let (name, kind) = (family.name(), family.get_field_type());
+            assert!(family.help().ends_with('.') && family.help().len() > 10, "{name}: {}", family.help());
+            assert!(name.starts_with("prewarm_") && name.chars().all(|c| c.is_ascii_lowercase() || c == '_'), "{name}");
+            assert_eq!(kind == prometheus::proto::MetricType::COUNTER, name.ends_with("_total"), "{name}");
+            for unit in ["milliseconds", "minutes", "kilobytes", "percent", "_ms", "_count", "_sum", "_bucket"] {
+                assert!(!name.contains(unit), "{name}: {unit}");
+            }
+            if kind == prometheus::proto::MetricType::HISTOGRAM {
+                assert!(name.ends_with("_seconds"), "{name}");
+            }
+        }
     }
 
     #[test]

@@ -69,7 +69,10 @@ pub fn create(args: &TokenArgs, now: Timestamp) -> Result<Made, Vec<String>> {
         "metadata": {"name": secret, "namespace": args.namespace},
         "data": {&args.name: STANDARD.encode(data)},
     });
-    Ok(Made { told, manifest: serde_json::to_string_pretty(&manifest).map_err(|error| vec![error.to_string()])? + "\n" })
+    Ok(Made {
+        told,
+        manifest: serde_json::to_string_pretty(&manifest).map_err(|error| vec![error.to_string()])? + "\n",
+    })
 }
 
 #[cfg(test)]
@@ -94,7 +97,8 @@ mod tests {
         let token = made.told.lines().find(|line| line.starts_with("prw_ci_")).unwrap();
         assert!(!made.manifest.contains(token));
         let manifest: serde_json::Value = serde_json::from_str(&made.manifest).unwrap();
-        let entry: TokenEntry = serde_json::from_slice(&STANDARD.decode(manifest["data"]["ci"].as_str().unwrap()).unwrap()).unwrap();
+        let entry: TokenEntry =
+            serde_json::from_slice(&STANDARD.decode(manifest["data"]["ci"].as_str().unwrap()).unwrap()).unwrap();
         assert_eq!((entry.sha256, entry.namespaces.len(), entry.read_only), (digest(token), 2, true));
         assert_eq!(entry.expires_at.unwrap().to_string(), "2026-11-22T00:00:00Z");
         assert_eq!(manifest["metadata"]["name"], "prewarmer-api-tokens");
@@ -102,7 +106,8 @@ mod tests {
 
     #[test]
     fn mistakes() {
-        let wrong = TokenArgs { name: "C I".into(), namespaces: String::new(), expires_in: Some("soon".into()), ..args() };
+        let wrong =
+            TokenArgs { name: "C I".into(), namespaces: String::new(), expires_in: Some("soon".into()), ..args() };
         assert_eq!(create(&wrong, Timestamp::UNIX_EPOCH).unwrap_err().len(), 3);
     }
 }

@@ -23,11 +23,13 @@ pub(super) async fn bytes(headers: &HeaderMap, body: Body, kinds: &[&str]) -> Re
     let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let plain = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     if !kinds.contains(&plain.as_str()) {
-        let hint = format!("expected a body of {}, such as by curl -H 'Content-Type: {}'", kinds.join(" or "), kinds[0]);
+        let hint =
+            format!("expected a body of {}, such as by curl -H 'Content-Type: {}'", kinds.join(" or "), kinds[0]);
         return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, hint));
     }
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
-    let too_large = || ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, format!("a body may have {MAX_BODY} bytes at most"));
+    let too_large =
+        || ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, format!("a body may have {MAX_BODY} bytes at most"));
     if announced.is_some_and(|length| length > MAX_BODY) {
         return Err(too_large());
     }

@@ -92,6 +92,7 @@ impl Nodes {
 /// A node.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own, under its own name")]
 pub struct NodeView {
     /// Its name.
     pub name: String,

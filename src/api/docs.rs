@@ -46,7 +46,9 @@ fn text<'a>(value: &'a Value, name: &str) -> &'a str {
 fn prose(text: &str) -> String {
     let escaped = escape(text);
     let parts = escaped.split('`').enumerate();
-    parts.map(|(index, part)| if index % 2 == 1 { format!("<code>{part}</code>") } else { part.replace("\n\n", "<br>") }).collect()
+    parts
+        .map(|(index, part)| if index % 2 == 1 { format!("<code>{part}</code>") } else { part.replace("\n\n", "<br>") })
+        .collect()
 }
 
 fn render(document: &Value) -> String {
@@ -74,7 +76,12 @@ fn render(document: &Value) -> String {
     }
     out += "<h2>shapes</h2>";
     for (name, schema) in document["components"]["schemas"].as_object().into_iter().flatten() {
-        let _ = write!(out, "<details id=\"{0}\"><summary><code>{0}</code></summary>{1}</details>", escape(name), fields(schema));
+        let _ = write!(
+            out,
+            "<details id=\"{0}\"><summary><code>{0}</code></summary>{1}</details>",
+            escape(name),
+            fields(schema)
+        );
     }
     out
 }
@@ -106,7 +113,11 @@ fn render_call(path: &str, method: &str, call: &Value) -> String {
 
 fn parameter(parameter: &Value) -> String {
     let meaning = prose(text(parameter, "description"));
-    format!("<tr><td><code>{}</code><td>{}<td>{meaning}", escape(text(parameter, "name")), escape(text(parameter, "in")))
+    format!(
+        "<tr><td><code>{}</code><td>{}<td>{meaning}",
+        escape(text(parameter, "name")),
+        escape(text(parameter, "in"))
+    )
 }
 
 /// The name of a shape, as a link to it; of others, what it is.
@@ -133,7 +144,12 @@ fn fields(schema: &Value) -> String {
     let needed: Vec<&str> = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let row = |(name, field): (&String, &Value)| {
         let star = if needed.contains(&name.as_str()) { " *" } else { "" };
-        format!("<tr><td><code>{}</code>{star}<td>{}<td>{}", escape(name), shape(field), prose(text(field, "description")))
+        format!(
+            "<tr><td><code>{}</code>{star}<td>{}<td>{}",
+            escape(name),
+            shape(field),
+            prose(text(field, "description"))
+        )
     };
     let rows: String = schema["properties"].as_object().into_iter().flatten().map(row).collect();
     format!("<p>{}</p><table><tr><th>field<th>type<th>meaning{rows}</table>", prose(text(schema, "description")))

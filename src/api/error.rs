@@ -108,7 +108,11 @@ impl From<kube::Error> for ApiError {
     fn from(error: kube::Error) -> Self {
         let kube::Error::Api(status) = &error else {
             tracing::warn!(%error, "the API server could not be asked");
-            return Self::later(StatusCode::SERVICE_UNAVAILABLE, "the cluster's API server does not answer", RETRY_AFTER);
+            return Self::later(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the cluster's API server does not answer",
+                RETRY_AFTER,
+            );
         };
         let causes = status.details.as_ref().map_or(&[][..], |details| &details.causes);
         let detail = |cause: &kube::core::response::StatusCause| Detail {
@@ -134,7 +138,8 @@ impl From<kube::Error> for ApiError {
 
 impl From<Problem> for Detail {
     fn from(problem: Problem) -> Self {
-        let message = if problem.value.is_empty() { problem.reason } else { format!("{:?}: {}", problem.value, problem.reason) };
+        let message =
+            if problem.value.is_empty() { problem.reason } else { format!("{:?}: {}", problem.value, problem.reason) };
         Self { field: problem.field, message }
     }
 }

@@ -92,8 +92,8 @@ fn place(what: Extracted, nodes: Option<&Snapshot>) -> ExtractedView {
     let names: Vec<String> = able.map(|(node, _)| node.name.clone()).collect();
     let many = task.nodes.of(names.len());
     // Where fewer are wanted than match, which ones is chosen when the task runs.
-    let named = (many == names.len()).then(|| names.into_iter().take(MAX_NODES).collect());
-    ExtractedView { what, node_count: Some(many), node_names: named }
+    let shown = (many == names.len()).then(|| names.into_iter().take(MAX_NODES).collect());
+    ExtractedView { what, node_count: Some(many), node_names: shown }
 }
 
 fn demand(what: &Extracted) -> Option<ValidTask> {

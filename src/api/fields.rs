@@ -34,7 +34,9 @@ impl Fields {
     fn within(at: &str, value: Value) -> Result<Self, Detail> {
         match value {
             Value::Object(left) => Ok(Self { at: at.into(), left, problems: Vec::new() }),
-            other => Err(Detail { field: at.into(), message: format!("expected an object, and found {}", kind(&other)) }),
+            other => {
+                Err(Detail { field: at.into(), message: format!("expected an object, and found {}", kind(&other)) })
+            }
         }
     }
 
@@ -214,7 +216,10 @@ mod tests {
         assert_eq!(fields.texts("b"), Some(vec!["x".into()]));
         assert_eq!(fields.map("c"), Some(BTreeMap::new()));
         assert_eq!(fields.choice("d", &[("Red", 1)]), None);
-        assert_eq!((fields.number("e", 1..=10), fields.number("f", 1..=10), fields.number("h", 1..=10)), (None, None, Some(5)));
+        assert_eq!(
+            (fields.number("e", 1..=10), fields.number("f", 1..=10), fields.number("h", 1..=10)),
+            (None, None, Some(5))
+        );
         assert_eq!(fields.flag("g"), None);
         assert_eq!(fields.needed("missing"), "");
         let inner = fields.object("o").unwrap();

@@ -68,7 +68,7 @@ pub(super) async fn front(State(api): State<Api>, mut request: Request, next: Ne
         let of = response.extensions().get::<Subject>().map(|subject| subject.0.clone()).unwrap_or_default();
         tracing::info!(target: "audit", caller, %from, %method, path = ?short, subject = of, status = code, id = id_text, took, "call");
     } else if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS) {
-        tracing::info!(target: "audit", caller, %from, %method, path = ?short, status = code, id = id_text, "refused");
+        tracing::info!(target: "audit", caller, %from, %method, path = ?short, status = code, id = id_text, "denied");
     } else {
         tracing::debug!(caller, %from, %method, path = ?short, status = code, id = id_text, took, "call");
     }
@@ -130,7 +130,8 @@ pub(super) async fn speaks_json(request: Request, next: Next) -> Response {
     if accepts(request.headers(), "application/json") {
         return next.run(request).await;
     }
-    ApiError::new(StatusCode::NOT_ACCEPTABLE, "answers are application/json: say so in Accept, or say nothing").into_response()
+    ApiError::new(StatusCode::NOT_ACCEPTABLE, "answers are application/json: say so in Accept, or say nothing")
+        .into_response()
 }
 
 /// A method that the path does not have. Which it has stands in `Allow`, which axum adds.

@@ -165,23 +165,25 @@ pub fn router(api: Api) -> Router {
     let router = router
         .route("/", axum::routing::get(async || axum::response::Redirect::temporary("/docs")))
         .route("/docs", axum::routing::get(docs::page))
-        .fallback(async || ApiError::new(http::StatusCode::NOT_FOUND, "there is nothing here: see /docs").into_response())
+        .fallback(async || {
+            ApiError::new(http::StatusCode::NOT_FOUND, "there is nothing here: see /docs").into_response()
+        })
         .method_not_allowed_fallback(front::other_method)
         .with_state(state)
         .layer(DefaultBodyLimit::disable())
         .layer(CompressionLayer::new());
     let router = if api.settings.origins.is_empty() { router } else { router.layer(cors(&api.settings.origins)) };
-    router
-        .layer(CatchPanicLayer::custom(front::panicked))
-        .layer(middleware::from_fn_with_state(api, front::front))
+    router.layer(CatchPanicLayer::custom(front::panicked)).layer(middleware::from_fn_with_state(api, front::front))
 }
 
 /// Pages of these origins may call; without a setting no answer says that any may. Callers are known by their token and by no cookie, so a page can do
 /// nothing in the name of its visitor that it has not been given the token for.
 fn cors(origins: &[String]) -> CorsLayer {
     let listed: Vec<HeaderValue> = origins.iter().filter_map(|origin| origin.parse().ok()).collect();
-    let allowed = if origins.iter().any(|origin| origin == "*") { AllowOrigin::from(Any) } else { AllowOrigin::list(listed) };
-    let headers = ["authorization", "content-type", "idempotency-key", "if-none-match", "last-event-id", "x-request-id"];
+    let allowed =
+        if origins.iter().any(|origin| origin == "*") { AllowOrigin::from(Any) } else { AllowOrigin::list(listed) };
+    let headers =
+        ["authorization", "content-type", "idempotency-key", "if-none-match", "last-event-id", "x-request-id"];
     let exposed = ["age", "etag", "link", "location", "retry-after", "x-request-id", "x-resource-version"];
     CorsLayer::new()
         .allow_origin(allowed)

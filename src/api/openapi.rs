@@ -13,7 +13,9 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::catalog::TaskView;
 
-use super::{BASE, State, cluster, error::ErrorBody, executions, extract, front, samples::SAMPLES, schedules, tasks, watch};
+use super::{
+    BASE, State, cluster, error::ErrorBody, executions, extract, front, samples::SAMPLES, schedules, tasks, watch,
+};
 
 /// Every call may be answered so.
 const ERRORS: [(&str, &str); 12] = [

@@ -135,7 +135,7 @@ pub struct TaskRequest {
     pub pull_method: Option<PullMethod>,
     /// Seconds after its end until the task is deleted; kept by default.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 0, maximum = 2147483647)]
+    #[schema(minimum = 0, maximum = 2_147_483_647)]
     pub ttl_seconds_after_finished: Option<u32>,
     /// Who is told of the end by a POST of JSON; `notify` can say more.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -171,13 +171,12 @@ pub(super) fn read_fields(mut fields: Fields, guard: &Guard) -> (Wanted, Vec<Det
     if let Some(name) = namespace.as_deref().filter(|name| !is_label(name)) {
         fields.wrong("namespace", format!("{name:?}: expected the name of a namespace"));
     }
-    let Some(images) = fields.texts("images") else {
-        if fields.problems.iter().all(|known| !known.field.ends_with("images")) {
-            fields.wrong("images", "is needed: list at least one image, such as [\"nginx:1.27\"]");
-        }
-        return (Wanted::default(), fields.done());
-    };
-    let mut spec = PrewarmTaskSpec::new(images);
+    let had = fields.problems.len();
+    let images = fields.texts("images");
+    if images.is_none() && fields.problems.len() == had {
+        fields.wrong("images", "is needed: list at least one image, such as [\"nginx:1.27\"]");
+    }
+    let mut spec = PrewarmTaskSpec::new(images.unwrap_or_default());
     placement(&mut fields, &mut spec);
     retry(&mut fields, &mut spec);
     let fixed = |slot: &mut String, text: Option<String>| {
@@ -208,7 +207,8 @@ pub(super) fn read_fields(mut fields: Fields, guard: &Guard) -> (Wanted, Vec<Det
     for problem in validate(&spec).err().unwrap_or_default() {
         let detail = Detail::from(problem);
         let name = detail.field.trim_start_matches("spec.").replace("retry.delay", "retryDelay");
-        if fields.problems.iter().all(|known| !known.field.ends_with(&name)) {
+        // Who is told was checked above, under the indices of the request.
+        if !name.starts_with("notify") && fields.problems.iter().all(|known| !known.field.ends_with(&name)) {
             fields.wrong(&name, detail.message);
         }
     }
@@ -225,13 +225,13 @@ fn placement(fields: &mut Fields, spec: &mut PrewarmTaskSpec) {
     spec.node_selector = fields.map("nodeSelector");
     spec.tolerations = fields.typed("tolerations");
     if let Some(amount) = amount(fields, "batchSize") {
-        if matches!(amount, Amount::Count(0) | Amount::Count(101..)) {
+        if matches!(amount, Amount::Count(0 | 101..)) {
             fields.wrong("batchSize", format!("{amount}: expected 1 to 100, or a percentage from 1% to 100%"));
         }
         spec.batch_size = amount;
     }
     if let Some(amount) = amount(fields, "nodes") {
-        if matches!(amount, Amount::Count(0) | Amount::Count(1_000_000..)) {
+        if matches!(amount, Amount::Count(0 | 1_000_000..)) {
             fields.wrong("nodes", format!("{amount}: expected all, auto, 1 to {MAX_COUNT}, or a percentage"));
         }
         spec.nodes = amount;
@@ -331,7 +331,10 @@ impl TaskRequest {
             timeout: Some(spec.timeout.clone()),
             deadline: spec.deadline.clone(),
             success_threshold: Some(spec.success_threshold.clone()),
-            image_pull_secrets: spec.image_pull_secrets.as_ref().map(|all| all.iter().map(|one| one.name.clone()).collect()),
+            image_pull_secrets: spec
+                .image_pull_secrets
+                .as_ref()
+                .map(|all| all.iter().map(|one| one.name.clone()).collect()),
             service_account_name: spec.service_account_name.clone(),
             image_pull_policy: Some(spec.image_pull_policy),
             retain: spec.retain.clone(),
@@ -407,8 +410,20 @@ mod tests {
         assert_eq!(
             found,
             [
-                "batchSize", "batchsize", "images[0]", "images[1]", "maxRetries", "namespace", "nodeSelector.a",
-                "notify[0].format", "notify[0].url", "notify[1]", "priority", "retryDelay", "retryStrategy", "timeout",
+                "batchSize",
+                "batchsize",
+                "images[0]",
+                "images[1]",
+                "maxRetries",
+                "namespace",
+                "nodeSelector.a",
+                "notify[0].format",
+                "notify[0].url",
+                "notify[1]",
+                "priority",
+                "retryDelay",
+                "retryStrategy",
+                "timeout",
                 "webhookUrl"
             ]
         );

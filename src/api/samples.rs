@@ -29,10 +29,19 @@ pub(super) const SAMPLES: [(&str, &str); 18] = [
         r#"curl -sS -X PUT "$API/scheduled-tasks/$SCHEDULE" -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' -d '{
   "name": "nightly", "cronExpr": "@daily", "overlapPolicy": "queue", "taskConfig": {"images": ["nginx:1.27", "redis:7.4"]}}'"#,
     ),
-    ("disable_schedule", r#"curl -sS -X PUT "$API/scheduled-tasks/$SCHEDULE/disable" -H "Authorization: Bearer $TOKEN""#),
+    (
+        "disable_schedule",
+        r#"curl -sS -X PUT "$API/scheduled-tasks/$SCHEDULE/disable" -H "Authorization: Bearer $TOKEN""#,
+    ),
     ("enable_schedule", r#"curl -sS -X PUT "$API/scheduled-tasks/$SCHEDULE/enable" -H "Authorization: Bearer $TOKEN""#),
-    ("trigger_schedule", r#"curl -sS -X POST "$API/scheduled-tasks/$SCHEDULE/trigger" -H "Authorization: Bearer $TOKEN""#),
-    ("list_executions", r#"curl -sS "$API/scheduled-tasks/$SCHEDULE/executions?limit=20" -H "Authorization: Bearer $TOKEN""#),
+    (
+        "trigger_schedule",
+        r#"curl -sS -X POST "$API/scheduled-tasks/$SCHEDULE/trigger" -H "Authorization: Bearer $TOKEN""#,
+    ),
+    (
+        "list_executions",
+        r#"curl -sS "$API/scheduled-tasks/$SCHEDULE/executions?limit=20" -H "Authorization: Bearer $TOKEN""#,
+    ),
     ("get_execution", r#"curl -sS "$API/scheduled-tasks/$SCHEDULE/executions/1" -H "Authorization: Bearer $TOKEN""#),
     ("delete_schedule", r#"curl -sS -X DELETE "$API/scheduled-tasks/$SCHEDULE" -H "Authorization: Bearer $TOKEN""#),
     ("list_nodes", r#"curl -sS "$API/nodes?eligible=true&limit=100" -H "Authorization: Bearer $TOKEN""#),

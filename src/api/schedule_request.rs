@@ -68,10 +68,10 @@ pub struct ScheduleRequest {
     /// What happens when a run is due while one is at work: `skip` (default), `allow` or `queue`.
     pub overlap_policy: Option<Overlap>,
     /// Seconds after which a run is cancelled; 0 for never, as by default.
-    #[schema(minimum = 0, maximum = 2147483647)]
+    #[schema(minimum = 0, maximum = 2_147_483_647)]
     pub timeout_seconds: Option<u32>,
     /// How many seconds late a run may begin; any by default.
-    #[schema(minimum = 1, maximum = 2147483647)]
+    #[schema(minimum = 1, maximum = 2_147_483_647)]
     pub starting_deadline_seconds: Option<u32>,
     /// How many runs are remembered, with their tasks; 10 by default.
     #[schema(minimum = 1, maximum = 100)]
@@ -175,7 +175,10 @@ pub(super) fn read(body: Value, guard: &Guard) -> Result<WantedSchedule, Vec<Det
             spec.task_template.spec = wanted.spec;
             match (&namespace, wanted.namespace) {
                 (Some(one), Some(other)) if *one != other => {
-                    fields.wrong("taskConfig.namespace", format!("{other}: the schedule's namespace is {one}, and its tasks are there"));
+                    fields.wrong(
+                        "taskConfig.namespace",
+                        format!("{other}: the schedule's namespace is {one}, and its tasks are there"),
+                    );
                 }
                 (None, other) => namespace = other,
                 _ => {}
@@ -257,7 +260,9 @@ impl ExecutionView {
             trigger: run.trigger,
             started_at: run.start_time.clone(),
             finished_at: run.completion_time.clone(),
-            duration_seconds: time(&run.start_time).zip(time(&run.completion_time)).map(|(a, b)| b.duration_since(a).as_secs()),
+            duration_seconds: time(&run.start_time)
+                .zip(time(&run.completion_time))
+                .map(|(a, b)| b.duration_since(a).as_secs()),
             error_message: run.message.clone(),
             triggered_at: run.scheduled_time.clone(),
         };
@@ -298,8 +303,15 @@ mod tests {
         assert_eq!(
             fields(body),
             [
-                "Name", "cronExpr", "historyLimit", "overlapPolicy", "taskConfig.images[0]", "taskConfig.namespace",
-                "taskConfig.priority", "timeoutSeconds", "timezone"
+                "Name",
+                "cronExpr",
+                "historyLimit",
+                "overlapPolicy",
+                "taskConfig.images[0]",
+                "taskConfig.namespace",
+                "taskConfig.priority",
+                "timeoutSeconds",
+                "timezone"
             ]
         );
     }

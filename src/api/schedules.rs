@@ -29,9 +29,7 @@ use super::{
     tasks::{self, CREATED_BY_ANNOTATION, etag_of, fresh, in_namespace, is_name, pick, readable},
 };
 use crate::{
-    schedule::{
-        Made, Manual, PrewarmSchedule, QueuedRun, RunFacts, Trigger, decide_manual, random_task_name, task_of,
-    },
+    schedule::{Made, Manual, PrewarmSchedule, QueuedRun, RunFacts, Trigger, decide_manual, random_task_name, task_of},
     task::PrewarmTask,
 };
 
@@ -168,7 +166,12 @@ pub(super) fn answer(api: &Api, headers: &HeaderMap, value: &impl Serialize) -> 
 }
 
 /// The schedule of that name that the caller may read.
-pub(super) async fn find(api: &Api, caller: &Caller, id: &str, namespace: Option<String>) -> Result<Arc<PrewarmSchedule>, ApiError> {
+pub(super) async fn find(
+    api: &Api,
+    caller: &Caller,
+    id: &str,
+    namespace: Option<String>,
+) -> Result<Arc<PrewarmSchedule>, ApiError> {
     if let Some(namespace) = &namespace {
         api.auth.authorize(caller, GET, namespace).await?;
     }
@@ -352,7 +355,8 @@ pub(super) async fn trigger_schedule(
         api.count("get", RESOURCE);
         let schedule = schedules.get_opt(&id).await?.ok_or_else(|| ApiError::not_found("schedule", &id))?;
         let runs = api.catalog.runs_of(&schedule.uid().unwrap_or_default());
-        let runs: Vec<RunFacts> = runs.iter().filter_map(|entry| entry.run.as_ref().map(|run| run.facts.clone())).collect();
+        let runs: Vec<RunFacts> =
+            runs.iter().filter_map(|entry| entry.run.as_ref().map(|run| run.facts.clone())).collect();
         let queued = schedule.status.as_ref().is_some_and(|status| status.queued.is_some());
         let made = Made { tick: now_in_seconds(), trigger: Trigger::Manual };
         let (task, message) = match decide_manual(schedule.spec.overlap_policy, &runs, queued) {
@@ -364,10 +368,12 @@ pub(super) async fn trigger_schedule(
                 api.catalog.put(&task);
                 (Some(name), "The run begins".to_owned())
             }
-            Manual::Queue(open) => match enqueue(&api, &schedules, schedule, &made).await? {
-                true => (None, format!("The run waits for the end of {}", open.join(", "))),
-                false => continue,
-            },
+            Manual::Queue(open) => {
+                if !enqueue(&api, &schedules, schedule, &made).await? {
+                    continue;
+                }
+                (None, format!("The run waits for the end of {}", open.join(", ")))
+            }
             Manual::Refuse(open) => {
                 let words = format!("{} is at work, and the schedule's overlapPolicy allows no other", open.join(", "));
                 return Err(ApiError::conflict(words, "running"));

@@ -370,7 +370,9 @@ pub(super) async fn pick<T>(
     match preferred {
         Some(index) => Ok(Some(may.swap_remove(index).1)),
         None if may.is_empty() => Ok(None),
-        None => Err(ApiError::bad_field("namespace", "several namespaces have one of that name: name one by ?namespace=")),
+        None => {
+            Err(ApiError::bad_field("namespace", "several namespaces have one of that name: name one by ?namespace="))
+        }
     }
 }
 
@@ -388,7 +390,11 @@ async fn ask(api: &Api, id: &str) -> Result<Vec<Arc<Entry>>, ApiError> {
 /// Whether it can be the name of an object.
 pub(super) fn is_name(id: &str) -> bool {
     let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
-    !id.is_empty() && id.len() <= MAX_NAME && id.chars().all(good) && !id.starts_with(['-', '.']) && !id.ends_with(['-', '.'])
+    !id.is_empty()
+        && id.len() <= MAX_NAME
+        && id.chars().all(good)
+        && !id.starts_with(['-', '.'])
+        && !id.ends_with(['-', '.'])
 }
 
 /// Whether the name tells that its task was made a moment ago.

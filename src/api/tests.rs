@@ -1,1 +1,153 @@
-//! The router in process.
+//! The router in process: what needs no cluster.
+
+use std::net::SocketAddr;
+
+use axum::{
+    body::{Body, to_bytes},
+    extract::ConnectInfo,
+    http::{Request, StatusCode, header},
+    response::Response,
+};
+use kube::Config;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+use super::{auth::Tokens, *};
+
+/// An API that asks nobody who he is, before a cluster that nobody answers for.
+fn api(origins: &[&str], asks: bool) -> Router {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let client = Client::try_from(Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let settings = ApiSettings {
+        namespace: "prewarmer".into(),
+        watched: None,
+        object_name: "prewarmer".into(),
+        origins: origins.iter().map(|origin| (*origin).to_owned()).collect(),
+    };
+    router(Api::new(Inner {
+        client: client.clone(),
+        catalog: Catalog::default(),
+        schedules: Schedules::default(),
+        auth: Auth::new(asks.then_some(client), Tokens::default(), 1000, Arc::clone(&metrics)),
+        policy: Arc::default(),
+        around: Surroundings::default(),
+        guard: Guard::default(),
+        metrics,
+        settings,
+        stop: CancellationToken::new(),
+    }))
+}
+
+async fn call(api: Router, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Response {
+    let mut request = Request::builder().method(method).uri(path);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let mut request = request.body(Body::from(body.to_owned())).unwrap();
+    request.extensions_mut().insert(ConnectInfo(SocketAddr::from(([10, 0, 0, 1], 1))));
+    api.oneshot(request).await.unwrap()
+}
+
+async fn json_of(response: Response) -> Value {
+    serde_json::from_slice(&to_bytes(response.into_body(), usize::MAX).await.unwrap()).unwrap()
+}
+
+const JSON: (&str, &str) = ("content-type", "application/json");
+
+#[tokio::test]
+async fn a_cluster_that_does_not_answer_is_503_and_reads_go_on() {
+    let api = api(&[], false);
+    let body = json!({"images": ["a:1"]}).to_string();
+    let response = call(api.clone(), "POST", "/api/v1/tasks", &[JSON], &body).await;
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(response.headers().contains_key(header::RETRY_AFTER));
+    let text = json_of(response).await.to_string();
+    assert!(text.contains("does not answer") && !text.contains("127.0.0.1"), "{text}");
+    let list = call(api.clone(), "GET", "/api/v1/tasks", &[], "").await;
+    assert_eq!(list.status(), StatusCode::OK);
+    assert_eq!(json_of(list).await, json!({"tasks": [], "total": 0, "limit": 10, "offset": 0}));
+    assert_eq!(call(api, "GET", "/api/v1/nodes", &[], "").await.status(), StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn without_the_cluster_nobody_is_known() {
+    let token = [("authorization", "Bearer abc")];
+    let response = call(api(&[], true), "GET", "/api/v1/tasks", &token, "").await;
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(call(api(&[], true), "GET", "/api/v1/tasks", &[], "").await.status(), StatusCode::UNAUTHORIZED);
+    // What is nobody's secret is everybody's to read.
+    for path in ["/docs", "/api/v1/openapi.json"] {
+        assert_eq!(call(api(&[], true), "GET", path, &[], "").await.status(), StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn pages_of_other_origins_may_call_where_a_setting_says_so() {
+    let origin = ("origin", "https://portal.example.com");
+    let ask = [origin, ("access-control-request-method", "POST"), ("access-control-request-headers", "authorization")];
+    let allowed = "access-control-allow-origin";
+    let open = api(&["https://portal.example.com"], false);
+    let preflight = call(open.clone(), "OPTIONS", "/api/v1/tasks", &ask, "").await;
+    assert_eq!(preflight.headers()[allowed], "https://portal.example.com");
+    let answer = call(open.clone(), "GET", "/api/v1/tasks", &[origin], "").await;
+    assert_eq!(answer.headers()[allowed], "https://portal.example.com");
+    let stranger = call(open, "GET", "/api/v1/tasks", &[("origin", "https://evil.example.com")], "").await;
+    assert!(!stranger.headers().contains_key(allowed));
+    let closed = call(api(&[], false), "GET", "/api/v1/tasks", &[origin], "").await;
+    assert!(!closed.headers().contains_key(allowed));
+}
+
+#[tokio::test]
+async fn what_there_is_not_is_told_in_json() {
+    for path in ["/", "/nothing", "/api/v1", "/api/v1/nothing", "/api/v2/tasks"] {
+        let response = call(api(&[], false), "GET", path, &[], "").await;
+        if path == "/" {
+            assert_eq!(response.headers()[header::LOCATION], "/docs");
+        } else {
+            assert_eq!(response.status(), StatusCode::NOT_FOUND);
+            assert!(response.headers().contains_key("x-request-id"));
+            assert!(json_of(response).await["error"].is_string());
+        }
+    }
+}
+
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        ".{0,12}".prop_map(Value::from),
+        Just(json!("nginx:1")),
+        Just(json!("https://hooks.example.com")),
+    ];
+    leaf.prop_recursive(3, 24, 5, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
+            prop::collection::btree_map("[a-z]{1,6}", inner, 0..5).prop_map(|map| json!(map)),
+        ]
+    })
+}
+
+proptest! {
+    /// Whatever stands in the fields: what is taken is a task that the engine takes too, and the rest is named.
+    #[test]
+    fn any_body_is_taken_or_explained(
+        images in prop_oneof![any_json(), Just(json!(["nginx:1"]))],
+        fields in prop::collection::btree_map(
+            prop::sample::select(vec!["batchSize", "nodes", "priority", "maxRetries", "retryDelay", "timeout", "nodeSelector",
+                "tolerations", "webhookUrl", "notify", "namespace", "retain", "worker", "successThreshold", "extra"]),
+            any_json(), 0..6),
+    ) {
+        let mut body = json!(fields);
+        body["images"] = images;
+        match request::read(body.clone(), &Guard::default()) {
+            Ok(wanted) => prop_assert!(crate::task::validate::validate(&wanted.spec).is_ok()),
+            Err(details) => prop_assert!(!details.is_empty() && details.iter().all(|one| !one.message.is_empty())),
+        }
+        let schedule = json!({"cronExpr": body["images"].clone(), "taskConfig": body});
+        let _ = schedule_request::read(schedule, &Guard::default());
+    }
+}

@@ -17,15 +17,12 @@ use std::{
 
 use tokio::{sync::watch, time::Instant};
 
+use self::{entry::is_newer, state::State};
 pub use self::{
     entry::{Entry, Key},
     schedules::Schedules,
     shape::{FailedNodeDetail, ImageDetail, Progress, RetryGrowth, Status, TaskView, amount_schema},
     state::{Counts, Filter, Page},
-};
-use self::{
-    entry::is_newer,
-    state::State,
 };
 use crate::task::PrewarmTask;
 
@@ -61,11 +58,7 @@ pub struct Freshness {
 
 impl Default for Catalog {
     fn default() -> Self {
-        Self(Arc::new(Inner {
-            state: RwLock::default(),
-            news: watch::Sender::new(0),
-            contact: RwLock::default(),
-        }))
+        Self(Arc::new(Inner { state: RwLock::default(), news: watch::Sender::new(0), contact: RwLock::default() }))
     }
 }
 
@@ -84,7 +77,10 @@ impl Catalog {
         self.heard(&entry.version);
         let told = entry.run.is_some() || entry.to_tell.is_some();
         self.write(|state| {
-            if state.get(&entry.key).is_none_or(|known| known.uid != entry.uid || is_newer(&entry.version, &known.version)) {
+            if state
+                .get(&entry.key)
+                .is_none_or(|known| known.uid != entry.uid || is_newer(&entry.version, &known.version))
+            {
                 state.put(entry);
             }
         });

@@ -116,7 +116,8 @@ impl State {
         let name: Arc<str> = name.into();
         let first = (Arc::clone(&name), Arc::from(""));
         let places = self.by_name.range(first..).take_while(|(one, _)| *one == name);
-        let key = |(name, namespace): &(Arc<str>, Arc<str>)| Key { namespace: Arc::clone(namespace), name: Arc::clone(name) };
+        let key =
+            |(name, namespace): &(Arc<str>, Arc<str>)| Key { namespace: Arc::clone(namespace), name: Arc::clone(name) };
         places.filter_map(|one| self.tasks.get(&key(one)).cloned()).collect()
     }
 
@@ -153,8 +154,7 @@ impl State {
         if entry.status.is_final() {
             return Some(watch::Sender::new(Some(Arc::clone(entry))).subscribe());
         }
-        let watchers =
-            self.watched.entry(key.clone()).or_insert_with(|| watch::Sender::new(Some(Arc::clone(entry))));
+        let watchers = self.watched.entry(key.clone()).or_insert_with(|| watch::Sender::new(Some(Arc::clone(entry))));
         Some(watchers.subscribe())
     }
 

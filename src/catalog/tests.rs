@@ -136,7 +136,8 @@ async fn answers_grow_old_while_the_watch_is_interrupted() {
 fn percentages(#[case] warm: u32, #[case] total: u32, #[case] expected: &str) {
     let mut task = task("shop", "a", 1, Phase::Running);
     let status = task.status.as_mut().unwrap();
-    (status.succeeded_nodes, status.total_nodes, status.total_batches, status.current_batch_index) = (warm, total, 3, 1);
+    (status.succeeded_nodes, status.total_nodes, status.total_batches, status.current_batch_index) =
+        (warm, total, 3, 1);
     let view = serde_json::to_value(TaskView::of(&task)).unwrap();
     assert_eq!(view["progress"]["percentage"].to_string(), expected);
     assert_eq!(view["progress"]["currentBatch"], 2);

@@ -283,7 +283,10 @@ impl Check {
 /// Whether it is a scheme, a host and perhaps a port, as browsers write an origin.
 fn is_origin(text: &str) -> bool {
     let parsed: Option<Uri> = text.parse().ok();
-    text == "*" || parsed.is_some_and(|uri| uri.scheme().is_some() && uri.host().is_some() && !text.ends_with('/') && uri.path() == "/")
+    text == "*"
+        || parsed.is_some_and(|uri| {
+            uri.scheme().is_some() && uri.host().is_some() && !text.ends_with('/') && uri.path() == "/"
+        })
 }
 
 /// Items between commas.

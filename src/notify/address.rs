@@ -17,7 +17,7 @@ use reqwest::{
 
 /// Of the special-purpose registry of IANA (RFC 6890 and what came after), all that is not the public internet.
 const SPECIAL_V4: [(Ipv4Addr, u8); 15] = [
-    (Ipv4Addr::new(0, 0, 0, 0), 8),
+    (Ipv4Addr::UNSPECIFIED, 8),
     (Ipv4Addr::new(10, 0, 0, 0), 8),
     (Ipv4Addr::new(100, 64, 0, 0), 10),
     (Ipv4Addr::new(127, 0, 0, 0), 8),
@@ -34,7 +34,7 @@ const SPECIAL_V4: [(Ipv4Addr, u8); 15] = [
     (Ipv4Addr::new(240, 0, 0, 0), 4),
 ];
 /// The only part of IPv6 that is given out to the public internet, and what of it is special: Teredo and others of
-/// 2001::/23, documentation, 6to4 (whose addresses carry an IPv4 one).
+/// `2001::/23`, documentation, 6to4 (whose addresses carry an IPv4 one).
 const PUBLIC_V6: (Ipv6Addr, u8) = (Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3);
 const SPECIAL_V6: [(Ipv6Addr, u8); 4] = [
     (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 23),
@@ -111,7 +111,10 @@ impl Resolve for GuardedNames {
             let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
             let good: Vec<SocketAddr> = found.iter().copied().filter(|one| guard.permits(one.ip())).collect();
             if good.is_empty() {
-                let text = format!("{} has no address of the public internet, and no setting allows what it has", name.as_str());
+                let text = format!(
+                    "{} has no address of the public internet, and no setting allows what it has",
+                    name.as_str()
+                );
                 return Err(text.into());
             }
             Ok(Box::new(good.into_iter()) as Addrs)

@@ -25,7 +25,9 @@ pub struct Message {
 pub fn message(format: &str, task: &PrewarmTask, id: &str) -> Message {
     let view = TaskView::of(task);
     let body = match format {
-        "cloudevents" => return Message { content_type: "application/cloudevents+json", body: cloud_event(task, &view, id) },
+        "cloudevents" => {
+            return Message { content_type: "application/cloudevents+json", body: cloud_event(task, &view, id) };
+        }
         "slack" => json!({"text": sentence(&view)}),
         "dingtalk" => json!({"msgtype": "text", "text": {"content": sentence(&view)}}),
         "alertmanager" => alerts(&view),
@@ -72,11 +74,11 @@ fn sentence(view: &TaskView) -> String {
     );
     for failure in view.failed_node_details.iter().take(MAX_FAILURES) {
         let image = if failure.image.is_empty() { String::new() } else { format!(" ({})", failure.image) };
-        text += &format!("\n{}: {}{image}", failure.node_name, failure.reason);
+        text.push_str(&["\n", &failure.node_name, ": ", &failure.reason, &image].concat());
     }
     let more = usize::try_from(progress.failed_nodes).unwrap_or(usize::MAX).saturating_sub(MAX_FAILURES);
     if more > 0 {
-        text += &format!("\nand {more} more");
+        text.push_str(&["\nand ", &more.to_string(), " more"].concat());
     }
     text
 }

@@ -75,7 +75,8 @@ impl Poster {
                 .header(DELIVERY_HEADER, id)
                 .body(body.clone());
             if let Some(key) = key {
-                request = request.header(SIGNATURE_HEADER, format!("sha256={}", crate::hex(&mac(key, body.as_bytes()))));
+                request =
+                    request.header(SIGNATURE_HEADER, format!("sha256={}", crate::hex(&mac(key, body.as_bytes()))));
             }
             let answer = request.send().await.map_err(|error| Failure::Passing(explain(&error)))?;
             let status = answer.status();
@@ -113,15 +114,21 @@ fn explain(error: &reqwest::Error) -> String {
         cause = one.source();
     }
     texts.dedup();
-    if error.is_timeout() || texts.is_empty() { format!("no answer within {} s", TIMEOUT.as_secs()) } else { texts.join(": ") }
+    if error.is_timeout() || texts.is_empty() {
+        format!("no answer within {} s", TIMEOUT.as_secs())
+    } else {
+        texts.join(": ")
+    }
 }
 
 fn mac(key: &[u8], text: &[u8]) -> Vec<u8> {
     // A key of any length will do.
-    Hmac::<Sha256>::new_from_slice(key).map(|mac| mac.chain_update(text).finalize().into_bytes().to_vec()).unwrap_or_default()
+    Hmac::<Sha256>::new_from_slice(key)
+        .map(|mac| mac.chain_update(text).finalize().into_bytes().to_vec())
+        .unwrap_or_default()
 }
 
-/// As DingTalk's robots want it: the time and the HMAC of time and key, in the address.
+/// As the robots of `DingTalk` want it: the time and the HMAC of time and key, in the address.
 fn sign_query(url: &mut Url, key: &[u8], now_millis: i64) {
     let text = [now_millis.to_string().as_bytes(), b"\n", key].concat();
     let sign = STANDARD.encode(mac(key, &text));
@@ -146,8 +153,8 @@ mod tests {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let seen = Seen::default();
         let told = Arc::clone(&seen);
-        let to = |status: u16, place: &'static str| move || async move {
-            (StatusCode::from_u16(status).unwrap(), [(header::LOCATION, place)]).into_response()
+        let to = |status: u16, place: &'static str| {
+            move || async move { (StatusCode::from_u16(status).unwrap(), [(header::LOCATION, place)]).into_response() }
         };
         let router = Router::new()
             .route(

@@ -126,7 +126,8 @@ impl Teller {
         let result = self.send(task, index, whom, now).await;
         let host = whom.url.parse::<reqwest::Url>().ok().and_then(|url| url.host_str().map(str::to_owned));
         let (name, namespace, host) = (task.name_any(), task.namespace(), host.unwrap_or_default());
-        let ended = task.status.as_ref().and_then(|status| status.completion_time.as_deref()?.parse().ok()).unwrap_or(now);
+        let ended =
+            task.status.as_ref().and_then(|status| status.completion_time.as_deref()?.parse().ok()).unwrap_or(now);
         let why = result.clone().err();
         let delivery = after(&before, result, ended, Timestamp::now());
         let count = |result: &str| self.metrics.notifications.with_label_values(&[result]).inc();
@@ -159,7 +160,8 @@ impl Teller {
     async fn key(&self, namespace: &str, name: &str) -> Result<Vec<u8>, Failure> {
         self.metrics.kube_requests.with_label_values(&["get", "secrets"]).inc();
         let secrets = Api::<Secret>::namespaced(self.client.clone(), namespace);
-        let secret = secrets.get(name).await.map_err(|error| Failure::Passing(format!("the Secret {name}: {error}")))?;
+        let secret =
+            secrets.get(name).await.map_err(|error| Failure::Passing(format!("the Secret {name}: {error}")))?;
         let key = secret.data.unwrap_or_default().remove(SECRET_KEY);
         key.map(|key| key.0).ok_or_else(|| Failure::Passing(format!("the Secret {name} has no key named {SECRET_KEY}")))
     }

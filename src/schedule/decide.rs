@@ -282,12 +282,7 @@ impl Work<'_> {
         let (Some(first), Some(last)) = (missed.first(), missed.last()) else { return };
         let many = if missed.len() == MAX_MISSED { format!("{MAX_MISSED} or more") } else { missed.len().to_string() };
         let why = format!("{many} ticks from {first} on passed while nobody was there");
-        self.add(
-            &Made { tick: *last, trigger: Trigger::Schedule },
-            None,
-            ExecutionStatus::Skipped,
-            Some(why),
-        );
+        self.add(&Made { tick: *last, trigger: Trigger::Schedule }, None, ExecutionStatus::Skipped, Some(why));
     }
 
     /// The tasks that take too long, and when the next one will.

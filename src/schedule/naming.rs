@@ -42,7 +42,7 @@ pub struct Made {
 /// The task of a run.
 #[must_use]
 pub fn task_of(schedule: &PrewarmSchedule, name: &str, made: &Made) -> PrewarmTask {
-    let owned = |pairs: &[(&str, String)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect();
+    let texts = |pairs: &[(&str, String)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect();
     let trigger = if made.trigger == Trigger::Manual { "manual" } else { "schedule" };
     let owner = OwnerReference {
         api_version: PrewarmSchedule::api_version(&()).into_owned(),
@@ -56,14 +56,11 @@ pub fn task_of(schedule: &PrewarmSchedule, name: &str, made: &Made) -> PrewarmTa
         metadata: ObjectMeta {
             name: Some(name.to_owned()),
             namespace: schedule.namespace(),
-            labels: Some(owned(&[
+            labels: Some(texts(&[
                 ("app.kubernetes.io/managed-by", "prewarmer".into()),
                 (ORIGIN_LABEL, "schedule".into()),
             ])),
-            annotations: Some(owned(&[
-                (TICK_ANNOTATION, made.tick.to_string()),
-                (TRIGGER_ANNOTATION, trigger.into()),
-            ])),
+            annotations: Some(texts(&[(TICK_ANNOTATION, made.tick.to_string()), (TRIGGER_ANNOTATION, trigger.into())])),
             owner_references: Some(vec![owner]),
             ..ObjectMeta::default()
         },

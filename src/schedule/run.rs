@@ -90,7 +90,7 @@ impl Worker {
             return RETRY;
         }
         let left = decision.wake.map(|wake| wake.duration_since(Timestamp::now()).max(SignedDuration::ZERO));
-        left.map_or(LOOK, |left| left.unsigned_abs())
+        left.map_or(LOOK, SignedDuration::unsigned_abs)
     }
 
     async fn carry_out(
@@ -103,9 +103,16 @@ impl Worker {
         let tasks = Api::<PrewarmTask>::namespaced(self.client.clone(), &namespace);
         for (name, made) in &decision.start {
             match self.start(&tasks, schedule, name, made).await {
-                Ok(()) => tracing::info!(namespace, schedule = schedule.name_any(), task = name, tick = %made.tick, "a run begins"),
+                Ok(()) => {
+                    tracing::info!(namespace, schedule = schedule.name_any(), task = name, tick = %made.tick, "a run begins");
+                }
                 Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 404 | 422) => {
-                    tracing::warn!(namespace, schedule = schedule.name_any(), message = status.message, "a run was refused");
+                    tracing::warn!(
+                        namespace,
+                        schedule = schedule.name_any(),
+                        message = status.message,
+                        "a run was refused"
+                    );
                     refused(&mut decision.status, name, &status.message);
                 }
                 Err(error) => return Err(error),
@@ -131,7 +138,13 @@ impl Worker {
     }
 
     /// A task of that name that is there already was made by a leader that could not write it down.
-    async fn start(&self, tasks: &Api<PrewarmTask>, schedule: &PrewarmSchedule, name: &str, made: &Made) -> kube::Result<()> {
+    async fn start(
+        &self,
+        tasks: &Api<PrewarmTask>,
+        schedule: &PrewarmSchedule,
+        name: &str,
+        made: &Made,
+    ) -> kube::Result<()> {
         self.count("create", "prewarmtasks");
         match tasks.create(&PostParams::default(), &task_of(schedule, name, made)).await {
             Ok(task) => self.catalog.put(&task),
@@ -164,7 +177,8 @@ impl Worker {
     }
 
     fn measure(&self, before: &PrewarmScheduleStatus, after: &PrewarmScheduleStatus) {
-        let known: HashMap<u32, ExecutionStatus> = before.executions.iter().map(|run| (run.number, run.status)).collect();
+        let known: HashMap<u32, ExecutionStatus> =
+            before.executions.iter().map(|run| (run.number, run.status)).collect();
         let ended = after.executions.iter().filter(|run| run.status != ExecutionStatus::Running);
         for run in ended.filter(|run| known.get(&run.number) != Some(&run.status)) {
             self.metrics.schedule_runs.with_label_values(&[run.status.as_str()]).inc();

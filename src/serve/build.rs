@@ -101,7 +101,8 @@ pub(super) fn source(config: &Config, client: &Client) -> Source {
     };
     // The REST API is called through a forwarded port too.
     let local = ["localhost".to_owned(), "127.0.0.1".to_owned()];
-    let more: Vec<String> = config.api_names.iter().cloned().chain(local).filter(|name| !names.contains(name)).collect();
+    let more: Vec<String> =
+        config.api_names.iter().cloned().chain(local).filter(|name| !names.contains(name)).collect();
     names.extend(more);
     Source::Own {
         client: Box::new(client.clone()),

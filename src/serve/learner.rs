@@ -103,14 +103,19 @@ impl Reader for Schedules {
     }
 }
 
-/// Learns until `stop`. `ready` is counted up when the first list is there.
-pub(super) async fn learn<R: Reader>(
-    reader: R,
-    client: Client,
-    namespace: Option<String>,
-    ready: watch::Sender<usize>,
-    stop: CancellationToken,
-) {
+/// Where there is something to learn.
+#[derive(Clone)]
+pub(super) struct Place {
+    pub(super) client: Client,
+    /// In all namespaces without.
+    pub(super) namespace: Option<String>,
+    /// Counted up when a first list is there.
+    pub(super) ready: watch::Sender<usize>,
+}
+
+/// Learns until `stop`.
+pub(super) async fn learn<R: Reader>(reader: R, place: Place, stop: CancellationToken) {
+    let Place { client, namespace, ready } = place;
     let kind = R::Kind::plural(&()).into_owned();
     let api: Api<DeserializeGuard<R::Kind>> = scoped(&client, namespace.as_deref());
     let start = || Box::pin(watcher(api.clone(), watcher::Config::default().page_size(PAGE)).default_backoff());

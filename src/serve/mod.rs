@@ -4,9 +4,9 @@
 //! The only room that knows all others.
 
 mod build;
-mod callers;
 mod learner;
 mod office;
+mod rest;
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,8 +23,9 @@ use crate::{
         auth::{Auth, Tokens},
     },
     catalog::{Catalog, Schedules},
-    config::Config,
-    intake, leader,
+    config::{ApiConfig, Config},
+    intake::{self, HintSender},
+    leader,
     metrics::Metrics,
     notify::Poster,
     rollout,
@@ -36,10 +37,9 @@ use crate::{
     },
     surroundings::{self, Surroundings},
     webhook::{self, WebhookState},
+    workload::Policy,
 };
 
-/// Connections to the REST API at once, most of them watches: with 20 to 40 KB each, 160 MB at the worst.
-const API_CONNECTIONS: usize = 4096;
 /// All parts have ended by then, or are left: within the 30 s that a pod is given.
 const SHUTDOWN: Duration = Duration::from_secs(25);
 
@@ -55,32 +55,26 @@ pub async fn serve(config: Config, admission: Handle) -> anyhow::Result<()> {
         None => None,
     };
     let metrics = Arc::new(Metrics::new()?);
-    let stop = CancellationToken::new();
-    let mut parts = JoinSet::new();
-
     let (leads_out, leads) = watch::channel(false);
     let (bundle_out, bundle) = watch::channel(None);
     let (registered_out, registered) = watch::channel(false);
     let (kubernetes_out, kubernetes) = watch::channel(false);
     let (caches_out, caches) = watch::channel(0);
     let (hints, receiver) = intake::channel(&metrics);
-    let around = Surroundings::default();
-    let policy = Arc::new(build::policy(config.policy.clone(), &config.namespace, config.watch_namespace.as_deref()));
-
-    let watched = config.watch_namespace.as_deref();
-    let followers = surroundings::watch::follow(&around, &client, watched, &caches_out, &stop);
-    // And the tasks and the schedules.
-    let caches_needed = followers.len() + 2;
-    for follower in followers {
-        parts.spawn(follower);
-    }
-    let (catalog, schedules) = (Catalog::default(), Schedules::default());
-    let tasks = learner::Tasks { hints: hints.clone(), around: around.clone(), catalog: catalog.clone() };
-    let scope = || (client.clone(), config.watch_namespace.clone(), caches_out.clone(), stop.clone());
-    let (c, n, r, s) = scope();
-    parts.spawn(learner::learn(tasks, c, n, r, s));
-    let (c, n, r, s) = scope();
-    parts.spawn(learner::learn(schedules.clone(), c, n, r, s));
+    let policy = build::policy(config.policy.clone(), &config.namespace, config.watch_namespace.as_deref());
+    let common = Common {
+        client: client.clone(),
+        policy: Arc::new(policy),
+        around: Surroundings::default(),
+        hints,
+        metrics: Arc::clone(&metrics),
+        catalog: Catalog::default(),
+        schedules: Schedules::default(),
+        stop: CancellationToken::new(),
+    };
+    let stop = common.stop.clone();
+    let mut parts = JoinSet::new();
+    let caches_needed = common.learn(&config, caches_out, &mut parts);
 
     let by_url = config.webhook_url.is_some();
     let health = Health {
@@ -98,64 +92,19 @@ pub async fn serve(config: Config, admission: Handle) -> anyhow::Result<()> {
     let current = Arc::new(Current::default());
     let (source, lives) = (build::source(&config, &client), config.lifetimes);
     parts.spawn(keeper::keep(source, lives, Arc::clone(&current), bundle_out, Arc::clone(&metrics), stop.clone()));
-    let state = WebhookState {
-        hints: hints.clone(),
-        policy: Arc::clone(&policy),
-        around: around.clone(),
-        metrics: Arc::clone(&metrics),
-    };
-    let tls = listener::tls_config(Arc::<Current>::clone(&current), build::clients(&config)?)?;
-    let how = Serving { tls: Some(tls), max_age: config.connection_age, ..Serving::default() };
-    let webhook = admission.spawn(listener::serve(webhook_listener, how, webhook::router(state), stop.clone()));
-    parts.spawn(async move {
-        if let Err(error) = webhook.await {
-            tracing::error!(%error, "the webhook ended badly");
-        }
-    });
-    if let (Some(listener), Some(rest)) = (api_listener, &config.api) {
-        let tokens = Tokens::default();
-        parts.spawn(callers::follow_tokens(client.clone(), build::token_secret(&config), tokens.clone(), stop.clone()));
-        let auth = Auth::new(rest.auth.then(|| client.clone()), tokens, rest.rate, Arc::clone(&metrics));
-        parts.spawn(callers::forget(auth.clone(), stop.clone()));
-        let api = Api::new(api::Inner {
-            client: client.clone(),
-            catalog: catalog.clone(),
-            schedules: schedules.clone(),
-            auth,
-            policy: Arc::clone(&policy),
-            around: around.clone(),
-            guard: build::guard(&config),
-            metrics: Arc::clone(&metrics),
-            settings: build::api_settings(&config, rest),
-            stop: stop.clone(),
-        });
-        let tls = if rest.tls { Some(listener::tls_config(current, None)?) } else { None };
-        let how = Serving { tls, max_connections: API_CONNECTIONS, ..Serving::default() };
-        parts.spawn(listener::serve(listener, how, api::router(api), stop.clone()));
+    common.review(&config, webhook_listener, Arc::clone(&current), &admission, &mut parts)?;
+    if let (Some(listener), Some(settings)) = (api_listener, &config.api) {
+        common.rest(&config, settings, listener, current, &mut parts)?;
     }
-    let (intake, around_intake) = (build::intake_settings(&config), around.clone());
-    parts.spawn(intake::run(client.clone(), receiver, intake, Arc::clone(&policy), around_intake, stop.clone()));
-    let desired = build::registration(&config, Arc::clone(&policy));
+    let (intake, around) = (build::intake_settings(&config), common.around.clone());
+    parts.spawn(intake::run(client.clone(), receiver, intake, Arc::clone(&common.policy), around, stop.clone()));
+    let desired = build::registration(&config, Arc::clone(&common.policy));
     let register =
         registration::keep(client.clone(), desired, bundle, leads.clone(), registered_out, by_url, stop.clone());
     parts.spawn(register);
-
-    let window = config.coalesce_window;
-    let own = rollout::Watcher { client: client.clone(), policy, around, hints, window, metrics: Arc::clone(&metrics) };
-    parts.spawn(watch_rollouts(own, caches.clone(), caches_needed, leads.clone(), stop.clone()));
-    let (checks, settings) = (Arc::new(build::checks(&config, &client)?), build::controller_settings(&config));
-    let poster = Poster::new(build::guard(&config)).context("no HTTP client for notifications")?;
-    let office = Office {
-        client: client.clone(),
-        settings,
-        checks,
-        metrics: Arc::clone(&metrics),
-        catalog,
-        schedules,
-        poster,
-        caches: (caches.clone(), caches_needed),
-    };
-    parts.spawn(office.hold(leads, stop.clone()));
+    let rollouts = common.rollouts(config.coalesce_window);
+    parts.spawn(watch_rollouts(rollouts, caches.clone(), caches_needed, leads.clone(), stop.clone()));
+    parts.spawn(common.office(&config, (caches, caches_needed))?.hold(leads, stop.clone()));
     // The Lease is released last: the successor may begin when our controller has ended.
     let resign = CancellationToken::new();
     let election = leader::run(client, build::lease(&config), metrics, leads_out, resign.clone());
@@ -179,6 +128,114 @@ pub async fn serve(config: Config, admission: Handle) -> anyhow::Result<()> {
         tracing::warn!("not everything ended in time");
     }
     Ok(())
+}
+
+/// What several parts need.
+struct Common {
+    client: Client,
+    policy: Arc<Policy>,
+    around: Surroundings,
+    hints: HintSender,
+    metrics: Arc<Metrics>,
+    catalog: Catalog,
+    schedules: Schedules,
+    stop: CancellationToken,
+}
+
+impl Common {
+    /// Follows what surrounds workloads, tasks and schedules. How many caches these are.
+    fn learn(&self, config: &Config, ready: watch::Sender<usize>, parts: &mut JoinSet<()>) -> usize {
+        let watched = config.watch_namespace.as_deref();
+        let followers = surroundings::watch::follow(&self.around, &self.client, watched, &ready, &self.stop);
+        let needed = followers.len() + 2;
+        for follower in followers {
+            parts.spawn(follower);
+        }
+        let (hints, around, catalog) = (self.hints.clone(), self.around.clone(), self.catalog.clone());
+        let place = learner::Place { client: self.client.clone(), namespace: config.watch_namespace.clone(), ready };
+        parts.spawn(learner::learn(learner::Tasks { hints, around, catalog }, place.clone(), self.stop.clone()));
+        parts.spawn(learner::learn(self.schedules.clone(), place, self.stop.clone()));
+        needed
+    }
+
+    /// Answers reviews.
+    fn review(
+        &self,
+        config: &Config,
+        listener: TcpListener,
+        current: Arc<Current>,
+        admission: &Handle,
+        parts: &mut JoinSet<()>,
+    ) -> anyhow::Result<()> {
+        let state = WebhookState {
+            hints: self.hints.clone(),
+            policy: Arc::clone(&self.policy),
+            around: self.around.clone(),
+            metrics: Arc::clone(&self.metrics),
+        };
+        let tls = listener::tls_config(current, build::clients(config)?)?;
+        let how = Serving { tls: Some(tls), max_age: config.connection_age, ..Serving::default() };
+        let webhook = admission.spawn(listener::serve(listener, how, webhook::router(state), self.stop.clone()));
+        parts.spawn(async move {
+            if let Err(error) = webhook.await {
+                tracing::error!(%error, "the webhook ended badly");
+            }
+        });
+        Ok(())
+    }
+
+    /// Answers REST calls.
+    fn rest(
+        &self,
+        config: &Config,
+        settings: &ApiConfig,
+        listener: TcpListener,
+        current: Arc<Current>,
+        parts: &mut JoinSet<()>,
+    ) -> anyhow::Result<()> {
+        let (tokens, asked) = (Tokens::default(), settings.auth.then(|| self.client.clone()));
+        let api = Api::new(api::Inner {
+            client: self.client.clone(),
+            catalog: self.catalog.clone(),
+            schedules: self.schedules.clone(),
+            auth: Auth::new(asked, tokens.clone(), settings.rate, Arc::clone(&self.metrics)),
+            policy: Arc::clone(&self.policy),
+            around: self.around.clone(),
+            guard: build::guard(config),
+            metrics: Arc::clone(&self.metrics),
+            settings: build::api_settings(config, settings),
+            stop: self.stop.clone(),
+        });
+        let tls = if settings.tls { Some(listener::tls_config(current, None)?) } else { None };
+        let (client, secret) = (self.client.clone(), build::token_secret(config));
+        parts.spawn(rest::follow_tokens(client, secret, tokens, self.stop.clone()));
+        parts.spawn(rest::serve(listener, tls, api, self.stop.clone()));
+        Ok(())
+    }
+
+    fn rollouts(&self, window: Duration) -> rollout::Watcher {
+        rollout::Watcher {
+            client: self.client.clone(),
+            policy: Arc::clone(&self.policy),
+            around: self.around.clone(),
+            hints: self.hints.clone(),
+            window,
+            metrics: Arc::clone(&self.metrics),
+        }
+    }
+
+    fn office(&self, config: &Config, caches: (watch::Receiver<usize>, usize)) -> anyhow::Result<Office> {
+        Ok(Office {
+            client: self.client.clone(),
+            settings: build::controller_settings(config),
+            checks: Arc::new(build::checks(config, &self.client)?),
+            metrics: Arc::clone(&self.metrics),
+            catalog: self.catalog.clone(),
+            schedules: self.schedules.clone(),
+            poster: Poster::new(build::guard(config)).context("no HTTP client for notifications")?,
+            caches,
+        })
+    }
 }
 
 /// Watches workloads once all caches have their first lists.

@@ -11,12 +11,12 @@ mod rules;
 pub mod validate;
 
 pub use problem::Problem;
-pub use rules::FORMATS as NOTIFICATION_FORMATS;
 pub use resource::{
-    Amount, BatchPolicy, Condition, Delivery, FailedNode, FailurePolicy, GivenUp, IgnoredNode, ImageStatus, LocalReference,
-    Notification, Phase, PrewarmPlan, PrewarmPlanSpec, PrewarmTask, PrewarmTaskSpec, PrewarmTaskStatus, PullMethod,
-    PullPolicy, Retry, RetryStrategy, WorkerKind,
+    Amount, BatchPolicy, Condition, Delivery, FailedNode, FailurePolicy, GivenUp, IgnoredNode, ImageStatus,
+    LocalReference, Notification, Phase, PrewarmPlan, PrewarmPlanSpec, PrewarmTask, PrewarmTaskSpec, PrewarmTaskStatus,
+    PullMethod, PullPolicy, Retry, RetryStrategy, WorkerKind,
 };
+pub use rules::FORMATS as NOTIFICATION_FORMATS;
 
 /// On a task: who made it: `admission`, `rest` or `schedule`.
 pub const ORIGIN_LABEL: &str = "prewarm.io/origin";

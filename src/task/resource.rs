@@ -84,7 +84,9 @@ pub enum RetryStrategy {
 }
 
 /// Which method pulls an image on a node.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema, ToSchema,
+)]
 pub enum PullMethod {
     /// `ImageVolume` where the node supports it, else `Helper`.
     #[default]
@@ -117,7 +119,9 @@ impl PullPolicy {
 }
 
 /// What kind of object pulls on a node.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema, ToSchema,
+)]
 pub enum WorkerKind {
     /// One Job per node.
     #[default]

@@ -131,7 +131,14 @@ impl Cluster {
                 &String::from_utf8_lossy(&crds.stdout),
             );
             let wait = ["wait", "--for=condition=Established", "--timeout=30s"];
-            self.kubectl(&[&wait[..], &["crd/prewarmtasks.prewarm.io", "crd/prewarmplans.prewarm.io", "crd/prewarmschedules.prewarm.io"]].concat(), "");
+            self.kubectl(
+                &[
+                    &wait[..],
+                    &["crd/prewarmtasks.prewarm.io", "crd/prewarmplans.prewarm.io", "crd/prewarmschedules.prewarm.io"],
+                ]
+                .concat(),
+                "",
+            );
         });
         Namespace { cluster: self, name }
     }

@@ -101,7 +101,8 @@ async fn nothing_inside_is_told() {
     let port = url.rsplit(':').next().unwrap().to_owned();
     let notify = [url.clone(), format!("http://localhost:{port}"), "http://169.254.169.254/latest".to_owned()];
     let notify: Vec<Value> = notify.iter().map(|url| json!({"url": url})).collect();
-    namespace.apply_task("sly", &json!({"images": ["a:1"], "nodeSelector": {"type": "fake"}, "nodes": 1, "notify": notify}));
+    namespace
+        .apply_task("sly", &json!({"images": ["a:1"], "nodeSelector": {"type": "fake"}, "nodes": 1, "notify": notify}));
     let done = || async {
         let told = namespace.get("prewarmtasks").pop()?["status"]["notifications"].clone();
         told.as_array()?.iter().all(|one| one["done"] == true).then_some(told)

@@ -151,15 +151,20 @@ async fn a_repeated_call_makes_no_second_task() {
     assert_eq!((ids.len(), namespace.get("prewarmtasks").len()), (1, 1));
     // What one replica has made, the other knows at once.
     let id = ids.into_iter().next().unwrap();
-    assert_eq!((caller.get(&format!("/tasks/{id}")).await.code, other.get(&format!("/tasks/{id}")).await.code), (200, 200));
+    assert_eq!(
+        (caller.get(&format!("/tasks/{id}")).await.code, other.get(&format!("/tasks/{id}")).await.code),
+        (200, 200)
+    );
     let fresh = caller.task(&body).await;
     assert_eq!(other.get(&format!("/tasks/{fresh}")).await.code, 200);
     let changed = json!({"images": ["b:1"]});
-    let misused = caller.send(caller.request("POST", "/tasks").header("idempotency-key", "release-7").json(&changed)).await;
+    let misused =
+        caller.send(caller.request("POST", "/tasks").header("idempotency-key", "release-7").json(&changed)).await;
     assert_eq!(misused.code, 422, "{misused:?}");
     // Somebody else's key is another one.
     let somebody = caller.with(&crate::caller::token(&namespace, "somebody", &["*"]));
-    let theirs = somebody.send(somebody.request("POST", "/tasks").header("idempotency-key", "release-7").json(&changed)).await;
+    let theirs =
+        somebody.send(somebody.request("POST", "/tasks").header("idempotency-key", "release-7").json(&changed)).await;
     assert_eq!(theirs.code, 201);
 }
 
@@ -175,7 +180,11 @@ async fn a_manifest_is_explained_and_nothing_changes() {
     let answer = caller.post("/tasks:extract", &web).await;
     assert_eq!(answer.code, 200, "{answer:?}");
     let workload = &answer.body["workloads"][0];
-    assert_eq!((&workload["workload"], &workload["verdict"]), (&json!("Deployment/web"), &json!("wanted")), "{workload:#}");
+    assert_eq!(
+        (&workload["workload"], &workload["verdict"]),
+        (&json!("Deployment/web"), &json!("wanted")),
+        "{workload:#}"
+    );
     assert_eq!(workload["images"], json!(["shop/web:1"]));
     assert!(workload["nodeCount"].is_null(), "this caller may not read nodes");
     let reader = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
@@ -183,7 +192,18 @@ async fn a_manifest_is_explained_and_nothing_changes() {
     cluster.kubectl(&["apply", "-f", "-"], &reader.to_string());
     let account = format!("{}:nodes", namespace.name);
     let token = crate::caller::token(&namespace, "nodes", &["get"]);
-    cluster.kubectl(&["create", "clusterrolebinding", &namespace.name, "--clusterrole", &namespace.name, "--serviceaccount", &account], "");
+    cluster.kubectl(
+        &[
+            "create",
+            "clusterrolebinding",
+            &namespace.name,
+            "--clusterrole",
+            &namespace.name,
+            "--serviceaccount",
+            &account,
+        ],
+        "",
+    );
     let seer = caller.with(&token);
     let yaml = format!("# a chart's output\n---\napiVersion: v1\nkind: Service\nmetadata: {{name: s}}\n---\n{web}");
     let request = seer.request("POST", "/tasks:extract").header("content-type", "application/yaml").body(yaml);
@@ -226,7 +246,10 @@ async fn every_example_of_the_document_works() {
         let output = shell.output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
-        let last = text.lines().rev().find_map(|line| line.strip_prefix("data: ").or(Some(line)).filter(|line| !line.is_empty()));
+        let last = text
+            .lines()
+            .rev()
+            .find_map(|line| line.strip_prefix("data: ").or(Some(line)).filter(|line| !line.is_empty()));
         let body: Value = serde_json::from_str(last.unwrap()).unwrap_or_else(|error| panic!("{name}: {error}: {text}"));
         assert!(body.get("error").is_none(), "{name}: {body:#}");
         body
@@ -243,7 +266,14 @@ async fn every_example_of_the_document_works() {
     run("extract", &[]);
     let schedule = run("create_schedule", &[])["id"].as_str().unwrap().to_owned();
     let of_schedule = [("SCHEDULE", schedule.as_str())];
-    for name in ["list_schedules", "get_schedule", "replace_schedule", "disable_schedule", "enable_schedule", "trigger_schedule"] {
+    for name in [
+        "list_schedules",
+        "get_schedule",
+        "replace_schedule",
+        "disable_schedule",
+        "enable_schedule",
+        "trigger_schedule",
+    ] {
         run(name, &of_schedule);
     }
     let path = format!("/scheduled-tasks/{schedule}/executions/1");
@@ -286,4 +316,50 @@ async fn the_document_is_true() {
     println!("{}", text.lines().rev().take(12).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n"));
     assert!(server.get("/healthz").starts_with("HTTP/1.1 200"));
     assert!(!server.log().contains("panicked"), "{}", server.log());
+}
+
+/// The shell within the examples for pipelines.
+fn pipelines() -> Vec<(&'static str, String)> {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/ci");
+    let text = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
+    let yaml = |name: &str| serde_saphyr::from_str::<Value>(&text(name)).unwrap();
+    let script = |value: &Value| value.as_str().unwrap().to_owned();
+    let groovy = text("Jenkinsfile");
+    let groovy = groovy.split("'''").nth(1).unwrap().replace("\\\\", "\\");
+    vec![
+        ("gitlab-ci.yml", script(&yaml("gitlab-ci.yml")["prewarm"]["script"][0])),
+        ("github-actions.yml", script(&yaml("github-actions.yml")["jobs"]["prewarm"]["steps"][0]["run"])),
+        ("argocd-hook.yaml", script(&yaml("argocd-hook.yaml")["spec"]["template"]["spec"]["containers"][0]["args"][0])),
+        ("tekton-task.yaml", script(&yaml("tekton-task.yaml")["spec"]["steps"][0]["script"])),
+        ("Jenkinsfile", groovy),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_examples_for_pipelines_work() {
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("pipelines");
+    let server = Server::start(cluster, &namespace, HELPER).await;
+    let caller = Caller::editor(&server, &namespace);
+    let run = async |name: &str, script: &str, image: &str| {
+        let mut shell = tokio::process::Command::new("sh");
+        shell.args(["-c", script]).env("PREWARMER_URL", caller.base().trim_end_matches("/api/v1"));
+        shell.env("PREWARMER_TOKEN", caller.secret()).env("IMAGE", image).env("KEY", format!("{name}-{image}"));
+        let output = shell.output().await.unwrap();
+        (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    };
+    // All nodes, real ones too: a registry says at once that there is no such image, and nine tenths are enough.
+    let registry = Some(cluster.var("REGISTRY")).filter(|address| !address.is_empty()).unwrap_or("registry.example");
+    let image = format!("{registry}/shop/web:1");
+    for (name, script) in pipelines() {
+        let (good, said) = run(name, &script, &image).await;
+        assert!(good && said.contains(": completed"), "{name}: {said}");
+    }
+    let (name, script) = pipelines().swap_remove(0);
+    let (good, said) = run(name, &script, "UPPER/x").await;
+    assert!(!good && said.contains("400"), "{said}");
+    assert_eq!(namespace.get("prewarmtasks").len(), pipelines().len());
+    // A step that is tried again warms nothing twice.
+    assert!(run(name, &script, &image).await.0);
+    assert_eq!(namespace.get("prewarmtasks").len(), pipelines().len());
 }

@@ -87,14 +87,17 @@ async fn every_code_for_what_it_is() {
     let many: Vec<String> = (0..80_000).map(|index| format!("registry.example/image:{index}")).collect();
     assert_eq!(caller.post("/tasks", &json!({"images": many})).await.code, 413);
     let deep = format!("{{\"images\": {}{}}}", "[".repeat(50_000), "]".repeat(50_000));
-    let json_body = |text: String| caller.request("POST", "/tasks").header("content-type", "application/json").body(text);
+    let json_body =
+        |text: String| caller.request("POST", "/tasks").header("content-type", "application/json").body(text);
     assert_eq!(caller.send(json_body(deep)).await.code, 400);
     assert_eq!(caller.send(json_body("{\"images\":".into())).await.code, 400);
 
     // HEAD, ids, compression, what is never told.
     let head = caller.send(caller.request("HEAD", "/tasks").header("x-request-id", "mine-1")).await;
     assert_eq!((head.code, &head.body, head.header("x-request-id")), (200, &json!(""), "mine-1"));
-    let other = caller.send(caller.request("GET", "/tasks").header("x-request-id", "no good\u{7f}".trim_end_matches('\u{7f}'))).await;
+    let other = caller
+        .send(caller.request("GET", "/tasks").header("x-request-id", "no good\u{7f}".trim_end_matches('\u{7f}')))
+        .await;
     assert_eq!(other.header("x-request-id").len(), 32);
     let zipped = caller.send(caller.request("GET", "/openapi.json").header("accept-encoding", "gzip")).await;
     assert_eq!(zipped.header("content-encoding"), "gzip");
@@ -102,11 +105,17 @@ async fn every_code_for_what_it_is() {
 
     // By the wire: two identities, two lengths, a head without end, and what is no HTTP.
     let secret = caller.secret();
-    let two = format!("GET /api/v1/tasks HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {secret}\r\nAuthorization: Bearer {secret}\r\nConnection: close\r\n\r\n");
+    let two = format!(
+        "GET /api/v1/tasks HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {secret}\r\nAuthorization: Bearer {secret}\r\nConnection: close\r\n\r\n"
+    );
     assert_eq!(raw(&server, two.as_bytes()).0, 400);
-    let smuggled = format!("POST /api/v1/tasks HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {secret}\r\nContent-Type: application/json\r\nContent-Length: 4\r\nContent-Length: 60\r\nConnection: close\r\n\r\n{{}}");
+    let smuggled = format!(
+        "POST /api/v1/tasks HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {secret}\r\nContent-Type: application/json\r\nContent-Length: 4\r\nContent-Length: 60\r\nConnection: close\r\n\r\n{{}}"
+    );
     assert_eq!(raw(&server, smuggled.as_bytes()).0, 400);
-    let both = format!("POST /api/v1/tasks HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {secret}\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\nConnection: close\r\n\r\n0\r\n\r\nGET /api/v1/stats HTTP/1.1\r\n\r\n");
+    let both = format!(
+        "POST /api/v1/tasks HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {secret}\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\nConnection: close\r\n\r\n0\r\n\r\nGET /api/v1/stats HTTP/1.1\r\n\r\n"
+    );
     let (code, text) = raw(&server, both.as_bytes());
     assert!(code == 400 && text.matches("HTTP/1.1 ").count() == 1, "{text}");
     let large = format!("GET /api/v1/tasks HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "a".repeat(40_000));
@@ -118,9 +127,14 @@ async fn every_code_for_what_it_is() {
     // No token in the log, who was refused is.
     let log = server.log();
     assert!(!log.contains(secret) && !log.contains("nonsense"), "a token is in the log");
-    assert!(log.contains("refused") && log.contains("audit"), "{log}");
+    assert!(log.contains("denied") && log.contains("audit"), "{log}");
     let metrics = server.get("/metrics");
-    assert!(metrics.contains(r#"prewarm_api_request_duration_seconds_count{method="GET",route="/api/v1/tasks/{id}",status="404"}"#), "{metrics}");
+    assert!(
+        metrics.contains(
+            r#"prewarm_api_request_duration_seconds_count{method="GET",route="/api/v1/tasks/{id}",status="404"}"#
+        ),
+        "{metrics}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -96,7 +96,7 @@ async fn a_task_is_followed_to_its_end() {
     namespace.apply_task("kept", &json!({"images": ["a:1"], "suspend": true}));
     let known = || async { (caller.get("/tasks/kept").await.code == 200).then_some(()) };
     namespace.eventually("the tasks are known", LONG, known).await;
-    let (held, kept) = (messages(&server, &caller, "held"), messages(&server, &caller, "kept"));
+    let (first, second) = (messages(&server, &caller, "held"), messages(&server, &caller, "kept"));
     let end = async {
         tokio::time::sleep(Duration::from_secs(1)).await;
         namespace.kubectl(&["delete", "prewarmtask", "held"], "");
@@ -104,9 +104,9 @@ async fn a_task_is_followed_to_its_end() {
         assert!(server.get("/metrics").contains("\nprewarm_api_watchers 1\n"));
         server.signal();
     };
-    let (held, kept, ()) = tokio::join!(held, kept, end);
-    assert_eq!((held.1.as_str(), held.0.len()), ("1000 the task was deleted", 1));
-    assert!(kept.1.starts_with("1012 "), "{}", kept.1);
+    let (deleted, stopped, ()) = tokio::join!(first, second, end);
+    assert_eq!((deleted.1.as_str(), deleted.0.len()), ("1000 the task was deleted", 1));
+    assert!(stopped.1.starts_with("1012 "), "{}", stopped.1);
 }
 
 /// However many watch, all see the end, and the cluster is watched once.
@@ -117,7 +117,10 @@ async fn a_crowd_watches_one_task() {
     let image = format!("--worker-image={HELPER}");
     let server = Server::with(cluster, &namespace, &namespace, &["--api-rate=100000", &image]).await;
     let caller = Caller::editor(&server, &namespace);
-    namespace.apply_task("popular", &json!({"images": ["a:1"], "suspend": true, "nodeSelector": {"type": "fake"}, "batchSize": 40}));
+    namespace.apply_task(
+        "popular",
+        &json!({"images": ["a:1"], "suspend": true, "nodeSelector": {"type": "fake"}, "batchSize": 40}),
+    );
     let known = || async { (caller.get("/tasks/popular").await.code == 200).then_some(()) };
     namespace.eventually("the task is known", LONG, known).await;
     let (before, requests) = (server.resident(), kube_requests(&server));
@@ -125,9 +128,12 @@ async fn a_crowd_watches_one_task() {
     let half = |of: usize| (0..many).filter(move |index| index % 2 == of);
     let all_there = async {
         let line = format!("\nprewarm_api_watchers {many}\n");
-        namespace.eventually("all watchers", LONG, || async { server.get("/metrics").contains(&line).then_some(()) }).await;
+        namespace
+            .eventually("all watchers", LONG, || async { server.get("/metrics").contains(&line).then_some(()) })
+            .await;
         let during = server.resident();
-        namespace.kubectl(&["patch", "prewarmtask", "popular", "--type=merge", "-p", r#"{"spec":{"suspend":false}}"#], "");
+        namespace
+            .kubectl(&["patch", "prewarmtask", "popular", "--type=merge", "-p", r#"{"spec":{"suspend":false}}"#], "");
         during
     };
     let sockets = future::join_all(half(0).map(|_| messages(&server, &caller, "popular")));
@@ -137,7 +143,9 @@ async fn a_crowd_watches_one_task() {
     assert!(streams.iter().all(|(_, seen)| seen.last().unwrap().1["status"] == "completed"));
     let after = server.resident();
     let watches = kube_requests(&server) - requests;
-    println!("{many} watchers: {} KiB before, {during} KiB with all, {after} KiB after their end; {watches} lists and watches of tasks", before);
+    println!(
+        "{many} watchers: {before} KiB before, {during} KiB with all, {after} KiB after their end; {watches} lists and watches of tasks"
+    );
     assert_eq!(watches, 0, "nobody has the cluster watched for himself");
     assert!(during.max(after).saturating_sub(before) < 32 * 1024, "{before} KiB, then {during} and {after}");
 }
@@ -146,7 +154,8 @@ async fn a_crowd_watches_one_task() {
 fn kube_requests(server: &Server) -> u64 {
     let text = server.get("/metrics");
     let lines = text.lines().filter(|line| {
-        line.starts_with("prewarm_kube_requests_total") && line.contains("\"prewarmtasks\"")
+        line.starts_with("prewarm_kube_requests_total")
+            && line.contains("\"prewarmtasks\"")
             && (line.contains("\"list\"") || line.contains("\"watch\""))
     });
     lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()

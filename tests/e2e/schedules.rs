@@ -31,7 +31,7 @@ async fn each_tick_runs_once_whoever_leads() {
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("ticks");
     let first = Server::start(cluster, &namespace, HELPER).await;
-    let mut servers = vec![first, Server::standby(cluster, &namespace, HELPER)];
+    let mut servers = [first, Server::standby(cluster, &namespace, HELPER)];
     let caller = Caller::editor(&servers[0], &namespace);
     let task = json!({"images": ["a:1"], "nodeSelector": {"type": "fake"}, "nodes": 1});
     let body = json!({"name": "minutely", "cronExpr": "* * * * *", "taskConfig": task, "timezone": "Asia/Kathmandu"});
@@ -79,7 +79,10 @@ async fn a_schedule_through_its_life() {
     let made = caller.post("/scheduled-tasks", &body).await;
     assert_eq!(made.code, 201, "{made:?}");
     let view = &made.body;
-    assert_eq!((&view["timezone"], &view["overlapPolicy"], &view["nextExecutionAt"]), (&json!("UTC"), &json!("queue"), &json!(null)));
+    assert_eq!(
+        (&view["timezone"], &view["overlapPolicy"], &view["nextExecutionAt"]),
+        (&json!("UTC"), &json!("queue"), &json!(null))
+    );
     assert_eq!(view["taskConfig"]["images"], json!(["a:1"]));
     let path = format!("/scheduled-tasks/{}", view["id"].as_str().unwrap());
     let list = caller.get("/scheduled-tasks?enabled=false&limit=20").await;
@@ -110,7 +113,10 @@ async fn a_schedule_through_its_life() {
         (all.as_array()?.len() == 2 && all[1]["status"] == "failed").then_some(all)
     };
     let all = namespace.eventually("the run that waited begins", LONG, two).await;
-    assert_eq!((&all[0]["id"], &all[0]["trigger"], &all[0]["status"]), (&json!(2), &json!("manual"), &json!("running")));
+    assert_eq!(
+        (&all[0]["id"], &all[0]["trigger"], &all[0]["status"]),
+        (&json!(2), &json!("manual"), &json!("running"))
+    );
     assert!(all[1]["finishedAt"].is_string() && all[1]["durationSeconds"].is_number(), "{all:#}");
     let second = all[0]["taskId"].as_str().unwrap().to_owned();
 
@@ -122,7 +128,8 @@ async fn a_schedule_through_its_life() {
     assert_eq!(caller.get(&format!("/tasks/{second}")).await.body["status"], "cancelled");
 
     // Nonsense is named, by REST and by kubectl.
-    let wrong = caller.put(&path, &json!({"cronExpr": "nightly", "taskConfig": {"images": []}, "timezone": "Mars"})).await;
+    let wrong =
+        caller.put(&path, &json!({"cronExpr": "nightly", "taskConfig": {"images": []}, "timezone": "Mars"})).await;
     assert_eq!((wrong.code, wrong.wrong()), (400, vec!["cronExpr", "taskConfig.images", "timezone"]), "{wrong:?}");
     let object = json!({"apiVersion": "prewarm.io/v1alpha1", "kind": "PrewarmSchedule",
         "metadata": {"name": "bad", "namespace": namespace.name},
@@ -160,7 +167,8 @@ async fn kubectl_and_rest_show_the_same() {
     let view = namespace.eventually("the schedule of kubectl", LONG, seen).await;
     assert_eq!((&view["name"], &view["createdBy"]), (&json!("nightly"), &json!("kubectl")));
     assert_eq!(view["taskConfig"]["images"], json!(["b:1"]));
-    let planned = || async { schedule(&namespace, "nightly")["status"]["nextScheduleTime"].as_str().map(str::to_owned) };
+    let planned =
+        || async { schedule(&namespace, "nightly")["status"]["nextScheduleTime"].as_str().map(str::to_owned) };
     let next = namespace.eventually("the next tick in the status", LONG, planned).await;
     assert!(next.ends_with(":00:00Z"), "{next}");
     let table = namespace.kubectl(&["get", "pws"], "");

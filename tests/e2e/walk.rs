@@ -1,9 +1,13 @@
 //! The walk of an image, on a real control plane: admission, task, Jobs, status; and what must not happen.
 
-use std::time::{Duration, Instant};
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use crate::{
-    harness::{Cluster, Server},
+    caller::Caller,
+    harness::{Cluster, Namespace, Server},
     watched::Watched,
 };
 use serde_json::{Value, json};
@@ -230,9 +234,39 @@ async fn the_installed_rights_suffice() {
     let gone =
         || async { namespace.get("prewarmtasks").iter().all(|t| t["metadata"]["name"] != "brief").then_some(()) };
     namespace.eventually("the deletion of a task after its time to live", LONG, gone).await;
+    rest_with_installed_rights(&server, &install, &namespace).await;
     server.terminate();
     let log = server.log();
     assert!(!log.contains("forbidden") && !log.contains("refused"), "{log}");
+}
+
+/// Who calls, keys, nodes, schedules: each needs a right of the server's own.
+async fn rest_with_installed_rights(server: &Server, install: &Namespace, namespace: &Namespace) {
+    let caller = Caller::editor(server, namespace);
+    let body = json!({"images": ["rest:1"], "nodeSelector": {"type": "fake"}, "nodes": 2});
+    let request = caller.request("POST", "/tasks").header("idempotency-key", "once").json(&body);
+    let made = caller.send(request).await;
+    assert_eq!(made.code, 201, "{made:?}");
+    namespace.ended(made.body["taskId"].as_str().unwrap(), LONG).await;
+    let schedule = json!({"cronExpr": "@yearly", "taskConfig": body, "historyLimit": 1});
+    let schedule = caller.post("/scheduled-tasks", &schedule).await;
+    assert_eq!(schedule.code, 201, "{schedule:?}");
+    let path = format!("/scheduled-tasks/{}", schedule.body["id"].as_str().unwrap());
+    let runs = format!("{path}/executions/1");
+    assert_eq!(caller.post(&format!("{path}/trigger"), &json!({})).await.code, 202);
+    let ended = || async { (caller.get(&runs).await.body["status"] == "success").then_some(()) };
+    namespace.eventually("the run succeeds", LONG, ended).await;
+    assert_eq!(caller.put(&format!("{path}/disable"), &json!({})).await.code, 200);
+    assert_eq!(caller.delete(&path).await.code, 200);
+    let token = Command::new(env!("CARGO_BIN_EXE_prewarmer"))
+        .args(["token", "create", "ops", "--namespaces=*", "--namespace", &install.name])
+        .output()
+        .unwrap();
+    install.kubectl(&["apply", "--server-side", "-f", "-"], &String::from_utf8(token.stdout).unwrap());
+    let told = String::from_utf8(token.stderr).unwrap();
+    let ops = caller.with(told.lines().find(|line| line.starts_with("prw_")).unwrap());
+    let known = || async { (ops.get("/nodes?limit=1").await.code == 200).then_some(()) };
+    namespace.eventually("the API token is good", LONG, known).await;
 }
 
 fn task_with_ttl() -> Value {

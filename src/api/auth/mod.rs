@@ -129,7 +129,11 @@ impl Auth {
                 Err(why) => {
                     self.guess(from)?;
                     let expired = why == tokens::Refused::Expired;
-                    Err(ApiError::unauthorized(if expired { "the API token has expired" } else { "there is no such API token" }))
+                    Err(ApiError::unauthorized(if expired {
+                        "the API token has expired"
+                    } else {
+                        "there is no such API token"
+                    }))
                 }
             };
         }
@@ -156,10 +160,10 @@ impl Auth {
 
     /// Whether he may do that in the namespace. The error says what right is missing.
     pub async fn authorize(&self, caller: &Caller, deed: Deed, namespace: &str) -> Result<(), ApiError> {
-        match self.allows(caller, deed, Some(namespace)).await? {
-            true => Ok(()),
-            false => Err(forbidden(caller, deed, &format!("in the namespace {namespace}"))),
+        if self.allows(caller, deed, Some(namespace)).await? {
+            return Ok(());
         }
+        Err(forbidden(caller, deed, &format!("in the namespace {namespace}")))
     }
 
     /// The namespaces in which he may do that. A user of Kubernetes may in all of them, or is told to name one.
@@ -169,10 +173,10 @@ impl Auth {
         {
             return Ok(Visible::Only(entry.namespaces.iter().cloned().collect()));
         }
-        match self.allows(caller, deed, None).await? {
-            true => Ok(Visible::All),
-            false => Err(forbidden(caller, deed, "in all namespaces: name one by ?namespace=")),
+        if self.allows(caller, deed, None).await? {
+            return Ok(Visible::All);
         }
+        Err(forbidden(caller, deed, "in all namespaces: name one by ?namespace="))
     }
 
     /// Whether he may; in every namespace where none is named.
@@ -304,7 +308,9 @@ mod tests {
         assert!(!may(&shop, "list", "prewarmtasks", None).await);
         assert!(may(&shop, "list", "nodes", None).await);
         let reader = caller(&["*"], true);
-        assert!(may(&reader, "list", "prewarmtasks", None).await && may(&reader, "get", "prewarmtasks", Some("bank")).await);
+        assert!(
+            may(&reader, "list", "prewarmtasks", None).await && may(&reader, "get", "prewarmtasks", Some("bank")).await
+        );
         assert!(!may(&reader, "patch", "prewarmtasks", Some("bank")).await);
         let list = Deed { verb: "list", resource: "prewarmtasks" };
         assert_eq!(auth.visible(&shop, list).await.unwrap(), Visible::Only(["shop".to_owned()].into()));

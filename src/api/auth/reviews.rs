@@ -75,10 +75,13 @@ impl Reviews {
                 ..TokenReview::default()
             };
             let answer = Api::all(self.client.clone()).create(&PostParams::default(), &review).await;
-            let status = answer.map_err(unavailable)?.status.unwrap_or_default();
+            let status = answer.map_err(|error| unavailable(&error))?.status.unwrap_or_default();
             Ok(status.user.filter(|_| status.authenticated == Some(true)).map(Arc::new))
         };
-        self.users.try_get_with(fingerprint(token.as_bytes()), ask).await.map_err(|error: Arc<ApiError>| (*error).clone())
+        self.users
+            .try_get_with(fingerprint(token.as_bytes()), ask)
+            .await
+            .map_err(|error: Arc<ApiError>| (*error).clone())
     }
 
     /// Whether he may; in every namespace where none is named.
@@ -106,7 +109,7 @@ impl Reviews {
                 ..SubjectAccessReview::default()
             };
             let answer = Api::all(self.client.clone()).create(&PostParams::default(), &review).await;
-            Ok(answer.map_err(unavailable)?.status.is_some_and(|status| status.allowed))
+            Ok(answer.map_err(|error| unavailable(&error))?.status.is_some_and(|status| status.allowed))
         };
         self.rights.try_get_with(question, ask).await.map_err(|error: Arc<ApiError>| (*error).clone())
     }
@@ -121,7 +124,7 @@ fn fingerprint(text: &[u8]) -> [u8; 32] {
 }
 
 /// That we may not ask, or cannot, is not the caller's fault.
-fn unavailable(error: kube::Error) -> ApiError {
+fn unavailable(error: &kube::Error) -> ApiError {
     tracing::warn!(%error, "the API server did not say who a caller is, or what he may do");
     ApiError::later(axum::http::StatusCode::SERVICE_UNAVAILABLE, "the cluster's API server did not say who you are", 2)
 }

@@ -107,7 +107,8 @@ mod tests {
     use super::*;
 
     fn tokens(entries: &[(&str, &str)]) -> Tokens {
-        let data = entries.iter().map(|(name, text)| ((*name).to_owned(), ByteString(text.as_bytes().to_vec()))).collect();
+        let data =
+            entries.iter().map(|(name, text)| ((*name).to_owned(), ByteString(text.as_bytes().to_vec()))).collect();
         let tokens = Tokens::default();
         tokens.replace(Some(&Secret { data: Some(data), ..Secret::default() }));
         tokens
@@ -127,7 +128,9 @@ mod tests {
         let (name, rights) = all.check(&ci, now).unwrap();
         assert_eq!((name.as_str(), rights.read_only, rights.namespaces), ("ci", false, vec!["shop".to_owned()]));
         assert_eq!(all.check(&old, now), Err(Refused::Expired));
-        for wrong in [generate("ci"), generate("nobody"), "prw_ci_".into(), "prw_".into(), String::new(), format!("{ci}x")] {
+        for wrong in
+            [generate("ci"), generate("nobody"), "prw_ci_".into(), "prw_".into(), String::new(), format!("{ci}x")]
+        {
             assert_eq!(all.check(&wrong, now), Err(Refused::Unknown), "{wrong}");
         }
         // The digest of a token is none.
@@ -139,7 +142,12 @@ mod tests {
     #[test]
     fn entries_that_cannot_be_read_are_left_out() {
         let (a, b, c) = (generate("a"), generate("b"), generate("c"));
-        let all = tokens(&[("a", "nonsense"), ("b", &entry(&b, ", \"readonly\": true")), ("C", &entry(&c, "")), ("c", &entry(&c, ""))]);
+        let all = tokens(&[
+            ("a", "nonsense"),
+            ("b", &entry(&b, ", \"readonly\": true")),
+            ("C", &entry(&c, "")),
+            ("c", &entry(&c, "")),
+        ]);
         let now = Timestamp::now();
         assert!(all.check(&a, now).is_err() && all.check(&b, now).is_err() && all.check(&c, now).is_ok());
     }
