@@ -1,11 +1,11 @@
 //! Prewarmer: a pod should never wait for its image.
 //!
 //! ```text
-//!  kubectl apply Deployment                         kubectl apply PrewarmTask
-//!         |                                                    |
-//!    webhook (every replica): review -> workload -> hint       |
-//!         |                                                    |
-//!    intake: dedupe, coalesce ------> creates PrewarmTask <----+
+//!  kubectl apply Deployment            curl (api, every replica)   kubectl apply PrewarmTask   schedule (leader)
+//!         |                                          |                        |                    |
+//!    webhook (every replica): review -> hint         |                        |                    |
+//!         |                                          |                        |                    |
+//!    intake: dedupe, coalesce ------> creates PrewarmTask <-------------------+--------------------+
 //!                                         |   (the API server is the only store)
 //!                                         v
 //!    controller (leader only): snapshot -> plan -> dispatch -> observe -> status -> reap
@@ -32,6 +32,11 @@
 //! | [`controller`] | snapshot, plan, dispatch, observe, status, reap |
 //! | [`rollout`] | the workloads as they are: what hints missed, what nobody needs any more |
 //! | [`webhook`] | admission: review in, verdict out |
+//! | [`catalog`] | the tasks and schedules as this replica knows them |
+//! | [`api`] | REST, over the same resources |
+//! | [`schedule`] | tasks at times of day |
+//! | [`notify`] | the end of a task, told to the outside |
+//! | [`token`] | makes API tokens |
 //! | [`leader`] | which replica leads |
 //! | [`server`] | listeners, TLS, certificates, registration, graceful shutdown |
 //! | [`manifests`] | the objects of a complete install (pure) |

@@ -20,6 +20,13 @@ with 5000 bash tests/measure-engine.sh 5000 20 100 "Pod Job" --no-floor
 say "certificates, replicas and crowds"
 PREWARMER_TEST_PROGRAM=$PWD/target/release/prewarmer PREWARMER_TEST_ROTATION_SECONDS=60 PREWARMER_TEST_CROWD=500 \
   cargo test --locked --test e2e -- never_in_the_way --nocapture
+say "REST: 10,000 finished tasks, 1,000 watchers, ticks and killed leaders, schemathesis at length"
+PREWARMER_TEST_PROGRAM=$PWD/target/release/prewarmer PREWARMER_TEST_TASKS=10000 \
+  cargo test --locked --test e2e -- many_finished_tasks --nocapture
+PREWARMER_TEST_PROGRAM=$PWD/target/release/prewarmer PREWARMER_TEST_WATCHERS=1000 \
+  cargo test --locked --test e2e -- a_crowd_watches_one_task --nocapture
+PREWARMER_TEST_TICKS=10 PREWARMER_TEST_EXAMPLES=400 \
+  cargo test --locked --test e2e -- each_tick_runs_once the_document_is_true --nocapture
 say "fuzzing"
 bash tests/fuzz/run.sh "${PREWARMER_TEST_FUZZ:-10000000}"
 say "the model of a task, at length"

@@ -54,11 +54,11 @@ fi
 
 title "starting prewarmer"
 target/debug/prewarmer crds | k apply --server-side -f - > /dev/null
-k wait --for=condition=Established crd/prewarmtasks.prewarm.io crd/prewarmplans.prewarm.io --timeout=30s > /dev/null
+k wait --for=condition=Established crd/prewarmtasks.prewarm.io crd/prewarmplans.prewarm.io crd/prewarmschedules.prewarm.io --timeout=30s > /dev/null
 k create namespace prewarmer > /dev/null
 k create namespace shop > /dev/null
 port=$((${APISERVER_URL##*:} + 4)) # the cluster's own range; +4 to +6 are free in it
-LOG_FORMAT=text target/debug/prewarmer serve --api-addr=none --webhook-addr "127.0.0.1:$port" --webhook-url "https://127.0.0.1:$port" \
+LOG_FORMAT=text target/debug/prewarmer serve --api-addr "127.0.0.1:$((port + 2))" --webhook-addr "127.0.0.1:$port" --webhook-url "https://127.0.0.1:$port" \
   --health-addr "127.0.0.1:$((port + 1))" --worker-image "$helper" > "$work/prewarmer.log" 2>&1 &
 server=$!
 for _ in $(seq 100); do
@@ -133,18 +133,22 @@ if [ "$REAL_NODES" -gt 0 ]; then
   real_line="the pod found its images present; nothing was pulled"
 fi
 
-title "a task by curl, as JSON: one good image, and one that does not exist"
-"$KUBECTL" proxy --port=$((port + 2)) > /dev/null 2>&1 &
-proxy=$!
-for _ in $(seq 50); do curl -fs "http://127.0.0.1:$((port + 2))/version" > /dev/null 2>&1 && break; sleep 0.1; done
-curl -fsS -X POST "http://127.0.0.1:$((port + 2))/apis/prewarm.io/v1alpha1/namespaces/shop/prewarmtasks" \
-  -H 'Content-Type: application/json' -d '{
-    "apiVersion": "prewarm.io/v1alpha1", "kind": "PrewarmTask", "metadata": {"name": "typing-error"},
-    "spec": {"images": ["registry.example/shop/web:1.0", "registry.example/shop/missing:1.0"],
-             "nodeSelector": {"type": "fake"}, "nodes": 3}}' > /dev/null
-watch_task typing-error
-k -n shop get prewarmtask typing-error -o jsonpath="{range .status.failedNodes[*]}   {.node}: {.image}: {.reason}{'\n'}{end}"
-message=$(k -n shop get prewarmtask typing-error -o jsonpath='{.status.conditions[?(@.type=="Failed")].message}')
+title "by curl, with an API token: a task of one good image, and one that does not exist; its end is waited for"
+target/debug/prewarmer token create demo --namespaces shop > "$work/token-secret.json" 2> "$work/token-told"
+k apply --server-side --field-manager=prewarmer-token-demo -f "$work/token-secret.json"
+token=$(grep '^prw_' "$work/token-told")
+k get validatingwebhookconfiguration prewarmer -o jsonpath='{.webhooks[0].clientConfig.caBundle}' | base64 -d > "$work/ca.crt"
+api=https://127.0.0.1:$((port + 2))/api/v1
+rest() { curl -sS --cacert "$work/ca.crt" -H "Authorization: Bearer $token" "$@"; }
+for _ in $(seq 50); do [ "$(rest -o /dev/null -w '%{http_code}' "$api/tasks?namespace=shop")" = 200 ] && break; sleep 0.1; done
+made=$(rest "$api/tasks" -H 'Content-Type: application/json' -d '{
+  "images": ["registry.example/shop/web:1.0", "registry.example/shop/missing:1.0"],
+  "nodeSelector": {"type": "fake"}, "nodes": 3, "namespace": "shop"}')
+echo "   $made"
+curled=$(sed -n 's/.*"taskId":"\([^"]*\)".*/\1/p' <<< "$made")
+[ -n "$curled" ] || fail "no task was made by curl"
+rest -N "$api/tasks/$curled/watch" | sed -n 's/^data: .*"status":"\([a-z]*\)".*"percentage":\([0-9.]*\).*/   \1, \2 %/p'
+message=$(rest "$api/tasks/$curled" | sed -n 's/.*"message":"\([^"]*\)","createdAt".*/\1/p')
 echo "   $message"
 grep -q 'ImageNotFound: 3' <<< "$message" || fail "the failure is not clear"
 

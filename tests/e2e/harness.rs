@@ -361,14 +361,16 @@ impl Server {
             format!("--webhook-url=https://{}", front.unwrap_or(&webhook)),
             format!("--health-addr={health}"),
             format!("--api-addr={api}"),
-            "--api-tls=false".to_owned(),
             format!("--namespace={own}"),
             format!("--watch-namespace={}", namespace.name),
             "--admission-retain=0s".to_owned(),
             "--log-format=text".to_owned(),
         ];
-        if !more.iter().any(|word| word.starts_with("--coalesce-window")) {
-            words.push("--coalesce-window=200ms".to_owned());
+        for default in ["--coalesce-window=200ms", "--api-tls=false"] {
+            let flag = default.split('=').next().unwrap();
+            if !more.iter().any(|word| word.starts_with(flag)) {
+                words.push(default.to_owned());
+            }
         }
         words.extend_from_slice(more);
         let log = cluster.dir.join(format!("server-{}-{}.log", namespace.name, webhook.rsplit(':').next().unwrap()));

@@ -18,6 +18,7 @@ mod polite;
 mod real_node;
 mod reasons;
 mod rest;
+mod rest_lists;
 mod rest_refusals;
 mod rest_watch;
 mod schedules;

@@ -1,0 +1,81 @@
+//! Lists of many tasks.
+
+use std::time::{Duration, Instant};
+
+use futures::{StreamExt, stream};
+use kube::{
+    Api, ResourceExt,
+    api::{Patch, PatchParams, PostParams},
+};
+use prewarmer::task::{PrewarmTask, PrewarmTaskSpec};
+use serde_json::json;
+
+use crate::{
+    admission::HELPER,
+    caller::Caller,
+    harness::{Cluster, Server},
+};
+
+/// Time for ten thousand tasks on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// Lists of each kind.
+const LISTS: usize = 300;
+
+/// Finished tasks; the long form of the tests raises it.
+fn many() -> usize {
+    std::env::var("PREWARMER_TEST_TASKS").ok().and_then(|text| text.parse().ok()).unwrap_or(300)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_finished_tasks() {
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("many");
+    let image = format!("--worker-image={HELPER}");
+    let server = Server::with(cluster, &namespace, &namespace, &["--api-rate=100000", &image]).await;
+    let caller = Caller::editor(&server, &namespace);
+    let (before, many) = (server.resident(), many());
+    let tasks: Api<PrewarmTask> = Api::namespaced(cluster.client().await, &namespace.name);
+    let make = |index: usize| {
+        let tasks = tasks.clone();
+        async move {
+            let images = (0..3).map(|image| format!("registry.example/shop/service-{image}:{index}")).collect();
+            let mut task = PrewarmTask::new(&format!("t{index:05}"), PrewarmTaskSpec::new(images));
+            task.spec.suspend = true;
+            tasks.create(&PostParams::default(), &task).await.unwrap();
+            let (phase, nodes) = if index % 10 == 0 { ("Failed", 10) } else { ("Completed", 100) };
+            let status = json!({"status": {"phase": phase, "totalNodes": 100, "succeededNodes": nodes, "totalBatches": 10,
+                "currentBatchIndex": 9, "progress": format!("{nodes}/100 Nodes"), "startTime": "2026-11-21T00:00:00Z",
+                "completionTime": "2026-11-21T00:10:00Z", "nodeStates": "s".repeat(100),
+                "conditions": [], "failedNodes": [], "ignoredNodes": [],
+                "images": task.spec.images.iter().map(|image| json!({"image": image, "succeeded": nodes, "failed": 0})).collect::<Vec<_>>()}});
+            tasks.patch_status(&task.name_any(), &PatchParams::default(), &Patch::Merge(&status)).await.unwrap();
+        }
+    };
+    stream::iter((0..many).map(make)).buffer_unordered(32).for_each(|()| async {}).await;
+    let failed = many.div_ceil(10);
+    let counted = || async {
+        let stats = caller.get("/stats").await.body;
+        (stats["tasks"]["failed"] == failed && stats["totalTasks"] == many).then_some(())
+    };
+    namespace.eventually("all tasks are counted", PATIENCE, counted).await;
+    let after = server.resident();
+    for (query, total) in [
+        ("limit=20", many),
+        ("status=failed&limit=20", failed),
+        ("status=completed&limit=100&offset=100", many - failed),
+        ("status=running&limit=20&offset=0", 0),
+    ] {
+        let mut times = Vec::with_capacity(LISTS);
+        for _ in 0..LISTS {
+            let begun = Instant::now();
+            let answer = caller.get(&format!("/tasks?{query}")).await;
+            times.push(begun.elapsed());
+            assert_eq!(answer.body["total"], total, "{query}");
+        }
+        times.sort_unstable();
+        let at = |percent: usize| times[times.len() * percent / 100].as_secs_f64() * 1000.0;
+        println!("{many} tasks, {query}: p50 {:.2} ms, p99 {:.2} ms, by one client over HTTP", at(50), at(99));
+    }
+    let each = (after.saturating_sub(before)) * 1024 / many as u64;
+    println!("{many} tasks: {before} KiB resident before, {after} KiB after, {each} bytes each, of the leader");
+}
