@@ -19,6 +19,8 @@ ENTRYPOINT ["/prewarmer-helper"]
 # The server needs glibc for name look-ups (its resolver is never static), so it does not start from scratch.
 FROM debian:12-slim AS server
 COPY --from=build /src/target/release/prewarmer /prewarmer
+# Whom notifications are told to, and registries, are known by these.
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 USER 65532:65532
-EXPOSE 8443 9090
+EXPOSE 8080 8443 9090
 ENTRYPOINT ["/prewarmer"]

@@ -173,6 +173,9 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         metrics.hints.with_label_values(&["queued"]).inc();
         metrics.admission_duration.with_label_values(&["Pod", "hinted"]).observe(0.1);
+        metrics.api_duration.with_label_values(&["GET", "/api/v1/tasks", "200"]).observe(0.1);
+        metrics.schedule_runs.with_label_values(&["success"]).inc();
+        metrics.notifications.with_label_values(&["delivered"]).inc();
         let known = String::from_utf8(metrics.encode().unwrap()).unwrap();
         let dashboard: serde_json::Value = serde_json::from_str(include_str!("../deploy/dashboard.json")).unwrap();
         let panels = dashboard["panels"].as_array().unwrap().iter();

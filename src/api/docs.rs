@@ -8,7 +8,7 @@ use axum::{
 };
 use serde_json::Value;
 
-use super::openapi::document;
+use super::openapi::{ERRORS, LATER, document};
 
 const STYLE: &str = "
 :root { color-scheme: light dark; --line: #8884; --soft: #8882; --accent: #1a6fb5; }
@@ -20,7 +20,7 @@ pre { background: var(--soft); padding: .8rem; overflow-x: auto; border-radius: 
 details { border: 1px solid var(--line); border-radius: 6px; margin: .6rem 0; padding: 0 1rem; }
 summary { cursor: pointer; padding: .6rem 0; }
 summary b { display: inline-block; min-width: 4.2rem; color: var(--accent); }
-table { border-collapse: collapse; width: 100%; display: block; overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; display: block; overflow-x: auto; margin: .8rem 0; }
 td, th { text-align: left; vertical-align: top; padding: .25rem .8rem .25rem 0; border-bottom: 1px solid var(--line); }
 a { color: var(--accent); }
 ";
@@ -74,11 +74,16 @@ fn render(document: &Value) -> String {
             }
         }
     }
-    out += "<h2>shapes</h2>";
+    out += "<h2>errors</h2><p>Any call may be answered by one of these, with <a href=\"#ErrorBody\">ErrorBody</a>.</p>\
+            <table><tr><th>answer<th>meaning";
+    for (code, meaning) in ERRORS.iter().chain([&LATER]) {
+        let _ = write!(out, "<tr><td>{code}<td>{}", prose(meaning));
+    }
+    out += "</table><h2>shapes</h2>";
     for (name, schema) in document["components"]["schemas"].as_object().into_iter().flatten() {
         let _ = write!(
             out,
-            "<details id=\"{0}\"><summary><code>{0}</code></summary>{1}</details>",
+            "<details><summary><code>{0}</code></summary><a id=\"{0}\"></a>{1}</details>",
             escape(name),
             fields(schema)
         );
@@ -103,7 +108,9 @@ fn render_call(path: &str, method: &str, call: &Value) -> String {
         let _ = write!(out, "<p>Body: {}</p>", shape(&kind["schema"]));
     }
     out += "<table><tr><th>answer<th>meaning<th>body";
-    for (code, answer) in call["responses"].as_object().into_iter().flatten() {
+    // Errors are the same everywhere, and stand at the end.
+    let answers = call["responses"].as_object().into_iter().flatten();
+    for (code, answer) in answers.filter(|(code, _)| code.as_str() < "400") {
         let kind = answer["content"].as_object().and_then(|kinds| kinds.values().next());
         let body = kind.map_or_else(String::new, |kind| shape(&kind["schema"]));
         let _ = write!(out, "<tr><td>{}<td>{}<td>{body}", escape(code), prose(text(answer, "description")));

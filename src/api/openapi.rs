@@ -18,7 +18,7 @@ use super::{
 };
 
 /// Every call may be answered so.
-const ERRORS: [(&str, &str); 12] = [
+pub(super) const ERRORS: [(&str, &str); 12] = [
     ("400", "Fields or parameters are wrong: each is named in details"),
     ("401", "No token, or one that nobody knows"),
     ("403", "The caller may not do that"),
@@ -32,7 +32,8 @@ const ERRORS: [(&str, &str); 12] = [
     ("422", "The cluster does not take it, or the Idempotency-Key was used for something else"),
     ("429", "Too many calls; Retry-After says when the next is taken"),
 ];
-const LATER: (&str, &str) = ("503", "The cluster does not answer; Retry-After says when to try again");
+/// And so, when it is not the caller's fault.
+pub(super) const LATER: (&str, &str) = ("503", "The cluster does not answer; Retry-After says when to try again");
 
 #[derive(OpenApi)]
 #[openapi(

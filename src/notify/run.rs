@@ -32,6 +32,8 @@ const GIVE_UP: SignedDuration = SignedDuration::from_hours(24);
 const SECRET_KEY: &str = "key";
 /// Tasks told of at once.
 const CONCURRENCY: usize = 16;
+/// The pause after what was told could not be written down.
+const UNWRITTEN: Duration = Duration::from_secs(60);
 /// Something may be due this often even without news.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -46,7 +48,10 @@ pub async fn run(client: Client, catalog: Catalog, poster: Poster, metrics: Arc<
             if at_work.len() < CONCURRENCY && has_due(&task, Timestamp::now()) && busy.insert(uid.clone()) {
                 let (teller, catalog) = (Arc::clone(&teller), catalog.clone());
                 at_work.spawn(async move {
-                    teller.tell(&task, &catalog).await;
+                    if teller.tell(&task, &catalog).await.is_err() {
+                        // What is not written down would be told again at once.
+                        tokio::time::sleep(UNWRITTEN).await;
+                    }
                     uid
                 });
             }
@@ -101,7 +106,8 @@ struct Teller {
 }
 
 impl Teller {
-    async fn tell(&self, task: &PrewarmTask, catalog: &Catalog) {
+    /// Tells whom it is due to. An error means that this could not be written down, and was logged.
+    async fn tell(&self, task: &PrewarmTask, catalog: &Catalog) -> Result<(), ()> {
         let whom = task.spec.notify.iter().flatten().enumerate();
         let tries = whom.map(|(index, one)| self.try_one(task, index, one));
         let deliveries = future::join_all(tries).await;
@@ -112,9 +118,12 @@ impl Teller {
             Ok(task) => catalog.put(&task),
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
             Err(error) => {
-                tracing::warn!(task = task.name_any(), %error, "what was told could not be written down: it is told again");
+                let name = task.name_any();
+                tracing::warn!(task = name, %error, "what was told could not be written down: it is told again");
+                return Err(());
             }
         }
+        Ok(())
     }
 
     async fn try_one(&self, task: &PrewarmTask, index: usize, whom: &Notification) -> Delivery {

@@ -138,8 +138,9 @@ struct Work<'a> {
 impl Work<'_> {
     /// Takes what became of the tasks into the history. A task that is not in it was made just before a crash, or by hand.
     fn record(&mut self, runs: &[RunFacts]) {
-        let known: BTreeSet<&str> = self.status.executions.iter().filter_map(|run| run.task.as_deref()).collect();
-        let mut news: Vec<&RunFacts> = runs.iter().filter(|run| !known.contains(run.task.as_str())).collect();
+        let old = self.forgotten(runs);
+        let is_new = |run: &&RunFacts| !self.knows(run) && !old.contains(&run.task);
+        let mut news: Vec<&RunFacts> = runs.iter().filter(is_new).collect();
         news.sort_by_key(|run| (run.created, run.task.clone()));
         for run in news {
             let at = run.made.tick.to_string();
@@ -168,6 +169,19 @@ impl Work<'_> {
                 execution.message = Some("the task was deleted".into());
             }
         }
+    }
+
+    fn knows(&self, run: &RunFacts) -> bool {
+        self.status.executions.iter().any(|known| known.task.as_ref() == Some(&run.task))
+    }
+
+    /// Tasks that have ended, and are older than all that the history remembers: they are being deleted.
+    fn forgotten(&self, runs: &[RunFacts]) -> BTreeSet<String> {
+        let Some(oldest) = runs.iter().filter(|run| self.knows(run)).map(|run| run.created).min() else {
+            return BTreeSet::new();
+        };
+        let left = runs.iter().filter(|run| run.outcome != Outcome::Open && run.created <= oldest && !self.knows(run));
+        left.map(|run| run.task.clone()).collect()
     }
 
     fn add(&mut self, made: &Made, task: Option<String>, status: ExecutionStatus, message: Option<String>) {
@@ -298,7 +312,7 @@ impl Work<'_> {
     /// Shortens the history; the tasks of what is left out go too.
     fn forget(&mut self, runs: &[RunFacts]) -> Vec<String> {
         let (mut kept, limit) = (0, self.schedule.spec.history_limit.max(1));
-        let mut gone = BTreeSet::new();
+        let mut gone = self.forgotten(runs);
         self.status.executions.retain(|run| {
             if run.status == ExecutionStatus::Running {
                 return true;

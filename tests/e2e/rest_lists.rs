@@ -42,7 +42,7 @@ async fn many_finished_tasks() {
             let mut task = PrewarmTask::new(&format!("t{index:05}"), PrewarmTaskSpec::new(images));
             task.spec.suspend = true;
             tasks.create(&PostParams::default(), &task).await.unwrap();
-            let (phase, nodes) = if index % 10 == 0 { ("Failed", 10) } else { ("Completed", 100) };
+            let (phase, nodes) = if index.is_multiple_of(10) { ("Failed", 10) } else { ("Completed", 100) };
             let status = json!({"status": {"phase": phase, "totalNodes": 100, "succeededNodes": nodes, "totalBatches": 10,
                 "currentBatchIndex": 9, "progress": format!("{nodes}/100 Nodes"), "startTime": "2026-11-21T00:00:00Z",
                 "completionTime": "2026-11-21T00:10:00Z", "nodeStates": "s".repeat(100),

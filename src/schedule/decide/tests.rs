@@ -264,6 +264,22 @@ fn history_is_bounded_and_tasks_go_with_it() {
     assert_eq!(world.schedule.status.as_ref().unwrap().execution_count, 29);
 }
 
+/// The watch may still show what was deleted a moment ago.
+#[test]
+fn what_was_forgotten_is_not_taken_for_news() {
+    let mut world = World::new("* * * * *", |spec| spec.history_limit = 2);
+    let mut ghosts = BTreeMap::new();
+    for minute in 1..6 {
+        world.go(&format!("00:{minute:02}:00"));
+        world.end_all(Outcome::Completed);
+        ghosts.extend(world.runs.clone());
+        world.runs = ghosts.clone();
+        world.go(&format!("00:{minute:02}:30"));
+    }
+    assert_eq!((world.statuses(), world.runs.len()), (vec!["success"; 2], 2));
+    assert_eq!(world.schedule.status.as_ref().unwrap().execution_count, 5);
+}
+
 #[test]
 fn what_cannot_be_worked_by_is_said() {
     let mut world = World::new("every day", |_| {});
