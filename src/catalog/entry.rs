@@ -72,7 +72,8 @@ impl Entry {
         let view = TaskView::of(task);
         let status = view.status;
         // A view is text, numbers and lists of them: there is nothing in it that JSON could not say.
-        let json = serde_json::to_vec(&view).unwrap_or_default().into();
+        // A boxed slice has no room to spare, of which there would be as much again.
+        let json = serde_json::to_vec(&view).unwrap_or_default().into_boxed_slice().into();
         Self {
             key: Key::of(task),
             uid: task.uid().unwrap_or_default().into(),

@@ -105,7 +105,11 @@ pub(super) fn start(
 /// A task that cannot be read is left alone: one malformed object must not wedge the stream.
 fn task(guarded: DeserializeGuard<PrewarmTask>) -> Option<Arc<PrewarmTask>> {
     match guarded.0 {
-        Ok(task) => Some(Arc::new(task)),
+        Ok(mut task) => {
+            // Nobody reads them, and they are half of an ended task.
+            task.metadata.managed_fields = None;
+            Some(Arc::new(task))
+        }
         Err(invalid) => {
             tracing::warn!(name = invalid.metadata.name, error = %invalid.error, "a PrewarmTask cannot be read");
             None
