@@ -77,13 +77,13 @@ async fn many_finished_tasks() {
         println!("{many} tasks, {query}: p50 {:.2} ms, p99 {:.2} ms, by one client over HTTP", at(50), at(99));
     }
     let metrics = server.get("/metrics");
-    let served = |bound: &str| -> f64 {
+    let within = |bound: &str| -> f64 {
         let name = format!(
             "prewarm_api_request_duration_seconds_bucket{{method=\"GET\",route=\"/api/v1/tasks\",status=\"200\",le=\"{bound}\"}} "
         );
         metrics.lines().find_map(|line| line.strip_prefix(&name)?.parse().ok()).unwrap_or_default()
     };
-    let share = |bound: &str| served(bound) * 100.0 / served("+Inf");
+    let share = |bound: &str| within(bound) * 100.0 / within("+Inf");
     println!(
         "{many} tasks, all of these lists as the server times them: {:.1} % within 1 ms, {:.1} % within 5 ms, {:.1} % within 10 ms",
         share("0.001"),
