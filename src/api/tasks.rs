@@ -238,16 +238,13 @@ pub(super) async fn readable(
     deed: Deed,
     namespace: Option<String>,
 ) -> Result<Visible, ApiError> {
-    match namespace {
+    // A server that looks at one namespace means that one.
+    match namespace.or_else(|| api.settings.watched.clone()) {
         Some(namespace) => {
             api.auth.authorize(caller, deed, &namespace).await?;
             Ok(Visible::Only([namespace].into()))
         }
-        // A server that looks at one namespace means that one.
-        None => match &api.settings.watched {
-            Some(watched) => Box::pin(readable(api, caller, deed, Some(watched.clone()))).await,
-            None => api.auth.visible(caller, deed).await,
-        },
+        None => api.auth.visible(caller, deed).await,
     }
 }
 

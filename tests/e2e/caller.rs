@@ -8,7 +8,7 @@ use reqwest::{
 };
 use serde_json::{Value, json};
 
-use crate::harness::{Namespace, Server};
+use crate::harness::{Cluster, Namespace, Server};
 
 /// A caller with a token, or without.
 #[derive(Clone)]
@@ -51,6 +51,23 @@ pub fn token(namespace: &Namespace, account: &str, verbs: &[&str]) -> String {
     let account_object = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": account}});
     namespace.apply(&json!({"apiVersion": "v1", "kind": "List", "items": [account_object, role, binding]}));
     namespace.kubectl(&["create", "token", account], "").trim().to_owned()
+}
+
+/// The same, and that account may list the cluster's nodes too. To be taken back by [`forget_nodes`].
+pub fn token_for_nodes(cluster: &Cluster, namespace: &Namespace, account: &str, verbs: &[&str]) -> String {
+    let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+        "metadata": {"name": namespace.name}, "rules": [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["list"]}]});
+    cluster.kubectl(&["apply", "-f", "-"], &role.to_string());
+    let token = token(namespace, account, verbs);
+    let whom = format!("--serviceaccount={}:{account}", namespace.name);
+    let binding = ["create", "clusterrolebinding", &namespace.name, "--clusterrole", &namespace.name, &whom];
+    cluster.kubectl(&binding, "");
+    token
+}
+
+/// Takes the right to list nodes back.
+pub fn forget_nodes(cluster: &Cluster, namespace: &Namespace) {
+    cluster.kubectl(&["delete", "clusterrole,clusterrolebinding", &namespace.name], "");
 }
 
 impl Caller {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     admission::{HELPER, LONG, deployment},
-    caller::Caller,
+    caller::{Caller, forget_nodes, token_for_nodes},
     harness::{Cluster, Namespace, Server},
 };
 
@@ -187,23 +187,7 @@ async fn a_manifest_is_explained_and_nothing_changes() {
     );
     assert_eq!(workload["images"], json!(["shop/web:1"]));
     assert!(workload["nodeCount"].is_null(), "this caller may not read nodes");
-    let reader = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
-        "metadata": {"name": namespace.name}, "rules": [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["list"]}]});
-    cluster.kubectl(&["apply", "-f", "-"], &reader.to_string());
-    let account = format!("{}:nodes", namespace.name);
-    let token = crate::caller::token(&namespace, "nodes", &["get"]);
-    cluster.kubectl(
-        &[
-            "create",
-            "clusterrolebinding",
-            &namespace.name,
-            "--clusterrole",
-            &namespace.name,
-            "--serviceaccount",
-            &account,
-        ],
-        "",
-    );
+    let token = token_for_nodes(cluster, &namespace, "nodes", &["get"]);
     let seer = caller.with(&token);
     let yaml = format!("# a chart's output\n---\napiVersion: v1\nkind: Service\nmetadata: {{name: s}}\n---\n{web}");
     let request = seer.request("POST", "/tasks:extract").header("content-type", "application/yaml").body(yaml);
@@ -219,7 +203,7 @@ async fn a_manifest_is_explained_and_nothing_changes() {
         assert_eq!(caller.send(request).await.code, code, "{body}");
     }
     assert!(namespace.get("prewarmtasks").is_empty());
-    cluster.kubectl(&["delete", "clusterrole,clusterrolebinding", &namespace.name], "");
+    forget_nodes(cluster, &namespace);
 }
 
 /// The examples of the document, one after another, in a shell.
@@ -283,7 +267,10 @@ async fn every_example_of_the_document_works() {
         run(name, &of_schedule);
     }
     // Nodes are the cluster's, not the namespace's.
-    assert_eq!(samples.len(), 18);
+    let seer = token_for_nodes(cluster, &namespace, "nodes", &["get"]);
+    assert_eq!(run("list_nodes", &[("TOKEN", &seer)])["limit"], 100);
+    forget_nodes(cluster, &namespace);
+    assert_eq!(samples.len(), 18, "an example is not run above");
     let page = reqwest::get(format!("http://{}/docs", server.api())).await.unwrap();
     assert!(page.headers()["content-security-policy"].to_str().unwrap().starts_with("default-src 'none'"));
     assert!(page.text().await.unwrap().contains("/api/v1/scheduled-tasks/{id}/trigger"));

@@ -160,7 +160,7 @@ async fn a_caller_who_calls_too_often_is_told_when_to_come_back() {
     assert_eq!(caller.get("/tasks").await.code, 200);
     // Guesses are refused before the API server is asked about each.
     let codes: Vec<u16> = {
-        let calls = (0..120).map(|index| {
+        let calls = (0..500).map(|index| {
             let guess = caller.with(&format!("guess-{index}"));
             async move { guess.get("/tasks").await.code }
         });

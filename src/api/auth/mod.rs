@@ -32,8 +32,9 @@ pub use self::{
 use super::{error::ApiError, front::Who};
 use crate::metrics::Metrics;
 
-/// Tokens that are not known yet, from one address in a second; and at once. Each costs a request to the API server.
-const GUESSES: (u32, u32) = (10, 40);
+/// Tokens that are not known yet, from one address in a second; and at once. Each costs a request to the API server. Behind a proxy
+/// all callers have one address: with answers believed for 10 s this is room for 500 of them.
+const GUESSES: (u32, u32) = (50, 200);
 /// Longest token that is looked at: those of service accounts are 1 to 2 KB.
 const MAX_TOKEN: usize = 8 * 1024;
 
@@ -322,11 +323,12 @@ mod tests {
         let auth = Auth::new(None, Tokens::default(), 5, Arc::new(Metrics::new().unwrap()));
         let (one, mut other) = (caller(&[], false), caller(&[], false));
         other.name = "token:other".into();
-        let refused: Vec<ApiError> = (0..11).filter_map(|_| auth.count(&one).err()).collect();
-        assert_eq!(refused.len(), 1);
-        assert_eq!(refused[0].code, StatusCode::TOO_MANY_REQUESTS);
+        // However slow the machine is, it is not so slow that a thousand are let in.
+        let refused: Vec<ApiError> = (0..1000).filter_map(|_| auth.count(&one).err()).collect();
+        assert!(refused.len() <= 990 && refused[0].code == StatusCode::TOO_MANY_REQUESTS, "{}", refused.len());
         assert!(auth.count(&other).is_ok());
         let from = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        assert!((0..GUESSES.1).all(|_| auth.guess(from).is_ok()) && auth.guess(from).is_err());
+        let taken = (0..100 * GUESSES.1).take_while(|_| auth.guess(from).is_ok()).count();
+        assert!(taken >= GUESSES.1 as usize && taken < 100 * GUESSES.1 as usize, "{taken}");
     }
 }
