@@ -158,10 +158,10 @@ async fn a_caller_who_calls_too_often_is_told_when_to_come_back() {
     assert_eq!(caller.with(&other).get("/tasks").await.code, 200, "others are not held up");
     tokio::time::sleep(Duration::from_secs(wait + 1)).await;
     assert_eq!(caller.get("/tasks").await.code, 200);
-    // Guesses are refused before the API server is asked about each.
+    // Guesses are limited for each address.
     let codes: Vec<u16> = {
         let calls = (0..500).map(|index| {
-            let guess = caller.with(&format!("guess-{index}"));
+            let guess = caller.with(&format!("prw_guess_{index}"));
             async move { guess.get("/tasks").await.code }
         });
         futures::future::join_all(calls).await

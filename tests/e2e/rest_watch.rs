@@ -1,7 +1,5 @@
 //! Those who watch a task.
 
-use std::time::Duration;
-
 use futures::{StreamExt, future};
 use serde_json::{Value, json};
 use tokio::{
@@ -16,7 +14,7 @@ use tokio_tungstenite::{
 use crate::{
     admission::{HELPER, LONG},
     caller::Caller,
-    harness::{Cluster, Server},
+    harness::{Cluster, Namespace, Server},
 };
 
 /// Watchers of one task; the long form of the tests raises it.
@@ -98,15 +96,21 @@ async fn a_task_is_followed_to_its_end() {
     namespace.eventually("the tasks are known", LONG, known).await;
     let (first, second) = (messages(&server, &caller, "held"), messages(&server, &caller, "kept"));
     let end = async {
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        watchers(&server, &namespace, 2).await;
         namespace.kubectl(&["delete", "prewarmtask", "held"], "");
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        assert!(server.get("/metrics").contains("\nprewarm_api_watchers 1\n"));
+        watchers(&server, &namespace, 1).await;
         server.signal();
     };
     let (deleted, stopped, ()) = tokio::join!(first, second, end);
     assert_eq!((deleted.1.as_str(), deleted.0.len()), ("1000 the task was deleted", 1));
     assert!(stopped.1.starts_with("1012 "), "{}", stopped.1);
+}
+
+/// Waits until so many watch.
+async fn watchers(server: &Server, namespace: &Namespace, many: usize) {
+    let line = format!("\nprewarm_api_watchers {many}\n");
+    let there = || async { server.get("/metrics").contains(&line).then_some(()) };
+    namespace.eventually(&format!("{many} watchers"), LONG, there).await;
 }
 
 /// However many watch, all see the end, and the cluster is watched once.
@@ -127,10 +131,7 @@ async fn a_crowd_watches_one_task() {
     let many = crowd();
     let half = |of: usize| (0..many).filter(move |index| index % 2 == of);
     let all_there = async {
-        let line = format!("\nprewarm_api_watchers {many}\n");
-        namespace
-            .eventually("all watchers", LONG, || async { server.get("/metrics").contains(&line).then_some(()) })
-            .await;
+        watchers(&server, &namespace, many).await;
         let during = server.resident();
         namespace
             .kubectl(&["patch", "prewarmtask", "popular", "--type=merge", "-p", r#"{"spec":{"suspend":false}}"#], "");

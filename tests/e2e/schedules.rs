@@ -47,7 +47,8 @@ async fn each_tick_runs_once_whoever_leads() {
             (runs.len() >= round).then_some(())
         };
         namespace.eventually(&format!("run {round}"), TICK, runs).await;
-        let leader = servers.iter().position(Server::leads).expect("one leads");
+        let leads = || async { servers.iter().position(Server::leads) };
+        let leader = namespace.eventually("one leads", LONG, leads).await;
         servers[leader].kill();
         servers[leader].revive();
     }
