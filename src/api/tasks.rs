@@ -119,7 +119,7 @@ pub(super) async fn create_task(
         Some(key) => idempotency::claim(&api, &caller, namespace, key, &wanted.spec).await?,
         None => (random_task_name(Timestamp::now()), false),
     };
-    let task = obtain(&api, namespace, &name, wanted.spec, &caller, before).await?;
+    let task = obtain(&api, namespace, &name, wanted.spec, &caller, key.is_some()).await?;
     api.catalog.put(&task);
     let view = TaskView::of(&task);
     let message = if before { "This task was made by an earlier call with the same key" } else { "The task was made" };
@@ -138,14 +138,15 @@ pub(super) async fn create_task(
     Ok(response)
 }
 
-/// Creates the task; where it was asked for before, it is there, or its creation was cut off.
+/// Creates the task. By a key it may be there already, or its creation was cut off; even of the call that was first to
+/// name it another may be faster to create it.
 async fn obtain(
     api: &Api,
     namespace: &str,
     name: &str,
     spec: PrewarmTaskSpec,
     caller: &Caller,
-    before: bool,
+    by_key: bool,
 ) -> Result<PrewarmTask, ApiError> {
     let tasks = KubeApi::<PrewarmTask>::namespaced(api.client.clone(), namespace);
     let labels = [("app.kubernetes.io/managed-by", "prewarmer"), (ORIGIN_LABEL, "rest")];
@@ -163,7 +164,7 @@ async fn obtain(
     api.count("create", "prewarmtasks");
     match tasks.create(&PostParams::default(), &task).await {
         Ok(task) => Ok(task),
-        Err(kube::Error::Api(status)) if before && status.reason == "AlreadyExists" => Ok(tasks.get(name).await?),
+        Err(kube::Error::Api(status)) if by_key && status.reason == "AlreadyExists" => Ok(tasks.get(name).await?),
         Err(error) => Err(in_namespace(error, namespace)),
     }
 }

@@ -50,6 +50,14 @@ pub fn token(namespace: &Namespace, account: &str, verbs: &[&str]) -> String {
         "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": namespace.name}]});
     let account_object = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": account}});
     namespace.apply(&json!({"apiVersion": "v1", "kind": "List", "items": [account_object, role, binding]}));
+    // The API server's authorizer learns of a new role by a watch, a moment later.
+    let whom = format!("--as=system:serviceaccount:{}:{account}", namespace.name);
+    if let Some(verb) = verbs.first() {
+        let ask = ["-n", &namespace.name, "auth", "can-i", *verb, "prewarmtasks.prewarm.io", &whom];
+        while !namespace.cluster.try_kubectl(&ask, "").0 {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
     namespace.kubectl(&["create", "token", account], "").trim().to_owned()
 }
 

@@ -208,7 +208,7 @@ impl Cluster {
 
 /// A namespace of one test.
 pub struct Namespace {
-    cluster: &'static Cluster,
+    pub cluster: &'static Cluster,
     pub name: String,
 }
 
