@@ -29,17 +29,17 @@ build: helper ## build the server (release) and the helper
 helper: ## build the static helper
 	rustc $(HELPER_FLAGS) -o $(HELPER) src/bin/helper.rs
 
+.PHONY: images
+images: ## build the images of the server and the helper into target/images, without a container engine (deploy/images.sh --help)
+	deploy/images.sh --sbom target/images
+
 .PHONY: generate
-generate: ## write what is generated: deploy/crds.yaml, deploy/prewarmer.yaml and deploy/openapi.json
-	cargo run --quiet --locked -- crds > deploy/crds.yaml
-	cargo run --quiet --locked -- manifests > deploy/prewarmer.yaml
-	cargo run --quiet --locked -- openapi > deploy/openapi.json
+generate: ## write what is generated: deploy/crds.yaml, deploy/openapi.json, deploy/prewarmer.yaml
+	@bash deploy/generate.sh
 
 .PHONY: check-generated
 check-generated: ## fail when a generated file is not current
-	@cargo run --quiet --locked -- crds | diff -u deploy/crds.yaml - || { echo "deploy/crds.yaml is not current: run make generate"; exit 1; }
-	@cargo run --quiet --locked -- openapi | diff -u deploy/openapi.json - || { echo "deploy/openapi.json is not current: run make generate"; exit 1; }
-	@cargo run --quiet --locked -- manifests | diff -u deploy/prewarmer.yaml - || { echo "deploy/prewarmer.yaml is not current: run make generate"; exit 1; }
+	@bash deploy/generate.sh --check
 
 .PHONY: lint
 lint: ## check formatting and clippy, warnings as errors

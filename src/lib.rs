@@ -31,6 +31,7 @@
 //! | [`intake`] | hints in, deduplicated and coalesced `PrewarmTask`s out |
 //! | [`controller`] | snapshot, plan, dispatch, observe, status, reap |
 //! | [`rollout`] | the workloads as they are: what hints missed, what nobody needs any more |
+//! | [`starts`] | what it was good for: whether containers found their images |
 //! | [`webhook`] | admission: review in, verdict out |
 //! | [`catalog`] | the tasks and schedules as this replica knows them |
 //! | [`api`] | REST, over the same resources |
@@ -39,6 +40,7 @@
 //! | [`token`] | makes API tokens |
 //! | [`leader`] | which replica leads |
 //! | [`server`] | listeners, TLS, certificates, registration, graceful shutdown |
+//! | [`doctor`] | looks at a cluster from outside, and says what is wrong |
 //! | [`manifests`] | the objects of a complete install (pure) |
 //! | [`metrics`] | every metric, once |
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unwrap_in_result))]
@@ -47,6 +49,7 @@ pub mod api;
 pub mod catalog;
 pub mod config;
 pub mod controller;
+pub mod doctor;
 pub mod duration;
 pub mod health;
 pub mod image;
@@ -62,6 +65,7 @@ pub mod schedule;
 mod scope;
 pub mod serve;
 pub mod server;
+pub mod starts;
 pub mod surroundings;
 pub mod task;
 pub mod telemetry;

@@ -9,8 +9,8 @@ use anyhow::Context;
 use jiff::Timestamp;
 use prewarmer::{
     api,
-    config::{self, Cli, Command, Config, PolicySettings, TokenCommand},
-    manifests, serve,
+    config::{self, Cli, Command, Config, Doctor, PolicySettings, TokenCommand},
+    doctor, manifests, serve,
     surroundings::Surroundings,
     telemetry, token,
     workload::extract_documents,
@@ -50,6 +50,10 @@ fn main() -> ExitCode {
             }
             Err(problems) => return usage(&problems),
         },
+        Ok(Cli { command: Command::Doctor(args) }) => match Doctor::check(&args) {
+            Ok(asked) => return examine(&asked),
+            Err(problems) => return usage(&problems),
+        },
         Ok(Cli { command: Command::Extract(args) }) => match PolicySettings::check(&args.policy) {
             Ok(settings) => extract(&args.file, settings),
             Err(problems) => return usage(&problems),
@@ -80,6 +84,16 @@ fn run(config: Config) -> anyhow::Result<()> {
         |threads: usize| tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
     let admission = runtime(ADMISSION_THREADS)?;
     runtime(threads)?.block_on(serve::serve(config, admission.handle().clone()))
+}
+
+fn examine(asked: &Doctor) -> ExitCode {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(doctor::run(asked)),
+        Err(error) => {
+            eprintln!("prewarmer: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn print(text: &Result<String, manifests::ManifestError>) -> anyhow::Result<()> {

@@ -1,12 +1,14 @@
 //! The objects of a complete install. *Pure.*
+//!
+//! The chart (`deploy/chart`) says what they are; `deploy/prewarmer.yaml` is what it comes to by default, and lies in the
+//! program. Here names and images are put in.
 
 use kube::CustomResourceExt;
 use serde_json::{Value, json};
 
 use crate::{
-    config::ManifestArgs,
+    config::{DEFAULT_NAMESPACE, ManifestArgs},
     schedule::PrewarmSchedule,
-    serve::token_secret_name,
     task::{PrewarmPlan, PrewarmTask},
     workload::Kind,
 };
@@ -14,12 +16,13 @@ use crate::{
 /// The objects could not be written as YAML.
 pub type ManifestError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The user and group of our pods.
-const NOBODY: u32 = 65_532;
-/// The name of everything that is not named otherwise.
-const NAME: &str = "prewarmer";
-/// The priority class of worker pods.
-const WORKER_CLASS: &str = "prewarmer-worker";
+/// What the chart comes to.
+const INSTALL: &str = include_str!("../deploy/prewarmer.yaml");
+/// The images in it.
+const IMAGE: &str = concat!("prewarmer:", env!("CARGO_PKG_VERSION"));
+const WORKER_IMAGE: &str = concat!("prewarmer-helper:", env!("CARGO_PKG_VERSION"));
+/// The role in it that says which workloads may be read.
+const WEBHOOK_ROLE: &str = "prewarmer-webhook";
 
 /// The custom resource definitions, as YAML.
 pub fn crds() -> Result<String, ManifestError> {
@@ -28,17 +31,67 @@ pub fn crds() -> Result<String, ManifestError> {
 
 /// Everything that `kubectl apply` needs to run Prewarmer, as YAML.
 pub fn install(args: &ManifestArgs) -> Result<String, ManifestError> {
-    let mut objects = vec![namespace(args)];
-    objects.extend(definitions()?);
-    objects.push(json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata(Some(&args.namespace))}));
-    objects.extend(cluster_access(args)?);
-    objects.extend(own_access(args));
-    objects.extend(user_access());
-    objects.extend(priority_classes());
-    objects.push(service(args));
-    objects.push(deployment(args));
-    objects.push(disruption_budget(args));
+    let kinds = further_kinds(args)?;
+    let documents: Vec<Value> = serde_saphyr::from_multiple(INSTALL)?;
+    let mut objects: Vec<Value> = documents.into_iter().filter(Value::is_object).collect();
+    for object in &mut objects {
+        settle(object, args, &kinds);
+    }
     yaml(&objects)
+}
+
+/// Puts what was asked for into one object.
+fn settle(object: &mut Value, args: &ManifestArgs, kinds: &[Kind]) {
+    let (kind, name) = (object["kind"].clone(), object["metadata"]["name"].clone());
+    if kind == "Namespace" {
+        object["metadata"]["name"] = json!(args.namespace);
+    }
+    if kind == "ClusterRole"
+        && name == WEBHOOK_ROLE
+        && let Some(rules) = object["rules"].as_array_mut()
+    {
+        let verbs = ["get", "list", "watch"];
+        rules.extend(
+            kinds.iter().map(|kind| json!({"apiGroups": [kind.group], "resources": [kind.plural], "verbs": verbs})),
+        );
+    }
+    if kind == "Deployment"
+        && !args.kinds.is_empty()
+        && let Some(words) = object["spec"]["template"]["spec"]["containers"][0]["args"].as_array_mut()
+    {
+        words.push(json!(format!("--kinds={}", args.kinds)));
+    }
+    rename(object, args);
+}
+
+/// Namespaces and images, wherever they are said.
+fn rename(value: &mut Value, args: &ManifestArgs) {
+    match value {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                match value {
+                    Value::String(text) if key == "namespace" && text == DEFAULT_NAMESPACE => {
+                        text.clone_from(&args.namespace);
+                    }
+                    other => rename(other, args),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| rename(item, args)),
+        Value::String(text) if text == IMAGE => text.clone_from(&args.image),
+        Value::String(text) => {
+            *text = text.replace(WORKER_IMAGE, &args.worker_image).replace(
+                &format!("system:serviceaccount:{DEFAULT_NAMESPACE}:"),
+                &format!("system:serviceaccount:{}:", args.namespace),
+            );
+        }
+        _ => {}
+    }
+}
+
+fn further_kinds(args: &ManifestArgs) -> Result<Vec<Kind>, ManifestError> {
+    let kind = |text: &str| Kind::parse(text).map_err(|expected| format!("--kinds: {text:?}: {expected}").into());
+    crate::items(&args.kinds).map(kind).collect()
 }
 
 fn yaml(objects: &[Value]) -> Result<String, ManifestError> {
@@ -90,212 +143,74 @@ fn signed_formats(schema: &mut Value) {
     }
 }
 
-fn labels() -> Value {
-    json!({"app.kubernetes.io/name": NAME, "app.kubernetes.io/part-of": NAME})
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
 
-fn metadata(namespace: Option<&str>) -> Value {
-    let mut metadata = json!({"name": NAME, "labels": labels()});
-    if let Some(namespace) = namespace {
-        metadata["namespace"] = json!(namespace);
-    }
-    metadata
-}
-
-fn namespace(args: &ManifestArgs) -> Value {
-    let mut labels = labels();
-    labels["pod-security.kubernetes.io/enforce"] = json!("restricted");
-    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": args.namespace, "labels": labels}})
-}
-
-fn rule(group: &str, resources: &[&str], verbs: &[&str]) -> Value {
-    json!({"apiGroups": [group], "resources": resources, "verbs": verbs})
-}
-
-/// A rule for objects of these names only. Creation cannot be limited by name.
-fn named(group: &str, resource: &str, names: &[&str], verbs: &[&str]) -> Value {
-    json!({"apiGroups": [group], "resources": [resource], "resourceNames": names, "verbs": verbs})
-}
-
-fn bound(kind: &str, binding_metadata: &Value, args: &ManifestArgs) -> Value {
-    json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": format!("{kind}Binding"),
-        "metadata": binding_metadata,
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": NAME},
-        "subjects": [{"kind": "ServiceAccount", "name": NAME, "namespace": args.namespace}],
-    })
-}
-
-fn cluster_access(args: &ManifestArgs) -> Result<Vec<Value>, ManifestError> {
-    let watch = ["list", "watch"];
-    let look = ["get", "list", "watch"];
-    let configurations = "validatingwebhookconfigurations";
-    let mut rules = vec![
-        rule("", &["nodes", "namespaces"], &watch),
-        rule("", &["pods"], &["get", "list", "watch", "create", "delete", "deletecollection"]),
-        rule("", &["events"], &["create"]),
-        rule("autoscaling", &["horizontalpodautoscalers"], &watch),
-        rule("node.k8s.io", &["runtimeclasses"], &watch),
-        rule("apps", &["deployments", "statefulsets", "daemonsets", "replicasets"], &look),
-        rule("", &["replicationcontrollers"], &look),
-        rule("batch", &["cronjobs"], &look),
-        rule("batch", &["jobs"], &["get", "list", "watch", "create", "delete", "deletecollection"]),
-        rule("prewarm.io", &["prewarmtasks"], &["get", "list", "watch", "create", "patch", "delete"]),
-        rule("prewarm.io", &["prewarmtasks/status"], &["patch"]),
-        rule("prewarm.io", &["prewarmschedules"], &["get", "list", "watch", "create", "update", "patch", "delete"]),
-        rule("prewarm.io", &["prewarmschedules/status"], &["update"]),
-        // Who calls the REST API, and what he may do.
-        rule("authentication.k8s.io", &["tokenreviews"], &["create"]),
-        rule("authorization.k8s.io", &["subjectaccessreviews"], &["create"]),
-        rule("prewarm.io", &["prewarmplans"], &["list", "watch", "create"]),
-        rule("admissionregistration.k8s.io", &[configurations], &["create"]),
-        named("admissionregistration.k8s.io", configurations, &[NAME], &["patch"]),
-    ];
-    rules.extend(further_kinds(args)?.iter().map(|kind| rule(&kind.group, &[&kind.plural], &look)));
-    let role = json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "ClusterRole",
-        "metadata": metadata(None),
-        "rules": rules,
-    });
-    Ok(vec![role, bound("ClusterRole", &metadata(None), args)])
-}
-
-fn further_kinds(args: &ManifestArgs) -> Result<Vec<Kind>, ManifestError> {
-    let kind = |text: &str| Kind::parse(text).map_err(|expected| format!("--kinds: {text:?}: {expected}").into());
-    crate::items(&args.kinds).map(kind).collect()
-}
-
-fn own_access(args: &ManifestArgs) -> Vec<Value> {
-    let metadata = metadata(Some(&args.namespace));
-    let secret = format!("{NAME}-ca");
-    let role = json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "Role",
-        "metadata": metadata,
-        "rules": [
-            rule("", &["secrets"], &["create"]),
-            named("", "secrets", &[&secret], &["get", "update"]),
-            named("", "secrets", &[&token_secret_name(NAME)], &["get", "list", "watch"]),
-            // Its own, and one for each Idempotency-Key of the last day.
-            rule("coordination.k8s.io", &["leases"], &["create", "get", "list", "delete"]),
-            named("coordination.k8s.io", "leases", &[NAME], &["update"]),
-        ],
-    });
-    vec![role, bound("Role", &metadata, args)]
-}
-
-/// Whoever may edit or view a namespace may do so with its tasks and schedules.
-fn user_access() -> Vec<Value> {
-    let role = |name: &str, aggregate: &[&str], verbs: &[&str]| {
-        let mut labels = labels();
-        for to in aggregate {
-            labels[format!("rbac.authorization.k8s.io/aggregate-to-{to}")] = json!("true");
+    fn args() -> ManifestArgs {
+        ManifestArgs {
+            namespace: "infra".into(),
+            image: "r.example/p:1".into(),
+            worker_image: "r.example/h:1".into(),
+            kinds: "argoproj.io/v1alpha1/Rollout=spec.template".into(),
         }
-        json!({
-            "apiVersion": "rbac.authorization.k8s.io/v1",
-            "kind": "ClusterRole",
-            "metadata": {"name": format!("{NAME}-{name}"), "labels": labels},
-            "rules": [rule("prewarm.io", &["prewarmtasks", "prewarmschedules"], verbs)],
-        })
-    };
-    vec![
-        role("view", &["view", "edit", "admin"], &["get", "list", "watch"]),
-        role("edit", &["edit", "admin"], &["create", "update", "patch", "delete", "deletecollection"]),
-    ]
-}
-
-/// Worker pods come last and displace nobody.
-fn priority_classes() -> Vec<Value> {
-    vec![json!({
-        "apiVersion": "scheduling.k8s.io/v1",
-        "kind": "PriorityClass",
-        "metadata": {"name": WORKER_CLASS, "labels": labels()},
-        "value": -1_000_000,
-        "preemptionPolicy": "Never",
-        "description": "Pods that pull images ahead of time: everything else comes first.",
-    })]
-}
-
-fn service(args: &ManifestArgs) -> Value {
-    json!({
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": metadata(Some(&args.namespace)),
-        "spec": {
-            "selector": {"app.kubernetes.io/name": NAME},
-            "ports": [
-                {"name": "webhook", "port": 443, "targetPort": "webhook"},
-                {"name": "api", "port": 8080, "targetPort": "api"},
-                {"name": "metrics", "port": 9090, "targetPort": "health"},
-            ],
-        },
-    })
-}
-
-fn deployment(args: &ManifestArgs) -> Value {
-    json!({
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": metadata(Some(&args.namespace)),
-        "spec": {
-            "replicas": 2,
-            "selector": {"matchLabels": {"app.kubernetes.io/name": NAME}},
-            "template": {"metadata": {"labels": labels()}, "spec": pod(args)},
-        },
-    })
-}
-
-fn pod(args: &ManifestArgs) -> Value {
-    let mut arguments = vec!["serve".to_owned(), format!("--worker-priority-class={WORKER_CLASS}")];
-    if !args.kinds.is_empty() {
-        arguments.push(format!("--kinds={}", args.kinds));
     }
-    json!({
-        "serviceAccountName": NAME,
-        "terminationGracePeriodSeconds": 30,
-        "securityContext": {
-            "runAsNonRoot": true, "runAsUser": NOBODY, "runAsGroup": NOBODY,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "topologySpreadConstraints": [{
-            "maxSkew": 1,
-            "topologyKey": "kubernetes.io/hostname",
-            "whenUnsatisfiable": "ScheduleAnyway",
-            "labelSelector": {"matchLabels": {"app.kubernetes.io/name": NAME}},
-        }],
-        "containers": [{
-            "name": NAME,
-            "image": args.image,
-            "args": arguments,
-            "env": [
-                {"name": "K8S_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
-                {"name": "HOSTNAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
-                {"name": "WORKER_IMAGE", "value": args.worker_image},
-            ],
-            "ports": [
-                {"name": "webhook", "containerPort": 8443},
-                {"name": "api", "containerPort": 8080},
-                {"name": "health", "containerPort": 9090},
-            ],
-            "livenessProbe": {"httpGet": {"path": "/healthz", "port": "health"}, "periodSeconds": 10},
-            "readinessProbe": {"httpGet": {"path": "/readyz", "port": "health"}, "periodSeconds": 5},
-            "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
-            "securityContext": {
-                "allowPrivilegeEscalation": false,
-                "readOnlyRootFilesystem": true,
-                "capabilities": {"drop": ["ALL"]},
-            },
-        }],
-    })
-}
 
-fn disruption_budget(args: &ManifestArgs) -> Value {
-    json!({
-        "apiVersion": "policy/v1",
-        "kind": "PodDisruptionBudget",
-        "metadata": metadata(Some(&args.namespace)),
-        "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app.kubernetes.io/name": NAME}}},
-    })
+    #[test]
+    fn nothing_of_the_defaults_is_left() {
+        let text = install(&args()).unwrap();
+        for gone in [IMAGE, WORKER_IMAGE, "namespace: prewarmer", "serviceaccount:prewarmer:"] {
+            assert!(INSTALL.contains(gone), "{gone} is what the chart says");
+            assert!(!text.contains(gone), "{gone}");
+        }
+        for there in [
+            "image: r.example/p:1",
+            "r.example/h:1",
+            "serviceaccount:infra:prewarmer",
+            "- rollouts",
+            "--kinds=argoproj.io",
+        ] {
+            assert!(text.contains(there), "{there}\n{text}");
+        }
+        assert!(install(&ManifestArgs { kinds: "Rollout".into(), ..args() }).is_err());
+    }
+
+    /// What is false or unset here is the chart's own business.
+    #[test]
+    fn the_chart_knows_every_setting() {
+        let schema: Value = serde_json::from_str(include_str!("../deploy/chart/values.schema.json")).unwrap();
+        let known: Vec<&String> = schema["properties"]["settings"]["properties"].as_object().unwrap().keys().collect();
+        let by_chart = [
+            "config",
+            "webhookAddr",
+            "webhookUrl",
+            "apiAddr",
+            "serverPort",
+            "healthAddr",
+            "serviceName",
+            "namespace",
+            "workerImage",
+            "watchNamespace",
+            "instance",
+            "tlsCertFile",
+            "tlsKeyFile",
+            "tlsCaFile",
+            "kinds",
+            "help",
+        ];
+        let command = crate::config::Cli::command();
+        let serve = command.find_subcommand("serve").unwrap();
+        let mut settings: Vec<String> =
+            serve.get_arguments().map(|argument| camel_case(argument.get_id().as_str())).collect();
+        settings.retain(|name| !by_chart.contains(&name.as_str()));
+        settings.sort();
+        assert_eq!(known, settings.iter().collect::<Vec<_>>());
+    }
+
+    fn camel_case(id: &str) -> String {
+        let mut words = id.split('_');
+        let first = words.next().unwrap_or_default().to_owned();
+        words.fold(first, |name, word| name + &word[..1].to_uppercase() + &word[1..])
+    }
 }

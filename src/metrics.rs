@@ -1,8 +1,8 @@
 //! Every metric, once. Names are promises (docs/metrics.md); labels never carry image, node or task names.
 
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-    TextEncoder,
+    Counter, Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
+    Registry, TextEncoder,
 };
 
 /// Admission answers in microseconds to milliseconds; the webhook's own time-out is 2 s.
@@ -11,6 +11,9 @@ const ADMISSION_BUCKETS: &[f64] = &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.00
 const API_BUCKETS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
 /// From an image that is there already to the longest time-out in common use, 1 h.
 const PULL_BUCKETS: &[f64] = &[0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0];
+
+/// From a pod right behind its image to one that comes the next day.
+const LEAD_BUCKETS: &[f64] = &[1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 21_600.0, 86_400.0];
 
 /// The process's metrics, registered with a registry of their own.
 pub struct Metrics {
@@ -25,6 +28,10 @@ pub struct Metrics {
     pub active_tasks: IntGauge,
     /// Images that ended on a node, by result.
     pub images: IntCounterVec,
+    /// Images that failed on a node, by reason.
+    pub image_failures: IntCounterVec,
+    /// Registries that get fewer pulls than they might, because they asked for it.
+    pub registries_limited: IntGauge,
     /// Time the webhook took, by kind and verdict.
     pub admission_duration: HistogramVec,
     /// Hints, by what became of them: `queued`, `duplicate`, `opted_out`, `dropped`, `not_stored`.
@@ -47,6 +54,12 @@ pub struct Metrics {
     pub notifications: IntCounterVec,
     /// Runs of schedules that ended, by status.
     pub schedule_runs: IntCounterVec,
+    /// Containers of watched workloads that started, by whether their image was there: `warm` or `cold`.
+    pub pod_starts: IntCounterVec,
+    /// How long an image of ours had been on a node before the first container there that needed it.
+    pub lead_time: Histogram,
+    /// What those containers would have waited for their images.
+    pub seconds_saved: Counter,
     /// 1 on the replica that leads.
     pub leader: IntGauge,
     /// Seconds until the serving certificate expires.
@@ -90,12 +103,24 @@ impl Metrics {
         let recovered =
             IntCounter::new("prewarm_workloads_recovered_total", "Workloads that were found and no hint had brought.")?;
         registry.register(Box::new(recovered.clone()))?;
+        let seconds_saved =
+            Counter::new("prewarm_seconds_saved_total", "Seconds that containers would have waited for their images.")?;
+        registry.register(Box::new(seconds_saved.clone()))?;
         Ok(Self {
             tasks: counter("prewarm_tasks_total", "Tasks that ended, by status.", &["status"])?,
             task_duration: histogram("prewarm_task_duration_seconds", "From a task's start to its end.", PULL_BUCKETS)?,
             nodes: counter("prewarm_nodes_processed_total", "Nodes that ended, by result.", &["result"])?,
             active_tasks: gauge("prewarm_active_tasks", "Tasks that are begun and not ended.")?,
             images: counter("prewarm_images_total", "Images that ended on a node, by result.", &["result"])?,
+            image_failures: counter(
+                "prewarm_image_failures_total",
+                "Images that failed on a node, by reason.",
+                &["reason"],
+            )?,
+            registries_limited: gauge(
+                "prewarm_registries_limited",
+                "Registries that get fewer pulls because they asked for it.",
+            )?,
             admission_duration,
             hints: counter("prewarm_admission_hints_total", "Hints from admission, by outcome.", &["outcome"])?,
             recovered,
@@ -123,6 +148,17 @@ impl Metrics {
                 "Runs of schedules that ended, by status.",
                 &["status"],
             )?,
+            pod_starts: counter(
+                "prewarm_pod_starts_total",
+                "Containers of watched workloads that started, by whether their image was there.",
+                &["image"],
+            )?,
+            lead_time: histogram(
+                "prewarm_lead_time_seconds",
+                "How long an image had been on a node before the first container that needed it.",
+                LEAD_BUCKETS,
+            )?,
+            seconds_saved,
             leader: gauge("prewarm_leader", "1 on the replica that leads.")?,
             certificate_expiry,
             registry,
@@ -176,8 +212,15 @@ mod tests {
         metrics.api_duration.with_label_values(&["GET", "/api/v1/tasks", "200"]).observe(0.1);
         metrics.schedule_runs.with_label_values(&["success"]).inc();
         metrics.notifications.with_label_values(&["delivered"]).inc();
+        for vector in [&metrics.tasks, &metrics.nodes, &metrics.images] {
+            vector.with_label_values(&["failed"]).inc();
+        }
+        metrics.pod_starts.with_label_values(&["warm"]).inc();
+        metrics.image_failures.with_label_values(&["TLS"]).inc();
+        metrics.kube_requests.with_label_values(&["list", "pods"]).inc();
         let known = String::from_utf8(metrics.encode().unwrap()).unwrap();
-        let dashboard: serde_json::Value = serde_json::from_str(include_str!("../deploy/dashboard.json")).unwrap();
+        let dashboard: serde_json::Value =
+            serde_json::from_str(include_str!("../deploy/chart/files/dashboard.json")).unwrap();
         let panels = dashboard["panels"].as_array().unwrap().iter();
         let queries: Vec<&str> = panels
             .flat_map(|panel| panel["targets"].as_array().into_iter().flatten())

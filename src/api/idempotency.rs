@@ -10,10 +10,10 @@ use axum::http::{HeaderMap, StatusCode};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
 use kube::{
-    Api as KubeApi, Client, ResourceExt,
+    Api as KubeApi, Client, Resource, ResourceExt,
     api::{DeleteParams, ListParams, PostParams},
 };
 use sha2::{Digest, Sha256};
@@ -61,16 +61,17 @@ pub(super) async fn claim(
     let asked = digest(&[namespace, &serde_json::to_string(spec).unwrap_or_default()]);
     let name = format!("{}-idem-{}", api.settings.object_name, &digest(&[&caller.name, namespace, key])[..40]);
     let task = random_task_name(Timestamp::now());
+    let leases = KubeApi::<Lease>::namespaced(api.client.clone(), &api.settings.namespace);
     let lease = Lease {
         metadata: ObjectMeta {
             name: Some(name.clone()),
+            owner_references: owner(api, &leases).await?.map(|owner| vec![owner]),
             labels: Some([(LABEL.to_owned(), "true".to_owned())].into()),
             annotations: Some([(DIGEST_ANNOTATION.to_owned(), asked.clone())].into()),
             ..ObjectMeta::default()
         },
         spec: Some(LeaseSpec { holder_identity: Some(task.clone()), ..LeaseSpec::default() }),
     };
-    let leases = KubeApi::<Lease>::namespaced(api.client.clone(), &api.settings.namespace);
     api.count("create", "leases");
     let known = match leases.create(&PostParams::default(), &lease).await {
         Ok(_) => return Ok((task, false)),
@@ -86,6 +87,13 @@ pub(super) async fn claim(
     }
     let holder = known.spec.and_then(|spec| spec.holder_identity).unwrap_or(task);
     Ok((holder, true))
+}
+
+/// The Lease of the leader: with it the keys go, when we are uninstalled.
+async fn owner(api: &Api, leases: &KubeApi<Lease>) -> Result<Option<OwnerReference>, ApiError> {
+    api.count("get", "leases");
+    let lease = leases.get_opt(&api.settings.object_name).await?;
+    Ok(lease.and_then(|lease| lease.owner_ref(&())))
 }
 
 /// Forgets old keys until `stop`. Runs on the leader only.

@@ -70,6 +70,11 @@ impl Budgets {
         }
     }
 
+    /// How many registries get fewer pulls than they might.
+    pub(super) fn reduced(&self) -> usize {
+        self.hosts.len()
+    }
+
     /// Whether the registry gets fewer pulls than it might.
     pub(super) fn is_reduced(&self, host: &str) -> bool {
         self.hosts.contains_key(host)

@@ -280,6 +280,7 @@ impl Controller {
         let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
         let metrics = &self.shared.metrics;
         metrics.active_tasks.set(count(self.runs.values().filter(|run| run.has_begun()).count()));
+        metrics.registries_limited.set(count(self.shared.budgets.reduced()));
         metrics.jobs_active.set(count(self.world.workers().keys().map(|uid| self.world.alive(uid).count()).sum()));
     }
 

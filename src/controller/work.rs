@@ -427,6 +427,7 @@ pub(super) fn note(
     }
     let all = valid.images.len();
     planned.try_ended(index);
+    let reasons = reasons(&end, all);
     let state = planned.record.end(index, node, end, again, now);
     let (result, succeeded, failed) = match state {
         NodeState::Retrying(tries) => {
@@ -441,5 +442,26 @@ pub(super) fn note(
     shared.metrics.nodes.with_label_values(&[result]).inc();
     shared.metrics.images.with_label_values(&["succeeded"]).inc_by(succeeded as u64);
     shared.metrics.images.with_label_values(&["failed"]).inc_by(failed as u64);
+    if failed > 0 {
+        for (reason, images) in reasons {
+            shared.metrics.image_failures.with_label_values(&[reason.as_str()]).inc_by(images);
+        }
+    }
     state
+}
+
+/// Why images of a node are not there, and how many of each.
+fn reasons(end: &End, all: usize) -> Vec<(Reason, u64)> {
+    match end {
+        End::Images(outcomes) => outcomes
+            .iter()
+            .filter_map(|outcome| match outcome {
+                ImageOutcome::Failed(reason, _) | ImageOutcome::Open(Some((reason, _))) => Some((*reason, 1)),
+                ImageOutcome::Open(None) => Some((Reason::Unknown, 1)),
+                ImageOutcome::Warm(_) => None,
+            })
+            .collect(),
+        End::Node(reason, _) => vec![(*reason, all as u64)],
+        End::AlreadyWarm | End::Skipped(..) | End::Abandoned => Vec::new(),
+    }
 }

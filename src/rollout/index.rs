@@ -7,6 +7,7 @@ use std::{
 
 use tokio::time::Instant;
 
+use super::wanted::{Image, Wanted};
 use crate::{intake::Key, workload::Kind};
 
 /// An object.
@@ -21,17 +22,30 @@ pub(super) struct Id {
 #[derive(Debug)]
 struct Entry {
     keys: Box<[Key]>,
+    images: Box<[Image]>,
     /// Whether its pods are still to be compared with its template.
     compare: bool,
     /// When it was deleted: for a while it may be on its way back (`kubectl replace --force`).
     gone: Option<Instant>,
 }
 
-/// All workloads, by namespace.
+impl Entry {
+    /// It asks for nothing any more.
+    fn leave(&mut self, now: Instant, wanted: &Wanted) {
+        self.gone = Some(now);
+        wanted.drop(&std::mem::take(&mut self.images));
+    }
+}
+
+/// All workloads, by namespace; and the images that they ask for.
 #[derive(Debug, Default)]
-pub(super) struct Index(HashMap<String, HashMap<(usize, String), Entry>>);
+pub(super) struct Index(HashMap<String, HashMap<(usize, String), Entry>>, Wanted);
 
 impl Index {
+    pub(super) fn new(wanted: Wanted) -> Self {
+        Self(HashMap::new(), wanted)
+    }
+
     fn entry(&mut self, id: &Id) -> Option<&mut Entry> {
         let entry = self.0.get_mut(&id.namespace)?.get_mut(&(id.kind, id.name.clone()))?;
         entry.gone.is_none().then_some(entry)
@@ -43,14 +57,18 @@ impl Index {
     }
 
     /// Notes what the workload asks for. `old`: since before we began.
-    pub(super) fn put(&mut self, id: Id, keys: Vec<Key>, old: bool) {
-        let entry = Entry { keys: keys.into(), compare: !old, gone: None };
-        self.0.entry(id.namespace).or_default().insert((id.kind, id.name), entry);
+    pub(super) fn put(&mut self, id: Id, keys: Vec<Key>, images: Vec<Image>, old: bool) {
+        self.1.add(&images);
+        let entry = Entry { keys: keys.into(), images: images.into(), compare: !old, gone: None };
+        if let Some(before) = self.0.entry(id.namespace).or_default().insert((id.kind, id.name), entry) {
+            self.1.drop(&before.images);
+        }
     }
 
     /// Whether the workload was known.
     pub(super) fn remove(&mut self, id: &Id, now: Instant) -> bool {
-        self.entry(id).map(|entry| entry.gone = Some(now)).is_some()
+        let wanted = self.1.clone();
+        self.entry(id).map(|entry| entry.leave(now, &wanted)).is_some()
     }
 
     /// Objects of a kind that are not in a list of all are gone. The namespaces that lost some.
@@ -59,7 +77,7 @@ impl Index {
         for (namespace, objects) in &mut self.0 {
             let of_kind = objects.iter_mut().filter(|((of, _), entry)| *of == kind && entry.gone.is_none());
             let missing = of_kind.filter(|((_, name), _)| !all.contains(&(namespace.clone(), name.clone())));
-            if missing.map(|(_, entry)| entry.gone = Some(now)).count() > 0 {
+            if missing.map(|(_, entry)| entry.leave(now, &self.1)).count() > 0 {
                 lost.push(namespace.clone());
             }
         }
@@ -107,9 +125,9 @@ mod tests {
     fn what_is_wanted_follows_the_objects() {
         let (one, two) = ([1; 16], [2; 16]);
         let (mut index, now) = (Index::default(), Instant::now());
-        index.put(id("shop", "a"), vec![one], false);
-        index.put(id("shop", "b"), vec![one, two], false);
-        index.put(id("bank", "a"), vec![two], true);
+        index.put(id("shop", "a"), vec![one], vec![7], false);
+        index.put(id("shop", "b"), vec![one, two], vec![7, 8], false);
+        index.put(id("bank", "a"), vec![two], vec![9], true);
         assert_eq!(index.wanted("shop", now), (HashSet::from([one, two]), false));
         assert!(index.remove(&id("shop", "b"), now) && !index.remove(&id("shop", "b"), now));
         assert_eq!(index.get(&id("shop", "b")), None);
@@ -124,11 +142,11 @@ mod tests {
     #[test]
     fn pods_are_compared_once_for_each_change() {
         let mut index = Index::default();
-        index.put(id("shop", "a"), vec![[1; 16]], false);
-        index.put(id("shop", "old"), vec![[1; 16]], true);
+        index.put(id("shop", "a"), vec![[1; 16]], vec![], false);
+        index.put(id("shop", "old"), vec![[1; 16]], vec![], true);
         assert!(index.is_to_be_compared(&id("shop", "a")) && !index.is_to_be_compared(&id("shop", "a")));
         assert!(!index.is_to_be_compared(&id("shop", "old")));
-        index.put(id("shop", "a"), vec![[2; 16]], false);
+        index.put(id("shop", "a"), vec![[2; 16]], vec![], false);
         assert!(index.is_to_be_compared(&id("shop", "a")));
     }
 }

@@ -12,6 +12,7 @@
 
 mod index;
 mod progress;
+mod wanted;
 mod watched;
 
 use std::{
@@ -41,6 +42,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub use self::wanted::Wanted;
 use self::{
     index::{Id, Index},
     watched::Watched,
@@ -79,6 +81,8 @@ pub struct Watcher {
     pub hints: HintSender,
     /// How long hints are collected.
     pub window: Duration,
+    /// Where the images that are asked for are noted.
+    pub wanted: Wanted,
     /// What is counted.
     pub metrics: Arc<Metrics>,
 }
@@ -114,9 +118,9 @@ pub async fn run(own: Watcher, leads: watch::Receiver<bool>, stop: CancellationT
         .collect();
     let state = State {
         settle: own.window + SETTLE,
+        index: Index::new(own.wanted.clone()),
         watcher: own,
         kinds,
-        index: Index::default(),
         listed: HashSet::new(),
         due: HashMap::new(),
         sweeps: HashMap::new(),
@@ -282,7 +286,7 @@ impl State {
         let old = first && !progress::is_under_way(kind, &object, Timestamp::now());
         let before = self.index.get(&id).map(<[_]>::to_vec);
         if before.as_ref() != Some(&keys) {
-            self.index.put(id.clone(), keys.clone(), old);
+            self.index.put(id.clone(), keys.clone(), wanted::images_of(&workloads), old);
             if !old {
                 let kept = match self.due.remove(&id) {
                     Some(earlier) => earlier.hint.kept,

@@ -70,6 +70,7 @@ pub async fn serve(config: Config, admission: Handle) -> anyhow::Result<()> {
         metrics: Arc::clone(&metrics),
         catalog: Catalog::default(),
         schedules: Schedules::default(),
+        wanted: rollout::Wanted::default(),
         stop: CancellationToken::new(),
     };
     let stop = common.stop.clone();
@@ -139,6 +140,7 @@ struct Common {
     metrics: Arc<Metrics>,
     catalog: Catalog,
     schedules: Schedules,
+    wanted: rollout::Wanted,
     stop: CancellationToken,
 }
 
@@ -220,6 +222,7 @@ impl Common {
             around: self.around.clone(),
             hints: self.hints.clone(),
             window,
+            wanted: self.wanted.clone(),
             metrics: Arc::clone(&self.metrics),
         }
     }
@@ -232,6 +235,7 @@ impl Common {
             metrics: Arc::clone(&self.metrics),
             catalog: self.catalog.clone(),
             schedules: self.schedules.clone(),
+            wanted: self.wanted.clone(),
             poster: Poster::new(build::guard(config)).context("no HTTP client for notifications")?,
             caches,
         })

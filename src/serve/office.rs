@@ -13,7 +13,7 @@ use crate::{
     health::Checks,
     metrics::Metrics,
     notify::{self, Poster},
-    schedule,
+    rollout, schedule, starts,
 };
 
 /// What is needed to lead.
@@ -24,6 +24,7 @@ pub(super) struct Office {
     pub(super) metrics: Arc<Metrics>,
     pub(super) catalog: Catalog,
     pub(super) schedules: Schedules,
+    pub(super) wanted: rollout::Wanted,
     pub(super) poster: Poster,
     /// How many caches have their first list, and how many have to.
     pub(super) caches: (watch::Receiver<usize>, usize),
@@ -43,7 +44,16 @@ impl Office {
             let (client, settings) = (self.client.clone(), self.settings.clone());
             let (checks, metrics) = (Arc::clone(&self.checks), Arc::clone(&self.metrics));
             let controller = controller::run(client, settings, checks, metrics, term.clone());
-            let work = async { tokio::join!(controller, self.rest(&term)) };
+            let starts = starts::run(
+                starts::Watcher {
+                    client: self.client.clone(),
+                    namespace: self.settings.namespace.clone(),
+                    wanted: self.wanted.clone(),
+                    metrics: Arc::clone(&self.metrics),
+                },
+                term.clone(),
+            );
+            let work = async { tokio::join!(controller, starts, self.rest(&term)) };
             tokio::pin!(work);
             tokio::select! {
                 _ = &mut work => {}

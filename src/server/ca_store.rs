@@ -49,11 +49,8 @@ pub async fn obtain(client: &Client, namespace: &str, name: &str, lives: &Lifeti
             (None, None) => continue,
         };
         let written = match existing {
-            None => secrets.create(&PostParams::default(), &secret(name, &fresh, None)).await,
-            Some(old) => {
-                let version = old.metadata.resource_version;
-                secrets.replace(name, &PostParams::default(), &secret(name, &fresh, version)).await
-            }
+            None => secrets.create(&PostParams::default(), &secret(name, &fresh)).await,
+            Some(old) => secrets.replace(name, &PostParams::default(), &refilled(old, &fresh)).await,
         };
         match written {
             Ok(_) => return Ok(fresh),
@@ -77,7 +74,18 @@ fn read(secret: &Secret) -> Option<Authority> {
     })
 }
 
-fn secret(name: &str, authority: &Authority, version: Option<String>) -> Secret {
+/// The Secret that there is, filled with this. The chart makes an empty one, with its own labels, and a type that cannot be
+/// changed.
+fn refilled(old: Secret, authority: &Authority) -> Secret {
+    let fresh = secret("", authority);
+    let mut metadata = old.metadata;
+    let annotations = metadata.annotations.get_or_insert_default();
+    annotations.remove(NEXT_SINCE);
+    annotations.extend(fresh.metadata.annotations.unwrap_or_default());
+    Secret { metadata, data: fresh.data, ..old }
+}
+
+fn secret(name: &str, authority: &Authority) -> Secret {
     let entry = |key: &str, text: &str| (key.to_owned(), ByteString(text.as_bytes().to_vec()));
     let Authority { signing, next, bundle } = authority;
     let mut data = BTreeMap::from([
@@ -96,7 +104,6 @@ fn secret(name: &str, authority: &Authority, version: Option<String>) -> Secret 
             name: Some(name.to_owned()),
             labels: Some([(MANAGED_BY.0.to_owned(), MANAGED_BY.1.to_owned())].into()),
             annotations: Some(annotations),
-            resource_version: version,
             ..ObjectMeta::default()
         },
         type_: Some("kubernetes.io/tls".into()),
@@ -115,7 +122,24 @@ mod tests {
         let first = renew(None, &Lifetimes::default(), now).unwrap().unwrap();
         let second = Authority { next: Some((first.signing.clone(), now)), ..first.clone() };
         for authority in [first, second] {
-            assert_eq!(read(&secret("n", &authority, None)), Some(authority));
+            assert_eq!(read(&secret("n", &authority)), Some(authority));
         }
+    }
+
+    #[test]
+    fn a_secret_of_the_charts_is_filled_and_keeps_what_the_chart_says() {
+        let now = UNIX_EPOCH + Duration::from_millis(1_800_000_000_123);
+        let first = renew(None, &Lifetimes::default(), now).unwrap().unwrap();
+        let labels = Some([("app.kubernetes.io/managed-by".to_owned(), "Helm".to_owned())].into());
+        let annotations = Some([(NEXT_SINCE.to_owned(), "1".to_owned()), ("a".to_owned(), "b".to_owned())].into());
+        let metadata = ObjectMeta { labels, annotations, ..ObjectMeta::default() };
+        let empty = Secret { metadata, type_: Some("Opaque".into()), ..Secret::default() };
+        assert_eq!(read(&empty), None);
+        let filled = refilled(empty.clone(), &first);
+        assert_eq!(
+            (read(&filled), &filled.type_, &filled.metadata.labels),
+            (Some(first), &empty.type_, &empty.metadata.labels)
+        );
+        assert_eq!(filled.metadata.annotations.unwrap().keys().collect::<Vec<_>>(), ["a"]);
     }
 }

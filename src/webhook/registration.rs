@@ -122,7 +122,8 @@ pub fn webhook_configuration(
     ValidatingWebhookConfiguration {
         metadata: ObjectMeta {
             name: Some(name.clone()),
-            labels: Some([(MANAGED_BY.0.to_owned(), MANAGED_BY.1.to_owned())].into()),
+            // The chart's own object has it too; what else it says there is not ours.
+            labels: Some([("app.kubernetes.io/part-of".to_owned(), "prewarmer".to_owned())].into()),
             ..ObjectMeta::default()
         },
         webhooks: Some(vec![workloads, tasks]),

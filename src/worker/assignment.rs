@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::names::short_hash;
+use super::names;
 use crate::task::PullMethod;
 
 /// What holds for every worker.
@@ -45,10 +45,10 @@ pub struct Assignment<'a> {
 
 impl Assignment<'_> {
     /// The worker's name: always the same for a task, a node, a try and a part, so that a restarted controller or a repeated
-    /// request meets the worker that is there. 80 bits of SHA-256: two of 5,000 nodes share one with a chance of 10^-17.
+    /// request meets the worker that is there.
     #[must_use]
     pub fn worker_name(&self) -> String {
         let (attempt, part) = (self.attempt.to_string(), self.part.to_string());
-        format!("prewarm-{}", short_hash(&[self.uid, self.node, &attempt, &part], 20))
+        names::worker_name(&[self.uid, self.node, &attempt, &part])
     }
 }

@@ -16,6 +16,7 @@ pub use assignment::{Assignment, WorkerSettings};
 pub use build::{Worker, build, method_for};
 pub use facts::{ContainerFacts, ContainerState, PodFacts, PodPhase, WorkerFacts};
 pub(crate) use names::event_name;
+pub use names::is_worker;
 pub use outcome::{ImageOutcome, PodOutcome, read};
 pub use reason::{Reason, Verdict, classify, retry_after, throttles};
 

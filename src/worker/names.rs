@@ -15,6 +15,24 @@ pub(crate) fn label_value(name: &str) -> String {
     format!("{}-{hash}", name[..keep].trim_end_matches(['-', '.', '_']))
 }
 
+/// What the names of workers begin with.
+const WORKER_PREFIX: &str = "prewarm-";
+/// Hexadecimal digits in them.
+const WORKER_DIGITS: usize = 20;
+
+/// A worker's name. 80 bits of SHA-256: two of 5,000 nodes share one with a chance of 10^-17.
+pub(super) fn worker_name(parts: &[&str]) -> String {
+    format!("{WORKER_PREFIX}{}", short_hash(parts, WORKER_DIGITS))
+}
+
+/// Whether a pod of this name is a worker, or of a worker's Job.
+#[must_use]
+pub fn is_worker(pod: &str) -> bool {
+    let Some(rest) = pod.strip_prefix(WORKER_PREFIX) else { return false };
+    let digits = rest.split('-').next().unwrap_or_default();
+    digits.len() == WORKER_DIGITS && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 /// The name of the Event that tells of a task's phase.
 pub(crate) fn event_name(task: &str, uid: &str, phase: &str) -> String {
     format!("{}.{}", label_value(task), short_hash(&[uid, phase], 16))

@@ -3,12 +3,12 @@
 # hash that names the folder of the programs: a change here builds them anew.
 
 programs=(etcd kube kube-apiserver kube-controller-manager kube-scheduler kubelet kubectl
-  kwok crane containerd containerd-shim-runc-v2 pause)
+  kwok crane helm containerd containerd-shim-runc-v2 pause)
 
 # The newest commit is not in the programs: they depend on these inputs alone.
 build_inputs() {
   local file
-  for file in lib/build.sh kube/go.mod kube/go.sum kube/main.go containerd/go.mod containerd/go.sum pause/main.go; do
+  for file in lib/build.sh kube/go.mod kube/go.sum kube/main.go containerd/go.mod containerd/go.sum helm/go.mod helm/go.sum pause/main.go; do
     printf '%s\n' "$file"
     cat "$here/$file"
   done
@@ -62,6 +62,9 @@ build_all() {
   go_build etcd -ldflags "-s -w" -o "$out/etcd" go.etcd.io/etcd/server/v3 || return
   go_build kwok -ldflags "-s -w" -o "$out/kwok" sigs.k8s.io/kwok/cmd/kwok || return
   go_build crane -ldflags "-s -w" -o "$out/crane" github.com/google/go-containerregistry/cmd/crane || return
+  cd "$here/helm" || return
+  # Helm reports no version without it, and charts may ask for one.
+  go_build helm -ldflags "-s -w -X helm.sh/helm/v4/internal/version.version=v4.3.1" -o "$out/helm" helm.sh/helm/v4/cmd/helm || return
   cd "$here/containerd" || return
   go_build containerd -tags no_btrfs,no_devmapper,no_zfs -ldflags "-s -w -X github.com/containerd/containerd/v2/version.Version=v2.2.1" \
     -o "$out/containerd" github.com/containerd/containerd/v2/cmd/containerd || return

@@ -41,6 +41,20 @@ current-context: test
 K
 }
 
+# What the installed server's account asks for, and nothing else: by this a test
+# compares what it may do with what it does.
+write_audit_policy() {
+  cat >"$dir/audit-policy.yaml" <<'A'
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- level: Metadata
+  users: ["system:serviceaccount:prewarmer:prewarmer"]
+- level: None
+A
+}
+
 start_control_plane() {
   local etcd=http://127.0.0.1:$((port + 1)) peer=http://127.0.0.1:$((port + 2)) clients
   clients=(--kubeconfig="$dir/kubeconfig" --authentication-kubeconfig="$dir/kubeconfig"
@@ -50,6 +64,7 @@ start_control_plane() {
   make_certificates
   write_kubeconfig
   umask 022
+  write_audit_policy
 
   begin "starting etcd and kube-apiserver at $apiserver"
   launch etcd "$bin/etcd" --data-dir "$dir/etcd" --unsafe-no-fsync --log-level warn \
@@ -63,7 +78,8 @@ start_control_plane() {
     --authorization-mode=Node,RBAC --allow-privileged=true --endpoint-reconciler-type=none \
     --service-account-issuer=https://kubernetes.default.svc --service-account-key-file="$dir/pki/sa.pub" \
     --service-account-signing-key-file="$dir/pki/sa.key" --token-auth-file="$dir/pki/tokens.csv" \
-    --disable-admission-plugins=TaintNodesByCondition \
+    --disable-admission-plugins=TaintNodesByCondition --kubelet-preferred-address-types=InternalIP \
+    --audit-policy-file="$dir/audit-policy.yaml" --audit-log-path="$dir/logs/audit.log" --audit-log-mode=batch \
     --enable-priority-and-fairness=false --max-requests-inflight=0 --max-mutating-requests-inflight=0
   await 60 "kube-apiserver ready" kubectl get --raw /readyz
   finish

@@ -60,6 +60,16 @@ make_cgroup() {
 # The subnet of the real node INDEX of this cluster, without its last part.
 subnet() { printf '10.88.%d' $((slot * max_real_nodes + $1)); }
 
+# Where its kubelet listens: an address of this machine alone.
+node_address() { printf '%s.250' "$(subnet "$1")"; }
+
+remove_addresses() {
+  local index
+  command -v ip >/dev/null || return 0
+  for ((index = 1; index <= max_real_nodes; index++)); do ip address del "$(node_address "$index")/32" dev lo 2>/dev/null; done
+  return 0
+}
+
 start_registry() {
   begin "starting a registry at $registry"
   mkdir -p "$dir/registry" "$dir/pause"
@@ -133,7 +143,7 @@ failSwapOn: false
 makeIPTablesUtilChains: false   # they would outlive the cluster
 authentication: {anonymous: {enabled: true}, webhook: {enabled: false}}
 authorization: {mode: AlwaysAllow}
-address: 127.0.0.1
+address: $(node_address "$index")
 port: $((port + 8 + 2 * index))
 healthzPort: $((port + 9 + 2 * index))
 readOnlyPort: 0
@@ -149,10 +159,11 @@ registerNode: true
 maxPods: 50
 C
   make_cgroup "$group"
+  ip address add "$(node_address "$index")/32" dev lo 2>/dev/null || true
   launch "$name-containerd" "$bin/containerd" --config "$node/containerd.toml"
   await 30 "containerd" test -S "$node/containerd.sock"
   launch "$name-kubelet" "$bin/kubelet" --config "$node/kubelet.yaml" --kubeconfig "$dir/kubeconfig" \
-    --hostname-override "$name" --root-dir "$node/kubelet" --cert-dir "$node/pki" --v=2
+    --hostname-override "$name" --node-ip "$(node_address "$index")" --root-dir "$node/kubelet" --cert-dir "$node/pki" --v=2
   await 90 "node $name ready" real_node_ready "$name"
   finish
 }

@@ -1,0 +1,136 @@
+#!/usr/bin/env bash
+# Builds the images of the server and the helper without a container engine: static programs, nothing else beside the
+# certificates of public authorities. The same commit on the same Debian gives the same digests.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+usage() {
+  cat << 'U'
+usage: images.sh [--arch ARCH[,ARCH]] [--profile PROFILE] [--sbom] [--push REGISTRY/FOLDER] OUT
+
+OUT        a folder: OUT/prewarmer and OUT/prewarmer-helper become OCI image layouts, OUT/digests their digests
+--arch     amd64, arm64 or both; this machine's by default. The other one needs its target of Rust and its C compiler
+--profile  cargo's profile (release)
+--sbom     also what each program is made of, CycloneDX: OUT/prewarmer.cdx.json
+--push     also to there, by crane, with the credentials of ~/.docker/config.json
+U
+}
+die() { echo "images: $*" >&2; exit 1; }
+say() { echo "images: $*" >&2; }
+
+machine=$(uname -m | sed 's/x86_64/amd64/; s/aarch64/arm64/')
+arches=$machine profile=release sbom='' push='' out=''
+while (($#)); do
+  case $1 in
+    --arch | --profile | --push)
+      (($# > 1)) || { usage >&2; exit 2; }
+      declare "$(sed 's/--arch/arches/; s/--//' <<< "$1")=$2"
+      shift
+      ;;
+    --sbom) sbom=yes ;;
+    -h | --help) usage; exit ;;
+    -*) usage >&2; exit 2 ;;
+    *) out=$1 ;;
+  esac
+  shift
+done
+[[ -n $out ]] || { usage >&2; exit 2; }
+mkdir -p "$out"
+out=$(cd "$out" && pwd)
+for tool in cargo rustc tar git; do command -v "$tool" > /dev/null || die "$tool is needed, and is not on the PATH"; done
+crane=$(tests/cluster/cluster build)/crane
+authorities=/etc/ssl/certs/ca-certificates.crt
+[[ -f $authorities ]] || die "$authorities is missing: install ca-certificates"
+
+version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+revision=$(git rev-parse HEAD 2> /dev/null || echo unknown)
+SOURCE_DATE_EPOCH=$(git log -1 --format=%ct 2> /dev/null || echo 0)
+export SOURCE_DATE_EPOCH
+work=$(mktemp -d)
+registry_pid=''
+trap '[[ -z $registry_pid ]] || kill "$registry_pid" 2> /dev/null || true; rm -rf "$work"' EXIT
+
+target_of() { sed 's/amd64/x86_64-unknown-linux-gnu/; s/arm64/aarch64-unknown-linux-gnu/' <<< "$1"; }
+
+# No path of this machine in the programs, and nothing that another build of the same commit would not have.
+flags="-C target-feature=+crt-static --remap-path-prefix=$PWD=/prewarmer --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
+
+build() { # build ARCH
+  local arch=$1 target compiler
+  target=$(target_of "$arch")
+  [[ -d $(rustc --print sysroot)/lib/rustlib/$target ]] || die "Rust's standard library for $arch is missing: rustup target add $target"
+  if [[ $arch != "$machine" ]]; then
+    compiler=${target%-unknown-linux-gnu}-linux-gnu-gcc
+    command -v "$compiler" > /dev/null || die "a C compiler for $arch is missing: apt-get install gcc-${target%-unknown-linux-gnu}-linux-gnu"
+    export "CC_${target//-/_}=$compiler" "CARGO_TARGET_$(tr a-z- A-Z_ <<< "$target")_LINKER=$compiler"
+  fi
+  say "building the programs for $arch, profile $profile"
+  RUSTFLAGS=$flags cargo build --locked --quiet --profile "$profile" --target "$target" --bin prewarmer
+  mkdir -p "$work/prewarmer-$arch/etc/ssl/certs" "$work/prewarmer-helper-$arch"
+  cp "${CARGO_TARGET_DIR:-target}/$target/${profile/#dev/debug}/prewarmer" "$work/prewarmer-$arch/prewarmer"
+  cp "$authorities" "$work/prewarmer-$arch/etc/ssl/certs/ca-certificates.crt"
+  # shellcheck disable=SC2086
+  rustc --edition 2024 --target "$target" -O $flags -C panic=abort -C strip=symbols ${compiler:+-C linker=$compiler} \
+    -o "$work/prewarmer-helper-$arch/prewarmer-helper" src/bin/helper.rs
+}
+
+start_registry() {
+  "$crane" registry serve --address 127.0.0.1:0 > "$work/registry.log" 2>&1 &
+  registry_pid=$!
+  local port=''
+  for _ in $(seq 100); do
+    port=$(sed -n 's/.*serving on port \([0-9]*\).*/\1/p' "$work/registry.log")
+    [[ -n $port ]] && break
+    sleep 0.1
+  done
+  [[ -n $port ]] || die "no registry: $(cat "$work/registry.log")"
+  registry=127.0.0.1:$port
+}
+
+assemble() { # assemble NAME TITLE
+  local name=$1 title=$2 arch manifests=()
+  for arch in ${arches//,/ }; do
+    chmod -R u=rwX,go=rX "$work/$name-$arch"
+    tar --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner --format=gnu \
+      -C "$work/$name-$arch" -cf "$work/layer.tar" .
+    "$crane" append --oci-empty-base -f "$work/layer.tar" -t "$registry/$name:$arch"
+    "$crane" mutate "$registry/$name:$arch" -t "$registry/$name:$arch" --set-platform "linux/$arch" \
+      --user 65532:65532 --entrypoint "/$name" --label "org.opencontainers.image.title=$title" \
+      --label "org.opencontainers.image.version=$version" --label "org.opencontainers.image.revision=$revision" \
+      --label "org.opencontainers.image.licenses=Apache-2.0"
+    manifests+=(-m "$registry/$name:$arch")
+  done
+  "$crane" index append "${manifests[@]}" -t "$registry/$name:$version"
+  rm -rf "${out:?}/$name"
+  "$crane" pull --format=oci "$registry/$name:$version" "$out/$name"
+  printf '%s@%s\n' "$name:$version" "$("$crane" digest "$registry/$name:$version")" >> "$out/digests"
+  if [[ -n $push ]]; then
+    say "pushing $push/$name:$version"
+    "$crane" copy "$registry/$name:$version" "$push/$name:$version"
+  fi
+}
+
+write_sbom() {
+  local tool=0.5.7 root=${XDG_CACHE_HOME:-$HOME/.cache}/prewarmer/cargo-cyclonedx
+  root+=-$tool
+  if [[ ! -x $root/bin/cargo-cyclonedx ]]; then
+    say "installing cargo-cyclonedx $tool, about 2 minutes on 2 cores"
+    cargo install --quiet --locked --debug --root "$root" --version "$tool" cargo-cyclonedx
+  fi
+  PATH="$root/bin:$PATH" cargo cyclonedx --quiet --format json --describe binaries --target "$(target_of "$machine")" --override-filename prewarmer.cdx
+  mv prewarmer.cdx*.json "$out/prewarmer.cdx.json" 2> /dev/null || mv ./*_bin.cdx.json "$out/"
+}
+
+for arch in ${arches//,/ }; do
+  [[ $arch == amd64 || $arch == arm64 ]] || die "--arch: expected amd64 or arm64, not $arch"
+  build "$arch"
+done
+start_registry
+rm -f "$out/digests"
+{
+  assemble prewarmer "Pulls container images to Kubernetes nodes before the pods that need them"
+  assemble prewarmer-helper "Runs in the pods that pull, and does nothing"
+} > "$work/crane.log" 2>&1 || die "crane failed: $(tail -n 3 "$work/crane.log")"
+[[ -z $sbom ]] || write_sbom
+say "the images are in $out:"
+cat "$out/digests"

@@ -1,0 +1,15 @@
+//! How pods start: whether their containers find their images on the node, and what that was worth.
+//!
+//! In: the kubelet's events of the reason `Pulled`, as they come; the images
+//! that watched workloads ask for. Out: the outcome figures among the metrics.
+//! Runs on the leader only. May call `image`, `rollout` and `worker`.
+//!
+//! An event is read and forgotten: no pod is watched and none is kept. What is
+//! remembered is which images our own workers have pulled to which nodes, how
+//! long each pull took and when it ended.
+
+mod event;
+mod judge;
+mod watch;
+
+pub use watch::{Watcher, run};
