@@ -1,12 +1,17 @@
-# Two images: `docker build --target server .` and `docker build --target helper .`
+# Two images, static and with nothing else in them: `docker build --target server .` and `docker build --target helper .`
+# Without a container engine: deploy/images.sh, which makes the same two.
 
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
 COPY .cargo .cargo
 COPY src src
+COPY deploy deploy
 COPY benches benches
-RUN cargo build --release --locked --bin prewarmer \
+# The C library is linked in too: since glibc 2.34 names are looked up without any file beside it.
+ENV RUSTFLAGS="-C target-feature=+crt-static"
+RUN target=$(rustc -vV | sed -n 's/^host: //p') \
+ && cargo build --release --locked --target "$target" --bin prewarmer && cp "target/$target/release/prewarmer" /prewarmer \
  && rustc --edition 2024 -O -C target-feature=+crt-static -C panic=abort -C strip=symbols \
       -o /prewarmer-helper src/bin/helper.rs
 
@@ -16,9 +21,8 @@ COPY --from=build /prewarmer-helper /prewarmer-helper
 USER 65532:65532
 ENTRYPOINT ["/prewarmer-helper"]
 
-# The server needs glibc for name look-ups (its resolver is never static), so it does not start from scratch.
-FROM debian:12-slim AS server
-COPY --from=build /src/target/release/prewarmer /prewarmer
+FROM scratch AS server
+COPY --from=build /prewarmer /prewarmer
 # Whom notifications are told to, and registries, are known by these.
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 USER 65532:65532

@@ -42,7 +42,7 @@
 //! | [`server`] | listeners, TLS, certificates, registration, graceful shutdown |
 //! | [`doctor`] | looks at a cluster from outside, and says what is wrong |
 //! | [`manifests`] | the objects of a complete install (pure) |
-//! | [`metrics`] | every metric, once |
+//! | [`metrics`], [`trace`] | every metric, once; spans |
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unwrap_in_result))]
 
 pub mod api;
@@ -70,6 +70,7 @@ pub mod surroundings;
 pub mod task;
 pub mod telemetry;
 pub mod token;
+pub mod trace;
 pub mod webhook;
 pub mod worker;
 pub mod workload;

@@ -79,6 +79,8 @@ fn usage(problems: &[String]) -> ExitCode {
 
 fn run(config: Config) -> anyhow::Result<()> {
     telemetry::start(&config.log_level, config.log_format);
+    #[cfg(feature = "otel")]
+    let _exporting = prewarmer::trace::start();
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
     let runtime =
         |threads: usize| tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();

@@ -11,7 +11,14 @@ say "building the programs of the test cluster, where they are not built yet"
 tests/cluster/cluster build > /dev/null
 say "building the tests"
 cargo build --locked --all-targets
-if output=$(tests/cluster/cluster with --fake-nodes 120 --real-nodes 2 -- cargo test --locked -- --show-output 2>&1 | tee /dev/stderr); then
+# One after another, until one fails: set -e does not reach into a condition.
+run() {
+  bash tests/prometheus/rules.sh &&
+  tests/cluster/cluster with --fake-nodes 120 --real-nodes 2 -- cargo test --locked -- --show-output &&
+  say "the chart, installed into a cluster of its own" &&
+  tests/cluster/cluster with --fake-nodes 40 --real-nodes 2 -- tests/installed.sh
+}
+if output=$(run 2>&1 | tee /dev/stderr); then
   not_run=$(grep '^NOT RUN' <<< "$output" | sort -u || true)
   if [ -n "$not_run" ]; then say "this machine could not run:"; echo "$not_run"; fi
   say "all passed, in $((SECONDS - begun)) s"

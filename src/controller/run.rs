@@ -23,6 +23,7 @@ use crate::{
         plan::{Findings, candidates, plan},
         validate::{ValidTask, validate},
     },
+    trace::{self, Span},
     worker::{Reason, WorkerFacts},
 };
 
@@ -146,7 +147,7 @@ impl Run {
         match (effect, result) {
             (Effect::WriteStatus(write), Ok(written)) => {
                 if write.status.phase.is_terminal() {
-                    tell(&shared.metrics, &write.status, now);
+                    tell(&shared.metrics, &self.target, &write.status, now);
                 }
                 self.written = write.status.clone();
                 self.version = written.resource_version.or(self.version.take());
@@ -424,11 +425,13 @@ pub(super) fn target(task: &PrewarmTask) -> Target {
     }
 }
 
-fn tell(metrics: &Metrics, status: &PrewarmTaskStatus, now: Timestamp) {
+fn tell(metrics: &Metrics, target: &Target, status: &PrewarmTaskStatus, now: Timestamp) {
     let phase = status.phase.as_str().to_lowercase();
     metrics.tasks.with_label_values(&[&phase]).inc();
     if let Some(start) = status.start_time.as_deref().and_then(|time| time.parse::<Timestamp>().ok()) {
         metrics.task_duration.observe(now.duration_since(start).as_secs_f64());
+        let attributes = [("namespace", &*target.namespace), ("task", &target.name), ("phase", &phase)];
+        trace::tell(&Span { name: "task", task_uid: &target.uid, start, end: now, attributes: &attributes });
     }
 }
 

@@ -20,6 +20,7 @@ use crate::{
         batches::{Batches, NodeState, batches},
         validate::ValidTask,
     },
+    trace::{self, Span},
     worker::{Assignment, ImageOutcome, Reason, Worker, WorkerFacts, build, method_for},
 };
 
@@ -169,6 +170,12 @@ impl<'a> Work<'a> {
         }
         let namespace = &self.target.namespace;
         let state = note(self.planned, self.valid, self.shared, namespace, index, end, again, self.view.now);
+        if let Some(since) = since {
+            let node = &self.planned.spec.nodes[index];
+            let attributes = [("namespace", namespace.as_str()), ("node", node), ("state", state.as_str())];
+            let (task_uid, end) = (self.target.uid.as_str(), self.view.now);
+            trace::tell(&Span { name: "pull", task_uid, start: since, end, attributes: &attributes });
+        }
         self.at.remove(&index);
         // The workers of failed nodes go only when the failure is in the status, and until then others must wait.
         self.urgent |= !matches!(state, NodeState::Succeeded | NodeState::AlreadyWarm);
@@ -429,17 +436,16 @@ pub(super) fn note(
     planned.try_ended(index);
     let reasons = reasons(&end, all);
     let state = planned.record.end(index, node, end, again, now);
-    let (result, succeeded, failed) = match state {
+    let (succeeded, failed) = match state {
         NodeState::Retrying(tries) => {
             planned.retry_at.insert(index, after(now, valid.retry.delay(tries)));
-            ("retried", 0, 0)
+            (0, 0)
         }
-        NodeState::Succeeded => ("succeeded", all, 0),
-        NodeState::AlreadyWarm => ("already_warm", all, 0),
-        NodeState::Skipped => ("skipped", 0, 0),
-        NodeState::Failed | NodeState::Waiting => ("failed", warm, all - warm),
+        NodeState::Succeeded | NodeState::AlreadyWarm => (all, 0),
+        NodeState::Skipped => (0, 0),
+        NodeState::Failed | NodeState::Waiting => (warm, all - warm),
     };
-    shared.metrics.nodes.with_label_values(&[result]).inc();
+    shared.metrics.nodes.with_label_values(&[state.as_str()]).inc();
     shared.metrics.images.with_label_values(&["succeeded"]).inc_by(succeeded as u64);
     shared.metrics.images.with_label_values(&["failed"]).inc_by(failed as u64);
     if failed > 0 {

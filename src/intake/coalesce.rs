@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
+use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
@@ -31,6 +32,8 @@ pub struct PlannedTask {
     pub more_workloads: usize,
     /// What it does.
     pub spec: PrewarmTaskSpec,
+    /// When the first of its hints came.
+    pub since: Timestamp,
     pub(super) keys: Vec<Key>,
 }
 
@@ -64,7 +67,8 @@ pub fn plan(hints: &[Hint], ledger: &Ledger, now: Instant) -> Plan {
             }
         }
     }
-    let tasks: Vec<PlannedTask> = groups.iter().flat_map(|(key, members)| tasks(key, members)).collect();
+    let since = hints.iter().map(|hint| hint.since).min().unwrap_or_default();
+    let tasks: Vec<PlannedTask> = groups.iter().flat_map(|(key, members)| tasks(key, members, since)).collect();
     let successor_of = |name: &TaskName| match tasks.iter().find(|task| task.namespace == name.0) {
         Some(task) => format!("superseded by {}", task.name),
         None => "its workloads ask for other images now".to_owned(),
@@ -95,7 +99,7 @@ fn title(workload: &Workload) -> String {
     format!("{}/{}", workload.kind, workload.name)
 }
 
-fn tasks(key: &[u8], members: &[(&Workload, Vec<&Reference>)]) -> Vec<PlannedTask> {
+fn tasks(key: &[u8], members: &[(&Workload, Vec<&Reference>)], since: Timestamp) -> Vec<PlannedTask> {
     let mut images: BTreeMap<&str, &Reference> = BTreeMap::new();
     for image in members.iter().flat_map(|(_, images)| images) {
         images.entry(image.normalized()).or_insert(image);
@@ -112,6 +116,7 @@ fn tasks(key: &[u8], members: &[(&Workload, Vec<&Reference>)]) -> Vec<PlannedTas
             name: name(key, part.iter().map(|(full, _)| *full)),
             more_workloads: all.len() - workloads.len(),
             workloads: workloads.clone(),
+            since,
             keys: keys_of_task(&first.namespace, &spec),
             spec,
         }

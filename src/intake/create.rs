@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use kube::{
     Api, Client, ResourceExt,
     api::{ObjectMeta, Patch, PatchParams, PostParams},
@@ -16,6 +17,7 @@ use super::{
 use crate::{
     metrics::Metrics,
     task::{OBSOLETE_ANNOTATION, ORIGIN_LABEL, PrewarmTask, PrewarmTaskSpec, PullMethod},
+    trace::{self, Span},
 };
 
 /// Tries at a passing error: with doubling delays from [`FIRST_DELAY`] about 12 s in all, the time an API server needs to
@@ -42,10 +44,12 @@ pub(super) async fn create(
     let (mut tries, mut predecessors) = (0, 0);
     loop {
         metrics.kube_requests.with_label_values(&["create", "prewarmtasks"]).inc();
-        let Err(error) = tasks.create(&PostParams::default(), &object(planned, &name, settings)).await else {
-            let workloads = planned.workloads.iter().take(10).map(String::as_str).collect::<Vec<_>>().join(", ");
-            tracing::info!(namespace = planned.namespace, task = name, workloads, "warming what was admitted");
-            return Ok(name);
+        let error = match tasks.create(&PostParams::default(), &object(planned, &name, settings)).await {
+            Ok(task) => {
+                created(planned, &name, &task.uid().unwrap_or_default());
+                return Ok(name);
+            }
+            Err(error) => error,
         };
         match &error {
             kube::Error::Api(status) if status.reason == "AlreadyExists" && predecessors < MAX_PREDECESSORS => {
@@ -73,6 +77,16 @@ pub(super) async fn create(
         tokio::time::sleep(delay).await;
         delay *= 2;
     }
+}
+
+/// Tells what was made of which admissions.
+fn created(planned: &PlannedTask, name: &str, uid: &str) {
+    let workloads = planned.workloads.iter().take(10).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let (namespace, trace) = (&planned.namespace, trace::trace_id(uid));
+    tracing::info!(namespace, task = name, trace, workloads, "warming what was admitted");
+    let attributes = [("namespace", namespace.as_str()), ("task", name), ("workloads", &workloads)];
+    let (start, end) = (planned.since, Timestamp::now());
+    trace::tell(&Span { name: "admission", task_uid: uid, start, end, attributes: &attributes });
 }
 
 /// The UID of the task, if it failed, was cancelled or is obsolete: then the work is asked for anew.

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use super::keys::{Key, keys_of_all};
 use crate::workload::{Kind, MetadataView, ObjectView, Workload};
 
@@ -20,6 +22,8 @@ pub struct Hint {
     pub replaces: Option<String>,
     /// Whether it is known to be stored.
     pub stored: bool,
+    /// When it came.
+    pub since: Timestamp,
     /// What it asks for.
     pub workloads: Vec<Workload>,
     keys: Vec<Key>,
@@ -39,6 +43,7 @@ impl Hint {
             uid: uid.clone(),
             replaces: None,
             stored: false,
+            since: Timestamp::now(),
             keys: keys_of_all(&workloads),
             workloads,
             kept: Vec::new(),

@@ -24,6 +24,11 @@ const FORGET: Duration = Duration::from_secs(60);
 /// Connections at once, most of them watches: with 20 to 40 KB each, 160 MB at the worst.
 const MAX_CONNECTIONS: usize = 4096;
 
+/// Scripts and SDKs ask for a task every few seconds, and keep their connection: it is not closed between two questions, which
+/// would make one fail now and then. Longer than the 60 s for which proxies and load balancers keep idle ones, so that they
+/// close first.
+const IDLE: Duration = Duration::from_secs(75);
+
 /// The Secret's namespace and name.
 pub(super) type SecretName = (String, String);
 
@@ -50,6 +55,6 @@ pub(super) async fn serve(listener: TcpListener, tls: Option<ServerConfig>, api:
             auth.forget();
         }
     };
-    let how = Serving { tls, max_connections: MAX_CONNECTIONS, ..Serving::default() };
+    let how = Serving { tls, max_connections: MAX_CONNECTIONS, header: IDLE, ..Serving::default() };
     tokio::join!(listener::serve(listener, how, api::router(api), stop.clone()), forget);
 }

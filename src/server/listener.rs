@@ -36,8 +36,9 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
-/// A peer that has not finished its handshake or its request's head by then is no API server.
+/// A peer that has not finished its handshake by then is nobody's client.
 const HANDSHAKE: Duration = Duration::from_secs(5);
+/// A peer that has not sent its request's head by then is no API server.
 const HEADER: Duration = Duration::from_secs(5);
 /// Connections at once. An API server holds a few; a thousand of 40 KB each are 40 MB at the worst.
 const MAX_CONNECTIONS: usize = 1000;
@@ -77,17 +78,20 @@ pub struct Serving {
     pub max_age: Option<Duration>,
     /// Connections at once; further ones wait.
     pub max_connections: usize,
+    /// How long the head of a request is waited for. With HTTP/1.1 that is also how long a connection may be idle: when it is
+    /// closed just as its next request is sent, the caller sees that request fail.
+    pub header: Duration,
 }
 
 impl Default for Serving {
     fn default() -> Self {
-        Self { tls: None, max_age: None, max_connections: MAX_CONNECTIONS }
+        Self { tls: None, max_age: None, max_connections: MAX_CONNECTIONS, header: HEADER }
     }
 }
 
 /// Serves until `stop`, then lets requests under way end.
 pub async fn serve(listener: TcpListener, how: Serving, router: Router, stop: CancellationToken) {
-    let Serving { tls, max_age, max_connections } = how;
+    let Serving { tls, max_age, max_connections, header } = how;
     let acceptor = tls.map(|config| TlsAcceptor::from(Arc::new(config)));
     let connections = TaskTracker::new();
     let permits = Arc::new(Semaphore::new(max_connections));
@@ -109,11 +113,11 @@ pub async fn serve(listener: TcpListener, how: Serving, router: Router, stop: Ca
                 Some(acceptor) => match handshake(&acceptor, stream).await {
                     Ok(stream) => {
                         let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                        connection(stream, peer, http2, router, max_age, stop).await
+                        connection(stream, peer, http2, router, (max_age, header), stop).await
                     }
                     Err(error) => Err(error),
                 },
-                None => connection(stream, peer, false, router, max_age, stop).await,
+                None => connection(stream, peer, false, router, (max_age, header), stop).await,
             };
             if let Err(error) = result {
                 tracing::debug!(%error, "a connection ended early");
@@ -144,7 +148,7 @@ async fn connection(
     peer: SocketAddr,
     http2: bool,
     router: Router,
-    max_age: Option<Duration>,
+    (max_age, header): (Option<Duration>, Duration),
     stop: CancellationToken,
 ) -> Result<(), Failure> {
     let old = Arc::new(AtomicBool::new(false));
@@ -161,7 +165,7 @@ async fn connection(
         response
     }));
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER).max_buf_size(MAX_HEAD as usize);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(header).max_buf_size(MAX_HEAD as usize);
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS).max_header_list_size(MAX_HEAD);
     let mut connection =
         std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned());

@@ -22,6 +22,18 @@ pub enum NodeState {
 }
 
 impl NodeState {
+    /// The word that metrics and spans have for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting | Self::Failed => "failed",
+            Self::Retrying(_) => "retried",
+            Self::Succeeded => "succeeded",
+            Self::AlreadyWarm => "already_warm",
+            Self::Skipped => "skipped",
+        }
+    }
+
     /// Reads a letter; what is no letter of ours counts as waiting, so that the node is looked at again.
     #[must_use]
     pub fn from_letter(letter: u8) -> Self {

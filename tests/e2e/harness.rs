@@ -74,6 +74,12 @@ impl Cluster {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
+    /// Kills a real node as a power cut would.
+    pub fn kill_node(&self, name: &str) {
+        let output = Command::new(SCRIPT).arg("kill-node").arg(&self.dir).arg(name).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
     fn at(dir: PathBuf) -> Self {
         let text = std::fs::read_to_string(dir.join("env")).unwrap();
         let pair = |line: &str| {
@@ -381,6 +387,11 @@ impl Server {
     /// Where its REST API is.
     pub fn api(&self) -> &str {
         &self.api
+    }
+
+    /// Where its health and its metrics are.
+    pub fn health(&self) -> &str {
+        &self.health
     }
 
     /// Where it serves admission.

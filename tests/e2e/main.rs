@@ -10,10 +10,13 @@
 mod admission;
 mod caller;
 mod chaos;
+mod chart;
 mod checks;
 mod engine;
 mod harness;
+mod installed;
 mod notifications;
+mod observed;
 mod polite;
 mod real_node;
 mod reasons;

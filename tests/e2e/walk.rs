@@ -216,7 +216,7 @@ async fn the_installed_rights_suffice() {
     let cluster = Cluster::shared();
     let (install, namespace) = (cluster.namespace("install"), cluster.namespace("installed"));
     let manifests = std::process::Command::new(env!("CARGO_BIN_EXE_prewarmer"))
-        .args(["manifests", "--namespace", &install.name])
+        .args(["manifests", "--namespace", &install.name, "--worker-image", HELPER])
         .output();
     let manifests = String::from_utf8(manifests.unwrap().stdout).unwrap();
     cluster.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", "-"], &manifests);

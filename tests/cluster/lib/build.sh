@@ -5,10 +5,18 @@
 programs=(etcd kube kube-apiserver kube-controller-manager kube-scheduler kubelet kubectl
   kwok crane helm containerd containerd-shim-runc-v2 pause)
 
+# An older Kubernetes has a module file of its own, and shares the rest.
+kube=${PREWARMER_CLUSTER_KUBE:-1.36}
+case $kube in
+  1.36) kube_mod=go.mod kube_version=v1.36.3 ;;
+  1.35) kube_mod=go-1.35.mod kube_version=v1.35.4 ;;
+  *) die "PREWARMER_CLUSTER_KUBE=$kube: expected 1.36 or 1.35" ;;
+esac
+
 # The newest commit is not in the programs: they depend on these inputs alone.
 build_inputs() {
   local file
-  for file in lib/build.sh kube/go.mod kube/go.sum kube/main.go containerd/go.mod containerd/go.sum helm/go.mod helm/go.sum pause/main.go; do
+  for file in lib/build.sh kube/go.mod kube/go.sum kube/$kube_mod kube/${kube_mod%.mod}.sum kube/main.go containerd/go.mod containerd/go.sum helm/go.mod helm/go.sum pause/main.go; do
     printf '%s\n' "$file"
     cat "$here/$file"
   done
@@ -53,11 +61,11 @@ find_or_build() {
 }
 
 build_all() {
-  local out=$1 name version=v1.36.3
+  local out=$1 name
   export CGO_ENABLED=0 GOFLAGS=-buildvcs=false
   cd "$here/kube" || return
   # Without the stamp Kubernetes reports v0.0.0, and clients refuse it.
-  go_build kube -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$version -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36" -o "$out/kube" . || return
+  go_build "kube $kube_version" -modfile="$kube_mod" -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$kube_version -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=${kube#1.}" -o "$out/kube" . || return
   for name in kube-apiserver kube-controller-manager kube-scheduler kubelet kubectl; do ln -s kube "$out/$name"; done
   go_build etcd -ldflags "-s -w" -o "$out/etcd" go.etcd.io/etcd/server/v3 || return
   go_build kwok -ldflags "-s -w" -o "$out/kwok" sigs.k8s.io/kwok/cmd/kwok || return

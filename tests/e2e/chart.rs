@@ -1,0 +1,97 @@
+//! The chart, as Helm and the API server read it. What it does when it is installed: `installed.rs`.
+
+use std::{path::Path, process::Command};
+
+use serde_json::json;
+
+use crate::harness::Cluster;
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// Kinds of other projects that the chart can make. Their definitions here take every field: that the API server knows the
+/// kind and the name is all that is tried of them.
+const FOREIGN: [(&str, &str, &str, &str); 5] = [
+    ("cert-manager.io", "v1", "Certificate", "certificates"),
+    ("cert-manager.io", "v1", "Issuer", "issuers"),
+    ("monitoring.coreos.com", "v1", "ServiceMonitor", "servicemonitors"),
+    ("monitoring.coreos.com", "v1", "PrometheusRule", "prometheusrules"),
+    ("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes"),
+];
+
+fn helm(cluster: &Cluster, words: &[&str]) -> (bool, String) {
+    let output =
+        Command::new(Path::new(cluster.var("BIN")).join("helm")).current_dir(ROOT).args(words).output().unwrap();
+    (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn helm_finds_no_fault_with_the_chart() {
+    let cluster = Cluster::shared();
+    for set in ["full", "namespaced", "minimal"] {
+        let (fine, said) =
+            helm(cluster, &["lint", "--strict", "deploy/chart", "-f", &format!("tests/chart/{set}.yaml")]);
+        assert!(fine && !said.contains("[WARNING]"), "{set}: {said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn values_that_cannot_be_are_refused_by_name() {
+    let cluster = Cluster::shared();
+    for (value, named) in [
+        ("image.pullPolicy=Sometimes", "/image/pullPolicy"),
+        ("replicas=0", "/replicas"),
+        ("replicaCount=3", "replicaCount"),
+        ("settings.coaleseWindow=2s", "coaleseWindow"),
+        ("settings.webhookAddr=0.0.0.0:1", "webhookAddr"),
+        ("certificates.mode=magic", "/certificates/mode"),
+        ("certificates.mode=secret", "name the Secret"),
+        ("api.ingress.enabled=true", "name the host"),
+        ("api.httpRoute.enabled=true", "name the gateway"),
+        ("kinds[0]=Rollout", "/kinds/0"),
+        ("image.digest=sha256:1", "/image/digest"),
+        ("watchNamespace=Team A", "/watchNamespace"),
+        ("priorityClasses.worker=5", "/priorityClasses/worker"),
+    ] {
+        let (taken, said) = helm(cluster, &["template", "prewarmer", "deploy/chart", "--set", value]);
+        assert!(!taken && said.contains(named), "{value}: {said}");
+    }
+}
+
+/// What `make generate` has rendered, offered to the real API server, whose policies' expressions it compiles.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_api_server_takes_what_the_chart_comes_to() {
+    let cluster = Cluster::shared();
+    for name in ["prewarmer", "team-a"] {
+        // Another run on this cluster may have made them.
+        let _ = cluster.try_kubectl(&["create", "namespace", name], "");
+    }
+    let definitions = FOREIGN.map(|(group, version, kind, plural)| {
+        let schema = json!({"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}});
+        let protected = "api-approved.kubernetes.io";
+        json!({
+            "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+            "metadata": {"name": format!("{plural}.{group}"), "annotations": {protected: "unapproved, for a test"}},
+            "spec": {
+                "group": group, "scope": "Namespaced", "names": {"kind": kind, "plural": plural},
+                "versions": [{"name": version, "served": true, "storage": true, "schema": schema}],
+            },
+        })
+    });
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": definitions});
+    cluster.kubectl(&["apply", "--server-side", "-f", "-"], &list.to_string());
+    let names = FOREIGN.map(|(group, _, _, plural)| format!("crd/{plural}.{group}"));
+    let mut wait = vec!["wait", "--for=condition=Established", "--timeout=30s"];
+    wait.extend(names.iter().map(String::as_str));
+    cluster.kubectl(&wait, "");
+    for file in
+        ["deploy/prewarmer.yaml", "tests/chart/full.txt", "tests/chart/namespaced.txt", "tests/chart/minimal.txt"]
+    {
+        let text = std::fs::read_to_string(Path::new(ROOT).join(file)).unwrap();
+        // Only the fields' names and values are in question, and not who set them.
+        let apply = ["apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict", "-f", "-"];
+        let (taken, said) = cluster.try_kubectl(&apply, &text);
+        assert!(taken && !said.contains("Warning"), "{file}: {said}");
+    }
+    let base = cluster.kubectl(&["kustomize", &format!("{ROOT}/deploy")], "");
+    assert!(base.contains("kind: ValidatingAdmissionPolicyBinding"), "{base}");
+}

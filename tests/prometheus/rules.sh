@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# The alerts as Prometheus itself reads them, and when they fire; each has a run-book.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+if ! bin=$(bash tests/prometheus/get.sh); then echo "NOT RUN: the tests of the alerts"; exit; fi
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cp deploy/chart/files/rules.yaml tests/prometheus/rules_test.yaml "$work"
+"$bin/promtool" check rules "$work/rules.yaml"
+(cd "$work" && "$bin/promtool" test rules rules_test.yaml)
+sed -n 's/.*- alert: //p' "$work/rules.yaml" | while read -r alert; do
+  grep -qx "## $alert" docs/alerts.md || { echo "docs/alerts.md has no run-book for $alert"; exit 1; }
+done
