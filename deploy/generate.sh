@@ -37,4 +37,12 @@ settle() { # settle NEW OLD
 }
 check=$([[ ${1:-} != --check ]] || echo yes)
 for file in crds.yaml chart/files/crds.yaml openapi.json prewarmer.yaml; do settle "$new/$file" "deploy/$file"; done
+{
+  sed '/what follows is written by/q' docs/settings.md
+  echo
+  "$program" settings
+  echo
+  sed -n '/the end of what is written/,$p' docs/settings.md
+} > "$new/settings.md"
+settle "$new/settings.md" docs/settings.md
 for file in "$new"/sets/*; do settle "$file" "tests/chart/$(basename "$file")"; done

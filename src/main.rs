@@ -41,6 +41,7 @@ fn main() -> ExitCode {
         },
         Ok(Cli { command: Command::Crds }) => print(&manifests::crds()),
         Ok(Cli { command: Command::Manifests(args) }) => print(&manifests::install(&args)),
+        Ok(Cli { command: Command::Settings }) => print(&Ok(config::table())),
         Ok(Cli { command: Command::Openapi }) => print(&Ok(api::document_text())),
         Ok(Cli { command: Command::Token(TokenCommand::Create(args)) }) => match token::create(&args, Timestamp::now())
         {

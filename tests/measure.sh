@@ -27,6 +27,15 @@ PREWARMER_TEST_PROGRAM=$PWD/target/release/prewarmer PREWARMER_TEST_WATCHERS=100
   cargo test --locked --test e2e -- a_crowd_watches_one_task --nocapture
 PREWARMER_TEST_TICKS=10 PREWARMER_TEST_EXAMPLES=400 \
   cargo test --locked --test e2e -- each_tick_runs_once the_document_is_true --nocapture
+say "the core tests on Kubernetes 1.35, and the chart installed there"
+PREWARMER_CLUSTER_KUBE=1.35 tests/cluster/cluster with --fake-nodes 120 --real-nodes 2 -- \
+  cargo test --locked --test e2e -- walk:: engine:: admission:: real_node:: reasons:: chart::
+PREWARMER_CLUSTER_KUBE=1.35 tests/cluster/cluster with --fake-nodes 40 --real-nodes 2 -- tests/installed.sh
+say "the images: release, twice, and the same digests"
+bash tests/reproducible.sh release
+say "10,000 pods that start"
+PREWARMER_TEST_PROGRAM=$PWD/target/release/prewarmer PREWARMER_TEST_STARTS=10000 \
+  cargo test --locked --test e2e -- starts_are_counted --nocapture
 say "fuzzing"
 bash tests/fuzz/run.sh "${PREWARMER_TEST_FUZZ:-10000000}"
 say "the model of a task, at length"

@@ -57,6 +57,8 @@ pub enum Command {
     Extract(ExtractArgs),
     /// Print the `OpenAPI` document of the REST API.
     Openapi,
+    /// Print the settings of `serve`, as a table in Markdown.
+    Settings,
     /// Look at a cluster, and say what is wrong and what to do.
     Doctor(DoctorArgs),
     /// API tokens, for callers of the REST API who have no access to Kubernetes.
@@ -666,6 +668,25 @@ impl Config {
     }
 }
 
+/// Every setting of `serve`: flag, variable, default and meaning, as a table in Markdown.
+#[must_use]
+pub fn table() -> String {
+    let mut lines = vec!["| flag | variable | default | meaning |".to_owned(), "|---|---|---|---|".to_owned()];
+    let command = Cli::command();
+    let arguments = command.find_subcommand("serve").into_iter().flat_map(clap::Command::get_arguments);
+    for argument in arguments {
+        let Some(flag) = argument.get_long().filter(|flag| *flag != "help") else { continue };
+        let code = |text: String| if text.is_empty() { text } else { format!("`{text}`") };
+        let variable = argument.get_env().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let default: Vec<_> = argument.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
+        let meaning =
+            argument.get_long_help().or_else(|| argument.get_help()).map(ToString::to_string).unwrap_or_default();
+        let meaning = meaning.replace('|', "\\|").replace('\n', " ");
+        lines.push(format!("| `--{flag}` | {} | {} | {meaning} |", code(variable), code(default.join(","))));
+    }
+    lines.join("\n") + "\n"
+}
+
 /// The namespace of the pod that this runs in.
 #[must_use]
 pub fn pod_namespace() -> Option<String> {
@@ -734,14 +755,19 @@ mod tests {
     }
 
     #[test]
-    fn every_setting_is_in_the_docs() {
-        let docs = include_str!("../../docs/settings.md");
+    fn every_setting_is_in_the_table() {
+        let table = table();
         let command = Cli::command();
         let serve = command.find_subcommand("serve").unwrap();
-        for argument in serve.get_arguments().filter_map(|argument| argument.get_long()).filter(|long| *long != "help")
-        {
-            assert!(docs.contains(&format!("`--{argument}`")), "--{argument} is not in docs/settings.md");
-        }
+        assert_eq!(
+            table.lines().count(),
+            serve.get_arguments().count() - serve.get_arguments().filter(|a| a.get_id() == "help").count() + 2
+        );
+        assert!(table.contains("| `--known-for` | `KNOWN_FOR` | `10m` | How long an image"), "{table}");
+        assert!(
+            include_str!("../../docs/settings.md").contains(&table),
+            "docs/settings.md is not current: run make generate"
+        );
     }
 
     #[test]

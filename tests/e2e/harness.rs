@@ -28,6 +28,9 @@ const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster/cluster
 /// How often a wait looks.
 const LOOK: Duration = Duration::from_millis(200);
 
+/// The helper of an installation: the fence knows no other.
+pub const INSTALLED_HELPER: &str = "registry.example/helper:1";
+
 /// The cluster that all tests of a process share.
 pub struct Cluster {
     dir: PathBuf,
@@ -332,14 +335,27 @@ impl Server {
     /// A server with the rights of the installed service account and nobody else's, in the way that `prewarmer manifests`
     /// installs it. `install` is the namespace of the installation, `namespace` the one that it looks at.
     pub async fn installed(cluster: &Cluster, install: &Namespace, namespace: &Namespace) -> Self {
-        let token = install.kubectl(&["create", "token", "prewarmer"], "");
+        Self::installed_as(cluster, install, namespace, None).await
+    }
+
+    /// The same, of an installation whose names have a suffix.
+    pub async fn installed_as(
+        cluster: &Cluster,
+        install: &Namespace,
+        namespace: &Namespace,
+        instance: Option<&str>,
+    ) -> Self {
+        let account = instance.map_or_else(|| "prewarmer".to_owned(), |suffix| format!("prewarmer-{suffix}"));
+        let token = install.kubectl(&["create", "token", &account], "");
         let mut config: serde_json::Value =
             serde_json::from_str(&cluster.kubectl(&["config", "view", "--raw", "-o", "json"], "")).unwrap();
         config["users"][0]["user"] = serde_json::json!({ "token": token.trim() });
         let file = cluster.dir.join(format!("kubeconfig-{}", install.name));
         std::fs::write(&file, config.to_string()).unwrap();
-        let more = ["--worker-image=registry.example/helper:1", "--worker-priority-class=prewarmer-worker"];
-        Self::run(cluster, namespace, &install.name, &more.map(str::to_owned), file.to_str().unwrap()).await
+        let mut more =
+            vec![format!("--worker-image={INSTALLED_HELPER}"), format!("--worker-priority-class={account}-worker")];
+        more.extend(instance.map(|suffix| format!("--instance={suffix}")));
+        Self::run(cluster, namespace, &install.name, &more, file.to_str().unwrap()).await
     }
 
     async fn run(cluster: &Cluster, namespace: &Namespace, own: &str, more: &[String], kubeconfig: &str) -> Self {

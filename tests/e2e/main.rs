@@ -25,6 +25,7 @@ mod rest_lists;
 mod rest_refusals;
 mod rest_watch;
 mod schedules;
+mod starts;
 mod truth;
 mod walk;
 mod watched;

@@ -99,7 +99,16 @@ async fn prometheus_reads_the_rules_and_answers_the_dashboard() {
     namespace.eventually("the server is scraped", LONG, up).await;
     some_life(&server, &namespace).await;
     let scraped = || async {
-        let query = "sum by (reason) (prewarm_image_failures_total) > 0 and on () prewarm_schedule_runs_total > 0";
+        // A rate needs two looks at what has happened.
+        let seen = |name: &str| format!("max(count_over_time({name}[1m])) >= 3");
+        let names = [
+            "prewarm_image_failures_total",
+            "prewarm_schedule_runs_total",
+            "prewarm_tasks_total",
+            "prewarm_images_total",
+        ];
+        let query = names.map(seen).join(" and on () ");
+        let query = query.as_str();
         let answer = prometheus.get("query", &[("query", query)]).await?;
         (!answer["data"]["result"].as_array()?.is_empty()).then_some(())
     };

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     caller::Caller,
-    harness::{Cluster, Namespace, Server},
+    harness::{Cluster, INSTALLED_HELPER, Namespace, Server},
     watched::Watched,
 };
 use serde_json::{Value, json};
@@ -216,13 +216,42 @@ async fn the_installed_rights_suffice() {
     let cluster = Cluster::shared();
     let (install, namespace) = (cluster.namespace("install"), cluster.namespace("installed"));
     let manifests = std::process::Command::new(env!("CARGO_BIN_EXE_prewarmer"))
-        .args(["manifests", "--namespace", &install.name, "--worker-image", HELPER])
+        .args(["manifests", "--namespace", &install.name, "--worker-image", INSTALLED_HELPER])
         .output();
     let manifests = String::from_utf8(manifests.unwrap().stdout).unwrap();
     cluster.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", "-"], &manifests);
     // The pods of the installation are kwok's; the server under test runs here, by the same account.
     install.kubectl(&["scale", "deployment/prewarmer", "--replicas=0"], "");
-    let mut server = Server::installed(cluster, &install, &namespace).await;
+    let server = Server::installed(cluster, &install, &namespace).await;
+    everything_works(server, &install, &namespace, None).await;
+}
+
+/// The same of an installation for one namespace, whose rights end there.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rights_in_one_namespace_suffice() {
+    let cluster = Cluster::shared();
+    let (install, namespace) = (cluster.namespace("narrow"), cluster.namespace("team"));
+    let instance = &namespace.name;
+    let helm = std::process::Command::new(std::path::Path::new(cluster.var("BIN")).join("helm"))
+        .args(["template", "prewarmer", concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/chart")])
+        .args(["--namespace", &install.name, "--set", "crds.install=false,test.enabled=false,replicas=1"])
+        .args(["--set", &format!("instance={instance},watchNamespace={instance}")])
+        .args(["--set-string", "workerImage.repository=registry.example/helper,workerImage.tag=1"])
+        .output();
+    let manifests = String::from_utf8(helm.unwrap().stdout).unwrap();
+    cluster.kubectl(&["apply", "--server-side", "-f", "-"], &manifests);
+    install.kubectl(&["scale", &format!("deployment/prewarmer-{instance}"), "--replicas=0"], "");
+    let server = Server::installed_as(cluster, &install, &namespace, Some(instance)).await;
+    everything_works(server, &install, &namespace, Some(instance)).await;
+    let account = format!("--as=system:serviceaccount:{}:prewarmer-{instance}", install.name);
+    for (verb, resource) in [("create", "jobs"), ("list", "pods"), ("list", "deployments"), ("list", "prewarmtasks")] {
+        let (may, said) = cluster.try_kubectl(&["-n", "default", "auth", "can-i", verb, resource, &account], "");
+        assert!(!may, "{verb} {resource} elsewhere: {said}");
+    }
+    cluster.kubectl(&["delete", "-f", "-", "--wait=false", "--ignore-not-found"], &manifests);
+}
+
+async fn everything_works(mut server: Server, install: &Namespace, namespace: &Namespace, instance: Option<&str>) {
     let mut web = deployment("web", "shop/web:1", 0);
     web["spec"]["template"]["metadata"]["annotations"] = json!({"prewarm.io/nodes": "12"});
     namespace.apply(&web);
@@ -234,14 +263,19 @@ async fn the_installed_rights_suffice() {
     let gone =
         || async { namespace.get("prewarmtasks").iter().all(|t| t["metadata"]["name"] != "brief").then_some(()) };
     namespace.eventually("the deletion of a task after its time to live", LONG, gone).await;
-    rest_with_installed_rights(&server, &install, &namespace).await;
+    rest_with_installed_rights(&server, install, namespace, instance).await;
     server.terminate();
     let log = server.log();
     assert!(!log.contains("forbidden") && !log.contains("refused"), "{log}");
 }
 
 /// Who calls, keys, nodes, schedules: each needs a right of the server's own.
-async fn rest_with_installed_rights(server: &Server, install: &Namespace, namespace: &Namespace) {
+async fn rest_with_installed_rights(
+    server: &Server,
+    install: &Namespace,
+    namespace: &Namespace,
+    instance: Option<&str>,
+) {
     let caller = Caller::editor(server, namespace);
     let body = json!({"images": ["rest:1"], "nodeSelector": {"type": "fake"}, "nodes": 2});
     let request = caller.request("POST", "/tasks").header("idempotency-key", "once").json(&body);
@@ -260,6 +294,7 @@ async fn rest_with_installed_rights(server: &Server, install: &Namespace, namesp
     assert_eq!(caller.delete(&path).await.code, 200);
     let token = Command::new(env!("CARGO_BIN_EXE_prewarmer"))
         .args(["token", "create", "ops", "--namespaces=*", "--namespace", &install.name])
+        .args(instance.map(|suffix| format!("--instance={suffix}")))
         .output()
         .unwrap();
     install.kubectl(&["apply", "--server-side", "-f", "-"], &String::from_utf8(token.stdout).unwrap());
