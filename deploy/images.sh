@@ -11,7 +11,7 @@ usage: images.sh [--arch ARCH[,ARCH]] [--profile PROFILE] [--sbom] [--push REGIS
 OUT        a folder: OUT/prewarmer and OUT/prewarmer-helper become OCI image layouts, OUT/digests their digests
 --arch     amd64, arm64 or both; this machine's by default. The other one needs its target of Rust and its C compiler
 --profile  cargo's profile (release)
---sbom     also what each program is made of, CycloneDX: OUT/prewarmer.cdx.json
+--sbom     also what the server is made of, CycloneDX: OUT/prewarmer.cdx.json (the helper is Rust's standard library alone)
 --push     also to there, by crane, with the credentials of ~/.docker/config.json
 U
 }
@@ -117,8 +117,13 @@ write_sbom() {
     say "installing cargo-cyclonedx $tool, about 2 minutes on 2 cores"
     cargo install --quiet --locked --debug --root "$root" --version "$tool" cargo-cyclonedx
   fi
-  PATH="$root/bin:$PATH" cargo cyclonedx --quiet --format json --describe binaries --target "$(target_of "$machine")" --override-filename prewarmer.cdx
-  mv prewarmer.cdx*.json "$out/prewarmer.cdx.json" 2> /dev/null || mv ./*_bin.cdx.json "$out/"
+  PATH="$root/bin:$PATH" cargo cyclonedx --quiet --format json --spec-version 1.5 --no-build-deps --describe binaries \
+    --target "$(target_of "$machine")"
+  # No path of this machine, no time and no chance in it; and of the helper, which is the standard library alone, none.
+  sed -e "s#file://$PWD#file:///prewarmer#g" -e '/"serialNumber": /d' \
+    -e "s#\"timestamp\": \"[^\"]*\"#\"timestamp\": \"$(date -u -d "@$SOURCE_DATE_EPOCH" +%Y-%m-%dT%H:%M:%SZ)\"#" \
+    prewarmer_bin.cdx.json > "$out/prewarmer.cdx.json"
+  rm prewarmer_bin.cdx.json prewarmer-helper_bin.cdx.json
 }
 
 for arch in ${arches//,/ }; do
