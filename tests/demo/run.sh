@@ -131,6 +131,9 @@ if [ "$REAL_NODES" -gt 0 ]; then
   grep -q 'already present' <<< "$events" || fail "the pod did not find its image"
   ! grep -q 'Pulling' <<< "$events" || fail "the pod had to pull"
   real_line="the pod found its images present; nothing was pulled"
+  title "what that was worth, in the metrics"
+  sleep 1 # the kubelet's events take a moment
+  curl -fs "http://127.0.0.1:$((port + 1))/metrics" | grep -E '^prewarm_(pod_starts_total|seconds_saved_total|lead_time_seconds_count)' | sed 's/^/   /'
 fi
 
 title "by curl, with an API token: a task of one good image, and one that does not exist; its end is waited for"
