@@ -11,6 +11,9 @@ say "building the programs of the test cluster, where they are not built yet"
 tests/cluster/cluster build > /dev/null
 say "building the tests"
 cargo build --locked --all-targets
+# Tests that need a cluster mostly wait for it: two for each processor keep the machine busy, and not more than that (384 s
+# for the whole of tests/e2e on 2 cores, and 664 s with one for each).
+export RUST_TEST_THREADS=$((2 * $(nproc)))
 # One after another, until one fails: set -e does not reach into a condition.
 run() {
   bash tests/prometheus/rules.sh &&
