@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::{
     api::auth::{ALL_NAMESPACES, TokenEntry, digest, generate, is_name},
-    config::TokenArgs,
+    config::{TokenArgs, object_name},
     duration, items,
     serve::token_secret_name,
 };
@@ -46,7 +46,7 @@ pub fn create(args: &TokenArgs, now: Timestamp) -> Result<Made, Vec<String>> {
     }
     let token = generate(&args.name);
     let object = args.instance.as_deref().filter(|text| !text.is_empty());
-    let secret = token_secret_name(&object.map_or_else(|| "prewarmer".into(), |suffix| format!("prewarmer-{suffix}")));
+    let secret = token_secret_name(&object_name(object));
     let entry = TokenEntry { sha256: digest(&token), namespaces, read_only: args.read_only, expires_at };
     let where_to = if entry.namespaces.iter().any(|name| name == ALL_NAMESPACES) {
         "all namespaces".to_owned()

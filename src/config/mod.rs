@@ -67,7 +67,7 @@ pub enum Command {
 }
 
 /// What the names of an installation's objects are, or begin with.
-fn object_name(instance: Option<&str>) -> String {
+pub(crate) fn object_name(instance: Option<&str>) -> String {
     instance.map_or_else(|| "prewarmer".into(), |suffix| format!("prewarmer-{suffix}"))
 }
 

@@ -165,12 +165,10 @@ impl<'a> Work<'a> {
 
     fn end(&mut self, index: usize, end: End, again: bool) {
         let since = self.at.get(&index).and_then(|workers| workers.iter().filter_map(|worker| worker.created).min());
-        if let Some(since) = since {
-            self.shared.metrics.pull_duration.observe(self.view.now.duration_since(since).as_secs_f64());
-        }
         let namespace = &self.target.namespace;
         let state = note(self.planned, self.valid, self.shared, namespace, index, end, again, self.view.now);
         if let Some(since) = since {
+            self.shared.metrics.pull_duration.observe(self.view.now.duration_since(since).as_secs_f64());
             let node = &self.planned.spec.nodes[index];
             let attributes = [("namespace", namespace.as_str()), ("node", node), ("state", state.as_str())];
             let (task_uid, end) = (self.target.uid.as_str(), self.view.now);

@@ -63,7 +63,6 @@ pub(super) struct Deployed {
     pub(super) wanted: i32,
     pub(super) ready: i32,
     pub(super) image: String,
-    pub(super) arguments: Vec<String>,
 }
 
 /// The Lease.

@@ -197,7 +197,6 @@ async fn deployment(client: &Client, asked: &Doctor) -> Seen<Deployed> {
             wanted: spec.replicas.unwrap_or(1),
             ready: deployment.status.and_then(|status| status.ready_replicas).unwrap_or_default(),
             image: container.image.unwrap_or_default(),
-            arguments: container.args.unwrap_or_default(),
         }
     })
 }

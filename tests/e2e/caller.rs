@@ -1,6 +1,6 @@
 //! Calls of the REST API, as a client makes them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::{
     Client, Method, RequestBuilder,
@@ -54,7 +54,9 @@ pub fn token(namespace: &Namespace, account: &str, verbs: &[&str]) -> String {
     let whom = format!("--as=system:serviceaccount:{}:{account}", namespace.name);
     if let Some(verb) = verbs.first() {
         let ask = ["-n", &namespace.name, "auth", "can-i", *verb, "prewarmtasks.prewarm.io", &whom];
+        let begun = Instant::now();
         while !namespace.cluster.try_kubectl(&ask, "").0 {
+            assert!(begun.elapsed() < Duration::from_secs(30), "{account} may not {verb} tasks");
             std::thread::sleep(Duration::from_millis(50));
         }
     }

@@ -1,10 +1,10 @@
 //! The chart, as Helm and the API server read it. What it does when it is installed: `installed.rs`.
 
-use std::{path::Path, process::Command};
+use std::path::Path;
 
 use serde_json::json;
 
-use crate::harness::Cluster;
+use crate::harness::{CHART, Cluster};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -18,18 +18,12 @@ const FOREIGN: [(&str, &str, &str, &str); 5] = [
     ("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes"),
 ];
 
-fn helm(cluster: &Cluster, words: &[&str]) -> (bool, String) {
-    let output =
-        Command::new(Path::new(cluster.var("BIN")).join("helm")).current_dir(ROOT).args(words).output().unwrap();
-    (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn helm_finds_no_fault_with_the_chart() {
     let cluster = Cluster::shared();
     for set in ["full", "namespaced", "minimal"] {
         let (fine, said) =
-            helm(cluster, &["lint", "--strict", "deploy/chart", "-f", &format!("tests/chart/{set}.yaml")]);
+            cluster.try_helm(&["lint", "--strict", CHART, "-f", &format!("{ROOT}/tests/chart/{set}.yaml")]);
         assert!(fine && !said.contains("[WARNING]"), "{set}: {said}");
     }
 }
@@ -52,7 +46,7 @@ async fn values_that_cannot_be_are_refused_by_name() {
         ("watchNamespace=Team A", "/watchNamespace"),
         ("priorityClasses.worker=5", "/priorityClasses/worker"),
     ] {
-        let (taken, said) = helm(cluster, &["template", "prewarmer", "deploy/chart", "--set", value]);
+        let (taken, said) = cluster.try_helm(&["template", "prewarmer", CHART, "--set", value]);
         assert!(!taken && said.contains(named), "{value}: {said}");
     }
 }

@@ -31,6 +31,9 @@ const LOOK: Duration = Duration::from_millis(200);
 /// The helper of an installation: the fence knows no other.
 pub const INSTALLED_HELPER: &str = "registry.example/helper:1";
 
+/// The chart.
+pub const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/chart");
+
 /// The cluster that all tests of a process share.
 pub struct Cluster {
     dir: PathBuf,
@@ -163,6 +166,20 @@ impl Cluster {
         Some(registry)
     }
 
+    /// Runs Helm on this cluster; whether it succeeded, and all that it printed.
+    pub fn try_helm(&self, words: &[&str]) -> (bool, String) {
+        let helm = Path::new(self.var("BIN")).join("helm");
+        let output = Command::new(helm).env("KUBECONFIG", self.var("KUBECONFIG")).args(words).output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    }
+
+    /// Runs Helm; what it printed, or a panic with it.
+    pub fn helm(&self, words: &[&str]) -> String {
+        let (ok, text) = self.try_helm(words);
+        assert!(ok, "helm {words:?}: {text}");
+        text
+    }
+
     fn crane(&self, words: &[&str]) {
         let output = Command::new(Path::new(self.var("BIN")).join("crane")).args(words).output().unwrap();
         assert!(output.status.success(), "crane {words:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -228,6 +245,15 @@ impl Namespace {
 
     pub fn apply(&self, manifest: &serde_json::Value) -> String {
         self.kubectl(&["apply", "-f", "-"], &manifest.to_string())
+    }
+
+    /// What the kubelet has said of the pods whose names begin so: reason and message.
+    pub fn events(&self, pods: &str) -> Vec<String> {
+        let of = |event: &serde_json::Value| {
+            event["involvedObject"]["name"].as_str().is_some_and(|name| name.starts_with(pods))
+        };
+        let text = |event: &serde_json::Value| format!("{} {}", event["reason"], event["message"]);
+        self.get("events").iter().filter(|event| of(event)).map(text).collect()
     }
 
     /// Applies a `PrewarmTask`.

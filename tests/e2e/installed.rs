@@ -15,13 +15,12 @@ use serde_json::{Value, json};
 use crate::{
     admission::deployment,
     caller::{Caller, token},
-    harness::{Cluster, Namespace, free_address},
+    harness::{CHART, Cluster, Namespace, free_address},
 };
 
 const LONG: Duration = Duration::from_secs(90);
 /// The namespace of the installation; the cluster's audit log is of its account.
 const PLACE: &str = "prewarmer";
-const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/chart");
 
 struct Install {
     cluster: &'static Cluster,
@@ -48,17 +47,9 @@ impl Install {
         Self { cluster, values: file.to_str().unwrap().to_owned() }
     }
 
-    fn helm(&self, words: &[&str]) -> String {
-        let helm = Path::new(self.cluster.var("BIN")).join("helm");
-        let output = Command::new(helm).env("KUBECONFIG", self.cluster.var("KUBECONFIG")).args(words).output().unwrap();
-        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-        assert!(output.status.success(), "helm {words:?}: {text}");
-        text
-    }
-
     fn apply_chart(&self, verb: &str, more: &[&str]) -> String {
         let words = [verb, "prewarmer", CHART, "-n", PLACE, "-f", &self.values, "--wait", "--timeout", "2m"];
-        self.helm(&[&words, more].concat())
+        self.cluster.helm(&[&words, more].concat())
     }
 
     fn kubectl(&self, words: &[&str]) -> String {
@@ -185,12 +176,6 @@ impl Drop for Forwarded {
     }
 }
 
-fn events(namespace: &Namespace, pods: &str) -> Vec<String> {
-    let of = |event: &Value| event["involvedObject"]["name"].as_str().is_some_and(|name| name.starts_with(pods));
-    let text = |event: &Value| format!("{} {}", event["reason"], event["message"]);
-    namespace.get("events").iter().filter(|event| of(event)).map(text).collect()
-}
-
 /// From the first look to the last trace. One test, because each part needs what the one before it has left.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a cluster of its own, and our images in its registry: tests/installed.sh"]
@@ -210,7 +195,7 @@ async fn the_life_of_an_installation() {
     assert!(said.contains("STATUS: deployed") && said.contains("prewarmer doctor"), "{said}");
     let (code, text) = install.doctor(&["--wait=1m", "--namespaces=default"]);
     assert!(code == Some(0) && text.ends_with("all is well\n"), "{text}");
-    let said = install.helm(&["test", "prewarmer", "-n", PLACE]);
+    let said = install.cluster.helm(&["test", "prewarmer", "-n", PLACE]);
     assert!(said.contains("Succeeded"), "{said}");
 
     let shop = cluster.namespace("shop");
@@ -252,7 +237,7 @@ async fn a_rollout_finds_its_images(install: &Install, shop: &Namespace, registr
     assert_eq!((&status["phase"], &status["succeededNodes"]), (&json!("Completed"), &json!(2)), "{status:#}");
     shop.kubectl(&["scale", "deployment/web", "--replicas=2"], "");
     shop.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"], "");
-    let events = events(shop, "web-");
+    let events = shop.events("web-");
     assert_eq!(events.iter().filter(|event| event.contains("already present")).count(), 2, "{events:#?}");
     assert!(!events.iter().any(|event| event.contains("Pulling")), "{events:#?}");
     // The leader has counted them, and what they were spared.
@@ -600,7 +585,7 @@ fn set(object: &mut Value, path: &str, value: Value) {
 }
 
 async fn an_uninstall_leaves_nothing(install: &Install, shop: &Namespace) {
-    install.helm(&["uninstall", "prewarmer", "-n", PLACE, "--wait", "--timeout", "2m"]);
+    install.cluster.helm(&["uninstall", "prewarmer", "-n", PLACE, "--wait", "--timeout", "2m"]);
     let gone = || async {
         let left = install.traces();
         if !left.is_empty() {

@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
-use crate::harness::{Cluster, Namespace, Server};
+use crate::harness::{Cluster, Server};
 use serde_json::{Value, json};
 
 const LONG: Duration = Duration::from_secs(90);
@@ -17,12 +17,6 @@ fn deployment(app: &str, data: &str) -> Value {
             "terminationGracePeriodSeconds": 1,
             "containers": [{"name": "c", "image": app, "volumeMounts": [{"name": "data", "mountPath": "/data"}]}],
             "volumes": [{"name": "data", "image": {"reference": data}}]}}}})
-}
-
-fn events(namespace: &Namespace, pods: &str) -> Vec<String> {
-    let of = |event: &Value| event["involvedObject"]["name"].as_str().is_some_and(|name| name.starts_with(pods));
-    let text = |event: &Value| format!("{} {}", event["reason"], event["message"]);
-    namespace.get("events").iter().filter(|event| of(event)).map(text).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -42,7 +36,7 @@ async fn a_pod_finds_its_images() {
     assert_eq!(namespace.get("pods"), Vec::<Value>::new());
     namespace.kubectl(&["scale", "deployment/web", "--replicas=1"], "");
     namespace.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"], "");
-    let events = events(&namespace, "web-");
+    let events = namespace.events("web-");
     assert!(events.iter().any(|e| e.contains("already present") && e.contains(&app)), "{events:#?}");
     assert!(!events.iter().any(|e| e.contains("Pulling")), "{events:#?}");
 }

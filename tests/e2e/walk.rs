@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     caller::Caller,
-    harness::{Cluster, INSTALLED_HELPER, Namespace, Server},
+    harness::{CHART, Cluster, INSTALLED_HELPER, Namespace, Server},
     watched::Watched,
 };
 use serde_json::{Value, json};
@@ -232,13 +232,11 @@ async fn the_rights_in_one_namespace_suffice() {
     let cluster = Cluster::shared();
     let (install, namespace) = (cluster.namespace("narrow"), cluster.namespace("team"));
     let instance = &namespace.name;
-    let helm = std::process::Command::new(std::path::Path::new(cluster.var("BIN")).join("helm"))
-        .args(["template", "prewarmer", concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/chart")])
-        .args(["--namespace", &install.name, "--set", "crds.install=false,test.enabled=false,replicas=1"])
-        .args(["--set", &format!("instance={instance},watchNamespace={instance}")])
-        .args(["--set-string", "workerImage.repository=registry.example/helper,workerImage.tag=1"])
-        .output();
-    let manifests = String::from_utf8(helm.unwrap().stdout).unwrap();
+    let values =
+        format!("crds.install=false,test.enabled=false,replicas=1,instance={instance},watchNamespace={instance}");
+    let helper = "workerImage.repository=registry.example/helper,workerImage.tag=1";
+    let place = ["template", "prewarmer", CHART, "--namespace", &install.name];
+    let manifests = cluster.helm(&[&place[..], &["--set", &values, "--set-string", helper]].concat());
     cluster.kubectl(&["apply", "--server-side", "-f", "-"], &manifests);
     install.kubectl(&["scale", &format!("deployment/prewarmer-{instance}"), "--replicas=0"], "");
     let server = Server::installed_as(cluster, &install, &namespace, Some(instance)).await;

@@ -1,9 +1,10 @@
+{{- /* A release's name may be longer than what the server takes. */ -}}
 {{- define "prewarmer.instance" -}}
-{{- if .Values.instance }}{{ .Values.instance }}{{ else if ne .Release.Name "prewarmer" }}{{ .Release.Name }}{{ end }}
+{{- if .Values.instance }}{{ .Values.instance }}{{ else if ne .Release.Name "prewarmer" }}{{ .Release.Name | trunc 40 | trimSuffix "-" }}{{ end }}
 {{- end }}
 
 {{- define "prewarmer.name" -}}
-{{- with include "prewarmer.instance" . }}prewarmer-{{ . | trunc 40 | trimSuffix "-" }}{{ else }}prewarmer{{ end }}
+{{- with include "prewarmer.instance" . }}prewarmer-{{ . }}{{ else }}prewarmer{{ end }}
 {{- end }}
 
 {{- define "prewarmer.selector" -}}
