@@ -41,6 +41,7 @@
 //! | [`leader`] | which replica leads |
 //! | [`server`] | listeners, TLS, certificates, registration, graceful shutdown |
 //! | [`doctor`] | looks at a cluster from outside, and says what is wrong |
+//! | [`plugin`], [`terminal`] | `kubectl prewarm`; tables and colours |
 //! | [`manifests`] | the objects of a complete install (pure) |
 //! | [`metrics`], [`trace`] | every metric, once; spans |
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unwrap_in_result))]
@@ -59,6 +60,7 @@ pub mod manifests;
 pub mod metrics;
 pub mod node;
 pub mod notify;
+pub mod plugin;
 pub mod reduced;
 pub mod rollout;
 pub mod schedule;
@@ -69,6 +71,7 @@ pub mod starts;
 pub mod surroundings;
 pub mod task;
 pub mod telemetry;
+pub mod terminal;
 pub mod token;
 pub mod trace;
 pub mod webhook;

@@ -13,7 +13,7 @@ use prewarmer::{
     doctor, manifests, serve,
     surroundings::Surroundings,
     telemetry, token,
-    workload::extract_documents,
+    workload::{DEFAULT_NAMESPACE, extract_documents},
 };
 
 #[global_allocator]
@@ -116,7 +116,7 @@ fn extract(file: &str, settings: PolicySettings) -> anyhow::Result<()> {
     }
     let source = if file == "-" { "standard input" } else { file };
     let policy = serve::policy(settings, config::DEFAULT_NAMESPACE, None);
-    let (found, skipped) = extract_documents(&text, &policy, &Surroundings::default())
+    let (found, skipped) = extract_documents(&text, &policy, &Surroundings::default(), DEFAULT_NAMESPACE)
         .map_err(|error| anyhow::anyhow!("{source}: {error}"))?;
     for title in skipped {
         eprintln!("{title}: no workload, skipped");

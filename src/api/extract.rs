@@ -18,12 +18,8 @@ use super::{
     error::ApiError,
 };
 use crate::{
-    task::{
-        PrewarmTaskSpec,
-        plan::candidates,
-        validate::{ValidTask, validate},
-    },
-    workload::{Extracted, extract_documents},
+    task::{plan::candidates, validate::validate},
+    workload::{DEFAULT_NAMESPACE, Extracted, extract_documents},
 };
 
 /// The kinds of a body of JSON or YAML.
@@ -71,7 +67,7 @@ pub(super) async fn extract(
     let text = String::from_utf8(bytes.into()).map_err(|_| ApiError::bad_field("", "the body is not UTF-8"))?;
     let (policy, around) = (std::sync::Arc::clone(&api.policy), api.around.clone());
     // A manifest of a megabyte takes a while to read.
-    let read = tokio::task::spawn_blocking(move || extract_documents(&text, &policy, &around)).await;
+    let read = tokio::task::spawn_blocking(move || extract_documents(&text, &policy, &around, DEFAULT_NAMESPACE)).await;
     let read = read.map_err(|_| ApiError::bad_field("", "the manifest cannot be read"))?;
     let (found, skipped) = read.map_err(|error| ApiError::bad_field("", error))?;
     if found.is_empty() && skipped.is_empty() {
@@ -84,7 +80,7 @@ pub(super) async fn extract(
 }
 
 fn place(what: Extracted, nodes: Option<&Snapshot>) -> ExtractedView {
-    let task = nodes.and_then(|_| demand(&what));
+    let task = what.spec.as_deref().filter(|_| nodes.is_some()).and_then(|spec| validate(spec).ok());
     let (Some(nodes), Some(task)) = (nodes, task) else {
         return ExtractedView { what, node_count: None, node_names: None };
     };
@@ -94,21 +90,4 @@ fn place(what: Extracted, nodes: Option<&Snapshot>) -> ExtractedView {
     // Where fewer are wanted than match, which ones is chosen when the task runs.
     let shown = (many == names.len()).then(|| names.into_iter().take(MAX_NODES).collect());
     ExtractedView { what, node_count: Some(many), node_names: shown }
-}
-
-fn demand(what: &Extracted) -> Option<ValidTask> {
-    if what.images.is_empty() {
-        return None;
-    }
-    let placement = &what.placement;
-    let mut spec = PrewarmTaskSpec {
-        node_selector: Some(placement.node_selector.clone()),
-        node_affinity: placement.node_affinity.clone(),
-        tolerations: Some(placement.tolerations.clone()),
-        ..PrewarmTaskSpec::new(what.images.clone())
-    };
-    if let Some(nodes) = &what.nodes {
-        spec.nodes = nodes.clone();
-    }
-    validate(&spec).ok()
 }

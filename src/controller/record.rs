@@ -347,6 +347,7 @@ mod tests {
         let ignored = crate::task::IgnoredNode { node: "n".repeat(253), reason: "NotReady".into() };
         status.ignored_nodes = vec![ignored; crate::task::resource::MAX_IGNORED_NODES];
         status.node_states = "f".repeat(5000);
+        status.batch_ends = vec![1_000_000; crate::task::resource::MAX_BATCH_ENDS];
         let size = serde_json::to_vec(&status).unwrap().len();
         assert!((100_000..200_000).contains(&size), "{size} bytes");
         assert_eq!(status.failed_node_count, 150);

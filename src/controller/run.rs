@@ -21,6 +21,7 @@ use crate::{
     task::{
         OBSOLETE_ANNOTATION, Phase, PrewarmTask, PrewarmTaskStatus, Problem,
         plan::{Findings, candidates, plan},
+        resource::MAX_BATCH_ENDS,
         validate::{ValidTask, validate},
     },
     trace::{self, Span},
@@ -320,6 +321,8 @@ impl Run {
         self.status.ignored_nodes.clone_from(&planned.spec.ignored);
         self.status.ignored_node_count = planned.spec.ignored_count;
         planned.record.fill(&mut self.status);
+        let ended = if planned.record.all_ended() { place.total } else { place.current };
+        note_batches(&mut self.status, ended, view.now);
         if planned.record.moved() != moved {
             self.status.estimated_completion = estimate(&self.status, view.now);
         }
@@ -440,6 +443,16 @@ fn overdue(start: Option<&str>, valid: &ValidTask, now: Timestamp) -> bool {
     match (start, valid.deadline) {
         (Some(start), Some(deadline)) => now.duration_since(start).unsigned_abs() >= deadline && now > start,
         _ => false,
+    }
+}
+
+/// Writes down that this many batches have ended by now, where it was not.
+fn note_batches(status: &mut PrewarmTaskStatus, ended: u32, now: Timestamp) {
+    let start = status.start_time.as_deref().and_then(|time| time.parse::<Timestamp>().ok());
+    let since = start.map_or(0, |start| now.duration_since(start).as_secs());
+    let ended = usize::try_from(ended).unwrap_or(MAX_BATCH_ENDS).min(MAX_BATCH_ENDS);
+    if status.batch_ends.len() < ended {
+        status.batch_ends.resize(ended, u32::try_from(since).unwrap_or_default());
     }
 }
 

@@ -1,8 +1,9 @@
 //! Prints findings.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 
 use super::judge::{Finding, Level};
+use crate::terminal::{Colour, wants_colour};
 
 /// Columns of the first two words of a line.
 const LEVEL: usize = 5;
@@ -10,7 +11,7 @@ const AREA: usize = 16;
 
 /// On standard output: a line for each finding and one for its remedy, or JSON.
 pub(super) fn print(findings: &[Finding], json: bool) {
-    let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let colour = wants_colour(&std::io::stdout());
     let text = if json { as_json(findings) } else { as_text(findings, colour) };
     // Whoever reads may have gone.
     let _ = std::io::stdout().write_all(text.as_bytes());
@@ -23,13 +24,13 @@ fn as_json(findings: &[Finding]) -> String {
 fn as_text(findings: &[Finding], colour: bool) -> String {
     let mut lines = Vec::new();
     for finding in findings {
-        let (word, code) = match finding.level {
-            Level::Ok => ("ok", "32"),
-            Level::Skipped => ("-", "2"),
-            Level::Warning => ("warn", "33"),
-            Level::Bad => ("BAD", "31"),
+        let (word, of) = match finding.level {
+            Level::Ok => ("ok", Colour::Green),
+            Level::Skipped => ("-", Colour::Dim),
+            Level::Warning => ("warn", Colour::Yellow),
+            Level::Bad => ("BAD", Colour::Red),
         };
-        let level = if colour { format!("\x1b[{code}m{word:LEVEL$}\x1b[0m") } else { format!("{word:LEVEL$}") };
+        let level = of.paint(&format!("{word:LEVEL$}"), colour);
         lines.push(format!("{level} {:AREA$} {}", finding.area, finding.found));
         if !finding.remedy.is_empty() {
             lines.push(format!("{:LEVEL$} {:AREA$} -> {}", "", "", finding.remedy));

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{
     Hint,
-    keys::{Key, group_key, group_spec, keys_of, keys_of_task},
+    keys::{Key, group_key, keys_of, keys_of_task},
     ledger::{Ledger, TaskName},
 };
 use crate::{image::Reference, task::PrewarmTaskSpec, workload::Workload};
@@ -110,7 +110,7 @@ fn tasks(key: &[u8], members: &[(&Workload, Vec<&Reference>)], since: Timestamp)
     let images: Vec<(&str, &Reference)> = images.into_iter().collect();
     let task = |part: &[(&str, &Reference)]| {
         let images = part.iter().map(|(_, image)| image.as_written().to_owned()).collect();
-        let spec = PrewarmTaskSpec { images, ..group_spec(first) };
+        let spec = PrewarmTaskSpec { images, ..first.group_spec() };
         PlannedTask {
             namespace: first.namespace.clone(),
             name: name(key, part.iter().map(|(full, _)| *full)),

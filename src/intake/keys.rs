@@ -8,33 +8,12 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     image::Reference,
-    task::{Amount, LocalReference, PrewarmTaskSpec, PullMethod},
+    task::{Amount, PrewarmTaskSpec, PullMethod},
     workload::Workload,
 };
 
 /// Namespace, placement, credentials, options and one image, as a hash.
 pub type Key = [u8; 16];
-
-/// The spec of a workload's group: everything but images.
-pub(super) fn group_spec(workload: &Workload) -> PrewarmTaskSpec {
-    let filled = |empty: bool| (!empty).then_some(());
-    let (placement, options) = (&workload.placement, &workload.options);
-    let secrets = &workload.credentials.image_pull_secrets;
-    let reference = |name: &String| LocalReference { name: name.clone() };
-    PrewarmTaskSpec {
-        node_selector: filled(placement.node_selector.is_empty()).map(|()| placement.node_selector.clone()),
-        node_affinity: placement.node_affinity.clone(),
-        tolerations: filled(placement.tolerations.is_empty()).map(|()| placement.tolerations.clone()),
-        nodes: options.nodes.clone(),
-        batch_size: options.batch_size.clone(),
-        priority: options.priority,
-        timeout: options.timeout.clone(),
-        pull_method: options.pull_method,
-        image_pull_secrets: filled(secrets.is_empty()).map(|()| secrets.iter().map(reference).collect()),
-        service_account_name: workload.credentials.service_account_name.clone(),
-        ..PrewarmTaskSpec::new(Vec::new())
-    }
-}
 
 /// All of a task but its images. Lists that order nothing are compared as they are: the same template gives the same.
 #[derive(Serialize)]
@@ -155,7 +134,7 @@ mod tests {
         };
         for workload in [bare, full] {
             let images = workload.images.iter().map(|image| image.as_written().to_owned()).collect();
-            let spec = PrewarmTaskSpec { images, ..group_spec(&workload) };
+            let spec = PrewarmTaskSpec { images, ..workload.group_spec() };
             assert_eq!(keys_of_task("shop", &spec), keys_of(&workload));
             assert_ne!(keys_of_task("bank", &spec), keys_of(&workload));
         }

@@ -48,6 +48,12 @@ impl Cron {
         self.fields.find_next_occurrence(&time.to_zoned(self.zone.clone()), false).ok().map(|tick| tick.timestamp())
     }
 
+    /// The first `many` ticks after `time`.
+    #[must_use]
+    pub fn following(&self, time: Timestamp, many: usize) -> Vec<Timestamp> {
+        std::iter::successors(self.next(time), |tick| self.next(*tick)).take(many).collect()
+    }
+
     /// The last tick at or before `time`.
     #[must_use]
     pub fn last(&self, time: Timestamp) -> Option<Timestamp> {
@@ -69,8 +75,7 @@ mod tests {
     fn ticks(cron: &str, zone: &str, from: &str, many: usize) -> Vec<String> {
         let cron = Cron::parse(cron, zone).unwrap();
         let local = |tick: Timestamp| tick.to_zoned(cron.zone.clone()).strftime("%d %H:%M%:z").to_string();
-        let first = cron.next(at(from));
-        std::iter::successors(first, |tick| cron.next(*tick)).take(many).map(local).collect()
+        cron.following(at(from), many).into_iter().map(local).collect()
     }
 
     #[rstest]

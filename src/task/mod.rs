@@ -3,6 +3,7 @@
 //! In: specs and nodes, as values. Out: the custom resources, validated tasks
 //! and the nodes of a task in batches. May call `image` and `node`.
 
+mod again;
 pub mod batches;
 pub mod plan;
 mod problem;
@@ -10,6 +11,7 @@ pub mod resource;
 mod rules;
 pub mod validate;
 
+pub use again::{again, nodes, not_warm};
 pub use problem::Problem;
 pub use resource::{
     Amount, BatchPolicy, Condition, Delivery, FailedNode, FailurePolicy, GivenUp, IgnoredNode, ImageStatus,

@@ -17,6 +17,8 @@ use utoipa::ToSchema;
 pub const MAX_FAILED_NODES: usize = 100;
 /// How many ignored nodes a status spells out; the rest are counted.
 pub const MAX_IGNORED_NODES: usize = 100;
+/// How many ends of batches a status has.
+pub const MAX_BATCH_ENDS: usize = 1000;
 /// The most tries that `retry.limit` may add.
 pub const MAX_RETRIES: u32 = 5;
 
@@ -530,6 +532,9 @@ pub struct PrewarmTaskStatus {
     pub current_batch_index: u32,
     /// How many batches there are.
     pub total_batches: u32,
+    /// When each batch had ended, in seconds from `startTime`; the first 1,000 of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub batch_ends: Vec<u32>,
     /// The failures, bounded; `failedNodeCount` and `images` count them all.
     pub failed_nodes: Vec<FailedNode>,
     /// The nodes that matched and were left out, bounded.

@@ -57,9 +57,10 @@ fn term(at: &str, term: &NodeSelectorTerm, problems: &mut Vec<Problem>) {
         if rule.key != "metadata.name" {
             problems.push(Problem::new(&format!("{at}.key"), &rule.key, "the only field is metadata.name"));
         }
-        let one = rule.values.as_ref().is_some_and(|values| values.len() == 1);
-        if !matches!(rule.operator.as_str(), "In" | "NotIn") || !one {
-            let reason = "fields are compared by In or NotIn, with exactly one value";
+        // A pod may name one node here; we may be given many: a term for each would be as many kilobytes more.
+        let some = rule.values.as_ref().is_some_and(|values| !values.is_empty());
+        if !matches!(rule.operator.as_str(), "In" | "NotIn") || !some {
+            let reason = "fields are compared by In or NotIn, with at least one value";
             problems.push(Problem::new(&format!("{at}.operator"), &rule.operator, reason));
         }
     }
@@ -193,6 +194,7 @@ mod tests {
     #[case(affinity(&json!({"key": "zone", "operator": "In", "values": ["a", "b"]})))]
     #[case(affinity(&json!({"key": "cpus", "operator": "Gt", "values": ["-4"]})))]
     #[case(json!({"nodeAffinity": {"nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n"]}]}]}}))]
+    #[case(json!({"nodeAffinity": {"nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n", "m"]}]}]}}))]
     #[case(json!({"tolerations": [{"operator": "Exists"}, {"key": "a", "value": "b", "effect": "NoSchedule"}]}))]
     #[case(json!({"tolerations": [{"key": "a", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 3}]}))]
     #[case(json!({"imagePullSecrets": [{"name": "a.b-c"}], "serviceAccountName": "robot"}))]

@@ -11,6 +11,7 @@ mod names;
 mod outcome;
 mod pod;
 mod reason;
+mod remedy;
 
 pub use assignment::{Assignment, WorkerSettings};
 pub use build::{Worker, build, method_for};

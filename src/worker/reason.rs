@@ -75,7 +75,7 @@ impl Reason {
 }
 
 /// All reasons.
-const REASONS: [Reason; 16] = [
+pub(super) const REASONS: [Reason; 16] = [
     Reason::ImageNotFound,
     Reason::Unauthorized,
     Reason::RegistryUnreachable,

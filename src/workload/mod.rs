@@ -20,12 +20,15 @@ use k8s_openapi::api::core::v1::{NodeSelector, NodeSelectorRequirement, NodeSele
 use serde::Serialize;
 
 pub use annotations::Options;
-pub use extract::{Extracted, extract_documents};
+pub use extract::{DEFAULT_NAMESPACE, Extracted, extract_documents};
 pub use kinds::{Kind, Kinds};
 pub use policy::{DefaultMode, Policy, Verdict};
 pub use view::{ConditionView, MetadataView, ObjectView, Owner, StatusView};
 
-use crate::image::Reference;
+use crate::{
+    image::Reference,
+    task::{LocalReference, PrewarmTaskSpec},
+};
 
 /// Where a workload's pods may run, in the words of a pod spec.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -71,6 +74,30 @@ pub struct Workload {
     pub credentials: Credentials,
     /// What its annotations say.
     pub options: Options,
+}
+
+impl Workload {
+    /// The spec of a task for it: everything but images.
+    #[must_use]
+    pub fn group_spec(&self) -> PrewarmTaskSpec {
+        let filled = |empty: bool| (!empty).then_some(());
+        let (placement, options) = (&self.placement, &self.options);
+        let secrets = &self.credentials.image_pull_secrets;
+        let reference = |name: &String| LocalReference { name: name.clone() };
+        PrewarmTaskSpec {
+            node_selector: filled(placement.node_selector.is_empty()).map(|()| placement.node_selector.clone()),
+            node_affinity: placement.node_affinity.clone(),
+            tolerations: filled(placement.tolerations.is_empty()).map(|()| placement.tolerations.clone()),
+            nodes: options.nodes.clone(),
+            batch_size: options.batch_size.clone(),
+            priority: options.priority,
+            timeout: options.timeout.clone(),
+            pull_method: options.pull_method,
+            image_pull_secrets: filled(secrets.is_empty()).map(|()| secrets.iter().map(reference).collect()),
+            service_account_name: self.credentials.service_account_name.clone(),
+            ..PrewarmTaskSpec::new(Vec::new())
+        }
+    }
 }
 
 /// Images of containers that pods carry where their template names others: a pair of the template's and the pod's for each.

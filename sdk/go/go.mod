@@ -1,0 +1,3 @@
+module github.com/prewarmer/prewarmer/sdk/go
+
+go 1.24

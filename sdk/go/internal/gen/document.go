@@ -1,0 +1,104 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"strings"
+)
+
+// document is what of OpenAPI 3.1 Prewarmer's document uses.
+type document struct {
+	Paths      map[string]map[string]operation `json:"paths"`
+	Components struct {
+		Schemas map[string]*schema `json:"schemas"`
+	} `json:"components"`
+}
+
+type operation struct {
+	ID         string      `json:"operationId"`
+	Summary    string      `json:"summary"`
+	Parameters []parameter `json:"parameters"`
+}
+
+type parameter struct {
+	Name string `json:"name"`
+	In   string `json:"in"`
+}
+
+type schema struct {
+	Ref         string             `json:"$ref"`
+	Type        types              `json:"type"`
+	Format      string             `json:"format"`
+	Description string             `json:"description"`
+	Pattern     string             `json:"pattern"`
+	Minimum     *float64           `json:"minimum"`
+	Maximum     *float64           `json:"maximum"`
+	Enum        []string           `json:"enum"`
+	OneOf       []*schema          `json:"oneOf"`
+	AllOf       []*schema          `json:"allOf"`
+	Properties  map[string]*schema `json:"properties"`
+	Required    []string           `json:"required"`
+	Items       *schema            `json:"items"`
+	Additional  json.RawMessage    `json:"additionalProperties"`
+}
+
+// types is "string" as well as ["string", "null"].
+type types []string
+
+func (t *types) UnmarshalJSON(text []byte) error {
+	if bytes.HasPrefix(text, []byte("[")) {
+		return json.Unmarshal(text, (*[]string)(t))
+	}
+	*t = make(types, 1)
+	return json.Unmarshal(text, &(*t)[0])
+}
+
+// kind is the type beside null.
+func (s *schema) kind() string {
+	for _, t := range s.Type {
+		if t != "null" {
+			return t
+		}
+	}
+	return ""
+}
+
+// plain takes "one of this and null" for this. What stays a choice, of a number and a text, keeps its choices.
+func (s *schema) plain() *schema {
+	var choices []*schema
+	for _, choice := range s.OneOf {
+		if len(choice.Type) != 1 || choice.Type[0] != "null" {
+			choices = append(choices, choice)
+		}
+	}
+	switch len(choices) {
+	case 0:
+		return s
+	case 1:
+		one := *choices[0]
+		if one.Description == "" {
+			one.Description = s.Description
+		}
+		return &one
+	}
+	rest := *s
+	rest.OneOf = choices
+	return &rest
+}
+
+func (s *schema) refName() string {
+	return s.Ref[strings.LastIndex(s.Ref, "/")+1:]
+}
+
+// resolved has the parts of an allOf in place of their names.
+func (d *document) resolved(s *schema) *schema {
+	whole := *s
+	whole.AllOf = nil
+	for _, part := range s.AllOf {
+		if part.Ref != "" {
+			part = d.Components.Schemas[part.refName()]
+		}
+		whole.AllOf = append(whole.AllOf, part)
+	}
+	return &whole
+}

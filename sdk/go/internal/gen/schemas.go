@@ -1,0 +1,116 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+func writeSchema(b *bytes.Buffer, name string, s *schema) error {
+	fmt.Fprintf(b, "\n%s", comment(name, s.Description))
+	switch {
+	case len(s.Enum) > 0:
+		writeEnum(b, name, s)
+		return nil
+	case len(s.AllOf) > 0:
+		return writeOpenStruct(b, name, s)
+	case s.kind() == "object":
+		return writeStruct(b, name, s, "")
+	}
+	return errors.New("neither an object nor an enumeration")
+}
+
+// writeEnum writes a string type: a word that a newer server adds must not break a client.
+func writeEnum(b *bytes.Buffer, name string, s *schema) {
+	fmt.Fprintf(b, "type %s string\n\n// The words of %s. A newer server may know more.\nconst (\n", name, name)
+	for _, word := range s.Enum {
+		fmt.Fprintf(b, "%s%s %s = %q\n", name, exported(word), name, word)
+	}
+	b.WriteString(")\n")
+}
+
+func writeStruct(b *bytes.Buffer, name string, s *schema, extra string) error {
+	fmt.Fprintf(b, "type %s struct {\n", name)
+	for _, key := range fieldOrder(s) {
+		required := slices.Contains(s.Required, key)
+		field := s.Properties[key].plain()
+		goType, omit, err := goField(key, field, required)
+		if err != nil {
+			return fmt.Errorf("%s: %w", key, err)
+		}
+		b.WriteString(comment(exported(key), describe(field)))
+		fmt.Fprintf(b, "%s %s `json:%q`\n", exported(key), goType, key+omit)
+	}
+	b.WriteString(extra + "}\n")
+	return nil
+}
+
+// fieldOrder is what must be there first, in the document's order, then the rest by name.
+func fieldOrder(s *schema) []string {
+	order := slices.Clone(s.Required)
+	for _, key := range slices.Sorted(maps.Keys(s.Properties)) {
+		if !slices.Contains(order, key) {
+			order = append(order, key)
+		}
+	}
+	return order
+}
+
+// describe says what fits where the document says it by a pattern only.
+func describe(s *schema) string {
+	if s.Description != "" || len(s.OneOf) == 0 {
+		return s.Description
+	}
+	var choices []string
+	for _, choice := range s.OneOf {
+		text := "a text"
+		switch {
+		case choice.Minimum != nil && choice.Maximum != nil:
+			text = fmt.Sprintf("a number from %.0f to %.0f", *choice.Minimum, *choice.Maximum)
+		case choice.kind() == "integer":
+			text = "a number"
+		case choice.Pattern != "":
+			text = "a text like " + choice.Pattern
+		}
+		choices = append(choices, text)
+	}
+	return strings.Join(choices, ", or ") + "."
+}
+
+// writeOpenStruct is for an object with fields that the document does not name: they are kept as they came.
+func writeOpenStruct(b *bytes.Buffer, name string, s *schema) error {
+	merged := schema{Properties: map[string]*schema{}}
+	for _, part := range s.AllOf {
+		maps.Copy(merged.Properties, part.Properties)
+		merged.Required = append(merged.Required, part.Required...)
+	}
+	const extra = "// Extra: every field that the API's document does not name, as it came.\nExtra map[string]json.RawMessage `json:\"-\"`\n"
+	if err := writeStruct(b, name, &merged, extra); err != nil {
+		return err
+	}
+	fmt.Fprintf(b, `
+// UnmarshalJSON keeps what it does not know in Extra.
+func (v *%[1]s) UnmarshalJSON(text []byte) error {
+	type named %[1]s
+	return unmarshalOpen(text, (*named)(v), &v.Extra, %[2]s)
+}
+
+// MarshalJSON writes Extra beside the fields that have names.
+func (v %[1]s) MarshalJSON() ([]byte, error) {
+	type named %[1]s
+	return marshalOpen(named(v), v.Extra)
+}
+`, name, quoted(slices.Sorted(maps.Keys(merged.Properties))))
+	return nil
+}
+
+func quoted(words []string) string {
+	var parts []string
+	for _, word := range words {
+		parts = append(parts, fmt.Sprintf("%q", word))
+	}
+	return strings.Join(parts, ", ")
+}

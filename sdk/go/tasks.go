@@ -1,0 +1,126 @@
+package prewarmer
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// CreateTask makes a task. It may be repeated by the client without making a second one: see [IdempotencyKey].
+func (c *Client) CreateTask(ctx context.Context, task TaskRequest, opts ...CallOption) (*TaskCreated, error) {
+	task.Namespace, opts = c.namespaceOf(task.Namespace, opts)
+	key := rand.Text()
+	var rest []CallOption
+	for _, opt := range opts {
+		if opt.name == idempotencyKey {
+			key = opt.value
+			continue
+		}
+		rest = append(rest, opt)
+	}
+	r, err := c.request(opCreateTask, rest)
+	if err != nil {
+		return nil, err
+	}
+	if key == "" {
+		return nil, errors.New("prewarmer: the Idempotency-Key is empty")
+	}
+	r.header.Set(idempotencyKey, key)
+	r.repeatable = true
+	if err := r.setBody(task); err != nil {
+		return nil, err
+	}
+	return answer[TaskCreated](ctx, c, r)
+}
+
+// GetTask is the task as it is now.
+func (c *Client) GetTask(ctx context.Context, id string, opts ...CallOption) (*TaskView, error) {
+	return simple[TaskView](ctx, c, opGetTask, opts, id)
+}
+
+// ListTasks is a page of the tasks, newest first. [Client.Tasks] goes through all pages.
+func (c *Client) ListTasks(ctx context.Context, opts ...CallOption) (*TaskList, error) {
+	return simple[TaskList](ctx, c, opListTasks, opts)
+}
+
+// CancelTask cancels a task. One that has ended is an ErrConflict.
+func (c *Client) CancelTask(ctx context.Context, id string, opts ...CallOption) (*TaskCancelled, error) {
+	done, err := simple[TaskCancelled](ctx, c, opCancelTask, opts, id)
+	var conflict *APIError
+	if errors.As(err, &conflict) && conflict.Attempts > 1 && conflict.Status == string(StatusCancelled) {
+		// The answer to an earlier try was lost; the task is as the caller wants it.
+		return &TaskCancelled{TaskID: id, Status: StatusCancelled, Message: conflict.Message}, nil
+	}
+	return done, err
+}
+
+// Extract tells what would be warmed for the workloads of a manifest, JSON or YAML. It changes nothing.
+func (c *Client) Extract(ctx context.Context, manifest io.Reader, opts ...CallOption) (*ExtractAnswer, error) {
+	r, err := c.request(opExtract, opts)
+	if err != nil {
+		return nil, err
+	}
+	if r.body, err = io.ReadAll(manifest); err != nil {
+		return nil, fmt.Errorf("prewarmer: the manifest: %w", err)
+	}
+	kind := "application/yaml"
+	if json.Valid(r.body) {
+		kind = "application/json"
+	}
+	r.header.Set("Content-Type", kind)
+	r.repeatable = true
+	return answer[ExtractAnswer](ctx, c, r)
+}
+
+// ExtractedDetails is what the server tells of a workload beside its nodes.
+type ExtractedDetails struct {
+	// Workload is its kind and name, such as Deployment/web.
+	Workload string `json:"workload"`
+	// Namespace is its namespace.
+	Namespace string `json:"namespace"`
+	// Verdict is wanted, opted_out, nothing or ignored.
+	Verdict string `json:"verdict"`
+	// Reason is why it is ignored, if so.
+	Reason string `json:"reason"`
+	// Images are what would be warmed.
+	Images []string `json:"images"`
+	// Nodes is on how many of the matching nodes.
+	Nodes Amount `json:"nodes"`
+	// Warnings are what made no sense in it.
+	Warnings []string `json:"warnings"`
+}
+
+// Details reads Extra, which the API's document leaves open.
+func (v ExtractedView) Details() (ExtractedDetails, error) {
+	var details ExtractedDetails
+	text, err := json.Marshal(v.Extra)
+	if err == nil {
+		err = json.Unmarshal(text, &details)
+	}
+	return details, err
+}
+
+// Ended tells whether nothing more will become of the task. A word for its end that this package does not know yet counts too.
+func (v *TaskView) Ended() bool {
+	return v.FinishedAt != nil || v.Status == StatusCompleted || v.Status == StatusFailed || v.Status == StatusCancelled
+}
+
+// simple is a call without a body.
+func simple[T any](ctx context.Context, c *Client, op operation, opts []CallOption, ids ...string) (*T, error) {
+	r, err := c.request(op, opts, ids...)
+	if err != nil {
+		return nil, err
+	}
+	return answer[T](ctx, c, r)
+}
+
+func answer[T any](ctx context.Context, c *Client, r *request) (*T, error) {
+	into := new(T)
+	if err := c.do(ctx, r, into); err != nil {
+		return nil, err
+	}
+	return into, nil
+}

@@ -1,0 +1,123 @@
+package prewarmer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"time"
+)
+
+const (
+	// pollEvery is how often Wait asks where it cannot watch.
+	pollEvery = 2 * time.Second
+	// settling is how long a task that was just made may be unknown to the replica that is asked.
+	settling = 3 * time.Second
+)
+
+// WaitOption sets up a [Client.Wait]. A [CallOption] such as [InNamespace] is one too.
+type WaitOption interface{ applyWait(*waiter) }
+
+type waitFunc func(*waiter)
+
+func (f waitFunc) applyWait(w *waiter) { f(w) }
+
+func (o CallOption) applyWait(w *waiter) { w.opts = append(w.opts, o) }
+
+// WithInterval asks for the task this often instead of watching it, for proxies that pass no streams.
+func WithInterval(d time.Duration) WaitOption {
+	return waitFunc(func(w *waiter) { w.interval = d })
+}
+
+// WithProgress calls report with the task at first and after each change. [ProgressWriter] makes one that writes.
+func WithProgress(report func(*TaskView)) WaitOption {
+	return waitFunc(func(w *waiter) { w.report = report })
+}
+
+// FailUnlessCompleted makes a task that failed or was cancelled a [*TaskFailedError].
+func FailUnlessCompleted() WaitOption {
+	return waitFunc(func(w *waiter) { w.strict = true })
+}
+
+// Wait returns the task when it has ended, however it ended: see [FailUnlessCompleted]. The context says how long to wait.
+// With an error, it returns the task as it was seen last, if it was.
+func (c *Client) Wait(ctx context.Context, id string, opts ...WaitOption) (*TaskView, error) {
+	w := &waiter{client: c, id: id}
+	for _, opt := range opts {
+		opt.applyWait(w)
+	}
+	if err := w.run(ctx); err != nil {
+		return w.last, w.explain(err)
+	}
+	if w.strict && w.last.Status != StatusCompleted {
+		return w.last, newTaskFailedError(w.last)
+	}
+	return w.last, nil
+}
+
+type waiter struct {
+	client   *Client
+	id       string
+	opts     []CallOption
+	interval time.Duration
+	report   func(*TaskView)
+	strict   bool
+	last     *TaskView
+}
+
+// run watches, and asks from time to time where there is no watching: a proxy, or a token, may allow one and not the other.
+func (w *waiter) run(ctx context.Context) error {
+	if w.interval <= 0 {
+		w.interval = pollEvery
+		w.watch(ctx)
+	}
+	if w.last != nil && w.last.Ended() {
+		return nil
+	}
+	return w.poll(ctx)
+}
+
+// watch keeps its errors to itself: poll meets what is behind them, or does not.
+func (w *waiter) watch(ctx context.Context) {
+	for task, err := range w.client.WatchTask(ctx, w.id, w.opts...) {
+		if err != nil {
+			return
+		}
+		w.see(task)
+	}
+}
+
+func (w *waiter) poll(ctx context.Context) error {
+	began := w.client.clock.now()
+	for {
+		task, err := w.client.GetTask(ctx, w.id, w.opts...)
+		young := w.last == nil && w.client.clock.now().Sub(began) < settling
+		switch {
+		case err == nil:
+			w.see(task)
+			if task.Ended() {
+				return nil
+			}
+		case !young || !errors.Is(err, ErrNotFound):
+			return err
+		}
+		if err := w.client.clock.sleep(ctx, w.interval); err != nil {
+			return err
+		}
+	}
+}
+
+func (w *waiter) see(task *TaskView) {
+	changed := w.last == nil || !reflect.DeepEqual(*w.last, *task)
+	w.last = task
+	if changed && w.report != nil {
+		w.report(task)
+	}
+}
+
+func (w *waiter) explain(err error) error {
+	if w.last == nil {
+		return fmt.Errorf("waiting for %s: %w", w.id, err)
+	}
+	return fmt.Errorf("waiting for %s, which was %s at %.1f%%: %w", w.id, w.last.Status, w.last.Progress.Percentage, err)
+}

@@ -1,0 +1,42 @@
+"""A step of a pipeline: warms what a manifest needs before it is rolled out. Ends with 0 where it is warm, else with 1.
+
+    python ci_gate.py --success-threshold 95% --timeout 900 deployment.yaml
+
+Reads PREWARMER_URL and PREWARMER_TOKEN.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from prewarmer import PrewarmClient, PrewarmError
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("manifest", type=Path)
+parser.add_argument("--success-threshold", default="90%", help="the share of nodes that must be warm")
+parser.add_argument("--timeout", type=float, default=900, help="seconds to wait")
+arguments = parser.parse_args()
+
+
+def warm(client: PrewarmClient) -> None:
+    """Warms every workload of the manifest, on the nodes where it may run."""
+    for workload in client.extract(arguments.manifest.read_text()).workloads:
+        task = client.create_task(
+            workload["images"],
+            node_selector=workload["placement"].get("nodeSelector"),
+            tolerations=workload["placement"].get("tolerations"),
+            batch_size=50,
+            success_threshold=arguments.success_threshold,
+        )
+        print(f"{workload['workload']}: {task.task_id}")
+        client.wait_for_completion(
+            task.task_id, timeout=arguments.timeout, poll_interval=0.5, progress=True, raise_on_failure=True
+        )
+
+
+try:
+    with PrewarmClient() as client:
+        warm(client)
+except PrewarmError as error:
+    sys.exit(f"not warm: {error}")
+print("warm")

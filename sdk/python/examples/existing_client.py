@@ -1,0 +1,33 @@
+"""Code that was written for a client that gives plain dicts: only its import was changed.
+
+Reads PREWARMER_URL and PREWARMER_TOKEN.
+"""
+
+# With types, the task that was made and the task as it is are not the same class.
+# mypy: disable-error-code="assignment"
+
+import os
+import time
+
+from prewarmer import Conflict, PrewarmClient
+
+client = PrewarmClient(os.environ.get("PREWARMER_URL", "http://localhost:8080"))
+task = client.create_task(images=["nginx:1.27", "redis:7.4"], batch_size=10, node_selector={"type": "fake"})
+task_id = task["taskId"]
+while True:
+    task = client.get_task(task_id)
+    p = task["progress"]
+    print(f"{task['status']}: {p['completedNodes']}/{p['totalNodes']} ({p['percentage']}%)")
+    if task["status"] in ("completed", "failed", "cancelled"):
+        break
+    time.sleep(1)
+for t in client.list_tasks(status="completed", limit=20, offset=0)["tasks"]:
+    print(t["taskId"])
+try:
+    client.cancel_task(task_id)
+except Conflict as error:
+    print(f"too late: {error.message}")
+final = client.wait_for_completion(
+    task_id, poll_interval=5, timeout=600, callback=lambda t: print(t["progress"]["percentage"])
+)
+print(final.get("failedNodeDetails"))

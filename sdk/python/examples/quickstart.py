@@ -1,0 +1,8 @@
+"""The start of the README. Reads PREWARMER_URL and PREWARMER_TOKEN."""
+
+from prewarmer import PrewarmClient
+
+with PrewarmClient() as client:
+    task = client.create_task(images=["nginx:1.27", "redis:7.4"], node_selector={"type": "fake"})
+    done = client.wait_for_completion(task.task_id, progress=True, timeout=600)
+    print(f"{done.status}: {done.progress.completed_nodes} of {done.progress.total_nodes} nodes are warm")

@@ -1,0 +1,25 @@
+"""Warms images and shows how it goes: a bar on a terminal, lines elsewhere, and in the end what became of each image.
+
+    python wait_with_progress.py --node-selector type=fake nginx:1.27 redis:7.4
+
+Reads PREWARMER_URL and PREWARMER_TOKEN.
+"""
+
+import argparse
+
+from prewarmer import PrewarmClient
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("images", nargs="+")
+parser.add_argument("--node-selector", metavar="LABEL=VALUE", action="append", default=[])
+parser.add_argument("--batch-size", type=int, default=20)
+arguments = parser.parse_args()
+selector = dict(one.split("=", 1) for one in arguments.node_selector)
+
+with PrewarmClient() as client:
+    task = client.create_task(arguments.images, batch_size=arguments.batch_size, node_selector=selector)
+    done = client.wait_for_completion(task.task_id, timeout=1800, poll_interval=0.5, progress=True)
+    for image in done.image_details:
+        print(f"{image.image}: warm on {image.completed_nodes} nodes, failed on {image.failed_nodes}")
+    for failure in done.failed_node_details:
+        print(f"{failure.node_name}: {failure.image}: {failure.reason}: {failure.message}")

@@ -1,0 +1,62 @@
+"""When a call is repeated: shared by both clients."""
+
+from __future__ import annotations
+
+from typing import Callable
+
+from ._calls import Call, T
+from .errors import ApiError, PrewarmError, TransportError
+
+# Seconds before the first repetition; each further one waits twice as long, up to the longest.
+_FIRST = 0.5
+_LONGEST = 8.0
+# Answers after which nobody knows whether the call was carried out.
+_UNCERTAIN = {502, 504}
+
+
+class Attempts:
+    """The tries of a call: at most `retries` repetitions, the last of which begins within `budget` seconds."""
+
+    def __init__(self, retries: int, budget: float, clock: Callable[[], float], random: Callable[[], float]) -> None:
+        self._left = retries
+        self._clock = clock
+        self._random = random
+        self._until = clock() + budget
+        self._delay = _FIRST
+        self._uncertain = False
+
+    def done_before(self, call: Call[T], error: PrewarmError) -> T | None:
+        """The answer, where an earlier try was carried out without one, and this one is refused for that."""
+        if self._uncertain and call.done_before and isinstance(error, ApiError):
+            return call.done_before(error)
+        return None
+
+    def pause(self, safe: bool, error: PrewarmError) -> float | None:
+        """Seconds until the next try; None when there is none."""
+        if self._left <= 0 or not _repeatable(safe, error):
+            return None
+        told = error.retry_after if isinstance(error, ApiError) else None
+        # Half of it is chance, so that callers who were refused together do not come back together.
+        seconds = self._delay * (1 + self._random()) / 2
+        if told is not None:
+            seconds = max(seconds, told + self._random() * _FIRST)
+        if self._clock() + seconds > self._until:
+            return None
+        self._left -= 1
+        self._delay = min(self._delay * 2, _LONGEST)
+        self._uncertain |= _uncertain(error)
+        return seconds
+
+
+def _repeatable(safe: bool, error: PrewarmError) -> bool:
+    if isinstance(error, TransportError):
+        return error.transient and (safe or not error.sent)
+    if isinstance(error, ApiError):
+        return error.status_code == 429 or (safe and error.status_code in {502, 503, 504})
+    return False
+
+
+def _uncertain(error: PrewarmError) -> bool:
+    if isinstance(error, TransportError):
+        return error.sent
+    return isinstance(error, ApiError) and error.status_code in _UNCERTAIN

@@ -1,0 +1,101 @@
+"""Where the server is, and who calls: shared by both clients."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Callable, Union
+
+import httpx
+
+from ._calls import Call, T
+from ._version import __version__
+from .errors import PrewarmError
+
+Token = Union[str, Callable[[], str]]
+Verify = Union[bool, str, "os.PathLike[str]", ssl.SSLContext]
+
+API = "/api/v1"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every call has in common."""
+
+    base: httpx.URL
+    token: Token | None = field(repr=False)
+    timeout: float
+    retries: int
+    retry_seconds: float
+    namespace: str | None
+
+    @classmethod
+    def of(
+        cls,
+        base_url: str | None,
+        token: Token | None,
+        timeout: float,
+        retries: int,
+        retry_seconds: float,
+        namespace: str | None,
+    ) -> Settings:
+        """From the arguments of a client, and the environment for what is not given."""
+        base = _base(base_url or os.environ.get("PREWARMER_URL"))
+        return cls(base, token or os.environ.get("PREWARMER_TOKEN"), timeout, retries, retry_seconds, namespace)
+
+    def url(self, call: Call[T]) -> httpx.URL:
+        """Where a call goes, without its query."""
+        return self.base.copy_with(raw_path=self.base.raw_path.rstrip(b"/") + call.path.encode())
+
+    def headers(self, call: Call[T]) -> dict[str, str]:
+        """The headers of a call. The token is asked for each time: that of a service account changes."""
+        headers = {"Accept": "application/json", "User-Agent": f"prewarmer-python/{__version__}", **call.headers}
+        token = self.token() if callable(self.token) else self.token
+        if token:
+            headers["Authorization"] = f"Bearer {_checked(token)}"
+        return headers
+
+    def in_namespace(self, namespace: str | None) -> str | None:
+        """The namespace of a call: its own, or the client's."""
+        return self.namespace if namespace is None else namespace
+
+
+def trust(verify: Verify) -> bool | ssl.SSLContext:
+    """Whose certificates are believed."""
+    if verify is True:
+        verify = os.environ.get("PREWARMER_CA_FILE") or True
+    if isinstance(verify, (bool, ssl.SSLContext)):
+        return verify
+    path = Path(verify)
+    try:
+        return ssl.create_default_context(cafile=str(path))
+    except OSError as error:
+        raise PrewarmError(f"the CA file {path} cannot be used: {error}") from error
+
+
+def _base(given: str | None) -> httpx.URL:
+    if not given:
+        raise PrewarmError("give base_url, or set PREWARMER_URL, such as https://localhost:8080")
+    try:
+        url = httpx.URL(given.strip())
+    except httpx.InvalidURL as error:
+        raise PrewarmError(f"base_url is no URL: {error}") from None
+    if url.userinfo:
+        raise PrewarmError("base_url must not contain a user or password: give a token")
+    if url.scheme not in ("http", "https") or not url.host:
+        raise PrewarmError(f"base_url must begin with http:// or https://, such as https://localhost:8080: {given!r}")
+    path = url.path.rstrip("/")
+    return url.copy_with(path=path if path.endswith(API) else path + API, query=None, fragment=None)
+
+
+def _checked(token: object) -> str:
+    if not isinstance(token, str):
+        raise PrewarmError("the token must be text, or a callable that returns text")
+    # A file's last line break is no part of it. What else cannot be in a header is refused here, because httpx would
+    # quote it in its error.
+    token = token.strip()
+    if not (token.isascii() and token.isprintable()) or " " in token:
+        raise PrewarmError("the token contains a character that no token has")
+    return token

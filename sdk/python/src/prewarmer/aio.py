@@ -1,0 +1,391 @@
+"""The client for asyncio: the methods of `PrewarmClient` as coroutines, and its iterators as asynchronous ones."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import random
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
+from typing import TYPE_CHECKING, Any, Callable
+
+import httpx
+
+from . import _calls as calls
+from . import models
+from ._answers import next_page, read, unanswered
+from ._progress import Progress, Report
+from ._retry import Attempts
+from ._settings import Settings, Token, Verify, trust
+from ._wait import Wait, ended
+from ._watch import SILENCE, Watch
+from .errors import PrewarmError
+from .models import Row
+from .options import Images, ScheduleOptions, TaskOptions
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self, Unpack
+
+
+class AsyncPrewarmClient:
+    """Calls Prewarmer. For one event loop, and any number of tasks in it; close it, or use it in an `async with`.
+
+    base_url: the server, with or without `/api/v1`; PREWARMER_URL by default.
+    token: a token, or a callable that is asked for one at each call (for tokens that are renewed in a file);
+        PREWARMER_TOKEN by default; none against a server that asks nobody.
+    timeout: seconds for connecting and for each read of an answer.
+    verify: the file of the CA that signed the server's certificate, an `ssl.SSLContext`, True for the CAs of the
+        system or PREWARMER_CA_FILE, or False to believe anybody.
+    retries: how often a call is repeated at most, after lost connections, 429, 502, 503 and 504. Only what is
+        the same when done twice is repeated; a schedule is made or triggered again only where the server did nothing.
+    namespace: the namespace of calls that name none; otherwise the server's own, and for lists all that may be read.
+    transport: another `httpx` transport, for tests.
+    retry_seconds: how long after its begin a call is repeated at most.
+
+    Every method raises `ApiError` where the server refuses, `TransportError` where there is no answer, and
+    `InvalidAnswer` where something else answers in its stead.
+    """
+
+    _sleep: Callable[[float], Awaitable[None]] = staticmethod(asyncio.sleep)
+    _clock: Callable[[], float] = staticmethod(time.monotonic)
+    _random: Callable[[], float] = staticmethod(random.random)
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        token: Token | None = None,
+        *,
+        timeout: float = 30.0,
+        verify: Verify = True,
+        retries: int = 4,
+        namespace: str | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+        retry_seconds: float = 60.0,
+    ) -> None:
+        self._settings = Settings.of(base_url, token, timeout, retries, retry_seconds, namespace)
+        self._http = httpx.AsyncClient(
+            timeout=timeout, verify=trust(verify), transport=transport, follow_redirects=False
+        )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self._settings.base)!r}, namespace={self._settings.namespace!r})"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connections. The client cannot be used any more."""
+        await self._http.aclose()
+
+    # -- tasks
+
+    async def create_task(
+        self, images: Images, *, idempotency_key: str | None = None, **options: Unpack[TaskOptions]
+    ) -> models.TaskCreated:
+        """Makes a task: pulls the images to the nodes.
+
+        images: 1 to 100 references; or a whole `TaskRequest` or dict, over which the options go.
+        idempotency_key: 1 to 255 characters. Within a day, a call with the same key makes no second task; with
+            another body it is refused by 422. By default each call has its own, which its repetitions share.
+        options: those of `TaskOptions`, such as batch_size=10, node_selector={"disk": "ssd"}, timeout="10m".
+
+        Raises BadRequest with every bad field; TypeError for an option that there is not.
+        """
+        namespace = self._settings.in_namespace(None)
+        return await self._call(calls.create_task(images, options, namespace, idempotency_key))
+
+    async def get_task(self, task_id: str, *, namespace: str | None = None) -> models.TaskView:
+        """A task as it is now. Raises NotFound."""
+        return await self._call(calls.get_task(task_id, self._settings.in_namespace(namespace)))
+
+    async def list_tasks(
+        self,
+        *,
+        status: str | None = None,
+        namespace: str | None = None,
+        limit: int | None = None,
+        offset: int | None = None,
+        until: str | None = None,
+    ) -> models.TaskList:
+        """A page of the tasks, newest first.
+
+        status: only of this status. namespace: only of this one; "" for all, whatever the client's is.
+        limit: 1 to 100, 10 by default. offset: after how many. until: taken from a Link header.
+        Tasks that are made meanwhile shift pages by offset; `iter_tasks` does not see that.
+        """
+        return await self._call(calls.list_tasks(self._page(namespace, limit, offset, status=status, until=until)))
+
+    async def iter_tasks(
+        self, *, status: str | None = None, namespace: str | None = None, page_size: int = 100
+    ) -> AsyncIterator[models.TaskView]:
+        """All tasks that there are now, newest first, asked for page by page (1 to 100 each)."""
+        query: dict[str, Any] | None = self._page(namespace, page_size, None, status=status)
+        while query is not None:
+            page, response = await self._exchange(calls.list_tasks(query))
+            for one in page.tasks:
+                yield one
+            query = next_page(response)
+
+    async def cancel_task(self, task_id: str, *, namespace: str | None = None) -> models.TaskCancelled:
+        """Cancels a task: its workers are deleted, and nothing new is begun.
+
+        Raises Conflict, with its status, where it has ended; NotFound.
+        """
+        return await self._call(calls.cancel_task(task_id, self._settings.in_namespace(namespace)))
+
+    async def watch_task(self, task_id: str, *, namespace: str | None = None) -> AsyncGenerator[models.TaskView, None]:
+        """The task as it changes: at once as it is, and then until its end, over as many connections as it takes.
+
+        States that follow one another faster than they are read are left out, the end never is.
+        Who stops before the end closes it, such as by `contextlib.aclosing`.
+        """
+        call = calls.watch_task(task_id, self._settings.in_namespace(namespace))
+        watch = Watch(call, self._attempts)
+        while True:
+            failure = None
+            try:
+                states = self._states(watch)
+                try:
+                    async for one in states:
+                        yield one
+                finally:
+                    # Otherwise the connection would stay until the garbage is collected.
+                    await states.aclose()
+            except PrewarmError as error:
+                failure = error
+            if watch.ended:
+                return
+            await self._sleep(watch.pause(failure))
+
+    async def wait_for_completion(
+        self,
+        task_id: str,
+        *,
+        timeout: float | None = None,
+        poll_interval: float = 2.0,
+        interval: float | None = None,
+        callback: Callable[[models.TaskView], object] | None = None,
+        progress: Progress = False,
+        raise_on_failure: bool = False,
+        namespace: str | None = None,
+    ) -> models.TaskView:
+        """Waits for a task's end, and gives its last state.
+
+        timeout: seconds, after which WaitTimeout is raised with the last state; the task goes on. None for no bound.
+        poll_interval, or interval: seconds between two looks.
+        callback: is called with the first state and each that is another; may be a coroutine function.
+        progress: True shows it on stderr, a stream there: one line on a terminal, otherwise a line for each change.
+        raise_on_failure: raises TaskFailed, with the failures, where the task failed or was cancelled.
+        """
+        report = Report(progress)
+        wait = Wait(task_id, timeout, poll_interval if interval is None else interval, report, self._clock)
+        call = calls.get_task(task_id, self._settings.in_namespace(namespace))
+        try:
+            while True:
+                task = await self._look(call, wait)
+                if wait.saw(task) and callback:
+                    outcome = callback(task)
+                    if inspect.isawaitable(outcome):
+                        await outcome
+                if task.status.ended:
+                    return ended(task, raise_on_failure)
+                await self._sleep(wait.pause())
+        finally:
+            report.close()
+
+    async def extract(self, manifest: str | bytes | Mapping[str, Any]) -> models.ExtractAnswer:
+        """What would be warmed for a manifest: YAML as text, of one or more documents, or one object as a dict."""
+        return await self._call(calls.extract(manifest))
+
+    # -- schedules
+
+    async def create_schedule(
+        self, request: Mapping[str, Any] | None = None, **options: Unpack[ScheduleOptions]
+    ) -> models.ScheduleView:
+        """Makes a schedule: a task at each tick of a cron expression.
+
+        request: a `ScheduleRequest` or dict, over which the options go; or only options, such as
+        cron_expr="30 2 * * *", timezone="Europe/Berlin", task_config={"images": [...], "batch_size": 10}.
+        """
+        return await self._call(calls.create_schedule(request, options, self._settings.in_namespace(None)))
+
+    async def list_schedules(
+        self,
+        *,
+        enabled: bool | None = None,
+        namespace: str | None = None,
+        limit: int | None = None,
+        offset: int | None = None,
+    ) -> models.ScheduleList:
+        """A page of the schedules, by namespace and name; their list is named `tasks`. limit: 1 to 100."""
+        return await self._call(calls.list_schedules(self._page(namespace, limit, offset, enabled=enabled)))
+
+    def iter_schedules(
+        self, *, enabled: bool | None = None, namespace: str | None = None, page_size: int = 100
+    ) -> AsyncIterator[models.ScheduleView]:
+        """All schedules, asked for page by page (1 to 100 each)."""
+        return self._rows(
+            lambda offset: self.list_schedules(enabled=enabled, namespace=namespace, limit=page_size, offset=offset)
+        )
+
+    async def get_schedule(self, schedule_id: str, *, namespace: str | None = None) -> models.ScheduleView:
+        """A schedule. Raises NotFound."""
+        return await self._call(calls.get_schedule(schedule_id, self._settings.in_namespace(namespace)))
+
+    async def replace_schedule(
+        self, schedule_id: str, request: Mapping[str, Any] | None = None, **options: Unpack[ScheduleOptions]
+    ) -> models.ScheduleView:
+        """Replaces all of a schedule: what is not given gets its default.
+
+        request may be a `ScheduleView`, so one field is changed by
+        `client.replace_schedule(id, client.get_schedule(id), cron_expr="0 3 * * *")`.
+        """
+        namespace = self._settings.in_namespace(None)
+        return await self._call(calls.replace_schedule(schedule_id, request, options, namespace))
+
+    async def delete_schedule(self, schedule_id: str, *, namespace: str | None = None) -> models.ScheduleDone:
+        """Deletes a schedule, and its tasks with it."""
+        return await self._call(calls.delete_schedule(schedule_id, self._settings.in_namespace(namespace)))
+
+    async def enable_schedule(self, schedule_id: str, *, namespace: str | None = None) -> models.ScheduleView:
+        """Has a schedule run at its ticks."""
+        return await self._call(calls.switch_schedule(schedule_id, "enable", self._settings.in_namespace(namespace)))
+
+    async def disable_schedule(self, schedule_id: str, *, namespace: str | None = None) -> models.ScheduleView:
+        """Has a schedule run no more; a run that is at work goes on."""
+        return await self._call(calls.switch_schedule(schedule_id, "disable", self._settings.in_namespace(namespace)))
+
+    async def trigger_schedule(self, schedule_id: str, *, namespace: str | None = None) -> models.Triggered:
+        """Has a schedule run now, enabled or not. `task_id` is None where the run waits for another.
+
+        Raises Conflict where a run is at work and `overlap_policy` is `skip`.
+        """
+        return await self._call(calls.trigger_schedule(schedule_id, self._settings.in_namespace(namespace)))
+
+    async def list_executions(
+        self,
+        schedule_id: str,
+        *,
+        namespace: str | None = None,
+        limit: int | None = None,
+        offset: int | None = None,
+    ) -> models.ExecutionList:
+        """A page of a schedule's runs, newest first. limit: 1 to 100."""
+        return await self._call(calls.list_executions(schedule_id, self._page(namespace, limit, offset)))
+
+    def iter_executions(
+        self, schedule_id: str, *, namespace: str | None = None, page_size: int = 100
+    ) -> AsyncIterator[models.ExecutionView]:
+        """All runs that are remembered, newest first, asked for page by page (1 to 100 each)."""
+        return self._rows(
+            lambda offset: self.list_executions(schedule_id, namespace=namespace, limit=page_size, offset=offset)
+        )
+
+    async def get_execution(
+        self, schedule_id: str, number: int, *, namespace: str | None = None
+    ) -> models.ExecutionView:
+        """A run, by its number: from 1, for each schedule. Raises NotFound."""
+        return await self._call(calls.get_execution(schedule_id, number, self._settings.in_namespace(namespace)))
+
+    # -- the cluster
+
+    async def list_nodes(
+        self, *, eligible: bool | None = None, limit: int | None = None, offset: int | None = None
+    ) -> models.NodeList:
+        """A page of the nodes, by name. limit: 1 to 1000. eligible: only those that a task would be given, or not."""
+        return await self._call(calls.list_nodes({"eligible": eligible, "limit": limit, "offset": offset}))
+
+    def iter_nodes(self, *, eligible: bool | None = None, page_size: int = 1000) -> AsyncIterator[models.NodeView]:
+        """All nodes, asked for page by page (1 to 1000 each)."""
+        return self._rows(lambda offset: self.list_nodes(eligible=eligible, limit=page_size, offset=offset))
+
+    async def get_stats(self, *, namespace: str | None = None) -> models.Stats:
+        """How many tasks and schedules there are that the caller may read."""
+        return await self._call(calls.get_stats(self._settings.in_namespace(namespace)))
+
+    # -- how calls are made
+
+    def _page(self, namespace: str | None, limit: int | None, offset: int | None, **more: object) -> dict[str, Any]:
+        return {"namespace": self._settings.in_namespace(namespace), "limit": limit, "offset": offset, **more}
+
+    async def _rows(self, fetch: Callable[[int], Awaitable[models.Page[Row]]]) -> AsyncIterator[Row]:
+        offset = 0
+        while True:
+            page = await fetch(offset)
+            for one in page.rows:
+                yield one
+            offset += len(page.rows)
+            if not page.rows or offset >= page.total:
+                return
+
+    async def _call(self, call: calls.Call[calls.T]) -> calls.T:
+        return (await self._exchange(call))[0]
+
+    def _attempts(self, limit: float | None = None) -> Attempts:
+        budget = self._settings.retry_seconds if limit is None else min(limit, self._settings.retry_seconds)
+        return Attempts(self._settings.retries, budget, self._clock, self._random)
+
+    async def _exchange(self, call: calls.Call[calls.T], limit: float | None = None) -> tuple[calls.T, httpx.Response]:
+        attempts = self._attempts(limit)
+        while True:
+            response = None
+            try:
+                response = await self._send(call, limit)
+                return read(call, response), response
+            except PrewarmError as error:
+                done = attempts.done_before(call, error)
+                if done is not None and response is not None:
+                    return done, response
+                seconds = attempts.pause(call.safe, error)
+                if seconds is None:
+                    raise
+            await self._sleep(seconds)
+
+    async def _send(self, call: calls.Call[calls.T], limit: float | None) -> httpx.Response:
+        request = self._request(call, self._settings.timeout if limit is None else min(limit, self._settings.timeout))
+        try:
+            return await self._http.send(request)
+        except httpx.HTTPError as error:
+            raise unanswered(error, request.url) from error
+
+    def _request(self, call: calls.Call[calls.T], timeout: float | httpx.Timeout) -> httpx.Request:
+        url, headers = self._settings.url(call), self._settings.headers(call)
+        return self._http.build_request(
+            call.method, url, params=call.query, headers=headers, content=call.content, timeout=timeout
+        )
+
+    async def _look(self, call: calls.Call[models.TaskView], wait: Wait) -> models.TaskView:
+        try:
+            return (await self._exchange(call, wait.limit()))[0]
+        except PrewarmError as error:
+            late = wait.late()
+            if late is None:
+                raise
+            raise late from error
+
+    async def _states(self, watch: Watch) -> AsyncGenerator[models.TaskView, None]:
+        timeout = httpx.Timeout(self._settings.timeout, read=max(SILENCE, self._settings.timeout))
+        request = self._request(watch.call(), timeout)
+        try:
+            response = await self._http.send(request, stream=True)
+            try:
+                if not watch.is_stream(response):
+                    await response.aread()
+                    watch.other(response)
+                    return
+                async for chunk in response.aiter_bytes():
+                    for one in watch.feed(chunk, response):
+                        yield one
+                    if watch.ended:
+                        return
+            finally:
+                await response.aclose()
+        except httpx.HTTPError as error:
+            raise unanswered(error, request.url) from error

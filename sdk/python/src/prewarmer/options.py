@@ -1,0 +1,55 @@
+"""The options of calls, as keyword arguments. What each means is told at the field of the same name in models.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict, Union
+
+from .models import NotifyRequest, TaskRequest
+
+
+class TaskOptions(TypedDict, total=False):
+    """What a task takes beside its images: the fields of `TaskRequest`. None counts as not given."""
+
+    batch_policy: str | None
+    batch_size: int | str | None
+    deadline: str | None
+    image_pull_policy: str | None
+    image_pull_secrets: Sequence[str] | None
+    max_retries: int | None
+    namespace: str | None
+    node_selector: Mapping[str, str] | None
+    nodes: int | str | None
+    notify: Sequence[NotifyRequest | Mapping[str, str]] | None
+    priority: int | None
+    pull_method: str | None
+    retain: str | None
+    retry_delay: int | None
+    retry_strategy: str | None
+    service_account_name: str | None
+    success_threshold: str | None
+    timeout: str | None
+    tolerations: Sequence[Mapping[str, Any]] | None
+    ttl_seconds_after_finished: int | None
+    webhook_url: str | None
+    worker: str | None
+
+
+class ScheduleOptions(TypedDict, total=False):
+    """What a schedule takes: the fields of `ScheduleRequest`. None counts as not given."""
+
+    cron_expr: str | None
+    task_config: TaskRequest | Mapping[str, Any] | None
+    description: str | None
+    enabled: bool | None
+    history_limit: int | None
+    name: str | None
+    namespace: str | None
+    overlap_policy: str | None
+    starting_deadline_seconds: int | None
+    timeout_seconds: int | None
+    timezone: str | None
+
+
+Images = Union[Sequence[str], TaskRequest, Mapping[str, Any]]
+"""A list of image references, or a whole request."""

@@ -1,0 +1,193 @@
+"""What tests share: both clients by one handle, on a clock of their own, against a transport that is a function."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import Any, Callable
+
+import httpx
+
+from prewarmer import AsyncPrewarmClient, PrewarmClient
+
+URL = "http://prewarmer.test"
+TOKEN = "prw_ci_s3cr3t"
+
+Answer = Callable[[httpx.Request], httpx.Response]
+
+
+@dataclass
+class Live:
+    """A server, and the namespace to use there."""
+
+    url: str
+    namespace: str | None
+
+
+class Clock:
+    """Time that goes on by sleeping only."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.slept: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(round(seconds, 3))
+        self.now += seconds
+
+    async def async_sleep(self, seconds: float) -> None:
+        self.sleep(seconds)
+
+
+class Handle:
+    """One of the clients, with the same face for both."""
+
+    def __init__(self, kind: str, answer: Answer, **options: Any) -> None:
+        self.clock = Clock()
+        self.requests: list[httpx.Request] = []
+
+        def take(request: httpx.Request) -> httpx.Response:
+            self.requests.append(request)
+            return answer(request)
+
+        options = {"base_url": URL, "token": TOKEN, **options}
+        self.client: PrewarmClient | AsyncPrewarmClient
+        if kind == "sync":
+            self.client = PrewarmClient(transport=httpx.MockTransport(take), **options)
+            self.client._sleep = self.clock.sleep
+        else:
+            self.client = AsyncPrewarmClient(transport=httpx.MockTransport(take), **options)
+            self.client._sleep = self.clock.async_sleep
+        self.client._clock = self.clock
+        self.client._random = lambda: 1.0
+
+    def call(self, method: str, *values: Any, **options: Any) -> Any:
+        """Calls a method, and gives what it gives; of an iterator, all."""
+        made = getattr(self.client, method)(*values, **options)
+        if hasattr(made, "__aiter__"):
+            return asyncio.run(_all(made))
+        if asyncio.iscoroutine(made):
+            return asyncio.run(made)
+        return list(made) if isinstance(made, Iterator) else made
+
+    def bodies(self) -> list[Any]:
+        """The bodies of the requests."""
+        return [json.loads(request.content) for request in self.requests]
+
+
+async def _all(made: AsyncIterator[Any]) -> list[Any]:
+    return [one async for one in made]
+
+
+class Stream(httpx.SyncByteStream, httpx.AsyncByteStream):
+    """A body in pieces, which may break off."""
+
+    def __init__(self, *chunks: bytes, broken: bool = False) -> None:
+        self._chunks = chunks
+        self._broken = broken
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._chunks
+        if self._broken:
+            raise httpx.ReadError("connection reset")
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for chunk in self:
+            yield chunk
+
+
+def in_turn(*answers: httpx.Response | Exception) -> Answer:
+    """Gives one answer after another; one more is an error of the test."""
+    rest = iter(answers)
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        one = next(rest)
+        if isinstance(one, Exception):
+            raise one
+        return one
+
+    return answer
+
+
+def always(status: int, body: object, headers: dict[str, str] | None = None) -> Answer:
+    """Gives the same answer for ever."""
+    return lambda request: httpx.Response(status, json=body, headers=headers)
+
+
+def refused(status: int, headers: dict[str, str] | None = None, **body: object) -> httpx.Response:
+    """A refusal as the server words it."""
+    return httpx.Response(status, json={"error": "no", **body}, headers=headers)
+
+
+def task(status: str = "running", completed: int = 1, failed: int = 0, **more: object) -> dict[str, Any]:
+    """The JSON of a task of four nodes."""
+    progress = {
+        "totalNodes": 4,
+        "completedNodes": completed,
+        "failedNodes": failed,
+        "currentBatch": 1,
+        "totalBatches": 2,
+        "percentage": 25.0 * completed,
+    }
+    return {
+        "taskId": "task-1",
+        "namespace": "shop",
+        "status": status,
+        "images": ["nginx:1.27"],
+        "batchSize": "50%",
+        "nodeSelector": {"type": "fake"},
+        "priority": 5,
+        "maxRetries": 0,
+        "retryStrategy": "linear",
+        "retryDelay": 30,
+        "origin": "rest",
+        "progress": progress,
+        "imageDetails": [],
+        "failedNodeDetails": [],
+        "message": "at work",
+        "createdAt": "2026-11-21T21:29:50Z",
+        "finishedAt": None,
+        **more,
+    }
+
+
+CREATED = {
+    "taskId": "task-1",
+    "namespace": "shop",
+    "status": "pending",
+    "images": ["nginx:1.27"],
+    "batchSize": 10,
+    "message": "The task was made",
+}
+
+SCHEDULE = {
+    "id": "schedule-1",
+    "namespace": "shop",
+    "name": "nightly",
+    "description": "",
+    "cronExpr": "30 2 * * *",
+    "timezone": "UTC",
+    "enabled": True,
+    "taskConfig": {"images": ["nginx:1.27"], "batchSize": 10, "namespace": "shop"},
+    "overlapPolicy": "skip",
+    "timeoutSeconds": None,
+    "historyLimit": 10,
+    "nextExecutionAt": "2026-11-22T02:30:00Z",
+    "createdBy": "token:ci",
+}
+
+
+def failure(node: str, reason: str) -> dict[str, str]:
+    """The JSON of a failure on a node."""
+    return {
+        "nodeName": node,
+        "image": "nginx:1.27",
+        "reason": reason,
+        "message": "not found",
+        "timestamp": "2026-11-21T21:29:58Z",
+    }

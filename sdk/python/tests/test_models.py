@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from collections.abc import Mapping
+from datetime import datetime, timezone
+
+import pytest
+from pydantic import ValidationError
+
+from prewarmer import ExecutionStatus, Status, TaskRequest, TaskView
+
+from .harness import failure, task
+
+VIEW = TaskView.model_validate(task(failedNodeDetails=[failure("node-7", "ImageNotFound")]))
+
+
+def test_a_model_is_a_mapping_by_json_names() -> None:
+    assert isinstance(VIEW, Mapping)
+    assert VIEW["taskId"] == VIEW.task_id == "task-1"
+    assert VIEW["progress"]["percentage"] == VIEW.progress.percentage == 25.0
+    assert VIEW["failedNodeDetails"][0]["nodeName"] == VIEW.failed_node_details[0].node_name == "node-7"
+    assert VIEW.get("failedNodeDetails") == [failure("node-7", "ImageNotFound")]
+    assert VIEW.get("noSuchThing", 3) == 3
+    assert "status" in VIEW
+    assert "task_id" not in VIEW
+
+
+def test_it_holds_what_was_sent() -> None:
+    sent = task(failedNodeDetails=[failure("node-7", "ImageNotFound")])
+    assert dict(VIEW) == dict(VIEW.items()) == VIEW.to_dict() == {**VIEW} == sent
+    assert set(VIEW.keys()) == set(VIEW) == set(sent)
+    assert len(VIEW) == len(list(VIEW.values())) == len(sent)
+    assert "finishedAt" in VIEW
+    assert "startedAt" not in VIEW
+    with pytest.raises(KeyError, match="startedAt"):
+        VIEW["startedAt"]
+    assert VIEW.started_at is None
+
+
+def test_what_it_holds_is_plain() -> None:
+    assert json.loads(json.dumps(dict(VIEW))) == json.loads(json.dumps(VIEW.to_dict())) == VIEW.to_dict()
+    assert type(VIEW["progress"]) is dict
+    assert type(VIEW["status"]) is str
+    assert VIEW["createdAt"] == "2026-11-21T21:29:50Z"
+
+
+def test_it_is_read_only() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        VIEW.status = Status.FAILED  # type: ignore[misc]
+    with pytest.raises(TypeError, match="item assignment"):
+        VIEW["status"] = "failed"  # type: ignore[index]
+    VIEW["progress"]["percentage"] = 99
+    assert VIEW.progress.percentage == 25.0
+
+
+def test_times_are_aware() -> None:
+    assert VIEW.created_at == datetime(2026, 11, 21, 21, 29, 50, tzinfo=timezone.utc)
+
+
+def test_what_a_newer_server_adds_is_kept() -> None:
+    sent = task(status="paused", retryStrategy="fibonacci", newField={"a": [1, None]})
+    sent["progress"]["eta"] = 7
+    view = TaskView.model_validate_json(json.dumps(sent))
+    assert view.status == "paused"
+    assert not view.status.ended
+    assert view["newField"] == {"a": [1, None]}
+    assert view["progress"]["eta"] == 7
+    assert view.to_dict() == dict(view) == sent
+
+
+@pytest.mark.parametrize("word", ["completed", "paused"])
+def test_words_are_their_text(word: str) -> None:
+    status = Status(word)
+    assert status == word
+    assert word == status
+    assert str(status) == f"{status}" == "%s" % status == word  # noqa: UP031  # each formats in its own way
+    assert f"{status:>12}" == f"{word:>12}"
+    assert status in ("completed", "paused")
+    assert {word: 1}[status] == 1
+    assert json.dumps(status) == f'"{word}"'
+    assert pickle.loads(pickle.dumps(status)) == copy.deepcopy(status) == word
+    assert isinstance(status, Status)
+    assert status.value == word
+
+
+def test_unknown_words_are_not_remembered() -> None:
+    assert [ExecutionStatus("odd"), len(ExecutionStatus)] == ["odd", 5]
+
+
+@pytest.mark.parametrize("value", [None, 3, ["running"]])
+def test_what_is_no_word(value: object) -> None:
+    with pytest.raises(ValueError, match="is not a valid Status"):
+        Status(value)
+
+
+@pytest.mark.parametrize(
+    ("status", "ended"),
+    [("pending", False), ("running", False), ("completed", True), ("failed", True), ("cancelled", True)],
+)
+def test_when_a_task_has_ended(status: str, ended: bool) -> None:
+    assert Status(status).ended is ended
+
+
+def test_equality_and_copies() -> None:
+    assert TaskView.model_validate(task()) == TaskView.model_validate(task())
+    assert TaskView.model_validate(task()) != TaskView.model_validate(task(completed=2))
+    assert copy.deepcopy(VIEW) == pickle.loads(pickle.dumps(VIEW)) == VIEW
+
+
+def test_a_request_by_either_names() -> None:
+    by_python, by_json = TaskRequest(images=["a"], batch_size="5%"), TaskRequest(**{"images": ["a"], "batchSize": "5%"})  # type: ignore[arg-type]
+    assert by_python == by_json
+    assert dict(by_python) == {"images": ["a"], "batchSize": "5%"}
+
+
+def test_repr_shows_the_fields() -> None:
+    assert repr(VIEW).startswith("TaskView(task_id=") or "task_id='task-1'" in repr(VIEW)

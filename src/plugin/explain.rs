@@ -1,0 +1,176 @@
+//! Why nodes failed, or why a task waits, and what to do: in sentences. *Pure.*
+
+use std::collections::BTreeSet;
+
+use crate::{
+    task::{FailedNode, Phase, PrewarmTask},
+    worker::Reason,
+};
+
+/// How many nodes a sentence names.
+const NAMED: usize = 5;
+
+/// Failures of one kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Group {
+    pub(super) reason: Reason,
+    pub(super) image: String,
+    pub(super) nodes: Vec<String>,
+    /// The words that were said first.
+    pub(super) message: String,
+}
+
+impl Group {
+    /// What failed where, and why.
+    pub(super) fn sentence(&self) -> String {
+        let what = if self.image.is_empty() { "the node's pull" } else { self.image.as_str() };
+        let named = self.nodes.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
+        let more = self.nodes.len().saturating_sub(NAMED);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        format!("{what} failed on {named}{more} ({}): {}.", self.reason.as_str(), self.reason.what())
+    }
+}
+
+/// The failures that the status spells out, by reason and image, most frequent first.
+pub(super) fn groups<'a>(failures: impl IntoIterator<Item = &'a FailedNode>) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for failure in failures {
+        let reason = Reason::from_word(&failure.reason);
+        match groups.iter_mut().find(|group| group.reason == reason && group.image == failure.image) {
+            Some(group) => group.nodes.push(failure.node.clone()),
+            None => groups.push(Group {
+                reason,
+                image: failure.image.clone(),
+                nodes: vec![failure.node.clone()],
+                message: failure.message.clone(),
+            }),
+        }
+    }
+    groups.sort_by_key(|group| std::cmp::Reverse(group.nodes.len()));
+    groups
+}
+
+/// What is to be said of a task: of one of its nodes where one is named.
+pub(super) fn explain(task: &PrewarmTask, node: Option<&str>) -> Vec<String> {
+    let status = task.status.clone().unwrap_or_default();
+    let mut lines = vec![stands(task)];
+    let wanted = |name: &str| node.is_none_or(|node| node == name);
+    for group in groups(status.failed_nodes.iter().filter(|failure| wanted(&failure.node))) {
+        lines.push(String::new());
+        lines.push(group.sentence());
+        lines.push(format!("  What to do: {}.", group.reason.remedy()));
+        lines.push(format!("  The node said: {}", group.message));
+    }
+    for image in status.images.iter().filter(|image| image.given_up.is_some() && node.is_none()) {
+        let why = image.given_up.as_ref().map_or("", |why| &why.reason);
+        lines.push(String::new());
+        lines.push(format!("{} was not asked for on the other nodes: no node could have it ({why}).", image.image));
+    }
+    let ignored: Vec<_> = status.ignored_nodes.iter().filter(|ignored| wanted(&ignored.node)).collect();
+    if !ignored.is_empty() {
+        let reasons: BTreeSet<&str> = ignored.iter().map(|ignored| ignored.reason.as_str()).collect();
+        lines.push(String::new());
+        lines.push(format!(
+            "Left out at the start, because they could not be warmed then: {} nodes.",
+            status.ignored_node_count
+        ));
+        for reason in reasons {
+            let of_it: Vec<&str> =
+                ignored.iter().filter(|one| one.reason == reason).map(|one| one.node.as_str()).collect();
+            let more = of_it.len().saturating_sub(NAMED);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            lines.push(format!("  {reason}: {}{more}", of_it[..of_it.len().min(NAMED)].join(", ")));
+        }
+    }
+    let listed: BTreeSet<&str> = status.failed_nodes.iter().map(|failure| failure.node.as_str()).collect();
+    let more = usize::try_from(status.failed_node_count).unwrap_or_default().saturating_sub(listed.len());
+    if more > 0 && node.is_none() {
+        lines.push(String::new());
+        lines.push(format!("{more} more nodes failed; the status spells out the first only."));
+    }
+    if let Some(node) = node.filter(|_| lines.len() == 1) {
+        lines.push(String::new());
+        lines.push(format!("Nothing is known to have failed on {node}."));
+    }
+    lines
+}
+
+/// Where the task stands, in a sentence.
+fn stands(task: &PrewarmTask) -> String {
+    let status = task.status.clone().unwrap_or_default();
+    let condition = status.conditions.iter().find(|one| one.type_ == "Progressing");
+    let message = condition.map(|one| one.message.trim_end_matches('.')).unwrap_or_default();
+    let name = task.metadata.name.as_deref().unwrap_or_default();
+    match status.phase {
+        Phase::Pending if message.is_empty() => {
+            format!("{name} waits, and no server has looked at it: is Prewarmer running? (prewarmer doctor)")
+        }
+        Phase::Pending => format!("{name} waits: {message}."),
+        Phase::Completed if status.failed_node_count == 0 => format!("{name} completed: {message}. Nothing failed."),
+        phase => format!("{name} is {}: {message}.", phase.as_str().to_lowercase()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::{Condition, IgnoredNode, PrewarmTaskSpec, PrewarmTaskStatus};
+
+    fn failure(node: &str, image: &str, reason: &str) -> FailedNode {
+        FailedNode {
+            node: node.into(),
+            image: image.into(),
+            reason: reason.into(),
+            message: format!("{node} said so"),
+            time: "2026-11-21T10:00:00Z".into(),
+        }
+    }
+
+    fn task(phase: Phase, failed: Vec<FailedNode>) -> PrewarmTask {
+        let mut task = PrewarmTask::new("t", PrewarmTaskSpec::new(vec!["a:1".into()]));
+        let progressing = Condition {
+            type_: "Progressing".into(),
+            status: "False".into(),
+            last_transition_time: String::new(),
+            reason: "x".into(),
+            message: "warm on 1 of 9 nodes".into(),
+            observed_generation: None,
+        };
+        task.status = Some(PrewarmTaskStatus {
+            phase,
+            failed_node_count: u32::try_from(failed.len()).unwrap() + 3,
+            failed_nodes: failed,
+            conditions: vec![progressing],
+            ignored_nodes: vec![IgnoredNode { node: "n9".into(), reason: "NotReady".into() }],
+            ignored_node_count: 1,
+            ..PrewarmTaskStatus::default()
+        });
+        task
+    }
+
+    #[test]
+    fn failures_are_told_by_reason_with_a_remedy() {
+        let mut failed: Vec<FailedNode> = (0..7).map(|n| failure(&format!("n{n}"), "a:1", "TLS")).collect();
+        failed.push(failure("n8", "", "NodeLost"));
+        let text = explain(&task(Phase::Failed, failed.clone()), None).join("\n");
+        assert!(text.starts_with("t is failed: warm on 1 of 9 nodes.\n"), "{text}");
+        assert!(text.contains("a:1 failed on n0, n1, n2, n3, n4 and 2 more (TLS): the node does not trust"), "{text}");
+        assert!(
+            text.contains("What to do: configure the runtime's CA on the node.\n  The node said: n0 said so"),
+            "{text}"
+        );
+        assert!(text.contains("the node's pull failed on n8 (NodeLost)") && text.contains("NotReady: n9"), "{text}");
+        assert!(text.contains("3 more nodes failed"), "{text}");
+        let one = explain(&task(Phase::Failed, failed), Some("n8")).join("\n");
+        assert!(one.contains("NodeLost") && !one.contains("TLS") && !one.contains("n9"), "{one}");
+    }
+
+    #[test]
+    fn a_task_that_nobody_looks_at() {
+        let text = explain(&PrewarmTask::new("t", PrewarmTaskSpec::default()), Some("n1")).join("\n");
+        assert!(
+            text.contains("is Prewarmer running?") && text.contains("Nothing is known to have failed on n1"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,165 @@
+//! What a person reads in a terminal: tables and colours. *Pure*, but for whether somebody looks.
+
+use std::io::IsTerminal;
+
+use jiff::{SignedDuration, Timestamp};
+
+/// The colour of a word.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Colour {
+    /// The terminal's own.
+    #[default]
+    Plain,
+    /// All is well.
+    Green,
+    /// Look here.
+    Yellow,
+    /// Wrong.
+    Red,
+    /// At work.
+    Blue,
+    /// Of no weight.
+    Dim,
+    /// A title.
+    Bold,
+}
+
+impl Colour {
+    fn code(self) -> &'static str {
+        match self {
+            Self::Plain => "",
+            Self::Green => "32",
+            Self::Yellow => "33",
+            Self::Red => "31",
+            Self::Blue => "34",
+            Self::Dim => "2",
+            Self::Bold => "1",
+        }
+    }
+
+    /// The text in this colour, where `on`.
+    #[must_use]
+    pub fn paint(self, text: &str, on: bool) -> String {
+        if !on || self == Self::Plain { text.to_owned() } else { format!("\x1b[{}m{text}\x1b[0m", self.code()) }
+    }
+}
+
+/// Whether colours are wanted there: on terminals, unless `NO_COLOR` says otherwise (<https://no-color.org>).
+#[must_use]
+pub fn wants_colour(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// A cell of a table.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Cell {
+    text: String,
+    colour: Colour,
+}
+
+impl<T: Into<String>> From<T> for Cell {
+    fn from(text: T) -> Self {
+        Self { text: text.into(), colour: Colour::Plain }
+    }
+}
+
+impl Cell {
+    fn harmless(self) -> Self {
+        Self { text: printable(&self.text), ..self }
+    }
+
+    /// A text in a colour.
+    pub fn painted(text: impl Into<String>, colour: Colour) -> Self {
+        Self { text: text.into(), colour }
+    }
+}
+
+/// Columns, as kubectl prints them: three spaces between, no trailing ones.
+#[must_use]
+pub fn table(titles: &[&str], rows: Vec<Vec<Cell>>, colour: bool) -> String {
+    let titles = titles.iter().map(|title| Cell::from(*title)).collect();
+    let rows: Vec<Vec<Cell>> =
+        std::iter::once(titles).chain(rows).map(|row| row.into_iter().map(Cell::harmless).collect()).collect();
+    let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.text.chars().count()).max().unwrap_or_default()
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut out = String::new();
+    for row in &rows {
+        let last = row.len().saturating_sub(1);
+        for (index, cell) in row.iter().enumerate() {
+            out += &cell.colour.paint(&cell.text, colour);
+            if index < last {
+                out.extend(std::iter::repeat_n(' ', widths[index] + 3 - cell.text.chars().count()));
+            }
+        }
+        out.truncate(out.trim_end().len());
+        out.push('\n');
+    }
+    out
+}
+
+/// The text without control characters: what others have written must not command the terminal.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// A span as kubectl writes ages: `45s`, `5m`, `3h12m`, `2d4h`.
+#[must_use]
+pub fn span(span: SignedDuration) -> String {
+    let seconds = span.as_secs().max(0);
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    let two = |major: i64, unit: char, minor: i64, small: char| {
+        if minor == 0 { format!("{major}{unit}") } else { format!("{major}{unit}{minor}{small}") }
+    };
+    match () {
+        () if seconds < 120 => format!("{seconds}s"),
+        () if minutes < 10 => two(minutes, 'm', seconds % 60, 's'),
+        () if hours < 3 => format!("{minutes}m"),
+        () if hours < 8 => two(hours, 'h', minutes % 60, 'm'),
+        () if hours < 48 => format!("{hours}h"),
+        () if days < 8 => two(days, 'd', hours % 24, 'h'),
+        () => format!("{days}d"),
+    }
+}
+
+/// How long ago a time was, RFC 3339; nothing where there is none.
+#[must_use]
+pub fn ago(time: Option<&str>, now: Timestamp) -> String {
+    let time = time.and_then(|text| text.parse::<Timestamp>().ok());
+    time.map(|time| span(now.duration_since(time))).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[test]
+    fn columns_stand_below_one_another() {
+        let rows = vec![
+            vec![Cell::from("task-1"), Cell::painted("Failed", Colour::Red), Cell::default()],
+            vec!["a".into(), "Completed".into(), "x\x1b[2J".into()],
+        ];
+        let plain = table(&["NAME", "PHASE", "MESSAGE"], rows.clone(), false);
+        assert_eq!(plain, "NAME     PHASE       MESSAGE\ntask-1   Failed\na        Completed   x [2J\n");
+        let coloured = table(&["NAME", "PHASE", "MESSAGE"], rows, true);
+        assert!(coloured.contains("task-1   \x1b[31mFailed\x1b[0m") && !coloured.contains("\x1b[2J"), "{coloured:?}");
+    }
+
+    #[rstest]
+    #[case(-5, "0s")]
+    #[case(119, "119s")]
+    #[case(150, "2m30s")]
+    #[case(600, "10m")]
+    #[case(3 * 3600 + 600, "3h10m")]
+    #[case(86_400, "24h")]
+    #[case(3 * 86_400 + 7200, "3d2h")]
+    #[case(90 * 86_400, "90d")]
+    fn spans(#[case] seconds: i64, #[case] expected: &str) {
+        assert_eq!(span(SignedDuration::from_secs(seconds)), expected);
+    }
+}
