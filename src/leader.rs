@@ -15,7 +15,10 @@ use kube::{Api, Client, api::PostParams};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::Metrics;
+use crate::{
+    metrics::Metrics,
+    starts::{ANNOTATION, Totals},
+};
 
 /// A holder that is silent for this long has lost the Lease. With the pause before the next look, and the lists that come
 /// before the first decision, a successor is at work within 15 s of the leader's death.
@@ -68,12 +71,13 @@ fn decide(observed: &Observed, me: &str, now: Instant) -> Action {
 pub async fn run(
     client: Client,
     settings: LeaseSettings,
-    metrics: Arc<Metrics>,
+    figures: Figures,
     leads: watch::Sender<bool>,
     stop: CancellationToken,
 ) {
+    let metrics = Arc::clone(&figures.metrics);
     let leases = Api::<Lease>::namespaced(client, &settings.namespace);
-    let mut election = Election { leases, settings, observed: None, renewed: None };
+    let mut election = Election { leases, settings, figures, observed: None, renewed: None };
     loop {
         // Counted from before the request: others count from when they see its effect, which is later.
         let begun = Instant::now();
@@ -103,9 +107,29 @@ pub async fn run(
     }
 }
 
+/// What the Lease carries beside the leadership: the outcome figures since the installation.
+pub struct Figures {
+    /// The figures of this process.
+    pub metrics: Arc<Metrics>,
+    /// Their sums.
+    pub totals: Totals,
+}
+
+impl Figures {
+    /// What is to stand on the Lease of this leader.
+    fn annotated(&self, mut metadata: ObjectMeta) -> ObjectMeta {
+        let annotations = metadata.annotations.get_or_insert_default();
+        let text = annotations.get(ANNOTATION).map(String::as_str);
+        let text = self.totals.to_write(text, &self.metrics, Timestamp::now());
+        annotations.insert(ANNOTATION.to_owned(), text);
+        metadata
+    }
+}
+
 struct Election {
     leases: Api<Lease>,
     settings: LeaseSettings,
+    figures: Figures,
     observed: Option<Observed>,
     renewed: Option<Instant>,
 }
@@ -122,7 +146,9 @@ impl Election {
         let me = self.settings.identity.clone();
         let Some(mut lease) = self.leases.get_opt(&self.settings.name).await? else {
             let lease = Lease {
-                metadata: ObjectMeta { name: Some(self.settings.name.clone()), ..ObjectMeta::default() },
+                metadata: self
+                    .figures
+                    .annotated(ObjectMeta { name: Some(self.settings.name.clone()), ..ObjectMeta::default() }),
                 spec: Some(record(&me, None)),
             };
             return won(self.leases.create(&PostParams::default(), &lease).await);
@@ -131,8 +157,11 @@ impl Election {
         let action = decide(&observed, &me, Instant::now());
         self.observed = Some(observed);
         if action == Action::Wait {
+            let annotations = lease.metadata.annotations.as_ref();
+            self.figures.totals.heard(annotations.and_then(|all| all.get(ANNOTATION)).map(String::as_str));
             return Ok(false);
         }
+        lease.metadata = self.figures.annotated(lease.metadata);
         lease.spec = Some(record(&me, lease.spec.as_ref()));
         won(self.leases.replace(&self.settings.name, &PostParams::default(), &lease).await)
     }

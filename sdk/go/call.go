@@ -124,19 +124,15 @@ func fillPath(path string, ids []string) (string, error) {
 	return path, nil
 }
 
-// namespaceOf takes the namespace out of the options, for calls that have it in their body: what the body names goes first.
-func (c *Client) namespaceOf(inBody string, opts []CallOption) (string, []CallOption) {
-	namespace := c.namespace
+// take takes an option out, for calls that have it elsewhere than in their query. The last one counts.
+func take(opts []CallOption, name, value string) (string, []CallOption) {
 	var rest []CallOption
 	for _, opt := range opts {
-		if opt.name == namespaceKey {
-			namespace = opt.value
+		if opt.name == name {
+			value = opt.value
 			continue
 		}
 		rest = append(rest, opt)
 	}
-	if inBody != "" {
-		namespace = inBody
-	}
-	return namespace, rest
+	return value, rest
 }

@@ -51,7 +51,7 @@ func New(baseURL string, opts ...Option) (*Client, error) {
 		userAgent: settings.userAgent,
 		retries:   settings.retries,
 		timeout:   settings.timeout,
-		clock:     clock{now: time.Now, sleep: sleep, random: rand.Float64},
+		clock:     clock{now: time.Now, sleep: sleep, random: rand.Float64, silence: silence},
 	}, nil
 }
 

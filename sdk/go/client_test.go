@@ -111,7 +111,7 @@ func TestTheTokenIsNeverPrinted(t *testing.T) {
 	_, apiError := client.GetStats(context.Background())
 	gone, _ := clientOf(t, "http://127.0.0.1:1", WithRetries(0))
 	_, connection := gone.GetStats(context.Background())
-	encoded, err := json.Marshal(client)
+	encoded, err := json.Marshal([]any{client})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,6 +170,20 @@ func TestRedirectsWithinTheServer(t *testing.T) {
 		if _, err := client.CreateTask(context.Background(), TaskRequest{}); (err == nil) != taken {
 			t.Errorf("%d: %v", status, err)
 		}
+	}
+}
+
+func TestRedirectsToPlainHTTP(t *testing.T) {
+	first := httptest.NewRequest("GET", "https://a/api/v1/tasks", nil)
+	for to, followed := range map[string]bool{"https://a/x": true, "http://a/x": false, "https://a:444/x": false, "https://b.a/x": false} {
+		if err := followRedirect(httptest.NewRequest("GET", to, nil), []*http.Request{first}); (err == nil) != followed {
+			t.Errorf("%s: %v", to, err)
+		}
+	}
+	many := make([]*http.Request, 6)
+	many[0] = first
+	if err := followRedirect(first, many); err == nil {
+		t.Error("redirected for ever")
 	}
 }
 

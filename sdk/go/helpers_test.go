@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -32,14 +33,27 @@ func (f *fakeClock) clock() clock {
 			f.slept = append(f.slept, d)
 			return ctx.Err()
 		},
-		random: func() float64 { return 1 },
+		random:  func() float64 { return 1 },
+		silence: silence,
 	}
+}
+
+func (f *fakeClock) pass(d time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.time = f.time.Add(d)
 }
 
 // serve gives a client of a server that answers by handler.
 func serve(t *testing.T, handler http.HandlerFunc, opts ...Option) (*Client, *fakeClock) {
 	t.Helper()
-	server := httptest.NewServer(handler)
+	// What a handler has written, the next one may read, also where the connection was cut between them.
+	var order atomic.Int64
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		order.Add(1)
+		defer order.Add(1)
+		handler(w, r)
+	}))
 	t.Cleanup(server.Close)
 	return clientOf(t, server.URL, opts...)
 }
@@ -69,4 +83,9 @@ func taskJSON(status string, more string) string {
 		`"priority":5,"maxRetries":0,"retryStrategy":"linear","retryDelay":30,"origin":"rest","progress":{"totalNodes":4,` +
 		`"completedNodes":2,"failedNodes":0,"currentBatch":1,"totalBatches":2,"percentage":50.0},"imageDetails":[],` +
 		`"failedNodeDetails":[],"message":"at work"` + more + `}`
+}
+
+// fresh makes a connection for each try: on one that was used before, Go repeats by itself.
+func fresh() Option {
+	return WithHTTPClient(&http.Client{Transport: &http.Transport{DisableKeepAlives: true}})
 }

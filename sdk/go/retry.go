@@ -21,6 +21,8 @@ type clock struct {
 	now    func() time.Time
 	sleep  func(context.Context, time.Duration) error
 	random func() float64
+	// silence is how long a stream may be without a sign of life.
+	silence time.Duration
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

@@ -3,11 +3,14 @@ package prewarmer
 import (
 	"context"
 	"errors"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -47,18 +50,18 @@ func TestRetriesOnlyWhatIsSafe(t *testing.T) {
 	for cause, failure := range failures {
 		for name, call := range calls {
 			t.Run(cause+"/"+name, func(t *testing.T) {
-				tries := 0
+				var tries atomic.Int32
 				client, _ := serve(t, func(w http.ResponseWriter, _ *http.Request) {
-					if tries++; tries == 1 {
+					if tries.Add(1) == 1 {
 						failure.fail(w)
 						return
 					}
 					reply(w, 200, `{}`)
-				}, WithHTTPClient(&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}))
+				}, fresh())
 				err := call(client)
 				again := failure.retried && (failure.always || !slices.Contains(unrepeatable, name))
-				if (err == nil) != again || (tries == 2) != again {
-					t.Errorf("tried %d times, then %v; expected another try: %v", tries, err, again)
+				if (err == nil) != again || (tries.Load() == 2) != again {
+					t.Errorf("tried %d times, then %v; expected another try: %v", tries.Load(), err, again)
 				}
 			})
 		}
@@ -163,7 +166,7 @@ func TestACreateKeepsItsKeyWhenRepeated(t *testing.T) {
 			cut(w)
 		}
 		reply(w, 201, `{"taskId":"t1"}`)
-	}, WithHTTPClient(&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}))
+	}, fresh())
 	for _, opts := range [][]CallOption{nil, nil, {IdempotencyKey("mine")}} {
 		if _, err := client.CreateTask(context.Background(), TaskRequest{}, opts...); err != nil {
 			t.Fatal(err)
@@ -184,7 +187,7 @@ func TestACancelWhoseAnswerWasLostIsDone(t *testing.T) {
 			cut(w)
 		}
 		reply(w, 409, `{"error":"the task has ended: it is cancelled","status":"cancelled"}`)
-	}, WithHTTPClient(&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}))
+	}, fresh())
 	done, err := client.CancelTask(context.Background(), "t1")
 	if err != nil || done.Status != StatusCancelled {
 		t.Errorf("%+v, %v", done, err)
@@ -231,7 +234,9 @@ func TestTheContextEndsEverything(t *testing.T) {
 }
 
 func TestABadCertificateIsNotTriedAgain(t *testing.T) {
-	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, `{}`) }))
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, `{}`) }))
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.StartTLS()
 	defer server.Close()
 	client, clock := clientOf(t, server.URL)
 	_, err := client.GetTask(context.Background(), "t1")

@@ -1,6 +1,7 @@
 package prewarmer
 
 import (
+	"cmp"
 	"context"
 	"strconv"
 )
@@ -8,7 +9,8 @@ import (
 // CreateSchedule makes a schedule. The server has no key for repeating that: after an error of the connection, look whether
 // it was made.
 func (c *Client) CreateSchedule(ctx context.Context, schedule ScheduleRequest, opts ...CallOption) (*ScheduleView, error) {
-	schedule.Namespace, opts = c.namespaceOf(schedule.Namespace, opts)
+	namespace, opts := take(opts, namespaceKey, c.namespace)
+	schedule.Namespace = cmp.Or(schedule.Namespace, namespace)
 	r, err := c.request(opCreateSchedule, opts)
 	if err != nil {
 		return nil, err
@@ -31,9 +33,9 @@ func (c *Client) GetSchedule(ctx context.Context, id string, opts ...CallOption)
 
 // ReplaceSchedule replaces a schedule: what is not named takes its default.
 func (c *Client) ReplaceSchedule(ctx context.Context, id string, schedule ScheduleRequest, opts ...CallOption) (*ScheduleView, error) {
-	namespace, rest := c.namespaceOf(schedule.Namespace, opts)
-	schedule.Namespace = namespace
-	r, err := c.request(opReplaceSchedule, append(rest, InNamespace(namespace)), id)
+	namespace, opts := take(opts, namespaceKey, c.namespace)
+	schedule.Namespace = cmp.Or(schedule.Namespace, namespace)
+	r, err := c.request(opReplaceSchedule, append(opts, InNamespace(schedule.Namespace)), id)
 	if err != nil {
 		return nil, err
 	}

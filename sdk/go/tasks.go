@@ -1,6 +1,7 @@
 package prewarmer
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -11,17 +12,10 @@ import (
 
 // CreateTask makes a task. It may be repeated by the client without making a second one: see [IdempotencyKey].
 func (c *Client) CreateTask(ctx context.Context, task TaskRequest, opts ...CallOption) (*TaskCreated, error) {
-	task.Namespace, opts = c.namespaceOf(task.Namespace, opts)
-	key := rand.Text()
-	var rest []CallOption
-	for _, opt := range opts {
-		if opt.name == idempotencyKey {
-			key = opt.value
-			continue
-		}
-		rest = append(rest, opt)
-	}
-	r, err := c.request(opCreateTask, rest)
+	namespace, opts := take(opts, namespaceKey, c.namespace)
+	task.Namespace = cmp.Or(task.Namespace, namespace)
+	key, opts := take(opts, idempotencyKey, rand.Text())
+	r, err := c.request(opCreateTask, opts)
 	if err != nil {
 		return nil, err
 	}

@@ -77,7 +77,7 @@ func (w *watch) run(ctx context.Context) error {
 func (w *watch) connect(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	quiet := time.AfterFunc(silence, cancel)
+	quiet := time.AfterFunc(w.client.clock.silence, cancel)
 	defer quiet.Stop()
 	if w.lastID != "" {
 		w.request.header.Set("Last-Event-ID", w.lastID)
@@ -96,7 +96,7 @@ func (w *watch) connect(ctx context.Context) error {
 		return newAPIError(w.request, resp, body, token, w.client.clock.now())
 	}
 	var bad error
-	err = readEvents(resp.Body, func() { quiet.Reset(silence) }, func(e event) bool {
+	err = readEvents(resp.Body, func() { quiet.Reset(w.client.clock.silence) }, func(e event) bool {
 		bad = w.take(e)
 		return bad == nil && !w.over
 	})
@@ -126,7 +126,7 @@ func (w *watch) stop(ctx context.Context, err error) error {
 	case err == nil:
 		err = errCut
 	case ctx.Err() != nil:
-		err = fmt.Errorf("nothing was heard for %v", silence)
+		err = fmt.Errorf("nothing was heard for %v", w.client.clock.silence)
 	}
 	var connection *connectionError
 	if errors.As(err, &connection) {

@@ -48,7 +48,7 @@ func TestAWatchIsTakenUpAgain(t *testing.T) {
 			sendEvent(w, 4, "completed")
 			sendEvent(w, 5, "never")
 		}
-	})
+	}, fresh())
 	statuses, err := watchAll(client)
 	if err != nil || strings.Join(statuses, " ") != "pending running completed" {
 		t.Errorf("%v, %v", statuses, err)
@@ -137,6 +137,49 @@ func TestAWatchOutlivesTheClientsTimeout(t *testing.T) {
 		sendEvent(w, 2, "completed")
 	}, WithTimeout(50*time.Millisecond), WithHTTPClient(&http.Client{Timeout: 50 * time.Millisecond}), WithRetries(0))
 	if statuses, err := watchAll(client); err != nil || len(statuses) != 2 {
+		t.Errorf("%v, %v", statuses, err)
+	}
+}
+
+func TestASilentStreamIsTakenUpAgain(t *testing.T) {
+	connections := make(chan int, 10)
+	client, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		connections <- 1
+		if n := len(connections); n < 3 {
+			if n == 2 {
+				sendEvent(w, 1, "running")
+			}
+			<-r.Context().Done()
+			return
+		}
+		w.Header().Set("Content-Type", "text/event-stream")
+		// Signs of life, for longer than silence may be.
+		for range 8 {
+			time.Sleep(50 * time.Millisecond)
+			_, _ = fmt.Fprint(w, ":\n")
+			w.(http.Flusher).Flush()
+		}
+		sendEvent(w, 2, "completed")
+	})
+	client.clock.silence = 200 * time.Millisecond
+	if statuses, err := watchAll(client); err != nil || len(statuses) != 2 || len(connections) != 3 {
+		t.Errorf("%v, %v, %d connections", statuses, err, len(connections))
+	}
+}
+
+func TestAProxyThatCutsALongSilenceIsNoFailure(t *testing.T) {
+	var client *Client
+	var clock *fakeClock
+	connections := 0
+	client, clock = serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		if connections++; connections == 9 {
+			sendEvent(w, 1, "completed")
+			return
+		}
+		w.Header().Set("Content-Type", "text/event-stream")
+		clock.pass(steady)
+	}, WithRetries(1))
+	if statuses, err := watchAll(client); err != nil || len(statuses) != 1 {
 		t.Errorf("%v, %v", statuses, err)
 	}
 }

@@ -93,6 +93,12 @@ impl ApiError {
         Self { header: Some(header), ..Self::new(StatusCode::UNAUTHORIZED, error) }
     }
 
+    /// Every bad field.
+    #[must_use]
+    pub fn details(&self) -> &[Detail] {
+        &self.body.details
+    }
+
     /// The sentence.
     #[must_use]
     pub fn message(&self) -> &str {

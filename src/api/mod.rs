@@ -22,6 +22,7 @@ mod samples;
 mod schedule_request;
 mod schedules;
 mod tasks;
+mod ui;
 mod watch;
 
 use std::sync::Arc;
@@ -41,7 +42,7 @@ use tower_http::{
     cors::{AllowOrigin, Any, CorsLayer},
 };
 
-use self::{auth::Auth, cluster::Nodes, error::ApiError};
+use self::{auth::Auth, cluster::Nodes, error::ApiError, ui::Plans};
 pub use self::{
     idempotency::sweep,
     openapi::{document, document_text},
@@ -50,6 +51,7 @@ use crate::{
     catalog::{Catalog, Schedules},
     metrics::Metrics,
     notify::Guard,
+    starts::Totals,
     surroundings::Surroundings,
     workload::Policy,
 };
@@ -68,11 +70,16 @@ pub struct ApiSettings {
     pub object_name: String,
     /// Origins of web pages that may call; `*` for all.
     pub origins: Vec<String>,
+    /// Whether there are pages for people at all.
+    pub ui: bool,
 }
 
 /// What the handlers share.
 #[derive(Clone)]
-pub struct Api(Arc<Inner>);
+pub struct Api {
+    inner: Arc<Inner>,
+    plans: Plans,
+}
 
 /// The parts of an [`Api`].
 pub struct Inner {
@@ -92,6 +99,8 @@ pub struct Inner {
     pub guard: Guard,
     /// Where durations are noted.
     pub metrics: Arc<Metrics>,
+    /// What it was good for.
+    pub totals: Totals,
     /// The rest.
     pub settings: ApiSettings,
     /// Ends watches.
@@ -102,7 +111,7 @@ impl std::ops::Deref for Api {
     type Target = Inner;
 
     fn deref(&self) -> &Inner {
-        &self.0
+        &self.inner
     }
 }
 
@@ -135,7 +144,7 @@ impl Api {
     /// An API of these parts.
     #[must_use]
     pub fn new(inner: Inner) -> Self {
-        Self(Arc::new(inner))
+        Self { inner: Arc::new(inner), plans: Plans::default() }
     }
 
     /// The namespace that is meant where none is named.
@@ -162,8 +171,9 @@ impl Api {
 pub fn router(api: Api) -> Router {
     let (router, _) = openapi::routes().split_for_parts();
     let state = State { nodes: Nodes::new(&api), api: api.clone() };
+    let (router, first) = if api.settings.ui { (router.merge(ui::routes()), ui::HOME) } else { (router, "/docs") };
     let router = router
-        .route("/", axum::routing::get(async || axum::response::Redirect::temporary("/docs")))
+        .route("/", axum::routing::get(async move || axum::response::Redirect::temporary(first)))
         .route("/docs", axum::routing::get(docs::page))
         .fallback(async || {
             ApiError::new(http::StatusCode::NOT_FOUND, "there is nothing here: see /docs").into_response()

@@ -14,6 +14,9 @@ pub(super) const MAX_LIMIT: usize = 100;
 /// And this long where nothing is said.
 const LIMIT: usize = 10;
 
+/// Longest text that is searched for.
+const MAX_SEARCH: usize = 200;
+
 /// What stands behind the `?`.
 pub(super) type Pairs = Query<Vec<(String, String)>>;
 
@@ -76,6 +79,15 @@ impl Params {
     /// How many at most, and after how many.
     pub(super) fn page(&mut self, most: usize) -> (usize, usize) {
         (self.number("limit", LIMIT, most, 1), self.number("offset", 0, i32::MAX as usize, 0))
+    }
+
+    /// What is searched for.
+    pub(super) fn search(&mut self) -> Option<String> {
+        let text = self.text("search")?;
+        if text.chars().count() > MAX_SEARCH {
+            self.wrong("search", &format!("expected at most {MAX_SEARCH} characters"));
+        }
+        Some(text)
     }
 
     /// The namespace.

@@ -34,11 +34,11 @@ use crate::{
 };
 
 const RESOURCE: &str = "prewarmschedules";
-const CREATE: Deed = Deed { verb: "create", resource: RESOURCE };
+pub(super) const CREATE: Deed = Deed { verb: "create", resource: RESOURCE };
 pub(super) const GET: Deed = Deed { verb: "get", resource: RESOURCE };
-const LIST: Deed = Deed { verb: "list", resource: RESOURCE };
-const UPDATE: Deed = Deed { verb: "update", resource: RESOURCE };
-const DELETE: Deed = Deed { verb: "delete", resource: RESOURCE };
+pub(super) const LIST: Deed = Deed { verb: "list", resource: RESOURCE };
+pub(super) const UPDATE: Deed = Deed { verb: "update", resource: RESOURCE };
+pub(super) const DELETE: Deed = Deed { verb: "delete", resource: RESOURCE };
 /// Tries to write what is being written at the same moment.
 const TRIES: u32 = 8;
 

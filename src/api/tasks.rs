@@ -14,6 +14,7 @@ use kube::{
     Api as KubeApi, ResourceExt,
     api::{ListParams, ObjectMeta, Patch, PatchParams, PostParams},
 };
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -140,7 +141,7 @@ pub(super) async fn create_task(
 
 /// Creates the task. By a key it may be there already, or its creation was cut off; even of the call that was first to
 /// name it another may be faster to create it.
-async fn obtain(
+pub(super) async fn obtain(
     api: &Api,
     namespace: &str,
     name: &str,
@@ -188,6 +189,7 @@ pub(super) fn in_namespace(error: kube::Error, namespace: &str) -> ApiError {
 #[utoipa::path(get, path = "/tasks", tag = "tasks",
     params(
         ("status" = Option<String>, Query, pattern = "^(pending|running|completed|failed|cancelled)?$", description = "Only of this status"),
+        ("search" = Option<String>, Query, max_length = 200, description = "Only tasks in whose name or images this stands"),
         ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Only of this namespace"),
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 100, description = "How many at most; 10 by default"),
         ("offset" = Option<u32>, Query, maximum = 2_147_483_647, description = "After how many"),
@@ -206,11 +208,18 @@ pub(super) async fn list_tasks(
     let status = params.choice("status", &Status::ALL.map(|status| (status.as_str(), status)));
     let namespace = params.namespace();
     let (limit, offset) = params.page(MAX_LIMIT);
-    let until = params.text("until");
+    let (until, search) = (params.text("until"), params.search());
     params.done()?;
     let until = until.map(|text| read_until(&text)).transpose()?;
     let visible = readable(&api, &caller, LIST, namespace).await?;
-    let page = api.catalog.list(&Filter { status, visible: &|name| visible.has(name), until, limit, offset });
+    let page = api.catalog.list(&Filter {
+        status,
+        search: search.as_deref(),
+        visible: &|name| visible.has(name),
+        until,
+        limit,
+        offset,
+    });
     let end = offset + page.tasks.len();
     let mut text = Vec::with_capacity(page.tasks.iter().map(Bytes::len).sum::<usize>() + page.tasks.len() + 80);
     text.extend_from_slice(b"{\"tasks\":[");
@@ -224,7 +233,10 @@ pub(super) async fn list_tasks(
             _ => String::new(),
         };
         let until = write_until(&newest);
-        let link = format!("<{BASE}/tasks?limit={limit}&offset={end}{status}{place}&until={until}>; rel=\"next\"");
+        let escaped = |text: String| format!("&search={}", utf8_percent_encode(&text, NON_ALPHANUMERIC));
+        let search = search.map(escaped).unwrap_or_default();
+        let link =
+            format!("<{BASE}/tasks?limit={limit}&offset={end}{status}{place}{search}&until={until}>; rel=\"next\"");
         if let Ok(link) = HeaderValue::try_from(link) {
             response.headers_mut().insert(header::LINK, link);
         }

@@ -25,6 +25,7 @@ fn api(origins: &[&str], asks: bool) -> Router {
         watched: None,
         object_name: "prewarmer".into(),
         origins: origins.iter().map(|origin| (*origin).to_owned()).collect(),
+        ui: true,
     };
     router(Api::new(Inner {
         client: client.clone(),
@@ -35,6 +36,7 @@ fn api(origins: &[&str], asks: bool) -> Router {
         around: Surroundings::default(),
         guard: Guard::default(),
         metrics,
+        totals: crate::starts::Totals::default(),
         settings,
         stop: CancellationToken::new(),
     }))

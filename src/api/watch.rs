@@ -50,13 +50,13 @@ pub struct TaskEvent {
 
 const WATCH: Deed = Deed { verb: "watch", resource: "prewarmtasks" };
 /// Proxies cut what is silent for a minute, some for half of one.
-const HEARTBEAT: Duration = Duration::from_secs(15);
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(15);
 /// How often it is asked whether the watcher may still look.
-const REVIEW: Duration = Duration::from_secs(60);
+pub(super) const REVIEW: Duration = Duration::from_secs(60);
 /// A watcher's words are not listened to; so much of them is read.
 const MAX_WORDS: usize = 4 * 1024;
 /// Watchers at once: with 20 to 40 KB each, 160 MB at the worst. A WebSocket is no connection of the listener any more.
-const MAX_WATCHERS: i64 = 4096;
+pub(super) const MAX_WATCHERS: i64 = 4096;
 /// A watcher that takes nothing for so long is gone.
 const STALLED: Duration = Duration::from_secs(30);
 
@@ -121,7 +121,14 @@ struct Watcher {
 }
 
 /// Counts a watcher for as long as it lives.
-struct Counted(Arc<Metrics>);
+pub(super) struct Counted(Arc<Metrics>);
+
+impl Counted {
+    pub(super) fn new(metrics: &Arc<Metrics>) -> Self {
+        metrics.api_watchers.inc();
+        Self(Arc::clone(metrics))
+    }
+}
 
 impl Drop for Counted {
     fn drop(&mut self) {
@@ -141,8 +148,7 @@ impl Watcher {
         changes.mark_changed();
         let mut review = interval_at(Instant::now() + REVIEW, REVIEW);
         review.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        api.metrics.api_watchers.inc();
-        let (stop, counted) = (api.stop.clone(), Counted(Arc::clone(&api.metrics)));
+        let (stop, counted) = (api.stop.clone(), Counted::new(&api.metrics));
         Self { api, caller, changes, stop, review, told: None, over: false, _counted: counted }
     }
 

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use jiff::Timestamp;
 use kube::ResourceExt;
+use serde::Deserialize;
 
 use super::{Status, TaskView};
 use crate::{
     schedule::{Outcome, RunFacts, made_by},
-    task::{Phase, PrewarmTask},
+    task::{BatchPolicy, Condition, Phase, PrewarmTask},
 };
 
 /// Namespace and name.
@@ -44,6 +45,27 @@ pub struct Run {
     pub facts: RunFacts,
 }
 
+/// What the API's shape of a task leaves out.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Detail {
+    /// One letter per node of its plan, as in the status.
+    pub states: Box<str>,
+    /// When each batch had ended, in seconds from the task's start.
+    pub batch_ends: Box<[u32]>,
+    /// How batches follow one another.
+    pub policy: BatchPolicy,
+    /// On how many nodes nothing had to be pulled.
+    pub already_warm: u32,
+    /// How many nodes were chosen and then not tried.
+    pub skipped: u32,
+    /// How many nodes were left out at the start.
+    pub ignored: u32,
+    /// Why, of those that the status names, with how many of each.
+    pub ignored_reasons: Vec<(String, u32)>,
+    /// Why fewer nodes are worked on at once than was asked for, and other remarks.
+    pub remarks: Vec<String>,
+}
+
 /// A task.
 #[derive(Debug)]
 pub struct Entry {
@@ -61,11 +83,31 @@ pub struct Entry {
     pub json: Bytes,
     /// The run that it is, if a schedule has made it.
     pub run: Option<Box<Run>>,
+    /// What the JSON leaves out.
+    pub detail: Detail,
     /// The whole task, if its end is to be told.
     pub to_tell: Option<Arc<PrewarmTask>>,
 }
 
+/// What of a task is searched.
+#[derive(Deserialize)]
+struct Searched {
+    images: Vec<String>,
+}
+
 impl Entry {
+    /// Whether the text, in lower case, stands in the task's name or in one of its images.
+    pub(super) fn mentions(&self, text: &str) -> bool {
+        let images = || serde_json::from_slice::<Searched>(&self.json).map(|task| task.images).unwrap_or_default();
+        self.key.name.contains(text) || images().iter().any(|image| image.to_lowercase().contains(text))
+    }
+
+    /// The task as the API shows it.
+    #[must_use]
+    pub fn view(&self) -> Option<TaskView> {
+        serde_json::from_slice(&self.json).ok()
+    }
+
     /// A task as it is.
     #[must_use]
     pub fn of(task: &PrewarmTask) -> Self {
@@ -81,8 +123,35 @@ impl Entry {
             status,
             version: task.resource_version().unwrap_or_default().into(),
             json,
+            detail: Detail::of(task),
             run: made_by(task).map(|(schedule, made)| Box::new(Run { schedule, facts: facts(task, made) })),
             to_tell: (task.phase().is_terminal() && task.has_untold_end()).then(|| Arc::new(task.clone())),
+        }
+    }
+}
+
+impl Detail {
+    fn of(task: &PrewarmTask) -> Self {
+        let status = task.status.clone().unwrap_or_default();
+        let mut reasons: Vec<(String, u32)> = Vec::new();
+        for node in status.ignored_nodes {
+            match reasons.iter_mut().find(|(reason, _)| *reason == node.reason) {
+                Some((_, count)) => *count += 1,
+                None => reasons.push((node.reason, 1)),
+            }
+        }
+        let speaks = |one: &&Condition| {
+            matches!(one.type_.as_str(), "Throttled" | "WorkersElsewhere" | "NodesChecked") && !one.message.is_empty()
+        };
+        Self {
+            states: status.node_states.into(),
+            batch_ends: status.batch_ends.into(),
+            policy: task.spec.batch_policy,
+            already_warm: status.already_warm_nodes,
+            skipped: status.skipped_nodes,
+            ignored: status.ignored_node_count,
+            ignored_reasons: reasons,
+            remarks: status.conditions.iter().filter(speaks).map(|one| one.message.clone()).collect(),
         }
     }
 }

@@ -6,6 +6,7 @@
 //! end is to be told. No I/O. May call `schedule` and `task`.
 
 mod entry;
+mod gone;
 mod schedules;
 mod shape;
 mod state;
@@ -19,7 +20,7 @@ use tokio::{sync::watch, time::Instant};
 
 use self::{entry::is_newer, state::State};
 pub use self::{
-    entry::{Entry, Key},
+    entry::{Detail, Entry, Key},
     schedules::Schedules,
     shape::{FailedNodeDetail, ImageDetail, Progress, RetryGrowth, Status, TaskView, amount_schema},
     state::{Counts, Filter, Page},
@@ -37,6 +38,8 @@ struct Inner {
     state: RwLock<State>,
     /// Counted up with each change of a task that a schedule has made, or whose end is to be told.
     news: watch::Sender<u64>,
+    /// Counted up with each change of any task.
+    changes: watch::Sender<u64>,
     contact: RwLock<Contact>,
 }
 
@@ -58,13 +61,20 @@ pub struct Freshness {
 
 impl Default for Catalog {
     fn default() -> Self {
-        Self(Arc::new(Inner { state: RwLock::default(), news: watch::Sender::new(0), contact: RwLock::default() }))
+        Self(Arc::new(Inner {
+            state: RwLock::default(),
+            news: watch::Sender::new(0),
+            changes: watch::Sender::new(0),
+            contact: RwLock::default(),
+        }))
     }
 }
 
 impl Catalog {
     fn write<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        change(&mut self.0.state.write().unwrap_or_else(PoisonError::into_inner))
+        let result = change(&mut self.0.state.write().unwrap_or_else(PoisonError::into_inner));
+        self.0.changes.send_modify(|count| *count += 1);
+        result
     }
 
     fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
@@ -77,6 +87,9 @@ impl Catalog {
         self.heard(&entry.version);
         let told = entry.run.is_some() || entry.to_tell.is_some();
         self.write(|state| {
+            if state.is_gone(&entry.uid) {
+                return;
+            }
             if state
                 .get(&entry.key)
                 .is_none_or(|known| known.uid != entry.uid || is_newer(&entry.version, &known.version))
@@ -92,9 +105,12 @@ impl Catalog {
     /// Forgets a task.
     pub fn remove(&self, task: &PrewarmTask) {
         let key = Key::of(task);
-        let gone = self.write(|state| match state.get(&key) {
-            Some(known) if Some(&*known.uid) == task.metadata.uid.as_deref() => state.remove(&key),
-            _ => None,
+        let gone = self.write(|state| {
+            state.note_gone(task.metadata.uid.as_deref().unwrap_or_default());
+            match state.get(&key) {
+                Some(known) if Some(&*known.uid) == task.metadata.uid.as_deref() => state.remove(&key),
+                _ => None,
+            }
         });
         if gone.is_some_and(|entry| entry.run.is_some()) {
             self.0.news.send_modify(|count| *count += 1);
@@ -180,6 +196,12 @@ impl Catalog {
     #[must_use]
     pub fn to_be_told(&self) -> Vec<Arc<PrewarmTask>> {
         self.read(State::to_be_told)
+    }
+
+    /// Tells of changes of any task.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changes.subscribe()
     }
 
     /// Tells of changes of tasks that a schedule has made or whose end is to be told.

@@ -66,7 +66,7 @@ impl From<Phase> for Status {
 }
 
 /// How the time between tries grows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RetryGrowth {
     /// Once, twice, three times the first delay.
@@ -85,7 +85,7 @@ impl From<RetryStrategy> for RetryGrowth {
 }
 
 /// How far a task is.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Progress {
     /// How many nodes were chosen.
@@ -103,7 +103,7 @@ pub struct Progress {
 }
 
 /// An image that could not be had on a node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FailedNodeDetail {
     /// The node.
@@ -119,7 +119,7 @@ pub struct FailedNodeDetail {
 }
 
 /// What became of an image.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ImageDetail {
     /// The image.
@@ -134,7 +134,7 @@ pub struct ImageDetail {
 }
 
 /// A task.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TaskView {
     /// The name of its `PrewarmTask`.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use super::{Entry, Key, Seen, Status};
+use super::{Entry, Key, Seen, Status, gone::Gone};
 use crate::task::PrewarmTask;
 
 /// The place of a task among all: by age, and among those of a second by name.
@@ -19,6 +19,8 @@ type Place = (Timestamp, Key);
 pub struct Filter<'a> {
     /// Only of this status.
     pub status: Option<Status>,
+    /// Only tasks in whose name or images this stands, whatever its case.
+    pub search: Option<&'a str>,
     /// Only of namespaces that this accepts.
     pub visible: &'a (dyn Fn(&str) -> bool + 'a),
     /// Only these and older ones.
@@ -52,6 +54,7 @@ pub(super) struct State {
     by_schedule: BTreeMap<String, BTreeSet<Key>>,
     untold: BTreeSet<Key>,
     watched: HashMap<Key, watch::Sender<Seen>>,
+    gone: Gone,
 }
 
 fn place(entry: &Entry) -> Place {
@@ -61,6 +64,15 @@ fn place(entry: &Entry) -> Place {
 impl State {
     pub(super) fn get(&self, key: &Key) -> Option<&Arc<Entry>> {
         self.tasks.get(key)
+    }
+
+    /// Whether the task of this UID was deleted.
+    pub(super) fn is_gone(&self, uid: &str) -> bool {
+        self.gone.has(uid)
+    }
+
+    pub(super) fn note_gone(&mut self, uid: &str) {
+        self.gone.add(uid);
     }
 
     pub(super) fn keys(&self) -> impl Iterator<Item = &Key> {
@@ -126,8 +138,11 @@ impl State {
             Some(until) => Box::new(self.by_age.range(..=until.clone()).rev()),
             None => Box::new(self.by_age.iter().rev()),
         };
+        let search = filter.search.map(str::to_lowercase);
         let fits = |entry: &Entry| {
-            filter.status.is_none_or(|status| entry.status == status) && (filter.visible)(&entry.key.namespace)
+            filter.status.is_none_or(|status| entry.status == status)
+                && (filter.visible)(&entry.key.namespace)
+                && search.as_ref().is_none_or(|text| entry.mentions(text))
         };
         let mut page = Page::default();
         for (place, entry) in all.filter(|(_, entry)| fits(entry)) {

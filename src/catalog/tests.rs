@@ -26,7 +26,7 @@ fn names(catalog: &Catalog, filter: &Filter<'_>) -> (Vec<String>, usize) {
 }
 
 fn all<'a>() -> Filter<'a> {
-    Filter { status: None, visible: &|_| true, until: None, limit: 2, offset: 0 }
+    Filter { status: None, search: None, visible: &|_| true, until: None, limit: 2, offset: 0 }
 }
 
 #[test]
@@ -148,4 +148,25 @@ fn the_shape_of_a_task() {
     let mut task = task("shop", "a", 1_795_000_000, Phase::Pending);
     task.spec.batch_size = Amount::Text("25%".into());
     insta::assert_json_snapshot!(TaskView::of(&task));
+}
+
+/// An answer to our own write may come after the watch has told that the task was deleted.
+#[test]
+fn what_was_deleted_does_not_come_back() {
+    let catalog = Catalog::default();
+    catalog.put(&task("shop", "a", 1, Phase::Running));
+    catalog.remove(&task("shop", "a", 3, Phase::Running));
+    catalog.put(&task("shop", "a", 2, Phase::Completed));
+    assert!(catalog.named("a").is_empty() && catalog.list(&all()).total == 0);
+}
+
+#[test]
+fn searching() {
+    let catalog = Catalog::default();
+    catalog.put(&task("shop", "web", 1, Phase::Running));
+    let mut other = task("shop", "db", 2, Phase::Running);
+    other.spec.images = vec!["registry.example/Postgres:17".into()];
+    catalog.put(&other);
+    let found = |text| names(&catalog, &Filter { search: Some(text), ..all() }).0;
+    assert_eq!((found("POSTGRES"), found("we"), found("image")), (vec!["db".into()], vec!["web".into()], vec![]));
 }

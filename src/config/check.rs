@@ -65,6 +65,7 @@ impl Check {
         let given = args.api_addr.as_deref().filter(|text| !text.is_empty());
         let tls = self.flag("--api-tls (API_TLS)", &args.api_tls);
         let rate = self.number("--api-rate (API_RATE)", &args.api_rate, 1, 1_000_000);
+        let ui = self.flag("--ui (UI)", &args.ui);
         let origins = list(&args.api_cors_origins);
         for origin in origins.iter().filter(|origin| !is_origin(origin)) {
             let expected = "expected an origin such as https://portal.example.com, or *";
@@ -87,7 +88,7 @@ impl Check {
                 true
             }
         };
-        Some(ApiConfig { addr, tls, auth, rate, origins })
+        Some(ApiConfig { addr, tls, auth, rate, origins, ui })
     }
 
     pub(super) fn networks(&mut self, args: &ServeArgs) -> Vec<IpNet> {

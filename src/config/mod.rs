@@ -182,6 +182,9 @@ pub struct ServeArgs {
     /// Origins of web pages that may call REST, separated by commas, such as `https://portal.example.com`; `*` for all.
     #[arg(long, env = "API_CORS_ORIGINS", default_value = "")]
     pub api_cors_origins: String,
+    /// `false`: no pages for people at `/ui` of the REST listener.
+    #[arg(long, env = "UI", default_value = "true")]
+    pub ui: String,
     /// Addresses beside the public internet to which the end of a task may be told: networks separated by commas, such as
     /// `10.0.0.0/8,fd00::/8`.
     #[arg(long, env = "NOTIFY_ALLOW", default_value = "")]
@@ -369,6 +372,8 @@ pub struct ApiConfig {
     pub rate: u32,
     /// Origins of web pages that may call.
     pub origins: Vec<String>,
+    /// Whether there are pages for people at `/ui`.
+    pub ui: bool,
 }
 
 /// Who may call the webhook.

@@ -1,7 +1,7 @@
 //! Cron expressions, in a time zone. *Pure.*
 
 use croner::parser::{CronParser, Seconds, Year};
-use jiff::{Timestamp, tz::TimeZone};
+use jiff::{Timestamp, Zoned, tz::TimeZone};
 
 /// The words that stand for five fields.
 const NICKNAMES: [&str; 7] = ["@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"];
@@ -40,6 +40,18 @@ impl Cron {
             return Err("there is no such day in any year".into());
         }
         Ok(cron)
+    }
+
+    /// What the expression says, in English.
+    #[must_use]
+    pub fn in_words(&self) -> String {
+        self.fields.describe()
+    }
+
+    /// A time in the zone in which the fields are meant.
+    #[must_use]
+    pub fn local(&self, time: Timestamp) -> Zoned {
+        time.to_zoned(self.zone.clone())
     }
 
     /// The first tick after `time`.

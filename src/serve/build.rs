@@ -157,6 +157,7 @@ pub(super) fn api_settings(config: &Config, rest: &ApiConfig) -> ApiSettings {
         watched: config.watch_namespace.clone(),
         object_name: config.object_name.clone(),
         origins: rest.origins.clone(),
+        ui: rest.ui,
     }
 }
 

@@ -35,6 +35,7 @@ use crate::{
         listener::{self, Serving},
         registration,
     },
+    starts::Totals,
     surroundings::{self, Surroundings},
     webhook::{self, WebhookState},
     workload::Policy,
@@ -71,6 +72,7 @@ pub async fn serve(config: Config, admission: Handle) -> anyhow::Result<()> {
         catalog: Catalog::default(),
         schedules: Schedules::default(),
         wanted: rollout::Wanted::default(),
+        totals: Totals::default(),
         stop: CancellationToken::new(),
     };
     let stop = common.stop.clone();
@@ -108,7 +110,8 @@ pub async fn serve(config: Config, admission: Handle) -> anyhow::Result<()> {
     parts.spawn(common.office(&config, (caches, caches_needed))?.hold(leads, stop.clone()));
     // The Lease is released last: the successor may begin when our controller has ended.
     let resign = CancellationToken::new();
-    let election = leader::run(client, build::lease(&config), metrics, leads_out, resign.clone());
+    let figures = leader::Figures { metrics, totals: common.totals.clone() };
+    let election = leader::run(client, build::lease(&config), figures, leads_out, resign.clone());
     let election = tokio::spawn(election);
 
     let rest = config.api.as_ref().map(|api| api.addr.to_string()).unwrap_or_default();
@@ -141,6 +144,7 @@ struct Common {
     catalog: Catalog,
     schedules: Schedules,
     wanted: rollout::Wanted,
+    totals: Totals,
     stop: CancellationToken,
 }
 
@@ -205,6 +209,7 @@ impl Common {
             around: self.around.clone(),
             guard: build::guard(config),
             metrics: Arc::clone(&self.metrics),
+            totals: self.totals.clone(),
             settings: build::api_settings(config, settings),
             stop: self.stop.clone(),
         });

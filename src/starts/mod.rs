@@ -4,12 +4,18 @@
 //! that watched workloads ask for. Out: the outcome figures among the metrics.
 //! Runs on the leader only. May call `image`, `rollout` and `worker`.
 //!
+//! The figures count from the start of a process. Their sums since the
+//! installation go from leader to leader, and to the replicas that only show
+//! them, by an annotation of the Lease: it is written every second anyway.
+//!
 //! An event is read and forgotten: no pod is watched and none is kept. What is
 //! remembered is which images our own workers have pulled to which nodes, how
 //! long each pull took and when it ended.
 
 mod event;
 mod judge;
+mod totals;
 mod watch;
 
+pub use totals::{ANNOTATION, Sums, Totals};
 pub use watch::{Watcher, run};

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -47,21 +48,24 @@ class Clock:
 class Handle:
     """One of the clients, with the same face for both."""
 
-    def __init__(self, kind: str, answer: Answer, **options: Any) -> None:
+    def __init__(self, kind: str, answer: Answer | None, **options: Any) -> None:
         self.clock = Clock()
         self.requests: list[httpx.Request] = []
 
         def take(request: httpx.Request) -> httpx.Response:
             self.requests.append(request)
+            assert answer
             return answer(request)
 
-        options = {"base_url": URL, "token": TOKEN, **options}
+        # Without a function, the network.
+        transport = httpx.MockTransport(take) if answer else None
+        options = {"base_url": URL, "token": TOKEN, "transport": transport, **options}
         self.client: PrewarmClient | AsyncPrewarmClient
         if kind == "sync":
-            self.client = PrewarmClient(transport=httpx.MockTransport(take), **options)
+            self.client = PrewarmClient(**options)
             self.client._sleep = self.clock.sleep
         else:
-            self.client = AsyncPrewarmClient(transport=httpx.MockTransport(take), **options)
+            self.client = AsyncPrewarmClient(**options)
             self.client._sleep = self.clock.async_sleep
         self.client._clock = self.clock
         self.client._random = lambda: 1.0
@@ -71,7 +75,7 @@ class Handle:
         made = getattr(self.client, method)(*values, **options)
         if hasattr(made, "__aiter__"):
             return asyncio.run(_all(made))
-        if asyncio.iscoroutine(made):
+        if inspect.iscoroutine(made):
             return asyncio.run(made)
         return list(made) if isinstance(made, Iterator) else made
 
@@ -109,7 +113,10 @@ def in_turn(*answers: httpx.Response | Exception) -> Answer:
         one = next(rest)
         if isinstance(one, Exception):
             raise one
-        return one
+        # A fresh one, because a response belongs to the client that took it.
+        if isinstance(one.stream, Stream):
+            return httpx.Response(one.status_code, headers=one.headers, stream=one.stream)
+        return httpx.Response(one.status_code, headers=one.headers, content=one.content)
 
     return answer
 
@@ -119,9 +126,9 @@ def always(status: int, body: object, headers: dict[str, str] | None = None) -> 
     return lambda request: httpx.Response(status, json=body, headers=headers)
 
 
-def refused(status: int, headers: dict[str, str] | None = None, **body: object) -> httpx.Response:
+def refused(code: int, headers: dict[str, str] | None = None, **body: object) -> httpx.Response:
     """A refusal as the server words it."""
-    return httpx.Response(status, json={"error": "no", **body}, headers=headers)
+    return httpx.Response(code, json={"error": "no", **body}, headers=headers)
 
 
 def task(status: str = "running", completed: int = 1, failed: int = 0, **more: object) -> dict[str, Any]:

@@ -10,9 +10,16 @@ import httpx
 import pytest
 
 import prewarmer
-from prewarmer import ApiError, BadRequest, InvalidAnswer, PrewarmError, TransportError, Unavailable
+from prewarmer import (
+    ApiError,
+    BadRequest,
+    InvalidAnswer,
+    PrewarmError,
+    TransportError,
+    Unavailable,
+)
 
-from .harness import TOKEN, URL, Handle, always
+from .harness import TOKEN, URL, Handle, always, task
 
 pytestmark = pytest.mark.parametrize("kind", ["sync", "async"])
 
@@ -84,9 +91,9 @@ def test_a_proxy_without_a_server(kind: str) -> None:
 
 
 def test_a_model_that_lacks_something(kind: str) -> None:
-    error = caught(Handle(kind, always(200, {"taskId": "task-1"})))
+    error = caught(Handle(kind, always(200, task(progress={"totalNodes": "many"}))))
     assert isinstance(error, InvalidAnswer)
-    assert "namespace: Field required" in str(error)
+    assert "what is no TaskView (progress.completedNodes: Field required; " in str(error)
 
 
 @pytest.mark.parametrize("target", ["https://elsewhere.test/api/v1/tasks/task-1", "/login"])
@@ -109,12 +116,11 @@ def test_nobody_listens(kind: str) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
-        client = prewarmer.PrewarmClient(url, retries=0)
-        with client, pytest.raises(TransportError) as raised:
-            client.get_stats()
-    assert f"no connection to {url}/api/v1/stats" in str(raised.value)
-    assert "PREWARMER_URL" in str(raised.value)
-    assert (raised.value.sent, raised.value.transient) == (False, True)
+        error = caught(Handle(kind, None, base_url=url, retries=1))
+    assert isinstance(error, TransportError)
+    assert f"no connection to {url}/api/v1/tasks/task-1" in str(error)
+    assert "PREWARMER_URL" in str(error)
+    assert (error.sent, error.transient) == (False, True)
 
 
 @pytest.mark.parametrize("trouble", [httpx.ReadTimeout(""), httpx.UnsupportedProtocol("odd"), httpx.ConnectError("x")])

@@ -48,7 +48,7 @@ def test_what_it_holds_is_plain() -> None:
 
 def test_it_is_read_only() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        VIEW.status = Status.FAILED  # type: ignore[misc]
+        VIEW.status = Status.FAILED
     with pytest.raises(TypeError, match="item assignment"):
         VIEW["status"] = "failed"  # type: ignore[index]
     VIEW["progress"]["percentage"] = 99
@@ -110,10 +110,11 @@ def test_equality_and_copies() -> None:
 
 
 def test_a_request_by_either_names() -> None:
-    by_python, by_json = TaskRequest(images=["a"], batch_size="5%"), TaskRequest(**{"images": ["a"], "batchSize": "5%"})  # type: ignore[arg-type]
+    by_python = TaskRequest(images=["a"], batch_size="5%")
+    by_json = TaskRequest.model_validate({"images": ["a"], "batchSize": "5%"})
     assert by_python == by_json
     assert dict(by_python) == {"images": ["a"], "batchSize": "5%"}
 
 
 def test_repr_shows_the_fields() -> None:
-    assert repr(VIEW).startswith("TaskView(task_id=") or "task_id='task-1'" in repr(VIEW)
+    assert "task_id='task-1'" in repr(VIEW)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
@@ -76,7 +78,14 @@ def test_tasks_by_link(kind: str, host: str) -> None:
 
 
 def test_pages_are_asked_for_when_they_are_needed(kind: str) -> None:
+    async def one(made: AsyncIterator[Any]) -> None:
+        await made.__anext__()
+
     handle = Handle(kind, paged("nodes", NODE, 100))
     made = handle.client.iter_nodes(page_size=10)
     assert handle.requests == []
-    assert made is not None
+    if isinstance(made, Iterator):
+        next(made)
+    else:
+        asyncio.run(one(made))
+    assert len(handle.requests) == 1

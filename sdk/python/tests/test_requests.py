@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from typing import Any
 
 import pytest
 
-from prewarmer import NotifyRequest, PullPolicy, ScheduleRequest, ScheduleView, TaskRequest
+from prewarmer import NotifyRequest, PullPolicy, ScheduleRequest, ScheduleView, TaskRequest, __version__
 
 from .harness import CREATED, SCHEDULE, Handle, always
 
@@ -190,5 +191,6 @@ def test_who_calls() -> None:
     handle = Handle("sync", always(201, CREATED))
     handle.call("create_task", ["a"])
     headers = handle.requests[0].headers
-    assert headers["User-Agent"].startswith("prewarmer-python/")
+    assert headers["User-Agent"] == f"prewarmer-python/{__version__}"
+    assert version("prewarmer") == __version__, "pyproject.toml and _version.py differ"
     assert headers["Accept"] == headers["Content-Type"] == "application/json"

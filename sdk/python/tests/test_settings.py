@@ -27,7 +27,7 @@ def test_forms_of_the_address(base_url: str, called: str) -> None:
     assert str(handle.requests[0].url) == called
 
 
-@pytest.mark.parametrize("base_url", ["localhost:8080", "h", "ftp://h", "http://", "http://[", "http://u:s3cr3t@h"])
+@pytest.mark.parametrize("base_url", ["localhost:8080", "h", "ftp://h", "http://", "http://h:x", "http://u:s3cr3t@h"])
 @pytest.mark.parametrize("client", [PrewarmClient, AsyncPrewarmClient])
 def test_what_is_no_address(client: type[Any], base_url: str) -> None:
     with pytest.raises(PrewarmError, match="base_url") as raised:

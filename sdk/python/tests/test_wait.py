@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from prewarmer import TaskFailed, TaskView, WaitTimeout
+from prewarmer import NotFound, TaskFailed, TaskView, WaitTimeout
 
 from .harness import Handle, always, failure, in_turn, refused, task
 
@@ -75,6 +75,11 @@ def test_a_server_that_stays_away_until_the_time_is_over(kind: str) -> None:
     with pytest.raises(WaitTimeout, match="its state is not known"):
         handle.call("wait_for_completion", "task-1", timeout=3)
     assert handle.clock.now == 1003
+
+
+def test_a_refusal_is_not_taken_for_the_time(kind: str) -> None:
+    with pytest.raises(NotFound):
+        Handle(kind, in_turn(refused(404))).call("wait_for_completion", "task-1", timeout=0)
 
 
 def test_a_failure_is_an_end(kind: str) -> None:
@@ -148,15 +153,3 @@ def test_the_terminal_is_left_in_order(kind: str) -> None:
     with pytest.raises(Exception, match="404"):
         handle.call("wait_for_completion", "task-1", progress=out)
     assert out.getvalue().endswith("\n")
-
-
-def test_a_callback_that_is_a_coroutine(kind: str) -> None:
-    seen = []
-
-    async def callback(one: TaskView) -> None:
-        seen.append(one.status)
-
-    if kind == "sync":
-        pytest.skip("NOT RUN: only the asynchronous client takes coroutines")
-    Handle(kind, states(task("completed"))).call("wait_for_completion", "task-1", callback=callback)
-    assert seen == ["completed"]

@@ -49,6 +49,16 @@ enum Identity {
     Token { entry: Box<TokenEntry> },
 }
 
+/// Who a caller is, when he is asked once more.
+enum Again {
+    /// Nobody is asked, or nobody could answer.
+    Same,
+    /// His token is not good any more.
+    Nobody,
+    /// This.
+    Now(Identity),
+}
+
 /// Who calls.
 #[derive(Debug, Clone)]
 pub struct Caller {
@@ -115,10 +125,24 @@ impl Auth {
 
     /// Who it is.
     async fn identify(&self, headers: &HeaderMap, from: IpAddr) -> Result<Caller, ApiError> {
+        let token = if self.asks() { bearer(headers)? } else { "" };
+        self.known(token, from).await
+    }
+
+    /// Whether callers are asked who they are at all.
+    #[must_use]
+    pub(super) fn asks(&self) -> bool {
+        self.reviews.is_some()
+    }
+
+    /// Whose token it is.
+    pub(super) async fn known(&self, token: &str, from: IpAddr) -> Result<Caller, ApiError> {
         let Some(reviews) = &self.reviews else {
             return Ok(Caller { name: "anybody".into(), from, identity: Identity::Anybody, token: None });
         };
-        let token = bearer(headers)?;
+        if token.is_empty() || token.len() > MAX_TOKEN {
+            return Err(ApiError::unauthorized("there is no such token"));
+        }
         let (name, identity) = self.look_up(reviews, token, from).await?;
         Ok(Caller { name, from, identity, token: Some(token.into()) })
     }
@@ -154,7 +178,7 @@ impl Auth {
     }
 
     /// Counts a call.
-    fn count(&self, caller: &Caller) -> Result<(), ApiError> {
+    pub(super) fn count(&self, caller: &Caller) -> Result<(), ApiError> {
         let refused = |not_until: governor::NotUntil<_>| too_many(not_until.wait_time_from(self.calls.clock().now()));
         self.calls.check_key(&caller.name).map_err(refused)
     }
@@ -199,7 +223,24 @@ impl Auth {
 
     /// Whether a caller who was let in before is still who he was, and may still do that.
     pub async fn still_allows(&self, caller: &Caller, deed: Deed, namespace: &str) -> bool {
-        let (Some(reviews), Some(token)) = (&self.reviews, &caller.token) else { return true };
+        match self.again(caller).await {
+            Again::Same => true,
+            Again::Nobody => false,
+            Again::Now(identity) => {
+                let caller = Caller { identity, ..caller.clone() };
+                self.allows(&caller, deed, Some(namespace)).await.unwrap_or(true)
+            }
+        }
+    }
+
+    /// Whether the token of a caller who was let in before is still good.
+    pub(super) async fn is_still_known(&self, caller: &Caller) -> bool {
+        !matches!(self.again(caller).await, Again::Nobody)
+    }
+
+    /// Who a caller is now.
+    async fn again(&self, caller: &Caller) -> Again {
+        let (Some(reviews), Some(token)) = (&self.reviews, &caller.token) else { return Again::Same };
         let again = match &caller.identity {
             Identity::Token { .. } => {
                 let found = self.tokens.check(token, Timestamp::now()).ok();
@@ -208,11 +249,10 @@ impl Auth {
             // That the API server does not answer is no reason to turn him out.
             _ => match reviews.user(token).await {
                 Ok(user) => user.map(Identity::User),
-                Err(_) => return true,
+                Err(_) => return Again::Same,
             },
         };
-        let Some(identity) = again else { return false };
-        self.allows(&Caller { identity, ..caller.clone() }, deed, Some(namespace)).await.unwrap_or(true)
+        again.map_or(Again::Nobody, Again::Now)
     }
 }
 

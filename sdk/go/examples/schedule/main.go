@@ -59,6 +59,7 @@ func runOnce(ctx context.Context, client *prewarmer.Client, id string, here prew
 	if _, err := client.Wait(ctx, run.TaskID, here, prewarmer.FailUnlessCompleted()); err != nil {
 		return err
 	}
+	// The schedule's record follows its task within moments: the run may still be called running.
 	for run, err := range client.Executions(ctx, id, here) {
 		if err != nil {
 			return err

@@ -57,7 +57,9 @@ class Watch:
         for event in self._reader.feed(chunk):
             states.append(parse(TaskView, event.data, response))
             self._last_id = event.id
-        self.ended = bool(states) and states[-1].status.ended
+            if states[-1].status.ended:
+                self.ended = True
+                break
         return states
 
     def pause(self, error: PrewarmError | None) -> float:

@@ -19,7 +19,7 @@ from ._retry import Attempts
 from ._settings import Settings, Token, Verify, trust
 from ._wait import Wait, ended
 from ._watch import SILENCE, Watch
-from .errors import PrewarmError
+from .errors import PrewarmError, TooManyRequests, TransportError, Unavailable
 from .models import Row
 from .options import Images, ScheduleOptions, TaskOptions
 
@@ -364,7 +364,7 @@ class AsyncPrewarmClient:
     async def _look(self, call: calls.Call[models.TaskView], wait: Wait) -> models.TaskView:
         try:
             return (await self._exchange(call, wait.limit()))[0]
-        except PrewarmError as error:
+        except (TransportError, TooManyRequests, Unavailable) as error:
             late = wait.late()
             if late is None:
                 raise

@@ -11,9 +11,8 @@ _W = TypeVar("_W", bound="Word")
 class Word(str, Enum):
     """A word of a set that may grow: an unknown one is kept as it is, and equals its text like the known ones."""
 
-    # On Python 3.9 to 3.11 the members of str enumerations would print in different ways.
+    # Otherwise str() and f-strings would tell "Status.RUNNING".
     __str__ = str.__str__
-    __format__ = str.__format__  # type: ignore[assignment]  # typeshed names its argument otherwise
 
     @classmethod
     def _missing_(cls: type[_W], value: object) -> Optional[_W]:

@@ -30,7 +30,7 @@ class TransportError(PrewarmError):
 class InvalidAnswer(PrewarmError):
     """What answered does not speak the API of Prewarmer, such as the page of a proxy, or a redirect."""
 
-    def __init__(self, message: str, *, status_code: int, url: str) -> None:
+    def __init__(self, message: str, *, status_code: int = 0, url: str = "") -> None:
         super().__init__(message)
         self.status_code = status_code
         self.url = url
@@ -117,6 +117,10 @@ class WaitTimeout(PrewarmError, TimeoutError):
         self.timeout = timeout
         self.task = task
 
+    def __reduce__(self) -> tuple[type[WaitTimeout], tuple[object, ...]]:
+        """For other processes: made again from what it was made of."""
+        return type(self), (self.task_id, self.timeout, self.task)
+
 
 class TaskFailed(PrewarmError):
     """A task ended as failed or cancelled. `task` is its end, and `failures` the failures by their reason."""
@@ -129,6 +133,10 @@ class TaskFailed(PrewarmError):
         lines = [f"{task.task_id} {task.status}: {task.message}"]
         lines += [_told(reason, found) for reason, found in self.failures.items()]
         super().__init__("\n".join(lines))
+
+    def __reduce__(self) -> tuple[type[TaskFailed], tuple[TaskView]]:
+        """For other processes: made again from what it was made of."""
+        return type(self), (self.task,)
 
 
 def _told(reason: str, failures: Sequence[FailedNodeDetail]) -> str:

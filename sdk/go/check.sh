@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# Checks the Go SDK: format, vet, generated code, tests (with a server where PREWARMER_URL and PREWARMER_TOKEN are set), and
+# its use from another module.
+set -euo pipefail
+cd "$(dirname "$0")"
+# What is installed is enough: nothing is to be fetched.
+export GOTOOLCHAIN=local GOPROXY=off
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+unformatted=$(gofmt -l .)
+if [[ -n $unformatted ]]; then
+  echo "sdk/go: run gofmt -w on:" $unformatted >&2
+  exit 1
+fi
+go vet ./...
+if command -v staticcheck >/dev/null; then staticcheck ./...; fi
+
+go run ./internal/gen -in "${PREWARMER_OPENAPI:-../../deploy/openapi.json}" -out "$work/types.gen.go"
+if ! diff -u types.gen.go "$work/types.gen.go"; then
+  echo "sdk/go: types.gen.go is not current: run go generate ./..." >&2
+  exit 1
+fi
+
+go test -count=1 -timeout 10m ./...
+
+# A module of somebody else's, with nothing but a requirement.
+mkdir "$work/user"
+cat >"$work/user/main.go" <<'GO'
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	prewarmer "github.com/prewarmer/prewarmer/sdk/go"
+)
+
+func main() {
+	client, err := prewarmer.FromEnv()
+	if err == nil && len(os.Args) == 1 { // an argument: no server
+		var stats *prewarmer.Stats
+		if stats, err = client.GetStats(context.Background()); err == nil {
+			fmt.Println("tasks:", stats.TotalTasks)
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+GO
+sdk=$PWD
+cd "$work/user"
+go mod init example.com/user 2>/dev/null
+go mod edit -require=github.com/prewarmer/prewarmer/sdk/go@v0.0.0 -replace="github.com/prewarmer/prewarmer/sdk/go=$sdk"
+go build -o user .
+if [[ -n ${PREWARMER_URL:-} && -n ${PREWARMER_TOKEN:-} ]]; then
+  ./user
+  echo "sdk/go: everything is in order, with the server at $PREWARMER_URL"
+else
+  PREWARMER_URL=http://localhost ./user offline
+  echo "sdk/go: everything is in order. NOT RUN: tests with a server, as PREWARMER_URL and PREWARMER_TOKEN are not set"
+fi

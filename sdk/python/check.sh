@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Everything that must hold for the Python SDK: ruff, mypy, the build of sdist and wheel, and the tests with what was built.
+#   check.sh           live tests too where PREWARMER_URL is set
+#   check.sh --live    live tests are a must
+# The tools are kept in PREWARMER_CACHE; the first run fetches them from the package index that pip is set up for.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+fail() { echo "sdk/python: FAILED: $*" >&2; exit 1; }
+
+live=no
+case ${1:-} in
+  '') ;;
+  --live) live=yes ;;
+  *) fail "usage: check.sh [--live]" ;;
+esac
+[[ $live = no || -n ${PREWARMER_URL:-} ]] || fail "--live needs PREWARMER_URL and PREWARMER_TOKEN"
+
+python=${PYTHON:-python3}
+"$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' ||
+  fail "the tools need Python 3.10 or newer with venv: name one in PYTHON"
+
+key=$({ cat requirements-dev.txt; "$python" -c 'import sys; print(sys.executable, sys.version)'; } | sha256sum | cut -c1-16)
+tools=${PREWARMER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/prewarmer}/python-sdk/$key
+mkdir -p "$(dirname "$tools")"
+# Two runs at once must not install into each other; what was interrupted has no mark, and is made anew.
+exec 9> "$tools.lock"
+flock 9
+if [[ ! -e $tools/complete ]]; then
+  echo "== tools into $tools"
+  rm -rf "$tools"
+  "$python" -m venv "$tools"
+  "$tools/bin/python" -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt ||
+    fail "the tools could not be fetched: is a package index within reach?"
+  touch "$tools/complete"
+fi
+flock -u 9
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+# Nothing is left in the source tree.
+export PYTHONDONTWRITEBYTECODE=1 RUFF_CACHE_DIR=$work/ruff MYPY_CACHE_DIR=$work/mypy
+
+echo "== ruff"
+"$tools/bin/ruff" format --check --quiet .
+"$tools/bin/ruff" check --quiet .
+echo "== mypy"
+"$tools/bin/mypy" --no-error-summary
+echo "== sdist and wheel"
+# The wheel comes from the sdist, which shows that the sdist is whole.
+"$tools/bin/python" -m build --no-isolation --outdir "$work/dist" . > "$work/build.log" 2>&1 ||
+  { cat "$work/build.log" >&2; fail "the build"; }
+"$tools/bin/python" -m pip install --quiet --disable-pip-version-check --no-index --no-deps --target "$work/site" \
+  "$work"/dist/*.whl
+echo "== tests"
+export PYTHONPATH=$work/site
+"$tools/bin/python" -c 'import prewarmer, sys; sys.exit(not prewarmer.__file__.startswith(sys.argv[1]))' "$work/site" ||
+  fail "the tests would not use what was built"
+"$tools/bin/python" -m pytest -q -p no:cacheprovider | tee "$work/tests.log" || fail "the tests"
+[[ $live = no ]] || ! grep -q 'NOT RUN: PREWARMER_URL' "$work/tests.log" || fail "live tests were left out"
+
+result=$(tail -n 1 "$work/tests.log")
+if [[ -n ${PREWARMER_URL:-} ]]; then
+  echo "sdk/python: passed, with a server: $result"
+else
+  echo "sdk/python: passed: $result. NOT RUN: tests with a server, because PREWARMER_URL is not set"
+fi

@@ -1,0 +1,36 @@
+//! Scripts, style and pictures: part of the program.
+
+use std::sync::LazyLock;
+
+use axum::{
+    extract::Path,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use sha2::{Digest, Sha256};
+
+/// Name, kind and content.
+const ASSETS: [(&str, &str, &str); 6] = [
+    ("style.css", "text/css; charset=utf-8", include_str!("assets/style.css")),
+    ("app.js", "text/javascript; charset=utf-8", include_str!("assets/app.js")),
+    ("htmx.js", "text/javascript; charset=utf-8", include_str!("assets/htmx-2.0.11.min.js")),
+    ("sse.js", "text/javascript; charset=utf-8", include_str!("assets/htmx-ext-sse-2.2.4.min.js")),
+    ("icon.svg", "image/svg+xml", include_str!("assets/icon.svg")),
+    ("LICENSES.txt", "text/plain; charset=utf-8", include_str!("assets/LICENSES.txt")),
+];
+
+/// Changes with any of them: pages name it, so that a browser may keep what it has for ever.
+pub(super) static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let all = ASSETS.iter().fold(Sha256::new(), |digest, (_, _, text)| digest.chain_update(text));
+    crate::hex(&all.finalize()[..6])
+});
+
+pub(super) async fn asset(Path(name): Path<String>) -> Response {
+    match ASSETS.iter().find(|(known, ..)| *known == name) {
+        Some((_, kind, text)) => {
+            let kept = "public, max-age=31536000, immutable";
+            ([(header::CONTENT_TYPE, *kind), (header::CACHE_CONTROL, kept)], *text).into_response()
+        }
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
+}

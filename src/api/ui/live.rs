@@ -1,0 +1,119 @@
+//! Parts of pages that renew themselves: server-sent events whose data are HTML.
+
+use std::{convert::Infallible, time::Duration};
+
+use axum::response::{
+    IntoResponse, Response,
+    sse::{Event, KeepAlive, Sse},
+};
+use futures::{StreamExt, future::BoxFuture, stream};
+use tokio::{sync::watch, time::Instant};
+
+use super::session::Viewer;
+use crate::api::{
+    Api,
+    error::ApiError,
+    watch::{Counted, HEARTBEAT, MAX_WATCHERS, REVIEW},
+};
+
+/// The parts of a page: the name of each, and its HTML.
+pub(super) type Parts = Vec<(&'static str, String)>;
+
+/// What is shown now: the parts, and whether nothing follows. None: the viewer may not look any more.
+pub(super) type Look = Box<dyn Fn() -> BoxFuture<'static, Option<(Parts, bool)>> + Send>;
+
+/// A page is not renewed more often: nobody reads faster.
+const PACE: Duration = Duration::from_millis(700);
+
+struct Stream {
+    look: Look,
+    changes: Vec<watch::Receiver<u64>>,
+    told: Parts,
+    api: Api,
+    viewer: Viewer,
+    reviewed: Instant,
+    over: bool,
+    first: bool,
+    _counted: Counted,
+}
+
+/// Tells parts as they change, until the end. `changes` say when it is worth looking again.
+pub(super) fn events(
+    api: &Api,
+    viewer: &Viewer,
+    changes: Vec<watch::Receiver<u64>>,
+    look: Look,
+) -> Result<Response, ApiError> {
+    if api.metrics.api_watchers.get() >= MAX_WATCHERS {
+        let words = "too many watch already";
+        return Err(ApiError::later(axum::http::StatusCode::SERVICE_UNAVAILABLE, words, 10));
+    }
+    let stream = Stream {
+        look,
+        changes,
+        told: Vec::new(),
+        api: api.clone(),
+        viewer: viewer.clone(),
+        reviewed: Instant::now(),
+        over: false,
+        first: true,
+        _counted: Counted::new(&api.metrics),
+    };
+    let events = stream::unfold(stream, |mut stream| async move { stream.next().await.map(|batch| (batch, stream)) });
+    let events = events.flat_map(|batch| stream::iter(batch.into_iter().map(Ok::<Event, Infallible>)));
+    let keep = KeepAlive::new().interval(HEARTBEAT).text("alive");
+    Ok(([("x-accel-buffering", "no")], Sse::new(events).keep_alive(keep)).into_response())
+}
+
+impl Stream {
+    /// The parts that have changed; waits until some have.
+    async fn next(&mut self) -> Option<Vec<Event>> {
+        loop {
+            if self.over {
+                return None;
+            }
+            if !std::mem::take(&mut self.first) && !self.changed().await {
+                return Some(vec![self.end()]);
+            }
+            if self.reviewed.elapsed() >= REVIEW {
+                self.reviewed = Instant::now();
+                if !self.api.auth.is_still_known(&self.viewer.caller).await {
+                    return Some(vec![self.end()]);
+                }
+            }
+            let Some((parts, over)) = (self.look)().await else { return Some(vec![self.end()]) };
+            let news = |part: &&(&'static str, String)| !self.told.contains(part);
+            let mut batch: Vec<Event> = parts.iter().filter(news).map(|(name, html)| event(name, html)).collect();
+            self.told = parts;
+            if over {
+                batch.push(self.end());
+            }
+            if !batch.is_empty() {
+                return Some(batch);
+            }
+        }
+    }
+
+    /// Waits for a change, or until it is time to see whether the viewer may still look. False: the server stops.
+    async fn changed(&mut self) -> bool {
+        let stop = self.api.stop.clone();
+        let pace = tokio::time::sleep(PACE);
+        if stop.run_until_cancelled(pace).await.is_none() {
+            return false;
+        }
+        let waits = self.changes.iter_mut().map(|one| Box::pin(one.changed()));
+        let wait = tokio::time::timeout(REVIEW, futures::future::select_all(waits));
+        stop.run_until_cancelled(wait).await.is_some()
+    }
+
+    /// By this word the page closes the stream, and does not ask again. (Browsers ignore an event without data.)
+    fn end(&mut self) -> Event {
+        self.over = true;
+        Event::default().event("end").data("over")
+    }
+}
+
+/// The data of an event are lines; a carriage return would break them.
+fn event(name: &str, html: &str) -> Event {
+    Event::default().event(name).data(html.replace('\r', " "))
+}

@@ -1,0 +1,186 @@
+//! What is being warmed now, what failed and why, and what it was good for.
+
+use std::collections::BTreeMap;
+
+use askama::Template;
+use axum::{
+    extract::{Query, State},
+    http::StatusCode,
+    response::Response,
+};
+use futures::FutureExt;
+use jiff::Timestamp;
+use kube::ResourceExt;
+use serde::Deserialize;
+
+use super::{
+    live::{self, Parts},
+    respond::{Refusal, Shell, fragment, page as answer},
+    session::Viewer,
+    tasks::{may_create, namespace},
+    view::{Row, ScheduleRow, is_open, span, task_link, words},
+};
+use crate::{
+    api::{
+        Api,
+        auth::Visible,
+        error::ApiError,
+        tasks::{LIST, readable},
+    },
+    catalog::{Filter, Status, TaskView},
+};
+
+/// Tasks of one kind that are shown.
+const SHOWN: usize = 8;
+/// Failed tasks whose reasons are told.
+const FAILED: usize = 50;
+/// Tasks that a reason names.
+const NAMED: usize = 4;
+
+/// What is asked for.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Asked {
+    namespace: String,
+}
+
+/// Why tasks failed.
+struct Why {
+    reason: String,
+    what: String,
+    remedy: String,
+    count: u32,
+    tasks: Vec<(String, String)>,
+}
+
+#[derive(Template)]
+#[template(path = "overview.html", config = "src/api/ui/askama.toml")]
+struct Page {
+    shell: Shell,
+    may_create: bool,
+    query: String,
+    body: String,
+}
+
+#[derive(Template)]
+#[template(path = "overview_body.html", config = "src/api/ui/askama.toml")]
+struct Body {
+    share: Option<String>,
+    starts: u64,
+    since: Option<String>,
+    saved: String,
+    pending: usize,
+    completed: usize,
+    failed: usize,
+    rate: Option<String>,
+    running: Vec<Row>,
+    ended: Vec<Row>,
+    groups: Vec<Why>,
+    schedules: Vec<ScheduleRow>,
+}
+
+fn listed(api: &Api, visible: &Visible, status: Option<Status>, limit: usize) -> Vec<TaskView> {
+    let filter = Filter { status, search: None, visible: &|name| visible.has(name), until: None, limit, offset: 0 };
+    api.catalog.list(&filter).tasks.iter().filter_map(|json| serde_json::from_slice(json).ok()).collect()
+}
+
+/// The reasons of failures, most frequent first.
+fn reasons(tasks: &[TaskView]) -> Vec<Why> {
+    let mut all: BTreeMap<&str, Why> = BTreeMap::new();
+    for task in tasks {
+        let mut seen = Vec::new();
+        for failure in &task.failed_node_details {
+            let why = all.entry(&failure.reason).or_insert_with(|| {
+                let (what, remedy) = words(&failure.reason);
+                Why { reason: failure.reason.clone(), what, remedy, count: 0, tasks: Vec::new() }
+            });
+            why.count += 1;
+            if !seen.contains(&&failure.reason) {
+                seen.push(&failure.reason);
+                if why.tasks.len() < NAMED {
+                    why.tasks.push((task_link(&task.namespace, &task.task_id), Row::of(task, 0).title()));
+                }
+            }
+        }
+    }
+    let mut all: Vec<Why> = all.into_values().collect();
+    all.sort_by_key(|why| std::cmp::Reverse(why.count));
+    all
+}
+
+fn body(api: &Api, visible: &Visible, now: Timestamp) -> String {
+    let counts = api.catalog.counts(&|name| visible.has(name));
+    let of = |status: Status| counts.get(&status).copied().unwrap_or_default();
+    let sums = api.totals.get(&api.metrics);
+    let (completed, failed) = (of(Status::Completed), of(Status::Failed));
+    #[allow(clippy::cast_precision_loss, reason = "nobody has 2^52 tasks")]
+    let rate =
+        (completed + failed > 0).then(|| format!("{:.0}", completed as f64 * 100.0 / (completed + failed) as f64));
+    let row = |view: TaskView| Row::of(&view, 0);
+    let mut ended: Vec<TaskView> =
+        listed(api, visible, None, FAILED).into_iter().filter(|view| !is_open(view.status)).collect();
+    ended.sort_by(|a, b| b.finished_at.cmp(&a.finished_at));
+    let mut bad: Vec<TaskView> = listed(api, visible, Some(Status::Running), SHOWN);
+    bad.extend(listed(api, visible, Some(Status::Failed), FAILED));
+    let seen = |one: &std::sync::Arc<crate::schedule::PrewarmSchedule>| {
+        one.spec.enabled && visible.has(&one.namespace().unwrap_or_default())
+    };
+    let mut schedules: Vec<ScheduleRow> =
+        api.schedules.all().iter().filter(|one| seen(one)).map(|one| ScheduleRow::of(one, now)).collect();
+    schedules.sort_by(|a, b| a.next.is_none().cmp(&b.next.is_none()).then_with(|| a.next.cmp(&b.next)));
+    schedules.truncate(SHOWN);
+    fragment(&Body {
+        share: sums.warm_percent().map(|share| format!("{share:.0}")),
+        starts: sums.warm + sums.cold,
+        since: sums.since.map(|since| since.strftime("%-d %B %Y").to_string()),
+        saved: span(sums.seconds_saved),
+        pending: of(Status::Pending),
+        completed,
+        failed,
+        rate,
+        running: listed(api, visible, Some(Status::Running), SHOWN).into_iter().map(row).collect(),
+        ended: ended.into_iter().take(SHOWN).map(row).collect(),
+        groups: reasons(&bad),
+        schedules,
+    })
+}
+
+pub(super) async fn page(
+    State(api): State<Api>,
+    viewer: Viewer,
+    Query(asked): Query<Asked>,
+) -> Result<Response, Refusal> {
+    let refuse = |error| Refusal::to(error, &viewer);
+    let named = namespace(&asked.namespace).map_err(refuse)?;
+    let query = named.as_ref().map(|name| format!("?namespace={name}")).unwrap_or_default();
+    let visible = readable(&api, &viewer.caller, LIST, named).await.map_err(refuse)?;
+    Ok(answer(
+        StatusCode::OK,
+        &Page {
+            shell: Shell::new("Overview", "/ui", Some(&viewer)),
+            may_create: may_create(&api, &viewer, &visible).await,
+            query,
+            body: body(&api, &visible, Timestamp::now()),
+        },
+    ))
+}
+
+pub(super) async fn live(
+    State(api): State<Api>,
+    viewer: Viewer,
+    Query(asked): Query<Asked>,
+) -> Result<Response, ApiError> {
+    let named = namespace(&asked.namespace)?;
+    readable(&api, &viewer.caller, LIST, named.clone()).await?;
+    let (shared, caller) = (api.clone(), viewer.caller.clone());
+    let look = move || {
+        let (api, caller, named) = (shared.clone(), caller.clone(), named.clone());
+        async move {
+            let visible = readable(&api, &caller, LIST, named).await.ok()?;
+            let parts: Parts = vec![("overview", body(&api, &visible, Timestamp::now()))];
+            Some((parts, false))
+        }
+        .boxed()
+    };
+    live::events(&api, &viewer, vec![api.catalog.changes(), api.schedules.news()], Box::new(look))
+}

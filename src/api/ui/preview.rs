@@ -1,0 +1,155 @@
+//! What would be done, as it is typed. Changes nothing.
+
+use askama::Template;
+use axum::{
+    Form as Posted,
+    extract::State,
+    http::StatusCode,
+    response::{Html, IntoResponse, Response},
+};
+use jiff::Timestamp;
+
+use super::{
+    form::Form,
+    respond::{self, fragment},
+    session::Viewer,
+    view::next_times,
+};
+use crate::{
+    api::{
+        Api,
+        cluster::{LIST_NODES, Nodes},
+        error::Detail,
+        request, schedule_request,
+    },
+    image::Reference,
+    node::Facts,
+    schedule::Cron,
+    task::{PrewarmTaskSpec, plan::candidates, validate::validate},
+};
+
+/// Nodes that are named.
+const NAMED: usize = 8;
+
+/// An image, as it was read.
+struct Image {
+    name: String,
+    whole: String,
+    warm: usize,
+}
+
+/// The nodes that would be warmed.
+struct Chosen {
+    chosen: usize,
+    matching: usize,
+    at_once: usize,
+    names: String,
+    obstacles: Vec<(&'static str, usize)>,
+}
+
+#[derive(Template)]
+#[template(path = "preview.html", config = "src/api/ui/askama.toml")]
+struct Preview {
+    wrong: Vec<String>,
+    images: Vec<Image>,
+    nodes: Option<Chosen>,
+}
+
+#[derive(Template)]
+#[template(path = "preview_times.html", config = "src/api/ui/askama.toml")]
+struct Times {
+    words: Option<String>,
+    zone: String,
+    times: Vec<String>,
+    task: String,
+}
+
+fn told(detail: &Detail) -> String {
+    if detail.field.is_empty() { detail.message.clone() } else { format!("{}: {}", detail.field, detail.message) }
+}
+
+/// What a task of this spec would do with these nodes. *Pure.*
+fn choose(spec: &PrewarmTaskSpec, nodes: &[Facts]) -> Option<Chosen> {
+    let task = validate(spec).ok()?;
+    let (mut names, mut obstacles, mut matching) = (Vec::new(), Vec::<(&'static str, usize)>::new(), 0);
+    for (node, obstacle) in candidates(&task, nodes) {
+        matching += 1;
+        match obstacle {
+            None => names.push(node.name.as_str()),
+            Some(reason) => match obstacles.iter_mut().find(|(known, _)| *known == reason) {
+                Some((_, count)) => *count += 1,
+                None => obstacles.push((reason, 1)),
+            },
+        }
+    }
+    let chosen = task.nodes.of(names.len());
+    // Where fewer are wanted than match, which ones is chosen when the task runs.
+    let named = if chosen == names.len() {
+        names.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ")
+    } else {
+        String::new()
+    };
+    let more = names.len().saturating_sub(NAMED);
+    let named = if more > 0 && !named.is_empty() { format!("{named} and {more} more") } else { named };
+    Some(Chosen { chosen, matching, at_once: task.batch_size.of(chosen), names: named, obstacles })
+}
+
+fn images(spec: &PrewarmTaskSpec, nodes: &[Facts]) -> Vec<Image> {
+    let read = |image: &String| {
+        let reference: Reference = image.parse().ok()?;
+        let warm = nodes.iter().filter(|node| node.reports(&reference)).count();
+        Some(Image { name: image.clone(), whole: reference.normalized().to_owned(), warm })
+    };
+    spec.images.iter().filter_map(read).collect()
+}
+
+async fn of_task(api: &Api, nodes: &Nodes, viewer: &Viewer, body: serde_json::Value) -> String {
+    let nothing = body["images"].as_array().is_none_or(Vec::is_empty);
+    let (spec, wrong) = match request::read(body, &api.guard) {
+        Ok(wanted) => (wanted.spec, Vec::new()),
+        Err(_) if nothing => (PrewarmTaskSpec::default(), Vec::new()),
+        Err(details) => (PrewarmTaskSpec::default(), details.iter().map(told).collect()),
+    };
+    let may = api.auth.allows(&viewer.caller, LIST_NODES, None).await.unwrap_or(false);
+    let snapshot = if may && !spec.images.is_empty() { nodes.get().await.ok() } else { None };
+    let all = snapshot.as_ref().map(|snapshot| snapshot.nodes.as_slice()).unwrap_or_default();
+    fragment(&Preview { wrong, images: images(&spec, all), nodes: snapshot.as_ref().and_then(|_| choose(&spec, all)) })
+}
+
+pub(super) async fn task(
+    State(api): State<Api>,
+    State(nodes): State<Nodes>,
+    viewer: Viewer,
+    Posted(pairs): Posted<Vec<(String, String)>>,
+) -> Response {
+    Html(of_task(&api, &nodes, &viewer, Form::of(pairs).task()).await).into_response()
+}
+
+pub(super) async fn schedule(
+    State(api): State<Api>,
+    State(nodes): State<Nodes>,
+    viewer: Viewer,
+    Posted(pairs): Posted<Vec<(String, String)>>,
+) -> Response {
+    let form = Form::of(pairs);
+    let (text, zone) = (form.get("cronExpr").trim().to_owned(), form.get("timezone").trim().to_owned());
+    let zone = if zone.is_empty() { "UTC".to_owned() } else { zone };
+    let cron = Cron::parse(&text, &zone);
+    let mut problems: Vec<String> = Vec::new();
+    if !text.is_empty() {
+        let wrong = schedule_request::read(form.schedule_body(), &api.guard).err().unwrap_or_default();
+        let of_time = |detail: &&Detail| !detail.field.starts_with("taskConfig");
+        problems.extend(wrong.iter().filter(of_time).map(told));
+    }
+    let mut task = form.task();
+    if let Some(task) = task.as_object_mut() {
+        task.remove("namespace");
+    }
+    let task = of_task(&api, &nodes, &viewer, task).await;
+    let cron = cron.ok();
+    let times = match &cron {
+        Some(cron) => next_times(cron, Timestamp::now()),
+        None => problems,
+    };
+    respond::page(StatusCode::OK, &Times { words: cron.as_ref().map(Cron::in_words), zone, times, task })
+}
