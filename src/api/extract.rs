@@ -32,7 +32,6 @@ const MAX_NODES: usize = 100;
 #[serde(rename_all = "camelCase")]
 pub struct ExtractedView {
     #[serde(flatten)]
-    #[schema(value_type = Object)]
     what: Extracted,
     /// How many nodes match and can be warmed now; absent where the caller may not read nodes.
     #[serde(skip_serializing_if = "Option::is_none")]

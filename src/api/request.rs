@@ -32,18 +32,32 @@ const MAX_COUNT: u32 = 999_999;
 const MAX_TTL: u32 = i32::MAX.unsigned_abs();
 
 /// A whole number in a range, a text of a pattern, or nothing.
-fn number_or_text(most: u32, pattern: &str) -> Schema {
+fn number_or_text(most: u32, pattern: &str, description: &str) -> Schema {
     let of = |kind: Type| ObjectBuilder::new().schema_type(kind);
     let number = of(Type::Integer).minimum(Some(1)).maximum(Some(most));
-    OneOfBuilder::new().item(number).item(of(Type::String).pattern(Some(pattern))).item(of(Type::Null)).build().into()
+    OneOfBuilder::new()
+        .item(number)
+        .item(of(Type::String).pattern(Some(pattern)))
+        .item(of(Type::Null))
+        .description(Some(description))
+        .build()
+        .into()
 }
 
 fn batch_size_schema() -> Schema {
-    number_or_text(100, "^(100|[1-9][0-9]?)%$")
+    number_or_text(
+        100,
+        "^(100|[1-9][0-9]?)%$",
+        "How many nodes at once: 1 to 100, or a percentage such as `25%`; 10 by default.",
+    )
 }
 
 fn nodes_schema() -> Schema {
-    number_or_text(MAX_COUNT, "^(all|auto|(100|[1-9][0-9]?)%|[1-9][0-9]{0,5})$")
+    number_or_text(
+        MAX_COUNT,
+        "^(all|auto|(100|[1-9][0-9]?)%|[1-9][0-9]{0,5})$",
+        "How many of the matching nodes: `all` (default), `auto`, a number, or a percentage such as `25%`.",
+    )
 }
 
 /// Who is told of a task's end.

@@ -106,7 +106,7 @@ async fn what_there_is_not_is_told_in_json() {
     for path in ["/", "/nothing", "/api/v1", "/api/v1/nothing", "/api/v2/tasks"] {
         let response = call(api(&[], false), "GET", path, &[], "").await;
         if path == "/" {
-            assert_eq!(response.headers()[header::LOCATION], "/docs");
+            assert_eq!(response.headers()[header::LOCATION], "/ui");
         } else {
             assert_eq!(response.status(), StatusCode::NOT_FOUND);
             assert!(response.headers().contains_key("x-request-id"));

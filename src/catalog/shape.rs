@@ -182,7 +182,8 @@ pub struct TaskView {
 #[must_use]
 pub fn amount_schema() -> Schema {
     let of = |kind: Type| ObjectBuilder::new().schema_type(kind);
-    OneOfBuilder::new().item(of(Type::Integer).minimum(Some(1))).item(of(Type::String)).build().into()
+    let both = OneOfBuilder::new().item(of(Type::Integer).minimum(Some(1))).item(of(Type::String));
+    both.description(Some("How many nodes at once: a number, or a percentage such as `25%`.")).build().into()
 }
 
 /// The delay before a further try where a task names none, in seconds.

@@ -2,6 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::{
+    ToSchema,
+    openapi::schema::{ObjectBuilder, OneOfBuilder, Schema, Type},
+};
 
 use super::{Credentials, Placement, Policy, Verdict, Workload};
 use crate::{
@@ -12,8 +16,14 @@ use crate::{
 /// The namespace of documents that name none, where nothing says another.
 pub const DEFAULT_NAMESPACE: &str = "default";
 
+fn nodes_schema() -> Schema {
+    let of = |kind: Type| ObjectBuilder::new().schema_type(kind);
+    let all = OneOfBuilder::new().item(of(Type::Integer).minimum(Some(1))).item(of(Type::String));
+    all.description(Some("How many of the matching nodes: a number, `all`, or a percentage")).build().into()
+}
+
 /// What one pod template would have warmed.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Extracted {
     /// `Kind/name`.
@@ -27,15 +37,19 @@ pub struct Extracted {
     pub reason: Option<&'static str>,
     /// The images.
     pub images: Vec<String>,
-    /// The nodes.
+    /// The nodes, in the words of a pod: `nodeSelector`, `nodeAffinity`, `tolerations`.
+    #[schema(value_type = Object)]
     pub placement: Placement,
-    /// The credentials.
+    /// The credentials: `imagePullSecrets`, `serviceAccountName`.
+    #[schema(value_type = Object)]
     pub credentials: Credentials,
-    /// How many of the matching nodes.
+    /// How many of the matching nodes: a number, `all`, or a percentage.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(schema_with = nodes_schema)]
     pub nodes: Option<Amount>,
     /// What made no sense, as kubectl would print it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
     pub warnings: Vec<String>,
     /// The task that would be made, if any.
     #[serde(skip)]

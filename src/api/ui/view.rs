@@ -127,7 +127,8 @@ pub(super) fn span(seconds: f64) -> String {
     match seconds {
         seconds if seconds < 120.0 => format!("{seconds:.0} s"),
         seconds if seconds < 7200.0 => format!("{:.0} min", seconds / 60.0),
-        seconds if seconds < 172_800.0 => format!("{:.1} h", seconds / 3600.0),
+        seconds if seconds < 36_000.0 => format!("{:.1} h", seconds / 3600.0),
+        seconds if seconds < 172_800.0 => format!("{:.0} h", seconds / 3600.0),
         seconds => format!("{:.0} days", seconds / 86_400.0),
     }
 }
