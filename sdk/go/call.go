@@ -44,6 +44,9 @@ func Offset(n int) CallOption { return CallOption{offsetKey, strconv.Itoa(n)} }
 // WithStatus lists only tasks of this status.
 func WithStatus(status Status) CallOption { return CallOption{"status", string(status)} }
 
+// WithSearch lists only tasks in whose name or images this text stands; the server takes at most 200 characters.
+func WithSearch(text string) CallOption { return CallOption{"search", text} }
+
 // WithEnabled lists only schedules that are enabled, or are not.
 func WithEnabled(enabled bool) CallOption { return CallOption{"enabled", strconv.FormatBool(enabled)} }
 

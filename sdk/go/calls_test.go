@@ -32,6 +32,10 @@ func TestWhatIsSent(t *testing.T) {
 		"GET /api/v1/tasks?limit=5&namespace=bank&offset=10&status=running": func() (any, error) {
 			return client.ListTasks(ctx, Limit(5), Offset(10), WithStatus(StatusRunning))
 		},
+		"GET /api/v1/tasks?namespace=bank&search=a%26b%3Dc+d%2Be%25f%2F%E2%98%83": func() (any, error) {
+			return client.ListTasks(ctx, WithSearch("a&b=c d+e%f/\u2603"))
+		},
+		"GET /api/v1/tasks?namespace=bank":          func() (any, error) { return client.ListTasks(ctx, WithSearch("")) },
 		"GET /api/v1/tasks":                         func() (any, error) { return client.ListTasks(ctx, AllNamespaces()) },
 		"GET /api/v1/tasks/a%2Fb?namespace=shop":    func() (any, error) { return client.GetTask(ctx, "a/b", InNamespace("shop")) },
 		"DELETE /api/v1/tasks/t1?namespace=bank":    func() (any, error) { return client.CancelTask(ctx, "t1") },
@@ -78,6 +82,7 @@ func TestWhatIsRefusedBeforeItIsSent(t *testing.T) {
 		"body":      func() (any, error) { return client.CreateTask(ctx, TaskRequest{Tolerations: []any{make(chan int)}}) },
 		"manifest":  func() (any, error) { return client.Extract(ctx, io.MultiReader(brokenReader{})) },
 		"iteration": func() (any, error) { return first(client.Tasks(ctx, WithEligible(true))) },
+		"search":    func() (any, error) { return client.ListSchedules(ctx, WithSearch("x")) },
 		"nodes":     func() (any, error) { return first(client.Nodes(ctx, WithStatus("x"))) },
 		"watch":     func() (any, error) { return first(client.WatchTask(ctx, "")) },
 	} {
@@ -130,28 +135,43 @@ func TestNewerServersBreakNothing(t *testing.T) {
 	}
 }
 
-func TestExtractedDetails(t *testing.T) {
-	const text = `{"workload":"Pod/x","namespace":"default","verdict":"wanted","images":["nginx:1.27"],"placement":{},"nodes":100,"nodeCount":100,"nodeNames":["n1"]}`
+func TestExtracted(t *testing.T) {
+	const text = `{"workload":"Pod/x","namespace":"default","verdict":"wanted","images":["nginx:1.27"],` +
+		`"placement":{"nodeSelector":{"type":"fake"},"tolerations":[{"operator":"Exists"}]},"credentials":{"imagePullSecrets":["registry"]},` +
+		`"nodes":100,"warnings":["odd"],"nodeCount":0,"nodeNames":["n1"]}`
+	const ignored = `{"workload":"Pod/y","namespace":"default","verdict":"ignored","reason":"it says so","images":[],"placement":{},"credentials":{},"nodes":"25%"}`
 	client, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		if kind := r.Header.Get("Content-Type"); kind != "application/json" {
 			t.Error(kind)
 		}
-		reply(w, 200, `{"workloads":[`+text+`],"skipped":[]}`)
+		reply(w, 200, `{"workloads":[`+text+`,`+ignored+`],"skipped":[]}`)
 	})
 	found, err := client.Extract(context.Background(), strings.NewReader(` {"kind": "Pod"}`))
 	if err != nil {
 		t.Fatal(err)
 	}
-	view := found.Workloads[0]
-	details, err := view.Details()
-	expected := ExtractedDetails{Workload: "Pod/x", Namespace: "default", Verdict: "wanted", Images: []string{"nginx:1.27"}, Nodes: Count(100)}
-	if err != nil || !reflect.DeepEqual(details, expected) || *view.NodeCount != 100 || len(view.Extra) != 6 {
-		t.Errorf("%+v, %v, %v", details, view, err)
-	}
-	encoded, err := json.Marshal(view)
-	var before, after any
-	if err != nil || json.Unmarshal([]byte(text), &before) != nil || json.Unmarshal(encoded, &after) != nil || !reflect.DeepEqual(before, after) {
-		t.Errorf("%s, %v", encoded, err)
+	for i, expected := range []ExtractedView{{
+		Workload: "Pod/x", Namespace: "default", Verdict: "wanted", Images: []string{"nginx:1.27"},
+		Placement: map[string]any{
+			"nodeSelector": map[string]any{"type": "fake"},
+			"tolerations":  []any{map[string]any{"operator": "Exists"}},
+		},
+		Credentials: map[string]any{"imagePullSecrets": []any{"registry"}},
+		Nodes:       Count(100), Warnings: []string{"odd"}, NodeCount: Ptr(0), NodeNames: []string{"n1"},
+	}, {
+		Workload: "Pod/y", Namespace: "default", Verdict: "ignored", Reason: "it says so", Images: []string{},
+		Placement: map[string]any{}, Credentials: map[string]any{}, Nodes: Percent(25),
+	}} {
+		view := found.Workloads[i]
+		if !reflect.DeepEqual(view, expected) {
+			t.Errorf("%+v\n expected %+v", view, expected)
+		}
+		encoded, err := json.Marshal(view)
+		var before, after any
+		if err != nil || json.Unmarshal([]byte([]string{text, ignored}[i]), &before) != nil ||
+			json.Unmarshal(encoded, &after) != nil || !reflect.DeepEqual(before, after) {
+			t.Errorf("%s, %v", encoded, err)
+		}
 	}
 }
 
@@ -160,18 +180,19 @@ func TestTasksFollowTheLink(t *testing.T) {
 	client, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		queries = append(queries, r.URL.RawQuery)
 		if len(queries) < 3 {
-			w.Header().Add("Link", `<https://elsewhere/first>; rel="first", </api/v1/tasks?limit=2&offset=`+strconv.Itoa(2*len(queries))+`&until=1~b~t>; rel="next"`)
+			w.Header().Add("Link", `<https://elsewhere/first>; rel="first", </api/v1/tasks?limit=2&offset=`+strconv.Itoa(2*len(queries))+`&search=a%2Bb%20c&until=1~b~t>; rel="next"`)
 		}
 		reply(w, 200, `{"tasks":[`+taskJSON("running", "")+`,`+taskJSON("failed", "")+`],"total":6,"limit":2,"offset":0}`)
 	})
 	count := 0
-	for task, err := range client.Tasks(context.Background(), Limit(2), InNamespace("bank")) {
+	for task, err := range client.Tasks(context.Background(), Limit(2), InNamespace("bank"), WithSearch("a+b c")) {
 		if err != nil || task.TaskID != "t1" {
 			t.Fatal(err)
 		}
 		count++
 	}
-	expected := "limit=2&namespace=bank limit=2&offset=2&until=1~b~t limit=2&offset=4&until=1~b~t"
+	const search = "search=a%2Bb+c"
+	expected := "limit=2&namespace=bank&" + search + " limit=2&offset=2&" + search + "&until=1~b~t limit=2&offset=4&" + search + "&until=1~b~t"
 	if got := strings.ReplaceAll(strings.Join(queries, " "), "%7E", "~"); count != 6 || got != expected {
 		t.Errorf("%d tasks of %s", count, got)
 	}

@@ -56,7 +56,7 @@ func New(baseURL string, opts ...Option) (*Client, error) {
 }
 
 // FromEnv makes a client of PREWARMER_URL, with the token PREWARMER_TOKEN and the CA in the file PREWARMER_CA_FILE where they
-// are set. PREWARMER_NAMESPACE is as [WithNamespace]. The options come after the environment.
+// are set. PREWARMER_NAMESPACE is as [WithNamespace]. The options come after the environment: WithNamespace("") undoes the latter.
 func FromEnv(opts ...Option) (*Client, error) {
 	baseURL := os.Getenv("PREWARMER_URL")
 	if baseURL == "" {

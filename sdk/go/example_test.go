@@ -31,7 +31,7 @@ func demoServer() *httptest.Server {
 	}
 	answer("POST /api/v1/tasks", taskAs("pending", "0", "The task was made"))
 	answer("GET /api/v1/tasks", `{"tasks": [`+taskAs("running", "1", "")+`], "total": 1, "limit": 100, "offset": 0}`)
-	answer("POST /api/v1/tasks:extract", `{"workloads": [{"workload": "Deployment/web", "images": ["nginx:1.27"]}], "skipped": []}`)
+	answer("POST /api/v1/tasks:extract", `{"workloads": [{"workload": "Deployment/web", "images": ["nginx:1.27"], "nodes": "25%"}], "skipped": []}`)
 	answer("POST /api/v1/scheduled-tasks", `{"id": "scheduled-task-1", "cronExpr": "@daily", "enabled": true}`)
 	mux.HandleFunc("GET /api/v1/tasks/task-1/watch", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/event-stream")
@@ -120,10 +120,9 @@ func ExampleClient_Extract() {
 		return
 	}
 	for _, workload := range found.Workloads {
-		details, err := workload.Details()
-		fmt.Println(details.Workload, details.Images, err)
+		fmt.Println(workload.Workload, workload.Images, workload.Nodes)
 	}
-	// Output: Deployment/web [nginx:1.27] <nil>
+	// Output: Deployment/web [nginx:1.27] 25%
 }
 
 func ExampleClient_CreateSchedule() {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -241,12 +242,18 @@ kind: ConfigMap
 metadata: {name: settings}
 `
 	found := must[*ExtractAnswer](t)(client.Extract(ctx, strings.NewReader(manifest)))
-	details := must[ExtractedDetails](t)(found.Workloads[0].Details())
-	if details.Workload != "Pod/web" || details.Namespace != "shop" || details.Images[0] != "nginx:1.27" || len(found.Skipped) != 1 {
-		t.Errorf("%+v, %+v", details, found.Skipped)
+	web := found.Workloads[0]
+	if web.Workload != "Pod/web" || web.Namespace != "shop" || web.Verdict != "wanted" || web.Reason != "" || web.Images[0] != "nginx:1.27" {
+		t.Errorf("%+v", web)
 	}
-	if count := found.Workloads[0].NodeCount; count == nil || *count < 100 {
-		t.Errorf("%+v", found.Workloads[0])
+	if selector := map[string]any{"type": "fake"}; !reflect.DeepEqual(web.Placement["nodeSelector"], selector) || web.Nodes != Word("all") {
+		t.Errorf("%+v", web)
+	}
+	if !reflect.DeepEqual(web.Credentials["imagePullSecrets"], []any{"registry"}) || len(found.Skipped) != 1 {
+		t.Errorf("%+v, %+v", web, found.Skipped)
+	}
+	if web.NodeCount == nil || *web.NodeCount < 100 || len(web.NodeNames) == 0 {
+		t.Errorf("%+v", web)
 	}
 }
 

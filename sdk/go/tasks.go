@@ -69,34 +69,6 @@ func (c *Client) Extract(ctx context.Context, manifest io.Reader, opts ...CallOp
 	return answer[ExtractAnswer](ctx, c, r)
 }
 
-// ExtractedDetails is what the server tells of a workload beside its nodes.
-type ExtractedDetails struct {
-	// Workload is its kind and name, such as Deployment/web.
-	Workload string `json:"workload"`
-	// Namespace is its namespace.
-	Namespace string `json:"namespace"`
-	// Verdict is wanted, opted_out, nothing or ignored.
-	Verdict string `json:"verdict"`
-	// Reason is why it is ignored, if so.
-	Reason string `json:"reason"`
-	// Images are what would be warmed.
-	Images []string `json:"images"`
-	// Nodes is on how many of the matching nodes.
-	Nodes Amount `json:"nodes"`
-	// Warnings are what made no sense in it.
-	Warnings []string `json:"warnings"`
-}
-
-// Details reads Extra, which the API's document leaves open.
-func (v ExtractedView) Details() (ExtractedDetails, error) {
-	var details ExtractedDetails
-	text, err := json.Marshal(v.Extra)
-	if err == nil {
-		err = json.Unmarshal(text, &details)
-	}
-	return details, err
-}
-
 // Ended tells whether nothing more will become of the task. A word for its end that this package does not know yet counts too.
 func (v *TaskView) Ended() bool {
 	return v.FinishedAt != nil || v.Status == StatusCompleted || v.Status == StatusFailed || v.Status == StatusCancelled

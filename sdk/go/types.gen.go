@@ -2,10 +2,7 @@
 
 package prewarmer
 
-import (
-	"encoding/json"
-	"time"
-)
+import "time"
 
 // BatchPolicy: how batches of nodes follow one another.
 type BatchPolicy string
@@ -93,26 +90,52 @@ type ExtractAnswer struct {
 	Skipped []string `json:"skipped"`
 }
 
+// Extracted: what one pod template would have warmed.
+type Extracted struct {
+	// Workload: `Kind/name`.
+	Workload string `json:"workload"`
+	// Namespace: its namespace.
+	Namespace string `json:"namespace"`
+	// Verdict: `wanted`, `opted_out`, `nothing` or `ignored`.
+	Verdict string `json:"verdict"`
+	// Images: the images.
+	Images []string `json:"images"`
+	// Placement: the nodes, in the words of a pod: `nodeSelector`, `nodeAffinity`, `tolerations`.
+	Placement map[string]any `json:"placement"`
+	// Credentials: the credentials: `imagePullSecrets`, `serviceAccountName`.
+	Credentials map[string]any `json:"credentials"`
+	// Nodes: how many of the matching nodes: a number, `all`, or a percentage
+	Nodes Amount `json:"nodes,omitzero"`
+	// Reason: why it is ignored, if so.
+	Reason string `json:"reason,omitempty"`
+	// Warnings: what made no sense, as kubectl would print it.
+	Warnings []string `json:"warnings,omitempty"`
+}
+
 // ExtractedView: what would be warmed for one pod template.
 type ExtractedView struct {
+	// Workload: `Kind/name`.
+	Workload string `json:"workload"`
+	// Namespace: its namespace.
+	Namespace string `json:"namespace"`
+	// Verdict: `wanted`, `opted_out`, `nothing` or `ignored`.
+	Verdict string `json:"verdict"`
+	// Images: the images.
+	Images []string `json:"images"`
+	// Placement: the nodes, in the words of a pod: `nodeSelector`, `nodeAffinity`, `tolerations`.
+	Placement map[string]any `json:"placement"`
+	// Credentials: the credentials: `imagePullSecrets`, `serviceAccountName`.
+	Credentials map[string]any `json:"credentials"`
 	// NodeCount: how many nodes match and can be warmed now; absent where the caller may not read nodes.
 	NodeCount *int `json:"nodeCount,omitempty"`
 	// NodeNames: the first hundred of them.
 	NodeNames []string `json:"nodeNames,omitempty"`
-	// Extra: every field that the API's document does not name, as it came.
-	Extra map[string]json.RawMessage `json:"-"`
-}
-
-// UnmarshalJSON keeps what it does not know in Extra.
-func (v *ExtractedView) UnmarshalJSON(text []byte) error {
-	type named ExtractedView
-	return unmarshalOpen(text, (*named)(v), &v.Extra, "nodeCount", "nodeNames")
-}
-
-// MarshalJSON writes Extra beside the fields that have names.
-func (v ExtractedView) MarshalJSON() ([]byte, error) {
-	type named ExtractedView
-	return marshalOpen(named(v), v.Extra)
+	// Nodes: how many of the matching nodes: a number, `all`, or a percentage
+	Nodes Amount `json:"nodes,omitzero"`
+	// Reason: why it is ignored, if so.
+	Reason string `json:"reason,omitempty"`
+	// Warnings: what made no sense, as kubectl would print it.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // FailedNodeDetail: an image that could not be had on a node.
@@ -373,7 +396,7 @@ type TaskCreated struct {
 	Status Status `json:"status"`
 	// Images: the images.
 	Images []string `json:"images"`
-	// BatchSize: a number, or a text.
+	// BatchSize: how many nodes at once: a number, or a percentage such as `25%`.
 	BatchSize Amount `json:"batchSize"`
 	// Message: for people.
 	Message string `json:"message"`
@@ -407,7 +430,7 @@ type TaskRequest struct {
 	Images []string `json:"images"`
 	// BatchPolicy: how batches follow one another: `Barrier` (default), `Rolling` or `Doubling`.
 	BatchPolicy BatchPolicy `json:"batchPolicy,omitempty"`
-	// BatchSize: a number from 1 to 100, or a text like ^(100|[1-9][0-9]?)%$.
+	// BatchSize: how many nodes at once: 1 to 100, or a percentage such as `25%`; 10 by default.
 	BatchSize Amount `json:"batchSize,omitzero"`
 	// Deadline: how long the whole task may take, such as `1h`.
 	Deadline string `json:"deadline,omitempty"`
@@ -421,7 +444,7 @@ type TaskRequest struct {
 	Namespace string `json:"namespace,omitempty"`
 	// NodeSelector: labels that a node must carry.
 	NodeSelector map[string]string `json:"nodeSelector,omitempty"`
-	// Nodes: a number from 1 to 999999, or a text like ^(all|auto|(100|[1-9][0-9]?)%|[1-9][0-9]{0,5})$.
+	// Nodes: how many of the matching nodes: `all` (default), `auto`, a number, or a percentage such as `25%`.
 	Nodes Amount `json:"nodes,omitzero"`
 	// Notify: who is told of the end.
 	Notify []NotifyRequest `json:"notify,omitempty"`
@@ -461,7 +484,7 @@ type TaskView struct {
 	Status Status `json:"status"`
 	// Images: the images.
 	Images []string `json:"images"`
-	// BatchSize: a number, or a text.
+	// BatchSize: how many nodes at once: a number, or a percentage such as `25%`.
 	BatchSize Amount `json:"batchSize"`
 	// NodeSelector: labels that its nodes carry.
 	NodeSelector map[string]string `json:"nodeSelector"`
@@ -526,7 +549,7 @@ var (
 	opGetExecution    = operation{"GET", "/scheduled-tasks/{id}/executions/{n}", []string{"namespace"}}
 	opTriggerSchedule = operation{"POST", "/scheduled-tasks/{id}/trigger", []string{"namespace"}}
 	opGetStats        = operation{"GET", "/stats", []string{"namespace"}}
-	opListTasks       = operation{"GET", "/tasks", []string{"status", "namespace", "limit", "offset", "until"}}
+	opListTasks       = operation{"GET", "/tasks", []string{"status", "search", "namespace", "limit", "offset", "until"}}
 	opCreateTask      = operation{"POST", "/tasks", nil}
 	opCancelTask      = operation{"DELETE", "/tasks/{id}", []string{"namespace"}}
 	opGetTask         = operation{"GET", "/tasks/{id}", []string{"namespace"}}

@@ -412,7 +412,7 @@ impl SpecArgs {
             Ok(_) => Ok(spec),
             Err(problems) => {
                 let all: Vec<String> = problems.iter().map(ToString::to_string).collect();
-                Err(Failure::Usage(all.join("\n")))
+                Err(Failure::Usage(all.join("; ")))
             }
         }
     }

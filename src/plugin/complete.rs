@@ -73,10 +73,10 @@ enum Wanted {
 }
 
 /// Answers kubectl: candidates line by line, then what else may be completed.
-pub(super) async fn words(words: &[String]) {
+pub(super) async fn words(words: &[String], global: &Global) {
     let (mut found, wanted) = candidates(words);
     if wanted != Wanted::Nothing {
-        let names = tokio::time::timeout(PATIENCE, names(words, wanted)).await;
+        let names = tokio::time::timeout(PATIENCE, names(words, wanted, global)).await;
         found.extend(names.unwrap_or_default());
     }
     let last = words.last().map(String::as_str).unwrap_or_default();
@@ -119,12 +119,19 @@ fn candidates(words: &[String]) -> (Vec<String>, Wanted) {
 }
 
 /// Names of the cluster. What cannot be had is left out: nobody wants an error for a key.
-async fn names(words: &[String], wanted: Wanted) -> Vec<String> {
-    let namespace =
-        words.windows(2).find(|pair| pair[0] == "-n" || pair[0] == "--namespace").map(|pair| pair[1].clone());
-    let context = words.windows(2).find(|pair| pair[0] == "--context").map(|pair| pair[1].clone());
-    let global =
-        Global { namespace, all_namespaces: false, context, kubeconfig: None, impersonate: None, output: None };
+async fn names(words: &[String], wanted: Wanted, said: &Global) -> Vec<String> {
+    // What stands before the first word that is no flag was read already.
+    let after = |short: &str, long: &str| {
+        words.windows(2).find(|pair| pair[0] == short || pair[0] == long).map(|pair| pair[1].clone())
+    };
+    let global = Global {
+        namespace: after("-n", "--namespace").or_else(|| said.namespace.clone()),
+        all_namespaces: false,
+        context: after("--context", "--context").or_else(|| said.context.clone()),
+        kubeconfig: said.kubeconfig.clone(),
+        impersonate: said.impersonate.clone(),
+        output: None,
+    };
     let Ok(context) = Context::connect(&global).await else { return Vec::new() };
     let params = ListParams::default();
     if wanted == Wanted::Tasks {

@@ -35,6 +35,7 @@ use self::{
     connect::Context,
     output::Out,
 };
+use crate::terminal::printable;
 
 /// How a command ends, where it does not end well.
 #[derive(Debug)]
@@ -80,13 +81,8 @@ pub fn main() -> ExitCode {
         Err(error) => Err(Failure::Failed(error.to_string())),
     };
     let Err(failure) = ended else { return ExitCode::SUCCESS };
-    eprintln!("error: {}", terminal_safe(failure.message()));
+    eprintln!("error: {}", printable(failure.message()));
     ExitCode::from(failure.code())
-}
-
-/// Lines stay lines; nothing else commands the terminal.
-fn terminal_safe(text: &str) -> String {
-    text.lines().map(crate::terminal::printable).collect::<Vec<_>>().join("\n")
 }
 
 async fn act(cli: &Cli) -> Ended {
@@ -94,7 +90,7 @@ async fn act(cli: &Cli) -> Ended {
         Command::Completion { shell } => return complete::script(*shell),
         Command::Man => return complete::man(),
         Command::Complete { words } => {
-            complete::words(words).await;
+            complete::words(words, &cli.global).await;
             return Ok(());
         }
         _ => {}

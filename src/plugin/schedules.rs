@@ -117,7 +117,7 @@ pub(super) async fn create(context: &Context, out: Out, args: &ScheduleArgs) -> 
     spec.enabled = !args.disabled;
     let wrong: Vec<String> = problems(&spec).iter().map(ToString::to_string).collect();
     if !wrong.is_empty() {
-        return Err(Failure::Usage(wrong.join("\n")));
+        return Err(Failure::Usage(wrong.join("; ")));
     }
     let metadata = ObjectMeta {
         name: Some(args.name.clone()),

@@ -198,7 +198,7 @@ pub(super) async fn cancel(context: &Context, out: Out, names: &[String]) -> End
         let patched = api.patch(name, &PatchParams::default(), &patch).await;
         out.done(&patched?, "is being cancelled")?;
     }
-    if over.is_empty() { Ok(()) } else { Err(Failure::Failed(over.join("\n"))) }
+    if over.is_empty() { Ok(()) } else { Err(Failure::Failed(over.join("; "))) }
 }
 
 pub(super) async fn retry(context: &Context, out: Out, args: &RetryArgs) -> Ended {

@@ -145,8 +145,13 @@ impl Display {
 
     /// Leaves a bar that has not come to its end where it is.
     fn close(&mut self, whole: bool) {
-        for bar in self.bars.iter().flat_map(BTreeMap::values) {
-            if whole { bar.finish_and_clear() } else { bar.abandon() }
+        let bars = self.bars.iter().flat_map(BTreeMap::values);
+        if whole {
+            bars.for_each(ProgressBar::finish_and_clear);
+        } else if self.bars.is_some() {
+            bars.for_each(ProgressBar::abandon);
+            // What is said next stands below it.
+            eprintln!();
         }
     }
 }
@@ -154,8 +159,10 @@ impl Display {
 fn bars(tasks: &[PrewarmTask]) -> BTreeMap<String, ProgressBar> {
     let all = MultiProgress::new();
     let colour = terminal::wants_colour(&std::io::stderr());
-    let bar = if colour { "{bar:30.green/dim}" } else { "{bar:30}" };
-    let style = ProgressStyle::with_template(&format!("{{prefix}} {bar} {{pos}}/{{len}} {{msg}}"));
+    let bar = if colour { "{bar:24.green/dim}" } else { "{bar:24}" };
+    // Of one task the name is known, and its room is needed on 80 columns.
+    let prefix = if tasks.len() > 1 { "{prefix} " } else { "" };
+    let style = ProgressStyle::with_template(&format!("{prefix}{bar} {{pos}}/{{len}} {{wide_msg}}"));
     let style = style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=>-");
     let one = |task: &PrewarmTask| {
         let bar = all.add(ProgressBar::new(1).with_style(style.clone()).with_prefix(task.name_any()));

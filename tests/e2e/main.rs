@@ -17,6 +17,7 @@ mod harness;
 mod installed;
 mod notifications;
 mod observed;
+mod plugin;
 mod polite;
 mod real_node;
 mod reasons;

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 def _own_environment(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests without a server must not find one."""
     if "live" not in request.fixturenames:
-        for name in ("PREWARMER_URL", "PREWARMER_TOKEN", "PREWARMER_CA_FILE"):
+        for name in ("PREWARMER_URL", "PREWARMER_TOKEN", "PREWARMER_CA_FILE", "PREWARMER_NAMESPACE"):
             monkeypatch.delenv(name, raising=False)
 
 

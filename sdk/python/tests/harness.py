@@ -189,6 +189,20 @@ SCHEDULE = {
 }
 
 
+EXTRACTED = {
+    "workload": "Deployment/web",
+    "namespace": "shop",
+    "verdict": "wanted",
+    "images": ["nginx:1.27"],
+    "placement": {"nodeSelector": {"type": "fake"}},
+    "credentials": {"imagePullSecrets": ["registry"], "serviceAccountName": "puller"},
+    "nodes": "25%",
+    "warnings": ["prewarm/nodes: this is no number"],
+    "nodeCount": 30,
+    "nodeNames": ["node-1", "node-2"],
+}
+
+
 def failure(node: str, reason: str) -> dict[str, str]:
     """The JSON of a failure on a node."""
     return {

@@ -21,7 +21,10 @@ DOCUMENT = Path(os.environ.get("PREWARMER_OPENAPI") or ROOT / "../../deploy/open
 CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "create_task": ((["nginx:1.27"],), {}),
     "get_task": (("x",), {}),
-    "list_tasks": ((), {"status": "running", "namespace": "shop", "limit": 1, "offset": 2, "until": "1~a~b"}),
+    "list_tasks": (
+        (),
+        {"status": "running", "search": "nginx", "namespace": "shop", "limit": 1, "offset": 2, "until": "1~a~b"},
+    ),
     "cancel_task": (("x",), {}),
     "watch_task": (("x",), {}),
     "extract": (({"kind": "Pod"},), {}),
@@ -52,12 +55,16 @@ def _operations() -> list[tuple[str, str, dict[str, Any]]]:
     return [(verb, path, operation) for path, verbs in paths.items() for verb, operation in verbs.items()]
 
 
-def _properties(schema: dict[str, Any]) -> tuple[set[str], set[str]]:
-    """All properties of an object, and those that are required."""
-    parts = [schema, *schema.get("allOf", [])]
-    return {name for part in parts for name in part.get("properties", {})}, {
-        name for part in parts for name in part.get("required", [])
-    }
+def _properties(schema: dict[str, Any], schemas: dict[str, Any]) -> tuple[set[str], set[str]]:
+    """All properties of an object, and those that are required: its own, and those of every part of its allOf."""
+    if "$ref" in schema:
+        return _properties(schemas[schema["$ref"].rsplit("/", 1)[-1]], schemas)
+    known, required = set(schema.get("properties", ())), set(schema.get("required", ()))
+    for part in schema.get("allOf", ()):
+        more, needed = _properties(part, schemas)
+        known |= more
+        required |= needed
+    return known, required
 
 
 def test_every_operation_is_called_here() -> None:
@@ -90,15 +97,25 @@ def test_every_answer_is_the_model_of_the_document() -> None:
 
 
 def test_every_schema_has_its_model() -> None:
-    for name, schema in _document()["components"]["schemas"].items():
+    schemas = _document()["components"]["schemas"]
+    for name, schema in schemas.items():
         if "enum" in schema:
             assert [word.value for word in getattr(enums, name)] == schema["enum"], name
             continue
         model: type[Model] = getattr(models, name)
-        known, required = _properties(schema)
+        known, required = _properties(schema, schemas)
         fields = {field.alias: field for field in model.model_fields.values()}
         assert set(fields) == known, name
         assert {alias for alias, field in fields.items() if field.is_required()} == required, name
+
+
+def test_the_parts_of_a_schema_count() -> None:
+    schemas = _document()["components"]["schemas"]
+    known, required = _properties(schemas["ExtractedView"], schemas)
+    assert known > {"workload", "placement", "nodeCount"}
+    assert required >= {"workload", "placement"}
+    nested = {"allOf": [{"allOf": [{"$ref": "#/components/schemas/X"}]}, {"required": ["b"], "properties": {"b": {}}}]}
+    assert _properties(nested, {"X": {"properties": {"a": {}}, "required": ["a"]}}) == ({"a", "b"}, {"a", "b"})
 
 
 def test_no_model_is_beside_the_document() -> None:

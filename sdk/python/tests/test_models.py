@@ -9,9 +9,9 @@ from datetime import datetime, timezone
 import pytest
 from pydantic import ValidationError
 
-from prewarmer import ExecutionStatus, Status, TaskRequest, TaskView
+from prewarmer import ExecutionStatus, ExtractedView, InvalidAnswer, Status, TaskRequest, TaskView
 
-from .harness import failure, task
+from .harness import EXTRACTED, Handle, always, failure, task
 
 VIEW = TaskView.model_validate(task(failedNodeDetails=[failure("node-7", "ImageNotFound")]))
 
@@ -118,3 +118,27 @@ def test_a_request_by_either_names() -> None:
 
 def test_repr_shows_the_fields() -> None:
     assert "task_id='task-1'" in repr(VIEW)
+
+
+def test_what_is_extracted() -> None:
+    sent = {**EXTRACTED, "shownByNewServers": {"a": 1}}
+    view = ExtractedView.model_validate(sent)
+    assert (view.workload, view.namespace, view.verdict, view.reason) == ("Deployment/web", "shop", "wanted", None)
+    assert (view.images, view.nodes, view.node_count) == (["nginx:1.27"], "25%", 30)
+    assert view.placement["nodeSelector"] == {"type": "fake"}
+    assert view.credentials["serviceAccountName"] == "puller"
+    assert view.warnings == EXTRACTED["warnings"]
+    assert view["shownByNewServers"] == {"a": 1}
+    assert view.to_dict() == dict(view) == sent
+
+
+@pytest.mark.parametrize(("nodes", "read"), [(100, 100), ("all", "all"), ("100", "100")])
+def test_nodes_are_a_number_or_a_text(nodes: object, read: object) -> None:
+    assert ExtractedView.model_validate({**EXTRACTED, "nodes": nodes}).nodes == read
+
+
+@pytest.mark.parametrize("name", ["workload", "namespace", "verdict", "images", "placement", "credentials"])
+def test_what_must_be_extracted(name: str) -> None:
+    body = {key: value for key, value in EXTRACTED.items() if key != name}
+    with pytest.raises(InvalidAnswer, match=rf"workloads\.0\.{name}: Field required"):
+        Handle("sync", always(200, {"workloads": [body], "skipped": []})).call("extract", "kind: Pod")

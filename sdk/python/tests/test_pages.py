@@ -60,6 +60,23 @@ def test_rows_that_go_away_meanwhile(kind: str) -> None:
     assert len(handle.call("iter_nodes", page_size=2)) == 2
 
 
+def test_a_search_goes_on_with_the_pages(kind: str) -> None:
+    search = "a&b=c d+e%f/\N{SNOWMAN}"
+    escaped = "a%26b%3Dc%20d%2Be%25f%2F%E2%98%83"
+    link = f'</api/v1/tasks?limit=1&offset=1&search={escaped}&until=17~shop~task-1>; rel="next"'
+    body = {"tasks": [task()], "total": 2, "limit": 1, "offset": 0}
+    answers = iter([httpx.Response(200, json=body, headers={"Link": link}), httpx.Response(200, json=body)])
+    handle = Handle(kind, lambda request: next(answers))
+    assert len(handle.call("iter_tasks", search=search, page_size=1)) == 2
+    assert [request.url.params["search"] for request in handle.requests] == [search, search]
+
+
+def test_a_search_in_one_page(kind: str) -> None:
+    handle = Handle(kind, lambda request: httpx.Response(200, json={"tasks": [], "total": 0, "limit": 5, "offset": 0}))
+    handle.call("list_tasks", search="nginx:1.27", status="failed", limit=5)
+    assert dict(handle.requests[0].url.params) == {"limit": "5", "status": "failed", "search": "nginx:1.27"}
+
+
 @pytest.mark.parametrize("host", ["", "https://elsewhere.test"])
 def test_tasks_by_link(kind: str, host: str) -> None:
     link = f'<{host}/api/v1/tasks?limit=1&offset=1&status=running&until=17~shop~task-1>; rel="next"'

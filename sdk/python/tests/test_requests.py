@@ -8,7 +8,7 @@ import pytest
 
 from prewarmer import NotifyRequest, PullPolicy, ScheduleRequest, ScheduleView, TaskRequest, __version__
 
-from .harness import CREATED, SCHEDULE, Handle, always
+from .harness import CREATED, EXTRACTED, SCHEDULE, Handle, always
 
 OPTIONS: dict[str, Any] = {
     "batch_size": 10,
@@ -146,11 +146,11 @@ def test_a_schedule_as_it_is_shown() -> None:
 
 @pytest.mark.parametrize("manifest", ["kind: Pod\nname: \N{SNOWMAN}", "kind: Pod\nname: \N{SNOWMAN}".encode()])
 def test_a_manifest_of_yaml(manifest: str | bytes) -> None:
-    handle = Handle("sync", always(200, {"workloads": [{"workload": "Pod/x", "nodeCount": 3}], "skipped": []}))
+    handle = Handle("sync", always(200, {"workloads": [EXTRACTED], "skipped": []}))
     answer = handle.call("extract", manifest)
     assert handle.requests[0].headers["Content-Type"] == "application/yaml"
     assert handle.requests[0].content.decode() == "kind: Pod\nname: \N{SNOWMAN}"
-    assert (answer.workloads[0].node_count, answer.workloads[0]["workload"]) == (3, "Pod/x")
+    assert answer.workloads[0].node_count == answer.workloads[0]["nodeCount"] == 30
 
 
 def test_a_manifest_of_json() -> None:

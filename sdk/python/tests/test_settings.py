@@ -8,7 +8,7 @@ import pytest
 
 from prewarmer import AsyncPrewarmClient, PrewarmClient, PrewarmError
 
-from .harness import SCHEDULE, TOKEN, URL, Handle, always, task
+from .harness import CREATED, SCHEDULE, TOKEN, URL, Handle, always, task
 
 FORMS = {
     "http://h:8080": "http://h:8080/api/v1/tasks/task-1",
@@ -108,6 +108,39 @@ def test_the_namespace_of_a_client(own: str | None, asked: str) -> None:
         handle = Handle("sync", always(200, body), namespace="shop")
         handle.call(method, *values, **options)
         assert handle.requests[0].url.params["namespace"] == asked, method
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize(
+    ("of_client", "of_call", "asked"),
+    [
+        (None, None, "bank"),
+        (None, "shop", "shop"),
+        (None, "", ""),
+        ("shop", None, "shop"),
+        ("", None, None),
+        ("", "shop", "shop"),
+    ],
+)
+def test_the_namespace_of_the_environment(
+    kind: str, of_client: str | None, of_call: str | None, asked: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREWARMER_NAMESPACE", "bank")
+    for method, body in (("list_tasks", EMPTY), ("iter_tasks", EMPTY), ("list_schedules", EMPTY)):
+        handle = Handle(kind, always(200, body), namespace=of_client)
+        handle.call(method, namespace=of_call)
+        assert handle.requests[0].url.params.get("namespace") == asked, method
+    for method, values, body in (("create_task", (["a"],), CREATED), ("create_schedule", (), SCHEDULE)):
+        handle = Handle(kind, always(201, body), namespace=of_client)
+        handle.call(method, *values, namespace=of_call)
+        assert handle.bodies()[0].get("namespace") == (of_call or of_client or ("bank" if of_client is None else None))
+
+
+def test_an_empty_variable_is_no_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREWARMER_NAMESPACE", "")
+    handle = Handle("sync", always(200, EMPTY))
+    handle.call("list_tasks")
+    assert str(handle.requests[0].url) == f"{URL}/api/v1/tasks"
 
 
 def test_all_namespaces_in_spite_of_the_client() -> None:

@@ -73,11 +73,7 @@ func imagesOf(ctx context.Context, client *prewarmer.Client) ([]string, error) {
 	}
 	var images []string
 	for _, workload := range found.Workloads {
-		details, err := workload.Details()
-		if err != nil {
-			return nil, err
-		}
-		images = append(images, details.Images...)
+		images = append(images, workload.Images...)
 	}
 	slices.Sort(images)
 	return slices.Compact(images), nil

@@ -3,6 +3,10 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
 	"strings"
 )
 
@@ -90,15 +94,45 @@ func (s *schema) refName() string {
 	return s.Ref[strings.LastIndex(s.Ref, "/")+1:]
 }
 
-// resolved has the parts of an allOf in place of their names.
-func (d *document) resolved(s *schema) *schema {
-	whole := *s
-	whole.AllOf = nil
-	for _, part := range s.AllOf {
-		if part.Ref != "" {
-			part = d.Components.Schemas[part.refName()]
-		}
-		whole.AllOf = append(whole.AllOf, part)
+// flat is one object with the fields of every part of an allOf, also of those that are only named there.
+func (d *document) flat(s *schema) (*schema, error) {
+	if len(s.AllOf) == 0 {
+		return s, nil
 	}
-	return &whole
+	whole := *s
+	whole.Type, whole.AllOf = types{"object"}, nil
+	whole.Properties = maps.Clone(s.Properties)
+	if whole.Properties == nil {
+		whole.Properties = map[string]*schema{}
+	}
+	whole.Required = slices.Clone(s.Required)
+	for _, part := range s.AllOf {
+		part, err := d.part(part)
+		if err != nil {
+			return nil, err
+		}
+		for key, field := range part.Properties {
+			if whole.Properties[key] != nil {
+				return nil, fmt.Errorf("%s: two parts have it", key)
+			}
+			whole.Properties[key] = field
+		}
+		whole.Required = append(whole.Required, part.Required...)
+	}
+	return &whole, nil
+}
+
+// part is a part of an allOf by itself: an object, and no choice.
+func (d *document) part(s *schema) (*schema, error) {
+	if s.Ref != "" {
+		named := d.Components.Schemas[s.refName()]
+		if named == nil {
+			return nil, fmt.Errorf("%s: there is no such schema", s.Ref)
+		}
+		s = named
+	}
+	if kind := s.kind(); len(s.OneOf) > 0 || len(s.Enum) > 0 || (kind != "" && kind != "object") {
+		return nil, errors.New("a part of an allOf that is no object")
+	}
+	return d.flat(s)
 }

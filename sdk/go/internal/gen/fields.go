@@ -83,10 +83,17 @@ func choiceType(s *schema) (string, error) {
 	return "", errors.New("a choice other than of a number and a text")
 }
 
+// mapType is for an object whose keys the document does not name. Where it does not say of what either, it is of anything.
 func mapType(s *schema) (string, error) {
+	if len(s.Properties) > 0 || len(s.AllOf) > 0 {
+		return "", errors.New("an object within an object: give it a name among the schemas")
+	}
+	if len(s.Additional) == 0 {
+		return "map[string]any", nil
+	}
 	var value schema
 	if err := json.Unmarshal(s.Additional, &value); err != nil {
-		return "", fmt.Errorf("an object within an object: %w", err)
+		return "", fmt.Errorf("additionalProperties: %w", err)
 	}
 	item, err := goTypeOf(&value)
 	return "map[string]" + item, err

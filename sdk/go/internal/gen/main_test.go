@@ -26,6 +26,7 @@ func TestFields(t *testing.T) {
 		`"size": {"oneOf": [{"type": "integer"}, {"type": "string", "pattern": "x"}, {"type": "null"}]}`: "// Size: a number, or a text like x. Size Amount `json:\"size,omitzero\"`",
 		`"kind": {"oneOf": [{"$ref": "#/components/schemas/Kind"}, {"type": "null"}]}`:                   "Kind Kind `json:\"kind,omitempty\"`",
 		`"labels": {"type": "object", "additionalProperties": {"type": "string"}}`:                       "Labels map[string]string `json:\"labels,omitempty\"`",
+		`"open": {"type": "object"}`:                                                                     "Open map[string]any `json:\"open,omitempty\"`",
 		`"any": {"type": "array", "items": {}}`:                                                          "Any []any `json:\"any,omitempty\"`",
 		`"on": {"type": "boolean"}`:                                                                      "On *bool `json:\"on,omitempty\"`",
 	} {
@@ -39,9 +40,17 @@ func TestFields(t *testing.T) {
 func TestPartsByName(t *testing.T) {
 	source, err := generated(t, `{"components": {"schemas": {
 		"A": {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}},
-		"B": {"allOf": [{"$ref": "#/components/schemas/A"}, {"properties": {"on": {"type": "boolean"}}}]}}}}`)
-	if err != nil || !strings.Contains(source, "type B struct { Name string") || !strings.Contains(source, `&v.Extra, "name", "on"`) {
-		t.Errorf("%v\n%s", err, source)
+		"B": {"description": "Two.", "allOf": [{"$ref": "#/components/schemas/A"}, {"properties": {"on": {"type": "boolean"}}}]},
+		"C": {"allOf": [{"$ref": "#/components/schemas/B"}], "required": ["more"], "properties": {"more": {"type": "object"}}}}}}`)
+	const (
+		name = "Name string `json:\"name\"` "
+		on   = "On *bool `json:\"on,omitempty\"` }"
+		more = "More map[string]any `json:\"more\"` "
+	)
+	for _, expected := range []string{"type A struct { " + name + "}", "// B: two. type B struct { " + name + on, "type C struct { " + more + name + on} {
+		if err != nil || !strings.Contains(source, expected) {
+			t.Errorf("%v\n%s\n has no %s", err, source, expected)
+		}
 	}
 }
 
@@ -56,7 +65,12 @@ func TestOperations(t *testing.T) {
 func TestWhatHasNoGoType(t *testing.T) {
 	for _, text := range []string{
 		`{"components": {"schemas": {"X": {"type": "string"}}}}`,
-		`{"components": {"schemas": {"X": {"type": "object", "properties": {"a": {"type": "object"}}}}}}`,
+		`{"components": {"schemas": {"X": {"type": "object", "properties": {"a": {"type": "object", "properties": {"b": {"type": "string"}}}}}}}}`,
+		`{"components": {"schemas": {"X": {"type": "object", "properties": {"a": {"type": "object", "additionalProperties": true}}}}}}`,
+		`{"components": {"schemas": {"X": {"allOf": [{"$ref": "#/components/schemas/Y"}]}}}}`,
+		`{"components": {"schemas": {"X": {"allOf": [{"type": "string"}]}}}}`,
+		`{"components": {"schemas": {"X": {"allOf": [{"oneOf": [{"type": "object"}]}]}}}}`,
+		`{"components": {"schemas": {"X": {"allOf": [{"properties": {"a": {"type": "string"}}}, {"properties": {"a": {"type": "string"}}}]}}}}`,
 		`{"components": {"schemas": {"X": {"type": "object", "properties": {"a": {"oneOf": [{"type": "string"}, {"type": "boolean"}]}}}}}}`,
 		`{"components": {"schemas": {"X": {"type": "object", "properties": {"a": {"type": "file"}}}}}}`,
 		`{"paths": {"/a": {"get": {"operationId": "a"}}}}`,

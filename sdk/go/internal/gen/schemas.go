@@ -15,10 +15,8 @@ func writeSchema(b *bytes.Buffer, name string, s *schema) error {
 	case len(s.Enum) > 0:
 		writeEnum(b, name, s)
 		return nil
-	case len(s.AllOf) > 0:
-		return writeOpenStruct(b, name, s)
 	case s.kind() == "object":
-		return writeStruct(b, name, s, "")
+		return writeStruct(b, name, s)
 	}
 	return errors.New("neither an object nor an enumeration")
 }
@@ -32,7 +30,7 @@ func writeEnum(b *bytes.Buffer, name string, s *schema) {
 	b.WriteString(")\n")
 }
 
-func writeStruct(b *bytes.Buffer, name string, s *schema, extra string) error {
+func writeStruct(b *bytes.Buffer, name string, s *schema) error {
 	fmt.Fprintf(b, "type %s struct {\n", name)
 	for _, key := range fieldOrder(s) {
 		required := slices.Contains(s.Required, key)
@@ -44,7 +42,7 @@ func writeStruct(b *bytes.Buffer, name string, s *schema, extra string) error {
 		b.WriteString(comment(exported(key), describe(field)))
 		fmt.Fprintf(b, "%s %s `json:%q`\n", exported(key), goType, key+omit)
 	}
-	b.WriteString(extra + "}\n")
+	b.WriteString("}\n")
 	return nil
 }
 
@@ -78,33 +76,6 @@ func describe(s *schema) string {
 		choices = append(choices, text)
 	}
 	return strings.Join(choices, ", or ") + "."
-}
-
-// writeOpenStruct is for an object with fields that the document does not name: they are kept as they came.
-func writeOpenStruct(b *bytes.Buffer, name string, s *schema) error {
-	merged := schema{Properties: map[string]*schema{}}
-	for _, part := range s.AllOf {
-		maps.Copy(merged.Properties, part.Properties)
-		merged.Required = append(merged.Required, part.Required...)
-	}
-	const extra = "// Extra: every field that the API's document does not name, as it came.\nExtra map[string]json.RawMessage `json:\"-\"`\n"
-	if err := writeStruct(b, name, &merged, extra); err != nil {
-		return err
-	}
-	fmt.Fprintf(b, `
-// UnmarshalJSON keeps what it does not know in Extra.
-func (v *%[1]s) UnmarshalJSON(text []byte) error {
-	type named %[1]s
-	return unmarshalOpen(text, (*named)(v), &v.Extra, %[2]s)
-}
-
-// MarshalJSON writes Extra beside the fields that have names.
-func (v %[1]s) MarshalJSON() ([]byte, error) {
-	type named %[1]s
-	return marshalOpen(named(v), v.Extra)
-}
-`, name, quoted(slices.Sorted(maps.Keys(merged.Properties))))
-	return nil
 }
 
 func quoted(words []string) string {

@@ -43,7 +43,10 @@ class Settings:
     ) -> Settings:
         """From the arguments of a client, and the environment for what is not given."""
         base = _base(base_url or os.environ.get("PREWARMER_URL"))
-        return cls(base, token or os.environ.get("PREWARMER_TOKEN"), timeout, retries, retry_seconds, namespace)
+        token = token or os.environ.get("PREWARMER_TOKEN")
+        # Given as "", it is none, whatever the environment says.
+        namespace = (os.environ.get("PREWARMER_NAMESPACE") if namespace is None else namespace) or None
+        return cls(base, token, timeout, retries, retry_seconds, namespace)
 
     def url(self, call: Call[T]) -> httpx.URL:
         """Where a call goes, without its query."""

@@ -40,7 +40,8 @@ class AsyncPrewarmClient:
         system or PREWARMER_CA_FILE, or False to believe anybody.
     retries: how often a call is repeated at most, after lost connections, 429, 502, 503 and 504. Only what is
         the same when done twice is repeated; a schedule is made or triggered again only where the server did nothing.
-    namespace: the namespace of calls that name none; otherwise the server's own, and for lists all that may be read.
+    namespace: the namespace of calls that name none; PREWARMER_NAMESPACE by default. "" for none, whatever that
+        variable is: then it is the server's own, and for lists all that may be read.
     transport: another `httpx` transport, for tests.
     retry_seconds: how long after its begin a call is repeated at most.
 
@@ -109,6 +110,7 @@ class AsyncPrewarmClient:
         self,
         *,
         status: str | None = None,
+        search: str | None = None,
         namespace: str | None = None,
         limit: int | None = None,
         offset: int | None = None,
@@ -116,17 +118,27 @@ class AsyncPrewarmClient:
     ) -> models.TaskList:
         """A page of the tasks, newest first.
 
-        status: only of this status. namespace: only of this one; "" for all, whatever the client's is.
+        status: only of this status. search: only those in whose name or images this text (at most 200 characters) stands.
+        namespace: only of this one; "" for all, whatever the client's is.
         limit: 1 to 100, 10 by default. offset: after how many. until: taken from a Link header.
         Tasks that are made meanwhile shift pages by offset; `iter_tasks` does not see that.
         """
-        return await self._call(calls.list_tasks(self._page(namespace, limit, offset, status=status, until=until)))
+        query = self._page(namespace, limit, offset, status=status, search=search, until=until)
+        return await self._call(calls.list_tasks(query))
 
     async def iter_tasks(
-        self, *, status: str | None = None, namespace: str | None = None, page_size: int = 100
+        self,
+        *,
+        status: str | None = None,
+        search: str | None = None,
+        namespace: str | None = None,
+        page_size: int = 100,
     ) -> AsyncIterator[models.TaskView]:
-        """All tasks that there are now, newest first, asked for page by page (1 to 100 each)."""
-        query: dict[str, Any] | None = self._page(namespace, page_size, None, status=status)
+        """All tasks that there are now, newest first, asked for page by page (1 to 100 each).
+
+        status, search and namespace are those of `list_tasks`.
+        """
+        query: dict[str, Any] | None = self._page(namespace, page_size, None, status=status, search=search)
         while query is not None:
             page, response = await self._exchange(calls.list_tasks(query))
             for one in page.tasks:

@@ -74,7 +74,7 @@ class TaskRequest(Model):
     batch_policy: Optional[BatchPolicy] = None
     """How batches follow one another: `Barrier` (default), `Rolling` or `Doubling`."""
     batch_size: Optional[Union[int, str]] = None
-    """How many nodes at once: 1 to 100, or a share such as `25%`."""
+    """How many nodes at once: 1 to 100, or a percentage such as `25%`; 10 by default."""
     deadline: Optional[str] = None
     """How long the whole task may take, such as `1h`."""
     image_pull_policy: Optional[PullPolicy] = None
@@ -88,7 +88,7 @@ class TaskRequest(Model):
     node_selector: Optional[dict[str, str]] = None
     """Labels that a node must carry."""
     nodes: Optional[Union[int, str]] = None
-    """How many nodes: a number, a share such as `25%`, `all` or `auto`."""
+    """How many of the matching nodes: `all` (default), `auto`, a number, or a percentage such as `25%`."""
     notify: Optional[list[NotifyRequest]] = None
     """Who is told of the end."""
     priority: Optional[int] = None
@@ -121,7 +121,7 @@ class TaskCreated(Model):
     """A task that was made."""
 
     batch_size: Union[int, str]
-    """How many nodes at once: 1 to 100, or a share such as `25%`."""
+    """How many nodes at once: a number, or a percentage such as `25%`."""
     images: list[str]
     """The images."""
     message: str
@@ -196,7 +196,7 @@ class TaskView(Model):
     """A task."""
 
     batch_size: Union[int, str]
-    """How many nodes at once: 1 to 100, or a share such as `25%`."""
+    """How many nodes at once: a number, or a percentage such as `25%`."""
     failed_node_details: list[FailedNodeDetail]
     """The failures; at most 100, of which `progress.failed_nodes` counts all."""
     image_details: list[ImageDetail]
@@ -256,7 +256,30 @@ class TaskEvent(Model):
     """What `Last-Event-ID` takes the watch up from."""
 
 
-class ExtractedView(Model):
+class Extracted(Model):
+    """What one pod template would have warmed."""
+
+    credentials: dict[str, Any]
+    """The credentials: `imagePullSecrets`, `serviceAccountName`."""
+    images: list[str]
+    """The images."""
+    namespace: str
+    """Its namespace."""
+    placement: dict[str, Any]
+    """The nodes, in the words of a pod: `nodeSelector`, `nodeAffinity`, `tolerations`."""
+    verdict: str
+    """`wanted`, `opted_out`, `nothing` or `ignored`."""
+    workload: str
+    """`Kind/name`."""
+    nodes: Optional[Union[int, str]] = None
+    """How many of the matching nodes: a number, `all`, or a percentage."""
+    reason: Optional[str] = None
+    """Why it is ignored, if so."""
+    warnings: Optional[list[str]] = None
+    """What made no sense, as kubectl would print it."""
+
+
+class ExtractedView(Extracted):
     """What would be warmed for one pod template."""
 
     node_count: Optional[int] = None

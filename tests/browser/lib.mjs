@@ -1,0 +1,251 @@
+// What the tests of the pages stand on: one browser, a context for each test that notes whatever goes wrong in it, the REST API
+// to prepare things with, and a runner.
+import assert from "node:assert/strict";
+import { randomBytes } from "node:crypto";
+import { mkdirSync } from "node:fs";
+import { createRequire } from "node:module";
+
+const require = createRequire(`${process.env.BROWSER_MODULES}/`);
+const { chromium, request } = require("playwright-core");
+export const axe = require("axe-core").source;
+
+export const BASE = new URL(process.env.PREWARMER_URL).origin;
+export const TOKEN = process.env.PREWARMER_TOKEN;
+export const READ_TOKEN = process.env.PREWARMER_READ_TOKEN;
+export const NAMESPACE = process.env.PREWARMER_TEST_NAMESPACE || "shop";
+export const SHOTS = process.env.SHOTS;
+export const COOKIE = "__Host-prewarmer";
+/** In the name of whatever this run makes. */
+export const RUN = `run${randomBytes(4).toString("hex")}`;
+/** How long a task of all nodes may take. */
+export const LONG = 45_000;
+/** Tests that run at once: they mostly wait. */
+const LANES = 3;
+
+if (SHOTS) mkdirSync(SHOTS, { recursive: true });
+
+const FLAGS = [
+  "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+  "--disable-component-update", "--disable-sync",
+];
+const browser = await chromium.launch({ executablePath: process.env.CHROMIUM || "/usr/bin/chromium", args: FLAGS });
+
+// ---- the REST API, called from here and not from the browser
+
+const rest = await request.newContext({ ignoreHTTPSErrors: true, extraHTTPHeaders: { authorization: `Bearer ${TOKEN}` } });
+const made = { tasks: [], "scheduled-tasks": [] };
+
+export async function api(method, path, data) {
+  const answer = await rest.fetch(`${BASE}/api/v1/${path}`, { method, data });
+  if (!answer.ok()) throw new Error(`${method} ${path}: ${answer.status()} ${await answer.text()}`);
+  const text = await answer.text();
+  return text ? JSON.parse(text) : null;
+}
+
+/** Makes a task, and answers with it and the path of its page. */
+export async function task(image, more = {}) {
+  const body = {
+    images: [`registry.example/${RUN}/${image}`], namespace: NAMESPACE, nodeSelector: { type: "fake" }, batchSize: 100,
+    successThreshold: "100%", ttlSecondsAfterFinished: 900, ...more,
+  };
+  const one = await api("POST", "tasks", body);
+  made.tasks.push(one.taskId);
+  return { ...one, path: `/ui/tasks/${NAMESPACE}/${one.taskId}` };
+}
+
+export const look = (one) => api("GET", `tasks/${one.taskId}?namespace=${NAMESPACE}`);
+
+export async function schedule(more = {}) {
+  const body = {
+    name: `${RUN} nightly`, cronExpr: "30 2 * * *", namespace: NAMESPACE,
+    taskConfig: { images: [`registry.example/${RUN}/nightly:1`], nodeSelector: { type: "fake" }, nodes: 10, ttlSecondsAfterFinished: 900 },
+    ...more,
+  };
+  const one = await api("POST", "scheduled-tasks", body);
+  const id = one.id ?? one.scheduleId ?? one.taskId;
+  made["scheduled-tasks"].push(id);
+  return { ...one, id, path: `/ui/schedules/${NAMESPACE}/${id}` };
+}
+
+/** A task that works for minutes: node after node. */
+export const endless = (image) => task(`slow-${image}`, { batchSize: 1 });
+
+/** Waits for a condition that no page shows. */
+export async function until(what, condition, limit = LONG) {
+  const end = Date.now() + limit;
+  for (;;) {
+    const value = await condition();
+    if (value) return value;
+    if (Date.now() > end) throw new Error(`it did not come to this: ${what}`);
+    await new Promise((done) => setTimeout(done, 100));
+  }
+}
+
+export const ended = (one) =>
+  until(`the end of ${one.taskId}`, async () => ["completed", "failed", "cancelled"].includes((await look(one)).status));
+
+const shared = new Map();
+/** What several tests look at and none changes is made once. */
+export function once(name, make) {
+  if (!shared.has(name)) shared.set(name, make());
+  return shared.get(name);
+}
+export const fixtures = {
+  running: () => once("running", () => endless("fixture:1")),
+  completed: () => once("completed", async () => { const one = await task("fixture:1"); await ended(one); return one; }),
+  failed: () => once("failed", async () => { const one = await task("picky-fixture:1"); await ended(one); return one; }),
+  schedule: () => once("schedule", async () => {
+    const one = await schedule();
+    await api("POST", `scheduled-tasks/${one.id}/trigger?namespace=${NAMESPACE}`);
+    return one;
+  }),
+};
+
+// ---- pages
+
+/** What streams say and hold is seen from inside the page: whether they are closed, and how many parts they have renewed. */
+function spy() {
+  window.streams = [];
+  window.EventSource = class extends EventSource {
+    constructor(...all) { super(...all); window.streams.push(this); }
+  };
+  window.renewed = 0;
+  document.addEventListener("htmx:sseMessage", () => { window.renewed += 1; });
+}
+
+/** Opens a page in a context of its own. Options: `token` signs in, `origins` are others that may be asked, the rest is Playwright's. */
+async function open(test, { token, origins = [], ...options } = {}) {
+  const context = await browser.newContext({ ignoreHTTPSErrors: true, viewport: { width: 1280, height: 900 }, ...options });
+  test.contexts.push(context);
+  context.setDefaultTimeout(15_000);
+  const note = (words) => { if (!test.expected.some((known) => known.test(words))) test.problems.push(words); };
+  context.on("console", (message) => {
+    if (["error", "warning"].includes(message.type())) note(`console: ${message.text()} (${message.location().url})`);
+  });
+  context.on("weberror", (error) => note(`error in a page: ${error.error().stack ?? error.error()}`));
+  context.on("request", (asked) => {
+    const { origin, protocol } = new URL(asked.url());
+    if (protocol !== "about:" && origin !== BASE && !origins.includes(origin)) note(`another origin is asked: ${asked.url()}`);
+  });
+  context.on("requestfailed", (asked) => {
+    const words = asked.failure()?.errorText ?? "";
+    // A stream ends with its page, and a preview when more is typed.
+    const meant = words === "net::ERR_ABORTED" && /\/live(\/|\?|$)|\/preview$/.test(asked.url());
+    if (!meant) note(`request failed: ${asked.url()} ${words}`);
+  });
+  await context.addInitScript(spy);
+  if (token) await signInAs(context, token);
+  const page = await context.newPage();
+  watchDialogs(test, page);
+  return page;
+}
+
+/** Dialogs are answered by what stands in `page.answers`, and noted in `page.asked`; any other is a defect. */
+export function watchDialogs(test, page) {
+  page.answers = [];
+  page.asked = [];
+  page.on("dialog", (dialog) => {
+    page.asked.push(dialog.message());
+    if (page.answers.length === 0) test.problems.push(`a dialog that nobody expected: ${dialog.message()}`);
+    return page.answers.shift() ? dialog.accept() : dialog.dismiss();
+  });
+}
+
+export const signInAs = (context, token) => context.addCookies([
+  { name: COOKIE, value: token, domain: new URL(BASE).hostname, path: "/", secure: true, httpOnly: true, sameSite: "Lax" },
+]);
+
+export const go = (page, path) => page.goto(BASE + path);
+
+/** The one text of an element. */
+export const text = async (page, selector) => (await page.locator(selector).innerText()).trim();
+
+/** Waits until an element says this. */
+export const says = (page, selector, wanted, timeout = 15_000) =>
+  page.locator(selector).filter({ hasText: wanted }).first().waitFor({ timeout });
+
+export const badge = (page, word, timeout = LONG) => says(page, `section[aria-label=Progress] .badge`, word, timeout);
+
+/** Waits until a stream has renewed the page. */
+export const renewed = (page) => page.waitForFunction(() => window.renewed > 0);
+
+/** Waits until all streams are closed: a browser does not ask again for those. */
+export const closed = (page) =>
+  page.waitForFunction(() => window.streams.length > 0 && window.streams.every((one) => one.readyState === EventSource.CLOSED));
+
+/** What share of the grid's pixels has which colour, by the names of the style's variables. */
+export const painted = (page) => page.evaluate(() => {
+  const canvas = document.getElementById("grid");
+  const style = getComputedStyle(document.documentElement);
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  const counts = new Map();
+  for (let at = 0; at < data.length; at += 4) {
+    const key = (data[at] << 16) | (data[at + 1] << 8) | data[at + 2];
+    if (data[at + 3] === 255) counts.set(key, (counts.get(key) ?? 0) + 1);
+  }
+  const share = (name) => (counts.get(parseInt(style.getPropertyValue(name).trim().slice(1), 16)) ?? 0) * 4 / data.length;
+  return { warm: share("--warm"), already: share("--already"), bad: share("--bad"), wait: share("--wait"), work: share("--work") };
+});
+
+export async function noOverflow(page, what) {
+  const [whole, seen] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
+  assert.ok(whole <= seen, `${what} is ${whole} px wide, on a screen of ${seen} px`);
+}
+
+// ---- the runner
+
+const tests = [];
+/** `expected`: what the test provokes on purpose, of what is otherwise a defect. */
+export const test = (name, body, expected = []) => tests.push({ name, body, expected, problems: [], contexts: [], failed: null });
+
+async function runOne(one) {
+  const begun = Date.now();
+  let timer;
+  const late = new Promise((_, reject) => { timer = setTimeout(() => reject(new Error("it took longer than 80 s")), 80_000); });
+  const lines = [];
+  const page = (options) => open(one, options);
+  try {
+    await Promise.race([one.body({ open: page, say: (words) => lines.push(words), test: one }), late]);
+    assert.deepEqual(one.problems, [], "something went wrong beside what was tested");
+  } catch (error) {
+    one.failed = error;
+    const pages = one.contexts.flatMap((context) => context.pages());
+    for (const [index, page] of pages.entries()) {
+      lines.push(`at ${page.url()}`);
+      if (SHOTS) await page.screenshot({ path: `${SHOTS}/failed-${one.name.replace(/\W+/g, "-")}-${index}.png` }).catch(() => {});
+    }
+  }
+  clearTimeout(timer);
+  await Promise.all(one.contexts.map((context) => context.close().catch(() => {})));
+  console.log(`${one.failed ? "FAILED" : "ok    "} ${((Date.now() - begun) / 1000).toFixed(1).padStart(5)} s  ${one.name}`);
+  for (const line of lines) console.log(`                  ${line}`);
+  if (one.failed) {
+    console.log(`  ${String(one.failed.stack ?? one.failed).replaceAll("\n", "\n  ")}`);
+    for (const problem of one.problems) console.log(`  beside: ${problem}`);
+  }
+}
+
+async function tidyUp() {
+  const gone = (kind) => made[kind].map((id) => api("DELETE", `${kind}/${id}?namespace=${NAMESPACE}`).catch(() => {}));
+  // Those that have ended cannot be cancelled, and those that were deleted are not there: that is as it should be.
+  for (const kind of Object.keys(made)) await Promise.all(gone(kind));
+}
+
+export async function run() {
+  const begun = Date.now();
+  const chosen = tests.filter((one) => new RegExp(process.env.ONLY ?? "").test(one.name));
+  const waiting = [...chosen];
+  const lane = async () => { for (let one = waiting.shift(); one; one = waiting.shift()) await runOne(one); };
+  await Promise.all(Array.from({ length: LANES }, lane));
+  await tidyUp();
+  await browser.close();
+  await rest.dispose();
+  const failed = chosen.filter((one) => one.failed);
+  const took = `${Math.round((Date.now() - begun) / 1000)} s`;
+  if (failed.length > 0 || chosen.length === 0) {
+    console.log(`the pages in a browser: FAILED, ${failed.length} of ${chosen.length} tests, after ${took}`);
+    process.exitCode = 1;
+  } else {
+    console.log(`the pages in a browser: all ${chosen.length} tests passed, in ${took}`);
+  }
+}
