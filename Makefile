@@ -33,8 +33,12 @@ helper: ## build the static helper
 images: ## build the images of the server and the helper into target/images, without a container engine (deploy/images.sh --help)
 	deploy/images.sh --sbom target/images
 
+.PHONY: plugin
+plugin: ## build the archives of kubectl prewarm and the manifest for krew into target/plugin (deploy/plugin.sh --help)
+	deploy/plugin.sh target/plugin
+
 .PHONY: generate
-generate: ## write what is generated: deploy/crds.yaml, deploy/openapi.json, deploy/prewarmer.yaml
+generate: ## write what is generated: deploy/crds.yaml, deploy/openapi.json, deploy/prewarmer.yaml, the Go SDK's types
 	@bash deploy/generate.sh
 
 .PHONY: check-generated

@@ -12,6 +12,7 @@ mkdir -p "$new/chart/files"
 "$program" crds > "$new/crds.yaml"
 cp "$new/crds.yaml" "$new/chart/files/crds.yaml"
 "$program" openapi > "$new/openapi.json"
+(cd sdk/go && GOTOOLCHAIN=local go run ./internal/gen -in "$new/openapi.json" -out "$new/types.gen.go")
 # The chart with its defaults, and the namespace; as of these definitions.
 cp -r deploy/chart "$new/render"
 cp "$new/crds.yaml" "$new/render/files/crds.yaml"
@@ -45,4 +46,5 @@ for file in crds.yaml chart/files/crds.yaml openapi.json prewarmer.yaml; do sett
   sed -n '/the end of what is written/,$p' docs/settings.md
 } > "$new/settings.md"
 settle "$new/settings.md" docs/settings.md
+settle "$new/types.gen.go" sdk/go/types.gen.go
 for file in "$new"/sets/*; do settle "$file" "tests/chart/$(basename "$file")"; done

@@ -19,7 +19,11 @@ run() {
   bash tests/prometheus/rules.sh &&
   tests/cluster/cluster with --fake-nodes 120 --real-nodes 2 -- cargo test --locked -- --show-output &&
   say "the chart, installed into a cluster of its own" &&
-  tests/cluster/cluster with --fake-nodes 40 --real-nodes 2 -- tests/installed.sh
+  tests/cluster/cluster with --fake-nodes 40 --real-nodes 2 -- tests/installed.sh &&
+  say "kubectl's plugin, packed and installed by krew" &&
+  tests/cluster/cluster with --fake-nodes 5 -- tests/plugin.sh &&
+  say "the SDKs, the pages and the examples, against a server" &&
+  tests/cluster/cluster with --fake-nodes 120 -- tests/clients.sh
 }
 if output=$(run 2>&1 | tee /dev/stderr); then
   not_run=$(grep '^NOT RUN' <<< "$output" | sort -u || true)

@@ -2,6 +2,11 @@
 # Checks the Go SDK: format, vet, generated code, tests (with a server where PREWARMER_URL and PREWARMER_TOKEN are set), and
 # its use from another module.
 set -euo pipefail
+# The CA of an https server is named from where this was called.
+if [[ -n ${PREWARMER_CA_FILE:-} ]]; then
+  PREWARMER_CA_FILE=$(realpath "$PREWARMER_CA_FILE")
+  export PREWARMER_CA_FILE
+fi
 cd "$(dirname "$0")"
 # What is installed is enough: nothing is to be fetched.
 export GOTOOLCHAIN=local GOPROXY=off

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"maps"
 	"os"
 	"reflect"
 	"strings"
@@ -148,6 +150,41 @@ func TestLivePages(t *testing.T) {
 	}
 }
 
+func TestLiveSearch(t *testing.T) {
+	ctx, client := live(t)
+	// Everything that may be in an image and means something in a URL would be refused; a slash and a colon are let through.
+	word := fmt.Sprintf("go/search-%d:1", time.Now().UnixNano())
+	request := liveTask("registry.example/" + word)
+	request.Nodes = Count(1)
+	made := map[string]bool{}
+	var last string
+	for range 3 {
+		last = must[*TaskCreated](t)(client.CreateTask(ctx, request)).TaskID
+		made[last] = true
+	}
+	found := map[string]bool{}
+	for task, err := range client.Tasks(ctx, WithSearch(word), Limit(1)) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		found[task.TaskID] = true
+	}
+	if !maps.Equal(found, made) {
+		t.Errorf("%v are found of %v", found, made)
+	}
+	if page := must[*TaskList](t)(client.ListTasks(ctx, WithSearch(last))); page.Total != 1 || page.Tasks[0].TaskID != last {
+		t.Errorf("by name: %+v", page)
+	}
+	if page := must[*TaskList](t)(client.ListTasks(ctx, WithSearch("no & such=task+%"))); page.Total != 0 {
+		t.Errorf("%+v", page)
+	}
+	var apiError *APIError
+	_, err := client.ListTasks(ctx, WithSearch(strings.Repeat("x", 201)))
+	if !errors.Is(err, ErrBadRequest) || !errors.As(err, &apiError) || apiError.Details[0].Field != "search" {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestLiveSchedule(t *testing.T) {
 	ctx, client := live(t)
 	request := ScheduleRequest{Name: "go sdk", CronExpr: "@yearly", TaskConfig: liveTask("nginx:1.27"), TimeoutSeconds: Ptr(600)}
@@ -232,9 +269,10 @@ func TestLiveExtract(t *testing.T) {
 	ctx, client := live(t)
 	const manifest = `apiVersion: v1
 kind: Pod
-metadata: {name: web, namespace: shop}
+metadata: {name: web, namespace: shop, annotations: {prewarm.io/nodes: all, prewarm.io/node: x}}
 spec:
   nodeSelector: {type: fake}
+  imagePullSecrets: [{name: registry}]
   containers: [{name: web, image: "nginx:1.27"}]
 ---
 apiVersion: v1
@@ -252,7 +290,7 @@ metadata: {name: settings}
 	if !reflect.DeepEqual(web.Credentials["imagePullSecrets"], []any{"registry"}) || len(found.Skipped) != 1 {
 		t.Errorf("%+v, %+v", web, found.Skipped)
 	}
-	if web.NodeCount == nil || *web.NodeCount < 100 || len(web.NodeNames) == 0 {
+	if web.NodeCount == nil || *web.NodeCount < 100 || len(web.NodeNames) == 0 || len(web.Warnings) != 1 {
 		t.Errorf("%+v", web)
 	}
 }

@@ -4,6 +4,11 @@
 #   check.sh --live    live tests are a must
 # The tools are kept in PREWARMER_CACHE; the first run fetches them from the package index that pip is set up for.
 set -euo pipefail
+# The CA of an https server is named from where this was called.
+if [[ -n ${PREWARMER_CA_FILE:-} ]]; then
+  PREWARMER_CA_FILE=$(realpath "$PREWARMER_CA_FILE")
+  export PREWARMER_CA_FILE
+fi
 cd "$(dirname "$0")"
 
 fail() { echo "sdk/python: FAILED: $*" >&2; exit 1; }

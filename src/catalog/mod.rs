@@ -22,7 +22,10 @@ use self::{entry::is_newer, state::State};
 pub use self::{
     entry::{Detail, Entry, Key},
     schedules::Schedules,
-    shape::{FailedNodeDetail, ImageDetail, Progress, RetryGrowth, Status, TaskView, amount_schema},
+    shape::{
+        FailedNodeDetail, FailureGroup, ImageDetail, Progress, RetryGrowth, Status, TaskView, amount_schema,
+        failure_groups,
+    },
     state::{Counts, Filter, Page},
 };
 use crate::task::PrewarmTask;

@@ -1,6 +1,6 @@
 //! A task as the REST API shows it. *Pure.*
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kube::ResourceExt;
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ use utoipa::{
 
 use crate::{
     duration,
-    task::{Amount, FailurePolicy, ORIGIN_LABEL, Phase, PrewarmTask, RetryStrategy},
+    task::{Amount, FailedNode, FailurePolicy, ORIGIN_LABEL, Phase, PrewarmTask, RetryStrategy},
 };
 
 /// Where a task stands.
@@ -118,6 +118,40 @@ pub struct FailedNodeDetail {
     pub timestamp: String,
 }
 
+/// Failures of one kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailureGroup {
+    /// The word for why.
+    pub reason: String,
+    /// The image; empty where the failures are the nodes'.
+    pub image: String,
+    /// The nodes, by name, each once.
+    pub nodes: BTreeSet<String>,
+    /// What was said first.
+    pub message: String,
+}
+
+/// Failures by reason and image, most frequent first.
+#[must_use]
+pub fn failure_groups(failures: &[FailedNodeDetail]) -> Vec<FailureGroup> {
+    let mut groups: Vec<FailureGroup> = Vec::new();
+    for failure in failures {
+        let same = groups.iter_mut().find(|group| group.reason == failure.reason && group.image == failure.image);
+        if let Some(group) = same {
+            group.nodes.insert(failure.node_name.clone());
+        } else {
+            groups.push(FailureGroup {
+                reason: failure.reason.clone(),
+                image: failure.image.clone(),
+                nodes: [failure.node_name.clone()].into(),
+                message: failure.message.clone(),
+            });
+        }
+    }
+    groups.sort_by_key(|group| std::cmp::Reverse(group.nodes.len()));
+    groups
+}
+
 /// What became of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -218,7 +252,7 @@ impl TaskView {
                 percentage: percentage(status.succeeded_nodes, status.total_nodes),
             },
             image_details: status.images.iter().map(image).collect(),
-            failed_node_details: status.failed_nodes.into_iter().map(failure).collect(),
+            failed_node_details: status.failed_nodes.into_iter().map(FailedNodeDetail::from).collect(),
             message: status.conditions.iter().find(|one| one.type_ == "Progressing").map_or_else(String::new, |one| {
                 if one.message.is_empty() { one.reason.clone() } else { one.message.clone() }
             }),
@@ -246,12 +280,14 @@ fn image(status: &crate::task::ImageStatus) -> ImageDetail {
     }
 }
 
-fn failure(node: crate::task::FailedNode) -> FailedNodeDetail {
-    FailedNodeDetail {
-        node_name: node.node,
-        image: node.image,
-        reason: node.reason,
-        message: node.message,
-        timestamp: node.time,
+impl From<FailedNode> for FailedNodeDetail {
+    fn from(node: FailedNode) -> Self {
+        Self {
+            node_name: node.node,
+            image: node.image,
+            reason: node.reason,
+            message: node.message,
+            timestamp: node.time,
+        }
     }
 }

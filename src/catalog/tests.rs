@@ -170,3 +170,18 @@ fn searching() {
     let found = |text| names(&catalog, &Filter { search: Some(text), ..all() }).0;
     assert_eq!((found("POSTGRES"), found("we"), found("image")), (vec!["db".into()], vec!["web".into()], vec![]));
 }
+
+#[test]
+fn failures_by_reason() {
+    let one = |node: &str, reason: &str| FailedNodeDetail {
+        node_name: node.into(),
+        image: "a:1".into(),
+        reason: reason.into(),
+        message: format!("{node} said so"),
+        timestamp: String::new(),
+    };
+    let groups = failure_groups(&[one("n3", "Timeout"), one("n2", "TLS"), one("n1", "TLS"), one("n2", "TLS")]);
+    let shown: Vec<(&str, usize, &str)> =
+        groups.iter().map(|group| (group.reason.as_str(), group.nodes.len(), group.message.as_str())).collect();
+    assert_eq!(shown, [("TLS", 2, "n2 said so"), ("Timeout", 1, "n3 said so")]);
+}

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::{
+    catalog::{FailedNodeDetail, FailureGroup, failure_groups},
     task::{FailedNode, Phase, PrewarmTask},
     worker::Reason,
 };
@@ -10,44 +11,29 @@ use crate::{
 /// How many nodes a sentence names.
 const NAMED: usize = 5;
 
-/// Failures of one kind.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Group {
-    pub(super) reason: Reason,
-    pub(super) image: String,
-    pub(super) nodes: Vec<String>,
-    /// The words that were said first.
-    pub(super) message: String,
+/// What failed where, and why.
+pub(super) fn sentence(group: &FailureGroup) -> String {
+    let what = if group.image.is_empty() { "the node's pull" } else { group.image.as_str() };
+    let named = group.nodes.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let more = more(group.nodes.len());
+    let reason = Reason::from_word(&group.reason);
+    format!("{what} failed on {named}{more} ({}): {}.", reason.as_str(), reason.what())
 }
 
-impl Group {
-    /// What failed where, and why.
-    pub(super) fn sentence(&self) -> String {
-        let what = if self.image.is_empty() { "the node's pull" } else { self.image.as_str() };
-        let named = self.nodes.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
-        let more = self.nodes.len().saturating_sub(NAMED);
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        format!("{what} failed on {named}{more} ({}): {}.", self.reason.as_str(), self.reason.what())
-    }
+/// What to do.
+pub(super) fn remedy(group: &FailureGroup) -> &'static str {
+    Reason::from_word(&group.reason).remedy()
 }
 
-/// The failures that the status spells out, by reason and image, most frequent first.
-pub(super) fn groups<'a>(failures: impl IntoIterator<Item = &'a FailedNode>) -> Vec<Group> {
-    let mut groups: Vec<Group> = Vec::new();
-    for failure in failures {
-        let reason = Reason::from_word(&failure.reason);
-        match groups.iter_mut().find(|group| group.reason == reason && group.image == failure.image) {
-            Some(group) => group.nodes.push(failure.node.clone()),
-            None => groups.push(Group {
-                reason,
-                image: failure.image.clone(),
-                nodes: vec![failure.node.clone()],
-                message: failure.message.clone(),
-            }),
-        }
-    }
-    groups.sort_by_key(|group| std::cmp::Reverse(group.nodes.len()));
-    groups
+fn more(many: usize) -> String {
+    let more = many.saturating_sub(NAMED);
+    if more > 0 { format!(" and {more} more") } else { String::new() }
+}
+
+/// The failures that the status spells out.
+pub(super) fn groups<'a>(failures: impl IntoIterator<Item = &'a FailedNode>) -> Vec<FailureGroup> {
+    let all: Vec<FailedNodeDetail> = failures.into_iter().cloned().map(FailedNodeDetail::from).collect();
+    failure_groups(&all)
 }
 
 /// What is to be said of a task: of one of its nodes where one is named.
@@ -57,8 +43,8 @@ pub(super) fn explain(task: &PrewarmTask, node: Option<&str>) -> Vec<String> {
     let wanted = |name: &str| node.is_none_or(|node| node == name);
     for group in groups(status.failed_nodes.iter().filter(|failure| wanted(&failure.node))) {
         lines.push(String::new());
-        lines.push(group.sentence());
-        lines.push(format!("  What to do: {}.", group.reason.remedy()));
+        lines.push(sentence(&group));
+        lines.push(format!("  What to do: {}.", remedy(&group)));
         lines.push(format!("  The node said: {}", group.message));
     }
     for image in status.images.iter().filter(|image| image.given_up.is_some() && node.is_none()) {
@@ -77,8 +63,7 @@ pub(super) fn explain(task: &PrewarmTask, node: Option<&str>) -> Vec<String> {
         for reason in reasons {
             let of_it: Vec<&str> =
                 ignored.iter().filter(|one| one.reason == reason).map(|one| one.node.as_str()).collect();
-            let more = of_it.len().saturating_sub(NAMED);
-            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            let more = more(of_it.len());
             lines.push(format!("  {reason}: {}{more}", of_it[..of_it.len().min(NAMED)].join(", ")));
         }
     }

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use jiff::Timestamp;
 
-use super::explain::groups;
+use super::explain::{groups, remedy, sentence};
 use crate::{
     task::{Phase, PrewarmTask},
     terminal::{Colour, span},
@@ -91,7 +91,7 @@ pub(super) fn verdict(task: &PrewarmTask, colour_on: bool) -> String {
         let _ = writeln!(out, "  {}", message.message);
     }
     for group in groups(&status.failed_nodes) {
-        let _ = writeln!(out, "  {}\n    what to do: {}", group.sentence(), group.reason.remedy());
+        let _ = writeln!(out, "  {}\n    what to do: {}", sentence(&group), remedy(&group));
     }
     out
 }

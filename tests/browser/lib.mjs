@@ -62,9 +62,8 @@ export async function schedule(more = {}) {
     ...more,
   };
   const one = await api("POST", "scheduled-tasks", body);
-  const id = one.id ?? one.scheduleId ?? one.taskId;
-  made["scheduled-tasks"].push(id);
-  return { ...one, id, path: `/ui/schedules/${NAMESPACE}/${id}` };
+  made["scheduled-tasks"].push(one.id);
+  return { ...one, path: `/ui/schedules/${NAMESPACE}/${one.id}` };
 }
 
 /** A task that works for minutes: node after node. */
@@ -86,16 +85,17 @@ export const ended = (one) =>
 
 const shared = new Map();
 /** What several tests look at and none changes is made once. */
-export function once(name, make) {
+function once(name, make) {
   if (!shared.has(name)) shared.set(name, make());
   return shared.get(name);
 }
 export const fixtures = {
-  running: () => once("running", () => endless("fixture:1")),
-  completed: () => once("completed", async () => { const one = await task("fixture:1"); await ended(one); return one; }),
-  failed: () => once("failed", async () => { const one = await task("picky-fixture:1"); await ended(one); return one; }),
+  // Names without a place to break are what makes pages too wide.
+  running: () => once("running", () => endless(`${"fixture".repeat(12)}:1`)),
+  completed: () => once("completed", async () => { const one = await task("fixture:1", { nodes: 40 }); await ended(one); return one; }),
+  failed: () => once("failed", async () => { const one = await task(`missing-${"fixture".repeat(12)}:1`, { nodes: 12 }); await ended(one); return one; }),
   schedule: () => once("schedule", async () => {
-    const one = await schedule();
+    const one = await schedule({ name: `${RUN} ${"nightly".repeat(6)}` });
     await api("POST", `scheduled-tasks/${one.id}/trigger?namespace=${NAMESPACE}`);
     return one;
   }),
@@ -120,7 +120,9 @@ async function open(test, { token, origins = [], ...options } = {}) {
   context.setDefaultTimeout(15_000);
   const note = (words) => { if (!test.expected.some((known) => known.test(words))) test.problems.push(words); };
   context.on("console", (message) => {
-    if (["error", "warning"].includes(message.type())) note(`console: ${message.text()} (${message.location().url})`);
+    // htmx tells when a preview is given up because more was typed, or the form was sent.
+    const givenUp = /^htmx:(afterRequest|sendAbort), /.test(message.text());
+    if (["error", "warning"].includes(message.type()) && !givenUp) note(`console: ${message.text()} (${message.location().url})`);
   });
   context.on("weberror", (error) => note(`error in a page: ${error.error().stack ?? error.error()}`));
   context.on("request", (asked) => {
@@ -129,8 +131,8 @@ async function open(test, { token, origins = [], ...options } = {}) {
   });
   context.on("requestfailed", (asked) => {
     const words = asked.failure()?.errorText ?? "";
-    // A stream ends with its page, and a preview when more is typed.
-    const meant = words === "net::ERR_ABORTED" && /\/live(\/|\?|$)|\/preview$/.test(asked.url());
+    // What a page asks for when it is there ends with it: streams, and the grid's nodes. A preview ends when more is typed.
+    const meant = words === "net::ERR_ABORTED" && /\/live(\/|\?|$)|\/(preview|nodes)$/.test(asked.url());
     if (!meant) note(`request failed: ${asked.url()} ${words}`);
   });
   await context.addInitScript(spy);
@@ -235,6 +237,8 @@ export async function run() {
   const begun = Date.now();
   const chosen = tests.filter((one) => new RegExp(process.env.ONLY ?? "").test(one.name));
   const waiting = [...chosen];
+  // What takes a while is begun now, unless only some tests are wanted; the tests that need it see whether it worked.
+  if (!process.env.ONLY) for (const make of Object.values(fixtures)) make().catch(() => {});
   const lane = async () => { for (let one = waiting.shift(); one; one = waiting.shift()) await runOne(one); };
   await Promise.all(Array.from({ length: LANES }, lane));
   await tidyUp();

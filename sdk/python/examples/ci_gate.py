@@ -2,7 +2,7 @@
 
     python ci_gate.py --success-threshold 95% --timeout 900 deployment.yaml
 
-Reads PREWARMER_URL and PREWARMER_TOKEN.
+Reads PREWARMER_URL, PREWARMER_TOKEN and the README's other variables.
 """
 
 import argparse
@@ -22,13 +22,14 @@ def warm(client: PrewarmClient) -> None:
     """Warms every workload of the manifest, on the nodes where it may run."""
     for workload in client.extract(arguments.manifest.read_text()).workloads:
         task = client.create_task(
-            workload["images"],
-            node_selector=workload["placement"].get("nodeSelector"),
-            tolerations=workload["placement"].get("tolerations"),
+            workload.images,
+            node_selector=workload.placement.get("nodeSelector"),
+            tolerations=workload.placement.get("tolerations"),
+            nodes=workload.nodes,
             batch_size=50,
             success_threshold=arguments.success_threshold,
         )
-        print(f"{workload['workload']}: {task.task_id}")
+        print(f"{workload.workload}: {task.task_id}")
         client.wait_for_completion(
             task.task_id, timeout=arguments.timeout, poll_interval=0.5, progress=True, raise_on_failure=True
         )

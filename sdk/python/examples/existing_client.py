@@ -1,6 +1,6 @@
 """Code that was written for a client that gives plain dicts: only its import was changed.
 
-Reads PREWARMER_URL and PREWARMER_TOKEN.
+Reads PREWARMER_URL, PREWARMER_TOKEN and the README's other variables.
 """
 
 # With types, the task that was made and the task as it is are not the same class.

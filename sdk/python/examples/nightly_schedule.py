@@ -2,7 +2,9 @@
 
     python nightly_schedule.py --name nightly --cron "30 2 * * *" --timezone Europe/Berlin --now nginx:1.27
 
-With --now it runs at once too, and with --delete it is deleted in the end. Reads PREWARMER_URL and PREWARMER_TOKEN.
+With --now it runs at once too, and with --delete it is deleted in the end.
+
+Reads PREWARMER_URL, PREWARMER_TOKEN and the README's other variables.
 """
 
 import argparse
@@ -15,6 +17,7 @@ parser.add_argument("--name", default="nightly")
 parser.add_argument("--cron", default="30 2 * * *")
 parser.add_argument("--timezone", default="UTC")
 parser.add_argument("--node-selector", metavar="LABEL=VALUE", action="append", default=[])
+parser.add_argument("--nodes", default="all", help="how many of the nodes: a number, a percentage, or all")
 parser.add_argument("--now", action="store_true")
 parser.add_argument("--delete", action="store_true")
 arguments = parser.parse_args()
@@ -24,8 +27,13 @@ request = ScheduleRequest(
     name=arguments.name,
     cron_expr=arguments.cron,
     timezone=arguments.timezone,
-    # A tag that has moved since yesterday is what a nightly run is for.
-    task_config=TaskRequest(images=arguments.images, node_selector=selector, image_pull_policy=PullPolicy.ALWAYS),
+    task_config=TaskRequest(
+        images=arguments.images,
+        node_selector=selector,
+        nodes=arguments.nodes,
+        # A tag that has moved since yesterday is what a nightly run is for.
+        image_pull_policy=PullPolicy.ALWAYS,
+    ),
 )
 
 with PrewarmClient() as client:

@@ -1,4 +1,4 @@
-"""The start of the README. Reads PREWARMER_URL and PREWARMER_TOKEN."""
+"""The start of the README. Reads PREWARMER_URL, PREWARMER_TOKEN and the README's other variables."""
 
 from prewarmer import PrewarmClient
 

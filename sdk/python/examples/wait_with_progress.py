@@ -2,7 +2,7 @@
 
     python wait_with_progress.py --node-selector type=fake nginx:1.27 redis:7.4
 
-Reads PREWARMER_URL and PREWARMER_TOKEN.
+Reads PREWARMER_URL, PREWARMER_TOKEN and the README's other variables.
 """
 
 import argparse
@@ -12,12 +12,15 @@ from prewarmer import PrewarmClient
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("images", nargs="+")
 parser.add_argument("--node-selector", metavar="LABEL=VALUE", action="append", default=[])
+parser.add_argument("--nodes", default="all", help="how many of the nodes: a number, a percentage, or all")
 parser.add_argument("--batch-size", type=int, default=20)
 arguments = parser.parse_args()
 selector = dict(one.split("=", 1) for one in arguments.node_selector)
 
 with PrewarmClient() as client:
-    task = client.create_task(arguments.images, batch_size=arguments.batch_size, node_selector=selector)
+    task = client.create_task(
+        arguments.images, batch_size=arguments.batch_size, node_selector=selector, nodes=arguments.nodes
+    )
     done = client.wait_for_completion(task.task_id, timeout=1800, poll_interval=0.5, progress=True)
     for image in done.image_details:
         print(f"{image.image}: warm on {image.completed_nodes} nodes, failed on {image.failed_nodes}")

@@ -18,7 +18,7 @@ def _own_environment(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
             monkeypatch.delenv(name, raising=False)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def live() -> Live:
     """The server that the tests may call."""
     url = os.environ.get("PREWARMER_URL")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -27,13 +28,14 @@ FAKE = {"type": "fake"}
 MANIFEST = """
 apiVersion: apps/v1
 kind: Deployment
-metadata: {name: web}
+metadata: {name: web, namespace: shop, annotations: {prewarm.io/nodes: "50%", prewarm.io/node: x}}
 spec:
   selector: {matchLabels: {app: web}}
   template:
     metadata: {labels: {app: web}}
     spec:
       nodeSelector: {type: fake}
+      serviceAccountName: puller
       containers: [{name: web, image: "nginx:1.27"}]
 ---
 apiVersion: v1
@@ -76,10 +78,10 @@ def test_a_task_from_its_making_to_its_end(client: PrewarmClient) -> None:
 
 
 def test_a_task_is_watched(client: PrewarmClient) -> None:
-    made = client.create_task([image()], node_selector=FAKE, nodes=30, batch_size=10)
+    made = client.create_task([image()], node_selector=FAKE, nodes=6, batch_size=3)
     states = list(client.watch_task(made.task_id))
     assert [one.status.ended for one in states] == [False] * (len(states) - 1) + [True]
-    assert states[-1].progress.completed_nodes == 30
+    assert states[-1].progress.completed_nodes == 6
     assert [one.status for one in client.watch_task(made.task_id)] == ["completed"]
 
 
@@ -146,27 +148,53 @@ def test_every_bad_field_is_told(client: PrewarmClient) -> None:
 
 
 def test_pages_of_tasks(client: PrewarmClient) -> None:
-    # Pages are taken up by the second of a task's making, so these must be older than a second.
-    made = [client.create_task([image("slow")], node_selector=FAKE, nodes=1).task_id for _ in range(3)]
+    word = f"app/{uuid.uuid4().hex}"
+    made = [client.create_task([image(word)], node_selector=FAKE, nodes=1).task_id for _ in range(3)]
+    last = time.monotonic()
     for task_id in made:
         client.wait_for_completion(task_id, timeout=120, poll_interval=0.2)
-    rows = client.iter_tasks(page_size=1)
+    # Pages are taken up by the second of a task's making, so these must be older than a second.
+    time.sleep(max(0.0, last + 1.1 - time.monotonic()))
+    rows = client.iter_tasks(search=f"{word}/", page_size=1)
     first = next(rows).task_id
-    later = client.create_task([image()], node_selector=FAKE, nodes=1).task_id
-    seen = [first, *(one.task_id for one in rows)]
+    later = client.create_task([image(word)], node_selector=FAKE, nodes=1).task_id
+    # Another task is before them now: by offset alone one would come twice.
+    assert sorted([first, *(one.task_id for one in rows)]) == sorted(made)
+    seen = [one.task_id for one in client.iter_tasks(page_size=20)]
     assert len(seen) == len(set(seen)), "a task came twice"
-    assert later not in seen
-    assert set(made) <= set(seen)
+    assert {*made, later} <= set(seen)
     page = client.list_tasks(status="completed", limit=2, offset=1)
     assert (len(page.tasks), page.limit, page.offset) == (2, 2, 1)
     assert {one["status"] for one in page["tasks"]} == {"completed"}
 
 
+def test_a_search(client: PrewarmClient) -> None:
+    what = image()
+    made = client.create_task([what], node_selector=FAKE, nodes=1).task_id
+    for search in (what, what.removeprefix("registry.example/"), made):
+        page = client.list_tasks(search=search)
+        assert (page.total, [one.task_id for one in page.tasks]) == (1, [made])
+    for search in (f"{what}2", "no & such=task+%"):
+        assert client.list_tasks(search=search).total == 0
+    with pytest.raises(BadRequest) as refused:
+        client.list_tasks(search="x" * 201)
+    assert [one.field for one in refused.value.details] == ["search"]
+
+
 def test_what_a_manifest_needs(client: PrewarmClient) -> None:
     answer = client.extract(MANIFEST)
-    assert [one["images"] for one in answer.workloads] == [["nginx:1.27"]]
-    assert answer.workloads[0].node_count
+    (web,) = answer.workloads
+    assert (web.workload, web.namespace, web.verdict, web.reason) == ("Deployment/web", "shop", "wanted", None)
+    assert (web.images, web["images"], web.nodes) == (["nginx:1.27"], ["nginx:1.27"], "50%")
+    assert (web.placement, web.credentials) == ({"nodeSelector": FAKE}, {"serviceAccountName": "puller"})
+    assert [one.split(":")[0] for one in web.warnings or []] == ["prewarm.io/node"]
+    assert web.node_count
     assert len(answer.skipped) == 1
+    every = client.extract(MANIFEST.replace("50%", "all")).workloads[0]
+    assert every.node_names
+    assert len(every.node_names) == min(100, every.node_count or 0)
+    out = client.extract(MANIFEST.replace('prewarm.io/nodes: "50%"', 'prewarm.io/enabled: "false"')).workloads[0]
+    assert (out.verdict, out.images, out.node_count) == ("opted_out", [], None)
 
 
 def test_a_schedule_from_its_making_to_its_end(client: PrewarmClient) -> None:
@@ -232,8 +260,11 @@ def test_the_asynchronous_client(live: Live) -> None:
             assert states[-1].status == "completed"
             waits = [client.wait_for_completion(one.task_id, timeout=120, poll_interval=0.2) for one in made]
             assert [one.progress.completed_nodes for one in await asyncio.gather(*waits)] == [3, 3, 3]
-            seen = [one.task_id async for one in client.iter_tasks(page_size=2)]
+            seen = [one.task_id async for one in client.iter_tasks(page_size=20)]
             assert {one.task_id for one in made} <= set(seen)
+            found = [one.task_id async for one in client.iter_tasks(search=made[1].task_id)]
+            assert found == [made[1].task_id]
+            assert (await client.list_tasks(search=made[2].images[0])).total == 1
             assert len([one async for one in client.iter_nodes()]) > 0
             with pytest.raises(Conflict):
                 await client.cancel_task(made[0].task_id)

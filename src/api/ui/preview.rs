@@ -40,7 +40,7 @@ struct Image {
 
 /// The nodes that would be warmed.
 struct Chosen {
-    chosen: usize,
+    many: usize,
     matching: usize,
     at_once: usize,
     names: String,
@@ -57,7 +57,7 @@ struct Preview {
 
 #[derive(Template)]
 #[template(path = "preview_times.html", config = "src/api/ui/askama.toml")]
-struct Times {
+struct TimesPage {
     words: Option<String>,
     zone: String,
     times: Vec<String>,
@@ -84,14 +84,14 @@ fn choose(spec: &PrewarmTaskSpec, nodes: &[Facts]) -> Option<Chosen> {
     }
     let chosen = task.nodes.of(names.len());
     // Where fewer are wanted than match, which ones is chosen when the task runs.
-    let named = if chosen == names.len() {
+    let shown = if chosen == names.len() {
         names.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ")
     } else {
         String::new()
     };
     let more = names.len().saturating_sub(NAMED);
-    let named = if more > 0 && !named.is_empty() { format!("{named} and {more} more") } else { named };
-    Some(Chosen { chosen, matching, at_once: task.batch_size.of(chosen), names: named, obstacles })
+    let shown = if more > 0 && !shown.is_empty() { format!("{shown} and {more} more") } else { shown };
+    Some(Chosen { many: chosen, matching, at_once: task.batch_size.of(chosen), names: shown, obstacles })
 }
 
 fn images(spec: &PrewarmTaskSpec, nodes: &[Facts]) -> Vec<Image> {
@@ -151,5 +151,5 @@ pub(super) async fn schedule(
         Some(cron) => next_times(cron, Timestamp::now()),
         None => problems,
     };
-    respond::page(StatusCode::OK, &Times { words: cron.as_ref().map(Cron::in_words), zone, times, task })
+    respond::page(StatusCode::OK, &TimesPage { words: cron.as_ref().map(Cron::in_words), zone, times, task })
 }

@@ -73,6 +73,7 @@ struct Runs {
 
 #[derive(Template)]
 #[template(path = "schedule.html", config = "src/api/ui/askama.toml")]
+#[allow(clippy::struct_excessive_bools, reason = "each is a right of its own")]
 struct One {
     shell: Shell,
     told: Option<&'static str>,
@@ -107,7 +108,7 @@ pub(super) async fn page(
     let visible = readable(&api, &viewer.caller, LIST, named).await.map_err(refuse)?;
     let place = match &visible {
         Visible::All => None,
-        Visible::Only(names) => names.iter().next().cloned(),
+        Visible::Only(all) => all.iter().next().cloned(),
     };
     let place = place.unwrap_or_else(|| api.default_namespace().to_owned());
     Ok(answer(

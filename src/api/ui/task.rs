@@ -150,7 +150,7 @@ fn actions(view: &TaskView, entry: &Entry, rights: Rights) -> String {
 
 fn failures(view: &TaskView) -> String {
     let groups = groups(&view.failed_node_details);
-    let mut named: Vec<&str> = groups.iter().flat_map(|group| group.nodes.iter().map(String::as_str)).collect();
+    let mut named: Vec<&str> = groups.iter().flat_map(|group| group.of.nodes.iter().map(String::as_str)).collect();
     named.sort_unstable();
     named.dedup();
     let more = view.progress.failed_nodes.saturating_sub(u32::try_from(named.len()).unwrap_or(u32::MAX));

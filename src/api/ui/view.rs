@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 
 use crate::{
-    catalog::{FailedNodeDetail, Status, TaskView},
+    catalog::{FailedNodeDetail, FailureGroup, Status, TaskView, failure_groups},
     schedule::{Cron, PrewarmSchedule},
     worker::Reason,
 };
@@ -75,15 +75,19 @@ impl Row {
     }
 }
 
-/// Failures of one kind.
+/// Failures of one kind, with what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Group {
-    pub(super) reason: String,
     pub(super) what: String,
     pub(super) remedy: String,
-    pub(super) image: String,
-    pub(super) message: String,
-    pub(super) nodes: Vec<String>,
+    pub(super) of: FailureGroup,
+}
+
+impl Group {
+    /// The nodes, in a line.
+    pub(super) fn nodes(&self) -> String {
+        self.of.nodes.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// A sentence's beginning.
@@ -101,25 +105,11 @@ pub(super) fn words(reason: &str) -> (String, String) {
 
 /// The failures of a task by reason and image, most frequent first.
 pub(super) fn groups(failures: &[FailedNodeDetail]) -> Vec<Group> {
-    let mut groups: Vec<Group> = Vec::new();
-    for failure in failures {
-        match groups.iter_mut().find(|one| one.reason == failure.reason && one.image == failure.image) {
-            Some(group) => group.nodes.push(failure.node_name.clone()),
-            None => {
-                let (what, remedy) = words(&failure.reason);
-                groups.push(Group {
-                    reason: failure.reason.clone(),
-                    what,
-                    remedy,
-                    image: failure.image.clone(),
-                    message: failure.message.clone(),
-                    nodes: vec![failure.node_name.clone()],
-                });
-            }
-        }
-    }
-    groups.sort_by_key(|group| std::cmp::Reverse(group.nodes.len()));
-    groups
+    let with_words = |of: FailureGroup| {
+        let (what, remedy) = words(&of.reason);
+        Group { what, remedy, of }
+    };
+    failure_groups(failures).into_iter().map(with_words).collect()
 }
 
 /// A span for people: `45 s`, `12 min`, `3.5 h`, `12 days`.
@@ -238,19 +228,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failures_by_reason() {
-        let one = |node: &str, reason: &str| FailedNodeDetail {
-            node_name: node.into(),
-            image: "a:1".into(),
-            reason: reason.into(),
-            message: "words".into(),
-            timestamp: String::new(),
-        };
-        let groups = groups(&[one("n1", "TLS"), one("n2", "Timeout"), one("n3", "TLS")]);
-        assert_eq!(groups.len(), 2);
-        assert_eq!((groups[0].reason.as_str(), groups[0].nodes.join(",")), ("TLS", "n1,n3".into()));
-        assert_eq!(groups[0].what, "The node does not trust the registry's certificate");
-        assert!(!groups[1].what.contains('`') && !groups[1].remedy.is_empty());
+    fn reasons_in_words() {
+        let (what, remedy) = words("TLS");
+        assert_eq!(what, "The node does not trust the registry's certificate");
+        assert_eq!(remedy, "configure the runtime's CA on the node");
+        assert!(!words("Timeout").0.contains('`'));
     }
 
     #[test]

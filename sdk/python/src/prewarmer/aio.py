@@ -118,7 +118,8 @@ class AsyncPrewarmClient:
     ) -> models.TaskList:
         """A page of the tasks, newest first.
 
-        status: only of this status. search: only those in whose name or images this text (at most 200 characters) stands.
+        status: only of this status.
+        search: only those in whose name or images this text stands, of at most 200 characters.
         namespace: only of this one; "" for all, whatever the client's is.
         limit: 1 to 100, 10 by default. offset: after how many. until: taken from a Link header.
         Tasks that are made meanwhile shift pages by offset; `iter_tasks` does not see that.

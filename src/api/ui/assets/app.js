@@ -33,6 +33,7 @@ class Grid {
     this.names = [];
     this.letters = "";
     this.cursor = -1;
+    this.loading = false;
     this.told = document.getElementById("grid-node");
     this.source = document.getElementById("states");
     new ResizeObserver(() => this.paint()).observe(canvas.parentElement);
@@ -46,9 +47,17 @@ class Grid {
   }
 
   async load() {
-    const answer = await fetch(this.canvas.dataset.src, { headers: { accept: "application/json" } });
-    if (!answer.ok) return;
-    const { names, states } = await answer.json();
+    if (this.loading) return;
+    this.loading = true;
+    try {
+      const answer = await fetch(this.canvas.dataset.src, { headers: { accept: "application/json" } });
+      if (answer.ok) this.named(await answer.json());
+    } finally {
+      this.loading = false;
+    }
+  }
+
+  named({ names, states }) {
     this.names = names;
     // What came by the stream meanwhile is newer.
     if (this.letters.length !== names.length) this.letters = states;
