@@ -45,8 +45,12 @@ pub(super) async fn front(State(api): State<Api>, mut request: Request, next: Ne
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let from = peer(request.extensions());
     let watch = path.ends_with("/watch");
+    let elsewhere = !api.auth.asks() && host(&request).is_some_and(|host| !is_local(host));
     let answer = next.run(request);
-    let mut response = if watch {
+    let mut response = if elsewhere {
+        let words = "this server asks nobody who he is, and is there for localhost only: call it by that name";
+        ApiError::new(StatusCode::MISDIRECTED_REQUEST, words).into_response()
+    } else if watch {
         answer.await
     } else {
         tokio::time::timeout(PATIENCE, answer).await.unwrap_or_else(|_| {
@@ -77,6 +81,20 @@ pub(super) async fn front(State(api): State<Api>, mut request: Request, next: Ne
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("private, no-cache"));
     response
+}
+
+/// The name by which the server was called.
+fn host(request: &Request) -> Option<&str> {
+    let named = request.headers().get(header::HOST).and_then(|value| value.to_str().ok());
+    let authority = named.or_else(|| request.uri().authority().map(axum::http::uri::Authority::as_str))?;
+    let end = authority.rfind(':').filter(|at| !authority[*at..].contains(']')).unwrap_or(authority.len());
+    Some(&authority[..end])
+}
+
+/// A page elsewhere can have its own name lead to this machine, and would then be taken for ours; but it cannot call itself so.
+fn is_local(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+    host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
 }
 
 /// Methods that are none of ours are one label: a caller must not be able to make up series.
@@ -166,5 +184,20 @@ mod tests {
         let headers = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static(accept))]);
         assert_eq!(accepts(&headers, "application/json"), expected);
         assert!(accepts(&HeaderMap::new(), "application/json"));
+    }
+
+    #[rstest]
+    #[case("localhost:8080", true)]
+    #[case("LOCALHOST", true)]
+    #[case("127.0.0.1:8080", true)]
+    #[case("[::1]:8080", true)]
+    #[case("[::1]", true)]
+    #[case("evil.example:8080", false)]
+    #[case("localhost.evil.example", false)]
+    #[case("10.0.0.1", false)]
+    #[case("", false)]
+    fn names_of_this_machine(#[case] name: &'static str, #[case] local: bool) {
+        let request = Request::builder().header(header::HOST, name).body(axum::body::Body::empty()).unwrap();
+        assert_eq!(host(&request).is_some_and(is_local), local);
     }
 }

@@ -153,3 +153,13 @@ proptest! {
         let _ = schedule_request::read(schedule, &Guard::default());
     }
 }
+
+/// Where nobody is asked who he is, a page elsewhere could have its own name lead here (DNS rebinding).
+#[tokio::test]
+async fn without_sign_in_only_localhost_is_served() {
+    let code = async |host: &str| call(api(&[], false), "GET", "/ui", &[("host", host)], "").await.status();
+    assert_eq!(code("localhost:8080").await, StatusCode::OK);
+    assert_eq!(code("evil.example:8080").await, StatusCode::MISDIRECTED_REQUEST);
+    let asked = call(api(&[], true), "GET", "/ui", &[("host", "prewarm.example")], "").await;
+    assert_eq!(asked.status(), StatusCode::SEE_OTHER);
+}

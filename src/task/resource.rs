@@ -532,7 +532,7 @@ pub struct PrewarmTaskStatus {
     pub current_batch_index: u32,
     /// How many batches there are.
     pub total_batches: u32,
-    /// When each batch had ended, in seconds from `startTime`; the first 1,000 of them.
+    /// When each batch had ended, in seconds from `startTime`, with the pause before further tries; the first 1,000 of them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub batch_ends: Vec<u32>,
     /// The failures, bounded; `failedNodeCount` and `images` count them all.

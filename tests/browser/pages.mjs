@@ -98,7 +98,7 @@ test("a failed task says why, and is tried again", async ({ open }) => {
   assert.notEqual(second.taskId, first.taskId);
   await badge(page, "failed");
   await says(page, ".counts", /12\s+nodes/);
-  await go(page, "/ui");
+  await go(page, `/ui?namespace=${NAMESPACE}`);
   const why = page.locator(".group", { hasText: "ImageNotFound" });
   await why.locator(`a[href="${second.path}"]`).waitFor();
   await why.locator(`a[href="${first.path}"]`).click();
@@ -525,7 +525,7 @@ const signedIn = { token: TOKEN };
 const LOOKS = {
   "sign-in": { path: async () => "/ui/sign-in?why=ended", options: {} },
   overview: { path: async () => { await Promise.all([fixtures.failed(), fixtures.running(), fixtures.schedule()]); return "/ui"; } },
-  tasks: { path: async () => { await Promise.all([fixtures.failed(), fixtures.running()]); return "/ui/tasks"; } },
+  tasks: { path: async () => { await Promise.all([fixtures.failed(), fixtures.running()]); return "/ui/tasks?search=fixture"; } },
   "a running task": { path: async () => (await fixtures.running()).path },
   "a failed task": { path: async () => (await fixtures.failed()).path },
   "a completed task": { path: async () => (await fixtures.completed()).path },

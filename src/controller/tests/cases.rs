@@ -89,6 +89,8 @@ fn what_may_pass_is_tried_again_in_later_batches() {
     assert_eq!((status.phase, status.succeeded_nodes, status.failed_nodes.len()), (Phase::Completed, 3, 0));
     assert_eq!(status.images[0].succeeded, 3);
     assert_eq!(status.images[0].failed, 0);
+    let ends = &status.batch_ends;
+    assert!(ends.len() == 3 && ends.is_sorted() && ends[1] >= 10, "the pause before the further try counts: {ends:?}");
 }
 
 #[test]

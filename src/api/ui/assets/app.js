@@ -49,18 +49,16 @@ class Grid {
   async load() {
     if (this.loading) return;
     this.loading = true;
-    try {
-      const answer = await fetch(this.canvas.dataset.src, { headers: { accept: "application/json" } });
-      if (answer.ok) this.named(await answer.json());
-    } finally {
-      this.loading = false;
-    }
-  }
-
-  named({ names, states }) {
+    const before = this.letters;
+    const answer = await fetch(this.canvas.dataset.src, { headers: { accept: "application/json" } }).finally(() => { this.loading = false; });
+    if (!answer.ok) return;
+    const { names, states } = await answer.json();
     this.names = names;
-    // What came by the stream meanwhile is newer.
-    if (this.letters.length !== names.length) this.letters = states;
+    // What came by the stream meanwhile is newer, and may be about nodes that were not chosen yet.
+    if (this.letters.length !== names.length) {
+      if (this.letters !== before) { this.load(); return; }
+      this.letters = states;
+    }
     this.show();
   }
 
