@@ -139,7 +139,7 @@ func TestLivePages(t *testing.T) {
 		ids[task.TaskID] = true
 	}
 	// Old tasks are deleted in the background meanwhile.
-	if total < 3 || len(ids) < 3 || len(ids) > total {
+	if total < 3 || len(ids) < 3 {
 		t.Errorf("%d of %d tasks", len(ids), total)
 	}
 	page := must[*TaskList](t)(client.ListTasks(ctx, WithStatus(StatusCancelled), AllNamespaces(), Limit(5)))
@@ -221,7 +221,11 @@ func TestLiveSchedule(t *testing.T) {
 
 func liveExecutions(ctx context.Context, t *testing.T, client *Client, id, taskID string) {
 	t.Helper()
+	// The run is written into the schedule's status by the leader, a moment after its task was made.
 	list := must[*ExecutionList](t)(client.ListExecutions(ctx, id, Limit(1)))
+	for begun := time.Now(); list.Total == 0 && time.Since(begun) < time.Minute; time.Sleep(200 * time.Millisecond) {
+		list = must[*ExecutionList](t)(client.ListExecutions(ctx, id, Limit(1)))
+	}
 	if list.Total != 1 || list.Executions[0].TaskID != taskID || list.Executions[0].TriggeredAt.IsZero() {
 		t.Errorf("%+v", list)
 	}

@@ -104,7 +104,7 @@ type Extracted struct {
 	Placement map[string]any `json:"placement"`
 	// Credentials: the credentials: `imagePullSecrets`, `serviceAccountName`.
 	Credentials map[string]any `json:"credentials"`
-	// Nodes: how many of the matching nodes: a number, `all`, or a percentage
+	// Nodes: how many of the matching nodes: a number, `all`, or a percentage.
 	Nodes Amount `json:"nodes,omitzero"`
 	// Reason: why it is ignored, if so.
 	Reason string `json:"reason,omitempty"`
@@ -130,7 +130,7 @@ type ExtractedView struct {
 	NodeCount *int `json:"nodeCount,omitempty"`
 	// NodeNames: the first hundred of them.
 	NodeNames []string `json:"nodeNames,omitempty"`
-	// Nodes: how many of the matching nodes: a number, `all`, or a percentage
+	// Nodes: how many of the matching nodes: a number, `all`, or a percentage.
 	Nodes Amount `json:"nodes,omitzero"`
 	// Reason: why it is ignored, if so.
 	Reason string `json:"reason,omitempty"`

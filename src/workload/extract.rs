@@ -19,7 +19,7 @@ pub const DEFAULT_NAMESPACE: &str = "default";
 fn nodes_schema() -> Schema {
     let of = |kind: Type| ObjectBuilder::new().schema_type(kind);
     let all = OneOfBuilder::new().item(of(Type::Integer).minimum(Some(1))).item(of(Type::String));
-    all.description(Some("How many of the matching nodes: a number, `all`, or a percentage")).build().into()
+    all.description(Some("How many of the matching nodes: a number, `all`, or a percentage.")).build().into()
 }
 
 /// What one pod template would have warmed.

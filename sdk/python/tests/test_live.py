@@ -213,7 +213,11 @@ def test_a_schedule_from_its_making_to_its_end(client: PrewarmClient) -> None:
         run = client.trigger_schedule(made.id)
         assert run.task_id
         assert client.wait_for_completion(run.task_id, timeout=120, poll_interval=0.2).status == "completed"
-        (execution,) = client.iter_executions(made.id)
+        # The run is written into the schedule's status by the leader, a moment after its task was made.
+        begun = time.monotonic()
+        while not (executions := list(client.iter_executions(made.id))) and time.monotonic() < begun + 60:
+            time.sleep(0.2)
+        (execution,) = executions
         assert (execution.id, execution.trigger, execution.task_id) == (1, "manual", run.task_id)
         assert client.get_execution(made.id, 1).triggered_at == execution.triggered_at
         assert client.list_executions(made.id, limit=1).total == 1
