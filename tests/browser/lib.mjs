@@ -35,6 +35,9 @@ const browser = await chromium.launch({ executablePath: process.env.CHROMIUM || 
 const rest = await request.newContext({ ignoreHTTPSErrors: true, extraHTTPHeaders: { authorization: `Bearer ${TOKEN}` } });
 const made = { tasks: [], "scheduled-tasks": [] };
 
+/** What the pages have made is taken away at the end too. */
+export const remember = (kind, id) => made[kind].push(id);
+
 export async function api(method, path, data) {
   const answer = await rest.fetch(`${BASE}/api/v1/${path}`, { method, data });
   if (!answer.ok()) throw new Error(`${method} ${path}: ${answer.status()} ${await answer.text()}`);

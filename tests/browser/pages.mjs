@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { createServer } from "node:http";
 import {
   BASE, COOKIE, LONG, NAMESPACE, READ_TOKEN, RUN, SHOTS, TOKEN, api, axe, badge, closed, endless, ended, fixtures, go, look,
-  noOverflow, painted, renewed, run, says, schedule, signInAs, task, test, text, until, watchDialogs,
+  noOverflow, painted, remember, renewed, run, says, schedule, signInAs, task, test, text, until, watchDialogs,
 } from "./lib.mjs";
 
 const SCRIPT = "<img src=x onerror=alert(1)><script>alert(1)</script>";
@@ -20,10 +20,12 @@ async function signIn(page, token) {
 const mark = (page) => page.evaluate(() => { window.isSame = true; });
 const isSame = async (page) => assert.equal(await page.evaluate(() => window.isSame), true, "the page was loaded anew");
 
-/** Remembers a task for the end, and answers with what REST knows of it. */
+/** The task of this page, as REST knows it. */
 async function taskOf(page) {
-  const taskId = new URL(page.url()).pathname.split("/").pop();
-  return { taskId, path: new URL(page.url()).pathname, ...(await look({ taskId })) };
+  const path = new URL(page.url()).pathname;
+  const taskId = path.split("/").pop();
+  remember("tasks", taskId);
+  return { path, ...(await look({ taskId })) };
 }
 
 test("create a task, and watch it to its end", async ({ open }) => {
@@ -159,6 +161,7 @@ test("a schedule, from its making to its end", async ({ open }) => {
   await press(page, "Make it");
   await page.waitForURL(`**/ui/schedules/${NAMESPACE}/*`);
   const path = new URL(page.url()).pathname;
+  remember("scheduled-tasks", path.split("/").pop());
   assert.equal(await text(page, "h1"), name);
   await says(page, "[sse-swap=runs]", "It has not run yet.");
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The pages in a real browser: Debian's Chromium, driven by Playwright, judged by axe.
 # PREWARMER_URL             where the server is, such as http://127.0.0.1:8080; a certificate of its own is taken
-# PREWARMER_TOKEN           may change the namespace PREWARMER_TEST_NAMESPACE (shop), and no other may be the server's own
-# PREWARMER_READ_TOKEN      may only read, in all namespaces
+# PREWARMER_TOKEN           may change the namespace PREWARMER_TEST_NAMESPACE (shop)
+# PREWARMER_READ_TOKEN      may only read, in every namespace
 # SHOTS=DIR                 also saves pictures of the pages
 # ONLY=REGEX                only the tests whose names match
 # The cluster needs the 120 fake nodes of tests/cluster. Chromium keeps Secure cookies over HTTPS, and from loopback.
