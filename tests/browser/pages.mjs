@@ -58,7 +58,9 @@ test("create a task, and watch it to its end", async ({ open }) => {
     const head = document.querySelector("[aria-label=Progress]");
     new MutationObserver(() => window.values.push(head.querySelector("progress").value)).observe(head, { childList: true });
   });
+  await page.locator("[aria-label=Progress] summary").click();
   await badge(page, "completed");
+  assert.equal(await page.locator("[aria-label=Progress] details").getAttribute("open"), null, "what was shut was opened again");
   await page.waitForFunction(() => /120 warm/.test(document.getElementById("grid").ariaLabel ?? ""));
   await isSame(page);
   const values = await page.evaluate(() => window.values);

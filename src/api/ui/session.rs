@@ -68,7 +68,7 @@ fn set_cookie(token: &str, more: &str) -> HeaderValue {
 fn local(next: &str) -> &str {
     let rest = next.strip_prefix(HOME);
     let ours = rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?']));
-    let plain = next.chars().all(|c| c.is_ascii_graphic() && c != '\\');
+    let plain = next.chars().all(|c| c.is_ascii_graphic() && c != '\\') && !next.contains("..");
     if ours && plain { next } else { HOME }
 }
 
@@ -221,6 +221,7 @@ mod tests {
     #[case("https://evil.example/", "/ui")]
     #[case("/ui@evil.example", "/ui")]
     #[case("/ui/\\evil.example", "/ui")]
+    #[case("/ui/../..//evil.example", "/ui")]
     #[case("/ui/\r\nSet-Cookie: a=b", "/ui")]
     #[case("/api/v1/tasks", "/ui")]
     fn only_our_own_pages(#[case] next: &str, #[case] expected: &str) {

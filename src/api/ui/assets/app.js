@@ -179,6 +179,19 @@ document.addEventListener("submit", (event) => {
   if (question && !confirm(question)) event.preventDefault();
 });
 
+// What somebody has opened or shut stays so when its part of the page is renewed.
+const folds = new WeakMap();
+const name = (fold) => fold.querySelector("summary").textContent;
+document.addEventListener("htmx:sseBeforeMessage", ({ target }) => {
+  folds.set(target, [...target.querySelectorAll("details")].map((fold) => [name(fold), fold.open]));
+});
+document.addEventListener("htmx:sseMessage", ({ target }) => {
+  const before = folds.get(target) || [];
+  [...target.querySelectorAll("details")].forEach((fold, index) => {
+    if (before[index]?.[0] === name(fold)) fold.open = before[index][1];
+  });
+});
+
 const canvas = document.getElementById("grid");
 if (canvas) new Grid(canvas);
 tellTimes(document);
