@@ -449,7 +449,7 @@ test("without JavaScript", async ({ open }) => {
   await page.getByLabel("Images").fill("UPPER/web:1");
   await page.getByLabel("Only nodes with labels").fill("type=fake");
   await press(page, "Warm them");
-  await says(page, "[role=alert]", /images\[0\]/);
+  await says(page, ".wrong", /UPPER/);
   assert.equal(await page.getByLabel("Only nodes with labels").inputValue(), "type=fake");
   await page.getByLabel("Images").fill(`registry.example/${RUN}/plain:1`);
   await page.getByLabel("How many of them").fill("5");

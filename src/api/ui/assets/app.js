@@ -50,9 +50,8 @@ class Grid {
     if (this.loading) return;
     this.loading = true;
     const before = this.letters;
-    const answer = await fetch(this.canvas.dataset.src, { headers: { accept: "application/json" } }).finally(() => { this.loading = false; });
-    if (!answer.ok) return;
-    const { names, states } = await answer.json();
+    const { names, states } = await this.ask();
+    this.loading = false;
     this.names = names;
     // What came by the stream meanwhile is newer, and may be about nodes that were not chosen yet.
     if (this.letters.length !== names.length) {
@@ -60,6 +59,11 @@ class Grid {
       this.letters = states;
     }
     this.show();
+  }
+
+  async ask() {
+    const answer = await fetch(this.canvas.dataset.src, { headers: { accept: "application/json" } });
+    return answer.ok ? answer.json() : { names: [], states: "" };
   }
 
   take(letters) {
