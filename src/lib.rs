@@ -34,7 +34,7 @@
 //! | [`starts`] | what it was good for: whether containers found their images |
 //! | [`webhook`] | admission: review in, verdict out |
 //! | [`catalog`] | the tasks and schedules as this replica knows them |
-//! | [`api`] | REST, over the same resources |
+//! | [`api`] | REST, over the same resources, and the pages at `/ui` |
 //! | [`schedule`] | tasks at times of day |
 //! | [`notify`] | the end of a task, told to the outside |
 //! | [`token`] | makes API tokens |

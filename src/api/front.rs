@@ -65,7 +65,9 @@ pub(super) async fn front(State(api): State<Api>, mut request: Request, next: Ne
     api.metrics.api_duration.with_label_values(&labels).observe(begun.elapsed().as_secs_f64());
     let (caller, id_text) = (who.0.get().map_or("unknown", String::as_str), id.to_str().unwrap_or_default());
     let took = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let changes = !matches!(method, Method::GET | Method::HEAD | Method::OPTIONS) && !path.ends_with(":extract");
+    // An extraction, and the preview of a form, only tell what would be.
+    let asks = path.ends_with(":extract") || path.ends_with("/preview");
+    let changes = !matches!(method, Method::GET | Method::HEAD | Method::OPTIONS) && !asks;
     // The path may be anything that a caller has thought of: it is cut, and escaped by `?`.
     let short: String = path.chars().take(200).collect();
     if changes {

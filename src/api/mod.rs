@@ -1,4 +1,4 @@
-//! The REST API, over the same resources that kubectl shows.
+//! The REST API, over the same resources that kubectl shows, and the pages for people (`ui`), which act by its handlers.
 //!
 //! In: HTTP. Out: `PrewarmTask`s and `PrewarmSchedule`s, written in the name of
 //! callers that the API server knows and lets; lists and watches from the

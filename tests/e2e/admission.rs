@@ -130,15 +130,18 @@ async fn kinds_of_the_settings() {
     let kinds = "--kinds=argoproj.io/v1alpha1/Rollout=spec.template,\
         jobset.x-k8s.io/v1alpha2/JobSet=spec.replicatedJobs[*].template.spec.template";
     let image = format!("--worker-image={HELPER}");
-    let server = Server::with(cluster, &namespace, &namespace, &[kinds, &image]).await;
+    // Both become one task, which the next rollout of one of them does not supersede: they come in one window however slow the
+    // machine is.
+    let window = "--coalesce-window=4s";
+    let server = Server::with(cluster, &namespace, &namespace, &[kinds, &image, window]).await;
     let rollout = |image: &str, replicas: u32| {
         let spec = json!({"replicas": replicas, "template": {"spec": pod_spec(&[image, "proxy:1"])}});
         workload("argoproj.io/v1alpha1", "Rollout", "web", &spec)
     };
     let part = |image: &str| json!({"template": {"spec": {"template": {"spec": pod_spec(&[image])}}}});
     let jobs = json!({"replicatedJobs": [part("leader:1"), part("worker:1")]});
-    namespace.apply(&rollout("web:1", 1));
-    namespace.apply(&workload("jobset.x-k8s.io/v1alpha2", "JobSet", "train", &jobs));
+    let both = [rollout("web:1", 1), workload("jobset.x-k8s.io/v1alpha2", "JobSet", "train", &jobs)];
+    namespace.apply(&json!({"apiVersion": "v1", "kind": "List", "items": both}));
     asked_exactly(&namespace, &["web:1", "proxy:1", "leader:1", "worker:1"]).await;
     let before = server.reviews();
     namespace.apply(&rollout("web:1", 3));

@@ -48,7 +48,7 @@ fn apply(namespace: &Namespace, name: &str, nodes: usize, work: &Work) {
 fn outcome(status: &Value) -> Value {
     let mut kept = status.clone();
     let fields = kept.as_object_mut().unwrap();
-    for time in ["startTime", "completionTime", "conditions"] {
+    for time in ["startTime", "completionTime", "conditions", "batchEnds"] {
         fields.remove(time);
     }
     for failure in fields["failedNodes"].as_array_mut().unwrap() {
