@@ -17,7 +17,7 @@ finish() {
 trap finish EXIT
 trap 'exit 130' INT TERM
 
-program=${CARGO_TARGET_DIR:-target}/debug
+program=$(cd "${CARGO_TARGET_DIR:-target}/debug" && pwd)
 k() { "$KUBECTL" "$@"; }
 "$program/prewarmer" crds | k apply --server-side --force-conflicts -f - > /dev/null
 k wait --for=condition=Established crd/prewarmtasks.prewarm.io crd/prewarmplans.prewarm.io crd/prewarmschedules.prewarm.io --timeout=30s > /dev/null
@@ -44,7 +44,7 @@ PREWARMER_READ_TOKEN=$(token reader --namespaces '*' --read-only)
 k get validatingwebhookconfiguration prewarmer -o jsonpath='{.webhooks[0].clientConfig.caBundle}' | base64 -d > "$work/ca.crt"
 export PREWARMER_TOKEN PREWARMER_READ_TOKEN PREWARMER_CA_FILE=$work/ca.crt PREWARMER_TEST_NAMESPACE=shop
 export PREWARMER_URL=https://127.0.0.1:$((port + 2)) PREWARMER_NAMESPACE=shop
-export PATH=$PWD/$program:$PATH
+export PATH=$program:$PATH
 # A token that was put into the Secret is good when the server's watch has seen it.
 for _ in $(seq 50); do
   curl -fs --cacert "$PREWARMER_CA_FILE" -H "Authorization: Bearer $PREWARMER_READ_TOKEN" "$PREWARMER_URL/api/v1/stats" > /dev/null && break

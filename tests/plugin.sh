@@ -19,7 +19,7 @@ fi
 export KREW_ROOT=$work/krew
 "$cache/krew" install --manifest="$work/out/prewarm.yaml" --archive="$(ls "$work"/out/*.tar.gz)" < /dev/null 2>&1
 export PATH=$KREW_ROOT/bin:$PATH
-target/debug/prewarmer crds | "$KUBECTL" apply --server-side --force-conflicts -f - > /dev/null
+"${CARGO_TARGET_DIR:-target}/debug/prewarmer" crds | "$KUBECTL" apply --server-side --force-conflicts -f - > /dev/null
 "$KUBECTL" wait --for=condition=Established crd/prewarmtasks.prewarm.io --timeout=30s > /dev/null
 "$KUBECTL" prewarm run nginx:1.27 --node-selector type=fake --name by-krew
 "$KUBECTL" prewarm ls | grep -q '^by-krew *Pending' || { say "the task is not listed"; exit 1; }
