@@ -120,7 +120,7 @@ function spy() {
 async function open(test, { token, origins = [], ...options } = {}) {
   const context = await browser.newContext({ ignoreHTTPSErrors: true, viewport: { width: 1280, height: 900 }, ...options });
   test.contexts.push(context);
-  context.setDefaultTimeout(15_000);
+  context.setDefaultTimeout(45_000);
   const note = (words) => { if (!test.expected.some((known) => known.test(words))) test.problems.push(words); };
   context.on("console", (message) => {
     // htmx tells when a preview is given up because more was typed, or the form was sent.
@@ -166,7 +166,7 @@ export const go = (page, path) => page.goto(BASE + path);
 export const text = async (page, selector) => (await page.locator(selector).innerText()).trim();
 
 /** Waits until an element says this. */
-export const says = (page, selector, wanted, timeout = 15_000) =>
+export const says = (page, selector, wanted, timeout = 45_000) =>
   page.locator(selector).filter({ hasText: wanted }).first().waitFor({ timeout });
 
 export const badge = (page, word, timeout = LONG) => says(page, `section[aria-label=Progress] .badge`, word, timeout);
@@ -206,7 +206,7 @@ export const test = (name, body, expected = []) => tests.push({ name, body, expe
 async function runOne(one) {
   const begun = Date.now();
   let timer;
-  const late = new Promise((_, reject) => { timer = setTimeout(() => reject(new Error("it took longer than 150 s")), 150_000); });
+  const late = new Promise((_, reject) => { timer = setTimeout(() => reject(new Error("it took longer than 300 s")), 300_000); });
   const lines = [];
   const page = (options) => open(one, options);
   try {

@@ -353,7 +353,7 @@ test("pages of other sites can do nothing", async ({ open }) => {
       assert.equal(await frame.locator(".brand").count(), 0, "the page is framed");
       assert.match(frame.url(), /^chrome-error:/);
       await go(page, one.path);
-      await badge(page, "running", 5_000);
+      await badge(page, "running", 45_000);
       assert.equal((await look(one)).status, "running");
     }
   } finally {
@@ -477,7 +477,7 @@ test("the weight of a task's page", async ({ open, say }) => {
   wire.on("Network.loadingFinished", ({ requestId, encodedDataLength }) => bytes.set(requestId, encodedDataLength));
   await go(page, one.path);
   await closed(page);
-  await until("the end of all requests", () => bytes.size === kinds.size && bytes.size >= 8, 5_000);
+  await until("the end of all requests", () => bytes.size === kinds.size && bytes.size >= 8, 45_000);
   const whole = [...bytes.values()].reduce((sum, one) => sum + one, 0);
   const parts = [...bytes].map(([id, size]) => `${kinds.get(id)} ${size}`).join(", ");
   say(`${(whole / 1000).toFixed(1)} kB by the wire, headers included: ${parts}`);

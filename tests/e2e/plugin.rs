@@ -147,6 +147,11 @@ async fn watching_cancelling_and_running_out_of_patience() {
     let late = prewarm(&namespace, &["watch", &name, "--wait-timeout", "2s"]).bad(3);
     assert!(late.contains("not ended within 2s; the task goes on"), "{late}");
     assert!(prewarm(&namespace, &["retry", &name]).bad(1).contains("has not ended"));
+    let begun = || async {
+        let task = namespace.get("prewarmtasks").pop()?;
+        (task["status"]["succeededNodes"].as_u64()? > 0).then_some(())
+    };
+    namespace.eventually("the first node is warm", crate::admission::LONG, begun).await;
     // On a terminal, a bar; the terminal that `script` makes is one.
     let mut command = Command::new("script");
     let words = format!("kubectl-prewarm watch {name} -n {} --wait-timeout 3s", namespace.name);
