@@ -18,7 +18,8 @@ U
 die() { echo "images: $*" >&2; exit 1; }
 say() { echo "images: $*" >&2; }
 
-machine=$(uname -m | sed 's/x86_64/amd64/; s/aarch64/arm64/')
+# shellcheck source=deploy/static.sh
+. deploy/static.sh
 arches=$machine profile=release sbom='' push='' out=''
 while (($#)); do
   case $1 in
@@ -42,35 +43,20 @@ crane=$(tests/cluster/cluster build)/crane
 authorities=/etc/ssl/certs/ca-certificates.crt
 [[ -f $authorities ]] || die "$authorities is missing: install ca-certificates"
 
-version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 revision=$(git rev-parse HEAD 2> /dev/null || echo unknown)
-SOURCE_DATE_EPOCH=$(git log -1 --format=%ct 2> /dev/null || echo 0)
-export SOURCE_DATE_EPOCH
 work=$(mktemp -d)
 registry_pid=''
 trap '[[ -z $registry_pid ]] || kill "$registry_pid" 2> /dev/null || true; rm -rf "$work"' EXIT
 
-target_of() { sed 's/amd64/x86_64-unknown-linux-gnu/; s/arm64/aarch64-unknown-linux-gnu/' <<< "$1"; }
-
-# No path of this machine in the programs, and nothing that another build of the same commit would not have.
-flags="-C target-feature=+crt-static --remap-path-prefix=$PWD=/prewarmer --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
-
 build() { # build ARCH
-  local arch=$1 target compiler
-  target=$(target_of "$arch")
-  [[ -d $(rustc --print sysroot)/lib/rustlib/$target ]] || die "Rust's standard library for $arch is missing: rustup target add $target"
-  if [[ $arch != "$machine" ]]; then
-    compiler=${target%-unknown-linux-gnu}-linux-gnu-gcc
-    command -v "$compiler" > /dev/null || die "a C compiler for $arch is missing: apt-get install gcc-${target%-unknown-linux-gnu}-linux-gnu"
-    export "CC_${target//-/_}=$compiler" "CARGO_TARGET_$(tr a-z- A-Z_ <<< "$target")_LINKER=$compiler"
-  fi
-  say "building the programs for $arch, profile $profile"
-  RUSTFLAGS=$flags cargo build --locked --quiet --profile "$profile" --target "$target" --bin prewarmer
+  local arch=$1 program compiler
+  program=$(build_static "$arch" "$profile" prewarmer)
+  compiler=$(compiler_of "$arch")
   mkdir -p "$work/prewarmer-$arch/etc/ssl/certs" "$work/prewarmer-helper-$arch"
-  cp "${CARGO_TARGET_DIR:-target}/$target/${profile/#dev/debug}/prewarmer" "$work/prewarmer-$arch/prewarmer"
+  cp "$program" "$work/prewarmer-$arch/prewarmer"
   cp "$authorities" "$work/prewarmer-$arch/etc/ssl/certs/ca-certificates.crt"
   # shellcheck disable=SC2086
-  rustc --edition 2024 --target "$target" -O $flags -C panic=abort -C strip=symbols ${compiler:+-C linker=$compiler} \
+  rustc --edition 2024 --target "$(target_of "$arch")" -O $flags -C panic=abort -C strip=symbols ${compiler:+-C linker=$compiler} \
     -o "$work/prewarmer-helper-$arch/prewarmer-helper" src/bin/helper.rs
 }
 
@@ -91,8 +77,7 @@ assemble() { # assemble NAME TITLE
   local name=$1 title=$2 arch manifests=()
   for arch in ${arches//,/ }; do
     chmod -R u=rwX,go=rX "$work/$name-$arch"
-    tar --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner --format=gnu \
-      -C "$work/$name-$arch" -cf "$work/layer.tar" .
+    tar "${same[@]}" --format=gnu -C "$work/$name-$arch" -cf "$work/layer.tar" .
     "$crane" append --oci-empty-base -f "$work/layer.tar" -t "$registry/$name:$arch"
     "$crane" mutate "$registry/$name:$arch" -t "$registry/$name:$arch" --set-platform "linux/$arch" \
       --user 65532:65532 --entrypoint "/$name" --label "org.opencontainers.image.title=$title" \

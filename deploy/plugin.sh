@@ -20,7 +20,8 @@ U
 die() { echo "plugin: $*" >&2; exit 1; }
 say() { echo "plugin: $*" >&2; }
 
-machine=$(uname -m | sed 's/x86_64/amd64/; s/aarch64/arm64/')
+# shellcheck source=deploy/static.sh
+. deploy/static.sh
 arches=$machine profile=release url='' out=''
 while (($#)); do
   case $1 in
@@ -39,27 +40,8 @@ done
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 url=${url:-file://$out}
-version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
-SOURCE_DATE_EPOCH=$(git log -1 --format=%ct 2> /dev/null || echo 0)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-
-target_of() { sed 's/amd64/x86_64-unknown-linux-gnu/; s/arm64/aarch64-unknown-linux-gnu/' <<< "$1"; }
-
-build() { # build ARCH: the program, statically linked; prints where it is
-  local target
-  target=$(target_of "$1")
-  local cc="${target//-/_}"
-  if [[ $1 != "$machine" ]]; then
-    local compiler=${target/unknown-/}-gcc
-    command -v "$compiler" > /dev/null || die "$compiler is needed for $1"
-    export "CC_$cc=$compiler" "CARGO_TARGET_$(tr a-z A-Z <<< "$cc")_LINKER=$compiler"
-  fi
-  say "building kubectl-prewarm for $1 (profile $profile)"
-  RUSTFLAGS="-C target-feature=+crt-static --remap-path-prefix=$PWD=/prewarmer --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo" \
-    cargo build --locked --quiet --profile "$profile" --target "$target" --bin kubectl-prewarm
-  echo "${CARGO_TARGET_DIR:-target}/$target/${profile/#dev/debug}/kubectl-prewarm"
-}
 
 pack() { # pack ARCH PROGRAM
   local folder=$work/$1
@@ -70,17 +52,17 @@ pack() { # pack ARCH PROGRAM
   "$native" completion kubectl > "$folder/kubectl_complete-prewarm"
   chmod +x "$folder/kubectl_complete-prewarm"
   "$native" man > "$folder/kubectl-prewarm.1"
-  tar --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner -C "$folder" -c . |
+  tar "${same[@]}" -C "$folder" -c . |
     gzip -n > "$out/kubectl-prewarm-linux-$1.tar.gz"
 }
 
 declare -A programs
 native=''
 for arch in ${arches//,/ }; do
-  programs[$arch]=$(build "$arch")
+  programs[$arch]=$(build_static "$arch" "$profile" kubectl-prewarm)
   [[ $arch != "$machine" ]] || native=${programs[$arch]}
 done
-[[ -n $native ]] || native=$(build "$machine")
+[[ -n $native ]] || native=$(build_static "$machine" "$profile" kubectl-prewarm)
 {
   cat << M
 apiVersion: krew.googlecontainertools.github.com/v1alpha2
