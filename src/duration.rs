@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
+
 /// Reads a duration. The error says what was expected.
 pub fn parse(text: &str) -> Result<Duration, String> {
     let wrong = || "expected a duration such as 500ms, 30s, 10m or 1h30m".to_owned();
@@ -26,6 +28,13 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     if text.is_empty() { Err(wrong()) } else { Ok(total) }
 }
 
+/// From a time to another, both RFC 3339; nothing where one is missing, or none.
+#[must_use]
+pub fn between(start: Option<&str>, end: Option<&str>) -> Option<SignedDuration> {
+    let time = |text: Option<&str>| text.and_then(|text| text.parse::<Timestamp>().ok());
+    Some(time(end)?.duration_since(time(start)?))
+}
+
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
@@ -46,5 +55,13 @@ mod tests {
     #[case("99999999999999999999h", None)]
     fn durations(#[case] text: &str, #[case] milliseconds: Option<u64>) {
         assert_eq!(parse(text).ok(), milliseconds.map(Duration::from_millis));
+    }
+
+    #[test]
+    fn from_a_time_to_another() {
+        let (start, end) = (Some("2026-11-21T10:00:00Z"), Some("2026-11-21T11:30:00+01:00"));
+        assert_eq!(between(start, end), Some(SignedDuration::from_mins(30)));
+        assert_eq!(between(end, start), Some(SignedDuration::from_mins(-30)));
+        assert!(between(start, None).is_none() && between(Some("soon"), end).is_none());
     }
 }

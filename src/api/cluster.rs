@@ -25,10 +25,11 @@ use super::{
     tasks::LIST,
 };
 use crate::{
-    catalog::Status,
+    catalog::{Counts, Status},
     metrics::Metrics,
     node::{Demand, Facts, Interner},
     reduced::ReducedNode,
+    task::{plan::candidates, validate::ValidTask},
 };
 
 pub(super) const LIST_NODES: Deed = Deed { verb: "list", resource: "nodes" };
@@ -86,6 +87,42 @@ impl Nodes {
         let snapshot = Snapshot { nodes: Arc::new(nodes), made: Instant::now() };
         *kept = Some(snapshot.clone());
         Ok(snapshot)
+    }
+}
+
+/// Which nodes a task would warm, as they are now.
+pub(super) struct Reach<'a> {
+    able: Vec<&'a str>,
+    /// How many of those that can be warmed are wanted.
+    pub(super) many: usize,
+    /// How many match, whether they can be warmed or not.
+    pub(super) matching: usize,
+    /// Why some cannot, and how many.
+    pub(super) obstacles: Vec<(&'static str, usize)>,
+}
+
+impl<'a> Reach<'a> {
+    /// Of these nodes.
+    pub(super) fn of(task: &'a ValidTask, nodes: &'a [Facts]) -> Self {
+        let mut reach = Self { able: Vec::new(), many: 0, matching: 0, obstacles: Vec::new() };
+        for (node, obstacle) in candidates(task, nodes) {
+            reach.matching += 1;
+            let Some(reason) = obstacle else {
+                reach.able.push(&node.name);
+                continue;
+            };
+            match reach.obstacles.iter_mut().find(|(known, _)| *known == reason) {
+                Some((_, count)) => *count += 1,
+                None => reach.obstacles.push((reason, 1)),
+            }
+        }
+        reach.many = task.nodes.of(reach.able.len());
+        reach
+    }
+
+    /// Their names. Where fewer are wanted than match, which ones is chosen when the task runs.
+    pub(super) fn named(&self) -> Option<&[&'a str]> {
+        (self.many == self.able.len()).then_some(&self.able)
     }
 }
 
@@ -191,6 +228,15 @@ pub struct Stats {
     pub enabled_schedules: usize,
 }
 
+/// Of a thousand tasks that completed or failed, how many completed; none where none did either.
+pub(super) fn success_permille(counts: &Counts) -> Option<f64> {
+    let of = |status: Status| counts.get(&status).copied().unwrap_or_default();
+    let (good, bad) = (of(Status::Completed), of(Status::Failed));
+    #[allow(clippy::cast_precision_loss, reason = "nobody has 2^52 tasks")]
+    let rate = (good + bad > 0).then(|| good as f64 * 1000.0 / (good + bad) as f64);
+    rate
+}
+
 /// How many tasks and schedules there are.
 #[utoipa::path(get, path = "/stats", tag = "cluster",
     params(("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Only of this namespace")),
@@ -206,10 +252,7 @@ pub(super) async fn get_stats(
     params.done()?;
     let visible: Visible = super::tasks::readable(&api, &caller, LIST, namespace).await?;
     let counts = api.catalog.counts(&|namespace| visible.has(namespace));
-    let of = |status: Status| counts.get(&status).copied().unwrap_or_default();
-    let (good, bad) = (of(Status::Completed), of(Status::Failed));
-    #[allow(clippy::cast_precision_loss, reason = "nobody has 2^52 tasks")]
-    let rate = (good + bad > 0).then(|| (good as f64 * 1000.0 / (good + bad) as f64).round() / 10.0);
+    let rate = success_permille(&counts).map(|rate| rate.round() / 10.0);
     let seen = |schedule: &Arc<crate::schedule::PrewarmSchedule>| {
         visible.has(schedule.metadata.namespace.as_deref().unwrap_or_default())
     };

@@ -1,5 +1,7 @@
 //! What is answered when something is wrong.
 
+use std::fmt;
+
 use axum::{
     Json,
     http::{HeaderName, HeaderValue, StatusCode, header},
@@ -17,6 +19,12 @@ pub struct Detail {
     pub field: String,
     /// What is wrong, and what is expected.
     pub message: String,
+}
+
+impl fmt::Display for Detail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.field.is_empty() { f.write_str(&self.message) } else { write!(f, "{}: {}", self.field, self.message) }
+    }
 }
 
 /// The body of an error.

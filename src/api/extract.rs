@@ -14,11 +14,11 @@ use super::{
     Api,
     auth::Caller,
     body,
-    cluster::{LIST_NODES, Nodes, Snapshot},
+    cluster::{LIST_NODES, Nodes, Reach, Snapshot},
     error::ApiError,
 };
 use crate::{
-    task::{plan::candidates, validate::validate},
+    task::validate::validate,
     workload::{DEFAULT_NAMESPACE, Extracted, extract_documents},
 };
 
@@ -83,10 +83,7 @@ fn place(what: Extracted, nodes: Option<&Snapshot>) -> ExtractedView {
     let (Some(nodes), Some(task)) = (nodes, task) else {
         return ExtractedView { what, node_count: None, node_names: None };
     };
-    let able = candidates(&task, nodes.nodes.iter()).filter(|(_, obstacle)| obstacle.is_none());
-    let names: Vec<String> = able.map(|(node, _)| node.name.clone()).collect();
-    let many = task.nodes.of(names.len());
-    // Where fewer are wanted than match, which ones is chosen when the task runs.
-    let shown = (many == names.len()).then(|| names.into_iter().take(MAX_NODES).collect());
-    ExtractedView { what, node_count: Some(many), node_names: shown }
+    let reach = Reach::of(&task, &nodes.nodes);
+    let shown = reach.named().map(|names| names.iter().take(MAX_NODES).map(|name| (*name).to_owned()).collect());
+    ExtractedView { what, node_count: Some(reach.many), node_names: shown }
 }

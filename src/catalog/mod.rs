@@ -75,9 +75,15 @@ impl Default for Catalog {
 
 impl Catalog {
     fn write<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        let result = change(&mut self.0.state.write().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.0.state.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Tells those who follow all tasks, and where `told` those who follow runs and ends.
+    fn changed(&self, told: bool) {
         self.0.changes.send_modify(|count| *count += 1);
-        result
+        if told {
+            self.0.news.send_modify(|count| *count += 1);
+        }
     }
 
     fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
@@ -90,19 +96,13 @@ impl Catalog {
         self.heard(&entry.version);
         let told = entry.run.is_some() || entry.to_tell.is_some();
         self.write(|state| {
-            if state.is_gone(&entry.uid) {
-                return;
-            }
-            if state
-                .get(&entry.key)
-                .is_none_or(|known| known.uid != entry.uid || is_newer(&entry.version, &known.version))
-            {
+            let known = state.get(&entry.key);
+            let newer = known.is_none_or(|known| known.uid != entry.uid || is_newer(&entry.version, &known.version));
+            if newer && !state.is_gone(&entry.uid) {
                 state.put(entry);
             }
         });
-        if told {
-            self.0.news.send_modify(|count| *count += 1);
-        }
+        self.changed(told);
     }
 
     /// Forgets a task.
@@ -115,9 +115,7 @@ impl Catalog {
                 _ => None,
             }
         });
-        if gone.is_some_and(|entry| entry.run.is_some()) {
-            self.0.news.send_modify(|count| *count += 1);
-        }
+        self.changed(gone.is_some_and(|entry| entry.run.is_some()));
     }
 
     /// Forgets all but these, at the end of a list.
@@ -127,7 +125,7 @@ impl Catalog {
             gone.iter().filter_map(|key| state.remove(key)).count()
         });
         if gone > 0 {
-            self.0.news.send_modify(|count| *count += 1);
+            self.changed(true);
         }
         self.contact(|contact| contact.interrupted = None);
     }

@@ -4,10 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kube::ResourceExt;
 use serde::{Deserialize, Serialize};
-use utoipa::{
-    ToSchema,
-    openapi::schema::{ObjectBuilder, OneOfBuilder, Schema, Type},
-};
+use utoipa::{ToSchema, openapi::schema::Schema};
 
 use crate::{
     duration,
@@ -215,9 +212,7 @@ pub struct TaskView {
 /// A whole number, or a text.
 #[must_use]
 pub fn amount_schema() -> Schema {
-    let of = |kind: Type| ObjectBuilder::new().schema_type(kind);
-    let both = OneOfBuilder::new().item(of(Type::Integer).minimum(Some(1))).item(of(Type::String));
-    both.description(Some("How many nodes at once: a number, or a percentage such as `25%`.")).build().into()
+    Amount::schema("How many nodes at once: a number, or a percentage such as `25%`.")
 }
 
 /// The delay before a further try where a task names none, in seconds.

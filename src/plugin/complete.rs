@@ -1,10 +1,11 @@
 //! Completions, and the manual page.
 
-use std::{io::Write, time::Duration};
+use std::{fmt::Debug, io::Write, time::Duration};
 
 use clap::CommandFactory;
 use clap_complete::shells;
-use kube::{Api, ResourceExt, api::ListParams};
+use kube::{Api, Resource, ResourceExt, api::ListParams};
+use serde::de::DeserializeOwned;
 
 use super::{
     Cli, Ended, Failure,
@@ -133,21 +134,16 @@ async fn names(words: &[String], wanted: Wanted, said: &Global) -> Vec<String> {
         output: None,
     };
     let Ok(context) = Context::connect(&global).await else { return Vec::new() };
-    let params = ListParams::default();
-    if wanted == Wanted::Tasks {
-        let tasks: Api<PrewarmTask> = context.here();
-        tasks
-            .list_metadata(&params)
-            .await
-            .map(|list| list.iter().map(ResourceExt::name_any).collect())
-            .unwrap_or_default()
-    } else {
-        let all: Api<PrewarmSchedule> = context.here();
-        all.list_metadata(&params)
-            .await
-            .map(|list| list.iter().map(ResourceExt::name_any).collect())
-            .unwrap_or_default()
+    match wanted {
+        Wanted::Tasks => listed(&context.here::<PrewarmTask>()).await,
+        Wanted::Schedules => listed(&context.here::<PrewarmSchedule>()).await,
+        Wanted::Nothing => Vec::new(),
     }
+}
+
+async fn listed<K: Resource + Clone + DeserializeOwned + Debug>(api: &Api<K>) -> Vec<String> {
+    let list = api.list_metadata(&ListParams::default()).await;
+    list.map(|list| list.iter().map(ResourceExt::name_any).collect()).unwrap_or_default()
 }
 
 #[cfg(test)]

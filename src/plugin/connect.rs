@@ -31,7 +31,6 @@ impl Context {
             Config::from_kubeconfig(&options).await.map_err(|error| wrong(&error))?
         } else {
             Config::infer().await.map_err(|error| {
-                tracing::debug!(%error, "no configuration");
                 let how = "there is no kubeconfig to be used: set KUBECONFIG, or name one by --kubeconfig";
                 Failure::Failed(format!("{how} ({})", root(&error)))
             })?

@@ -181,13 +181,7 @@ fn objects(out: Out, images: &[Reference], rows: &[(Facts, usize, Vec<Known>)]) 
         let obstacle = Demand::default().obstacle(facts).map(crate::node::Ignored::as_str);
         json!({"name": facts.name, "reason": obstacle, "reportedImages": reported, "images": images})
     };
-    let all = json!({"nodes": rows.iter().map(node).collect::<Vec<_>>()});
-    let text = if out.format == Some(Format::Yaml) {
-        serde_saphyr::to_string(&all).map_err(|error| Failure::Failed(error.to_string()))?
-    } else {
-        serde_json::to_string_pretty(&all).unwrap_or_default() + "\n"
-    };
-    say(&text)
+    out.value(&json!({"nodes": rows.iter().map(node).collect::<Vec<_>>()}))
 }
 
 #[cfg(test)]

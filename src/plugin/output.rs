@@ -17,6 +17,10 @@ pub(super) fn say(text: &str) -> Result<(), Failure> {
     }
 }
 
+fn unwritable(error: &dyn std::fmt::Display) -> Failure {
+    Failure::Failed(format!("the answer cannot be written: {error}"))
+}
+
 /// How to print, and whether in colour.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Out {
@@ -43,7 +47,6 @@ impl Out {
     where
         K: Resource<DynamicType = ()> + Serialize,
     {
-        let wrong = |error: &dyn std::fmt::Display| Failure::Failed(format!("the answer cannot be written: {error}"));
         if self.format == Some(Format::Name) {
             let group = K::group(&());
             let name = |object: &K| object.meta().name.clone().unwrap_or_default();
@@ -53,15 +56,20 @@ impl Out {
             return say(&lines.concat());
         }
         let values: Result<Vec<Value>, _> = objects.iter().map(serde_json::to_value).collect();
-        let mut values = values.map_err(|error| wrong(&error))?;
+        let mut values = values.map_err(|error| unwritable(&error))?;
         let whole = match values.len() {
             1 if !listed => values.remove(0),
             _ => json!({"apiVersion": "v1", "kind": "List", "metadata": {}, "items": values}),
         };
+        self.value(&whole)
+    }
+
+    /// Writes a value as YAML where that is wanted, and else as JSON.
+    pub(super) fn value(self, value: &Value) -> Result<(), Failure> {
         let text = if self.format == Some(Format::Yaml) {
-            serde_saphyr::to_string(&whole).map_err(|error| wrong(&error))?
+            serde_saphyr::to_string(value).map_err(|error| unwritable(&error))?
         } else {
-            serde_json::to_string_pretty(&whole).map_err(|error| wrong(&error))? + "\n"
+            serde_json::to_string_pretty(value).map_err(|error| unwritable(&error))? + "\n"
         };
         say(&text)
     }

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use super::explain::{groups, remedy, sentence};
 use crate::{
+    duration::between,
     task::{Phase, PrewarmTask},
     terminal::{Colour, span},
 };
@@ -75,11 +76,8 @@ pub(super) fn verdict(task: &PrewarmTask, colour_on: bool) -> String {
     let status = task.status.clone().unwrap_or_default();
     let name = task.metadata.name.as_deref().unwrap_or_default();
     let word = colour(status.phase).paint(&status.phase.as_str().to_lowercase(), colour_on);
-    let time = |text: &Option<String>| text.as_deref().and_then(|text| text.parse::<Timestamp>().ok());
-    let took = match (time(&status.start_time), time(&status.completion_time)) {
-        (Some(start), Some(end)) => format!(" in {}", span(end.duration_since(start))),
-        _ => String::new(),
-    };
+    let took = between(status.start_time.as_deref(), status.completion_time.as_deref());
+    let took = took.map(|took| format!(" in {}", span(took))).unwrap_or_default();
     let warm = match status.total_nodes {
         0 => String::new(),
         total => format!(": warm on {} of {total} nodes{took}", status.succeeded_nodes),

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     catalog::Entry,
+    duration::between,
     schedule::{
         Cron, ExecutionStatus, Made, Manual, PrewarmSchedule, PrewarmScheduleSpec, QueuedRun, RunFacts, Trigger,
         decide_manual, problems, random_task_name, task_of,
@@ -172,9 +173,7 @@ pub(super) async fn history(context: &Context, out: Out, name: &str) -> Ended {
     }
     let now = Timestamp::now();
     let row = |run: &crate::schedule::Execution| {
-        let time = |text: &Option<String>| text.as_deref().and_then(|text| text.parse::<Timestamp>().ok());
-        let took =
-            time(&run.start_time).zip(time(&run.completion_time)).map(|(start, end)| span(end.duration_since(start)));
+        let took = between(run.start_time.as_deref(), run.completion_time.as_deref()).map(span);
         let by = if run.trigger == Trigger::Manual { "hand" } else { "clock" };
         vec![
             Cell::from(run.number.to_string()),

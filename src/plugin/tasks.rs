@@ -16,6 +16,7 @@ use super::{
     progress, run, watch,
 };
 use crate::{
+    duration::between,
     task::{Phase, PrewarmPlan, PrewarmTask, again, not_warm},
     terminal::{Cell, Colour, ago, span, table},
 };
@@ -90,11 +91,9 @@ fn images(all: &[String], whole: bool) -> String {
 }
 
 fn took(task: &PrewarmTask, now: Timestamp) -> String {
-    let time = |text: Option<&String>| text.and_then(|text| text.parse::<Timestamp>().ok());
-    let status = task.status.as_ref();
-    let Some(start) = time(status.and_then(|status| status.start_time.as_ref())) else { return String::new() };
-    let end = time(status.and_then(|status| status.completion_time.as_ref())).unwrap_or(now);
-    span(end.duration_since(start))
+    let status = task.status.clone().unwrap_or_default();
+    let end = status.completion_time.unwrap_or_else(|| now.to_string());
+    between(status.start_time.as_deref(), Some(&end)).map(span).unwrap_or_default()
 }
 
 /// The tasks of these names.

@@ -40,22 +40,15 @@ impl Sums {
         Self { warm: starts("warm"), cold: starts("cold"), seconds_saved: metrics.seconds_saved.get(), since: None }
     }
 
-    fn combined(self, other: Self, sign: Sign) -> Self {
-        let whole = |a: u64, b: u64| if sign == Sign::Plus { a.saturating_add(b) } else { a.saturating_sub(b) };
-        let part = |a: f64, b: f64| if sign == Sign::Plus { a + b } else { a - b };
+    /// With what has come from one look at a process's figures to another.
+    fn grown(self, from: Self, to: Self) -> Self {
         Self {
-            warm: whole(self.warm, other.warm),
-            cold: whole(self.cold, other.cold),
-            seconds_saved: part(self.seconds_saved, other.seconds_saved),
+            warm: self.warm + to.warm.saturating_sub(from.warm),
+            cold: self.cold + to.cold.saturating_sub(from.cold),
+            seconds_saved: self.seconds_saved + to.seconds_saved - from.seconds_saved,
             since: self.since,
         }
     }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Sign {
-    Plus,
-    Minus,
 }
 
 /// The sums, as this replica knows them. Clones share them.
@@ -90,7 +83,7 @@ impl Totals {
                 own
             });
             state.heard.since.get_or_insert(now);
-            state.heard.combined(own.combined(begun, Sign::Minus), Sign::Plus)
+            state.heard.grown(begun, own)
         });
         serde_json::to_string(&sums).unwrap_or_default()
     }
@@ -99,7 +92,7 @@ impl Totals {
     #[must_use]
     pub fn get(&self, metrics: &Metrics) -> Sums {
         self.change(|state| match state.begun {
-            Some(begun) => state.heard.combined(Sums::of(metrics).combined(begun, Sign::Minus), Sign::Plus),
+            Some(begun) => state.heard.grown(begun, Sums::of(metrics)),
             None => state.heard,
         })
     }

@@ -11,7 +11,10 @@ use k8s_openapi::{
 use kube::{CustomResource, KubeSchema, Resource};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{
+    ToSchema,
+    openapi::schema::{ObjectBuilder, OneOfBuilder, Schema, Type},
+};
 
 /// How many failed nodes a status spells out; the rest are counted.
 pub const MAX_FAILED_NODES: usize = 100;
@@ -38,6 +41,16 @@ impl std::fmt::Display for Amount {
             Self::Count(count) => write!(f, "{count}"),
             Self::Text(text) => f.write_str(text),
         }
+    }
+}
+
+impl Amount {
+    /// An amount in the `OpenAPI` document: a whole number, or a text.
+    #[must_use]
+    pub fn schema(description: &str) -> Schema {
+        let of = |kind: Type| ObjectBuilder::new().schema_type(kind);
+        let both = OneOfBuilder::new().item(of(Type::Integer).minimum(Some(1))).item(of(Type::String));
+        both.description(Some(description)).build().into()
     }
 }
 

@@ -2,10 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use utoipa::{
-    ToSchema,
-    openapi::schema::{ObjectBuilder, OneOfBuilder, Schema, Type},
-};
+use utoipa::{ToSchema, openapi::schema::Schema};
 
 use super::{Credentials, Placement, Policy, Verdict, Workload};
 use crate::{
@@ -17,9 +14,7 @@ use crate::{
 pub const DEFAULT_NAMESPACE: &str = "default";
 
 fn nodes_schema() -> Schema {
-    let of = |kind: Type| ObjectBuilder::new().schema_type(kind);
-    let all = OneOfBuilder::new().item(of(Type::Integer).minimum(Some(1))).item(of(Type::String));
-    all.description(Some("How many of the matching nodes: a number, `all`, or a percentage.")).build().into()
+    Amount::schema("How many of the matching nodes: a number, `all`, or a percentage.")
 }
 
 /// What one pod template would have warmed.

@@ -17,7 +17,7 @@ use std::{
 
 use axum::{
     extract::{ConnectInfo, FromRef, FromRequestParts},
-    http::{HeaderMap, StatusCode, header, request::Parts},
+    http::{Extensions, HeaderMap, StatusCode, header, request::Parts},
 };
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter, clock::Clock};
 use jiff::Timestamp;
@@ -177,8 +177,17 @@ impl Auth {
         self.guesses.check_key(&from).map_err(refused)
     }
 
+    /// Lets a caller in: notes for the log who it is, and counts the call.
+    pub(super) fn admit(&self, caller: &Caller, extensions: &Extensions) -> Result<(), ApiError> {
+        if let Some(who) = extensions.get::<Who>() {
+            // Filled once: a call has one caller.
+            let _ = who.0.set(caller.name.clone());
+        }
+        self.count(caller)
+    }
+
     /// Counts a call.
-    pub(super) fn count(&self, caller: &Caller) -> Result<(), ApiError> {
+    fn count(&self, caller: &Caller) -> Result<(), ApiError> {
         let refused = |not_until: governor::NotUntil<_>| too_many(not_until.wait_time_from(self.calls.clock().now()));
         self.calls.check_key(&caller.name).map_err(refused)
     }
@@ -280,7 +289,7 @@ fn bearer(headers: &HeaderMap) -> Result<&str, ApiError> {
 }
 
 /// Where a request comes from.
-pub(super) fn peer(extensions: &axum::http::Extensions) -> IpAddr {
+pub(super) fn peer(extensions: &Extensions) -> IpAddr {
     let info = extensions.get::<ConnectInfo<SocketAddr>>();
     info.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |info| info.0.ip())
 }
@@ -295,11 +304,7 @@ where
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let auth = Auth::from_ref(state);
         let caller = auth.identify(&parts.headers, peer(&parts.extensions)).await?;
-        if let Some(who) = parts.extensions.get::<Who>() {
-            // Filled once: a call has one caller.
-            let _ = who.0.set(caller.name.clone());
-        }
-        auth.count(&caller)?;
+        auth.admit(&caller, &parts.extensions)?;
         Ok(caller)
     }
 }

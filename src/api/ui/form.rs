@@ -95,7 +95,7 @@ static SCHEDULE: [Field; 6] = [
 #[derive(Debug, Default)]
 pub(super) struct Form {
     typed: BTreeMap<String, String>,
-    problems: Vec<(String, String)>,
+    problems: Vec<Detail>,
 }
 
 #[allow(clippy::unused_self, reason = "templates ask a form for its fields")]
@@ -107,7 +107,7 @@ impl Form {
     /// The same, with what a call has refused.
     pub(super) fn refused(mut self, error: &ApiError) -> Self {
         if error.details().is_empty() {
-            self.problems.push((String::new(), error.message().to_owned()));
+            self.problems.push(Detail { field: String::new(), message: error.message().to_owned() });
         }
         self.problems.extend(error.details().iter().map(plain));
         self
@@ -140,9 +140,7 @@ impl Form {
 
     /// What is wrong with a field.
     pub(super) fn wrong(&self, name: &str) -> Vec<&str> {
-        let of_it =
-            |field: &str| field == name || field.strip_prefix(name).is_some_and(|rest| rest.starts_with(['[', '.']));
-        self.problems.iter().filter(|(field, _)| of_it(field)).map(|(_, words)| words.as_str()).collect()
+        self.problems.iter().filter(|one| is_of(&one.field, name)).map(|one| one.message.as_str()).collect()
     }
 
     pub(super) fn is_wrong(&self, name: &str) -> bool {
@@ -153,13 +151,8 @@ impl Form {
     pub(super) fn wrong_elsewhere(&self) -> Vec<String> {
         let fields = MAIN.iter().chain(&MORE).chain(&SCHEDULE);
         let placed: Vec<&str> = fields.map(|field| field.name).chain(["images"]).collect();
-        let of_it = |field: &str, name: &str| {
-            field == name || field.strip_prefix(name).is_some_and(|rest| rest.starts_with(['[', '.']))
-        };
-        let others = self.problems.iter().filter(|(field, _)| !placed.iter().any(|name| of_it(field, name)));
-        others
-            .map(|(field, words)| if field.is_empty() { words.clone() } else { format!("{field}: {words}") })
-            .collect()
+        let others = self.problems.iter().filter(|one| !placed.iter().any(|name| is_of(&one.field, name)));
+        others.map(ToString::to_string).collect()
     }
 
     /// The body of a call that makes a task.
@@ -190,8 +183,13 @@ impl Form {
 }
 
 /// A problem of a call, by the field's name in the form.
-fn plain(detail: &Detail) -> (String, String) {
-    (detail.field.trim_start_matches("taskConfig.").to_owned(), detail.message.clone())
+fn plain(detail: &Detail) -> Detail {
+    Detail { field: detail.field.trim_start_matches("taskConfig.").to_owned(), message: detail.message.clone() }
+}
+
+/// Whether the path of a problem leads into this field.
+fn is_of(path: &str, name: &str) -> bool {
+    path == name || path.strip_prefix(name).is_some_and(|rest| rest.starts_with(['[', '.']))
 }
 
 fn value(kind: Kind, text: &str) -> Value {

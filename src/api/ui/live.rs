@@ -6,13 +6,15 @@ use axum::response::{
     IntoResponse, Response,
     sse::{Event, KeepAlive, Sse},
 };
-use futures::{StreamExt, future::BoxFuture, stream};
+use futures::{StreamExt, stream};
 use tokio::{sync::watch, time::Instant};
 
 use super::session::Viewer;
 use crate::api::{
     Api,
+    auth::{Deed, Visible},
     error::ApiError,
+    tasks::readable,
     watch::{Counted, HEARTBEAT, MAX_WATCHERS, REVIEW},
 };
 
@@ -20,13 +22,13 @@ use crate::api::{
 pub(super) type Parts = Vec<(&'static str, String)>;
 
 /// What is shown now: the parts, and whether nothing follows. None: the viewer may not look any more.
-pub(super) type Look = Box<dyn Fn() -> BoxFuture<'static, Option<(Parts, bool)>> + Send>;
+pub(super) type Shown = Option<(Parts, bool)>;
 
 /// A page is not renewed more often: nobody reads faster.
 const PACE: Duration = Duration::from_millis(700);
 
-struct Stream {
-    look: Look,
+struct Stream<L> {
+    look: L,
     changes: Vec<watch::Receiver<u64>>,
     told: Parts,
     api: Api,
@@ -37,13 +39,17 @@ struct Stream {
     _counted: Counted,
 }
 
-/// Tells parts as they change, until the end. `changes` say when it is worth looking again.
-pub(super) fn events(
+/// Tells parts as they change, until the end. `changes` say when it is worth to `look` again.
+pub(super) fn events<L, F>(
     api: &Api,
     viewer: &Viewer,
     changes: Vec<watch::Receiver<u64>>,
-    look: Look,
-) -> Result<Response, ApiError> {
+    look: L,
+) -> Result<Response, ApiError>
+where
+    L: Fn(Api, Viewer) -> F + Send + 'static,
+    F: Future<Output = Shown> + Send + 'static,
+{
     if api.metrics.api_watchers.get() >= MAX_WATCHERS {
         let words = "too many watch already";
         return Err(ApiError::later(axum::http::StatusCode::SERVICE_UNAVAILABLE, words, 10));
@@ -65,7 +71,32 @@ pub(super) fn events(
     Ok(([("x-accel-buffering", "no")], Sse::new(events).keep_alive(keep)).into_response())
 }
 
-impl Stream {
+/// The one part of a list, as far as the viewer may see what it lists.
+pub(super) async fn list<R>(
+    api: &Api,
+    viewer: &Viewer,
+    changes: Vec<watch::Receiver<u64>>,
+    (deed, named): (Deed, Option<String>),
+    (name, render): (&'static str, R),
+) -> Result<Response, ApiError>
+where
+    R: Fn(&Api, &Visible) -> String + Clone + Send + Sync + 'static,
+{
+    readable(api, &viewer.caller, deed, named.clone()).await?;
+    events(api, viewer, changes, move |api, viewer| {
+        let (render, named) = (render.clone(), named.clone());
+        async move {
+            let visible = readable(&api, &viewer.caller, deed, named).await.ok()?;
+            Some((vec![(name, render(&api, &visible))], false))
+        }
+    })
+}
+
+impl<L, F> Stream<L>
+where
+    L: Fn(Api, Viewer) -> F,
+    F: Future<Output = Shown>,
+{
     /// The parts that have changed; waits until some have.
     async fn next(&mut self) -> Option<Vec<Event>> {
         loop {
@@ -81,7 +112,9 @@ impl Stream {
                     return Some(vec![self.end()]);
                 }
             }
-            let Some((parts, over)) = (self.look)().await else { return Some(vec![self.end()]) };
+            let Some((parts, over)) = (self.look)(self.api.clone(), self.viewer.clone()).await else {
+                return Some(vec![self.end()]);
+            };
             let news = |part: &&(&'static str, String)| !self.told.contains(part);
             let mut batch: Vec<Event> = parts.iter().filter(news).map(|(name, html)| event(name, html)).collect();
             self.told = parts;

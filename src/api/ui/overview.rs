@@ -8,22 +8,22 @@ use axum::{
     http::StatusCode,
     response::Response,
 };
-use futures::FutureExt;
 use jiff::Timestamp;
 use kube::ResourceExt;
 use serde::Deserialize;
 
 use super::{
-    live::{self, Parts},
+    live,
     respond::{Refusal, Shell, fragment, page as answer},
     session::Viewer,
     tasks::{may_create, namespace},
-    view::{Row, ScheduleRow, is_open, span, task_link, words},
+    view::{Row, ScheduleRow, span, task_link, words},
 };
 use crate::{
     api::{
         Api,
         auth::Visible,
+        cluster::success_permille,
         error::ApiError,
         tasks::{LIST, readable},
     },
@@ -86,7 +86,7 @@ fn listed(api: &Api, visible: &Visible, status: Option<Status>, limit: usize) ->
 }
 
 /// The reasons of failures, most frequent first.
-fn reasons(tasks: &[TaskView]) -> Vec<Why> {
+fn reasons<'a>(tasks: impl IntoIterator<Item = &'a TaskView>) -> Vec<Why> {
     let mut all: BTreeMap<&str, Why> = BTreeMap::new();
     for task in tasks {
         let mut seen = Vec::new();
@@ -113,16 +113,12 @@ fn body(api: &Api, visible: &Visible, now: Timestamp) -> String {
     let counts = api.catalog.counts(&|name| visible.has(name));
     let of = |status: Status| counts.get(&status).copied().unwrap_or_default();
     let sums = api.totals.get(&api.metrics);
-    let (completed, failed) = (of(Status::Completed), of(Status::Failed));
-    #[allow(clippy::cast_precision_loss, reason = "nobody has 2^52 tasks")]
-    let rate =
-        (completed + failed > 0).then(|| format!("{:.0}", completed as f64 * 100.0 / (completed + failed) as f64));
     let row = |view: TaskView| Row::of(&view, 0);
     let mut ended: Vec<TaskView> =
-        listed(api, visible, None, FAILED).into_iter().filter(|view| !is_open(view.status)).collect();
+        listed(api, visible, None, FAILED).into_iter().filter(|view| view.status.is_final()).collect();
     ended.sort_by(|a, b| b.finished_at.cmp(&a.finished_at));
-    let mut bad: Vec<TaskView> = listed(api, visible, Some(Status::Running), SHOWN);
-    bad.extend(listed(api, visible, Some(Status::Failed), FAILED));
+    let running = listed(api, visible, Some(Status::Running), SHOWN);
+    let failed = listed(api, visible, Some(Status::Failed), FAILED);
     let seen = |one: &std::sync::Arc<crate::schedule::PrewarmSchedule>| {
         one.spec.enabled && visible.has(&one.namespace().unwrap_or_default())
     };
@@ -137,12 +133,12 @@ fn body(api: &Api, visible: &Visible, now: Timestamp) -> String {
         saved: span(sums.seconds_saved),
         at_work: of(Status::Running),
         pending: of(Status::Pending),
-        completed,
-        failed,
-        rate,
-        running: listed(api, visible, Some(Status::Running), SHOWN).into_iter().map(row).collect(),
+        completed: of(Status::Completed),
+        failed: of(Status::Failed),
+        rate: success_permille(&counts).map(|rate| format!("{:.0}", rate / 10.0)),
+        groups: reasons(running.iter().chain(&failed)),
+        running: running.into_iter().map(row).collect(),
         ended: ended.into_iter().take(SHOWN).map(row).collect(),
-        groups: reasons(&bad),
         schedules,
     })
 }
@@ -173,16 +169,7 @@ pub(super) async fn live(
     Query(asked): Query<Asked>,
 ) -> Result<Response, ApiError> {
     let named = namespace(&asked.namespace)?;
-    readable(&api, &viewer.caller, LIST, named.clone()).await?;
-    let (shared, caller) = (api.clone(), viewer.caller.clone());
-    let look = move || {
-        let (api, caller, named) = (shared.clone(), caller.clone(), named.clone());
-        async move {
-            let visible = readable(&api, &caller, LIST, named).await.ok()?;
-            let parts: Parts = vec![("overview", body(&api, &visible, Timestamp::now()))];
-            Some((parts, false))
-        }
-        .boxed()
-    };
-    live::events(&api, &viewer, vec![api.catalog.changes(), api.schedules.news()], Box::new(look))
+    let changes = vec![api.catalog.changes(), api.schedules.news()];
+    let render = |api: &Api, visible: &Visible| body(api, visible, Timestamp::now());
+    live::list(&api, &viewer, changes, (LIST, named), ("overview", render)).await
 }

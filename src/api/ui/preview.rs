@@ -18,14 +18,14 @@ use super::{
 use crate::{
     api::{
         Api,
-        cluster::{LIST_NODES, Nodes},
+        cluster::{LIST_NODES, Nodes, Reach},
         error::Detail,
         request, schedule_request,
     },
     image::Reference,
     node::Facts,
     schedule::Cron,
-    task::{PrewarmTaskSpec, plan::candidates, validate::validate},
+    task::{PrewarmTaskSpec, validate::validate},
 };
 
 /// Nodes that are named.
@@ -64,34 +64,17 @@ struct TimesPage {
     task: String,
 }
 
-fn told(detail: &Detail) -> String {
-    if detail.field.is_empty() { detail.message.clone() } else { format!("{}: {}", detail.field, detail.message) }
-}
-
 /// What a task of this spec would do with these nodes. *Pure.*
 fn choose(spec: &PrewarmTaskSpec, nodes: &[Facts]) -> Option<Chosen> {
     let task = validate(spec).ok()?;
-    let (mut names, mut obstacles, mut matching) = (Vec::new(), Vec::<(&'static str, usize)>::new(), 0);
-    for (node, obstacle) in candidates(&task, nodes) {
-        matching += 1;
-        match obstacle {
-            None => names.push(node.name.as_str()),
-            Some(reason) => match obstacles.iter_mut().find(|(known, _)| *known == reason) {
-                Some((_, count)) => *count += 1,
-                None => obstacles.push((reason, 1)),
-            },
-        }
+    let reach = Reach::of(&task, nodes);
+    let all = reach.named().unwrap_or_default();
+    let mut names = all.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");
+    if all.len() > NAMED {
+        names = format!("{names} and {} more", all.len() - NAMED);
     }
-    let chosen = task.nodes.of(names.len());
-    // Where fewer are wanted than match, which ones is chosen when the task runs.
-    let shown = if chosen == names.len() {
-        names.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ")
-    } else {
-        String::new()
-    };
-    let more = names.len().saturating_sub(NAMED);
-    let shown = if more > 0 && !shown.is_empty() { format!("{shown} and {more} more") } else { shown };
-    Some(Chosen { many: chosen, matching, at_once: task.batch_size.of(chosen), names: shown, obstacles })
+    let Reach { many, matching, .. } = reach;
+    Some(Chosen { many, matching, at_once: task.batch_size.of(many), names, obstacles: reach.obstacles })
 }
 
 fn images(spec: &PrewarmTaskSpec, nodes: &[Facts]) -> Vec<Image> {
@@ -108,7 +91,7 @@ async fn of_task(api: &Api, nodes: &Nodes, viewer: &Viewer, body: serde_json::Va
     let (spec, wrong) = match request::read(body, &api.guard) {
         Ok(wanted) => (wanted.spec, Vec::new()),
         Err(_) if nothing => (PrewarmTaskSpec::default(), Vec::new()),
-        Err(details) => (PrewarmTaskSpec::default(), details.iter().map(told).collect()),
+        Err(details) => (PrewarmTaskSpec::default(), details.iter().map(ToString::to_string).collect()),
     };
     let may = api.auth.allows(&viewer.caller, LIST_NODES, None).await.unwrap_or(false);
     let snapshot = if may && !spec.images.is_empty() { nodes.get().await.ok() } else { None };
@@ -139,7 +122,7 @@ pub(super) async fn schedule(
     if !text.is_empty() {
         let wrong = schedule_request::read(form.schedule_body(), &api.guard).err().unwrap_or_default();
         let of_time = |detail: &&Detail| !detail.field.starts_with("taskConfig");
-        problems.extend(wrong.iter().filter(of_time).map(told));
+        problems.extend(wrong.iter().filter(of_time).map(ToString::to_string));
     }
     let mut task = form.task();
     if let Some(task) = task.as_object_mut() {

@@ -112,12 +112,11 @@ impl IntoResponse for Refusal {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => "Not now",
             _ => "That was not right",
         };
-        let told = |detail: &crate::api::error::Detail| format!("{}: {}", detail.field, detail.message);
         let template = ErrorPage {
             shell: Shell::new(title, "", viewer.as_ref()),
             title: title.into(),
             message: error.message().to_owned(),
-            details: error.details().iter().map(told).collect(),
+            details: error.details().iter().map(ToString::to_string).collect(),
             ask_namespace: error.code == StatusCode::FORBIDDEN && error.message().ends_with("?namespace="),
             back: super::HOME,
         };

@@ -8,18 +8,17 @@ use axum::{
     http::StatusCode,
     response::Response,
 };
-use futures::FutureExt;
 use jiff::Timestamp;
 use kube::ResourceExt;
 use serde::Deserialize;
 
 use super::{
-    live::{self, Parts},
+    live,
     respond::{Refusal, Shell, fragment, page as answer},
     session::Viewer,
     task::Told,
     tasks::namespace,
-    view::{ScheduleRow, between, next_times, span, task_link},
+    view::{ScheduleRow, next_times, span, task_link},
 };
 use crate::{
     api::{
@@ -29,6 +28,7 @@ use crate::{
         schedules::{CREATE, DELETE, LIST, UPDATE, find},
         tasks::{CREATE as CREATE_TASK, readable},
     },
+    duration::between,
     schedule::{Cron, PrewarmSchedule, Trigger, problems},
 };
 
@@ -128,18 +128,8 @@ pub(super) async fn live(
     Query(asked): Query<Asked>,
 ) -> Result<Response, ApiError> {
     let named = namespace(&asked.namespace)?;
-    readable(&api, &viewer.caller, LIST, named.clone()).await?;
-    let (shared, caller) = (api.clone(), viewer.caller.clone());
-    let look = move || {
-        let (api, caller, named) = (shared.clone(), caller.clone(), named.clone());
-        async move {
-            let visible = readable(&api, &caller, LIST, named).await.ok()?;
-            let parts: Parts = vec![("schedules", body(&api, &visible, Timestamp::now()))];
-            Some((parts, false))
-        }
-        .boxed()
-    };
-    live::events(&api, &viewer, vec![api.schedules.news()], Box::new(look))
+    let render = |api: &Api, visible: &Visible| body(api, visible, Timestamp::now());
+    live::list(&api, &viewer, vec![api.schedules.news()], (LIST, named), ("schedules", render)).await
 }
 
 fn runs(schedule: &PrewarmSchedule) -> String {
@@ -221,15 +211,11 @@ pub(super) async fn live_one(
     Path((namespace, id)): Path<(String, String)>,
 ) -> Result<Response, ApiError> {
     named(&api, &viewer, &namespace, &id).await?;
-    let (shared, looker) = (api.clone(), viewer.clone());
-    let look = move || {
-        let (api, viewer, namespace, id) = (shared.clone(), looker.clone(), namespace.clone(), id.clone());
+    live::events(&api, &viewer, vec![api.schedules.news()], move |api, viewer| {
+        let (namespace, id) = (namespace.clone(), id.clone());
         async move {
             let schedule = named(&api, &viewer, &namespace, &id).await.ok()?;
-            let parts: Parts = vec![("runs", runs(&schedule))];
-            Some((parts, false))
+            Some((vec![("runs", runs(&schedule))], false))
         }
-        .boxed()
-    };
-    live::events(&api, &viewer, vec![api.schedules.news()], Box::new(look))
+    })
 }

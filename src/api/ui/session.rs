@@ -14,6 +14,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use percent_encoding::{NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use serde::Deserialize;
 
 use super::{
@@ -24,7 +25,6 @@ use crate::api::{
     self, Api,
     auth::{Caller, Deed, peer},
     error::ApiError,
-    front::Who,
 };
 
 /// The cookie. Browsers keep one of this prefix for the host that has set it, and over TLS or loopback only.
@@ -72,6 +72,11 @@ fn local(next: &str) -> &str {
     if ours && plain { next } else { HOME }
 }
 
+/// An address as a parameter of another.
+fn encoded(next: &str) -> PercentEncode<'_> {
+    utf8_percent_encode(next, NON_ALPHANUMERIC)
+}
+
 impl FromRequestParts<api::State> for Viewer {
     type Rejection = Response;
 
@@ -84,11 +89,7 @@ impl FromRequestParts<api::State> for Viewer {
             Err(error) if error.code == StatusCode::UNAUTHORIZED => return Err(ask_in(parts, token.is_some())),
             Err(error) => return Err(Refusal::from(error).into_response()),
         };
-        if let Some(who) = parts.extensions.get::<Who>() {
-            // Filled once: a call has one caller.
-            let _ = who.0.set(caller.name.clone());
-        }
-        auth.count(&caller).map_err(|error| Refusal::from(error).into_response())?;
+        auth.admit(&caller, &parts.extensions).map_err(|error| Refusal::from(error).into_response())?;
         Ok(Self { caller, has_cookie: auth.asks() })
     }
 }
@@ -97,10 +98,7 @@ impl FromRequestParts<api::State> for Viewer {
 fn ask_in(parts: &Parts, had_token: bool) -> Response {
     let whole = parts.method == Method::GET && !parts.headers.contains_key("hx-request");
     let here = parts.uri.path_and_query().map_or(HOME, PathAndQuery::as_str);
-    let next = percent_encoding::utf8_percent_encode(
-        if whole { local(here) } else { HOME },
-        percent_encoding::NON_ALPHANUMERIC,
-    );
+    let next = encoded(if whole { local(here) } else { HOME });
     let why = if had_token { "&why=ended" } else { "" };
     let link = format!("/ui/sign-in?next={next}{why}");
     let accepts_events = parts.headers.get(header::ACCEPT).is_some_and(|value| value == "text/event-stream");
@@ -191,7 +189,7 @@ pub(super) async fn sign_in(State(api): State<Api>, request: Request) -> Respons
     match api.auth.known(token, from).await {
         // By way of the form, which sees whether the cookie was kept.
         Ok(_) => {
-            let next = percent_encoding::utf8_percent_encode(local(&given.next), percent_encoding::NON_ALPHANUMERIC);
+            let next = encoded(local(&given.next));
             let mut response = respond::to(&format!("/ui/sign-in?why=cookie&next={next}"));
             response.headers_mut().insert(header::SET_COOKIE, set_cookie(token, ""));
             response

@@ -9,17 +9,16 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use futures::FutureExt;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::json;
 
 use super::{
     grid::letters,
-    live::{self, Parts},
+    live,
     respond::{Refusal, Shell, fragment, page as answer},
     session::Viewer,
-    view::{Bar, Group, Row, bars, between, groups, span},
+    view::{Bar, Group, Row, bars, groups, span},
 };
 use crate::{
     api::{
@@ -28,6 +27,7 @@ use crate::{
         tasks::{CANCEL, CREATE, GET, find},
     },
     catalog::{Entry, ImageDetail, Status, TaskView},
+    duration::between,
 };
 
 /// What is said of a page that was come to by a deed.
@@ -251,14 +251,13 @@ pub(super) async fn live(
     Path((namespace, id)): Path<(String, String)>,
 ) -> Result<Response, ApiError> {
     named(&api, &viewer, &namespace, &id).await?;
-    let (shared, looker) = (api.clone(), viewer.clone());
-    let look = move || {
-        let (api, viewer, namespace, id) = (shared.clone(), looker.clone(), namespace.clone(), id.clone());
+    live::events(&api, &viewer, vec![api.catalog.changes()], move |api, viewer| {
+        let (namespace, id) = (namespace.clone(), id.clone());
         async move {
             let entry = named(&api, &viewer, &namespace, &id).await.ok()?;
             let view = entry.view()?;
             let rights = rights(&api, &viewer, &namespace).await;
-            let parts: Parts = vec![
+            let parts = vec![
                 ("nodes", states(&api, &entry).await),
                 ("head", head(&view, &entry)),
                 ("actions", actions(&view, &entry, rights)),
@@ -267,9 +266,7 @@ pub(super) async fn live(
             ];
             Some((parts, view.status.is_final()))
         }
-        .boxed()
-    };
-    live::events(&api, &viewer, vec![api.catalog.changes()], Box::new(look))
+    })
 }
 
 /// The names of a task's nodes, and where each stands.

@@ -6,11 +6,10 @@ use axum::{
     http::StatusCode,
     response::Response,
 };
-use futures::FutureExt;
 use serde::Deserialize;
 
 use super::{
-    live::{self, Parts},
+    live,
     respond::{Refusal, Shell, fragment, page as answer},
     session::Viewer,
     view::Row,
@@ -146,16 +145,6 @@ pub(super) async fn live(
     Query(asked): Query<Asked>,
 ) -> Result<Response, ApiError> {
     let named = namespace(&asked.namespace)?;
-    readable(&api, &viewer.caller, LIST, named.clone()).await?;
-    let (shared, caller) = (api.clone(), viewer.caller.clone());
-    let look = move || {
-        let (api, caller, asked, named) = (shared.clone(), caller.clone(), asked.clone(), named.clone());
-        async move {
-            let visible = readable(&api, &caller, LIST, named).await.ok()?;
-            let parts: Parts = vec![("tasks", body(&api, &asked, &visible))];
-            Some((parts, false))
-        }
-        .boxed()
-    };
-    live::events(&api, &viewer, vec![api.catalog.changes()], Box::new(look))
+    let render = move |api: &Api, visible: &Visible| body(api, &asked, visible);
+    live::list(&api, &viewer, vec![api.catalog.changes()], (LIST, named), ("tasks", render)).await
 }

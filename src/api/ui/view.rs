@@ -1,10 +1,10 @@
 //! Tasks and schedules as pages show them. *Pure.*
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use kube::ResourceExt;
 
 use crate::{
-    catalog::{FailedNodeDetail, FailureGroup, Status, TaskView, failure_groups},
+    catalog::{FailedNodeDetail, FailureGroup, TaskView, failure_groups},
     schedule::{Cron, PrewarmSchedule},
     worker::Reason,
 };
@@ -123,12 +123,6 @@ pub(super) fn span(seconds: f64) -> String {
     }
 }
 
-/// From a time to another, RFC 3339; nothing where one is missing.
-pub(super) fn between(start: Option<&str>, end: Option<&str>) -> Option<SignedDuration> {
-    let time = |text: Option<&str>| text.and_then(|text| text.parse::<Timestamp>().ok());
-    Some(time(end)?.duration_since(time(start)?))
-}
-
 /// A batch on the axis of time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Bar {
@@ -216,11 +210,6 @@ pub(super) fn next_times(cron: &Cron, now: Timestamp) -> Vec<String> {
         format!("{local} (in {})", span(time.duration_since(now).as_secs_f64()))
     };
     cron.following(now, NEXT).into_iter().map(words).collect()
-}
-
-/// Whether a status is one of those that have ended.
-pub(super) fn is_open(status: Status) -> bool {
-    !status.is_final()
 }
 
 #[cfg(test)]
