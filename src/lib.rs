@@ -26,6 +26,7 @@
 //! | [`node`] | which nodes exist and which are eligible (pure) |
 //! | [`reduced`] | objects as watches deliver them, without what nobody reads (pure) |
 //! | `scope` | objects of one namespace, or of all |
+//! | [`egress`] | where requests to the outside may go |
 //! | [`health`] | opinions on nodes: Prometheus, disks, platforms |
 //! | [`worker`] | the Job or pod that pulls, and how it is read (pure) |
 //! | [`intake`] | hints in, deduplicated and coalesced `PrewarmTask`s out |
@@ -52,6 +53,7 @@ pub mod config;
 pub mod controller;
 pub mod doctor;
 pub mod duration;
+pub mod egress;
 pub mod health;
 pub mod image;
 pub mod intake;

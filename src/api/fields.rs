@@ -59,6 +59,11 @@ impl Fields {
         self.wrong(name, format!("expected {expected}, and found {}", kind(found)));
     }
 
+    /// Whether the field is there, and is not null.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.left.get(name).is_some_and(|value| !value.is_null())
+    }
+
     /// Any value.
     pub(super) fn any(&mut self, name: &str) -> Option<Value> {
         self.take(name)

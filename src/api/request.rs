@@ -20,7 +20,8 @@ use crate::{
     notify::Guard,
     task::{
         Amount, BatchPolicy, FailurePolicy, LocalReference, NOTIFICATION_FORMATS, Notification, PrewarmTaskSpec,
-        PullMethod, PullPolicy, Retry, RetryStrategy, WorkerKind, resource::MAX_RETRIES, validate::validate,
+        PullMethod, PullPolicy, Retry, RetryStrategy, SecretKeyReference, UrlSource, WorkerKind, resource::MAX_RETRIES,
+        validate::validate,
     },
 };
 
@@ -60,13 +61,17 @@ fn nodes_schema() -> Schema {
     )
 }
 
-/// Who is told of a task's end.
+/// Who is told of a task's end: exactly one of `url` and `urlFrom`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NotifyRequest {
-    /// `http` or `https`.
-    #[schema(example = "https://hooks.example.com/prewarm")]
-    pub url: String,
+    /// `http` or `https`. Everybody who may read the task can read it: give an address that carries a token by `urlFrom`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "https://hooks.example.com/prewarm", max_length = 2048)]
+    pub url: Option<String>,
+    /// The key of a Secret of the task's namespace whose value is the address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url_from: Option<UrlSource>,
     /// `json` (default), `cloudevents`, `slack`, `dingtalk` or `alertmanager`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(pattern = "^(json|cloudevents|slack|dingtalk|alertmanager)$")]
@@ -213,6 +218,7 @@ pub(super) fn read_fields(mut fields: Fields, guard: &Guard) -> (Wanted, Vec<Det
         [("Auto", PullMethod::Auto), ("ImageVolume", PullMethod::ImageVolume), ("Helper", PullMethod::Helper)];
     spec.pull_method = fields.choice("pullMethod", &methods).unwrap_or_default();
     spec.ttl_seconds_after_finished = fields.number("ttlSecondsAfterFinished", 0..=MAX_TTL);
+    let has_webhook_url = fields.has("webhookUrl");
     spec.notify = notify(&mut fields, guard);
     if spec.images.len() > 100 {
         fields.wrong("images", "expected at most 100");
@@ -221,8 +227,11 @@ pub(super) fn read_fields(mut fields: Fields, guard: &Guard) -> (Wanted, Vec<Det
     for problem in validate(&spec).err().unwrap_or_default() {
         let detail = Detail::from(problem);
         let name = detail.field.trim_start_matches("spec.").replace("retry.delay", "retryDelay");
-        // Who is told was checked above, under the indices of the request.
-        if !name.starts_with("notify") && fields.problems.iter().all(|known| !known.field.ends_with(&name)) {
+        if let Some(name) = name.strip_prefix("notify[") {
+            notify_problem(&mut fields, has_webhook_url, name, detail.message);
+            continue;
+        }
+        if fields.problems.iter().all(|known| !known.field.ends_with(&name)) {
             fields.wrong(&name, detail.message);
         }
     }
@@ -279,13 +288,28 @@ fn retry(fields: &mut Fields, spec: &mut PrewarmTaskSpec) {
     }
 }
 
+/// Adds a problem of a notification under its place in the request: `webhookUrl` is the first of the spec's list. What is
+/// known to be wrong there is not repeated.
+fn notify_problem(fields: &mut Fields, has_webhook_url: bool, at: &str, message: String) {
+    let Some((index, field)) = at.split_once(']') else { return };
+    let Ok(index) = index.parse::<usize>() else { return };
+    let before = usize::from(has_webhook_url);
+    let name = match index.checked_sub(before) {
+        Some(index) => format!("notify[{index}]{}", field.replace("secretRef.name", "secret")),
+        None => "webhookUrl".to_owned(),
+    };
+    if !fields.problems.iter().any(|known| known.field.starts_with("notify") || known.field.ends_with("webhookUrl")) {
+        fields.wrong(&name, message);
+    }
+}
+
 fn notify(fields: &mut Fields, guard: &Guard) -> Option<Vec<Notification>> {
     let mut all = Vec::new();
     if let Some(url) = fields.text("webhookUrl") {
         if let Err(reason) = guard.check(&url) {
             fields.wrong("webhookUrl", reason);
         }
-        all.push(Notification { url, ..Notification::default() });
+        all.push(Notification { url: Some(url), ..Notification::default() });
     }
     for (index, item) in fields.list("notify").unwrap_or_default().into_iter().enumerate() {
         let at = format!("notify[{index}]");
@@ -296,16 +320,21 @@ fn notify(fields: &mut Fields, guard: &Guard) -> Option<Vec<Notification>> {
                 continue;
             }
         };
-        let url = one.needed("url");
-        if !url.is_empty()
-            && let Err(reason) = guard.check(&url)
-        {
-            one.wrong("url", reason);
+        let (url, url_from) = (one.text("url"), url_source(&mut one));
+        match (&url, &url_from) {
+            (Some(url), None) => {
+                if let Err(reason) = guard.check(url) {
+                    one.wrong("url", reason);
+                }
+            }
+            (None, None) if one.problems.is_empty() => one.wrong("url", "is needed: give url, or urlFrom"),
+            (Some(_), Some(_)) => one.wrong("urlFrom", "give either url or urlFrom"),
+            _ => {}
         }
         let words = NOTIFICATION_FORMATS.map(|word| (word, word));
         let format = one.choice("format", &words).map(str::to_owned);
         let secret_ref = one.text("secret").map(|name| LocalReference { name });
-        all.push(Notification { url, secret_ref, format });
+        all.push(Notification { url, url_from, secret_ref, format });
         for detail in one.done() {
             fields.wrong(&format!("{at}.{}", detail.field), detail.message);
         }
@@ -316,6 +345,19 @@ fn notify(fields: &mut Fields, guard: &Guard) -> Option<Vec<Notification>> {
     (!all.is_empty()).then_some(all)
 }
 
+/// Reads `urlFrom: {secretKeyRef: {name, key}}`.
+fn url_source(fields: &mut Fields) -> Option<UrlSource> {
+    let mut source = fields.object("urlFrom")?;
+    let mut reference = source.object("secretKeyRef");
+    let found = reference.as_mut().map(|one| SecretKeyReference { name: one.needed("name"), key: one.needed("key") });
+    if found.is_none() && source.problems.is_empty() {
+        source.wrong("secretKeyRef", "is needed");
+    }
+    fields.problems.extend(reference.map(Fields::done).unwrap_or_default());
+    fields.problems.extend(source.done());
+    found.map(|secret_key_ref| UrlSource { secret_key_ref })
+}
+
 impl TaskRequest {
     /// The request that would make a task of this spec.
     #[must_use]
@@ -324,12 +366,13 @@ impl TaskRequest {
         let delay = rule.as_ref().and_then(|rule| duration::parse(rule.delay.as_deref()?).ok());
         let told = |one: &Notification| NotifyRequest {
             url: one.url.clone(),
+            url_from: one.url_from.clone(),
             format: one.format.clone(),
             secret: one.secret_ref.as_ref().map(|secret| secret.name.clone()),
         };
         let all: Vec<NotifyRequest> = spec.notify.iter().flatten().map(told).collect();
         let simple = |one: &NotifyRequest| one.format.is_none() && one.secret.is_none();
-        let first = all.first().filter(|one| simple(one)).map(|one| one.url.clone());
+        let first = all.first().filter(|one| simple(one)).and_then(|one| one.url.clone());
         let rest: Vec<NotifyRequest> = all.into_iter().skip(usize::from(first.is_some())).collect();
         Self {
             images: spec.images.clone(),
@@ -384,7 +427,7 @@ mod tests {
         let rule = spec.retry.as_ref().unwrap();
         assert_eq!((rule.limit, rule.strategy, rule.delay.as_deref()), (3, RetryStrategy::Exponential, Some("30s")));
         assert_eq!((spec.failure_policy, &spec.batch_size), (FailurePolicy::Retry, &Amount::Count(10)));
-        assert_eq!(spec.notify.as_ref().unwrap()[0].url, "https://hooks.example.com/x");
+        assert_eq!(spec.notify.as_ref().unwrap()[0].url.as_deref(), Some("https://hooks.example.com/x"));
     }
 
     #[test]
@@ -393,7 +436,8 @@ mod tests {
             "retryDelay": 5, "timeout": "1m", "deadline": "1h", "successThreshold": "50%", "imagePullSecrets": ["s"],
             "serviceAccountName": "x", "imagePullPolicy": "Always", "retain": "5m", "worker": "Pod", "pullMethod": "Helper",
             "ttlSecondsAfterFinished": 5, "webhookUrl": "https://a.example.com/", "tolerations": [{"operator": "Exists"}],
-            "notify": [{"url": "https://b.example.com/", "format": "slack", "secret": "k"}], "namespace": "shop"});
+            "notify": [{"url": "https://b.example.com/", "format": "slack", "secret": "k"},
+                       {"urlFrom": {"secretKeyRef": {"name": "hook", "key": "url"}}}], "namespace": "shop"});
         let first = read(body, &Guard::default()).unwrap();
         let written = serde_json::to_value(TaskRequest::of(&first.spec, "shop")).unwrap();
         assert_eq!(read(written, &Guard::default()).unwrap().spec, first.spec);
@@ -408,6 +452,25 @@ mod tests {
         let wrong = read(Value::Object(body.clone()), &Guard::default()).unwrap_err();
         assert!(wrong.iter().all(|detail| detail.message != "there is no such field"), "{wrong:?}");
         assert!(names.len() > 20);
+    }
+
+    #[test]
+    fn an_address_is_given_in_one_way() {
+        let at = |notify: Value| {
+            wrong(json!({"images": ["a:1"], "webhookUrl": "https://a.example.com/", "notify": [notify]}))
+        };
+        let source = json!({"secretKeyRef": {"name": "hook", "key": "url"}});
+        assert_eq!(at(json!({"url": "https://b.example.com/", "urlFrom": source})), ["notify[0].urlFrom"]);
+        assert_eq!(at(json!({"format": "slack"})), ["notify[0].url"]);
+        assert_eq!(at(json!({"urlFrom": {}})), ["notify[0].urlFrom.secretKeyRef"]);
+        assert_eq!(at(json!({"urlFrom": {"secretKeyRef": {"name": "hook"}}})), ["notify[0].urlFrom.secretKeyRef.key"]);
+        assert_eq!(
+            at(json!({"urlFrom": {"secretKeyRef": {"name": "hook", "key": "url"}, "x": 1}})),
+            ["notify[0].urlFrom.x"]
+        );
+        let bad_key = json!({"urlFrom": {"secretKeyRef": {"name": "hook", "key": "a/b"}}});
+        assert_eq!(at(bad_key), ["notify[0].urlFrom.secretKeyRef.key"]);
+        assert_eq!(at(json!({"url": "https://b.example.com/", "secret": "No Name"})), ["notify[0].secret"]);
     }
 
     #[test]

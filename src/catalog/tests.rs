@@ -104,7 +104,7 @@ async fn a_watcher_sees_the_end() {
 fn ends_that_are_to_be_told() {
     let catalog = Catalog::default();
     let mut told = task("shop", "a", 1, Phase::Running);
-    told.spec.notify = Some(vec![Notification { url: "https://example.com".into(), ..Notification::default() }]);
+    told.spec.notify = Some(vec![Notification { url: Some("https://example.com".into()), ..Notification::default() }]);
     catalog.put(&told);
     assert!(catalog.to_be_told().is_empty());
     told.status.as_mut().unwrap().phase = Phase::Failed;

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     catalog::Catalog,
     metrics::Metrics,
-    task::{Delivery, Notification, PrewarmTask},
+    task::{Delivery, Notification, PrewarmTask, SecretKeyReference},
 };
 
 /// The first pause between tries; it doubles up to [`LONGEST`].
@@ -82,6 +82,15 @@ fn has_due(task: &PrewarmTask, now: Timestamp) -> bool {
     (0..task.spec.notify.iter().flatten().count()).any(|index| is_due(&delivery(task, index), now))
 }
 
+/// Returns what logs say of an address: its host alone, for the rest may be a credential. *Pure.*
+fn host_of(whom: &Notification) -> String {
+    if whom.url_from.is_some() {
+        return "(from a Secret)".into();
+    }
+    let url = whom.url.as_deref().and_then(|url| url.parse::<reqwest::Url>().ok());
+    url.and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default()
+}
+
 /// How a delivery stands after a try. *Pure.*
 fn after(before: &Delivery, result: Result<(), Failure>, ended: Timestamp, now: Timestamp) -> Delivery {
     let attempts = before.attempts + 1;
@@ -96,7 +105,7 @@ fn after(before: &Delivery, result: Result<(), Failure>, ended: Timestamp, now: 
     let pause = FIRST.saturating_mul(1 << (attempts - 1).min(20)).min(LONGEST);
     let next = now.checked_add(pause).unwrap_or(Timestamp::MAX);
     let done = last || next.duration_since(ended) > GIVE_UP;
-    Delivery { done, attempts, next_attempt: at(next).filter(|_| !done), delivered: None, message: Some(why) }
+    Delivery { done, attempts, next_attempt: at(next).filter(|_| !done), message: Some(why), ..Delivery::default() }
 }
 
 struct Teller {
@@ -133,8 +142,7 @@ impl Teller {
             return before;
         }
         let result = self.send(task, index, whom, now).await;
-        let host = whom.url.parse::<reqwest::Url>().ok().and_then(|url| url.host_str().map(str::to_owned));
-        let (name, namespace, host) = (task.name_any(), task.namespace(), host.unwrap_or_default());
+        let (name, namespace, host) = (task.name_any(), task.namespace(), host_of(whom));
         let ended =
             task.status.as_ref().and_then(|status| status.completion_time.as_deref()?.parse().ok()).unwrap_or(now);
         let why = result.clone().err();
@@ -158,21 +166,35 @@ impl Teller {
         let id = format!("{}-{index}", task.uid().unwrap_or_default());
         let format = whom.format.as_deref().unwrap_or("json");
         let key = match &whom.secret_ref {
-            Some(secret) => Some(self.key(&task.namespace().unwrap_or_default(), &secret.name).await?),
+            Some(secret) => Some(self.secret(&task.namespace().unwrap_or_default(), &secret.name, SECRET_KEY).await?),
             None => None,
         };
         let told = message(format, task, &id);
-        self.poster.post(&whom.url, format, &id, &told, key.as_deref(), now.as_millisecond()).await
+        let address = self.address(&task.namespace().unwrap_or_default(), whom).await?;
+        self.poster.post(&address, format, &id, &told, key.as_deref(), now.as_millisecond()).await
     }
 
-    /// The key in a Secret of the task's own namespace. Not to be allowed to read it may pass: the right can be given.
-    async fn key(&self, namespace: &str, name: &str) -> Result<Vec<u8>, Failure> {
+    /// Returns the address of a notification, read from its Secret where the spec says so.
+    async fn address(&self, namespace: &str, whom: &Notification) -> Result<String, Failure> {
+        if let Some(source) = &whom.url_from {
+            let SecretKeyReference { name, key } = &source.secret_key_ref;
+            let value = self.secret(namespace, name, key).await?;
+            // The value is not repeated: whoever reads the status need not be allowed to read the Secret.
+            return String::from_utf8(value)
+                .map(|text| text.trim().to_owned())
+                .map_err(|_| Failure::Passing(format!("the key {key} of the Secret {name} is no text")));
+        }
+        Ok(whom.url.clone().unwrap_or_default())
+    }
+
+    /// Reads a key of a Secret of the task's own namespace. A missing permission may pass: it can be granted.
+    async fn secret(&self, namespace: &str, name: &str, key: &str) -> Result<Vec<u8>, Failure> {
         self.metrics.kube_requests.with_label_values(&["get", "secrets"]).inc();
         let secrets = Api::<Secret>::namespaced(self.client.clone(), namespace);
         let secret =
             secrets.get(name).await.map_err(|error| Failure::Passing(format!("the Secret {name}: {error}")))?;
-        let key = secret.data.unwrap_or_default().remove(SECRET_KEY);
-        key.map(|key| key.0).ok_or_else(|| Failure::Passing(format!("the Secret {name} has no key named {SECRET_KEY}")))
+        let value = secret.data.unwrap_or_default().remove(key);
+        value.map(|value| value.0).ok_or_else(|| Failure::Passing(format!("the Secret {name} has no key named {key}")))
     }
 }
 

@@ -16,7 +16,7 @@ pub use problem::Problem;
 pub use resource::{
     Amount, BatchPolicy, Condition, Delivery, FailedNode, FailurePolicy, GivenUp, IgnoredNode, ImageStatus,
     LocalReference, Notification, Phase, PrewarmPlan, PrewarmPlanSpec, PrewarmTask, PrewarmTaskSpec, PrewarmTaskStatus,
-    PullMethod, PullPolicy, Retry, RetryStrategy, WorkerKind,
+    PullMethod, PullPolicy, Retry, RetryStrategy, SecretKeyReference, UrlSource, WorkerKind,
 };
 pub use rules::FORMATS as NOTIFICATION_FORMATS;
 

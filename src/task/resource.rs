@@ -212,12 +212,38 @@ pub struct Retry {
     pub delay: Option<String>,
 }
 
-/// Where the end of a task is told.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// A key of a Secret in the task's own namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct SecretKeyReference {
+    /// The Secret's name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// The key of the Secret's data.
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+}
+
+/// Where an address is read from when it is used.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UrlSource {
+    /// The key of a Secret of the task's namespace whose value is the address. The server needs `get` on that Secret.
+    pub secret_key_ref: SecretKeyReference,
+}
+
+/// Where the end of a task is told: exactly one of `url` and `urlFrom`.
+#[derive(KubeSchema, Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(validation = Rule::new("has(self.url) != has(self.urlFrom)").message("give exactly one of url and urlFrom"))]
 #[serde(rename_all = "camelCase")]
 pub struct Notification {
-    /// The `http` or `https` address that gets the POST.
-    pub url: String,
+    /// The `http` or `https` address that gets the POST. Everybody who may read the task can read it: an address that
+    /// carries a token belongs into a Secret, by `urlFrom`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 2048))]
+    pub url: Option<String>,
+    /// Where the address is read from, when the message is sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url_from: Option<UrlSource>,
     /// A Secret of the task's namespace whose key `key` signs the message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<LocalReference>,
@@ -374,6 +400,11 @@ pub fn owner_reference(name: &str, uid: &str) -> OwnerReference {
     }
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
 fn default_nodes() -> Amount {
     Amount::Text("all".into())
 }
@@ -508,6 +539,9 @@ pub struct Delivery {
     /// How often it was tried.
     #[serde(default)]
     pub attempts: u32,
+    /// Whether a receiver has answered at least one of the tries, whatever its answer was.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub answered: bool,
     /// When it is tried again, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_attempt: Option<String>,

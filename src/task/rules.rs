@@ -10,6 +10,8 @@ use super::{Notification, PrewarmTaskSpec, Problem};
 const MAX_LABEL: usize = 63;
 /// Longest DNS subdomain: prefixes of labels, and names of objects.
 const MAX_NAME: usize = 253;
+/// Longest address of a notification, in bytes: what browsers and proxies commonly accept.
+const MAX_URL: usize = 2048;
 /// Forms of notifications.
 pub const FORMATS: [&str; 5] = ["json", "cloudevents", "slack", "dingtalk", "alertmanager"];
 
@@ -115,11 +117,14 @@ fn toleration(at: &str, one: &Toleration, problems: &mut Vec<Problem>) {
 }
 
 fn notification(at: &str, one: &Notification, problems: &mut Vec<Problem>) {
-    let url: Option<Uri> = one.url.parse().ok();
-    let good = url.is_some_and(|url| matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some());
-    if !good {
-        let reason = "expected an http or https address, such as https://hooks.example/x";
-        problems.push(Problem::new(&format!("{at}.url"), &one.url, reason));
+    match (&one.url, &one.url_from) {
+        (Some(text), None) => address(&format!("{at}.url"), text, problems),
+        (None, Some(source)) => {
+            let secret = &source.secret_key_ref;
+            object_name(&format!("{at}.urlFrom.secretKeyRef.name"), &secret.name, problems);
+            secret_key(&format!("{at}.urlFrom.secretKeyRef.key"), &secret.key, problems);
+        }
+        _ => problems.push(Problem::new(at, "", "expected exactly one of url and urlFrom")),
     }
     if let Some(format) = one.format.as_deref().filter(|format| !FORMATS.contains(format)) {
         let reason = format!("expected one of {}", FORMATS.join(", "));
@@ -127,6 +132,27 @@ fn notification(at: &str, one: &Notification, problems: &mut Vec<Problem>) {
     }
     if let Some(secret) = &one.secret_ref {
         object_name(&format!("{at}.secretRef.name"), &secret.name, problems);
+    }
+}
+
+/// The value is never repeated: it may carry a token, and problems are shown to more people than the spec.
+fn address(field: &str, text: &str, problems: &mut Vec<Problem>) {
+    let url: Option<Uri> = text.parse().ok();
+    let good = url.is_some_and(|url| matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some());
+    if text.len() > MAX_URL {
+        problems.push(Problem::new(field, "", &format!("must have at most {MAX_URL} characters")));
+    } else if !good {
+        let reason = "expected an http or https address, such as https://hooks.example/x";
+        problems.push(Problem::new(field, "", reason));
+    }
+}
+
+/// A key of a Secret's data, by `IsConfigMapKey` of apimachinery.
+fn secret_key(field: &str, key: &str, problems: &mut Vec<Problem>) {
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if key.is_empty() || key.len() > MAX_NAME || !key.chars().all(good) || matches!(key, "." | "..") {
+        let reason = "no key of a Secret: expected at most 253 letters, digits, dashes, underscores and dots";
+        problems.push(Problem::new(field, key, reason));
     }
 }
 
@@ -199,6 +225,7 @@ mod tests {
     #[case(json!({"tolerations": [{"key": "a", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 3}]}))]
     #[case(json!({"imagePullSecrets": [{"name": "a.b-c"}], "serviceAccountName": "robot"}))]
     #[case(json!({"notify": [{"url": "https://x.example/y", "format": "slack", "secretRef": {"name": "s"}}]}))]
+    #[case(json!({"notify": [{"urlFrom": {"secretKeyRef": {"name": "s", "key": "url.txt"}}}]}))]
     fn good(#[case] spec: Value) {
         assert!(fields(&spec).is_empty());
     }
@@ -220,6 +247,10 @@ mod tests {
     #[case(json!({"imagePullSecrets": [{"name": ""}, {"name": "Up"}]}), &["spec.imagePullSecrets[0].name", "spec.imagePullSecrets[1].name"])]
     #[case(json!({"serviceAccountName": "a_b"}), &["spec.serviceAccountName"])]
     #[case(json!({"notify": [{"url": "ftp://x", "format": "fax", "secretRef": {"name": ""}}]}), &["spec.notify[0].url", "spec.notify[0].format", "spec.notify[0].secretRef.name"])]
+    #[case(json!({"notify": [{"format": "json"}]}), &["spec.notify[0]"])]
+    #[case(json!({"notify": [{"url": "https://x.example/", "urlFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]}), &["spec.notify[0]"])]
+    #[case(json!({"notify": [{"urlFrom": {"secretKeyRef": {"name": "S", "key": "a/b"}}}]}), &["spec.notify[0].urlFrom.secretKeyRef.name", "spec.notify[0].urlFrom.secretKeyRef.key"])]
+    #[case(json!({"notify": [{"url": format!("https://x.example/{}", "a".repeat(2048))}]}), &["spec.notify[0].url"])]
     fn bad(#[case] spec: Value, #[case] expected: &[&str]) {
         let found = fields(&spec);
         assert_eq!(found.len(), expected.len(), "{found:?}");

@@ -39,6 +39,7 @@ from .models import (
     ScheduleList,
     ScheduleRequest,
     ScheduleView,
+    SecretKeyReference,
     Stats,
     TaskCancelled,
     TaskCreated,
@@ -46,6 +47,7 @@ from .models import (
     TaskRequest,
     TaskView,
     Triggered,
+    UrlSource,
 )
 
 __all__ = [
@@ -79,6 +81,7 @@ __all__ = [
     "ScheduleList",
     "ScheduleRequest",
     "ScheduleView",
+    "SecretKeyReference",
     "Stats",
     "Status",
     "TaskCancelled",
@@ -92,6 +95,7 @@ __all__ = [
     "Triggered",
     "Unauthorized",
     "Unavailable",
+    "UrlSource",
     "WaitTimeout",
     "WorkerKind",
     "__version__",

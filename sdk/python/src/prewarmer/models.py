@@ -55,11 +55,29 @@ class ErrorBody(Model):
     """The task or schedule that was asked for."""
 
 
-class NotifyRequest(Model):
-    """Who is told of a task's end."""
+class SecretKeyReference(Model):
+    """A key of a Secret in the task's own namespace."""
 
-    url: str
-    """`http` or `https`."""
+    key: str
+    """The key of the Secret's data."""
+    name: str
+    """The Secret's name."""
+
+
+class UrlSource(Model):
+    """Where an address is read from when it is used."""
+
+    secret_key_ref: SecretKeyReference
+    """The key of a Secret of the task's namespace whose value is the address. The server needs `get` on that Secret."""
+
+
+class NotifyRequest(Model):
+    """Who is told of a task's end: exactly one of `url` and `url_from`."""
+
+    url: Optional[str] = None
+    """`http` or `https`. Everybody who may read the task can read it: give an address that carries a token by `url_from`."""
+    url_from: Optional[UrlSource] = None
+    """The key of a Secret of the task's namespace whose value is the address."""
     format: Optional[str] = None
     """`json` (default), `cloudevents`, `slack`, `dingtalk` or `alertmanager`."""
     secret: Optional[str] = None

@@ -20,7 +20,7 @@ class TaskOptions(TypedDict, total=False):
     namespace: str | None
     node_selector: Mapping[str, str] | None
     nodes: int | str | None
-    notify: Sequence[NotifyRequest | Mapping[str, str]] | None
+    notify: Sequence[NotifyRequest | Mapping[str, Any]] | None
     priority: int | None
     pull_method: str | None
     retain: str | None

@@ -1,0 +1,472 @@
+//! Whether an address may be connected to. *Pure.*
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::RangeInclusive,
+    str::FromStr,
+    sync::Arc,
+};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use reqwest::Url;
+
+use super::Cluster;
+
+/// All of IANA's special-purpose registry of IPv4 (RFC 6890 and its successors) that is not the public internet: this
+/// network, private, shared (CGNAT), loopback, link-local, protocol assignments, documentation, 6to4 relays, benchmarking,
+/// multicast, reserved and broadcast.
+const SPECIAL_V4: [(Ipv4Addr, u8); 15] = [
+    (Ipv4Addr::UNSPECIFIED, 8),
+    (Ipv4Addr::new(10, 0, 0, 0), 8),
+    (Ipv4Addr::new(100, 64, 0, 0), 10),
+    (Ipv4Addr::new(127, 0, 0, 0), 8),
+    (Ipv4Addr::new(169, 254, 0, 0), 16),
+    (Ipv4Addr::new(172, 16, 0, 0), 12),
+    (Ipv4Addr::new(192, 0, 0, 0), 24),
+    (Ipv4Addr::new(192, 0, 2, 0), 24),
+    (Ipv4Addr::new(192, 88, 99, 0), 24),
+    (Ipv4Addr::new(192, 168, 0, 0), 16),
+    (Ipv4Addr::new(198, 18, 0, 0), 15),
+    (Ipv4Addr::new(198, 51, 100, 0), 24),
+    (Ipv4Addr::new(203, 0, 113, 0), 24),
+    (Ipv4Addr::new(224, 0, 0, 0), 4),
+    (Ipv4Addr::new(240, 0, 0, 0), 4),
+];
+/// The only part of IPv6 that is assigned to the public internet.
+const PUBLIC_V6: (Ipv6Addr, u8) = (Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3);
+/// What of it is special: protocol assignments with Teredo, documentation, 6to4 (whose addresses carry one of IPv4).
+const SPECIAL_V6: [(Ipv6Addr, u8); 4] = [
+    (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 23),
+    (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0), 32),
+    (Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0), 16),
+    (Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 0), 20),
+];
+/// Where clouds give credentials and configuration to their machines: link-local (AWS, Azure, GCP, `OpenStack`; AWS' pod
+/// identity), Azure's `WireServer` (a public address that only machines inside reach), Alibaba, Oracle, AWS by IPv6, GCP by
+/// IPv6.
+const METADATA_V4: [(Ipv4Addr, u8); 4] = [
+    (Ipv4Addr::new(169, 254, 0, 0), 16),
+    (Ipv4Addr::new(168, 63, 129, 16), 32),
+    (Ipv4Addr::new(100, 100, 100, 200), 32),
+    (Ipv4Addr::new(192, 0, 0, 192), 32),
+];
+const METADATA_V6: [(Ipv6Addr, u8); 3] = [
+    (Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10),
+    (Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0), 32),
+    (Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0), 32),
+];
+/// Prefixes whose addresses carry one of IPv4 in their last 32 bits: NAT64 (RFC 6052), and its local form (RFC 8215).
+const CARRIERS: [(Ipv6Addr, u8); 2] =
+    [(Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96), (Ipv6Addr::new(0x64, 0xff9b, 1, 0, 0, 0, 0, 0), 48)];
+/// Where notifications may be sent to, where no setting says otherwise: HTTP, HTTPS and its usual second port.
+pub const DEFAULT_PORTS: &str = "80,443,8443";
+/// Ends of names that only the cluster's own DNS answers, or that mean this machine.
+const CLUSTER_DOMAINS: [&str; 7] =
+    ["svc", "cluster.local", "local", "localhost", "internal", "localdomain", "home.arpa"];
+
+/// Why an address may not be connected to.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// It is the metadata service of a cloud, or link-local like most of them.
+    #[error("{0} is not an address of the public internet: it is link-local, or the metadata service of a cloud")]
+    Metadata(IpAddr),
+    /// `--egress-deny` names it.
+    #[error("{0} is denied by --egress-deny")]
+    Configured(IpAddr),
+    /// It belongs to the cluster.
+    #[error("{0} is an address of the cluster's own nodes, pods or Services{1}")]
+    Cluster(IpAddr, Setting),
+    /// It is not on the public internet.
+    #[error("{0} is not an address of the public internet{1}")]
+    NotPublic(IpAddr, Setting),
+    /// The name belongs to the cluster, and no setting allows what it resolves to.
+    #[error("{0} is a name inside the cluster and no address of the public internet{1}")]
+    ClusterName(String, Setting),
+    /// No notification goes to that port.
+    #[error("port {0} is not allowed (--notify-ports)")]
+    Port(u16),
+    /// The URL has no host.
+    #[error("the URL has no host")]
+    NoHost,
+}
+
+/// The setting that can allow an address, for messages.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Setting(Option<&'static str>);
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(name) => write!(f, ", and {name} does not allow it"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Ports that may be connected to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ports(Vec<RangeInclusive<u16>>);
+
+impl Ports {
+    /// Whether the port is one of them.
+    #[must_use]
+    pub fn contains(&self, port: u16) -> bool {
+        self.0.iter().any(|range| range.contains(&port))
+    }
+}
+
+impl Default for Ports {
+    fn default() -> Self {
+        Self(vec![80..=80, 443..=443, 8443..=8443])
+    }
+}
+
+impl FromStr for Ports {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let port = |text: &str| text.trim().parse::<u16>().ok().filter(|port| *port > 0);
+        let range = |item: &str| {
+            let (first, last) = item.split_once('-').unwrap_or((item, item));
+            Some(port(first)?..=port(last)?).filter(|range| !range.is_empty())
+        };
+        let ranges: Option<Vec<_>> = crate::items(text).map(range).collect();
+        let ranges = ranges.filter(|ranges| !ranges.is_empty());
+        ranges.map(Self).ok_or_else(|| "expected ports and ranges of ports, such as 443,8000-8999".into())
+    }
+}
+
+/// Says which addresses may be connected to. Clones share it.
+///
+/// In this order: what `--egress-deny` names is denied; metadata services are, unless a network of the allow list lies
+/// within theirs; what the allow list names is allowed; the cluster's own addresses are denied, and so is all that is not
+/// the public internet.
+#[derive(Debug, Clone, Default)]
+pub struct Policy(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    allowed: Vec<IpNet>,
+    denied: Vec<IpNet>,
+    setting: Setting,
+    ports: Option<Ports>,
+    cluster: Cluster,
+}
+
+impl Policy {
+    /// A policy that allows the public internet, and nothing of the cluster.
+    #[must_use]
+    pub fn new(denied: Vec<IpNet>, cluster: Cluster) -> Self {
+        Self(Arc::new(Inner { denied, cluster, ..Inner::default() }))
+    }
+
+    /// Allows these networks too; `setting` is the flag that names them, for messages.
+    #[must_use]
+    pub fn allowing(&self, allowed: Vec<IpNet>, setting: &'static str) -> Self {
+        let Inner { denied, ports, cluster, .. } = &*self.0;
+        let (denied, ports, cluster) = (denied.clone(), ports.clone(), cluster.clone());
+        Self(Arc::new(Inner { allowed, denied, setting: Setting(Some(setting)), ports, cluster }))
+    }
+
+    /// Allows these ports only.
+    #[must_use]
+    pub fn at_ports(&self, ports: Ports) -> Self {
+        let Inner { allowed, denied, setting, cluster, .. } = &*self.0;
+        let (allowed, denied, cluster) = (allowed.clone(), denied.clone(), cluster.clone());
+        Self(Arc::new(Inner { allowed, denied, setting: *setting, ports: Some(ports), cluster }))
+    }
+
+    /// Whether that address may be connected to.
+    pub fn check(&self, address: IpAddr) -> Result<(), Denied> {
+        // An IPv4 address mapped into IPv6 reaches what the IPv4 address reaches.
+        let address = address.to_canonical();
+        self.check_plain(address)?;
+        // A gateway translates these to IPv4: both addresses must be allowed.
+        match carried(address) {
+            Some(carried) => self.check_plain(carried),
+            None => Ok(()),
+        }
+    }
+
+    fn check_plain(&self, address: IpAddr) -> Result<(), Denied> {
+        let inner = &*self.0;
+        let within = |networks: &[IpNet]| networks.iter().any(|network| network.contains(&address));
+        if within(&inner.denied) {
+            return Err(Denied::Configured(address));
+        }
+        if let Some(metadata) = metadata_network(address) {
+            let named = inner.allowed.iter().any(|allowed| metadata.contains(allowed) && allowed.contains(&address));
+            return if named { Ok(()) } else { Err(Denied::Metadata(address)) };
+        }
+        if within(&inner.allowed) {
+            return Ok(());
+        }
+        if !is_public(address) {
+            return Err(Denied::NotPublic(address, inner.setting));
+        }
+        if inner.cluster.contains(address) {
+            return Err(Denied::Cluster(address, inner.setting));
+        }
+        Ok(())
+    }
+
+    /// Whether the address may be connected to when it was found under that name. A name of the cluster may only lead to
+    /// what the allow list names: its public addresses, if it has any, are the cluster's own load balancers.
+    pub fn check_resolved(&self, name: &str, address: IpAddr) -> Result<(), Denied> {
+        self.check(address)?;
+        let canonical = address.to_canonical();
+        if is_cluster_name(name) && !self.0.allowed.iter().any(|network| network.contains(&canonical)) {
+            return Err(Denied::ClusterName(name.to_owned(), self.0.setting));
+        }
+        Ok(())
+    }
+
+    /// What can be said of a URL without resolving its name.
+    pub fn check_url(&self, url: &Url) -> Result<(), Denied> {
+        if let (Some(ports), Some(port)) = (&self.0.ports, url.port_or_known_default())
+            && !ports.contains(port)
+        {
+            return Err(Denied::Port(port));
+        }
+        let host = host(url).ok_or(Denied::NoHost)?;
+        match host.parse::<IpAddr>() {
+            Ok(address) => self.check(address),
+            // With an allow list, the addresses decide when they are known.
+            Err(_) if is_cluster_name(&host) && self.0.allowed.is_empty() => {
+                Err(Denied::ClusterName(host, self.0.setting))
+            }
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Whether it is allowed without the allow list: on the public internet, and not the cluster's own.
+    #[must_use]
+    pub fn is_public(&self, address: IpAddr) -> bool {
+        Self::new(self.0.denied.clone(), self.0.cluster.clone()).check(address).is_ok()
+    }
+}
+
+/// The host of a URL in lower case, without brackets and without the dot at its end.
+fn host(url: &Url) -> Option<String> {
+    let host = url.host_str()?.trim_matches(['[', ']']).trim_end_matches('.').to_lowercase();
+    (!host.is_empty()).then_some(host)
+}
+
+/// Whether a name is one that only the cluster's DNS, or this machine, can resolve: of one label, or under a domain that
+/// is not on the internet.
+#[must_use]
+pub fn is_cluster_name(name: &str) -> bool {
+    let name = name.trim_end_matches('.').to_lowercase();
+    let under = |domain: &&str| name.strip_suffix(*domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+    // `name.namespace.svc.DOMAIN`, whatever the cluster's domain is.
+    !name.contains('.') || CLUSTER_DOMAINS.iter().any(under) || name.contains(".svc.")
+}
+
+fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => {
+            SPECIAL_V4.iter().all(|(network, length)| !Ipv4Net::new_assert(*network, *length).contains(&address))
+        }
+        IpAddr::V6(address) => {
+            let within = |(network, length): (Ipv6Addr, u8)| Ipv6Net::new_assert(network, length).contains(&address);
+            within(PUBLIC_V6) && !SPECIAL_V6.into_iter().any(within)
+        }
+    }
+}
+
+/// The network of metadata services that the address lies in.
+fn metadata_network(address: IpAddr) -> Option<IpNet> {
+    let v4 = METADATA_V4.iter().map(|(network, length)| IpNet::from(Ipv4Net::new_assert(*network, *length)));
+    let v6 = METADATA_V6.iter().map(|(network, length)| IpNet::from(Ipv6Net::new_assert(*network, *length)));
+    v4.chain(v6).find(|network| network.contains(&address))
+}
+
+/// The IPv4 address that one of IPv6 carries for a gateway to translate to.
+fn carried(address: IpAddr) -> Option<IpAddr> {
+    let IpAddr::V6(address) = address else { return None };
+    let bits = address.to_bits();
+    let last = |bits: u128| u32::try_from(bits & u128::from(u32::MAX)).map(Ipv4Addr::from_bits).ok().map(IpAddr::V4);
+    // The IPv4-compatible form, but for the unspecified and the loopback address.
+    if bits >> 32 == 0 && bits > 1 {
+        return last(bits);
+    }
+    if CARRIERS.iter().any(|(network, length)| Ipv6Net::new_assert(*network, *length).contains(&address)) {
+        return last(bits);
+    }
+    // 6to4 carries it behind its first 16 bits.
+    (bits >> 112 == 0x2002).then(|| last(bits >> 80)).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn nets(texts: &[&str]) -> Vec<IpNet> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn allowing(texts: &[&str]) -> Policy {
+        Policy::default().allowing(nets(texts), "--notify-allow")
+    }
+
+    fn check(policy: &Policy, address: &str) -> Result<(), Denied> {
+        policy.check(address.parse().unwrap())
+    }
+
+    #[rstest]
+    #[case("93.184.216.34", true)]
+    #[case("172.32.0.1", true)]
+    #[case("::ffff:93.184.216.34", true)]
+    #[case("2606:2800:220:1::1", true)]
+    #[case::this_network("0.0.0.0", false)]
+    #[case::private("10.1.2.3", false)]
+    #[case::private("172.31.255.255", false)]
+    #[case::private("192.168.0.1", false)]
+    #[case::cgnat("100.64.0.1", false)]
+    #[case::cgnat("100.127.255.255", false)]
+    #[case::loopback("127.0.0.1", false)]
+    #[case::loopback("127.1.2.3", false)]
+    #[case::link_local("169.254.169.254", false)]
+    #[case::aws_pod_identity("169.254.170.23", false)]
+    #[case::azure("168.63.129.16", false)]
+    #[case::azure_neighbour("168.63.129.17", true)]
+    #[case::azure_mapped("::ffff:168.63.129.16", false)]
+    #[case::alibaba("100.100.100.200", false)]
+    #[case::oracle("192.0.0.192", false)]
+    #[case::documentation("192.0.2.1", false)]
+    #[case::documentation("203.0.113.1", false)]
+    #[case::benchmarking("198.19.255.255", false)]
+    #[case::multicast("224.0.0.1", false)]
+    #[case::reserved("240.0.0.1", false)]
+    #[case::broadcast("255.255.255.255", false)]
+    #[case::loopback("::1", false)]
+    #[case::unspecified("::", false)]
+    #[case::mapped("::ffff:127.0.0.1", false)]
+    #[case::compatible("::7f00:1", false)]
+    #[case::nat64("64:ff9b::a9fe:a9fe", false)]
+    #[case::nat64("64:ff9b::5db8:d822", false)]
+    #[case::link_local("fe80::1", false)]
+    #[case::site_local("fec0::1", false)]
+    #[case::unique_local("fc00::1", false)]
+    #[case::aws("fd00:ec2::254", false)]
+    #[case::gcp("fd20:ce::254", false)]
+    #[case::six_to_four("2002:7f00:1::", false)]
+    #[case::teredo("2001:0:1::1", false)]
+    #[case::documentation("2001:db8::1", false)]
+    #[case::multicast("ff02::1", false)]
+    fn by_default(#[case] address: &str, #[case] allowed: bool) {
+        assert_eq!(check(&Policy::default(), address).is_ok(), allowed, "{address}");
+    }
+
+    #[test]
+    fn an_allow_list_allows_what_it_names() {
+        let policy = allowing(&["10.0.0.0/8", "127.0.0.0/8"]);
+        assert!(check(&policy, "10.1.2.3").is_ok() && check(&policy, "::ffff:127.0.0.1").is_ok());
+        let denied = check(&policy, "192.168.0.1").unwrap_err().to_string();
+        assert_eq!(
+            denied,
+            "192.168.0.1 is not an address of the public internet, and --notify-allow does not allow it"
+        );
+    }
+
+    #[test]
+    fn metadata_services_are_allowed_only_by_their_own_networks() {
+        for address in ["169.254.169.254", "168.63.129.16", "100.100.100.200", "fd00:ec2::254"] {
+            let address: IpAddr = address.parse().unwrap();
+            let wide = allowing(&["0.0.0.0/0", "::/0", "100.64.0.0/10", "fd00::/8"]);
+            assert_eq!(wide.check(address), Err(Denied::Metadata(address)));
+            let narrow = Policy::default().allowing(vec![address.into()], "--notify-allow");
+            assert_eq!(narrow.check(address), Ok(()));
+        }
+    }
+
+    #[test]
+    fn a_gateway_to_ipv4_reaches_only_what_is_allowed_there() {
+        let policy = allowing(&["64:ff9b::/96", "2002::/16"]);
+        assert!(check(&policy, "64:ff9b::5db8:d822").is_ok(), "a public address behind NAT64");
+        for inside in ["64:ff9b::a9fe:a9fe", "64:ff9b::a00:1", "2002:a00:1::", "2002:a83f:8110::1"] {
+            assert!(check(&policy, inside).is_err(), "{inside}");
+        }
+    }
+
+    #[test]
+    fn the_loopback_address_of_ipv6_can_be_allowed() {
+        assert!(check(&allowing(&["::1/128"]), "::1").is_ok());
+    }
+
+    #[test]
+    fn the_deny_list_is_stronger_than_the_allow_list() {
+        let policy = Policy::new(nets(&["10.9.0.0/16", "93.184.216.0/24"]), Cluster::default())
+            .allowing(nets(&["10.0.0.0/8"]), "--notify-allow");
+        assert!(check(&policy, "10.8.0.1").is_ok());
+        assert_eq!(check(&policy, "10.9.0.1"), Err(Denied::Configured("10.9.0.1".parse().unwrap())));
+        assert!(check(&policy, "93.184.216.34").is_err() && check(&policy, "93.184.217.34").is_ok());
+    }
+
+    #[test]
+    fn the_clusters_own_public_addresses_are_denied() {
+        let cluster = Cluster::default();
+        let policy = Policy::new(Vec::new(), cluster.clone());
+        assert!(check(&policy, "2a05:d018::17").is_ok());
+        cluster.set_nodes(&nets(&["2a05:d018::/64", "93.184.216.34/32"]));
+        assert!(matches!(check(&policy, "2a05:d018::17"), Err(Denied::Cluster(..))));
+        assert!(matches!(check(&policy, "93.184.216.34"), Err(Denied::Cluster(..))));
+        assert!(check(&policy, "2a05:d018:0:1::17").is_ok());
+        let allowing = policy.allowing(nets(&["2a05:d018::/64"]), "--notify-allow");
+        assert!(check(&allowing, "2a05:d018::17").is_ok() && !allowing.is_public("2a05:d018::17".parse().unwrap()));
+    }
+
+    #[rstest]
+    #[case("http://hooks.example.com/x", true)]
+    #[case("https://hooks.example.com:8443/x", true)]
+    #[case("https://hooks.example.com:6443/x", false)]
+    #[case("http://93.184.216.34:22/", false)]
+    #[case("http://localhost/", false)]
+    #[case("http://LOCALHOST./", false)]
+    #[case("http://a.localhost/", false)]
+    #[case("http://kubernetes/", false)]
+    #[case("https://kubernetes.default.svc/", false)]
+    #[case("https://kubernetes.default.svc./", false)]
+    #[case("https://kubernetes.default.svc.corp.example/", false)]
+    #[case("https://web.shop.svc.cluster.local/", false)]
+    #[case("http://metadata.google.internal/", false)]
+    #[case("http://svc.example.com/", true)]
+    #[case("http://2130706433/", false)]
+    #[case("http://0x7f.1/", false)]
+    #[case("http://0177.0.0.1/", false)]
+    #[case("http://[::ffff:a9fe:a9fe]/", false)]
+    fn urls(#[case] text: &str, #[case] good: bool) {
+        let policy = Policy::default().at_ports(Ports::default());
+        assert_eq!(policy.check_url(&text.parse().unwrap()).is_ok(), good, "{text}");
+    }
+
+    #[test]
+    fn a_name_of_the_cluster_may_lead_to_what_is_allowed_only() {
+        let policy = allowing(&["10.0.0.0/8"]);
+        assert!(policy.check_url(&"http://web.shop.svc/".parse().unwrap()).is_ok());
+        assert!(policy.check_resolved("web.shop.svc", "10.0.0.1".parse().unwrap()).is_ok());
+        assert!(policy.check_resolved("web.shop.svc", "93.184.216.34".parse().unwrap()).is_err());
+        assert!(policy.check_resolved("example.com", "93.184.216.34".parse().unwrap()).is_ok());
+    }
+
+    #[rstest]
+    #[case("443", Some((443, 80)))]
+    #[case(" 80 , 8000-8999 ", Some((8443, 443)))]
+    #[case("1-65535", Some((1, 0)))]
+    #[case("", None)]
+    #[case("0", None)]
+    #[case("9-1", None)]
+    #[case("https", None)]
+    #[case("70000", None)]
+    fn ports(#[case] text: &str, #[case] expected: Option<(u16, u16)>) {
+        let ports = text.parse::<Ports>().ok();
+        assert_eq!(ports.is_some(), expected.is_some());
+        if let (Some(ports), Some((inside, outside))) = (ports, expected) {
+            assert!(ports.contains(inside) && !ports.contains(outside));
+        }
+        assert_eq!(DEFAULT_PORTS.parse::<Ports>().unwrap(), Ports::default());
+    }
+}
