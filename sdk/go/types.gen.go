@@ -200,14 +200,16 @@ type NodeView struct {
 	Reason string `json:"reason,omitempty"`
 }
 
-// NotifyRequest: who is told of a task's end.
+// NotifyRequest: who is told of a task's end: exactly one of `url` and `urlFrom`.
 type NotifyRequest struct {
-	// URL: `http` or `https`.
-	URL string `json:"url"`
 	// Format: `json` (default), `cloudevents`, `slack`, `dingtalk` or `alertmanager`.
 	Format string `json:"format,omitempty"`
 	// Secret: a Secret of the task's namespace whose `key` signs the message.
 	Secret string `json:"secret,omitempty"`
+	// URL: `http` or `https`. Everybody who may read the task can read it: give an address that carries a token by `urlFrom`.
+	URL string `json:"url,omitempty"`
+	// URLFrom: the key of a Secret of the task's namespace whose value is the address.
+	URLFrom UrlSource `json:"urlFrom,omitempty"`
 }
 
 // Overlap: what happens when a run is due while one is at work.
@@ -348,6 +350,14 @@ type ScheduleView struct {
 	TimeoutSeconds *int `json:"timeoutSeconds,omitempty"`
 	// UpdatedAt: RFC 3339.
 	UpdatedAt *time.Time `json:"updatedAt,omitempty"`
+}
+
+// SecretKeyReference: a key of a Secret in the task's own namespace.
+type SecretKeyReference struct {
+	// Name: the Secret's name.
+	Name string `json:"name"`
+	// Key: the key of the Secret's data.
+	Key string `json:"key"`
 }
 
 // Stats: how much there is of everything that the caller may see.
@@ -524,6 +534,12 @@ type Triggered struct {
 	Message string `json:"message"`
 	// TaskID: the run's task; none yet where it waits for another.
 	TaskID string `json:"taskId,omitempty"`
+}
+
+// UrlSource: where an address is read from when it is used.
+type UrlSource struct {
+	// SecretKeyRef: the key of a Secret of the task's namespace whose value is the address. The server needs `get` on that Secret.
+	SecretKeyRef SecretKeyReference `json:"secretKeyRef"`
 }
 
 // WorkerKind: what kind of object pulls on a node.
