@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use http::Uri;
 use ipnet::IpNet;
 
-use super::{ApiConfig, CertificateFiles, Clients, LogFormat, PolicyArgs, PolicySettings, ServeArgs};
+use super::{ApiConfig, CertificateFiles, Clients, Components, LogFormat, PolicyArgs, PolicySettings, ServeArgs};
 use crate::{
     controller::WorkerNamespace,
     duration,
@@ -171,11 +171,18 @@ impl Check {
         Duration::ZERO
     }
 
-    fn flag(&mut self, setting: &str, value: &str) -> bool {
+    pub(super) fn flag(&mut self, setting: &str, value: &str) -> bool {
         if !matches!(value, "true" | "false") {
             self.problem(setting, value, "expected true or false");
         }
         value == "true"
+    }
+
+    pub(super) fn components(&mut self, value: &str) -> Components {
+        Components::parse(value).unwrap_or_else(|expected| {
+            self.problem("--components (COMPONENTS)", value, &expected);
+            Components { admission: true, api: true, controller: true }
+        })
     }
 
     pub(super) fn worker_namespace(&mut self, value: &str) -> WorkerNamespace {
