@@ -220,6 +220,8 @@ impl Check {
             let both = "--prometheus-query (PROMETHEUS_QUERY), --prometheus-threshold (PROMETHEUS_THRESHOLD)";
             self.problems.push(format!("{both}: give both with --prometheus-url"));
         }
+        let setting = "--prometheus-max-ignored (PROMETHEUS_MAX_IGNORED)";
+        let max_ignored = self.number(setting, &args.prometheus_max_ignored, 1, 100);
         let threshold = threshold?;
         match threshold.parse() {
             Ok(threshold) => Some(PrometheusSettings {
@@ -228,6 +230,7 @@ impl Check {
                 threshold,
                 label: args.prometheus_node_label.clone(),
                 token_file: args.prometheus_token_file.clone(),
+                max_ignored: u8::try_from(max_ignored).unwrap_or(100),
             }),
             Err(expected) => {
                 self.problem("--prometheus-threshold (PROMETHEUS_THRESHOLD)", &threshold, &expected);

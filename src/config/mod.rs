@@ -283,6 +283,10 @@ pub struct ServeArgs {
     /// The label of a sample that names its node: by name, host name or address, with or without a port.
     #[arg(long, env = "PROMETHEUS_NODE_LABEL", default_value = "node")]
     pub prometheus_node_label: String,
+    /// The share of nodes, in percent, that Prometheus' samples may have left out, and three nodes always; with more of them
+    /// none is left out, and the task's condition `NodesChecked` says so.
+    #[arg(long, env = "PROMETHEUS_MAX_IGNORED", default_value = "50")]
+    pub prometheus_max_ignored: String,
     /// File of a bearer token for Prometheus; read again for each query.
     #[arg(long, env = "PROMETHEUS_TOKEN_FILE")]
     pub prometheus_token_file: Option<PathBuf>,
