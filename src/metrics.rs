@@ -34,8 +34,11 @@ pub struct Metrics {
     pub registries_limited: IntGauge,
     /// Time the webhook took, by kind and verdict.
     pub admission_duration: HistogramVec,
-    /// Hints, by what became of them: `queued`, `duplicate`, `opted_out`, `dropped`, `not_stored`.
+    /// Hints, by what became of them: `queued`, `duplicate`, `opted_out`, `unidentified`, `limited`, `dropped`, `not_stored`,
+    /// `forbidden`.
     pub hints: IntCounterVec,
+    /// Reviews that were allowed unread, by why: `budget_full`, `pool_full`, `deadline`.
+    pub unexamined: IntCounterVec,
     /// Workloads that the leader's watch found and no hint had brought.
     pub recovered: IntCounter,
     /// Hints that wait.
@@ -123,6 +126,11 @@ impl Metrics {
             )?,
             admission_duration,
             hints: counter("prewarm_admission_hints_total", "Hints from admission, by outcome.", &["outcome"])?,
+            unexamined: counter(
+                "prewarm_admission_unexamined_total",
+                "Reviews that were allowed unread, by reason.",
+                &["reason"],
+            )?,
             recovered,
             queue_depth: gauge("prewarm_queue_depth", "Hints that wait to be turned into tasks.")?,
             pull_duration: histogram(

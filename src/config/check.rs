@@ -5,11 +5,12 @@ use std::{net::SocketAddr, time::Duration};
 use http::Uri;
 use ipnet::IpNet;
 
-use super::{ApiConfig, CertificateFiles, Clients, Components, LogFormat, PolicyArgs, PolicySettings, ServeArgs};
+use super::{ApiConfig, CertificateFiles, Clients, LogFormat, PolicyArgs, PolicySettings, ServeArgs};
 use crate::{
     controller::WorkerNamespace,
     duration,
     health::{DiskSettings, PrometheusSettings},
+    intake::Rates,
     node::bytes,
     server::certificates::Lifetimes,
     task::plan::Breaker,
@@ -19,6 +20,9 @@ use crate::{
 /// Shortest and longest life of a self-made certificate. Less than seconds no renewal can keep up with; browsers and
 /// libraries refuse what lives for decades.
 const LIFETIME: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(10 * 365 * 24 * 3600));
+
+/// Most requests in a second that a setting may allow: more than an API server answers.
+const MAX_RATE: u32 = 10_000;
 
 /// Collects what is wrong.
 pub(super) struct Check {
@@ -171,18 +175,11 @@ impl Check {
         Duration::ZERO
     }
 
-    pub(super) fn flag(&mut self, setting: &str, value: &str) -> bool {
+    fn flag(&mut self, setting: &str, value: &str) -> bool {
         if !matches!(value, "true" | "false") {
             self.problem(setting, value, "expected true or false");
         }
         value == "true"
-    }
-
-    pub(super) fn components(&mut self, value: &str) -> Components {
-        Components::parse(value).unwrap_or_else(|expected| {
-            self.problem("--components (COMPONENTS)", value, &expected);
-            Components { admission: true, api: true, controller: true }
-        })
     }
 
     pub(super) fn worker_namespace(&mut self, value: &str) -> WorkerNamespace {
@@ -220,8 +217,6 @@ impl Check {
             let both = "--prometheus-query (PROMETHEUS_QUERY), --prometheus-threshold (PROMETHEUS_THRESHOLD)";
             self.problems.push(format!("{both}: give both with --prometheus-url"));
         }
-        let setting = "--prometheus-max-ignored (PROMETHEUS_MAX_IGNORED)";
-        let max_ignored = self.number(setting, &args.prometheus_max_ignored, 1, 100);
         let threshold = threshold?;
         match threshold.parse() {
             Ok(threshold) => Some(PrometheusSettings {
@@ -230,7 +225,6 @@ impl Check {
                 threshold,
                 label: args.prometheus_node_label.clone(),
                 token_file: args.prometheus_token_file.clone(),
-                max_ignored: u8::try_from(max_ignored).unwrap_or(100),
             }),
             Err(expected) => {
                 self.problem("--prometheus-threshold (PROMETHEUS_THRESHOLD)", &threshold, &expected);
@@ -259,6 +253,15 @@ impl Check {
             self.problem(setting, value, &format!("expected a number from {least} to {most}"));
             least
         })
+    }
+
+    /// Reads the rates of all namespaces together and of each, from the settings of these variables.
+    pub(super) fn rates(&mut self, variables: [&str; 2], values: [&String; 2]) -> Rates {
+        let mut read = |variable: &str, value: &str| {
+            let flag = variable.to_ascii_lowercase().replace('_', "-");
+            self.number(&format!("--{flag} ({variable})"), value, 1, MAX_RATE)
+        };
+        Rates { total: read(variables[0], values[0]), namespace: read(variables[1], values[1]) }
     }
 
     pub(super) fn certificates(&mut self, args: &ServeArgs) -> Option<CertificateFiles> {

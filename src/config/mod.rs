@@ -4,7 +4,6 @@
 //! mistakes are reported at once.
 
 mod check;
-mod components;
 mod doctor;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
@@ -14,13 +13,11 @@ use http::Uri;
 use ipnet::IpNet;
 
 use self::check::Check;
-pub use self::{
-    components::Components,
-    doctor::{Doctor, DoctorArgs},
-};
+pub use self::doctor::{Doctor, DoctorArgs};
 use crate::{
     controller::WorkerNamespace,
     health::{DiskSettings, PrometheusSettings},
+    intake::Rates,
     server::certificates::Lifetimes,
     task::plan::Breaker,
     workload::{DefaultMode, Kinds},
@@ -157,13 +154,6 @@ pub struct ServeArgs {
     /// File of settings (YAML; keys are the flags in camel case). Flags and environment variables are stronger.
     #[arg(long, env = "PREWARMER_CONFIG")]
     pub config: Option<PathBuf>,
-    /// The parts that this process runs, separated by commas: `admission` (the webhook), `api` (REST and the pages),
-    /// `controller` (works on tasks, registers the webhook, makes the CA). Each part must run somewhere.
-    #[arg(long, env = "COMPONENTS", default_value = "admission,api,controller")]
-    pub components: String,
-    /// `true`: start beside an older installation that looks at the same namespaces; both then work on the same tasks.
-    #[arg(long, env = "ALLOW_OVERLAP", default_value = "false")]
-    pub allow_overlap: String,
     /// Address of the TLS listener for admission.
     #[arg(long, env = "WEBHOOK_ADDR", default_value = "0.0.0.0:8443")]
     pub webhook_addr: String,
@@ -201,7 +191,7 @@ pub struct ServeArgs {
     #[arg(long, env = "NOTIFY_ALLOW", default_value = "")]
     pub notify_allow: String,
     /// Name of the Service by which the API server reaches the webhook.
-    #[arg(long, env = "SERVICE_NAME", default_value = "prewarmer-webhook")]
+    #[arg(long, env = "SERVICE_NAME", default_value = "prewarmer")]
     pub service_name: String,
     /// Address of `/healthz`, `/readyz` and `/metrics`.
     #[arg(long, env = "HEALTH_ADDR", default_value = "0.0.0.0:9090")]
@@ -233,6 +223,19 @@ pub struct ServeArgs {
     /// How long hints from admission are collected into one task.
     #[arg(long, env = "COALESCE_WINDOW", default_value = "1s")]
     pub coalesce_window: String,
+    /// Objects that are looked up in a second because a review named them, in all namespaces together; ten times as many at
+    /// once after a pause. Those beyond wait, and what waits too long is found by the watch of workloads.
+    #[arg(long, env = "LOOKUP_RATE", default_value = "100")]
+    pub lookup_rate: String,
+    /// The same in each namespace.
+    #[arg(long, env = "NAMESPACE_LOOKUP_RATE", default_value = "50")]
+    pub namespace_lookup_rate: String,
+    /// Tasks that admission creates in a second, in all namespaces together; ten times as many at once after a pause.
+    #[arg(long, env = "CREATION_RATE", default_value = "50")]
+    pub creation_rate: String,
+    /// The same in each namespace.
+    #[arg(long, env = "NAMESPACE_CREATION_RATE", default_value = "5")]
+    pub namespace_creation_rate: String,
     /// Seconds after its end until a task made by admission is deleted.
     #[arg(long, env = "ADMISSION_TASK_TTL_SECONDS", default_value = "3600")]
     pub admission_task_ttl_seconds: String,
@@ -283,10 +286,6 @@ pub struct ServeArgs {
     /// The label of a sample that names its node: by name, host name or address, with or without a port.
     #[arg(long, env = "PROMETHEUS_NODE_LABEL", default_value = "node")]
     pub prometheus_node_label: String,
-    /// The share of nodes, in percent, that Prometheus' samples may have left out, and three nodes always; with more of them
-    /// none is left out, and the task's condition `NodesChecked` says so.
-    #[arg(long, env = "PROMETHEUS_MAX_IGNORED", default_value = "50")]
-    pub prometheus_max_ignored: String,
     /// File of a bearer token for Prometheus; read again for each query.
     #[arg(long, env = "PROMETHEUS_TOKEN_FILE")]
     pub prometheus_token_file: Option<PathBuf>,
@@ -403,10 +402,6 @@ pub struct Clients {
 /// The settings of `serve`, checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// The parts that this process runs.
-    pub components: Components,
-    /// Whether it starts beside another installation that looks at the same namespaces.
-    pub allow_overlap: bool,
     /// The TLS listener.
     pub webhook_addr: SocketAddr,
     /// Registration by URL, where asked for.
@@ -439,6 +434,10 @@ pub struct Config {
     pub lifetimes: Lifetimes,
     /// Intake's window.
     pub coalesce_window: Duration,
+    /// Objects that intake looks up in a second.
+    pub lookups: Rates,
+    /// Tasks that intake creates in a second.
+    pub creations: Rates,
     /// Time to live of admission's tasks, in seconds.
     pub admission_task_ttl: u32,
     /// Time to live of Jobs that nobody removes.
@@ -543,8 +542,6 @@ impl Config {
             check.problem("--worker-image (WORKER_IMAGE)", &args.worker_image, &error.to_string());
         }
         let config = Self {
-            components: check.components(&args.components),
-            allow_overlap: check.flag("--allow-overlap (ALLOW_OVERLAP)", &args.allow_overlap),
             webhook_addr: check.address("--webhook-addr (WEBHOOK_ADDR)", &args.webhook_addr),
             webhook_url: check.url(args.webhook_url.as_deref().filter(|text| !text.is_empty())),
             service_name: args.service_name.clone(),
@@ -572,6 +569,12 @@ impl Config {
             clients: check.clients(args),
             lifetimes: check.lifetimes(args),
             coalesce_window: check.span("--coalesce-window (COALESCE_WINDOW)", &args.coalesce_window, MAX_WINDOW),
+            lookups: check
+                .rates(["LOOKUP_RATE", "NAMESPACE_LOOKUP_RATE"], [&args.lookup_rate, &args.namespace_lookup_rate]),
+            creations: check.rates(
+                ["CREATION_RATE", "NAMESPACE_CREATION_RATE"],
+                [&args.creation_rate, &args.namespace_creation_rate],
+            ),
             admission_task_ttl: check.number(
                 "--admission-task-ttl-seconds (ADMISSION_TASK_TTL_SECONDS)",
                 &args.admission_task_ttl_seconds,

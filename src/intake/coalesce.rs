@@ -159,9 +159,11 @@ mod tests {
     }
 
     fn of(workload: Workload) -> Hint {
-        let kinds = crate::workload::Kinds::default();
-        let kind = kinds.find("apps/v1", "Deployment").unwrap();
-        Hint::new(kind, &workload.namespace.clone(), &crate::workload::ObjectView::default(), vec![workload])
+        beyond(workload, Vec::new())
+    }
+
+    fn beyond(workload: Workload, kept: Vec<Key>) -> Hint {
+        Hint::stored(&workload.namespace.clone(), Timestamp::now(), vec![workload], kept)
     }
 
     fn hint(name: &str, images: &[&str]) -> Hint {
@@ -170,7 +172,7 @@ mod tests {
 
     /// A change of a workload's images.
     fn change(name: &str, before: &[&str], after: &[&str]) -> Hint {
-        hint(name, after).beyond(keys_of(&workload(name, before)))
+        beyond(workload(name, after), keys_of(&workload(name, before)))
     }
 
     fn fresh(hints: &[Hint]) -> Vec<PlannedTask> {
@@ -236,7 +238,7 @@ mod tests {
         assert_eq!(images(&tasks[0]), ["x:2"]);
         let mut moved = workload("a", &["x:2", "y:1"]);
         moved.placement.node_selector.insert("pool".into(), "gpu".into());
-        let moved = of(moved).beyond(keys_of(&workload("a", &["x:1", "y:1"])));
+        let moved = beyond(moved, keys_of(&workload("a", &["x:1", "y:1"])));
         assert_eq!(images(&fresh(&[moved])[0]), ["x:2", "y:1"], "elsewhere nothing is there");
     }
 

@@ -1,23 +1,32 @@
-//! Hints in, deduplicated and coalesced `PrewarmTask`s out.
+//! Claims and hints in, deduplicated and coalesced `PrewarmTask`s out.
 //!
-//! In: [`Hint`]s of objects that were admitted or seen, by way of a bounded
-//! queue that never makes admission wait. Out: `PrewarmTask`s with
-//! deterministic names, so that two replicas or a retry make one task, not two.
-//! May call `task`, `workload` and `surroundings`.
+//! In: [`Claim`]s of objects that were admitted, of which nothing follows but a
+//! look at the object, and [`Hint`]s of stored objects from our own watch, by
+//! way of a bounded queue that never makes admission wait. Out: `PrewarmTask`s
+//! with deterministic names, so that two replicas or a retry make one task, not
+//! two. Lookups and writes are limited for each namespace and in all, and
+//! namespaces are served in turns. May call `task`, `workload` and
+//! `surroundings`.
 
 mod coalesce;
-mod confirm;
 mod create;
 mod hint;
 mod keys;
 mod ledger;
+mod limits;
+mod lookup;
+mod queue;
+mod turns;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
-use futures::{StreamExt, stream};
+use futures::FutureExt;
 use kube::Client;
 use tokio::{
-    sync::mpsc,
+    sync::Notify,
     task::JoinSet,
     time::{Instant, sleep_until},
 };
@@ -25,21 +34,28 @@ use tokio_util::sync::CancellationToken;
 
 pub use coalesce::{Plan, PlannedTask, plan};
 pub use create::make_obsolete;
-pub use hint::Hint;
+pub use hint::{Claim, Hint};
 pub use keys::{Key, keys_of, keys_of_all};
 pub use ledger::{Asked, Ledger, REWRITTEN_ANNOTATION, TaskName, workloads_of};
+pub use limits::{BURST_SECONDS, Rates};
+pub use queue::Offered;
 
-use self::confirm::{Eyes, Look, Pending, look};
-use crate::{metrics::Metrics, surroundings::Surroundings, workload::Policy};
+use self::{
+    lookup::{Reader, look},
+    queue::{Lost, Queue, Step},
+    turns::{AtOnce, Turns},
+};
+use crate::{
+    metrics::Metrics,
+    surroundings::Surroundings,
+    workload::{Policy, Workload},
+};
 
-/// Hints that may wait. A Helm upgrade of hundreds of workloads fits ten times; each is about a kilobyte.
-const QUEUE: usize = 4096;
-/// A window takes at most this many hints, so that a steady stream cannot put it off for ever in memory.
-const MAX_WINDOW_HINTS: usize = QUEUE;
-/// Objects that are looked for at once.
-const LOOKS_AT_ONCE: usize = 16;
-/// Namespaces whose tasks are being created at once: one that makes us try again holds up no other.
-const CREATIONS_AT_ONCE: usize = 64;
+/// Writes at once. One that makes us try again takes 12 s: it holds up four others of its namespace, and no other namespace.
+const WRITES: AtOnce = AtOnce { total: 64, namespace: 4 };
+/// Writes that may wait, of one namespace and in all: a task of a hundred images has 10 KB. Beyond, hints are dropped.
+const NAMESPACE_WRITES: usize = 256;
+const MAX_WRITES: usize = 2048;
 
 /// How intake works.
 #[derive(Debug, Clone)]
@@ -50,240 +66,320 @@ pub struct IntakeSettings {
     pub task_ttl: u32,
     /// How long its finished workers hold the images.
     pub retain: Duration,
+    /// Objects looked up in a second.
+    pub lookups: Rates,
+    /// Tasks created or marked as obsolete in a second.
+    pub creations: Rates,
 }
 
-/// What became of a hint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Offered {
-    /// It waits to be turned into a task.
-    Queued,
-    /// Everything it asks for was asked for already.
-    Duplicate,
-    /// The queue was full.
-    Dropped,
+impl Default for IntakeSettings {
+    fn default() -> Self {
+        Self {
+            window: Duration::from_secs(1),
+            task_ttl: 3600,
+            retain: Duration::ZERO,
+            lookups: Rates { total: 100, namespace: 50 },
+            creations: Rates { total: 50, namespace: 5 },
+        }
+    }
 }
 
-/// Takes hints. Clones share one queue.
+struct Shared {
+    queue: Mutex<Queue>,
+    /// Something is to be done earlier than before.
+    wake: Notify,
+    ledger: Arc<Ledger>,
+    around: Surroundings,
+    metrics: Arc<Metrics>,
+    settings: IntakeSettings,
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count(&self, offered: Offered) -> Offered {
+        self.metrics.hints.with_label_values(&[offered.as_str()]).inc();
+        offered
+    }
+
+    fn count_lost(&self, lost: Lost) {
+        let Lost { not_stored, forbidden, duplicate, dropped } = lost;
+        let all =
+            [("not_stored", not_stored), ("forbidden", forbidden), ("duplicate", duplicate), ("dropped", dropped)];
+        for (outcome, count) in all.into_iter().filter(|(_, count)| *count > 0) {
+            self.metrics.hints.with_label_values(&[outcome]).inc_by(count as u64);
+        }
+    }
+}
+
+/// Takes claims of reviews. Clones share one queue.
 #[derive(Clone)]
-pub struct HintSender {
-    queue: mpsc::Sender<Hint>,
-    ledger: Arc<Ledger>,
-    metrics: Arc<Metrics>,
-}
+pub struct ReviewHints(Arc<Shared>);
 
-/// Gives hints to [`run`].
-pub struct HintReceiver {
-    queue: mpsc::Receiver<Hint>,
-    ledger: Arc<Ledger>,
-    metrics: Arc<Metrics>,
-}
+/// Takes hints of our own watch, which has read the objects from the API server. Clones share one queue.
+#[derive(Clone)]
+pub struct WatchHints(Arc<Shared>);
 
-/// A new queue.
+/// Gives claims and hints to [`run`].
+pub struct HintReceiver(Arc<Shared>);
+
+/// Makes a queue: one end for reviews, one for our own watch, and one for [`run`].
 #[must_use]
-pub fn channel(metrics: &Arc<Metrics>) -> (HintSender, HintReceiver) {
-    let (sender, receiver) = mpsc::channel(QUEUE);
-    let ledger = Arc::new(Ledger::default());
-    (
-        HintSender { queue: sender, ledger: Arc::clone(&ledger), metrics: Arc::clone(metrics) },
-        HintReceiver { queue: receiver, ledger, metrics: Arc::clone(metrics) },
-    )
+pub fn channel(
+    metrics: &Arc<Metrics>,
+    settings: IntakeSettings,
+    around: Surroundings,
+) -> (ReviewHints, WatchHints, HintReceiver) {
+    let shared = Arc::new(Shared {
+        queue: Mutex::new(Queue::new(settings.window, settings.lookups, Instant::now())),
+        wake: Notify::new(),
+        ledger: Arc::default(),
+        around,
+        metrics: Arc::clone(metrics),
+        settings,
+    });
+    (ReviewHints(Arc::clone(&shared)), WatchHints(Arc::clone(&shared)), HintReceiver(shared))
 }
 
-impl HintSender {
+impl ReviewHints {
+    /// Takes a claim, or says why not; the metrics count which. Never waits.
+    #[allow(clippy::must_use_candidate, reason = "the metrics have counted it")]
+    pub fn offer(&self, claim: Claim) -> Offered {
+        let shared = &self.0;
+        let now = Instant::now();
+        if claim.fresh().is_some_and(|keys| shared.ledger.covers(keys, now)) {
+            return shared.count(Offered::Duplicate);
+        }
+        let known = shared.around.has_namespace(&claim.namespace);
+        let (offered, wake) = shared.queue().claim(claim, known, now);
+        if wake {
+            shared.wake.notify_one();
+        }
+        shared.count(offered)
+    }
+}
+
+impl WatchHints {
+    /// Makes a hint of an object that was read from the API server: what it asks for, and what it asked for before.
+    #[must_use]
+    pub fn hint(&self, namespace: &str, workloads: Vec<Workload>, kept: Vec<Key>) -> Hint {
+        Hint::stored(namespace, jiff::Timestamp::now(), workloads, kept)
+    }
+
     /// Takes a hint, or says why not; the metrics count which. Never waits.
     #[allow(clippy::must_use_candidate, reason = "the metrics have counted it")]
     pub fn offer(&self, hint: Hint) -> Offered {
-        let offered = if self.ledger.covers(&hint.fresh(), Instant::now()) {
-            Offered::Duplicate
-        } else if self.queue.try_send(hint).is_ok() {
-            self.metrics.queue_depth.inc();
-            Offered::Queued
-        } else {
-            Offered::Dropped
-        };
-        let outcome = match offered {
-            Offered::Queued => "queued",
-            Offered::Duplicate => "duplicate",
-            Offered::Dropped => "dropped",
-        };
-        self.metrics.hints.with_label_values(&[outcome]).inc();
-        offered
+        let shared = &self.0;
+        let now = Instant::now();
+        if shared.ledger.covers(hint.fresh(), now) {
+            return shared.count(Offered::Duplicate);
+        }
+        let (offered, wake) = shared.queue().hint(hint, now);
+        if wake {
+            shared.wake.notify_one();
+        }
+        shared.count(offered)
     }
 
     /// What has been asked for; to be told of the tasks that exist.
     #[must_use]
     pub fn ledger(&self) -> &Arc<Ledger> {
-        &self.ledger
+        &self.0.ledger
     }
 }
 
-/// Turns hints into tasks until `stop`; what is queued then is still worked off.
-pub async fn run(
-    client: Client,
-    hints: HintReceiver,
-    settings: IntakeSettings,
-    policy: Arc<Policy>,
-    around: Surroundings,
-    stop: CancellationToken,
-) {
-    let eyes = Eyes { client, policy, around, metrics: Arc::clone(&hints.metrics) };
+/// Turns claims and hints into tasks until `stop`; what is queued then is still worked off.
+pub async fn run(client: Client, hints: HintReceiver, policy: Arc<Policy>, stop: CancellationToken) {
+    let shared = hints.0;
+    let (around, metrics) = (shared.around.clone(), Arc::clone(&shared.metrics));
+    let writes = Turns::new(shared.settings.creations, WRITES);
+    let reader = Reader { client, policy, around, metrics };
     let mut intake =
-        Intake { hints, settings: Arc::new(settings), eyes, pending: Vec::new(), creations: JoinSet::new() };
-    while let Some(batch) = intake.next(&stop).await {
-        let stored = intake.confirm(batch).await;
-        intake.work(&stored).await;
+        Intake { shared, reader, writes, lookups: JoinSet::new(), writers: JoinSet::new(), closing: false };
+    while let Some(wakes) = intake.work() {
+        intake.wait(wakes, &stop).await;
     }
-    while intake.creations.join_next().await.is_some() {}
+}
+
+/// A request that changes something.
+#[derive(Debug)]
+enum Write {
+    Create(Box<PlannedTask>),
+    Obsolete(TaskName, String),
 }
 
 struct Intake {
-    hints: HintReceiver,
-    settings: Arc<IntakeSettings>,
-    eyes: Eyes,
-    /// Objects that were not there yet when they were looked for.
-    pending: Vec<Pending>,
-    creations: JoinSet<()>,
+    shared: Arc<Shared>,
+    reader: Reader,
+    writes: Turns<Write>,
+    lookups: JoinSet<(u64, queue::Seen)>,
+    writers: JoinSet<Arc<str>>,
+    closing: bool,
 }
 
 impl Intake {
-    /// What is to be looked for now. `None`: it is time to end.
-    async fn next(&mut self, stop: &CancellationToken) -> Option<Vec<Pending>> {
-        let soonest = self.pending.iter().map(|pending| pending.due).min();
-        let waits = async {
-            match soonest {
-                Some(due) => sleep_until(due).await,
+    /// Does what is to be done now, and says when there is more. None: it is time to end.
+    fn work(&mut self) -> Option<Option<Instant>> {
+        let now = Instant::now();
+        let (shared, around) = (Arc::clone(&self.shared), &self.reader.around);
+        let (known, covered) =
+            (|name: &str| around.has_namespace(name), |keys: &[Key]| shared.ledger.covers(keys, now));
+        let step = shared.queue().advance(now, known, covered);
+        self.take(step);
+        while let Some((namespace, write)) = self.writes.next(now, |_| true) {
+            self.write(namespace, write);
+        }
+        let (waiting, wakes) = {
+            let queue = shared.queue();
+            (queue.len(), queue.wakes())
+        };
+        shared.metrics.queue_depth.set(i64::try_from(waiting).unwrap_or(i64::MAX));
+        let idle = waiting == 0 && self.writes.waiting() == 0 && self.writes.busy() == 0;
+        if self.closing && idle {
+            return None;
+        }
+        Some([wakes, self.writes.wakes()].into_iter().flatten().min())
+    }
+
+    /// Waits until there is something to do.
+    async fn wait(&mut self, wakes: Option<Instant>, stop: &CancellationToken) {
+        let time = async {
+            match wakes {
+                Some(at) => sleep_until(at).await,
                 None => std::future::pending().await,
             }
         };
-        let mut batch = tokio::select! {
-            biased;
-            hint = self.hints.queue.recv() => vec![hint?],
-            () = stop.cancelled() => vec![self.hints.queue.try_recv().ok()?],
-            () = waits => Vec::new(),
-        };
-        if !batch.is_empty() {
-            self.hints.metrics.queue_depth.dec();
-            collect(&mut self.hints, &mut batch, self.settings.window, stop).await;
-        }
-        let now = Instant::now();
-        let fresh = batch.into_iter().filter(|hint| !self.hints.ledger.covers(&hint.fresh(), now));
-        let mut all: Vec<Pending> = fresh.map(|hint| Pending::new(hint, now)).collect();
-        all.extend(self.pending.extract_if(.., |pending| pending.due <= now));
-        Some(all)
-    }
-
-    /// Those of the hints whose objects are there.
-    async fn confirm(&mut self, batch: Vec<Pending>) -> Vec<Hint> {
-        let looks = stream::iter(batch).map(|pending| look(&self.eyes, pending)).buffer_unordered(LOOKS_AT_ONCE);
-        let mut stored = Vec::new();
-        let found: Vec<Look> = looks.collect().await;
-        for look in found {
-            match look {
-                Look::Stored(hint) => stored.push(hint),
-                Look::Later(pending) if self.pending.len() < QUEUE => self.pending.push(pending),
-                Look::Later(_) => self.hints.metrics.hints.with_label_values(&["dropped"]).inc(),
-                Look::Gone => {}
+        let shared = Arc::clone(&self.shared);
+        tokio::select! {
+            Some(seen) = self.lookups.join_next() => {
+                let mut all = vec![seen];
+                all.extend(std::iter::from_fn(|| self.lookups.try_join_next()));
+                for (id, seen) in all.into_iter().flatten() {
+                    let step = shared.queue().seen(id, seen, Instant::now());
+                    self.take(step);
+                }
+            }
+            Some(written) = self.writers.join_next() => {
+                let mut all = vec![written];
+                all.extend(std::iter::from_fn(|| self.writers.try_join_next()));
+                for namespace in all.into_iter().flatten() {
+                    self.writes.done(&namespace);
+                }
+            }
+            () = shared.wake.notified() => {}
+            () = time => {}
+            () = stop.cancelled(), if !self.closing => {
+                self.closing = true;
+                shared.queue().close(Instant::now());
             }
         }
-        stored
     }
 
-    async fn work(&mut self, stored: &[Hint]) {
-        let Plan { tasks, obsolete } = plan(stored, &self.hints.ledger, Instant::now());
+    fn take(&mut self, step: Step) {
+        self.shared.count_lost(step.lost);
+        for lookup in step.lookups {
+            self.lookups.spawn(look(self.reader.clone(), lookup));
+        }
+        for hints in step.batches {
+            self.plan(&hints);
+        }
+    }
+
+    /// Plans the tasks of one namespace's hints. A task is marked before it is created, so that hints that come meanwhile count
+    /// as duplicates.
+    fn plan(&mut self, hints: &[Hint]) {
+        let Some(namespace) = hints.first().map(|hint| Arc::<str>::from(hint.namespace.as_str())) else { return };
+        if self.writes.of(&namespace) >= NAMESPACE_WRITES || self.writes.waiting() >= MAX_WRITES {
+            tracing::warn!(%namespace, hints = hints.len(), "too many tasks wait to be created; hints are dropped");
+            self.shared.metrics.hints.with_label_values(&["limited"]).inc_by(hints.len() as u64);
+            return;
+        }
+        let ledger = &self.shared.ledger;
+        let Plan { tasks, obsolete } = plan(hints, ledger, Instant::now());
         for planned in tasks {
             let name = (planned.namespace.clone(), planned.name.clone());
-            // Marked before the request, so that hints that come meanwhile count as duplicates.
-            let (keys, whole) = (planned.keys.clone(), planned.more_workloads == 0);
-            self.hints.ledger.mark(name.clone(), keys.clone(), planned.workloads.clone(), whole, Instant::now());
-            let (eyes, settings, ledger) =
-                (self.eyes.clone(), Arc::clone(&self.settings), Arc::clone(&self.hints.ledger));
-            while self.creations.len() >= CREATIONS_AT_ONCE {
-                self.creations.join_next().await;
-            }
-            self.creations.spawn(async move {
-                match create::create(&eyes.client, &planned, &settings, &eyes.metrics).await {
-                    Ok(made) if made == name.1 => {}
-                    Ok(made) => {
-                        ledger.forget(&name);
-                        ledger.mark((name.0, made), keys, planned.workloads, whole, Instant::now());
-                    }
-                    Err(create::GivenUp) => ledger.forget(&name),
-                }
-            });
+            let whole = planned.more_workloads == 0;
+            ledger.mark(name, planned.keys.clone(), planned.workloads.clone(), whole, Instant::now());
+            self.writes.push(&namespace, Write::Create(Box::new(planned)));
         }
         for (task, why) in obsolete {
-            self.hints.ledger.void(&task);
-            let eyes = self.eyes.clone();
-            self.creations.spawn(async move { make_obsolete(&eyes.client, &task, &why, &eyes.metrics).await });
+            ledger.void(&task);
+            self.writes.push(&namespace, Write::Obsolete(task, why));
         }
-        while self.creations.try_join_next().is_some() {}
+    }
+
+    fn write(&mut self, namespace: Arc<str>, write: Write) {
+        let (client, shared) = (self.reader.client.clone(), Arc::clone(&self.shared));
+        let written = async move {
+            match write {
+                Write::Create(planned) => create_task(&client, *planned, &shared).await,
+                Write::Obsolete(task, why) => make_obsolete(&client, &task, &why, &shared.metrics).await,
+            }
+        };
+        let written = std::panic::AssertUnwindSafe(written).catch_unwind();
+        self.writers.spawn(async move {
+            if written.await.is_err() {
+                tracing::error!(%namespace, "creating a task panicked");
+            }
+            namespace
+        });
     }
 }
 
-/// Takes what comes within the window.
-async fn collect(hints: &mut HintReceiver, batch: &mut Vec<Hint>, window: Duration, stop: &CancellationToken) {
-    let end = tokio::time::sleep(window);
-    let mut end = std::pin::pin!(end);
-    while batch.len() < MAX_WINDOW_HINTS {
-        tokio::select! {
-            biased;
-            hint = hints.queue.recv() => match hint {
-                Some(hint) => {
-                    hints.metrics.queue_depth.dec();
-                    batch.push(hint);
-                }
-                None => break,
-            },
-            () = &mut end => break,
-            () = stop.cancelled() => break,
+async fn create_task(client: &Client, planned: PlannedTask, shared: &Shared) {
+    let name = (planned.namespace.clone(), planned.name.clone());
+    match create::create(client, &planned, &shared.settings, &shared.metrics).await {
+        Ok(made) if made == name.1 => {}
+        Ok(made) => {
+            shared.ledger.forget(&name);
+            let whole = planned.more_workloads == 0;
+            shared.ledger.mark((name.0, made), planned.keys, planned.workloads, whole, Instant::now());
         }
+        Err(create::GivenUp) => shared.ledger.forget(&name),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::workload::{Kinds, ObjectView, Workload};
+    use serde_json::json;
 
-    fn hint(name: &str, image: &str) -> Hint {
+    use super::*;
+    use crate::workload::Kinds;
+
+    fn workload(name: &str, image: &str) -> Workload {
         let images = vec![image.parse().unwrap()];
-        let workload = Workload { namespace: "shop".into(), name: name.into(), images, ..Workload::default() };
-        let kinds = Kinds::default();
-        Hint::new(kinds.find("apps/v1", "Deployment").unwrap(), "shop", &ObjectView::default(), vec![workload])
+        Workload { namespace: "shop".into(), name: name.into(), images, ..Workload::default() }
+    }
+
+    fn claim(kinds: &Kinds, name: &str, image: &str) -> Claim {
+        let kind = kinds.find("apps/v1", "Deployment").unwrap();
+        let object = kind.read_value(json!({"metadata": {"name": name, "uid": "u"}})).unwrap();
+        Claim::new(kind, "shop", &object).unwrap().asking(&[workload(name, image)], Vec::new())
+    }
+
+    fn ends() -> (ReviewHints, WatchHints, Arc<Metrics>) {
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let (reviews, watched, _) = channel(&metrics, IntakeSettings::default(), Surroundings::default());
+        (reviews, watched, metrics)
     }
 
     #[tokio::test]
     async fn what_was_asked_for_is_a_duplicate() {
-        let metrics = Arc::new(Metrics::new().unwrap());
-        let (sender, _receiver) = channel(&metrics);
-        assert_eq!(sender.offer(hint("a", "nginx")), Offered::Queued);
-        let planned = plan(&[hint("a", "nginx")], sender.ledger(), Instant::now()).tasks.remove(0);
+        let (reviews, watched, metrics) = ends();
+        let kinds = Kinds::default();
+        assert_eq!(reviews.offer(claim(&kinds, "a", "nginx")), Offered::Queued);
+        assert_eq!(reviews.offer(claim(&kinds, "a", "nginx")), Offered::Duplicate, "the same claim");
+        let planned =
+            plan(&[watched.hint("shop", vec![workload("a", "nginx")], Vec::new())], watched.ledger(), Instant::now());
+        let planned = planned.tasks.into_iter().next().unwrap();
         let name = (planned.namespace, planned.name);
-        sender.ledger().mark(name, planned.keys, planned.workloads, true, Instant::now());
-        assert_eq!(sender.offer(hint("b", "docker.io/library/nginx:latest")), Offered::Duplicate);
-        assert_eq!(sender.offer(hint("a", "nginx:2")), Offered::Queued);
-        assert_eq!(metrics.queue_depth.get(), 2);
-    }
-
-    #[tokio::test]
-    async fn a_full_queue_drops_and_counts() {
-        let metrics = Arc::new(Metrics::new().unwrap());
-        let (sender, _receiver) = channel(&metrics);
-        let offered: Vec<Offered> = (0..=QUEUE).map(|n| sender.offer(hint("a", &format!("nginx:{n}")))).collect();
-        assert_eq!(offered.last(), Some(&Offered::Dropped));
-        assert_eq!(metrics.hints.with_label_values(&["dropped"]).get(), 1);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_window_collects_what_comes_within_it() {
-        let metrics = Arc::new(Metrics::new().unwrap());
-        let (sender, mut receiver) = channel(&metrics);
-        for n in 0..30 {
-            sender.offer(hint(&format!("w{n}"), &format!("app:{n}")));
-        }
-        let mut batch = Vec::new();
-        collect(&mut receiver, &mut batch, Duration::from_secs(1), &CancellationToken::new()).await;
-        assert_eq!((batch.len(), metrics.queue_depth.get()), (30, 0));
-        assert_eq!(plan(&batch, sender.ledger(), Instant::now()).tasks.len(), 1);
+        watched.ledger().mark(name, planned.keys, planned.workloads, true, Instant::now());
+        assert_eq!(reviews.offer(claim(&kinds, "b", "docker.io/library/nginx:latest")), Offered::Duplicate);
+        let hint = watched.hint("shop", vec![workload("b", "nginx")], Vec::new());
+        assert_eq!(watched.offer(hint), Offered::Duplicate);
+        assert_eq!(reviews.offer(claim(&kinds, "a", "nginx:2")), Offered::Queued);
+        assert_eq!(metrics.hints.with_label_values(&["duplicate"]).get(), 3);
     }
 }

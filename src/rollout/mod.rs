@@ -48,7 +48,7 @@ use self::{
     watched::Watched,
 };
 use crate::{
-    intake::{Hint, HintSender, keys_of_all, make_obsolete},
+    intake::{Hint, Offered, WatchHints, keys_of_all, make_obsolete},
     metrics::Metrics,
     surroundings::Surroundings,
     workload::{Kind, ObjectView, Policy, Verdict, rewritten},
@@ -78,7 +78,7 @@ pub struct Watcher {
     /// What surrounds them.
     pub around: Surroundings,
     /// Where hints go, and what has been asked for.
-    pub hints: HintSender,
+    pub hints: WatchHints,
     /// How long hints are collected.
     pub window: Duration,
     /// Where the images that are asked for are noted.
@@ -289,12 +289,11 @@ impl State {
             self.index.put(id.clone(), keys.clone(), wanted::images_of(&workloads), old);
             if !old {
                 let kept = match self.due.remove(&id) {
-                    Some(earlier) => earlier.hint.kept,
+                    Some(earlier) => earlier.hint.into_kept(),
                     None => before.unwrap_or_default(),
                 };
                 if !keys.is_empty() {
-                    let mut hint = Hint::new(kind, &id.namespace, &object, workloads).beyond(kept);
-                    hint.stored = true;
+                    let hint = watcher.hints.hint(&id.namespace, workloads, kept);
                     let now = Instant::now();
                     self.due.insert(id.clone(), Due { at: now + self.settle, since: now, hint });
                 }
@@ -313,14 +312,21 @@ impl State {
         for (id, due) in ripe {
             // A task of the hint's was made about when the change was seen here.
             let since = due.since.checked_sub(self.settle).unwrap_or(due.since);
-            if self.watcher.hints.ledger().covers_or_tried(&due.hint.fresh(), since, now) {
+            if self.watcher.hints.ledger().covers_or_tried(due.hint.fresh(), since, now) {
                 continue;
             }
             if leads {
-                let Hint { kind, namespace, name, .. } = &due.hint;
-                tracing::info!(kind = kind.kind, namespace, name, "found what no hint brought");
-                self.watcher.metrics.recovered.inc();
-                self.watcher.hints.offer(due.hint);
+                let (kind, namespace, name) = (&self.kinds[id.kind].kind, &id.namespace, &id.name);
+                match self.watcher.hints.offer(due.hint.clone()) {
+                    // The queue has no room: later it has.
+                    Offered::Limited | Offered::Dropped => {
+                        self.due.insert(id, Due { at: now + self.settle, ..due });
+                    }
+                    _ => {
+                        tracing::info!(kind, namespace, name, "found what no hint brought");
+                        self.watcher.metrics.recovered.inc();
+                    }
+                }
             } else if now.duration_since(due.since) < PATIENCE {
                 self.due.insert(id, Due { at: now + self.settle, ..due });
             }

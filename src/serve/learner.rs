@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     catalog::{Catalog, Key, Schedules},
-    intake::{HintSender, REWRITTEN_ANNOTATION, workloads_of},
+    intake::{REWRITTEN_ANNOTATION, WatchHints, workloads_of},
     schedule::PrewarmSchedule,
     scope::scoped,
     surroundings::Surroundings,
@@ -50,7 +50,7 @@ pub(super) trait Reader: Send + 'static {
 
 /// Tasks, and where they are written down.
 pub(super) struct Tasks {
-    pub(super) hints: HintSender,
+    pub(super) hints: WatchHints,
     pub(super) around: Surroundings,
     pub(super) catalog: Catalog,
 }

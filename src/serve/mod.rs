@@ -24,12 +24,13 @@ use crate::{
     },
     catalog::{Catalog, Schedules},
     config::{ApiConfig, Config},
-    intake::{self, HintSender},
+    intake::{self, ReviewHints, WatchHints},
     leader,
     metrics::Metrics,
     notify::Poster,
     rollout,
     server::{
+        clients,
         health::{self, Health},
         keeper::{self, Current},
         listener::{self, Serving},
@@ -61,12 +62,14 @@ pub async fn serve(config: Config, admission: Handle) -> anyhow::Result<()> {
     let (registered_out, registered) = watch::channel(false);
     let (kubernetes_out, kubernetes) = watch::channel(false);
     let (caches_out, caches) = watch::channel(0);
-    let (hints, receiver) = intake::channel(&metrics);
+    let around = Surroundings::default();
+    let (reviews, hints, receiver) = intake::channel(&metrics, build::intake_settings(&config), around.clone());
     let policy = build::policy(config.policy.clone(), &config.namespace, config.watch_namespace.as_deref());
     let common = Common {
         client: client.clone(),
         policy: Arc::new(policy),
-        around: Surroundings::default(),
+        around,
+        reviews,
         hints,
         metrics: Arc::clone(&metrics),
         catalog: Catalog::default(),
@@ -99,8 +102,7 @@ pub async fn serve(config: Config, admission: Handle) -> anyhow::Result<()> {
     if let (Some(listener), Some(settings)) = (api_listener, &config.api) {
         common.rest(&config, settings, listener, current, &mut parts)?;
     }
-    let (intake, around) = (build::intake_settings(&config), common.around.clone());
-    parts.spawn(intake::run(client.clone(), receiver, intake, Arc::clone(&common.policy), around, stop.clone()));
+    parts.spawn(intake::run(client.clone(), receiver, Arc::clone(&common.policy), stop.clone()));
     let desired = build::registration(&config, Arc::clone(&common.policy));
     let register =
         registration::keep(client.clone(), desired, bundle, leads.clone(), registered_out, by_url, stop.clone());
@@ -139,7 +141,8 @@ struct Common {
     client: Client,
     policy: Arc<Policy>,
     around: Surroundings,
-    hints: HintSender,
+    reviews: ReviewHints,
+    hints: WatchHints,
     metrics: Arc<Metrics>,
     catalog: Catalog,
     schedules: Schedules,
@@ -174,12 +177,16 @@ impl Common {
         parts: &mut JoinSet<()>,
     ) -> anyhow::Result<()> {
         let state = WebhookState {
-            hints: self.hints.clone(),
+            hints: self.reviews.clone(),
             policy: Arc::clone(&self.policy),
             around: self.around.clone(),
             metrics: Arc::clone(&self.metrics),
         };
-        let tls = listener::tls_config(current, build::clients(config)?)?;
+        let callers = build::clients(config)?;
+        if let Some(callers) = &callers {
+            parts.spawn(clients::keep(Arc::clone(callers), clients::REREAD, self.stop.clone()));
+        }
+        let tls = listener::tls_config(current, callers.map(|callers| callers as _))?;
         let how = Serving { tls: Some(tls), max_age: config.connection_age, ..Serving::default() };
         let webhook = admission.spawn(listener::serve(listener, how, webhook::router(state), self.stop.clone()));
         parts.spawn(async move {

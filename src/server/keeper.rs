@@ -33,8 +33,6 @@ pub enum Source {
         secret: String,
         /// DNS names and IP addresses of the leaf.
         names: Vec<String>,
-        /// Whether this process makes and renews the CA, or only reads it.
-        makes: bool,
     },
     /// The user's files.
     Files(CertificateFiles),
@@ -117,12 +115,8 @@ impl Keeper {
     async fn look(&self) -> Result<Material, String> {
         match &self.source {
             Source::Files(files) => self.look_at(files).await,
-            Source::Own { client, namespace, secret, names, makes } => {
-                let authority = if *makes {
-                    ca_store::obtain(client, namespace, secret, names, &self.lives).await
-                } else {
-                    ca_store::read_only(client, namespace, secret, names).await
-                };
+            Source::Own { client, namespace, secret, names } => {
+                let authority = ca_store::obtain(client, namespace, secret, &self.lives).await;
                 let authority = authority.map_err(|error| error.to_string())?;
                 let (now, issuer) = (SystemTime::now(), authority.signing.certificate.clone());
                 let good = |served: &&Material| served.issuer == issuer && !is_due(&served.pair.certificate, now);
@@ -190,13 +184,12 @@ impl Keeper {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::certificates::make_ca_for;
+    use crate::server::certificates::make_ca;
 
     fn write(folder: &std::path::Path, now: SystemTime) -> (CertificateFiles, String) {
         let lives = Lifetimes::default();
-        let names = ["127.0.0.1".to_owned()];
-        let ca = make_ca_for(&names, now, lives.ca).unwrap();
-        let leaf = make_leaf(&ca, &names, now, lives.leaf).unwrap();
+        let ca = make_ca(now, lives.ca).unwrap();
+        let leaf = make_leaf(&ca, &["127.0.0.1".into()], now, lives.leaf).unwrap();
         let file = |name: &str, text: &str| {
             let path = folder.join(name);
             std::fs::write(&path, text).unwrap();

@@ -39,6 +39,8 @@ pub type Identity = (String, String, String);
 pub struct Surroundings(Arc<Inner>);
 
 struct Inner {
+    /// Names of all namespaces; none while they are not known.
+    names: RwLock<Option<HashSet<String>>>,
     namespaces: DashMap<String, Arc<BTreeMap<String, String>>>,
     runtime_classes: DashMap<String, Scheduling>,
     autoscalers: DashMap<Identity, u32>,
@@ -50,6 +52,7 @@ struct Inner {
 impl Default for Surroundings {
     fn default() -> Self {
         Self(Arc::new(Inner {
+            names: RwLock::default(),
             namespaces: DashMap::new(),
             runtime_classes: DashMap::new(),
             autoscalers: DashMap::new(),
@@ -65,6 +68,7 @@ impl Surroundings {
     pub fn copy(&self) -> Self {
         let inner = &self.0;
         Self(Arc::new(Inner {
+            names: RwLock::default(),
             namespaces: inner.namespaces.clone(),
             runtime_classes: inner.runtime_classes.clone(),
             autoscalers: inner.autoscalers.clone(),
@@ -77,6 +81,29 @@ impl Surroundings {
     #[must_use]
     pub fn namespace(&self, name: &str) -> Arc<BTreeMap<String, String>> {
         self.0.namespaces.get(name).map(|found| Arc::clone(&found)).unwrap_or_default()
+    }
+
+    /// Whether the namespace exists, as far as is known. Where namespaces may not be listed, each counts as one that does.
+    #[must_use]
+    pub fn has_namespace(&self, name: &str) -> bool {
+        let names = self.0.names.read().unwrap_or_else(PoisonError::into_inner);
+        names.as_ref().is_none_or(|names| names.contains(name))
+    }
+
+    /// Notes the names of all namespaces.
+    pub fn set_names(&self, names: HashSet<String>) {
+        *self.0.names.write().unwrap_or_else(PoisonError::into_inner) = Some(names);
+    }
+
+    /// Notes that a namespace exists, or does not any more.
+    pub fn note_name(&self, name: &str, exists: bool) {
+        let mut names = self.0.names.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(names) = names.as_mut() else { return };
+        if exists {
+            names.insert(name.to_owned());
+        } else {
+            names.remove(name);
+        }
     }
 
     /// What a runtime class asks of nodes.

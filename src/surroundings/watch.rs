@@ -1,6 +1,9 @@
 //! Follows namespaces, runtime classes and autoscalers.
 
-use std::{collections::BTreeMap, fmt::Debug};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt::Debug,
+};
 
 use futures::{StreamExt, future::BoxFuture};
 use k8s_openapi::api::{core::v1::Namespace, node::v1::RuntimeClass};
@@ -35,19 +38,31 @@ pub fn follow(
     let api = Api::<PartialObjectMeta<Namespace>>::all(client.clone());
     let only = namespace.map(|name| Config::default().fields(&format!("metadata.name={name}")));
     let (names, classes, scalers) = (around.clone(), around.clone(), around.clone());
+    let mut listed = HashSet::new();
     let namespaces = one(api, only.unwrap_or_default(), ready, stop, move |change| match change {
-        Change::Put(namespace) => names.set_namespace(&namespace.name_any(), ours(namespace.annotations())),
-        Change::Drop(namespace) => names.set_namespace(&namespace.name_any(), BTreeMap::new()),
+        Change::Put(namespace) => {
+            listed.insert(namespace.name_any());
+            names.note_name(&namespace.name_any(), true);
+            names.set_namespace(&namespace.name_any(), ours(namespace.annotations()));
+        }
+        Change::Drop(namespace) => {
+            names.note_name(&namespace.name_any(), false);
+            names.set_namespace(&namespace.name_any(), BTreeMap::new());
+        }
+        Change::Begun => listed = HashSet::new(),
+        Change::Listed => names.set_names(std::mem::take(&mut listed)),
     });
     let api = Api::<RuntimeClass>::all(client.clone());
     let runtime_classes = one(api, Config::default(), ready, stop, move |change| match change {
         Change::Put(class) => classes.set_runtime_class(&class.name_any(), Some(scheduling(&class))),
         Change::Drop(class) => classes.set_runtime_class(&class.name_any(), None),
+        Change::Begun | Change::Listed => {}
     });
     let api = scoped::<ReducedAutoscaler>(client, namespace);
     let autoscalers = one(api, Config::default(), ready, stop, move |change| match change {
         Change::Put(scaler) => scalers.set_most_replicas(target(&scaler), Some(scaler.spec.max_replicas)),
         Change::Drop(scaler) => scalers.set_most_replicas(target(&scaler), None),
+        Change::Begun | Change::Listed => {}
     });
     vec![namespaces, runtime_classes, autoscalers]
 }
@@ -55,6 +70,10 @@ pub fn follow(
 enum Change<K> {
     Put(K),
     Drop(K),
+    /// A list of all objects begins.
+    Begun,
+    /// The list has ended: what was put since it began is all there is.
+    Listed,
 }
 
 /// One watch. What vanished while it was interrupted keeps its entry: nothing asks for it any more.
@@ -63,7 +82,7 @@ fn one<K>(
     config: Config,
     ready: &Sender<usize>,
     stop: &CancellationToken,
-    note: impl Fn(Change<K>) + Send + 'static,
+    mut note: impl FnMut(Change<K>) + Send + 'static,
 ) -> BoxFuture<'static, ()>
 where
     K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
@@ -78,8 +97,9 @@ where
             match event {
                 Ok(Event::Apply(object) | Event::InitApply(object)) => note(Change::Put(object)),
                 Ok(Event::Delete(object)) => note(Change::Drop(object)),
-                Ok(Event::Init) => {}
+                Ok(Event::Init) => note(Change::Begun),
                 Ok(Event::InitDone) => {
+                    note(Change::Listed);
                     if std::mem::take(&mut first) {
                         ready.send_modify(|count| *count += 1);
                     }

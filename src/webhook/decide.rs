@@ -6,11 +6,11 @@ use serde::de::DeserializeOwned;
 
 use super::review::{Review, Verdict};
 use crate::{
-    intake::{Hint, keys_of_all},
+    intake::{Claim, keys_of_all},
     schedule,
     surroundings::Surroundings,
     task::{PrewarmTaskSpec, Problem, validate::validate},
-    workload::{Kind, ObjectView, Policy, Verdict as Considered},
+    workload::{Kind, ObjectView, Policy, Verdict as Considered, Workload},
 };
 
 /// Warnings given at most, and the length of each, as the API server advises (it cuts at 4,096 bytes in all).
@@ -21,49 +21,87 @@ fn allowed(label: &'static str) -> Verdict {
     Verdict { label, ..Verdict::default() }
 }
 
-/// Always allows; gives the hint that follows, if one does.
-pub(super) fn decide_workload(review: &Review<'_>, policy: &Policy, around: &Surroundings) -> (Verdict, Option<Hint>) {
+/// A workload of a review that may ask for something.
+struct Found<'r> {
+    kind: &'r Arc<Kind>,
+    namespace: &'r str,
+    object: ObjectView,
+    dry_run: bool,
+}
+
+/// Finds the workload in a review, unless it is none of ours.
+fn find<'r>(review: &'r Review<'_>, policy: &'r Policy) -> Option<Found<'r>> {
     let request = &review.request;
     let wanted = matches!(request.operation.as_str(), "CREATE" | "UPDATE")
         && request.sub_resource.as_deref().unwrap_or_default().is_empty()
         && policy.covers(&request.namespace);
-    let kind = policy.kinds.find_in(&request.kind.group, &request.kind.version, &request.kind.name).filter(|_| wanted);
-    let Some(kind) = kind else { return (allowed("ignored"), None) };
-    let Some(object) = request.object.and_then(|raw| kind.read(raw.get()).ok()) else {
-        return (allowed("ignored"), None);
-    };
-    let (considered, warnings) = policy.consider(kind, &object, &request.namespace, around);
+    let kind =
+        policy.kinds.find_in(&request.kind.group, &request.kind.version, &request.kind.name).filter(|_| wanted)?;
+    let object = request.object.and_then(|raw| kind.read(raw.get()).ok())?;
+    Some(Found { kind, namespace: &request.namespace, object, dry_run: request.dry_run == Some(true) })
+}
+
+/// Always allows; gives the claim that follows, if one does. None: the object, or what it was before, names more than
+/// `most_images`, and nothing was decided.
+pub(super) fn decide_workload(
+    review: &Review<'_>,
+    policy: &Policy,
+    around: &Surroundings,
+    most_images: usize,
+) -> Option<(Verdict, Option<Claim>)> {
+    let Some(found) = find(review, policy) else { return Some((allowed("ignored"), None)) };
+    if found.object.named_images() > most_images {
+        return None;
+    }
+    let (considered, warnings) = policy.consider(found.kind, &found.object, found.namespace, around);
     let short = |warning: String| warning.chars().take(MAX_WARNING).collect();
     let warnings = warnings.into_iter().take(MAX_WARNINGS).map(short).collect();
     let verdict = |label| Verdict { label, warnings, denied: Vec::new() };
-    match considered {
+    Some(match considered {
         Considered::Ignored(_) => (verdict("ignored"), None),
         Considered::OptedOut => (verdict("opted_out"), None),
-        Considered::Wanted(workloads) if request.dry_run != Some(true) => {
-            let hint = hint(review, kind, &object, workloads, policy, around);
-            if hint.fresh().is_empty() { (verdict("unchanged"), None) } else { (verdict("hinted"), Some(hint)) }
+        Considered::Wanted(workloads) if !found.dry_run => {
+            let old = request_old(review, found.kind);
+            if old.as_ref().is_some_and(|old| old.named_images() > most_images) {
+                return None;
+            }
+            match claim(&found, &workloads, old.as_ref(), policy, around) {
+                None => (verdict("unidentified"), None),
+                Some(claim) if claim.fresh().is_some_and(<[_]>::is_empty) => (verdict("unchanged"), None),
+                Some(claim) => (verdict("hinted"), Some(claim)),
+            }
         }
         Considered::Wanted(_) | Considered::Nothing => (verdict("unchanged"), None),
-    }
+    })
 }
 
-fn hint(
-    review: &Review<'_>,
-    kind: &Arc<Kind>,
-    object: &ObjectView,
-    workloads: Vec<crate::workload::Workload>,
+fn request_old(review: &Review<'_>, kind: &Arc<Kind>) -> Option<ObjectView> {
+    review.request.old_object.and_then(|raw| kind.read(raw.get()).ok())
+}
+
+fn claim(
+    found: &Found<'_>,
+    workloads: &[Workload],
+    old: Option<&ObjectView>,
     policy: &Policy,
     around: &Surroundings,
-) -> Hint {
-    let request = &review.request;
-    let mut hint = Hint::new(kind, &request.namespace, object, workloads);
-    let old = request.old_object.and_then(|raw| kind.read(raw.get()).ok());
-    if let Some(old) = old {
-        let (before, _) = policy.consider(kind, &old, &request.namespace, around);
-        hint.kept = keys_of_all(&before.workloads());
-        hint.replaces = Some(old.metadata.resource_version);
-    }
-    hint
+) -> Option<Claim> {
+    let claim = Claim::new(found.kind, found.namespace, &found.object)?;
+    let Some(old) = old else { return Some(claim.asking(workloads, Vec::new())) };
+    let (before, _) = policy.consider(found.kind, old, found.namespace, around);
+    let kept = keys_of_all(&before.workloads());
+    Some(claim.replacing(&old.metadata.resource_version).asking(workloads, kept))
+}
+
+/// A claim of the object alone: intake reads it from the API server, and finds what it asks for.
+pub(super) fn identify(review: &Review<'_>, policy: &Policy) -> Option<Claim> {
+    let found = find(review, policy).filter(|found| !found.dry_run)?;
+    let claim = Claim::new(found.kind, found.namespace, &found.object)?;
+    let old = request_old(review, found.kind);
+    Some(match old {
+        Some(old) => claim.replacing(&old.metadata.resource_version),
+        None => claim,
+    })
 }
 
 /// Denies a task or a schedule that cannot be meant, naming each mistake. What the schema says is the API server's to check.

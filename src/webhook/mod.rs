@@ -2,16 +2,20 @@
 //!
 //! In: `AdmissionReview`s of workloads, of `PrewarmTask`s and of
 //! `PrewarmSchedule`s. Out: for a
-//! workload always "allowed", with warnings, and a hint to `intake`; for a task
-//! a verdict. No I/O on the way. May call `intake`, `schedule`, `surroundings`, `task` and
-//! `workload`.
+//! workload always "allowed", with warnings, and a claim to `intake`; for a task
+//! a verdict. No I/O on the way, and nothing is waited for: where there is no
+//! room or no time to read a review, it is allowed unread. May call `intake`,
+//! `schedule`, `surroundings`, `task` and `workload`.
 
 mod body;
 mod decide;
 pub mod registration;
 mod review;
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Json, Router,
@@ -21,25 +25,40 @@ use axum::{
     routing::post,
 };
 use serde_json::json;
+use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use self::{
-    body::Bodies,
-    decide::{decide_task, decide_workload},
-    review::{Review, Verdict, response},
+    body::{Bodies, Read, Unread},
+    decide::{decide_task, decide_workload, identify},
+    review::{Review, Verdict, allowing, response, uid_of},
 };
-use crate::{intake::HintSender, metrics::Metrics, surroundings::Surroundings, workload::Policy};
+use crate::{intake::ReviewHints, metrics::Metrics, surroundings::Surroundings, workload::Policy};
 
 /// Path of workloads' reviews.
 pub const WORKLOADS_PATH: &str = "/admit/workloads";
 /// Path of tasks' reviews.
 pub const TASKS_PATH: &str = "/admit/tasks";
 
+/// Larger reviews of workloads are read on threads of their own: one of this size takes a millisecond or two, one of 8 MiB fifty,
+/// and the thread that answers all reviews has no time for that.
+const LARGE_WORKLOAD: usize = 256 * 1024;
+/// The same for tasks and schedules: a task of a hundred images with the longest names has 52 KB.
+const LARGE_TASK: usize = 64 * 1024;
+/// Objects with more images are read there too: a reference takes some 10 µs, so that these take half a millisecond.
+const MANY_IMAGES: usize = 50;
+/// Reviews that are read there at once. Each holds its body, of 8 MiB at most, and what was read of it.
+const LARGE_AT_ONCE: usize = 2;
+/// A review of a workload is answered by then, read or not. The API server waits 1 s by default.
+const DEADLINE: Duration = Duration::from_millis(100);
+/// The same for tasks and schedules. What is not checked here fails when it is worked on. The API server waits 5 s.
+const TASK_DEADLINE: Duration = Duration::from_secs(2);
+
 /// What the handlers share.
 #[derive(Clone)]
 pub struct WebhookState {
-    /// Where hints go.
-    pub hints: HintSender,
+    /// Where claims go.
+    pub hints: ReviewHints,
     /// What counts.
     pub policy: Arc<Policy>,
     /// What surrounds workloads.
@@ -50,64 +69,199 @@ pub struct WebhookState {
 
 /// The webhook's routes.
 pub fn router(state: WebhookState) -> Router {
-    let state = (state, Bodies::default());
+    let shared = Shared { state, bodies: Bodies::default(), pool: Arc::new(Semaphore::new(LARGE_AT_ONCE)) };
     Router::new()
         .route(WORKLOADS_PATH, post(workloads))
         .route(TASKS_PATH, post(tasks))
         .layer(CatchPanicLayer::new())
-        .with_state(state)
+        .with_state(shared)
 }
 
-type Shared = State<(WebhookState, Bodies)>;
+#[derive(Clone)]
+struct Shared {
+    state: WebhookState,
+    bodies: Bodies,
+    /// Large reviews that are read at once.
+    pool: Arc<Semaphore>,
+}
 
-async fn workloads(State((state, bodies)): Shared, headers: HeaderMap, request: Request) -> Response {
-    let started = Instant::now();
-    answer(&state, &bodies, &headers, request, started, |review| {
-        let (verdict, hint) = decide_workload(review, &state.policy, &state.around);
-        match hint {
-            Some(hint) => {
-                state.hints.offer(hint);
-            }
-            None if verdict.label == "opted_out" => state.metrics.hints.with_label_values(&["opted_out"]).inc(),
-            None => {}
+/// The answer to a review, and how the metrics name it.
+struct Answer {
+    kind: &'static str,
+    label: &'static str,
+    bytes: Vec<u8>,
+}
+
+impl Answer {
+    fn new(review: &Review<'_>, verdict: &Verdict) -> Self {
+        Self { kind: review.kind_label(), label: verdict.label, bytes: response(review, verdict) }
+    }
+}
+
+/// Why a review was allowed unread.
+#[derive(Debug, Clone, Copy)]
+enum Unexamined {
+    /// There was no room for its body.
+    BudgetFull,
+    /// As many large reviews were being read as may be.
+    PoolFull,
+    /// It took too long.
+    Deadline,
+}
+
+impl Unexamined {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::BudgetFull => "budget_full",
+            Self::PoolFull => "pool_full",
+            Self::Deadline => "deadline",
         }
-        verdict
-    })
-    .await
+    }
 }
 
-async fn tasks(State((state, bodies)): Shared, headers: HeaderMap, request: Request) -> Response {
+async fn workloads(State(shared): State<Shared>, headers: HeaderMap, request: Request) -> Response {
     let started = Instant::now();
-    answer(&state, &bodies, &headers, request, started, decide_task).await
+    let body = match shared.read(&headers, request, started).await {
+        Ok(body) => body,
+        Err(response) => return response,
+    };
+    let state = &shared.state;
+    if body.bytes.len() <= LARGE_WORKLOAD {
+        match examine(state, &body.bytes, MANY_IMAGES) {
+            Ok(Some(answer)) => return state.respond(answer, started),
+            Ok(None) => {}
+            Err(refusal) => return state.refuse(refusal, started),
+        }
+    }
+    let Ok(permit) = Arc::clone(&shared.pool).try_acquire_owned() else {
+        // Whose it is was read quickly, unless it is large.
+        if body.bytes.len() <= LARGE_WORKLOAD
+            && let Ok(review) = Review::read(&body.bytes)
+            && let Some(claim) = identify(&review, &state.policy)
+        {
+            state.hints.offer(claim);
+        }
+        return state.allow_unexamined(Unexamined::PoolFull, &body.bytes, started);
+    };
+    // The work goes on behind the deadline, for the sake of the claim.
+    let read = move |state: &WebhookState, bytes: &[u8]| examine(state, bytes, usize::MAX);
+    state.elsewhere(body, DEADLINE, permit, started, read).await
 }
 
-async fn answer(
-    state: &WebhookState,
-    bodies: &Bodies,
-    headers: &HeaderMap,
-    request: Request,
-    started: Instant,
-    decide: impl FnOnce(&Review<'_>) -> Verdict,
-) -> Response {
-    let refused = |refusal: Refusal| {
-        observe(state, "other", "invalid", started);
-        refusal.into_response()
-    };
-    let read = async {
-        json_only(headers)?;
-        bodies.read(headers, request.into_body()).await
-    };
-    let body = match read.await {
+/// Decides a review of a workload, and passes on the claim that follows. None: it names more than `most_images`.
+fn examine(state: &WebhookState, bytes: &[u8], most_images: usize) -> Result<Option<Answer>, Refusal> {
+    let review = Review::read(bytes).map_err(|details| no_review(&details))?;
+    let decided = decide_workload(&review, &state.policy, &state.around, most_images);
+    let Some((verdict, claim)) = decided else { return Ok(None) };
+    match claim {
+        Some(claim) => {
+            state.hints.offer(claim);
+        }
+        None if matches!(verdict.label, "opted_out" | "unidentified") => {
+            state.metrics.hints.with_label_values(&[verdict.label]).inc();
+        }
+        None => {}
+    }
+    Ok(Some(Answer::new(&review, &verdict)))
+}
+
+async fn tasks(State(shared): State<Shared>, headers: HeaderMap, request: Request) -> Response {
+    let started = Instant::now();
+    let body = match shared.read(&headers, request, started).await {
         Ok(body) => body,
-        Err(refusal) => return refused(refusal),
+        Err(response) => return response,
     };
-    let review = match Review::read(&body.bytes) {
-        Ok(review) => review,
-        Err(details) => return refused(refuse(StatusCode::BAD_REQUEST, "not an AdmissionReview", &details)),
+    let state = &shared.state;
+    let check = |bytes: &[u8]| {
+        let review = Review::read(bytes).map_err(|details| no_review(&details))?;
+        Ok(Answer::new(&review, &decide_task(&review)))
     };
-    let verdict = decide(&review);
-    observe(state, review.kind_label(), verdict.label, started);
-    ([(header::CONTENT_TYPE, "application/json")], response(&review, &verdict)).into_response()
+    if body.bytes.len() <= LARGE_TASK {
+        return match check(&body.bytes) {
+            Ok(answer) => state.respond(answer, started),
+            Err(refusal) => state.refuse(refusal, started),
+        };
+    }
+    match tokio::time::timeout(TASK_DEADLINE, Arc::clone(&shared.pool).acquire_owned()).await {
+        Ok(Ok(permit)) => {
+            let read = move |_: &WebhookState, bytes: &[u8]| check(bytes).map(Some);
+            state.elsewhere(body, TASK_DEADLINE, permit, started, read).await
+        }
+        _ => state.allow_unexamined(Unexamined::PoolFull, &body.bytes, started),
+    }
+}
+
+impl Shared {
+    /// Reads the body, or gives the response where that is not to be had.
+    async fn read(&self, headers: &HeaderMap, request: Request, started: Instant) -> Result<Read, Response> {
+        json_only(headers).map_err(|refusal| self.state.refuse(refusal, started))?;
+        match self.bodies.read(headers, request.into_body()).await {
+            Ok(read) => Ok(read),
+            Err(Unread::Refused(refusal)) => Err(self.state.refuse(refusal, started)),
+            Err(Unread::Full(beginning)) => {
+                Err(self.state.allow_unexamined(Unexamined::BudgetFull, &beginning, started))
+            }
+        }
+    }
+}
+
+impl WebhookState {
+    fn respond(&self, answer: Answer, started: Instant) -> Response {
+        self.observe(answer.kind, answer.label, started);
+        ([(header::CONTENT_TYPE, "application/json")], answer.bytes).into_response()
+    }
+
+    fn refuse(&self, refusal: Refusal, started: Instant) -> Response {
+        self.observe("other", "invalid", started);
+        refusal.into_response()
+    }
+
+    /// Allows a review of which `beginning` is known at least. Without its UID it cannot be allowed: then the call fails, and the
+    /// API server goes on without us (`failurePolicy: Ignore`).
+    fn allow_unexamined(&self, why: Unexamined, beginning: &[u8], started: Instant) -> Response {
+        self.metrics.unexamined.with_label_values(&[why.as_str()]).inc();
+        match uid_of(beginning) {
+            Some(uid) => self.respond(Answer { kind: "other", label: "unexamined", bytes: allowing(uid) }, started),
+            None => {
+                let details = "too many reviews are being read at once; send this one again later";
+                self.refuse(refuse(StatusCode::SERVICE_UNAVAILABLE, "busy", details), started)
+            }
+        }
+    }
+
+    /// Has a large review read on a thread of its own. The answer comes by the deadline, whatever becomes of it.
+    async fn elsewhere(
+        &self,
+        body: Read,
+        deadline: Duration,
+        permit: tokio::sync::OwnedSemaphorePermit,
+        started: Instant,
+        read: impl FnOnce(&Self, &[u8]) -> Result<Option<Answer>, Refusal> + Send + 'static,
+    ) -> Response {
+        let beginning = body.bytes.slice(..body.bytes.len().min(review::UID_WITHIN));
+        let state = self.clone();
+        let work = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            read(&state, &body.bytes)
+        });
+        match tokio::time::timeout(deadline, work).await {
+            Ok(Ok(Ok(Some(answer)))) => self.respond(answer, started),
+            Ok(Ok(Err(refusal))) => self.refuse(refusal, started),
+            // A panic: the runtime has logged it.
+            Ok(Err(_) | Ok(Ok(None))) => {
+                self.refuse(refuse(StatusCode::INTERNAL_SERVER_ERROR, "internal error", "see the log"), started)
+            }
+            Err(_) => self.allow_unexamined(Unexamined::Deadline, &beginning, started),
+        }
+    }
+
+    fn observe(&self, kind: &str, verdict: &str, started: Instant) {
+        self.metrics.admission_duration.with_label_values(&[kind, verdict]).observe(started.elapsed().as_secs_f64());
+    }
+}
+
+fn no_review(details: &str) -> Refusal {
+    refuse(StatusCode::BAD_REQUEST, "not an AdmissionReview", details)
 }
 
 /// From the bytes of a review to those of the answers, as a workload's and as a task's: for fuzzing and for counting
@@ -116,14 +270,9 @@ async fn answer(
 #[must_use]
 pub fn rehearse(bytes: &[u8], policy: &Policy, around: &Surroundings) -> Vec<Vec<u8>> {
     let Ok(review) = Review::read(bytes) else { return Vec::new() };
-    let (verdict, hint) = decide_workload(&review, policy, around);
-    drop(hint);
-    let verdicts = [verdict, decide_task(&review)];
+    let decided = decide_workload(&review, policy, around, usize::MAX).map(|(verdict, _)| verdict);
+    let verdicts = [decided.unwrap_or_default(), decide_task(&review)];
     verdicts.iter().map(|verdict| response(&review, verdict)).collect()
-}
-
-fn observe(state: &WebhookState, kind: &str, verdict: &str, started: Instant) {
-    state.metrics.admission_duration.with_label_values(&[kind, verdict]).observe(started.elapsed().as_secs_f64());
 }
 
 fn json_only(headers: &HeaderMap) -> Result<(), Refusal> {

@@ -9,7 +9,10 @@ use serde_json::Value;
 use tower::ServiceExt;
 
 use super::*;
-use crate::{intake, workload::DefaultMode};
+use crate::{
+    intake,
+    workload::{self, DefaultMode},
+};
 
 struct Webhook {
     state: WebhookState,
@@ -18,10 +21,11 @@ struct Webhook {
 
 fn webhook(default_mode: DefaultMode) -> Webhook {
     let metrics = Arc::new(Metrics::new().unwrap());
-    let (hints, receiver) = intake::channel(&metrics);
+    let around = Surroundings::default();
+    let (hints, _, receiver) = intake::channel(&metrics, intake::IntakeSettings::default(), around.clone());
     let excluded_namespaces = ["kube-system".to_owned()].into();
     let policy = Arc::new(Policy { default_mode, excluded_namespaces, ..Policy::default() });
-    let state = WebhookState { hints, policy, around: Surroundings::default(), metrics };
+    let state = WebhookState { hints, policy, around, metrics };
     Webhook { state, _receiver: receiver }
 }
 
@@ -49,7 +53,7 @@ impl Webhook {
 }
 
 fn deployment(image: &str) -> Value {
-    json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "namespace": "shop"},
+    json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "namespace": "shop", "uid": "0d6f"},
            "spec": {"replicas": 3, "template": {"metadata": {}, "spec": {"containers": [{"name": "c", "image": image}]}}}})
 }
 
@@ -204,6 +208,129 @@ async fn a_task_with_bad_images_is_denied_and_each_is_named() {
     assert_eq!(causes, ["spec.images[1]", "spec.images[2]"]);
     let (_, answer) = send(task(json!(["nginx", "redis:7"]))).await;
     assert_eq!(answer["response"]["allowed"], true);
+}
+
+/// The review of C1: an object that has no name yet would be looked up by nobody.
+#[rstest]
+#[case::no_name(json!({"generateName": "x-"}))]
+#[case::no_uid(json!({"name": "web"}))]
+#[case::another_namespace(json!({"name": "web", "uid": "u", "namespace": "bank"}))]
+#[case::a_path(json!({"name": "../secrets/x", "uid": "u"}))]
+#[tokio::test]
+async fn an_object_that_cannot_be_looked_up_is_no_hint(#[case] metadata: Value) {
+    let webhook = webhook(DefaultMode::OptOut);
+    let mut review = review(&deployment("attacker.example/100gb:1"));
+    review["request"]["object"]["metadata"] = metadata;
+    webhook.admit(&review).await;
+    assert_eq!((webhook.count("queued"), webhook.count("unidentified")), (0, 1));
+}
+
+/// A Deployment with so many containers, each with an image of its own, as small as may be.
+fn crowded(containers: usize) -> Value {
+    let mut object = deployment("nginx:1");
+    let all: Vec<Value> = (0..containers).map(|n| json!({"name": format!("c{n}"), "image": format!("i{n}")})).collect();
+    object["spec"]["template"]["spec"]["containers"] = json!(all);
+    object
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_deployment_of_45_000_containers_holds_up_nothing() {
+    let webhook = webhook(DefaultMode::OptOut);
+    let large = as_sent(&without_uid(review(&crowded(45_000))));
+    let small = review(&deployment("nginx:1")).to_string();
+    let router = router(webhook.state.clone());
+    let send = |body: &str| {
+        let request = Request::post(WORKLOADS_PATH).header(header::CONTENT_TYPE, "application/json");
+        router.clone().oneshot(request.body(Body::from(body.to_owned())).unwrap())
+    };
+    let (first, second) = (tokio::spawn(send(&large)), tokio::spawn(send(&large)));
+    let mut slowest = Duration::ZERO;
+    for _ in 0..200 {
+        let begun = Instant::now();
+        assert_eq!(send(&small).await.unwrap().status(), StatusCode::OK);
+        slowest = slowest.max(begun.elapsed());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    for response in [first, second] {
+        let response = response.await.unwrap().unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+    }
+    assert!(slowest < Duration::from_secs(1), "a small review took {slowest:?}");
+}
+
+#[test]
+fn more_images_than_are_read_are_a_warning() {
+    let text = review(&crowded(1001)).to_string();
+    let review = Review::read(text.as_bytes()).unwrap();
+    let (policy, around) = (Policy::default(), Surroundings::default());
+    assert!(decide_workload(&review, &policy, &around, MANY_IMAGES).is_none(), "it is read elsewhere");
+    let (verdict, claim) = decide_workload(&review, &policy, &around, usize::MAX).unwrap();
+    assert!(verdict.warnings[0].contains("more than 1000"), "{:?}", verdict.warnings);
+    assert_eq!(claim.unwrap().fresh().unwrap().len(), workload::MAX_IMAGES);
+}
+
+/// As the API server writes it: the UID first.
+fn as_sent(review: &Value) -> String {
+    let request = review["request"].to_string();
+    let rest = request.replacen('{', r#"{"uid":"u-1","#, 1);
+    format!(r#"{{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","request":{rest}}}"#)
+}
+
+fn without_uid(mut review: Value) -> Value {
+    review["request"].as_object_mut().unwrap().remove("uid");
+    review
+}
+
+#[tokio::test]
+async fn where_large_reviews_are_being_read_others_are_allowed_and_looked_up() {
+    let webhook = webhook(DefaultMode::OptOut);
+    let shared = Shared { state: webhook.state.clone(), bodies: Bodies::default(), pool: Arc::new(Semaphore::new(0)) };
+    let router = Router::new().route(WORKLOADS_PATH, post(workloads)).with_state(shared);
+    let body = as_sent(&without_uid(review(&crowded(60))));
+    let request = Request::post(WORKLOADS_PATH).header(header::CONTENT_TYPE, "application/json");
+    let response = router.oneshot(request.body(Body::from(body)).unwrap()).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    let answer: Value = serde_json::from_slice(&to_bytes(response.into_body(), 10_000).await.unwrap()).unwrap();
+    assert_eq!(answer["response"], json!({"uid": "u-1", "allowed": true}));
+    assert_eq!(webhook.state.metrics.unexamined.with_label_values(&["pool_full"]).get(), 1);
+    assert_eq!(webhook.count("queued"), 1, "its object is read from the API server");
+}
+
+#[tokio::test(start_paused = true)]
+async fn bodies_that_stand_still_delay_no_small_review() {
+    let webhook = webhook(DefaultMode::OptOut);
+    let router = router(webhook.state.clone());
+    let stalled =
+        || Body::from_stream(futures::stream::pending::<Result<axum::body::Bytes, std::convert::Infallible>>());
+    let send = |body: Body| {
+        let request = Request::post(WORKLOADS_PATH).header(header::CONTENT_TYPE, "application/json");
+        router.clone().oneshot(request.body(body).unwrap())
+    };
+    let slow: Vec<_> = (0..8).map(|_| tokio::spawn(send(stalled()))).collect();
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let begun = tokio::time::Instant::now();
+    let response = send(Body::from(review(&deployment("nginx:1")).to_string())).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    assert!(begun.elapsed() < Duration::from_millis(100), "it waited {:?}", begun.elapsed());
+    for one in slow {
+        assert_eq!(one.await.unwrap().unwrap().status(), StatusCode::REQUEST_TIMEOUT);
+    }
+}
+
+#[tokio::test]
+async fn a_task_with_thousands_of_mistakes_gets_a_short_answer() {
+    let webhook = webhook(DefaultMode::OptOut);
+    let tolerations: Vec<Value> = (0..20_000).map(|n| json!({"key": format!("{n} ?"), "operator": "Odd"})).collect();
+    let task = json!({"apiVersion": "prewarm.io/v1alpha1", "kind": "PrewarmTask", "metadata": {"name": "t"},
+        "spec": {"images": ["nginx"], "tolerations": tolerations}});
+    let request = Request::post(TASKS_PATH).header(header::CONTENT_TYPE, "application/json");
+    let body = Body::from(review(&task).to_string());
+    let response = router(webhook.state.clone()).oneshot(request.body(body).unwrap()).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    let bytes = to_bytes(response.into_body(), 1 << 20).await.unwrap();
+    let answer: Value = serde_json::from_slice(&bytes).unwrap();
+    assert_eq!(answer["response"]["allowed"], false);
+    assert!(bytes.len() < 64 * 1024, "{} bytes", bytes.len());
 }
 
 proptest::proptest! {

@@ -11,6 +11,8 @@ use crate::{
 const AUTO_NODES_PER_REPLICA: u32 = 4;
 /// All annotations that workloads may carry, without the prefix.
 const KNOWN: &[&str] = &["enabled", "images", "exclude-containers", "nodes", "batch-size", "priority", "timeout"];
+/// Characters of a value or a name that a warning quotes.
+const MAX_SHOWN: usize = 255;
 /// Longest list taken from one annotation.
 const MAX_LISTED: usize = 100;
 
@@ -63,7 +65,10 @@ pub(super) struct Found {
 pub(super) fn strangers(annotations: &BTreeMap<String, String>) -> impl Iterator<Item = String> {
     let ours = annotations.keys().filter_map(|key| key.strip_prefix(PREFIX));
     let unknown = ours.filter(|name| !KNOWN.contains(name));
-    unknown.map(|name| format!("{PREFIX}{name}: there is no such annotation: known are {}", KNOWN.join(", ")))
+    let shown = |name: &str| name.chars().take(MAX_SHOWN).collect::<String>();
+    unknown.map(move |name| {
+        format!("{PREFIX}{}: there is no such annotation: known are {}", shown(name), KNOWN.join(", "))
+    })
 }
 
 /// Reads `layers`, nearest first. `automatic`: the least that `nodes: auto` comes to.
@@ -80,7 +85,8 @@ pub(super) fn read(
         said.find_map(|layer| layer.get(&key)).map(|value| value.trim())
     };
     let mut complain = |name: &str, value: &str, expected: &str| {
-        warnings.push(format!("{PREFIX}{name}: {value:?} is ignored: expected {expected}"));
+        let shown: String = value.chars().take(MAX_SHOWN).collect();
+        warnings.push(format!("{PREFIX}{name}: {shown:?} is ignored: expected {expected}"));
     };
     let automatic = Amount::Count(automatic.max(replicas.saturating_mul(AUTO_NODES_PER_REPLICA)));
     let mut found = Found {

@@ -174,6 +174,12 @@ impl Kinds {
         self.iter().filter(|kind| kind.is_custom())
     }
 
+    /// Whether a kind of this name is among them, of whatever group.
+    #[must_use]
+    pub fn names(&self, kind: &str) -> bool {
+        self.iter().any(|known| known.kind == kind)
+    }
+
     /// Whether what the owner makes adds nothing: the owner itself comes by here, or is the Node of a static pod.
     #[must_use]
     pub fn knows(&self, owner: &Owner) -> bool {

@@ -14,7 +14,7 @@ mod policy;
 mod table;
 mod view;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use k8s_openapi::api::core::v1::{NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Toleration};
 use serde::Serialize;
@@ -22,7 +22,7 @@ use serde::Serialize;
 pub use annotations::Options;
 pub use extract::{DEFAULT_NAMESPACE, Extracted, extract_documents};
 pub use kinds::{Kind, Kinds};
-pub use policy::{DefaultMode, Policy, Verdict};
+pub use policy::{DefaultMode, MAX_IMAGES, Policy, Verdict};
 pub use view::{ConditionView, MetadataView, ObjectView, Owner, StatusView};
 
 use crate::{
@@ -104,10 +104,9 @@ impl Workload {
 #[must_use]
 pub fn rewritten(object: &ObjectView, pod: &ObjectView) -> Vec<(String, String)> {
     let pairs = object.templates.iter().zip(&pod.templates).flat_map(|(template, pod)| {
-        template.spec.by_container().filter_map(|(name, image)| {
-            let (_, other) = pod.spec.by_container().find(|(other, _)| *other == name)?;
-            Some((image.to_owned(), other.to_owned()))
-        })
+        let in_pod: HashMap<&str, &str> = pod.spec.by_container().collect();
+        let both = move |(name, image): (&str, &str)| Some((image.to_owned(), (*in_pod.get(name)?).to_owned()));
+        template.spec.by_container().filter_map(both)
     });
     let differs = |(one, other): &(String, String)| match (one.parse::<Reference>(), other.parse::<Reference>()) {
         (Ok(one), Ok(other)) => one != other,

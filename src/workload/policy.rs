@@ -1,10 +1,10 @@
 //! Which objects count, and what they ask for. *Pure.*
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use super::{
     Kind, Kinds, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, ObjectView, Placement, Workload, annotations,
-    view::{PodSpecView, TemplateView},
+    view::{MAX_ITEMS, MAX_TEMPLATES, PodSpecView, TemplateView},
 };
 use crate::{
     image::Reference,
@@ -12,6 +12,16 @@ use crate::{
     task::{PullMethod, validate::AUTO_NODES},
     worker::MANAGED_BY,
 };
+
+/// Different images that are read of one object; the rest is named in a warning. Ten tasks of a hundred images each are made of
+/// them, and reading that many references takes some 20 ms.
+pub const MAX_IMAGES: usize = 1000;
+/// Warnings collected of one object: users read ten of them at most.
+const MAX_WARNINGS: usize = 100;
+/// Characters of a text that a warning quotes.
+const MAX_SHOWN: usize = 255;
+/// Up to so many images are compared one by one, which is faster than hashing them.
+const FEW: usize = 8;
 
 /// What holds where no annotation says anything.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -106,15 +116,22 @@ impl Policy {
         if let Some(why) = self.ignored(kind, object, namespace) {
             return (Verdict::Ignored(why), Vec::new());
         }
-        let (kind_name, name) = identity(kind, object);
+        let (kind_name, name) = identity(kind, object, &self.kinds);
         let found = Found { policy: self, around, object, kind: kind_name, name, namespace, daemon: is_daemon(kind) };
         let unreadable = |at: &String| format!("prewarmer: {at}: this is no pod template, and is not warmed");
         let mut warnings: Vec<String> = object.unreadable.iter().map(unreadable).collect();
+        if object.is_cut() {
+            warnings.push(format!(
+                "prewarmer: more than {MAX_ITEMS} containers or volumes, or {MAX_TEMPLATES} pod templates: \
+                 images of the further ones are not warmed"
+            ));
+        }
+        let mut room = MAX_IMAGES;
         let read: Vec<(bool, Workload)> = object
             .templates
             .iter()
             .filter(|template| !template.spec.is_windows())
-            .map(|template| found.read(template, &mut warnings))
+            .map(|template| found.read(template, &mut room, &mut warnings))
             .collect();
         let mut seen = BTreeSet::new();
         warnings.retain(|warning| seen.insert(warning.clone()));
@@ -147,10 +164,13 @@ impl Policy {
     }
 }
 
-/// What counts as the workload: the object, or the unknown controller that made it.
-fn identity<'a>(kind: &'a Kind, object: &'a ObjectView) -> (&'a str, &'a str) {
+/// What counts as the workload: the object, or the unknown controller that made it. Anybody who may create pods may write any
+/// owner on them: an owner of a kind whose objects come by here themselves would be taken for one of those.
+fn identity<'a>(kind: &'a Kind, object: &'a ObjectView, kinds: &Kinds) -> (&'a str, &'a str) {
     match object.metadata.controller() {
-        Some(owner) if !owner.kind.is_empty() && !owner.name.is_empty() => (&owner.kind, &owner.name),
+        Some(owner) if !owner.kind.is_empty() && !owner.name.is_empty() && !kinds.names(&owner.kind) => {
+            (&owner.kind, &owner.name)
+        }
         _ => (&kind.kind, object.metadata.name_or_prefix()),
     }
 }
@@ -172,10 +192,11 @@ struct Found<'a> {
 
 impl Found<'_> {
     /// Reads one template: whether it is to be warmed, and what it asks for.
-    fn read(&self, template: &TemplateView, warnings: &mut Vec<String>) -> (bool, Workload) {
+    fn read(&self, template: &TemplateView, room: &mut usize, warnings: &mut Vec<String>) -> (bool, Workload) {
         let (near, own) = (&template.metadata.annotations, &self.object.metadata.annotations);
         let namespace = self.around.namespace(self.namespace);
-        warnings.extend(annotations::strangers(near).chain(annotations::strangers(own)));
+        let space = MAX_WARNINGS.saturating_sub(warnings.len());
+        warnings.extend(annotations::strangers(near).chain(annotations::strangers(own)).take(space));
         let most = self.around.most_replicas(self.namespace, self.kind, self.name);
         let replicas = template.replicas.max(most.unwrap_or(0));
         let mut found = annotations::read(&[near, own, &namespace], self.policy.auto_nodes, replicas, warnings);
@@ -192,7 +213,7 @@ impl Found<'_> {
             kind: self.kind.to_owned(),
             namespace: self.namespace.to_owned(),
             name: self.name.to_owned(),
-            images: references(written, warnings),
+            images: references(written, room, warnings),
             placement: placement(spec, class.and_then(|name| self.around.runtime_class(name))),
             credentials: spec.credentials(),
             options: found.options,
@@ -201,16 +222,64 @@ impl Found<'_> {
     }
 }
 
-fn references<'a>(written: impl Iterator<Item = &'a str>, warnings: &mut Vec<String>) -> Vec<Reference> {
-    let mut images: Vec<Reference> = Vec::new();
-    for text in written {
+/// The references in `written`, each once and in their order, until `room` is used up.
+fn references<'a>(
+    written: impl Iterator<Item = &'a str>,
+    room: &mut usize,
+    warnings: &mut Vec<String>,
+) -> Vec<Reference> {
+    let mut warn = |text: String| {
+        if warnings.len() < MAX_WARNINGS {
+            warnings.push(text);
+        }
+    };
+    let (mut images, mut left_out): (Vec<Reference>, usize) = (Vec::new(), 0);
+    for text in distinct(written) {
+        if *room == 0 {
+            left_out += 1;
+            continue;
+        }
+        *room -= 1;
         match text.parse::<Reference>() {
-            Ok(reference) if images.contains(&reference) => {}
+            Ok(reference) if images.len() < FEW && images.contains(&reference) => {}
             Ok(reference) => images.push(reference),
-            Err(error) => warnings.push(format!("prewarmer: image {text:?} is not warmed: {error}")),
+            Err(error) => {
+                let shown: String = text.chars().take(MAX_SHOWN).collect();
+                warn(format!("prewarmer: image {shown:?} is not warmed: {error}"));
+            }
         }
     }
+    if left_out > 0 {
+        warn(format!("prewarmer: more than {MAX_IMAGES} images: {left_out} further ones are not warmed"));
+    }
+    if images.len() > FEW {
+        let mut seen = HashSet::with_capacity(images.len());
+        let first: Vec<bool> = images.iter().map(|image| seen.insert(image.normalized())).collect();
+        let mut first = first.into_iter();
+        images.retain(|_| first.next().unwrap_or(true));
+    }
     images
+}
+
+/// Each text once, in the order of their first.
+fn distinct<'a>(written: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut texts: Vec<&str> = Vec::new();
+    let mut seen: HashSet<&str> = HashSet::new();
+    for text in written {
+        if texts.len() < FEW {
+            if !texts.contains(&text) {
+                texts.push(text);
+            }
+            continue;
+        }
+        if seen.is_empty() {
+            seen.extend(&texts);
+        }
+        if seen.insert(text) {
+            texts.push(text);
+        }
+    }
+    texts
 }
 
 /// A pod that names its node is placed by that name; a runtime class adds what it asks of nodes, as the API server does when

@@ -190,3 +190,79 @@ fn rewritten_images_are_found_by_container() {
     let expected = ("a:1".to_owned(), "mirror.example/a:1".to_owned());
     assert_eq!(rewritten(&deployment, &pod("mirror.example/a:1")), [expected]);
 }
+
+#[test]
+fn images_are_read_once_in_linear_time_and_so_many_at_most() {
+    let policy = Policy::default();
+    let kind = policy.kinds.find("v1", "Pod").unwrap();
+    let read = |containers: Vec<String>, init: Vec<String>| {
+        let text = format!(
+            r#"{{"metadata":{{"name":"p"}},"spec":{{"containers":[{}],"initContainers":[{}]}}}}"#,
+            containers.join(","),
+            init.join(",")
+        );
+        let view = kind.read(&text).unwrap();
+        policy.consider(kind, &view, "shop", &Surroundings::default())
+    };
+    let images = |from: usize, to: usize| (from..to).map(|n| format!(r#"{{"image":"i{n}"}}"#)).collect::<Vec<_>>();
+    let begun = std::time::Instant::now();
+    let (verdict, warnings) = read(images(0, 400_000), Vec::new());
+    assert!(begun.elapsed().as_secs() < 10, "{:?}", begun.elapsed());
+    assert_eq!(verdict.workloads()[0].images.len(), MAX_IMAGES);
+    assert!(warnings[0].contains("more than 1000 containers"), "{warnings:?}");
+    let (verdict, warnings) = read(images(0, 600), images(600, 1100));
+    assert_eq!(verdict.workloads()[0].images.len(), MAX_IMAGES);
+    assert_eq!(warnings, ["prewarmer: more than 1000 images: 100 further ones are not warmed"]);
+    let same: Vec<String> = (0..900)
+        .map(|n| format!(r#"{{"image":"{}i{}"}}"#, if n % 2 == 0 { "" } else { "docker.io/library/" }, n / 2 % 20))
+        .collect();
+    let (verdict, warnings) = read(same, Vec::new());
+    assert_eq!((verdict.workloads()[0].images.len(), warnings.len()), (20, 0));
+}
+
+#[test]
+fn what_an_owner_reference_says_is_not_taken_for_a_known_kind() {
+    let policy = Policy::default();
+    let kind = policy.kinds.find("v1", "Pod").unwrap();
+    let of = |owner: &str| {
+        let pod = json!({"metadata": {"name": "p", "ownerReferences": [
+            {"apiVersion": "evil.example/v1", "kind": owner, "name": "web", "uid": "u", "controller": true}]},
+            "spec": {"containers": [{"name": "c", "image": "a:1"}]}});
+        let view = kind.read_value(pod).unwrap();
+        let (verdict, _) = policy.consider(kind, &view, "shop", &Surroundings::default());
+        let workload = verdict.workloads().remove(0);
+        format!("{}/{}", workload.kind, workload.name)
+    };
+    assert_eq!(of("SparkApplication"), "SparkApplication/web");
+    assert_eq!(of("Deployment"), "Pod/p");
+}
+
+/// Shapes that are small as text and would be large in memory.
+#[test]
+fn nothing_odd_is_held_in_memory() {
+    let policy = Policy {
+        kinds: Kinds::with(vec![Kind::parse("a.b/v1/C=spec.list[*].template").unwrap()]),
+        ..Policy::default()
+    };
+    let zeros = format!("[{}0]", "0,".repeat(200_000));
+    for (api_version, kind, text) in [
+        ("apps/v1", "Deployment", format!(r#"{{"spec":{{"replicas":{zeros},"selector":{zeros},"template":{{}}}}}}"#)),
+        ("apps/v1", "Deployment", format!(r#"{{"spec":{{"selector":{{"matchLabels":{zeros}}},"template":{{}}}}}}"#)),
+        ("a.b/v1", "C", format!(r#"{{"spec":{{"other":{zeros},"list":{zeros}}}}}"#)),
+    ] {
+        let kind = policy.kinds.find(api_version, kind).unwrap();
+        let _ = kind.read(&text);
+    }
+    let kind = policy.kinds.find("a.b/v1", "C").unwrap();
+    let item = r#"{"replicas":2,"template":{"spec":{"containers":[{"image":"a:1"}]}}}"#;
+    let text = format!(r#"{{"spec":{{"list":[{}]}}}}"#, vec![item; 150].join(","));
+    let (verdict, warnings) = policy.consider(kind, &kind.read(&text).unwrap(), "shop", &Surroundings::default());
+    assert_eq!(verdict.workloads().len(), 100);
+    assert!(warnings[0].contains("100 pod templates"), "{warnings:?}");
+    let terms = vec![r#"{"matchExpressions":[{"key":"a","operator":"Exists"}]}"#; 5000].join(",");
+    let affinity = format!(
+        r#"{{"nodeAffinity":{{"requiredDuringSchedulingIgnoredDuringExecution":{{"nodeSelectorTerms":[{terms}]}}}}}}"#
+    );
+    let kind = policy.kinds.find("v1", "Pod").unwrap();
+    assert!(kind.read(&format!(r#"{{"spec":{{"affinity":{affinity}}}}}"#)).is_err());
+}

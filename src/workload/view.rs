@@ -1,13 +1,13 @@
 //! A thin view of objects with a pod template: what we act on, and nothing else.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, collections::BTreeMap, fmt, marker::PhantomData};
 
 use k8s_openapi::api::core::v1::{NodeSelector, Toleration};
 use serde::{
     Deserialize, Deserializer,
-    de::{IgnoredAny, MapAccess, Visitor},
+    de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 
 use super::{
     Credentials,
@@ -15,15 +15,49 @@ use super::{
 };
 use crate::{task::PREFIX, worker::MANAGED_BY};
 
+/// Items that are read of one list or map; the rest is skipped. Objects of at most 1.5 MiB pass through etcd, and one with more
+/// than a thousand containers has nodes of its own to fear; without a bound, 8 MiB of `{},` would become 400 MB of containers.
+pub(super) const MAX_ITEMS: usize = 1000;
+/// Pod templates that are read of one object (the items of a `[*]` in the path of a setting).
+pub(super) const MAX_TEMPLATES: usize = 100;
+/// Longest required node affinity, in bytes of JSON: a term for each of a thousand nodes has 60 KB.
+const MAX_AFFINITY: usize = 64 * 1024;
+
 /// `null` counts as absent, as the API server reads it.
 fn lenient<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
     Option::<T>::deserialize(from).map(Option::unwrap_or_default)
 }
 
-/// A list in which `null` counts as absent too.
+/// The first [`MAX_ITEMS`] items of a list, and one more by which a longer one is known.
+struct Items<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for Items<T> {
+    type Value = Vec<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(Vec::new())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut items = Vec::new();
+        while items.len() <= MAX_ITEMS {
+            match seq.next_element::<Option<T>>()? {
+                Some(item) => items.extend(item),
+                None => return Ok(items),
+            }
+        }
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(items)
+    }
+}
+
+/// A bounded list in which `null` counts as absent too.
 fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Vec<T>, D::Error> {
-    let items = Option::<Vec<Option<T>>>::deserialize(from)?;
-    Ok(items.unwrap_or_default().into_iter().flatten().collect())
+    from.deserialize_any(Items(PhantomData))
 }
 
 /// The entries of a map whose keys are chosen, and nothing of the others: `last-applied-configuration` alone is often half of an
@@ -33,7 +67,7 @@ struct Chosen<F>(F);
 impl<'de, F: Fn(&str) -> bool> Visitor<'de> for Chosen<F> {
     type Value = BTreeMap<String, String>;
 
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a map of strings")
     }
 
@@ -44,7 +78,7 @@ impl<'de, F: Fn(&str) -> bool> Visitor<'de> for Chosen<F> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut found = BTreeMap::new();
         while let Some(key) = map.next_key::<Cow<'de, str>>()? {
-            if (self.0)(&key) {
+            if found.len() < MAX_ITEMS && (self.0)(&key) {
                 found.insert(key.into_owned(), map.next_value()?);
             } else {
                 map.next_value::<IgnoredAny>()?;
@@ -62,20 +96,128 @@ fn managed_by<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, Str
     from.deserialize_any(Chosen(|key: &str| key == MANAGED_BY.0))
 }
 
+fn strings<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
+    from.deserialize_any(Chosen(|_: &str| true))
+}
+
+/// A value of any shape, of which a number and a text are kept. Nothing is buffered: the value may be megabytes.
+#[derive(Default)]
+struct Scalar {
+    number: Option<i64>,
+    text: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for Scalar {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(ScalarVisitor)
+    }
+}
+
+struct ScalarVisitor;
+
+impl<'de> Visitor<'de> for ScalarVisitor {
+    type Value = Scalar;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Scalar, E> {
+        Ok(Scalar::default())
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<Scalar, E> {
+        Ok(Scalar { number: Some(number), text: None })
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Scalar, E> {
+        Ok(Scalar { number: i64::try_from(number).ok(), text: None })
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Scalar, E> {
+        Ok(Scalar::default())
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Scalar, E> {
+        Ok(Scalar { number: text.parse().ok(), text: Some(text.to_owned()) })
+    }
+
+    fn visit_unit<E>(self) -> Result<Scalar, E> {
+        Ok(Scalar::default())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Scalar, A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Scalar::default())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Scalar, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Scalar::default())
+    }
+}
+
 /// A whole number, also where it was written as text (Argo Rollouts' `observedGeneration`); none for anything else.
 fn number<'de, D: Deserializer<'de>>(from: D) -> Result<Option<i64>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Written {
-        Number(i64),
-        Text(String),
-        Other(IgnoredAny),
+    Ok(Scalar::deserialize(from)?.number)
+}
+
+/// The labels that a selector names: `matchLabels`, or a `ReplicationController`'s map.
+#[derive(Default)]
+struct Selector(BTreeMap<String, String>);
+
+impl<'de> Deserialize<'de> for Selector {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(SelectorVisitor { nested: false })
     }
-    Ok(match Option::<Written>::deserialize(from)? {
-        Some(Written::Number(number)) => Some(number),
-        Some(Written::Text(text)) => text.parse().ok(),
-        Some(Written::Other(_)) | None => None,
-    })
+}
+
+/// `nested`: within `matchLabels`.
+struct SelectorVisitor {
+    nested: bool,
+}
+
+impl<'de> DeserializeSeed<'de> for SelectorVisitor {
+    type Value = Selector;
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Selector, D::Error> {
+        from.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for SelectorVisitor {
+    type Value = Selector;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a selector of labels")
+    }
+
+    fn visit_unit<E>(self) -> Result<Selector, E> {
+        Ok(Selector::default())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Selector, A::Error> {
+        let (mut plain, mut labels) = (BTreeMap::new(), None);
+        while let Some(key) = map.next_key::<String>()? {
+            if key == "matchLabels" && !self.nested {
+                labels = Some(map.next_value_seed(Self { nested: true })?);
+            } else if let Some(text) = map.next_value::<Scalar>()?.text
+                && plain.len() < MAX_ITEMS
+            {
+                plain.insert(key, text);
+            }
+        }
+        Ok(labels.unwrap_or(Selector(plain)))
+    }
+}
+
+/// A node affinity, unless it is too large: it would become ten times its size.
+fn affinity<'de, D: Deserializer<'de>>(from: D) -> Result<Option<NodeSelector>, D::Error> {
+    let Some(raw) = Option::<Box<RawValue>>::deserialize(from)? else { return Ok(None) };
+    if raw.get().len() > MAX_AFFINITY {
+        return Err(D::Error::custom(format!("the required node affinity has more than {MAX_AFFINITY} bytes")));
+    }
+    serde_json::from_str(raw.get()).map_err(D::Error::custom)
 }
 
 /// An object, as far as we look at it.
@@ -92,6 +234,21 @@ pub struct ObjectView {
     pub(super) templates: Vec<TemplateView>,
     /// What stood where a template should be, and was none.
     pub(super) unreadable: Vec<String>,
+    /// Whether there are more templates than are read.
+    more_templates: bool,
+}
+
+impl ObjectView {
+    /// How many images are named, not counting how often.
+    #[must_use]
+    pub fn named_images(&self) -> usize {
+        self.templates.iter().map(|template| template.spec.images(&[]).count()).sum()
+    }
+
+    /// Whether it has more containers, volumes or templates than are read.
+    pub(super) fn is_cut(&self) -> bool {
+        self.more_templates || self.templates.iter().any(|template| template.spec.is_cut())
+    }
 }
 
 /// The part of an object's metadata that we look at.
@@ -237,21 +394,9 @@ struct SpecWire {
     replicas: Option<i64>,
     #[serde(deserialize_with = "number")]
     parallelism: Option<i64>,
-    selector: Option<SelectorWire>,
+    selector: Option<Selector>,
     template: Option<TemplateView>,
     job_template: Option<Box<TemplateWire>>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum SelectorWire {
-    Labels {
-        #[serde(rename = "matchLabels")]
-        match_labels: BTreeMap<String, String>,
-    },
-    /// A `ReplicationController`'s.
-    Plain(BTreeMap<String, String>),
-    Other(IgnoredAny),
 }
 
 /// A pod template.
@@ -279,7 +424,7 @@ pub(super) struct PodSpecView {
     ephemeral_containers: Vec<ContainerView>,
     #[serde(deserialize_with = "list")]
     volumes: Vec<VolumeView>,
-    #[serde(deserialize_with = "lenient")]
+    #[serde(deserialize_with = "strings")]
     pub(super) node_selector: BTreeMap<String, String>,
     #[serde(deserialize_with = "lenient")]
     affinity: AffinityView,
@@ -337,6 +482,7 @@ struct AffinityView {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct NodeAffinityView {
+    #[serde(deserialize_with = "affinity")]
     required_during_scheduling_ignored_during_execution: Option<NodeSelector>,
 }
 
@@ -350,6 +496,12 @@ impl PodSpecView {
             .map(|container| container.image.as_str())
             .chain(volumes)
             .filter(|image| !image.is_empty())
+    }
+
+    /// Whether it has more than is read.
+    fn is_cut(&self) -> bool {
+        let containers = [&self.init_containers, &self.containers, &self.ephemeral_containers];
+        self.volumes.len() > MAX_ITEMS || containers.iter().any(|list| list.len() > MAX_ITEMS)
     }
 
     /// The images of containers, by the container's name.
@@ -384,7 +536,10 @@ impl Kind {
         match &self.place {
             Place::Pod => serde_json::from_str(json).map(of_pod),
             Place::Template | Place::JobTemplate => serde_json::from_str(json).map(of_template),
-            Place::Path(steps) => of_path(serde_json::from_str(json)?, steps),
+            Place::Path(steps) => {
+                let outer = serde_json::from_str(json)?;
+                of_path(outer, &mut serde_json::Deserializer::from_str(json), steps)
+            }
         }
     }
 
@@ -393,7 +548,7 @@ impl Kind {
         match &self.place {
             Place::Pod => serde_json::from_value(object).map(of_pod),
             Place::Template | Place::JobTemplate => serde_json::from_value(object).map(of_template),
-            Place::Path(steps) => of_path(object, steps),
+            Place::Path(steps) => of_path(Outer::deserialize(&object)?, &object, steps),
         }
     }
 }
@@ -412,29 +567,25 @@ fn of_template(wire: TemplateWire) -> ObjectView {
         None => (template, None),
     };
     let count = [replicas, parallelism, within].into_iter().flatten().fold(1, i64::saturating_mul);
-    let selector = match selector {
-        Some(SelectorWire::Labels { match_labels }) => match_labels,
-        Some(SelectorWire::Plain(labels)) => labels,
-        Some(SelectorWire::Other(_)) | None => BTreeMap::new(),
-    };
     ObjectView {
         metadata: wire.metadata,
         status: wire.status,
         replicas: replicas.or(parallelism),
-        selector,
+        selector: selector.unwrap_or_default().0,
         templates: template.into_iter().map(|t| TemplateView { replicas: bounded(count), ..t }).collect(),
         unreadable: Vec::new(),
+        more_templates: false,
     }
 }
 
-fn of_path(object: Value, steps: &[Step]) -> Result<ObjectView, serde_json::Error> {
-    let wire = Outer::deserialize(&object)?;
-    let mut view = ObjectView { metadata: wire.metadata, status: wire.status, ..ObjectView::default() };
-    view.replicas = object.pointer("/spec/replicas").and_then(Value::as_i64);
-    if let Some(labels) = object.pointer("/spec/selector/matchLabels") {
-        view.selector = BTreeMap::deserialize(labels).unwrap_or_default();
-    }
-    walk(object, steps, &mut String::new(), 1, &mut view);
+fn of_path<'de, D>(outer: Outer, object: D, steps: &[Step]) -> Result<ObjectView, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    let Outer { metadata, status, spec } = outer;
+    let mut view =
+        ObjectView { metadata, status, replicas: spec.replicas, selector: spec.selector.0, ..ObjectView::default() };
+    Walk { steps, at: &mut String::new(), view: &mut view }.deserialize(object)?;
     Ok(view)
 }
 
@@ -446,41 +597,133 @@ struct Outer {
     metadata: MetadataView,
     #[serde(deserialize_with = "lenient")]
     status: StatusView,
+    #[serde(deserialize_with = "lenient")]
+    spec: OuterSpec,
 }
 
-fn walk(value: Value, steps: &[Step], at: &mut String, replicas: i64, view: &mut ObjectView) {
-    match (steps.split_first(), value) {
-        (None, Value::Null) => {}
-        (None, value) => match template(value) {
-            Ok(found) => view.templates.push(TemplateView { replicas: bounded(replicas), ..found }),
-            Err(error) => view.unreadable.push(format!("{at}: {error}")),
-        },
-        (Some((Step::Field(name), rest)), Value::Object(mut fields)) => {
-            let count = |field: &str| fields.get(field).and_then(Value::as_i64).unwrap_or(1);
-            let replicas = replicas.saturating_mul(count("replicas")).saturating_mul(count("parallelism"));
-            let Some(value) = fields.remove(name) else { return };
-            let length = at.len();
-            at.push_str(if at.is_empty() { "" } else { "." });
-            at.push_str(name);
-            walk(value, rest, at, replicas, view);
-            at.truncate(length);
+/// What many specs have.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct OuterSpec {
+    #[serde(deserialize_with = "number")]
+    replicas: Option<i64>,
+    #[serde(deserialize_with = "lenient")]
+    selector: Selector,
+}
+
+/// Walks to the templates while the object is read: what is beside the path is skipped and never held.
+struct Walk<'w> {
+    steps: &'w [Step],
+    at: &'w mut String,
+    view: &'w mut ObjectView,
+}
+
+impl<'de> DeserializeSeed<'de> for Walk<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
+        if !self.steps.is_empty() {
+            return from.deserialize_any(self);
         }
-        (Some((Step::Each, rest)), Value::Array(items)) => {
-            for item in items {
-                walk(item, rest, at, replicas, view);
+        let Some(raw) = Option::<Box<RawValue>>::deserialize(from)? else { return Ok(()) };
+        match template(raw.get()) {
+            Ok(found) => self.view.templates.push(TemplateView { replicas: 1, ..found }),
+            Err(error) => self.view.unreadable.push(format!("{}: {error}", self.at)),
+        }
+        Ok(())
+    }
+}
+
+/// What is not there, or not what the setting takes it for, names no image.
+impl<'de> Visitor<'de> for Walk<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        if let Some((Step::Each, rest)) = self.steps.split_first() {
+            while self.view.templates.len() + self.view.unreadable.len() < MAX_TEMPLATES {
+                let item = Walk { steps: rest, at: &mut *self.at, view: &mut *self.view };
+                if seq.next_element_seed(item)?.is_none() {
+                    return Ok(());
+                }
+            }
+            self.view.more_templates |= seq.next_element::<IgnoredAny>()?.is_some();
+        }
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let Some((Step::Field(name), rest)) = self.steps.split_first() else {
+            while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+            return Ok(());
+        };
+        let (first, mut count) = (self.view.templates.len(), 1_i64);
+        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
+            if key == name.as_str() {
+                let length = self.at.len();
+                self.at.push_str(if length == 0 { "" } else { "." });
+                self.at.push_str(name);
+                map.next_value_seed(Walk { steps: rest, at: &mut *self.at, view: &mut *self.view })?;
+                self.at.truncate(length);
+            } else if matches!(&*key, "replicas" | "parallelism") {
+                count = count.saturating_mul(map.next_value::<Scalar>()?.number.unwrap_or(1));
+            } else {
+                map.next_value::<IgnoredAny>()?;
             }
         }
-        // What is not there, or not what the setting takes it for, names no image.
-        (Some(_), _) => {}
+        for template in self.view.templates.iter_mut().skip(first) {
+            template.replicas = bounded(count.saturating_mul(template.replicas.into()));
+        }
+        Ok(())
     }
 }
 
 /// A pod template, or a pod spec without the wrapping (predictors of `KServe`).
-fn template(value: Value) -> Result<TemplateView, serde_json::Error> {
-    if value.get("spec").is_none() && value.get("containers").is_some() {
-        return Ok(TemplateView { spec: serde_json::from_value(value)?, ..TemplateView::default() });
+fn template(text: &str) -> Result<TemplateView, serde_json::Error> {
+    fn there<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
+        IgnoredAny::deserialize(from).map(|_| true)
     }
-    serde_json::from_value(value)
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Shape {
+        #[serde(deserialize_with = "there")]
+        spec: bool,
+        #[serde(deserialize_with = "there")]
+        containers: bool,
+    }
+    let shape: Shape = serde_json::from_str(text).unwrap_or_default();
+    if !shape.spec && shape.containers {
+        return Ok(TemplateView { spec: serde_json::from_str(text)?, ..TemplateView::default() });
+    }
+    serde_json::from_str(text)
 }
 
 /// Counts below zero are the API server's to refuse.
