@@ -1,7 +1,10 @@
 # Two images, static and with nothing else in them: `docker build --target server .` and `docker build --target helper .`
 # Without a container engine: deploy/images.sh, which makes the same two.
 
-FROM rust:1.95-bookworm AS build
+# By digest, so that what is built with does not change behind the tag. For another version: `docker buildx imagetools inspect
+# rust:VERSION-bookworm` prints the digest; a build with another image: --build-arg RUST_IMAGE=...
+ARG RUST_IMAGE=rust:1.95-bookworm@sha256:6258907abe69656e41cd992e0b705cdcfabcbbe3db374f92ed2d47121282d4a1
+FROM ${RUST_IMAGE} AS build
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
 COPY .cargo .cargo

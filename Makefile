@@ -54,6 +54,10 @@ lint: ## check formatting and clippy, warnings as errors
 deny: ## check licences, bans and sources of dependencies
 	@bash tests/deny.sh
 
+.PHONY: advisories
+advisories: ## check dependencies for known vulnerabilities; says NOT RUN where a database cannot be reached
+	@bash tests/advisories.sh
+
 .PHONY: clean
 clean: ## remove what was built here
 	cargo clean

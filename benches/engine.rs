@@ -59,6 +59,7 @@ fn spec(images: usize) -> PrewarmTaskSpec {
 fn settings() -> Settings {
     Settings {
         worker: WorkerSettings {
+            owner: None,
             image: "registry.example/helper:1".into(),
             priority_class: None,
             ttl: Duration::from_secs(3600),

@@ -60,6 +60,7 @@ fn workers(kind: WorkerKind, nodes: &[String], images: usize) -> anyhow::Result<
     let task = validate(&spec).map_err(|problems| anyhow::anyhow!("{problems:?}"))?;
     let asked: Vec<usize> = (0..task.images.len()).collect();
     let settings = WorkerSettings {
+        owner: None,
         image: "registry.example/helper:1".into(),
         priority_class: None,
         ttl: Duration::from_secs(3600),

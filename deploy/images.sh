@@ -102,12 +102,16 @@ write_sbom() {
     say "installing cargo-cyclonedx $tool, about 2 minutes on 2 cores"
     cargo install --quiet --locked --debug --root "$root" --version "$tool" cargo-cyclonedx
   fi
-  PATH="$root/bin:$PATH" cargo cyclonedx --quiet --format json --spec-version 1.5 --no-build-deps --describe binaries \
+  # With what builds it: a build script runs on the machine that makes the images.
+  PATH="$root/bin:$PATH" cargo cyclonedx --quiet --format json --spec-version 1.5 --describe binaries \
     --target "$(target_of "$machine")"
   # No path of this machine, no time and no chance in it; and of the helper, which is the standard library alone, none.
   sed -e "s#file://$PWD#file:///prewarmer#g" -e '/"serialNumber": /d' \
     -e "s#\"timestamp\": \"[^\"]*\"#\"timestamp\": \"$(date -u -d "@$SOURCE_DATE_EPOCH" +%Y-%m-%dT%H:%M:%SZ)\"#" \
-    prewarmer_bin.cdx.json > "$out/prewarmer.cdx.json"
+    prewarmer_bin.cdx.json > "$work/prewarmer.cdx.json"
+  # Files in the program that are no crates: without the outer brackets of their list, before the first crate.
+  sed -e '1d;$d' -e 's/^/  /' deploy/vendored.json | sed '$s/$/,/' > "$work/vendored"
+  sed "/^  \"components\": \[/r $work/vendored" "$work/prewarmer.cdx.json" > "$out/prewarmer.cdx.json"
   rm prewarmer_bin.cdx.json prewarmer-helper_bin.cdx.json
 }
 

@@ -21,8 +21,9 @@ const INSTALL: &str = include_str!("../deploy/prewarmer.yaml");
 /// The images in it.
 const IMAGE: &str = concat!("prewarmer:", env!("CARGO_PKG_VERSION"));
 const WORKER_IMAGE: &str = concat!("prewarmer-helper:", env!("CARGO_PKG_VERSION"));
-/// The role in it that says which workloads may be read.
-const WEBHOOK_ROLE: &str = "prewarmer-webhook";
+/// The roles in it that say which workloads may be read, and how.
+const WORKLOAD_ROLES: [(&str, &[&str]); 2] =
+    [("prewarmer-webhook", &["get"]), ("prewarmer-controller", &["list", "watch"])];
 
 /// The custom resource definitions, as YAML.
 pub fn crds() -> Result<String, ManifestError> {
@@ -47,10 +48,9 @@ fn settle(object: &mut Value, args: &ManifestArgs, kinds: &[Kind]) {
         object["metadata"]["name"] = json!(args.namespace);
     }
     if kind == "ClusterRole"
-        && name == WEBHOOK_ROLE
+        && let Some((_, verbs)) = WORKLOAD_ROLES.iter().find(|(role, _)| name == *role)
         && let Some(rules) = object["rules"].as_array_mut()
     {
-        let verbs = ["get", "list", "watch"];
         rules.extend(
             kinds.iter().map(|kind| json!({"apiGroups": [kind.group], "resources": [kind.plural], "verbs": verbs})),
         );
@@ -183,6 +183,7 @@ mod tests {
         let known: Vec<&String> = schema["properties"]["settings"]["properties"].as_object().unwrap().keys().collect();
         let by_chart = [
             "config",
+            "components",
             "webhookAddr",
             "webhookUrl",
             "apiAddr",

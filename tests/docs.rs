@@ -1,19 +1,26 @@
-//! Links in the documentation lead somewhere.
+//! Files beside the code: links in the documentation lead somewhere, files of others are as they were published, and base images are
+//! named by digest.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
-fn pages(folder: &Path, into: &mut Vec<PathBuf>) {
+use sha2::{Digest, Sha256};
+
+fn files(folder: &Path, ending: &str, into: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
         if path.is_dir() {
-            pages(&path, into);
-        } else if path.extension().is_some_and(|ending| ending == "md") {
+            files(&path, ending, into);
+        } else if path.to_string_lossy().ends_with(ending) {
             into.push(path);
         }
     }
+}
+
+fn pages(folder: &Path, into: &mut Vec<PathBuf>) {
+    files(folder, ".md", into);
 }
 
 /// A heading as GitHub's anchors have it.
@@ -35,7 +42,8 @@ fn links(text: &str) -> Vec<&str> {
 #[test]
 fn every_link_leads_somewhere() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut all = vec![root.join("README.md"), root.join("CONTRIBUTING.md"), root.join("CHANGELOG.md")];
+    let mut all: Vec<PathBuf> =
+        ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"].iter().map(|page| root.join(page)).collect();
     for folder in ["docs", "certs", "sdk", "tests"] {
         pages(&root.join(folder), &mut all);
     }
@@ -52,4 +60,47 @@ fn every_link_leads_somewhere() {
         }
     }
     assert!(broken.is_empty(), "{broken:#?}");
+}
+
+/// `deploy/vendored.json` has each minified file that is not ours, with its hash as published; the SBOM contains the list.
+#[test]
+fn files_of_others_are_as_they_were_published() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let list: Vec<serde_json::Value> =
+        serde_json::from_slice(&std::fs::read(root.join("deploy/vendored.json")).unwrap()).unwrap();
+    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    let published: BTreeMap<PathBuf, String> = list
+        .iter()
+        .map(|one| (root.join(text(&one["properties"][0]["value"])), text(&one["hashes"][0]["content"])))
+        .collect();
+    let mut vendored = Vec::new();
+    files(&root.join("src"), ".min.js", &mut vendored);
+    assert_eq!(vendored.iter().collect::<BTreeSet<_>>(), published.keys().collect::<BTreeSet<_>>());
+    for (file, expected) in published {
+        let hash = Sha256::digest(std::fs::read(&file).unwrap());
+        let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hash, expected, "{}: is it another version, or was it changed?", file.display());
+    }
+}
+
+/// Nothing that somebody may put behind a tag tomorrow is built with, and nothing but our programs is in an image.
+#[test]
+fn base_images_are_named_by_digest() {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Dockerfile")).unwrap();
+    let arguments: BTreeMap<String, &str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("ARG ")?.split_once('='))
+        .map(|(name, value)| (format!("${{{name}}}"), value))
+        .collect();
+    let mut stages = Vec::new();
+    for line in text.lines().filter_map(|line| line.strip_prefix("FROM ")) {
+        let mut words = line.split_whitespace();
+        let image = words.next().unwrap();
+        let image = arguments.get(image).copied().unwrap_or(image);
+        let name = words.nth(1).unwrap_or_default();
+        let pinned = image.split_once("@sha256:").is_some_and(|(_, digest)| digest.len() == 64);
+        assert!(image == "scratch" || pinned, "FROM {line}: expected scratch, or an image by digest");
+        stages.push((name, image == "scratch"));
+    }
+    assert_eq!(stages, [("build", false), ("helper", true), ("server", true)]);
 }

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use http::Uri;
 use ipnet::IpNet;
 
-use super::{ApiConfig, CertificateFiles, Clients, LogFormat, PolicyArgs, PolicySettings, ServeArgs};
+use super::{ApiConfig, CertificateFiles, Clients, Components, LogFormat, PolicyArgs, PolicySettings, ServeArgs};
 use crate::{
     controller::WorkerNamespace,
     duration,
@@ -175,11 +175,18 @@ impl Check {
         Duration::ZERO
     }
 
-    fn flag(&mut self, setting: &str, value: &str) -> bool {
+    pub(super) fn flag(&mut self, setting: &str, value: &str) -> bool {
         if !matches!(value, "true" | "false") {
             self.problem(setting, value, "expected true or false");
         }
         value == "true"
+    }
+
+    pub(super) fn components(&mut self, value: &str) -> Components {
+        Components::parse(value).unwrap_or_else(|expected| {
+            self.problem("--components (COMPONENTS)", value, &expected);
+            Components { admission: true, api: true, controller: true }
+        })
     }
 
     pub(super) fn worker_namespace(&mut self, value: &str) -> WorkerNamespace {
@@ -217,6 +224,8 @@ impl Check {
             let both = "--prometheus-query (PROMETHEUS_QUERY), --prometheus-threshold (PROMETHEUS_THRESHOLD)";
             self.problems.push(format!("{both}: give both with --prometheus-url"));
         }
+        let setting = "--prometheus-max-ignored (PROMETHEUS_MAX_IGNORED)";
+        let max_ignored = self.number(setting, &args.prometheus_max_ignored, 1, 100);
         let threshold = threshold?;
         match threshold.parse() {
             Ok(threshold) => Some(PrometheusSettings {
@@ -225,6 +234,7 @@ impl Check {
                 threshold,
                 label: args.prometheus_node_label.clone(),
                 token_file: args.prometheus_token_file.clone(),
+                max_ignored: u8::try_from(max_ignored).unwrap_or(100),
             }),
             Err(expected) => {
                 self.problem("--prometheus-threshold (PROMETHEUS_THRESHOLD)", &threshold, &expected);

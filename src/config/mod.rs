@@ -4,6 +4,7 @@
 //! mistakes are reported at once.
 
 mod check;
+mod components;
 mod doctor;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
@@ -13,7 +14,10 @@ use http::Uri;
 use ipnet::IpNet;
 
 use self::check::Check;
-pub use self::doctor::{Doctor, DoctorArgs};
+pub use self::{
+    components::Components,
+    doctor::{Doctor, DoctorArgs},
+};
 use crate::{
     controller::WorkerNamespace,
     health::{DiskSettings, PrometheusSettings},
@@ -154,6 +158,13 @@ pub struct ServeArgs {
     /// File of settings (YAML; keys are the flags in camel case). Flags and environment variables are stronger.
     #[arg(long, env = "PREWARMER_CONFIG")]
     pub config: Option<PathBuf>,
+    /// The parts that this process runs, separated by commas: `admission` (the webhook), `api` (REST and the pages),
+    /// `controller` (works on tasks, registers the webhook, makes the CA). Each part must run somewhere.
+    #[arg(long, env = "COMPONENTS", default_value = "admission,api,controller")]
+    pub components: String,
+    /// `true`: start beside an older installation that looks at the same namespaces; both then work on the same tasks.
+    #[arg(long, env = "ALLOW_OVERLAP", default_value = "false")]
+    pub allow_overlap: String,
     /// Address of the TLS listener for admission.
     #[arg(long, env = "WEBHOOK_ADDR", default_value = "0.0.0.0:8443")]
     pub webhook_addr: String,
@@ -191,7 +202,7 @@ pub struct ServeArgs {
     #[arg(long, env = "NOTIFY_ALLOW", default_value = "")]
     pub notify_allow: String,
     /// Name of the Service by which the API server reaches the webhook.
-    #[arg(long, env = "SERVICE_NAME", default_value = "prewarmer")]
+    #[arg(long, env = "SERVICE_NAME", default_value = "prewarmer-webhook")]
     pub service_name: String,
     /// Address of `/healthz`, `/readyz` and `/metrics`.
     #[arg(long, env = "HEALTH_ADDR", default_value = "0.0.0.0:9090")]
@@ -286,6 +297,10 @@ pub struct ServeArgs {
     /// The label of a sample that names its node: by name, host name or address, with or without a port.
     #[arg(long, env = "PROMETHEUS_NODE_LABEL", default_value = "node")]
     pub prometheus_node_label: String,
+    /// The share of nodes, in percent, that Prometheus' samples may have left out, and three nodes always; with more of them
+    /// none is left out, and the task's condition `NodesChecked` says so.
+    #[arg(long, env = "PROMETHEUS_MAX_IGNORED", default_value = "50")]
+    pub prometheus_max_ignored: String,
     /// File of a bearer token for Prometheus; read again for each query.
     #[arg(long, env = "PROMETHEUS_TOKEN_FILE")]
     pub prometheus_token_file: Option<PathBuf>,
@@ -402,6 +417,10 @@ pub struct Clients {
 /// The settings of `serve`, checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
+    /// The parts that this process runs.
+    pub components: Components,
+    /// Whether it starts beside another installation that looks at the same namespaces.
+    pub allow_overlap: bool,
     /// The TLS listener.
     pub webhook_addr: SocketAddr,
     /// Registration by URL, where asked for.
@@ -542,6 +561,8 @@ impl Config {
             check.problem("--worker-image (WORKER_IMAGE)", &args.worker_image, &error.to_string());
         }
         let config = Self {
+            components: check.components(&args.components),
+            allow_overlap: check.flag("--allow-overlap (ALLOW_OVERLAP)", &args.allow_overlap),
             webhook_addr: check.address("--webhook-addr (WEBHOOK_ADDR)", &args.webhook_addr),
             webhook_url: check.url(args.webhook_url.as_deref().filter(|text| !text.is_empty())),
             service_name: args.service_name.clone(),

@@ -100,6 +100,8 @@ pub(super) struct Answers {
     pub(super) own_rights: Vec<(String, Seen<bool>)>,
     pub(super) server_rights: Vec<(String, Seen<bool>)>,
     pub(super) deployment: Seen<Deployed>,
+    /// The controller's, where it has one of its own.
+    pub(super) controller: Seen<Deployed>,
     pub(super) lead: Seen<Lead>,
     pub(super) registered: Seen<Registered>,
     pub(super) ready: Seen<Value>,

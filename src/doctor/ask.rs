@@ -47,7 +47,7 @@ const TO_INSTALL: [(&str, &str); 8] = [
     ("apps", "deployments"),
     ("", "secrets"),
 ];
-/// What the server cannot do without: verb, group, resource.
+/// What the account that makes workers cannot do without: verb, group, resource.
 const TO_SERVE: [(&str, &str, &str); 9] = [
     ("list", "", "nodes"),
     ("create", "batch", "jobs"),
@@ -59,6 +59,9 @@ const TO_SERVE: [(&str, &str, &str); 9] = [
     ("watch", "apps", "deployments"),
     ("patch", "prewarm.io", "prewarmtasks"),
 ];
+/// What the account that answers the webhook cannot do without, where it is another one.
+const TO_ANSWER: [(&str, &str, &str); 3] =
+    [("get", "apps", "deployments"), ("create", "prewarm.io", "prewarmtasks"), ("watch", "prewarm.io", "prewarmtasks")];
 /// In a mistaken annotation: the webhook's warning repeats it.
 pub(super) const MARK: &str = "prewarmer-doctor";
 /// Failures of this many tasks are looked at.
@@ -81,6 +84,7 @@ pub(super) async fn ask(client: &Client, asked: &Doctor) -> Answers {
         own_rights: Vec::new(),
         server_rights: Vec::new(),
         deployment: Seen::Absent,
+        controller: Seen::Absent,
         lead: Seen::Absent,
         registered: Seen::Absent,
         ready: Seen::Absent,
@@ -98,17 +102,25 @@ pub(super) async fn ask(client: &Client, asked: &Doctor) -> Answers {
         }
         return answers;
     }
-    let account = format!("system:serviceaccount:{}:{name}", asked.namespace);
+    answers.deployment = deployment(client, asked, name).await;
+    let controller = format!("{name}-controller");
+    answers.controller = deployment(client, asked, &controller).await;
     let watched = asked.watch_namespace.as_deref();
-    for (verb, group, resource) in TO_SERVE {
-        let place = watched.filter(|_| resource != "nodes");
-        let right = may(client, Some((&account, place)), verb, group, resource).await;
-        answers.server_rights.push((format!("{verb} {resource}"), right));
+    // Where there is no Deployment of the controller, one account does everything.
+    let split = answers.controller.is().is_some();
+    let worker_account = if split { controller.as_str() } else { name };
+    let front = if split { &TO_ANSWER[..] } else { &[] };
+    for (account, rights) in [(worker_account, &TO_SERVE[..]), (name, front)] {
+        let user = format!("system:serviceaccount:{}:{account}", asked.namespace);
+        for (verb, group, resource) in rights {
+            let place = watched.filter(|_| *resource != "nodes");
+            let right = may(client, Some((&user, place)), verb, group, resource).await;
+            answers.server_rights.push((format!("{account}: {verb} {resource}"), right));
+        }
     }
-    answers.deployment = deployment(client, asked).await;
     answers.lead = lead(client, asked).await;
     answers.registered = registered(client, name).await;
-    let path = format!("/api/v1/namespaces/{}/services/http:{name}:metrics/proxy/readyz", asked.namespace);
+    let path = format!("/api/v1/namespaces/{}/services/http:{name}-metrics:metrics/proxy/readyz", asked.namespace);
     answers.ready = readiness(client, &path).await;
     answers.fence = fence(client, name).await;
     answers.review = review(client, watched.unwrap_or(&asked.review_in)).await;
@@ -188,8 +200,8 @@ async fn may(
     Seen::of(status).map(|status| status.is_some_and(|status| status.allowed))
 }
 
-async fn deployment(client: &Client, asked: &Doctor) -> Seen<Deployed> {
-    let found = Api::<Deployment>::namespaced(client.clone(), &asked.namespace).get(&asked.object_name).await;
+async fn deployment(client: &Client, asked: &Doctor, name: &str) -> Seen<Deployed> {
+    let found = Api::<Deployment>::namespaced(client.clone(), &asked.namespace).get(name).await;
     Seen::of(found).map(|deployment| {
         let spec = deployment.spec;
         let container = spec.template.spec.and_then(|pod| pod.containers.into_iter().next()).unwrap_or_default();
@@ -293,6 +305,7 @@ async fn worker(client: &Client, namespace: &str, asked: &Doctor) -> Seen<Rehear
     let spec = PrewarmTaskSpec::new(vec!["prewarmer.invalid/doctor:0".into()]);
     let Ok(task) = validate(&spec) else { return Seen::Failed("the sample task is not valid".into()) };
     let settings = WorkerSettings {
+        owner: None,
         image: asked.worker_image.clone(),
         priority_class: None,
         ttl: std::time::Duration::from_secs(60),

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    answers::{Answers, Rehearsal, Seen},
+    answers::{Answers, Deployed, Rehearsal, Seen},
     ask::{DEFINITIONS, MARK},
 };
 use crate::{
@@ -93,7 +93,10 @@ pub(super) fn judge(answers: &Answers, asked: &Doctor) -> Vec<Finding> {
         findings.push(earlier(answers));
     } else {
         findings.extend(definitions(answers));
-        findings.push(deployment(answers, asked));
+        findings.push(deployment(&answers.deployment, &asked.object_name, asked));
+        if answers.controller.is().is_some() {
+            findings.push(deployment(&answers.controller, &format!("{}-controller", asked.object_name), asked));
+        }
         findings.extend(ready(answers));
         findings.push(lead(answers, asked));
         findings.push(webhook(answers, asked));
@@ -260,21 +263,21 @@ fn definitions(answers: &Answers) -> Vec<Finding> {
     if findings.is_empty() { vec![ok(area, "all three are there, and current")] } else { findings }
 }
 
-fn deployment(answers: &Answers, asked: &Doctor) -> Finding {
+fn deployment(seen: &Seen<Deployed>, name: &str, asked: &Doctor) -> Finding {
     let area = "server";
-    if let Some(unseen) = unseen(area, &answers.deployment, "read Deployments") {
+    if let Some(unseen) = unseen(area, seen, "read Deployments") {
         return unseen;
     }
-    let place = format!("{}/{}", asked.namespace, asked.object_name);
-    let Some(found) = answers.deployment.is() else {
+    let place = format!("{}/{name}", asked.namespace);
+    let Some(found) = seen.is() else {
         let remedy = "install it, or name where it is by --namespace and --instance";
         return finding(Level::Bad, area, format!("there is no Deployment {place}"), remedy);
     };
     let count = format!("{place}: {} of {} replicas are ready", found.ready, found.wanted);
     if found.ready == 0 {
         let remedy = format!(
-            "kubectl -n {0} describe pods -l app.kubernetes.io/name=prewarmer; kubectl -n {0} logs deployment/{1}",
-            asked.namespace, asked.object_name
+            "kubectl -n {0} describe pods -l app.kubernetes.io/part-of=prewarmer; kubectl -n {0} logs deployment/{name}",
+            asked.namespace
         );
         return finding(Level::Bad, area, count, remedy);
     }
@@ -293,8 +296,8 @@ fn ready(answers: &Answers) -> Option<Finding> {
         Seen::Absent => return None,
         Seen::Forbidden => return unseen(area, &answers.ready, "get services/proxy"),
         Seen::Failed(error) => {
-            let remedy =
-                "see whether the Service has endpoints, and whether the API server may reach pods on port 9090";
+            let remedy = "see whether the Service has endpoints, and whether the API server may reach pods on port 9090 \
+                 (networkPolicy.apiServerCidrs)";
             return Some(finding(Level::Warning, area, format!("no answer through the Service: {error}"), remedy));
         }
     };
@@ -311,8 +314,11 @@ fn lead(answers: &Answers, asked: &Doctor) -> Finding {
     if let Some(unseen) = unseen(area, &answers.lead, "read Leases") {
         return unseen;
     }
-    let remedy =
-        format!("kubectl -n {} logs deployment/{} says why no replica leads", asked.namespace, asked.object_name);
+    let name = match &answers.controller {
+        Seen::Is(_) => format!("{}-controller", asked.object_name),
+        _ => asked.object_name.clone(),
+    };
+    let remedy = format!("kubectl -n {} logs deployment/{name} says why no replica leads", asked.namespace);
     let Some(lease) = answers.lead.is().filter(|lease| !lease.holder.is_empty()) else {
         return finding(Level::Bad, area, "no replica leads: tasks are made and not worked on", remedy);
     };

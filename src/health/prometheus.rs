@@ -10,6 +10,10 @@ use crate::task::plan::Findings;
 
 /// Prometheus is to answer within this time.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// Largest answer that is read: 10,000 nodes with 300 bytes each are 3 MB, and a query may bring further labels.
+const MAX_ANSWER: usize = 16 << 20;
+/// So many nodes may be left out whatever their share is: of a small task, or in a small cluster, a few bad nodes are many.
+const ALWAYS: usize = 3;
 /// The word in a task's `ignoredNodes`.
 const REASON: &str = "Unhealthy";
 
@@ -68,6 +72,9 @@ pub struct PrometheusSettings {
     pub label: String,
     /// A bearer token, read anew for each query.
     pub token_file: Option<PathBuf>,
+    /// The share of nodes, in percent, that samples may speak against. More is taken for a fault of the monitoring, or for
+    /// forged samples: whoever is scraped chooses the labels of his samples.
+    pub max_ignored: u8,
 }
 
 /// Asks Prometheus.
@@ -112,10 +119,17 @@ impl PrometheusCheck {
                 tokio::fs::read_to_string(file).await.map_err(|error| format!("{}: {error}", file.display()))?;
             request = request.bearer_auth(token.trim());
         }
-        let response = request.send().await.map_err(|error| explain(&error))?;
+        let mut response = request.send().await.map_err(|error| explain(&error))?;
         let status = response.status();
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| explain(&error))? {
+            if body.len().saturating_add(chunk.len()) > MAX_ANSWER {
+                return Err(format!("the answer has more than {} MiB", MAX_ANSWER >> 20));
+            }
+            body.extend_from_slice(&chunk);
+        }
         let answer: Answer =
-            response.json().await.map_err(|_| format!("HTTP {status}, and no answer of Prometheus"))?;
+            serde_json::from_slice(&body).map_err(|_| format!("HTTP {status}, and no answer of Prometheus"))?;
         let data = answer.data.ok_or_else(|| answer.error.unwrap_or_else(|| format!("HTTP {status}")))?;
         if data.result_type != "vector" {
             return Err(format!("the query gives a {}: it must give one sample per node", data.result_type));
@@ -172,6 +186,16 @@ fn judge(samples: &[Sample], settings: &PrometheusSettings, examination: &Examin
             findings.ignored.insert((*node).to_owned(), REASON.into());
         }
     }
+    let most = (examination.nodes.len() * usize::from(settings.max_ignored) / 100).max(ALWAYS);
+    if findings.ignored.len() > most {
+        let said = format!(
+            "samples speak against {} of {} nodes, and at most {most} are left out (--prometheus-max-ignored): none was",
+            findings.ignored.len(),
+            examination.nodes.len()
+        );
+        findings.ignored.clear();
+        findings.unchecked.push(said);
+    }
     if strangers > 0 {
         findings.unchecked.push(format!("{strangers} samples have no label {}", settings.label));
     }
@@ -192,6 +216,7 @@ mod tests {
             threshold: threshold.parse().unwrap(),
             label: "instance".into(),
             token_file: None,
+            max_ignored: 50,
         }
     }
 
@@ -241,6 +266,34 @@ mod tests {
         let found = judge(&samples, &settings(">0"), &examination());
         assert_eq!(found.ignored.keys().collect::<Vec<_>>(), ["a", "b", "c"]);
         assert_eq!(found.unchecked, Vec::<String>::new());
+    }
+
+    /// A tenant's exporter may name every node, where its labels are honoured.
+    #[test]
+    fn samples_against_most_nodes_are_not_believed() {
+        let node = |index: usize| Candidate { name: format!("n{index}"), ..Candidate::default() };
+        let examination = Examination { nodes: (0..10).map(node).collect(), ..Examination::default() };
+        let samples = |count: usize| (0..count).map(|index| sample(&format!("n{index}"), "1")).collect::<Vec<_>>();
+        assert_eq!(judge(&samples(5), &settings(">0"), &examination).ignored.len(), 5);
+        let most = judge(&samples(6), &settings(">0"), &examination);
+        assert!(most.ignored.is_empty() && most.unchecked[0].contains("6 of 10 nodes"), "{:?}", most.unchecked);
+        let all = PrometheusSettings { max_ignored: 100, ..settings(">0") };
+        assert_eq!(judge(&samples(10), &all, &examination).ignored.len(), 10);
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_an_end_is_not_read() {
+        let body = || async {
+            let piece = axum::body::Bytes::from(vec![b' '; 1 << 20]);
+            axum::body::Body::from_stream(futures::stream::repeat_with(move || Ok::<_, std::io::Error>(piece.clone())))
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let router = axum::Router::new().route("/api/v1/query", axum::routing::get(body));
+        let server = tokio::spawn(async move { axum::serve(listener, router).await });
+        let check = PrometheusCheck::new(PrometheusSettings { url, ..settings(">0") }).unwrap();
+        assert_eq!(check.ask().await.err().unwrap(), "the answer has more than 16 MiB");
+        server.abort();
     }
 
     #[test]

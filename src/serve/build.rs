@@ -48,6 +48,7 @@ pub(super) fn clients(config: &Config) -> anyhow::Result<Option<Arc<clients::Rel
 pub(super) fn controller_settings(config: &Config) -> controller::Settings {
     controller::Settings {
         worker: WorkerSettings {
+            owner: None,
             image: config.worker_image.clone(),
             priority_class: config.worker_priority_class.clone(),
             ttl: config.job_ttl,
@@ -91,22 +92,35 @@ pub(super) fn source(config: &Config, client: &Client) -> Source {
     }
     let host =
         config.webhook_url.as_ref().and_then(|url| url.host()).map(|host| host.trim_matches(['[', ']']).to_owned());
-    let service = format!("{}.{}.svc", config.service_name, config.namespace);
-    let mut names = match host {
-        Some(host) => vec![host],
-        None => vec![format!("{service}.cluster.local"), service],
-    };
-    // The REST API is called through a forwarded port too.
-    let local = ["localhost".to_owned(), "127.0.0.1".to_owned()];
-    let more: Vec<String> =
-        config.api_names.iter().cloned().chain(local).filter(|name| !names.contains(name)).collect();
-    names.extend(more);
     Source::Own {
         client: Box::new(client.clone()),
         namespace: config.namespace.clone(),
         secret: format!("{}-ca", config.object_name),
-        names,
+        names: server_names(config, host),
+        makes: config.components.controller,
     }
+}
+
+/// Returns the names of a self-made certificate: those by which the API server calls the webhook, and those by which REST is
+/// called, which has a Service of its own.
+fn server_names(config: &Config, host: Option<String>) -> Vec<String> {
+    let in_cluster = |service: &str| {
+        let short = format!("{service}.{}", config.namespace);
+        [format!("{short}.svc.cluster.local"), format!("{short}.svc"), short]
+    };
+    let mut names = match host {
+        Some(host) => vec![host],
+        None => in_cluster(&config.service_name).into(),
+    };
+    // REST is called through a forwarded port too.
+    let local = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+    let rest = in_cluster(&config.object_name).into_iter().chain(config.api_names.iter().cloned()).chain(local);
+    for name in rest {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
 }
 
 /// The pod's name, and something that no earlier process of that name had.

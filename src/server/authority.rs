@@ -8,7 +8,9 @@ use std::time::{Duration, SystemTime};
 
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 
-use super::certificates::{CertificateError, Lifetimes, Pair, is_due, make_ca, serving, time_left};
+use super::certificates::{
+    CertificateError, Lifetimes, Pair, constraints_of, is_due, make_ca_for, permitted, serving, time_left,
+};
 
 /// What the Secret holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,19 +23,21 @@ pub struct Authority {
     pub bundle: String,
 }
 
-/// What is to be kept from now on; `None`: what is there is good.
+/// What is to be kept from now on; `None`: what is there is good. A CA may sign for `names` alone; one that may sign for others,
+/// or not for all of them, is replaced as one that has grown old is.
 pub fn renew(
     current: Option<&Authority>,
+    names: &[String],
     lives: &Lifetimes,
     now: SystemTime,
 ) -> Result<Option<Authority>, CertificateError> {
-    let Some(current) = current.filter(|current| is_usable(&current.signing, now)) else {
-        let signing = make_ca(now, lives.ca)?;
+    let Some(current) = current.filter(|current| is_usable(&current.signing, names, now)) else {
+        let signing = make_ca_for(names, now, lives.ca)?;
         let trusted = current.map(|current| current.bundle.as_str()).unwrap_or_default();
         return Ok(Some(Authority { bundle: bundle(trusted, &signing.certificate, now), signing, next: None }));
     };
     match &current.next {
-        Some((next, since)) if is_usable(next, now) => {
+        Some((next, since)) if is_usable(next, names, now) && fits(next, names) => {
             let published = now.duration_since(*since).unwrap_or(Duration::ZERO);
             let promoted = || Authority {
                 bundle: bundle(&current.bundle, &next.certificate, now),
@@ -42,8 +46,8 @@ pub fn renew(
             };
             Ok((published >= lives.overlap()).then(promoted))
         }
-        _ if is_due(&current.signing.certificate, now) => {
-            let next = make_ca(now, lives.ca)?;
+        _ if is_due(&current.signing.certificate, now) || !fits(&current.signing, names) => {
+            let next = make_ca_for(names, now, lives.ca)?;
             let bundle = bundle(&current.bundle, &next.certificate, now);
             Ok(Some(Authority { signing: current.signing.clone(), bundle, next: Some((next, now)) }))
         }
@@ -55,8 +59,17 @@ pub fn renew(
     }
 }
 
-fn is_usable(pair: &Pair, now: SystemTime) -> bool {
-    serving(pair).is_ok() && time_left(&pair.certificate, now).is_ok_and(|left| !left.is_zero())
+/// Whether a CA can sign a leaf for one of the names at least.
+pub(super) fn is_usable(pair: &Pair, names: &[String], now: SystemTime) -> bool {
+    serving(pair).is_ok()
+        && time_left(&pair.certificate, now).is_ok_and(|left| !left.is_zero())
+        && permitted(&pair.certificate, names).is_ok_and(|some| !some.is_empty())
+}
+
+/// Whether a CA is constrained to these names, in any order.
+fn fits(pair: &Pair, names: &[String]) -> bool {
+    let Ok(Some(constraints)) = constraints_of(&pair.certificate) else { return false };
+    constraints.len() == names.len() && names.iter().all(|name| constraints.contains(name))
 }
 
 fn certificates(pem: &str) -> Vec<CertificateDer<'static>> {
@@ -96,8 +109,29 @@ mod tests {
 
     const LIVES: Lifetimes = Lifetimes { ca: Duration::from_secs(9000), leaf: Duration::from_secs(3000) };
 
+    fn names() -> Vec<String> {
+        vec!["prewarmer.infra.svc".into(), "127.0.0.1".into()]
+    }
+
     fn step(current: Option<&Authority>, now: SystemTime) -> Option<Authority> {
-        renew(current, &LIVES, now).unwrap()
+        renew(current, &names(), &LIVES, now).unwrap()
+    }
+
+    /// The names of a server change with its settings; and a CA of an earlier version may sign for every host.
+    #[test]
+    fn a_ca_for_other_names_is_replaced_with_an_overlap() {
+        let now = SystemTime::now();
+        let first = renew(None, &[names(), vec!["old.infra.svc".into()]].concat(), &LIVES, now).unwrap().unwrap();
+        let second = step(Some(&first), now).unwrap();
+        assert_eq!((&second.signing, certificates(&second.bundle).len()), (&first.signing, 2));
+        let third = step(Some(&second), now + LIVES.overlap()).unwrap();
+        assert!(fits(&third.signing, &names()) && !fits(&first.signing, &names()));
+        assert_eq!(step(Some(&third), now + LIVES.overlap()), None);
+        let unconstrained = Authority { signing: super::super::certificates::make_ca(now, LIVES.ca).unwrap(), ..first };
+        assert!(step(Some(&unconstrained), now).is_some_and(|new| new.next.is_some_and(|(ca, _)| fits(&ca, &names()))));
+        let stranger = renew(None, &["elsewhere.svc".into()], &LIVES, now).unwrap().unwrap();
+        let replaced = step(Some(&stranger), now).unwrap();
+        assert!(fits(&replaced.signing, &names()), "it can sign nothing of ours: there is no use in waiting");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use kube::{
 };
 
 use super::{
-    authority::{Authority, renew},
+    authority::{Authority, is_usable, renew},
     certificates::{CertificateError, Lifetimes, Pair},
 };
 use crate::worker::MANAGED_BY;
@@ -31,19 +31,37 @@ pub enum CaError {
     /// The certificate.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
+    /// There is none yet, and another process is to make it.
+    #[error("Secret {0}: there is no usable CA in it yet: the controller makes it")]
+    Missing(String),
     /// Somebody else keeps writing.
     #[error("Secret {0}: it changes as fast as it is read: is another install using the same name?")]
     Contended(String),
 }
 
-/// The shared CA: read, made when there is none that will do, renewed when it is time.
-pub async fn obtain(client: &Client, namespace: &str, name: &str, lives: &Lifetimes) -> Result<Authority, CaError> {
+/// Reads the shared CA, which another process makes and renews.
+pub async fn read_only(client: &Client, namespace: &str, name: &str, names: &[String]) -> Result<Authority, CaError> {
+    let place = || format!("{namespace}/{name}");
+    let secrets = Api::<Secret>::namespaced(client.clone(), namespace);
+    let secret = secrets.get_opt(name).await.map_err(|error| CaError::Kube(place(), error))?;
+    let usable = |authority: &Authority| is_usable(&authority.signing, names, SystemTime::now());
+    secret.as_ref().and_then(read).filter(usable).ok_or_else(|| CaError::Missing(place()))
+}
+
+/// The shared CA for these names: read, made when there is none that will do, renewed when it is time.
+pub async fn obtain(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    names: &[String],
+    lives: &Lifetimes,
+) -> Result<Authority, CaError> {
     let secrets = Api::<Secret>::namespaced(client.clone(), namespace);
     let failed = |error| CaError::Kube(format!("{namespace}/{name}"), error);
     for _ in 0..ROUNDS {
         let existing = secrets.get_opt(name).await.map_err(failed)?;
         let current = existing.as_ref().and_then(read);
-        let fresh = match (renew(current.as_ref(), lives, SystemTime::now())?, current) {
+        let fresh = match (renew(current.as_ref(), names, lives, SystemTime::now())?, current) {
             (None, Some(current)) => return Ok(current),
             (Some(fresh), _) => fresh,
             (None, None) => continue,
@@ -119,7 +137,7 @@ mod tests {
     #[test]
     fn a_secret_holds_all_of_it() {
         let now = UNIX_EPOCH + Duration::from_millis(1_800_000_000_123);
-        let first = renew(None, &Lifetimes::default(), now).unwrap().unwrap();
+        let first = renew(None, &["a.svc".into()], &Lifetimes::default(), now).unwrap().unwrap();
         let second = Authority { next: Some((first.signing.clone(), now)), ..first.clone() };
         for authority in [first, second] {
             assert_eq!(read(&secret("n", &authority)), Some(authority));
@@ -129,7 +147,7 @@ mod tests {
     #[test]
     fn a_secret_of_the_charts_is_filled_and_keeps_what_the_chart_says() {
         let now = UNIX_EPOCH + Duration::from_millis(1_800_000_000_123);
-        let first = renew(None, &Lifetimes::default(), now).unwrap().unwrap();
+        let first = renew(None, &["a.svc".into()], &Lifetimes::default(), now).unwrap().unwrap();
         let labels = Some([("app.kubernetes.io/managed-by".to_owned(), "Helm".to_owned())].into());
         let annotations = Some([(NEXT_SINCE.to_owned(), "1".to_owned()), ("a".to_owned(), "b".to_owned())].into());
         let metadata = ObjectMeta { labels, annotations, ..ObjectMeta::default() };

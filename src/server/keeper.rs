@@ -33,6 +33,8 @@ pub enum Source {
         secret: String,
         /// DNS names and IP addresses of the leaf.
         names: Vec<String>,
+        /// Whether this process makes and renews the CA, or only reads it.
+        makes: bool,
     },
     /// The user's files.
     Files(CertificateFiles),
@@ -115,8 +117,12 @@ impl Keeper {
     async fn look(&self) -> Result<Material, String> {
         match &self.source {
             Source::Files(files) => self.look_at(files).await,
-            Source::Own { client, namespace, secret, names } => {
-                let authority = ca_store::obtain(client, namespace, secret, &self.lives).await;
+            Source::Own { client, namespace, secret, names, makes } => {
+                let authority = if *makes {
+                    ca_store::obtain(client, namespace, secret, names, &self.lives).await
+                } else {
+                    ca_store::read_only(client, namespace, secret, names).await
+                };
                 let authority = authority.map_err(|error| error.to_string())?;
                 let (now, issuer) = (SystemTime::now(), authority.signing.certificate.clone());
                 let good = |served: &&Material| served.issuer == issuer && !is_due(&served.pair.certificate, now);
@@ -184,12 +190,13 @@ impl Keeper {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::certificates::make_ca;
+    use crate::server::certificates::make_ca_for;
 
     fn write(folder: &std::path::Path, now: SystemTime) -> (CertificateFiles, String) {
         let lives = Lifetimes::default();
-        let ca = make_ca(now, lives.ca).unwrap();
-        let leaf = make_leaf(&ca, &["127.0.0.1".into()], now, lives.leaf).unwrap();
+        let names = ["127.0.0.1".to_owned()];
+        let ca = make_ca_for(&names, now, lives.ca).unwrap();
+        let leaf = make_leaf(&ca, &names, now, lives.leaf).unwrap();
         let file = |name: &str, text: &str| {
             let path = folder.join(name);
             std::fs::write(&path, text).unwrap();

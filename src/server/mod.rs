@@ -11,4 +11,5 @@ pub mod clients;
 pub mod health;
 pub mod keeper;
 pub mod listener;
+pub mod overlap;
 pub mod registration;

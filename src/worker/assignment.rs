@@ -2,12 +2,17 @@
 
 use std::time::Duration;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+
 use super::names;
 use crate::task::PullMethod;
 
 /// What holds for every worker.
 #[derive(Debug, Clone)]
 pub struct WorkerSettings {
+    /// Owns the workers that no task can own, because they are in another namespace than it: with it they go when Prewarmer is
+    /// uninstalled.
+    pub owner: Option<OwnerReference>,
     /// The helper's image.
     pub image: String,
     /// The priority class of worker pods.

@@ -74,7 +74,7 @@ pub fn method_for(task: &ValidTask, node: &Facts) -> PullMethod {
 /// The worker that brings the asked images to one node.
 #[must_use]
 pub fn build(task: &ValidTask, at: &Assignment<'_>, settings: &WorkerSettings) -> Worker {
-    let metadata = metadata(at);
+    let metadata = metadata(at, settings);
     let spec = pod::spec(task, at, settings);
     let mut pod_labels = metadata.labels.clone().unwrap_or_default();
     pod_labels.insert("sidecar.istio.io/inject".into(), "false".into());
@@ -101,7 +101,7 @@ pub fn build(task: &ValidTask, at: &Assignment<'_>, settings: &WorkerSettings) -
     }))
 }
 
-fn metadata(at: &Assignment<'_>) -> ObjectMeta {
+fn metadata(at: &Assignment<'_>, settings: &WorkerSettings) -> ObjectMeta {
     let asked: Vec<String> = at.asked.iter().map(ToString::to_string).collect();
     let text = |key: &str, value: &str| (key.to_owned(), value.to_owned());
     let labels = BTreeMap::from([
@@ -122,13 +122,14 @@ fn metadata(at: &Assignment<'_>) -> ObjectMeta {
         text("linkerd.io/inject", "disabled"),
     ]);
     // An owner in another namespace counts as absent, and what it owns is collected.
-    let owner = (at.namespace == at.task_namespace).then(|| vec![owner_reference(at.task, at.uid)]);
+    let owner =
+        if at.namespace == at.task_namespace { Some(owner_reference(at.task, at.uid)) } else { settings.owner.clone() };
     ObjectMeta {
         name: Some(at.worker_name()),
         namespace: Some(at.namespace.to_owned()),
         labels: Some(labels),
         annotations: Some(annotations),
-        owner_references: owner,
+        owner_references: owner.map(|owner| vec![owner]),
         ..ObjectMeta::default()
     }
 }
@@ -139,10 +140,11 @@ mod tests {
 
     use super::*;
     use crate::task::{PrewarmTaskSpec, validate::validate};
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
     fn settings() -> WorkerSettings {
         let ttl = Duration::from_secs(3600);
-        WorkerSettings { image: "helper:1".into(), priority_class: None, ttl, images_per_pod: 30 }
+        WorkerSettings { owner: None, image: "helper:1".into(), priority_class: None, ttl, images_per_pod: 30 }
     }
 
     fn assignment(method: PullMethod) -> Assignment<'static> {
@@ -202,10 +204,17 @@ mod tests {
     }
 
     #[test]
-    fn in_another_namespace_nothing_owns_it() {
+    fn in_another_namespace_the_installation_owns_it() {
         let at = Assignment { namespace: "prewarmer", ..assignment(PullMethod::Helper) };
         let worker = build(&task(WorkerKind::Job), &at, &settings());
         assert_eq!(worker.metadata().owner_references, None);
+        let owner = OwnerReference { kind: "Lease".into(), ..OwnerReference::default() };
+        let installed = WorkerSettings { owner: Some(owner.clone()), ..settings() };
+        let owners = |kind| build(&task(kind), &at, &installed).metadata().owner_references.clone();
+        assert_eq!((owners(WorkerKind::Job), owners(WorkerKind::Pod)), (Some(vec![owner.clone()]), Some(vec![owner])));
+        let at = assignment(PullMethod::Helper);
+        let own = build(&task(WorkerKind::Pod), &at, &installed).metadata().owner_references.clone().unwrap();
+        assert_eq!((own.len(), own[0].kind.as_str()), (1, "PrewarmTask"));
         assert_eq!(worker.metadata().annotations.as_ref().unwrap()[TASK_NAMESPACE_ANNOTATION], "shop");
     }
 

@@ -180,6 +180,17 @@ impl Cluster {
         text
     }
 
+    /// A file by which an account of a namespace reaches the API server.
+    fn kubeconfig_of(&self, namespace: &Namespace, account: &str) -> String {
+        let token = namespace.kubectl(&["create", "token", account], "");
+        let mut config: serde_json::Value =
+            serde_json::from_str(&self.kubectl(&["config", "view", "--raw", "-o", "json"], "")).unwrap();
+        config["users"][0]["user"] = serde_json::json!({ "token": token.trim() });
+        let file = self.dir.join(format!("kubeconfig-{}-{account}", namespace.name));
+        std::fs::write(&file, config.to_string()).unwrap();
+        file.to_str().unwrap().to_owned()
+    }
+
     fn crane(&self, words: &[&str]) {
         let output = Command::new(Path::new(self.var("BIN")).join("crane")).args(words).output().unwrap();
         assert!(output.status.success(), "crane {words:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -358,9 +369,9 @@ impl Server {
         Self::spawn_at(cluster, namespace, &namespace.name, &more, cluster.var("KUBECONFIG"), Some(front))
     }
 
-    /// A server with the rights of the installed service account and nobody else's, in the way that `prewarmer manifests`
-    /// installs it. `install` is the namespace of the installation, `namespace` the one that it looks at.
-    pub async fn installed(cluster: &Cluster, install: &Namespace, namespace: &Namespace) -> Self {
+    /// Front and controller with the rights of the installed service accounts and nobody else's, in the way that `prewarmer
+    /// manifests` installs them. `install` is the namespace of the installation, `namespace` the one that they look at.
+    pub async fn installed(cluster: &Cluster, install: &Namespace, namespace: &Namespace) -> (Self, Self) {
         Self::installed_as(cluster, install, namespace, None).await
     }
 
@@ -370,18 +381,23 @@ impl Server {
         install: &Namespace,
         namespace: &Namespace,
         instance: Option<&str>,
-    ) -> Self {
+    ) -> (Self, Self) {
         let account = instance.map_or_else(|| "prewarmer".to_owned(), |suffix| format!("prewarmer-{suffix}"));
-        let token = install.kubectl(&["create", "token", &account], "");
-        let mut config: serde_json::Value =
-            serde_json::from_str(&cluster.kubectl(&["config", "view", "--raw", "-o", "json"], "")).unwrap();
-        config["users"][0]["user"] = serde_json::json!({ "token": token.trim() });
-        let file = cluster.dir.join(format!("kubeconfig-{}", install.name));
-        std::fs::write(&file, config.to_string()).unwrap();
-        let mut more =
-            vec![format!("--worker-image={INSTALLED_HELPER}"), format!("--worker-priority-class={account}-worker")];
-        more.extend(instance.map(|suffix| format!("--instance={suffix}")));
-        Self::run(cluster, namespace, &install.name, &more, file.to_str().unwrap()).await
+        let words = |components: &str| {
+            let mut more =
+                vec![format!("--worker-image={INSTALLED_HELPER}"), format!("--worker-priority-class={account}-worker")];
+            more.push(format!("--components={components}"));
+            more.extend(instance.map(|suffix| format!("--instance={suffix}")));
+            more
+        };
+        let own = install.name.as_str();
+        let config = cluster.kubeconfig_of(install, &account);
+        let front = Self::spawn(cluster, namespace, own, &words("admission,api"), &config);
+        let config = cluster.kubeconfig_of(install, &format!("{account}-controller"));
+        let controller = Self::spawn_at(cluster, namespace, own, &words("controller"), &config, Some(front.webhook()));
+        front.ready().await;
+        controller.ready().await;
+        (front, controller)
     }
 
     async fn run(cluster: &Cluster, namespace: &Namespace, own: &str, more: &[String], kubeconfig: &str) -> Self {

@@ -1,5 +1,6 @@
 //! The chart, installed by Helm into a cluster of its own: our images on real kubelets, the webhook and REST through the
-//! Service, an upgrade, the death of the leader's node, the fence, and an uninstall that leaves nothing.
+//! Service, an upgrade, the death of the leader's node, the fence, an uninstall that leaves what is the users', and a purge that
+//! leaves nothing.
 //!
 //! `tests/installed.sh` builds the images, pushes them and runs this.
 
@@ -15,12 +16,17 @@ use serde_json::{Value, json};
 use crate::{
     admission::deployment,
     caller::{Caller, token},
+    fence::{misuses, set},
     harness::{CHART, Cluster, Namespace, free_address},
 };
 
 const LONG: Duration = Duration::from_secs(90);
-/// The namespace of the installation; the cluster's audit log is of its account.
+/// The namespace of the installation; the cluster's audit log is of its accounts.
 const PLACE: &str = "prewarmer";
+/// Deployment and account of what answers the webhook and REST.
+const FRONT: &str = "prewarmer";
+/// Deployment and account of what makes workers.
+const CONTROLLER: &str = "prewarmer-controller";
 
 struct Install {
     cluster: &'static Cluster,
@@ -79,7 +85,7 @@ impl Install {
         (pod, node.1)
     }
 
-    /// What the server's account has asked for: verb, group, resource with subresource; and what it was refused.
+    /// What the servers' accounts have asked for: account, verb, group, resource with subresource; and what they were refused.
     fn audited(&self) -> (BTreeSet<Right>, Vec<String>) {
         let text = std::fs::read_to_string(Path::new(self.cluster.var("CLUSTER_DIR")).join("logs/audit.log")).unwrap();
         let (mut used, mut refused) = (BTreeSet::new(), Vec::new());
@@ -95,21 +101,23 @@ impl Install {
                 refused.push(line.to_owned());
             }
             let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-            used.insert((word(&event["verb"]), word(&object["apiGroup"]), resource));
+            let account = word(&event["user"]["username"]).rsplit(':').next().unwrap_or_default().to_owned();
+            used.insert((account, word(&event["verb"]), word(&object["apiGroup"]), resource));
         }
         (used, refused)
     }
 
-    /// What the chart lets it ask for.
+    /// What the chart lets them ask for.
     fn granted(&self) -> BTreeSet<Right> {
         let mut granted = BTreeSet::new();
         let names = [
-            "clusterrole/prewarmer-webhook",
-            "clusterrole/prewarmer-controller",
-            "clusterrole/prewarmer-api",
-            "role/prewarmer",
+            (FRONT, "clusterrole/prewarmer-webhook"),
+            (CONTROLLER, "clusterrole/prewarmer-controller"),
+            (FRONT, "clusterrole/prewarmer-api"),
+            (FRONT, "role/prewarmer"),
+            (CONTROLLER, "role/prewarmer-controller"),
         ];
-        for name in names {
+        for (account, name) in names {
             let role: Value = serde_json::from_str(&self.kubectl(&["get", name, "-o", "json"])).unwrap();
             let list = |value: &Value| {
                 value.as_array().unwrap().iter().map(|item| item.as_str().unwrap().to_owned()).collect::<Vec<_>>()
@@ -118,12 +126,20 @@ impl Install {
                 for group in list(&rule["apiGroups"]) {
                     for resource in list(&rule["resources"]) {
                         let verbs = list(&rule["verbs"]).into_iter();
-                        granted.extend(verbs.map(|verb| (verb, group.clone(), resource.clone())));
+                        granted.extend(verbs.map(|verb| (account.to_owned(), verb, group.clone(), resource.clone())));
                     }
                 }
             }
         }
         granted
+    }
+
+    /// A file with a Lease of this name.
+    fn lease(&self, name: &str) -> String {
+        let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name, "namespace": PLACE}});
+        let file = Path::new(self.cluster.var("CLUSTER_DIR")).join(format!("lease-{name}.json"));
+        std::fs::write(&file, lease.to_string()).unwrap();
+        file.to_str().unwrap().to_owned()
     }
 
     /// Everything in the cluster whose name tells of us.
@@ -139,13 +155,14 @@ impl Install {
 impl Drop for Install {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let words = ["-n", PLACE, "logs", "-l", "app.kubernetes.io/name=prewarmer", "--tail=200", "--prefix"];
+            let words = ["-n", PLACE, "logs", "-l", "app.kubernetes.io/part-of=prewarmer", "--tail=200", "--prefix"];
             eprintln!("the servers' logs:\n{}", self.cluster.try_kubectl(&words, "").1);
         }
     }
 }
 
-type Right = (String, String, String);
+/// Account, verb, group, resource.
+type Right = (String, String, String, String);
 
 /// A forwarded port, as long as it is kept.
 struct Forwarded(Child, String);
@@ -208,7 +225,9 @@ async fn the_life_of_an_installation() {
     the_leaders_node_dies(&install, &shop).await;
     nothing_is_granted_in_vain(&install);
     a_stolen_token_pulls_images_and_nothing_else(&install, &shop);
-    an_uninstall_leaves_nothing(&install, &shop).await;
+    the_definitions_stay_when_they_are_switched_off(&install);
+    an_uninstall_leaves_what_is_the_users(&install, &shop).await;
+    a_purge_leaves_nothing(&install, &shop).await;
 }
 
 /// A Deployment that Pod Security restricted takes.
@@ -373,13 +392,13 @@ async fn an_upgrade_while_a_task_runs(install: &Install, shop: &Namespace) {
     let nodes = fake_nodes(install);
     shop.apply_task("upgraded", &json!({"images": ["slow:2"], "nodeSelector": {"type": "fake"}, "batchSize": 5}));
     progressed(shop, "upgraded").await;
-    let before = install.kubectl(&["get", "pods", "-l", "app.kubernetes.io/name=prewarmer", "-o", "name"]);
+    let before = install.kubectl(&["get", "pods", "-l", "app.kubernetes.io/part-of=prewarmer", "-o", "name"]);
     install.apply_chart("upgrade", &["--set", "settings.coalesceWindow=300ms"]);
     let after = install.kubectl(&[
         "get",
         "pods",
         "-l",
-        "app.kubernetes.io/name=prewarmer",
+        "app.kubernetes.io/part-of=prewarmer",
         "-o",
         "name",
         "--field-selector=status.phase=Running",
@@ -436,10 +455,13 @@ fn nothing_is_granted_in_vain(install: &Install) {
     // What this test has no occasion for: each is reached by another one.
     let elsewhere = [
         // Keys are forgotten after a day.
-        ("delete", "coordination.k8s.io", "leases"),
+        (CONTROLLER, "delete", "coordination.k8s.io", "leases"),
+        // Of two that make the same task, the second looks at the first's.
+        (CONTROLLER, "get", "prewarm.io", "prewarmtasks"),
     ];
     let known = |right: &&Right| {
-        !elsewhere.iter().any(|one| (one.0, one.1, one.2) == (right.0.as_str(), right.1.as_str(), right.2.as_str()))
+        let right = (right.0.as_str(), right.1.as_str(), right.2.as_str(), right.3.as_str());
+        !elsewhere.contains(&right)
     };
     let unused: Vec<&Right> = unused.iter().filter(known).collect();
     assert!(unused.is_empty(), "granted, and never used: {unused:#?}");
@@ -449,17 +471,9 @@ fn nothing_is_granted_in_vain(install: &Install) {
 fn a_stolen_token_pulls_images_and_nothing_else(install: &Install, shop: &Namespace) {
     // No Pod Security here that would refuse first.
     let lax = install.cluster.namespace("lax");
-    let stolen = install.kubectl(&["create", "token", "prewarmer"]);
-    let stolen = stolen.trim();
-    // The token alone, without the administrator's.
-    let file = Path::new(install.cluster.var("CLUSTER_DIR")).join("stolen");
-    let config = install.cluster.kubectl(&["config", "view", "--raw", "-o", "json"], "");
-    let mut config: Value = serde_json::from_str(&config).unwrap();
-    config["users"][0]["user"] = json!({"token": stolen});
-    std::fs::write(&file, config.to_string()).unwrap();
-    let kubeconfig = format!("--kubeconfig={}", file.display());
-    let try_it =
-        |words: &[&str], input: &str| install.cluster.try_kubectl(&[&[kubeconfig.as_str()], words].concat(), input);
+    let thief = Thief::new(install, CONTROLLER);
+    let front = Thief::new(install, FRONT);
+    let try_it = |words: &[&str], input: &str| thief.try_it(words, input);
 
     let sample = |kind: &str| {
         let spec = json!({"images": [format!("slow-{}:9", kind.to_lowercase())], "worker": kind, "nodes": 1, "nodeSelector": {"type": "fake"}, "pullMethod": if kind == "Pod" { "Helper" } else { "ImageVolume" }});
@@ -491,30 +505,29 @@ fn a_stolen_token_pulls_images_and_nothing_else(install: &Install, shop: &Namesp
     };
     let create =
         |object: &Value| try_it(&["-n", &lax.name, "create", "--dry-run=server", "-f", "-"], &object.to_string());
-    for (kind, spec) in [("Pod", "/spec"), ("Job", "/spec/template/spec")] {
+    for kind in ["Pod", "Job"] {
         let good = sample(kind);
         let (taken, said) = create(&good);
         assert!(taken, "a worker as the server makes it is taken: {said}");
-        let container = format!("{spec}/containers/0");
-        for (path, value) in misuses(spec) {
+        let (taken, said) =
+            front.try_it(&["-n", &lax.name, "create", "--dry-run=server", "-f", "-"], &good.to_string());
+        assert!(!taken && said.contains("orbidden"), "what is called makes no workers: {said}");
+        for (path, value) in misuses(kind, kind == "Pod") {
+            // No such class in this cluster: it is refused before any policy is asked.
+            if path.ends_with("/runtimeClassName") && kind == "Pod" {
+                continue;
+            }
             let mut bad = good.clone();
             set(&mut bad, &path, value.clone());
             let (taken, said) = create(&bad);
             assert!(!taken && said.contains("ValidatingAdmissionPolicy"), "{kind}: {path} = {value}: {said}");
-        }
-        // An image's own program by the helper's name.
-        if kind == "Job" {
-            let mut bad = good.clone();
-            set(&mut bad, &format!("{container}/image"), json!("evil/prewarmer-helper:1"));
-            let (taken, said) = create(&bad);
-            assert!(!taken && said.contains("runs the helper"), "{said}");
         }
     }
     // What is not a worker is neither deleted nor changed; secrets are not read, and nothing else is made.
     let pod =
         shop.get("pods").iter().find(|pod| pod["metadata"]["name"].as_str().unwrap().starts_with("web-")).cloned();
     let pod = pod.unwrap()["metadata"]["name"].as_str().unwrap().to_owned();
-    let attempts: [&[&str]; 9] = [
+    let attempts: [&[&str]; 11] = [
         &["-n", &shop.name, "delete", "pod", &pod, "--wait=false"],
         &["-n", &shop.name, "delete", "pods", "--all", "--wait=false"],
         &["-n", &shop.name, "label", "pod", &pod, "a=b"],
@@ -524,68 +537,125 @@ fn a_stolen_token_pulls_images_and_nothing_else(install: &Install, shop: &Namesp
         &["-n", &shop.name, "exec", &pod, "--", "id"],
         &["create", "clusterrolebinding", "x", "--clusterrole=cluster-admin", "--user=x"],
         &["delete", "validatingadmissionpolicy", "prewarmer-pods"],
+        &["-n", PLACE, "get", "secret", "prewarmer-api-tokens"],
+        &["-n", PLACE, "delete", "lease", "prewarmer"],
     ];
-    for words in attempts {
-        let (done, said) = try_it(words, "");
-        let refused = said.to_lowercase().contains("forbidden") || said.contains("ValidatingAdmissionPolicy");
-        assert!(!done && refused, "{words:?}: {said}");
-    }
+    thief.is_refused(&attempts);
+    what_is_called_can_do_less(install, shop, &front);
     assert!(shop.get("pods").iter().any(|one| one["metadata"]["name"] == json!(pod)), "it is still there");
-    std::fs::remove_file(file).unwrap();
 }
 
-/// What a thief would change in a worker whose pod's spec is there.
-fn misuses(spec: &str) -> Vec<(String, Value)> {
-    let container = format!("{spec}/containers/0");
-    vec![
-        (format!("{spec}/hostNetwork"), json!(true)),
-        (format!("{spec}/hostPID"), json!(true)),
-        (format!("{spec}/automountServiceAccountToken"), json!(true)),
-        (format!("{spec}/nodeName"), json!("")),
-        (format!("{spec}/restartPolicy"), json!("OnFailure")),
-        (format!("{spec}/priorityClassName"), json!("system-node-critical")),
-        (format!("{spec}/securityContext/runAsUser"), json!(0)),
-        (format!("{spec}/securityContext/runAsNonRoot"), json!(false)),
-        (format!("{spec}/volumes/-"), json!({"name": "h", "hostPath": {"path": "/"}})),
-        (format!("{spec}/volumes/-"), json!({"name": "s", "secret": {"secretName": "x"}})),
-        (
-            format!("{spec}/volumes/-"),
-            json!({"name": "t", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}}),
-        ),
-        (format!("{container}/command"), json!(["/bin/sh", "-c", "id"])),
-        (format!("{container}/command"), json!(["/prewarmer-helper", "install", "/x"])),
-        (format!("{container}/args"), json!(["x"])),
-        (format!("{container}/env"), json!([{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}])),
-        (format!("{container}/envFrom"), json!([{"secretRef": {"name": "s"}}])),
-        (format!("{container}/lifecycle"), json!({"postStart": {"exec": {"command": ["id"]}}})),
-        (format!("{container}/livenessProbe"), json!({"exec": {"command": ["id"]}})),
-        (format!("{container}/volumeMounts/0/mountPath"), json!("/bin")),
-        (format!("{container}/securityContext"), json!({"privileged": true, "capabilities": {"drop": ["ALL"]}})),
-        (format!("{container}/securityContext/allowPrivilegeEscalation"), json!(true)),
-        (format!("{container}/securityContext/capabilities"), json!({"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]})),
-        ("/metadata/labels".into(), json!({"a": "b"})),
-    ]
+/// The account of what others can call, where the other one may.
+fn what_is_called_can_do_less(install: &Install, shop: &Namespace, front: &Thief<'_>) {
+    let task = shop.get("prewarmtasks").first().unwrap()["metadata"]["name"].as_str().unwrap().to_owned();
+    let (shop, config) = (shop.name.as_str(), "validatingwebhookconfiguration");
+    front.is_refused(&[
+        &["-n", shop, "get", "pods"],
+        &["-n", shop, "get", "deployments"],
+        &["get", "deployments,pods,jobs,cronjobs", "-A"],
+        &["-n", shop, "delete", "jobs", "--all", "--wait=false"],
+        &["-n", shop, "delete", "prewarmtask", &task, "--wait=false"],
+        &[
+            "-n",
+            shop,
+            "patch",
+            "prewarmtask",
+            &task,
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            "{\"status\":{\"phase\":\"Failed\"}}",
+        ],
+        &["patch", config, "prewarmer", "--type=merge", "-p", "{\"webhooks\":[]}"],
+        &["delete", config, "prewarmer"],
+        &["-n", PLACE, "patch", "secret", "prewarmer-ca", "--type=merge", "-p", "{\"data\":null}"],
+        &["-n", PLACE, "delete", "lease", "prewarmer"],
+        &["-n", PLACE, "patch", "lease", "prewarmer", "--type=merge", "-p", "{\"spec\":{\"holderIdentity\":\"x\"}}"],
+        &["-n", PLACE, "create", "-f", &install.lease("another")],
+    ]);
 }
 
-/// Sets what a path of keys and indexes names; `-` stands for one more.
-fn set(object: &mut Value, path: &str, value: Value) {
-    let mut place = object;
-    for part in path.split('/').skip(1) {
-        place = match part.parse::<usize>() {
-            Ok(index) => &mut place[index],
-            Err(_) if part == "-" => {
-                let list = place.as_array_mut().unwrap();
-                list.push(Value::Null);
-                list.last_mut().unwrap()
-            }
-            Err(_) => &mut place[part],
-        };
+/// Somebody who has the token of an account, and nothing else.
+struct Thief<'a> {
+    install: &'a Install,
+    file: std::path::PathBuf,
+}
+
+impl<'a> Thief<'a> {
+    fn new(install: &'a Install, account: &str) -> Self {
+        let stolen = install.kubectl(&["create", "token", account]);
+        // The token alone, without the administrator's.
+        let file = Path::new(install.cluster.var("CLUSTER_DIR")).join(format!("stolen-{account}"));
+        let config = install.cluster.kubectl(&["config", "view", "--raw", "-o", "json"], "");
+        let mut config: Value = serde_json::from_str(&config).unwrap();
+        config["users"][0]["user"] = json!({"token": stolen.trim()});
+        std::fs::write(&file, config.to_string()).unwrap();
+        Self { install, file }
     }
-    *place = value;
+
+    fn try_it(&self, words: &[&str], input: &str) -> (bool, String) {
+        let kubeconfig = format!("--kubeconfig={}", self.file.display());
+        self.install.cluster.try_kubectl(&[&[kubeconfig.as_str()], words].concat(), input)
+    }
+
+    fn is_refused(&self, attempts: &[&[&str]]) {
+        for words in attempts {
+            let (done, said) = self.try_it(words, "");
+            let refused = said.to_lowercase().contains("forbidden") || said.contains("ValidatingAdmissionPolicy");
+            assert!(!done && refused, "{words:?}: {said}");
+        }
+    }
 }
 
-async fn an_uninstall_leaves_nothing(install: &Install, shop: &Namespace) {
+impl Drop for Thief<'_> {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.file);
+    }
+}
+
+/// `crds.install: false` is for a second installation: on the release that brought the definitions it is refused, and where that
+/// check is not reached (`helm template | kubectl apply`), Helm leaves them all the same.
+fn the_definitions_stay_when_they_are_switched_off(install: &Install) {
+    let words = ["upgrade", "prewarmer", CHART, "-n", PLACE, "-f", &install.values, "--set", "crds.install=false"];
+    let (done, said) = install.cluster.try_helm(&words);
+    assert!(!done && said.contains("crds.install=false: the release prewarmer"), "{said}");
+    let kept = install.kubectl(&["get", "crd", "prewarmtasks.prewarm.io", "-o", "jsonpath={.metadata.annotations}"]);
+    assert!(kept.contains("\"helm.sh/resource-policy\":\"keep\""), "{kept}");
+}
+
+/// The definitions, the objects that users made, and the workers that these own.
+async fn an_uninstall_leaves_what_is_the_users(install: &Install, shop: &Namespace) {
+    let schedule = json!({"apiVersion": "prewarm.io/v1alpha1", "kind": "PrewarmSchedule", "metadata": {"name": "kept"},
+        "spec": {"schedule": "@yearly", "taskTemplate": {"spec": {"images": ["a:1"]}}}});
+    shop.apply(&schedule);
+    shop.apply_task("kept", &json!({"images": ["kept:1"], "nodes": 1, "nodeSelector": {"type": "fake"}}));
+    shop.ended("kept", LONG).await;
     install.cluster.helm(&["uninstall", "prewarmer", "-n", PLACE, "--wait", "--timeout", "2m"]);
+    let only_theirs = || async {
+        let theirs = ["customresourcedefinition.", "prewarmtask.", "prewarmplan.", "prewarmschedule.", "job.", "pod/"];
+        let left = install.traces();
+        let ours: Vec<&String> = left.iter().filter(|name| !theirs.iter().any(|kind| name.starts_with(kind))).collect();
+        if !ours.is_empty() {
+            println!("still there: {ours:?}");
+        }
+        ours.is_empty().then_some(left)
+    };
+    let left = shop.eventually("no trace but the users'", LONG, only_theirs).await;
+    let definitions = left.iter().filter(|name| name.starts_with("customresourcedefinition.")).count();
+    assert_eq!(definitions, 3, "{left:?}");
+    assert_eq!(shop.kubectl(&["get", "prewarmtask/kept", "prewarmschedule/kept", "-o", "name"], "").lines().count(), 2);
+    let pods = install.kubectl(&["get", "pods", "-o", "name"]);
+    assert_eq!(pods, "", "no pod stays in the installation's namespace");
+    shop.apply(&deployment("after", 0, &["after:1"]));
+}
+
+/// As docs/install.md has it.
+async fn a_purge_leaves_nothing(install: &Install, shop: &Namespace) {
+    install.cluster.kubectl(
+        &["delete", "crd", "prewarmtasks.prewarm.io", "prewarmplans.prewarm.io", "prewarmschedules.prewarm.io"],
+        "",
+    );
+    install.cluster.kubectl(&["delete", "jobs,pods", "-A", "-l", "app.kubernetes.io/managed-by=prewarmer"], "");
     let gone = || async {
         let left = install.traces();
         if !left.is_empty() {
@@ -594,5 +664,4 @@ async fn an_uninstall_leaves_nothing(install: &Install, shop: &Namespace) {
         left.is_empty().then_some(())
     };
     shop.eventually("no trace", LONG, gone).await;
-    shop.apply(&deployment("after", 0, &["after:1"]));
 }

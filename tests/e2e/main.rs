@@ -13,6 +13,7 @@ mod chaos;
 mod chart;
 mod checks;
 mod engine;
+mod fence;
 mod forged;
 mod harness;
 mod installed;

@@ -220,10 +220,10 @@ async fn the_installed_rights_suffice() {
         .output();
     let manifests = String::from_utf8(manifests.unwrap().stdout).unwrap();
     cluster.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", "-"], &manifests);
-    // The pods of the installation are kwok's; the server under test runs here, by the same account.
-    install.kubectl(&["scale", "deployment/prewarmer", "--replicas=0"], "");
-    let server = Server::installed(cluster, &install, &namespace).await;
-    everything_works(server, &install, &namespace, None).await;
+    // The pods of the installation are kwok's; the servers under test run here, by the same accounts.
+    install.kubectl(&["scale", "deployment/prewarmer", "deployment/prewarmer-controller", "--replicas=0"], "");
+    let servers = Server::installed(cluster, &install, &namespace).await;
+    everything_works(servers, &install, &namespace, None).await;
 }
 
 /// The same of an installation for one namespace, whose rights end there.
@@ -238,18 +238,32 @@ async fn the_rights_in_one_namespace_suffice() {
     let place = ["template", "prewarmer", CHART, "--namespace", &install.name];
     let manifests = cluster.helm(&[&place[..], &["--set", &values, "--set-string", helper]].concat());
     cluster.kubectl(&["apply", "--server-side", "-f", "-"], &manifests);
-    install.kubectl(&["scale", &format!("deployment/prewarmer-{instance}"), "--replicas=0"], "");
-    let server = Server::installed_as(cluster, &install, &namespace, Some(instance)).await;
-    everything_works(server, &install, &namespace, Some(instance)).await;
+    let front = format!("deployment/prewarmer-{instance}");
+    install.kubectl(&["scale", &front, &format!("{front}-controller"), "--replicas=0"], "");
+    let servers = Server::installed_as(cluster, &install, &namespace, Some(instance)).await;
+    everything_works(servers, &install, &namespace, Some(instance)).await;
     let account = format!("--as=system:serviceaccount:{}:prewarmer-{instance}", install.name);
+    let may = |account: &str, place: &str, verb: &str, resource: &str| {
+        cluster.try_kubectl(&["-n", place, "auth", "can-i", verb, resource, account], "").0
+    };
+    let controller = format!("{account}-controller");
     for (verb, resource) in [("create", "jobs"), ("list", "pods"), ("list", "deployments"), ("list", "prewarmtasks")] {
-        let (may, said) = cluster.try_kubectl(&["-n", "default", "auth", "can-i", verb, resource, &account], "");
-        assert!(!may, "{verb} {resource} elsewhere: {said}");
+        assert!(!may(&account, "default", verb, resource), "front: {verb} {resource} elsewhere");
+        assert!(!may(&controller, "default", verb, resource), "controller: {verb} {resource} elsewhere");
+    }
+    for (verb, resource) in [("create", "jobs"), ("create", "pods"), ("list", "pods"), ("delete", "jobs")] {
+        assert!(may(&controller, instance, verb, resource), "controller: {verb} {resource}");
+        assert!(!may(&account, instance, verb, resource), "front: {verb} {resource}");
     }
     cluster.kubectl(&["delete", "-f", "-", "--wait=false", "--ignore-not-found"], &manifests);
 }
 
-async fn everything_works(mut server: Server, install: &Namespace, namespace: &Namespace, instance: Option<&str>) {
+async fn everything_works(
+    (mut front, mut controller): (Server, Server),
+    install: &Namespace,
+    namespace: &Namespace,
+    instance: Option<&str>,
+) {
     let mut web = deployment("web", "shop/web:1", 0);
     web["spec"]["template"]["metadata"]["annotations"] = json!({"prewarm.io/nodes": "12"});
     namespace.apply(&web);
@@ -261,10 +275,13 @@ async fn everything_works(mut server: Server, install: &Namespace, namespace: &N
     let gone =
         || async { namespace.get("prewarmtasks").iter().all(|t| t["metadata"]["name"] != "brief").then_some(()) };
     namespace.eventually("the deletion of a task after its time to live", LONG, gone).await;
-    rest_with_installed_rights(&server, install, namespace, instance).await;
-    server.terminate();
-    let log = server.log();
-    assert!(!log.contains("forbidden") && !log.contains("refused"), "{log}");
+    rest_with_installed_rights(&front, install, namespace, instance).await;
+    assert!(controller.leads() && !front.leads());
+    for server in [&mut controller, &mut front] {
+        server.terminate();
+        let log = server.log();
+        assert!(!log.contains("forbidden") && !log.contains("refused"), "{log}");
+    }
 }
 
 /// Who calls, keys, nodes, schedules: each needs a right of the server's own.

@@ -7,13 +7,45 @@
 {{- with include "prewarmer.instance" . }}prewarmer-{{ . }}{{ else }}prewarmer{{ end }}
 {{- end }}
 
+{{- /* Without split, one Deployment does everything: its name, account and labels are those of the front. */ -}}
+{{- define "prewarmer.controllerName" -}}
+{{ include "prewarmer.name" . }}{{ if .Values.split }}-controller{{ end }}
+{{- end }}
+
+{{- /* The account that makes and deletes workers. */ -}}
+{{- define "prewarmer.controllerAccount" -}}
+system:serviceaccount:{{ .Release.Namespace }}:{{ include "prewarmer.controllerName" . }}
+{{- end }}
+
+{{- /* Selects the pods that answer the webhook and REST. */ -}}
 {{- define "prewarmer.selector" -}}
 app.kubernetes.io/name: prewarmer
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
+{{- /* Selects the pods of the controller: with split, a Deployment of their own. */ -}}
+{{- define "prewarmer.controllerSelector" -}}
+app.kubernetes.io/name: prewarmer{{ if .Values.split }}-controller{{ end }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- /* Selects the pods of both. */ -}}
+{{- define "prewarmer.serversSelector" -}}
+app.kubernetes.io/part-of: prewarmer
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
 {{- define "prewarmer.labels" -}}
 {{ include "prewarmer.selector" . }}
+{{ include "prewarmer.commonLabels" . }}
+{{- end }}
+
+{{- define "prewarmer.controllerLabels" -}}
+{{ include "prewarmer.controllerSelector" . }}
+{{ include "prewarmer.commonLabels" . }}
+{{- end }}
+
+{{- define "prewarmer.commonLabels" -}}
 app.kubernetes.io/part-of: prewarmer
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}

@@ -404,6 +404,7 @@ impl Simulation {
 pub(super) fn settings() -> Settings {
     Settings {
         worker: WorkerSettings {
+            owner: None,
             image: "helper:1".into(),
             priority_class: None,
             ttl: Duration::from_secs(3600),

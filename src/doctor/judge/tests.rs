@@ -46,6 +46,7 @@ fn well() -> Answers {
         definitions: DEFINITIONS.map(|name| (name.to_owned(), Seen::Is(definition(name)))).into(),
         own_rights: vec![("create secrets".into(), Seen::Is(true))],
         server_rights: vec![("create jobs".into(), Seen::Is(true))],
+        controller: Seen::Absent,
         deployment: Seen::Is(Deployed { wanted: 2, ready: 2, image: "p:1".into() }),
         lead: Seen::Is(Lead { holder: "a".into(), renewed: Some(now) }),
         registered: Seen::Is(Registered { trusted: true, webhooks: 2 }),

@@ -41,8 +41,8 @@ current-context: test
 K
 }
 
-# What the installed server's account asks for, and nothing else: by this a test
-# compares what it may do with what it does.
+# What the installed servers' accounts ask for, and nothing else: by this a test
+# compares what they may do with what they do.
 write_audit_policy() {
   cat >"$dir/audit-policy.yaml" <<'A'
 apiVersion: audit.k8s.io/v1
@@ -50,7 +50,7 @@ kind: Policy
 omitStages: [RequestReceived]
 rules:
 - level: Metadata
-  users: ["system:serviceaccount:prewarmer:prewarmer"]
+  users: ["system:serviceaccount:prewarmer:prewarmer", "system:serviceaccount:prewarmer:prewarmer-controller"]
 - level: None
 A
 }

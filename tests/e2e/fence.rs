@@ -1,0 +1,329 @@
+//! The policies that bind the account which makes workers, tried by impersonation: each worker that the server makes is accepted,
+//! and each change that would make more of it is denied. `installed.rs` tries the same with the server's own token.
+
+use prewarmer::{
+    task::{PrewarmTaskSpec, PullMethod, WorkerKind, validate::validate},
+    worker::{Assignment, Worker, WorkerSettings, build},
+};
+use serde_json::{Value, json};
+
+use crate::harness::{CHART, Cluster, INSTALLED_HELPER, Namespace};
+
+/// A change, as a path of keys and indexes, and the value that is put there.
+pub type Misuse = (String, Value);
+
+/// Returns what a thief of the token would change in a worker of this kind (`Pod` or `Job`).
+pub fn misuses(kind: &str, by_helper: bool) -> Vec<Misuse> {
+    let spec = if kind == "Job" { "/spec/template/spec" } else { "/spec" };
+    let mut all = of_the_pod(spec);
+    all.extend(of_a_container(&format!("{spec}/containers/0")));
+    all.extend(of_the_volumes(spec, by_helper));
+    all.extend(of_the_metadata("/metadata"));
+    if kind == "Job" {
+        all.extend(of_the_job());
+        all.extend(
+            of_the_metadata("/spec/template/metadata")
+                .into_iter()
+                .filter(|(path, _)| !path.ends_with("ownerReferences")),
+        );
+    } else {
+        all.push((format!("{spec}/activeDeadlineSeconds"), Value::Null));
+        all.push((format!("{spec}/activeDeadlineSeconds"), json!(10_000_000)));
+    }
+    all
+}
+
+fn of_the_pod(spec: &str) -> Vec<Misuse> {
+    let set = |key: &str, value: Value| (format!("{spec}/{key}"), value);
+    vec![
+        set("hostNetwork", json!(true)),
+        set("hostPID", json!(true)),
+        set("hostIPC", json!(true)),
+        set("shareProcessNamespace", json!(true)),
+        set("hostUsers", json!(true)),
+        set("automountServiceAccountToken", json!(true)),
+        set("nodeName", json!("")),
+        set("restartPolicy", json!("OnFailure")),
+        set("terminationGracePeriodSeconds", json!(3600)),
+        set("priorityClassName", json!("system-node-critical")),
+        set("priorityClassName", json!("")),
+        set("priorityClassName", Value::Null),
+        set("runtimeClassName", json!("fence")),
+        set("hostAliases", json!([{"ip": "10.0.0.1", "hostnames": ["registry"]}])),
+        set("dnsConfig", json!({"nameservers": ["10.0.0.1"]})),
+        set("dnsPolicy", json!("Default")),
+        set("hostname", json!("db-0")),
+        set("subdomain", json!("db")),
+        set("setHostnameAsFQDN", json!(true)),
+        set("readinessGates", json!([{"conditionType": "example.com/ready"}])),
+        set("resources", json!({"requests": {"cpu": "2"}, "limits": {"cpu": "2"}})),
+        set("securityContext/runAsUser", json!(0)),
+        set("securityContext/runAsGroup", json!(0)),
+        set("securityContext/runAsNonRoot", json!(false)),
+        set("securityContext/supplementalGroups", json!([0])),
+        set("securityContext/fsGroup", json!(0)),
+        set("securityContext/seccompProfile", json!({"type": "Unconfined"})),
+        set("securityContext/appArmorProfile", json!({"type": "Unconfined"})),
+        set("securityContext/seLinuxOptions", json!({"type": "spc_t"})),
+        set("securityContext/seLinuxOptions", json!({"user": "system_u"})),
+        set("securityContext/sysctls", json!([{"name": "kernel.shm_rmid_forced", "value": "1"}])),
+        set("securityContext/windowsOptions", json!({"runAsUserName": "ContainerAdministrator"})),
+    ]
+}
+
+fn of_a_container(container: &str) -> Vec<Misuse> {
+    let set = |key: &str, value: Value| (format!("{container}/{key}"), value);
+    let dropped = json!({"drop": ["ALL"]});
+    vec![
+        set("command", json!(["/bin/sh", "-c", "id"])),
+        set("command", json!(["/prewarmer-helper", "install", "/x"])),
+        set("args", json!(["x"])),
+        set("env", json!([{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}])),
+        set("envFrom", json!([{"secretRef": {"name": "s"}}])),
+        set("lifecycle", json!({"postStart": {"exec": {"command": ["id"]}}})),
+        set("livenessProbe", json!({"exec": {"command": ["id"]}})),
+        set("startupProbe", json!({"httpGet": {"host": "10.0.0.1", "port": 80}})),
+        set("ports", json!([{"containerPort": 80, "hostPort": 80}])),
+        set("stdin", json!(true)),
+        set("tty", json!(true)),
+        set("volumeMounts/0/mountPath", json!("/bin")),
+        set("volumeMounts/0/mountPropagation", json!("HostToContainer")),
+        set("volumeMounts/0/subPath", json!("a")),
+        set("securityContext", json!({"privileged": true, "readOnlyRootFilesystem": true, "capabilities": dropped})),
+        set("securityContext/allowPrivilegeEscalation", json!(true)),
+        set("securityContext/readOnlyRootFilesystem", json!(false)),
+        set("securityContext/capabilities", json!({"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]})),
+        set("securityContext/capabilities", json!({"drop": ["NET_RAW"]})),
+        set("securityContext/runAsUser", json!(0)),
+        set("securityContext/runAsGroup", json!(0)),
+        set("securityContext/seccompProfile", json!({"type": "Unconfined"})),
+        set("securityContext/appArmorProfile", json!({"type": "Unconfined"})),
+        set("securityContext/seLinuxOptions", json!({"type": "spc_t"})),
+        set("securityContext/windowsOptions", json!({"runAsUserName": "ContainerAdministrator"})),
+        set("resources/requests", json!({"cpu": "2", "memory": "1Mi"})),
+        set("resources/requests/memory", json!("20Mi")),
+        set("resources/requests/ephemeral-storage", json!("100Gi")),
+        set("resources/limits/cpu", json!("4")),
+        set("resources/limits/memory", json!("16Gi")),
+        set("resources", json!({})),
+        set("resources", json!({"limits": {"cpu": "100m", "memory": "32Mi"}})),
+        set(
+            "resources",
+            json!({
+                "requests": {"cpu": "1m", "memory": "1Mi", "example.com/gpu": "1"},
+                "limits": {"cpu": "100m", "memory": "32Mi", "example.com/gpu": "1"},
+            }),
+        ),
+    ]
+}
+
+fn of_the_volumes(spec: &str, by_helper: bool) -> Vec<Misuse> {
+    let (one_more, first) = (format!("{spec}/volumes/-"), format!("{spec}/volumes/0"));
+    let token = json!({"sources": [{"serviceAccountToken": {"path": "t"}}]});
+    let mut all = vec![
+        (one_more.clone(), json!({"name": "h", "hostPath": {"path": "/"}})),
+        (one_more.clone(), json!({"name": "image-h", "hostPath": {"path": "/"}})),
+        (one_more.clone(), json!({"name": "s", "secret": {"secretName": "x"}})),
+        (one_more.clone(), json!({"name": "image-s", "configMap": {"name": "x"}})),
+        (one_more.clone(), json!({"name": "t", "projected": token})),
+        (one_more.clone(), json!({"name": "e", "emptyDir": {}})),
+        (one_more.clone(), json!({"name": "c", "persistentVolumeClaim": {"claimName": "x"}})),
+    ];
+    if by_helper {
+        all.extend([
+            (first.clone(), json!({"name": "helper", "image": {"reference": "evil.example/x:1"}})),
+            (first.clone(), json!({"name": "helper", "emptyDir": {}})),
+            (first.clone(), json!({"name": "helper", "emptyDir": {"sizeLimit": "10Gi"}})),
+            (first, json!({"name": "helper", "emptyDir": {"sizeLimit": "16Mi", "medium": "Memory"}})),
+            (format!("{spec}/initContainers/0/command"), json!(["/prewarmer-helper", "ok"])),
+            (format!("{spec}/initContainers/0/image"), json!("evil.example/prewarmer-helper:1")),
+            (format!("{spec}/initContainers/0/restartPolicy"), json!("Always")),
+            (format!("{spec}/initContainers/0/resources/requests/cpu"), json!("100m")),
+            (format!("{spec}/initContainers/0/securityContext/runAsUser"), json!(0)),
+        ]);
+    } else {
+        all.extend([
+            (one_more, json!({"name": "helper", "image": {"reference": "evil.example/x:1"}})),
+            // A program of an image's own by the helper's name.
+            (format!("{spec}/containers/0/image"), json!("evil.example/prewarmer-helper:1")),
+        ]);
+    }
+    all
+}
+
+fn of_the_metadata(meta: &str) -> Vec<Misuse> {
+    let set = |key: &str, value: Value| (format!("{meta}/{key}"), value);
+    let owner = |version: &str, kind: &str, controller: bool| json!([{"apiVersion": version, "kind": kind, "name": "x", "uid": "u-1", "controller": controller}]);
+    vec![
+        set("labels", json!({"a": "b"})),
+        // A Service, a NetworkPolicy or a ReplicaSet would select it.
+        set("labels/app", json!("web")),
+        set("finalizers", json!(["example.com/stay"])),
+        set("annotations", json!({"container.apparmor.security.beta.kubernetes.io/image-0": "unconfined"})),
+        set("annotations", json!({"k8s.v1.cni.cncf.io/networks": "host-net"})),
+        set("ownerReferences", Value::Null),
+        set("ownerReferences", owner("apps/v1", "ReplicaSet", true)),
+        set("ownerReferences", owner("coordination.k8s.io/v1", "Lease", true)),
+        set("ownerReferences", owner("prewarm.io/v1alpha1", "PrewarmTask", false)),
+    ]
+}
+
+fn of_the_job() -> Vec<Misuse> {
+    let set = |key: &str, value: Value| (format!("/spec/{key}"), value);
+    let rule = json!({"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]});
+    vec![
+        set("suspend", json!(true)),
+        set("parallelism", json!(5)),
+        set("parallelism", json!(0)),
+        set("completions", json!(5)),
+        set("backoffLimit", json!(3)),
+        set("activeDeadlineSeconds", Value::Null),
+        set("activeDeadlineSeconds", json!(10_000_000)),
+        set("ttlSecondsAfterFinished", Value::Null),
+        set("ttlSecondsAfterFinished", json!(100_000_000)),
+        set("managedBy", json!("example.com/nobody")),
+        set("podFailurePolicy", json!({"rules": [rule]})),
+    ]
+}
+
+/// Sets what a path of keys and indexes names; `-` stands for one more, and null for nothing.
+pub fn set(object: &mut Value, path: &str, value: Value) {
+    let mut place = object;
+    for part in path.split('/').skip(1) {
+        place = match part.parse::<usize>() {
+            Ok(index) => &mut place[index],
+            Err(_) if part == "-" => {
+                let list = place.as_array_mut().unwrap();
+                list.push(Value::Null);
+                list.last_mut().unwrap()
+            }
+            Err(_) => &mut place[part],
+        };
+    }
+    *place = value;
+}
+
+/// The worker that the server would make, as JSON.
+fn worker(kind: WorkerKind, method: PullMethod, namespace: &str, class: &str) -> Value {
+    let spec = PrewarmTaskSpec { worker: kind, ..PrewarmTaskSpec::new(vec!["nginx:1".into(), "redis:7".into()]) };
+    let at = Assignment {
+        namespace,
+        task_namespace: namespace,
+        task: "t",
+        uid: "u-1",
+        batch: 0,
+        node: "node-0001",
+        attempt: 0,
+        part: 0,
+        asked: &[0, 1],
+        method,
+    };
+    let settings = WorkerSettings {
+        owner: None,
+        image: INSTALLED_HELPER.into(),
+        priority_class: Some(class.to_owned()),
+        ttl: std::time::Duration::from_secs(3600),
+        images_per_pod: 30,
+    };
+    let mut value = match build(&validate(&spec).unwrap(), &at, &settings) {
+        Worker::Job(job) => serde_json::to_value(job).unwrap(),
+        Worker::Pod(pod) => serde_json::to_value(pod).unwrap(),
+    };
+    value["metadata"]["ownerReferences"] = json!([{"apiVersion": "prewarm.io/v1alpha1", "kind": "PrewarmTask", "name": "t", "uid": "u-1", "controller": true}]);
+    value
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_a_worker_is_denied() {
+    let cluster = Cluster::shared();
+    let (install, shop) = (cluster.namespace("fence"), cluster.namespace("fenced"));
+    let instance = install.name.as_str();
+    let values = format!(
+        "crds.install=false,test.enabled=false,instance={instance},workerImage.repository=registry.example/helper"
+    );
+    let mut words = vec![
+        "template",
+        "prewarmer",
+        CHART,
+        "--namespace",
+        instance,
+        "--set",
+        &values,
+        "--set-string",
+        "workerImage.tag=1",
+    ];
+    for part in ["fence", "rbac", "serviceaccount", "priorityclasses"] {
+        words.extend(["--show-only", &*format!("templates/{part}.yaml").leak()]);
+    }
+    let manifests = cluster.helm(&words);
+    cluster.kubectl(&["apply", "--server-side", "-f", "-"], &manifests);
+    let class =
+        json!({"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": "fence"}, "handler": "x"});
+    cluster.kubectl(&["apply", "-f", "-"], &class.to_string());
+    let class = format!("prewarmer-{instance}-worker");
+    let account = account(cluster, instance);
+    let create = |namespace: &str, object: &Value| {
+        let words = ["-n", namespace, &account, "create", "--dry-run=server", "-f", "-"];
+        cluster.try_kubectl(&words, &object.to_string())
+    };
+    // Policies take a moment to be known.
+    let canary = worker(WorkerKind::Pod, PullMethod::Helper, &shop.name, "system-node-critical");
+    shop.eventually("the fence", std::time::Duration::from_secs(20), async || {
+        create(&shop.name, &canary).1.contains("ValidatingAdmissionPolicy").then_some(())
+    })
+    .await;
+    let (mut tried, mut wrong) = (0, Vec::new());
+    for (kind, named) in [(WorkerKind::Pod, "Pod"), (WorkerKind::Job, "Job")] {
+        for method in [PullMethod::Helper, PullMethod::ImageVolume] {
+            let good = worker(kind, method, &shop.name, &class);
+            let (taken, said) = create(&shop.name, &good);
+            assert!(taken, "{named} by {method:?}: a worker as the server makes it is denied: {said}");
+            for (path, value) in misuses(named, method == PullMethod::Helper) {
+                let mut bad = good.clone();
+                set(&mut bad, &path, value.clone());
+                let (taken, said) = create(&shop.name, &bad);
+                if taken || !said.contains("ValidatingAdmissionPolicy") {
+                    wrong.push(format!("{named} by {method:?}: {path} = {value}: {said}"));
+                }
+                tried += 1;
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {tried} misuses are not denied by a policy:\n{}", wrong.len(), wrong.join("\n"));
+    println!("MEASURED {tried} misuses of a worker are denied");
+    what_a_cluster_adds_is_accepted(&create, &shop, &install, &class);
+    cluster.kubectl(&["delete", "-f", "-", "--wait=false", "--ignore-not-found"], &manifests);
+}
+
+/// The account that makes workers, as kubectl impersonates it.
+fn account(cluster: &Cluster, namespace: &str) -> String {
+    let made = cluster.kubectl(&["-n", namespace, "get", "serviceaccounts", "-o", "name"], "");
+    let names: Vec<&str> = made.lines().filter_map(|line| line.strip_prefix("serviceaccount/prewarmer-")).collect();
+    let controller = names.iter().find(|name| name.ends_with("-controller"));
+    let name = controller.or_else(|| names.iter().find(|name| !name.ends_with("-worker"))).unwrap();
+    format!("--as=system:serviceaccount:{namespace}:prewarmer-{name}")
+}
+
+/// What LimitRanges and meshes add to every pod, and workers in the installation's own namespace, which no task can own.
+fn what_a_cluster_adds_is_accepted(
+    create: &impl Fn(&str, &Value) -> (bool, String),
+    shop: &Namespace,
+    install: &Namespace,
+    class: &str,
+) {
+    let mut limited = worker(WorkerKind::Pod, PullMethod::Helper, &shop.name, class);
+    for container in ["/spec/containers/0", "/spec/initContainers/0"] {
+        set(&mut limited, &format!("{container}/resources/requests/ephemeral-storage"), json!("100Mi"));
+        set(&mut limited, &format!("{container}/resources/limits/ephemeral-storage"), json!("1Gi"));
+    }
+    set(&mut limited, "/spec/securityContext/seLinuxOptions", json!({"level": "s0:c1,c2"}));
+    let (taken, said) = create(&shop.name, &limited);
+    assert!(taken, "{said}");
+    let mut own = worker(WorkerKind::Pod, PullMethod::Helper, &install.name, class);
+    let lease = json!([{"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "name": "prewarmer", "uid": "u-2"}]);
+    for owner in [Value::Null, lease] {
+        own["metadata"]["ownerReferences"] = owner;
+        let (taken, said) = create(&install.name, &own);
+        assert!(taken, "{said}");
+    }
+}
