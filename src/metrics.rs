@@ -67,6 +67,8 @@ pub struct Metrics {
     pub leader: IntGauge,
     /// Seconds until the serving certificate expires.
     pub certificate_expiry: Gauge,
+    /// Seconds since the Secret of API tokens was seen last.
+    pub api_tokens_age: Gauge,
 }
 
 impl Metrics {
@@ -103,6 +105,9 @@ impl Metrics {
         let certificate_expiry =
             Gauge::new("prewarm_certificate_expiry_seconds", "Seconds until the serving certificate expires.")?;
         registry.register(Box::new(certificate_expiry.clone()))?;
+        let api_tokens_age =
+            Gauge::new("prewarm_api_tokens_age_seconds", "Seconds since the Secret of API tokens was seen last.")?;
+        registry.register(Box::new(api_tokens_age.clone()))?;
         let recovered =
             IntCounter::new("prewarm_workloads_recovered_total", "Workloads that were found and no hint had brought.")?;
         registry.register(Box::new(recovered.clone()))?;
@@ -169,6 +174,7 @@ impl Metrics {
             seconds_saved,
             leader: gauge("prewarm_leader", "1 on the replica that leads.")?,
             certificate_expiry,
+            api_tokens_age,
             registry,
         })
     }

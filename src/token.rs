@@ -47,7 +47,8 @@ pub fn create(args: &TokenArgs, now: Timestamp) -> Result<Made, Vec<String>> {
     let token = generate(&args.name);
     let object = args.instance.as_deref().filter(|text| !text.is_empty());
     let secret = token_secret_name(&object_name(object));
-    let entry = TokenEntry { sha256: digest(&token), namespaces, read_only: args.read_only, expires_at };
+    let entry =
+        TokenEntry { sha256: digest(&token), namespaces, read_only: args.read_only, nodes: args.nodes, expires_at };
     let where_to = if entry.namespaces.iter().any(|name| name == ALL_NAMESPACES) {
         "all namespaces".to_owned()
     } else {
@@ -56,10 +57,11 @@ pub fn create(args: &TokenArgs, now: Timestamp) -> Result<Made, Vec<String>> {
     let may = if args.read_only { "read" } else { "read and change" };
     let until = expires_at.map_or_else(|| "for ever".to_owned(), |end| format!("until {end}"));
     let told = format!(
-        "This token may {may} tasks and schedules in {where_to}, {until}. It is shown once and stored nowhere:\n\n{token}\n\n\
+        "This token may {may} tasks and schedules in {where_to}{nodes}, {until}. It is shown once and stored nowhere:\n\n{token}\n\n\
          It is good as soon as the Secret below is applied:\n\
          kubectl apply --server-side --field-manager=prewarmer-token-{name} -f -\n\
          To take it back: kubectl -n {namespace} patch secret {secret} --type=json -p '[{{\"op\":\"remove\",\"path\":\"/data/{name}\"}}]'\n",
+        nodes = if args.nodes { ", and list the cluster's nodes" } else { "" },
         name = args.name,
         namespace = args.namespace,
     );
@@ -84,6 +86,7 @@ mod tests {
             name: "ci".into(),
             namespaces: "shop, bank".into(),
             read_only: true,
+            nodes: false,
             expires_in: Some("24h".into()),
             namespace: "prewarmer".into(),
             instance: None,

@@ -39,7 +39,7 @@ token() { # token NAME ARGUMENT...: makes an API token, and prints it
     k apply --server-side --force-conflicts "--field-manager=prewarmer-token-$name" -f - > /dev/null
   grep -o 'prw_[A-Za-z0-9_-]*' "$work/told"
 }
-PREWARMER_TOKEN=$(token ci --namespaces shop,prewarmer)
+PREWARMER_TOKEN=$(token ci --namespaces shop,prewarmer --nodes)
 PREWARMER_READ_TOKEN=$(token reader --namespaces '*' --read-only)
 k get validatingwebhookconfiguration prewarmer -o jsonpath='{.webhooks[0].clientConfig.caBundle}' | base64 -d > "$work/ca.crt"
 export PREWARMER_TOKEN PREWARMER_READ_TOKEN PREWARMER_CA_FILE=$work/ca.crt PREWARMER_TEST_NAMESPACE=shop

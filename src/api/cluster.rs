@@ -8,7 +8,7 @@ use std::{
 
 use axum::{
     extract::State,
-    http::{HeaderMap, HeaderValue, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::Response,
 };
 use kube::{Api as KubeApi, Client, api::ListParams};
@@ -29,6 +29,7 @@ use crate::{
     metrics::Metrics,
     node::{Demand, Facts, Interner},
     reduced::ReducedNode,
+    schedule::PrewarmSchedule,
     task::{plan::candidates, validate::ValidTask},
 };
 
@@ -201,7 +202,7 @@ pub(super) async fn list_nodes(
     let eligible = params.choice("eligible", &[("true", true), ("false", false)]);
     let (limit, offset) = params.page(MAX_NODES);
     params.done()?;
-    api.auth.visible(&caller, LIST_NODES).await?;
+    api.auth.nodes(&caller).await?;
     let snapshot = nodes.get().await?;
     let fits = |node: &&Facts| eligible.is_none_or(|wanted| Demand::default().obstacle(node).is_none() == wanted);
     let total = snapshot.nodes.iter().filter(fits).count();
@@ -222,10 +223,10 @@ pub struct Stats {
     pub total_tasks: usize,
     /// Of those that completed or failed, how many percent completed; none where none did either.
     pub success_rate: Option<f64>,
-    /// How many schedules there are.
-    pub schedules: usize,
-    /// How many of them are enabled.
-    pub enabled_schedules: usize,
+    /// How many schedules there are; none where the caller may not list them.
+    pub schedules: Option<usize>,
+    /// How many of them are enabled; none where the caller may not list them.
+    pub enabled_schedules: Option<usize>,
 }
 
 /// Of a thousand tasks that completed or failed, how many completed; none where none did either.
@@ -235,6 +236,21 @@ pub(super) fn success_permille(counts: &Counts) -> Option<f64> {
     #[allow(clippy::cast_precision_loss, reason = "nobody has 2^52 tasks")]
     let rate = (good + bad > 0).then(|| good as f64 * 1000.0 / (good + bad) as f64);
     rate
+}
+
+/// The schedules that the caller may list, in the namespace if one is named; none where the caller may list none.
+pub(super) async fn listed_schedules(
+    api: &Api,
+    caller: &Caller,
+    namespace: Option<String>,
+) -> Result<Option<Vec<Arc<PrewarmSchedule>>>, ApiError> {
+    let visible = match super::tasks::readable(api, caller, super::schedules::LIST, namespace).await {
+        Ok(visible) => visible,
+        Err(error) if error.code == StatusCode::FORBIDDEN => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let seen = |one: &Arc<PrewarmSchedule>| visible.has(one.metadata.namespace.as_deref().unwrap_or_default());
+    Ok(Some(api.schedules.all().into_iter().filter(seen).collect()))
 }
 
 /// How many tasks and schedules there are.
@@ -250,19 +266,16 @@ pub(super) async fn get_stats(
     let mut params = Params::of(pairs);
     let namespace = params.namespace();
     params.done()?;
-    let visible: Visible = super::tasks::readable(&api, &caller, LIST, namespace).await?;
+    let visible: Visible = super::tasks::readable(&api, &caller, LIST, namespace.clone()).await?;
     let counts = api.catalog.counts(&|namespace| visible.has(namespace));
     let rate = success_permille(&counts).map(|rate| rate.round() / 10.0);
-    let seen = |schedule: &Arc<crate::schedule::PrewarmSchedule>| {
-        visible.has(schedule.metadata.namespace.as_deref().unwrap_or_default())
-    };
-    let schedules: Vec<_> = api.schedules.all().into_iter().filter(seen).collect();
+    let schedules = listed_schedules(&api, &caller, namespace).await?;
     let stats = Stats {
         total_tasks: counts.values().sum(),
         tasks: counts.into_iter().map(|(status, count)| (status.as_str(), count)).collect(),
         success_rate: rate,
-        enabled_schedules: schedules.iter().filter(|schedule| schedule.spec.enabled).count(),
-        schedules: schedules.len(),
+        enabled_schedules: schedules.as_ref().map(|all| all.iter().filter(|one| one.spec.enabled).count()),
+        schedules: schedules.map(|all| all.len()),
     };
     Ok(answer(&api, &headers, &stats))
 }

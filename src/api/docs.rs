@@ -57,7 +57,8 @@ fn render(document: &Value) -> String {
          <title>Prewarmer API</title><style>{STYLE}</style><h1>Prewarmer API</h1><p>{} Version {}. \
          The same for programs: <a href=\"/api/v1/openapi.json\">openapi.json</a>.</p>\
          <p>Examples want two variables: <code>API</code>, such as <code>https://HOST:8080/api/v1</code>, and \
-         <code>TOKEN</code>: a token of Kubernetes (<code>kubectl create token NAME</code>) or one that \
+         <code>TOKEN</code>: a token of Kubernetes (<code>kubectl create token NAME --audience prewarmer</code>, or whatever \
+         <code>--token-audience</code> of the server says) or one that \
          <code>prewarmer token create</code> has made. Lists and tasks come from memory: <code>Age</code> says how many \
          seconds ago the cluster was last heard of.</p>",
         prose(text(&document["info"], "description")),

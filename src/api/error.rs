@@ -101,6 +101,12 @@ impl ApiError {
         Self { header: Some(header), ..Self::new(StatusCode::UNAUTHORIZED, error) }
     }
 
+    /// Whether the same call may succeed a moment later.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        matches!(self.code, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS)
+    }
+
     /// Every bad field.
     #[must_use]
     pub fn details(&self) -> &[Detail] {

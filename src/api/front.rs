@@ -13,7 +13,11 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{Api, auth::peer, error::ApiError};
+use super::{
+    Api,
+    auth::{CallerAddress, is_foreign},
+    error::ApiError,
+};
 
 /// Names a call, in and out and in logs.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -43,13 +47,20 @@ pub(super) async fn front(State(api): State<Api>, mut request: Request, next: Ne
     let who = Who::default();
     request.extensions_mut().insert(who.clone());
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let from = peer(request.extensions());
+    let from = api.auth.address(request.extensions(), request.headers());
+    request.extensions_mut().insert(CallerAddress(from));
     let watch = path.ends_with("/watch");
     let elsewhere = !api.auth.asks() && host(&request).is_some_and(|host| !is_local(host));
+    let foreign =
+        !api.auth.asks() && is_foreign(&method, request.headers(), authority(&request), &api.settings.origins);
     let answer = next.run(request);
     let mut response = if elsewhere {
         let words = "this server asks nobody who he is, and is there for localhost only: call it by that name";
         ApiError::new(StatusCode::MISDIRECTED_REQUEST, words).into_response()
+    } else if foreign {
+        let words = "this server asks for no token (--auth=none), so pages of other sites may neither change nor watch anything: \
+                     name their origin in --api-cors-origins";
+        ApiError::new(StatusCode::FORBIDDEN, words).into_response()
     } else if watch {
         answer.await
     } else {
@@ -85,10 +96,14 @@ pub(super) async fn front(State(api): State<Api>, mut request: Request, next: Ne
     response
 }
 
+fn authority(request: &Request) -> Option<&str> {
+    request.uri().authority().map(axum::http::uri::Authority::as_str)
+}
+
 /// The name by which the server was called.
 fn host(request: &Request) -> Option<&str> {
     let named = request.headers().get(header::HOST).and_then(|value| value.to_str().ok());
-    let authority = named.or_else(|| request.uri().authority().map(axum::http::uri::Authority::as_str))?;
+    let authority = named.or_else(|| authority(request))?;
     let end = authority.rfind(':').filter(|at| !authority[*at..].contains(']')).unwrap_or(authority.len());
     Some(&authority[..end])
 }

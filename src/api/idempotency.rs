@@ -59,7 +59,7 @@ pub(super) async fn claim(
     spec: &PrewarmTaskSpec,
 ) -> Result<(String, bool), ApiError> {
     let asked = digest(&[namespace, &serde_json::to_string(spec).unwrap_or_default()]);
-    let name = format!("{}-idem-{}", api.settings.object_name, &digest(&[&caller.name, namespace, key])[..40]);
+    let name = format!("{}-idem-{}", api.settings.object_name, &digest(&[&caller.holder(), namespace, key])[..40]);
     let task = random_task_name(Timestamp::now());
     let leases = KubeApi::<Lease>::namespaced(api.client.clone(), &api.settings.namespace);
     let lease = Lease {

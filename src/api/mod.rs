@@ -17,6 +17,7 @@ mod front;
 mod idempotency;
 mod openapi;
 mod params;
+mod recent;
 mod request;
 mod samples;
 mod schedule_request;
@@ -42,7 +43,7 @@ use tower_http::{
     cors::{AllowOrigin, Any, CorsLayer},
 };
 
-use self::{auth::Auth, cluster::Nodes, error::ApiError, ui::Plans};
+use self::{auth::Auth, cluster::Nodes, error::ApiError, recent::Recent, ui::Plans};
 pub use self::{
     idempotency::sweep,
     openapi::{document, document_text},
@@ -79,6 +80,7 @@ pub struct ApiSettings {
 pub struct Api {
     inner: Arc<Inner>,
     plans: Plans,
+    recent: Recent,
 }
 
 /// The parts of an [`Api`].
@@ -144,7 +146,7 @@ impl Api {
     /// An API of these parts.
     #[must_use]
     pub fn new(inner: Inner) -> Self {
-        Self { inner: Arc::new(inner), plans: Plans::default() }
+        Self { inner: Arc::new(inner), plans: Plans::default(), recent: Recent::default() }
     }
 
     /// The namespace that is meant where none is named.
@@ -202,5 +204,9 @@ fn cors(origins: &[String]) -> CorsLayer {
         .expose_headers(exposed.map(http::HeaderName::from_static))
 }
 
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod rights_tests;
 #[cfg(test)]
 mod tests;

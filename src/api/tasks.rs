@@ -12,7 +12,7 @@ use axum::{
 use jiff::{SignedDuration, Timestamp, civil::DateTime, tz::TimeZone};
 use kube::{
     Api as KubeApi, ResourceExt,
-    api::{ListParams, ObjectMeta, Patch, PatchParams, PostParams},
+    api::{ObjectMeta, Patch, PatchParams, PostParams},
 };
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
@@ -33,7 +33,6 @@ use super::{
 use crate::{
     catalog::{Entry, Filter, Key, Status, TaskView, amount_schema},
     schedule::random_task_name,
-    scope::scoped,
     task::{Amount, ORIGIN_LABEL, PrewarmTask, PrewarmTaskSpec},
 };
 
@@ -353,7 +352,7 @@ pub(super) async fn find(api: &Api, caller: &Caller, id: &str, pairs: Pairs) -> 
     }
     let mut found = api.catalog.named(id);
     if found.is_empty() && is_young(id, Timestamp::now()) {
-        found = ask(api, id).await?;
+        found = api.recent.find(api, caller, id, namespace.as_deref()).await?;
     }
     let found: Vec<_> = found.into_iter().map(|entry| (entry.key.namespace.to_string(), entry)).collect();
     pick(api, caller, GET, namespace.as_deref(), found).await?.ok_or_else(missing)
@@ -384,17 +383,6 @@ pub(super) async fn pick<T>(
             Err(ApiError::bad_field("namespace", "several namespaces have one of that name: name one by ?namespace="))
         }
     }
-}
-
-/// Asks the API server for a task that another replica has made a moment ago.
-async fn ask(api: &Api, id: &str) -> Result<Vec<Arc<Entry>>, ApiError> {
-    api.count("list", "prewarmtasks");
-    let tasks: KubeApi<PrewarmTask> = scoped(&api.client, api.settings.watched.as_deref());
-    let list = tasks.list(&ListParams::default().fields(&format!("metadata.name={id}"))).await?;
-    for task in &list {
-        api.catalog.put(task);
-    }
-    Ok(list.iter().map(|task| Arc::new(Entry::of(task))).collect())
 }
 
 /// Whether it can be the name of an object.

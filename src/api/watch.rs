@@ -27,7 +27,7 @@ use utoipa::ToSchema;
 
 use super::{
     Api,
-    auth::{Caller, Deed},
+    auth::{Caller, Deed, Standing},
     error::ApiError,
     front::accepts,
     params::Pairs,
@@ -110,7 +110,7 @@ pub(super) async fn watch_task(
 /// One who watches.
 struct Watcher {
     api: Api,
-    caller: Caller,
+    standing: Standing,
     changes: watch::Receiver<Seen>,
     stop: CancellationToken,
     review: Interval,
@@ -149,7 +149,7 @@ impl Watcher {
         let mut review = interval_at(Instant::now() + REVIEW, REVIEW);
         review.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (stop, counted) = (api.stop.clone(), Counted::new(&api.metrics));
-        Self { api, caller, changes, stop, review, told: None, over: false, _counted: counted }
+        Self { api, standing: Standing::new(caller), changes, stop, review, told: None, over: false, _counted: counted }
     }
 
     /// Waits for what is next. Cancelled, it loses nothing.
@@ -175,7 +175,7 @@ impl Watcher {
                 _ = self.review.tick() => {
                     let namespace = self.changes.borrow().as_ref().map(|entry| Arc::clone(&entry.key.namespace));
                     let Some(namespace) = namespace else { continue };
-                    if !self.api.auth.still_allows(&self.caller, WATCH, &namespace).await {
+                    if !self.standing.review(&self.api.auth, Some((WATCH, &namespace))).await {
                         return Next::End("the right to watch has ended");
                     }
                 }

@@ -75,6 +75,12 @@ impl Check {
             let expected = "expected an origin such as https://portal.example.com, or *";
             self.problem("--api-cors-origins (API_CORS_ORIGINS)", origin, expected);
         }
+        let audiences = list(&args.token_audience);
+        for audience in audiences.iter().filter(|audience| !is_audience(audience)) {
+            let expected = "expected an audience such as prewarmer: at most 200 visible characters";
+            self.problem("--token-audience (TOKEN_AUDIENCE)", audience, expected);
+        }
+        let proxies = self.proxies(&args.trusted_proxies);
         let addr = match given {
             Some("none") => return None,
             Some(text) => self.address("--api-addr (API_ADDR)", text),
@@ -92,7 +98,25 @@ impl Check {
                 true
             }
         };
-        Some(ApiConfig { addr, tls, auth, rate, origins, ui })
+        if !auth && origins.iter().any(|origin| origin == "*") {
+            let expected = "with --auth=none every page that is looked at could do anything here: name the origins";
+            self.problem("--api-cors-origins (API_CORS_ORIGINS)", "*", expected);
+        }
+        Some(ApiConfig { addr, tls, auth, audiences, proxies, rate, origins, ui })
+    }
+
+    fn proxies(&mut self, value: &str) -> Vec<IpNet> {
+        let mut networks = Vec::new();
+        for text in list(value) {
+            match text.parse().or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from)) {
+                Ok(network) => networks.push(network),
+                Err(_) => {
+                    let expected = "expected a network or an address, such as 10.0.0.0/8";
+                    self.problem("--trusted-proxies (TRUSTED_PROXIES)", &text, expected);
+                }
+            }
+        }
+        networks
     }
 
     pub(super) fn networks(&mut self, args: &ServeArgs) -> Vec<IpNet> {
@@ -302,6 +326,11 @@ impl Check {
             }
         }
     }
+}
+
+/// Whether it can be the audience of a token.
+fn is_audience(text: &str) -> bool {
+    text.len() <= 200 && text.chars().all(|c| c.is_ascii_graphic())
 }
 
 /// Whether it is a scheme, a host and perhaps a port, as browsers write an origin.

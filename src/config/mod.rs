@@ -95,6 +95,9 @@ pub struct TokenArgs {
     /// It may look, and change nothing.
     #[arg(long)]
     pub read_only: bool,
+    /// It may list the cluster's nodes; one for all namespaces may anyway.
+    #[arg(long)]
+    pub nodes: bool,
     /// How long it is good, such as `720h`; for ever by default.
     #[arg(long)]
     pub expires_in: Option<String>,
@@ -184,6 +187,13 @@ pub struct ServeArgs {
     /// loopback `--api-addr`.
     #[arg(long, env = "AUTH", default_value = "kubernetes")]
     pub auth: String,
+    /// Audiences that a Kubernetes token must be for, separated by commas; it must be for one of them. Empty: the API server's own.
+    #[arg(long, env = "TOKEN_AUDIENCE", default_value = "prewarmer")]
+    pub token_audience: String,
+    /// Proxies in front of REST whose `X-Forwarded-For` is believed, separated by commas: networks or addresses, such as
+    /// `10.0.0.0/8`.
+    #[arg(long, env = "TRUSTED_PROXIES", default_value = "")]
+    pub trusted_proxies: String,
     /// Further names of the server in self-made certificates, separated by commas: host names or addresses by which REST is
     /// called.
     #[arg(long, env = "API_NAMES", default_value = "")]
@@ -397,6 +407,10 @@ pub struct ApiConfig {
     pub tls: bool,
     /// Whether callers are asked who they are.
     pub auth: bool,
+    /// Audiences of Kubernetes tokens; the API server's own where there are none.
+    pub audiences: Vec<String>,
+    /// Proxies that are believed.
+    pub proxies: Vec<IpNet>,
     /// Calls of each caller in a second.
     pub rate: u32,
     /// Origins of web pages that may call.
@@ -702,6 +716,8 @@ mod tests {
             "--log-format=xml",
             "--api-rate=0",
             "--api-cors-origins=portal",
+            "--token-audience=a b",
+            "--trusted-proxies=10.0.0.0/40",
             "--notify-allow=10.0.0.0",
             "--api-addr=0.0.0.0:8080",
             "--auth=none",
@@ -715,7 +731,7 @@ mod tests {
             "--max-image-size=big",
         ]);
         let problems = Config::check(&wrong, None).unwrap_err();
-        assert_eq!(problems.len(), 22, "{problems:#?}");
+        assert_eq!(problems.len(), 24, "{problems:#?}");
         assert!(problems.iter().any(|p| p.starts_with("--webhook-addr (WEBHOOK_ADDR): \"8443\": expected")));
     }
 
@@ -727,7 +743,14 @@ mod tests {
         assert_eq!(api(&["--api-addr=none"]), None);
         let open = api(&["--api-addr=127.0.0.1:0", "--auth=none", "--api-tls=false"]).unwrap();
         assert!(!open.auth && !open.tls);
+        assert_eq!(open.audiences, ["prewarmer"]);
+        assert_eq!(api(&["--token-audience="]).unwrap().audiences, Vec::<String>::new());
+        let behind = api(&["--trusted-proxies=10.0.0.0/8, 192.0.2.1,fd00::1"]).unwrap();
+        let shown: Vec<String> = behind.proxies.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["10.0.0.0/8", "192.0.2.1/32", "fd00::1/128"]);
         assert!(Config::check(&args(&["--auth=none"]), None).is_err(), "the default address is no loopback");
+        let any_page = ["--api-addr=127.0.0.1:0", "--auth=none", "--api-cors-origins=*"];
+        assert!(Config::check(&args(&any_page), None).is_err(), "any page could change anything");
     }
 
     #[test]

@@ -20,7 +20,7 @@ use self::office::Office;
 use crate::{
     api::{
         self, Api,
-        auth::{Auth, Tokens},
+        auth::{self, Auth, Proxies, Tokens},
     },
     catalog::{Catalog, Schedules},
     config::{ApiConfig, Config},
@@ -211,7 +211,9 @@ impl Common {
             client: self.client.clone(),
             catalog: self.catalog.clone(),
             schedules: self.schedules.clone(),
-            auth: Auth::new(asked, tokens.clone(), settings.rate, Arc::clone(&self.metrics)),
+            auth: Auth::new(asked, tokens.clone(), settings.rate, Arc::clone(&self.metrics))
+                .for_audiences(settings.audiences.clone())
+                .behind(Proxies::new(settings.proxies.clone())),
             policy: Arc::clone(&self.policy),
             around: self.around.clone(),
             guard: build::guard(config),
@@ -222,7 +224,8 @@ impl Common {
         });
         let tls = if settings.tls { Some(listener::tls_config(current, None)?) } else { None };
         let (client, secret) = (self.client.clone(), build::token_secret(config));
-        parts.spawn(rest::follow_tokens(client, secret, tokens, self.stop.clone()));
+        let (metrics, stop) = (Arc::clone(&self.metrics), self.stop.clone());
+        parts.spawn(async move { auth::follow(client, secret, tokens, &metrics, stop).await });
         parts.spawn(rest::serve(listener, tls, api, self.stop.clone()));
         Ok(())
     }

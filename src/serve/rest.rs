@@ -1,20 +1,13 @@
-//! The REST listener, and who may call it: the Secret of API tokens is followed, and callers who have not called for long are
-//! forgotten.
+//! The REST listener. Callers who have not called for long are forgotten.
 
 use std::time::Duration;
 
-use futures::StreamExt;
-use k8s_openapi::api::core::v1::Secret;
-use kube::{
-    Api as KubeApi, Client,
-    runtime::{WatchStreamExt, watcher::watch_object},
-};
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    api::{self, Api, auth::Tokens},
+    api::{self, Api},
     server::listener::{self, Serving},
 };
 
@@ -28,24 +21,6 @@ const MAX_CONNECTIONS: usize = 4096;
 /// would make one fail now and then. Longer than the 60 s for which proxies and load balancers keep idle ones, so that they
 /// close first.
 const IDLE: Duration = Duration::from_secs(75);
-
-/// The Secret's namespace and name.
-pub(super) type SecretName = (String, String);
-
-/// Follows the Secret until `stop`. A token that is put in is good at once, and one that is taken out is not.
-pub(super) async fn follow_tokens(client: Client, secret: SecretName, tokens: Tokens, stop: CancellationToken) {
-    let (namespace, name) = secret;
-    let secrets = KubeApi::<Secret>::namespaced(client, &namespace);
-    let mut stream = std::pin::pin!(watch_object(secrets, &name).default_backoff());
-    while let Some(Some(seen)) = stop.run_until_cancelled(stream.next()).await {
-        match seen {
-            Ok(secret) => tokens.replace(secret.as_ref()),
-            Err(error) => {
-                tracing::warn!(%error, name, "the Secret of API tokens could not be watched; it is tried again");
-            }
-        }
-    }
-}
 
 /// Serves until `stop`.
 pub(super) async fn serve(listener: TcpListener, tls: Option<ServerConfig>, api: Api, stop: CancellationToken) {

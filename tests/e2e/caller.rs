@@ -60,7 +60,7 @@ pub fn token(namespace: &Namespace, account: &str, verbs: &[&str]) -> String {
             std::thread::sleep(Duration::from_millis(50));
         }
     }
-    namespace.kubectl(&["create", "token", account], "").trim().to_owned()
+    namespace.kubectl(&["create", "token", account, "--audience", "prewarmer"], "").trim().to_owned()
 }
 
 /// The same, and that account may list the cluster's nodes too. To be taken back by [`forget_nodes`].

@@ -12,6 +12,7 @@ mod caller;
 mod chaos;
 mod chart;
 mod checks;
+mod created_by;
 mod engine;
 mod fence;
 mod forged;

@@ -191,6 +191,7 @@ async fn api_tokens_reach_as_far_as_they_say() {
     let shop = api_token(cluster, &namespace, "shop", &["--namespaces", &namespace.name]);
     let reader = api_token(cluster, &namespace, "reader", &["--namespaces", "*", "--read-only"]);
     let foreign = api_token(cluster, &namespace, "foreign", &["--namespaces", "bank"]);
+    let nodes = api_token(cluster, &namespace, "nodes", &["--namespaces", "bank", "--nodes"]);
     let brief = api_token(cluster, &namespace, "brief", &["--namespaces", "*", "--expires-in", "1s"]);
     let caller = Caller::new(&server, &shop);
     let good = || async { (caller.get("/tasks").await.code == 200).then_some(()) };
@@ -207,6 +208,9 @@ async fn api_tokens_reach_as_far_as_they_say() {
     assert_eq!(reader.post("/scheduled-tasks", &schedule).await.code, 403);
 
     let foreign = caller.with(&foreign);
+    assert_eq!(caller.with(&nodes).get("/nodes?limit=1").await.code, 200);
+    let refused = foreign.get("/nodes").await;
+    assert!(refused.code == 403 && refused.body["error"].as_str().unwrap().contains("--nodes"), "{refused:?}");
     assert_eq!(foreign.post("/tasks", &body).await.code, 403);
     assert_eq!(foreign.get(&format!("/tasks/{id}")).await.code, 404);
     assert_eq!(foreign.get(&format!("/tasks/{id}?namespace={}", namespace.name)).await.code, 403);
@@ -233,4 +237,39 @@ async fn api_tokens_reach_as_far_as_they_say() {
     for token in [&shop, &brief] {
         assert!(!log.contains(token.as_str()), "a token is in the log");
     }
+}
+
+/// A token that is good against the API server is nothing to hand over; one for Prewarmer is good here alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_of_kubernetes_are_made_for_prewarmer() {
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("audience");
+    let server = Server::start(cluster, &namespace, HELPER).await;
+    let caller = Caller::editor(&server, &namespace);
+    assert_eq!(caller.get("/tasks").await.code, 200);
+    let whole = namespace.kubectl(&["create", "token", "editor"], "").trim().to_owned();
+    let refused = caller.with(&whole).get("/tasks").await;
+    let said = refused.body["error"].as_str().unwrap();
+    assert_eq!(refused.code, 401, "{refused:?}");
+    assert!(
+        said.contains("is for the audience ") && said.contains("kubectl create token NAME --audience prewarmer"),
+        "{said}"
+    );
+    let other = namespace.kubectl(&["create", "token", "editor", "--audience", "vault"], "").trim().to_owned();
+    assert_eq!(caller.with(&other).get("/tasks").await.code, 401);
+
+    // For the time of a change both are taken; the setting names the API server's own audience.
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+    let claims: Value =
+        serde_json::from_slice(&URL_SAFE_NO_PAD.decode(whole.split('.').nth(1).unwrap()).unwrap()).unwrap();
+    let both = format!("--token-audience=prewarmer,{}", claims["aud"][0].as_str().unwrap());
+    let words = [&*both, &format!("--worker-image={HELPER}")];
+    let second = cluster.namespace("audience");
+    let server = Server::with(cluster, &second, &second, &words).await;
+    let caller = Caller::editor(&server, &second);
+    assert_eq!(caller.get("/tasks").await.code, 200);
+    let whole = second.kubectl(&["create", "token", "editor"], "").trim().to_owned();
+    assert_eq!(caller.with(&whole).get("/tasks").await.code, 200);
+    let other = second.kubectl(&["create", "token", "editor", "--audience", "vault"], "").trim().to_owned();
+    assert_eq!(caller.with(&other).get("/tasks").await.code, 401);
 }

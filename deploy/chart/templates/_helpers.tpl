@@ -69,3 +69,8 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- define "prewarmer.certificateSecret" -}}
 {{- if eq .Values.certificates.mode "secret" }}{{ required "certificates.secretName: name the Secret with tls.crt, tls.key and ca.crt" .Values.certificates.secretName }}{{ else }}{{ include "prewarmer.name" . }}-tls{{ end }}
 {{- end }}
+
+{{- /* What a Kubernetes token for REST is made for; nothing where that is the API server's own audience. */ -}}
+{{- define "prewarmer.audience" -}}
+{{- if hasKey .Values.settings "tokenAudience" }}{{ .Values.settings.tokenAudience | toString | splitList "," | first | trim }}{{ else }}prewarmer{{ end }}
+{{- end }}

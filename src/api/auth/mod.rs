@@ -4,39 +4,48 @@
 //! the API server, and so is whether its owner may do to `PrewarmTask`s what he
 //! asks for. Beside that there are API tokens, from a Secret.
 
+mod follow;
+mod limits;
+mod origin;
+mod proxies;
 mod reviews;
+mod shape;
+mod standing;
 mod tokens;
 
 use std::{
     collections::BTreeSet,
+    fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    num::NonZeroU32,
     sync::Arc,
-    time::Duration,
 };
 
 use axum::{
     extract::{ConnectInfo, FromRef, FromRequestParts},
     http::{Extensions, HeaderMap, StatusCode, header, request::Parts},
 };
-use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter, clock::Clock};
 use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::UserInfo;
 use kube::Client;
 
-use self::reviews::Reviews;
 pub use self::{
+    follow::follow,
+    proxies::Proxies,
     reviews::Deed,
     tokens::{ALL_NAMESPACES, TokenEntry, Tokens, digest, generate, is_name},
+};
+use self::{limits::Limits, reviews::Reviews, shape::Hopeless};
+pub(super) use self::{
+    origin::{is_foreign, is_own},
+    standing::Standing,
 };
 use super::{error::ApiError, front::Who};
 use crate::metrics::Metrics;
 
-/// Tokens that are not known yet, from one address in a second; and at once. Each costs a request to the API server. Behind a proxy
-/// all callers have one address: with answers believed for 10 s this is room for 500 of them.
-const GUESSES: (u32, u32) = (50, 200);
 /// Longest token that is looked at: those of service accounts are 1 to 2 KB.
 const MAX_TOKEN: usize = 8 * 1024;
+/// Digits of an API token's digest that tell it from an earlier one of its name.
+const HOLDER: usize = 16;
 
 /// What a caller is known as.
 #[derive(Debug, Clone)]
@@ -49,14 +58,14 @@ enum Identity {
     Token { entry: Box<TokenEntry> },
 }
 
-/// Who a caller is, when he is asked once more.
-enum Again {
-    /// Nobody is asked, or nobody could answer.
-    Same,
-    /// His token is not good any more.
-    Nobody,
-    /// This.
-    Now(Identity),
+/// A token, as it was sent. It is printed nowhere.
+#[derive(Clone)]
+struct Bearer(Arc<str>);
+
+impl fmt::Debug for Bearer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(redacted)")
+    }
 }
 
 /// Who calls.
@@ -67,7 +76,20 @@ pub struct Caller {
     /// Where from.
     pub from: IpAddr,
     identity: Identity,
-    token: Option<Arc<str>>,
+    token: Option<Bearer>,
+}
+
+impl Caller {
+    /// Who holds what is kept for a caller, such as Idempotency-Keys. Whoever gets a name that somebody else had before is
+    /// somebody else.
+    pub(super) fn holder(&self) -> String {
+        let of = match &self.identity {
+            Identity::Anybody => String::new(),
+            Identity::User(user) => user.uid.clone().unwrap_or_default(),
+            Identity::Token { entry } => entry.sha256.to_ascii_lowercase().chars().take(HOLDER).collect(),
+        };
+        format!("{}#{of}", self.name)
+    }
 }
 
 /// The namespaces in which a caller may do something.
@@ -96,13 +118,8 @@ pub struct Auth {
     /// None where nobody is asked.
     reviews: Option<Reviews>,
     tokens: Tokens,
-    calls: Arc<DefaultKeyedRateLimiter<String>>,
-    guesses: Arc<DefaultKeyedRateLimiter<IpAddr>>,
-}
-
-fn quota(per_second: u32, burst: u32) -> Quota {
-    let positive = |number: u32| NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN);
-    Quota::per_second(positive(per_second)).allow_burst(positive(burst))
+    limits: Arc<Limits>,
+    proxies: Arc<Proxies>,
 }
 
 impl Auth {
@@ -112,15 +129,46 @@ impl Auth {
         Self {
             reviews: client.map(|client| Reviews::new(client, metrics)),
             tokens,
-            calls: Arc::new(RateLimiter::keyed(quota(rate, rate.saturating_mul(2)))),
-            guesses: Arc::new(RateLimiter::keyed(quota(GUESSES.0, GUESSES.1))),
+            limits: Arc::new(Limits::new(rate)),
+            proxies: Arc::default(),
         }
+    }
+
+    /// Takes tokens of Kubernetes for one of these audiences only; for the API server's own where there are none.
+    #[must_use]
+    pub fn for_audiences(self, audiences: Vec<String>) -> Self {
+        Self { reviews: self.reviews.map(|reviews| reviews.for_audiences(audiences)), ..self }
+    }
+
+    /// Believes what these proxies say of the addresses of callers.
+    #[must_use]
+    pub fn behind(self, proxies: Proxies) -> Self {
+        Self { proxies: Arc::new(proxies), ..self }
+    }
+
+    /// The audience that a token of Kubernetes is to be made for; none where it is the API server's own.
+    pub(super) fn audience(&self) -> Option<&str> {
+        self.reviews.as_ref()?.audiences().first().map(String::as_str)
+    }
+
+    /// The address of the caller behind trusted proxies.
+    pub(super) fn address(&self, extensions: &Extensions, headers: &HeaderMap) -> IpAddr {
+        let info = extensions.get::<ConnectInfo<SocketAddr>>();
+        let peer = info.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |info| info.0.ip());
+        self.proxies.caller(peer, headers)
     }
 
     /// Forgets callers who have not called for long.
     pub fn forget(&self) {
-        self.calls.retain_recent();
-        self.guesses.retain_recent();
+        self.limits.forget();
+    }
+
+    /// Has the API server asked anew.
+    #[cfg(test)]
+    pub(super) fn forget_answers(&self) {
+        if let Some(reviews) = &self.reviews {
+            reviews.forget();
+        }
     }
 
     /// Who it is.
@@ -144,15 +192,16 @@ impl Auth {
             return Err(ApiError::unauthorized("there is no such token"));
         }
         let (name, identity) = self.look_up(reviews, token, from).await?;
-        Ok(Caller { name, from, identity, token: Some(token.into()) })
+        Ok(Caller { name, from, identity, token: Some(Bearer(token.into())) })
     }
 
     async fn look_up(&self, reviews: &Reviews, token: &str, from: IpAddr) -> Result<(String, Identity), ApiError> {
         if token.starts_with(tokens::PREFIX) {
             return match self.tokens.check(token, Timestamp::now()) {
                 Ok((name, entry)) => Ok((format!("token:{name}"), Identity::Token { entry: Box::new(entry) })),
+                Err(tokens::Refused::OutOfReach) => Err(out_of_reach()),
                 Err(why) => {
-                    self.guess(from)?;
+                    self.limits.wrong(from)?;
                     let expired = why == tokens::Refused::Expired;
                     Err(ApiError::unauthorized(if expired {
                         "the API token has expired"
@@ -162,19 +211,22 @@ impl Auth {
                 }
             };
         }
-        let user = if let Some(known) = reviews.known(token).await {
+        match shape::hopeless(token, Timestamp::now()) {
+            Some(Hopeless::Malformed) => return Err(ApiError::unauthorized("this is no token: see /docs")),
+            Some(Hopeless::Expired) => return Err(ApiError::unauthorized("the token has expired")),
+            None => {}
+        }
+        let print = reviews.print(token);
+        let user = if let Some(known) = reviews.known(&print).await {
             known
         } else {
-            self.guess(from)?;
-            reviews.user(token).await?
+            self.limits.unknown(&print, from).await?;
+            let user = reviews.user(token).await?;
+            self.limits.note(print, user.is_some()).await;
+            user
         };
-        let user = user.ok_or_else(|| ApiError::unauthorized("the token is none of this cluster, or has expired"))?;
+        let user = user.ok_or_else(|| unknown(token, reviews.audiences()))?;
         Ok((format!("user:{}", user.username.as_deref().unwrap_or_default()), Identity::User(user)))
-    }
-
-    fn guess(&self, from: IpAddr) -> Result<(), ApiError> {
-        let refused = |not_until: governor::NotUntil<_>| too_many(not_until.wait_time_from(self.guesses.clock().now()));
-        self.guesses.check_key(&from).map_err(refused)
     }
 
     /// Lets a caller in: notes for the log who it is, and counts the call.
@@ -183,13 +235,7 @@ impl Auth {
             // Filled once: a call has one caller.
             let _ = who.0.set(caller.name.clone());
         }
-        self.count(caller)
-    }
-
-    /// Counts a call.
-    fn count(&self, caller: &Caller) -> Result<(), ApiError> {
-        let refused = |not_until: governor::NotUntil<_>| too_many(not_until.wait_time_from(self.calls.clock().now()));
-        self.calls.check_key(&caller.name).map_err(refused)
+        self.limits.call(&caller.name)
     }
 
     /// Whether he may do that in the namespace. The error says what right is missing.
@@ -213,6 +259,21 @@ impl Auth {
         Err(forbidden(caller, deed, "in all namespaces: name one by ?namespace="))
     }
 
+    /// Whether a caller may list the cluster's nodes. The error says what is missing.
+    pub(super) async fn nodes(&self, caller: &Caller) -> Result<(), ApiError> {
+        let deed = Deed { verb: "list", resource: "nodes" };
+        if self.allows(caller, deed, None).await? {
+            return Ok(());
+        }
+        Err(match caller.identity {
+            Identity::Token { .. } => {
+                let words = "may not list nodes: that takes an API token for all namespaces, or one made with --nodes";
+                ApiError::new(StatusCode::FORBIDDEN, format!("{} {words}", caller.name))
+            }
+            _ => ApiError::new(StatusCode::FORBIDDEN, format!("{} may not list nodes", caller.name)),
+        })
+    }
+
     /// Whether he may; in every namespace where none is named.
     pub async fn allows(&self, caller: &Caller, deed: Deed, namespace: Option<&str>) -> Result<bool, ApiError> {
         Ok(match &caller.identity {
@@ -220,54 +281,49 @@ impl Auth {
             Identity::Token { entry } => {
                 let all = entry.namespaces.iter().any(|name| name == ALL_NAMESPACES);
                 let named = namespace.is_some_and(|wanted| entry.namespaces.iter().any(|name| name == wanted));
-                let place = all || named || deed.resource == "nodes";
+                let place = all || named || deed.resource == "nodes" && entry.nodes;
                 place && (deed.is_read() || !entry.read_only)
             }
             Identity::User(user) => match &self.reviews {
-                Some(reviews) => reviews.may(user, deed, namespace).await?,
+                Some(reviews) => reviews.may((&caller.name, user), deed, namespace, &self.limits).await?,
                 None => false,
             },
         })
     }
 
-    /// Whether a caller who was let in before is still who he was, and may still do that.
-    pub async fn still_allows(&self, caller: &Caller, deed: Deed, namespace: &str) -> bool {
-        match self.again(caller).await {
-            Again::Same => true,
-            Again::Nobody => false,
-            Again::Now(identity) => {
-                let caller = Caller { identity, ..caller.clone() };
-                self.allows(&caller, deed, Some(namespace)).await.unwrap_or(true)
-            }
-        }
-    }
-
-    /// Whether the token of a caller who was let in before is still good.
-    pub(super) async fn is_still_known(&self, caller: &Caller) -> bool {
-        !matches!(self.again(caller).await, Again::Nobody)
-    }
-
-    /// Who a caller is now.
-    async fn again(&self, caller: &Caller) -> Again {
-        let (Some(reviews), Some(token)) = (&self.reviews, &caller.token) else { return Again::Same };
-        let again = match &caller.identity {
-            Identity::Token { .. } => {
-                let found = self.tokens.check(token, Timestamp::now()).ok();
-                found.map(|(_, entry)| Identity::Token { entry: Box::new(entry) })
-            }
-            // That the API server does not answer is no reason to turn him out.
-            _ => match reviews.user(token).await {
-                Ok(user) => user.map(Identity::User),
-                Err(_) => return Again::Same,
-            },
+    /// A caller who was let in before, with the identity that the token has now; none where the token is not good any more.
+    async fn renewed(&self, caller: &Caller) -> Result<Option<Caller>, ApiError> {
+        let (Some(reviews), Some(Bearer(token))) = (&self.reviews, &caller.token) else {
+            return Ok(Some(caller.clone()));
         };
-        again.map_or(Again::Nobody, Again::Now)
+        let identity = match &caller.identity {
+            Identity::Token { .. } => match self.tokens.check(token, Timestamp::now()) {
+                Ok((_, entry)) => Some(Identity::Token { entry: Box::new(entry) }),
+                Err(tokens::Refused::OutOfReach) => return Err(out_of_reach()),
+                Err(_) => None,
+            },
+            _ => reviews.user(token).await?.map(Identity::User),
+        };
+        Ok(identity.map(|identity| Caller { identity, ..caller.clone() }))
     }
 }
 
-fn too_many(wait: Duration) -> ApiError {
-    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-    ApiError::later(StatusCode::TOO_MANY_REQUESTS, format!("too many calls: try again in {seconds} s"), seconds)
+/// Revoked tokens cannot be told from good ones.
+fn out_of_reach() -> ApiError {
+    let words = "API tokens are not accepted at the moment: this server cannot read the Secret that they are in";
+    ApiError::later(StatusCode::SERVICE_UNAVAILABLE, words, 5)
+}
+
+/// What to do about a token that the API server does not know.
+fn unknown(token: &str, audiences: &[String]) -> ApiError {
+    let Some(ours) = audiences.first() else {
+        return ApiError::unauthorized("the token is none of this cluster, or has expired");
+    };
+    let make = format!("kubectl create token NAME --audience {ours}");
+    ApiError::unauthorized(&match shape::other_audience(token, audiences) {
+        Some(theirs) => format!("the token is for the audience {theirs}; this server takes those for {ours}: {make}"),
+        None => format!("the token is none of this cluster, is not for the audience {ours}, or has expired: {make}"),
+    })
 }
 
 fn forbidden(caller: &Caller, deed: Deed, place: &str) -> ApiError {
@@ -288,10 +344,13 @@ fn bearer(headers: &HeaderMap) -> Result<&str, ApiError> {
     token.filter(|token| !token.is_empty() && token.len() <= MAX_TOKEN).ok_or_else(|| ApiError::unauthorized(how))
 }
 
+/// The address of the caller of a request, as the first layer has found it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CallerAddress(pub(super) IpAddr);
+
 /// Where a request comes from.
 pub(super) fn peer(extensions: &Extensions) -> IpAddr {
-    let info = extensions.get::<ConnectInfo<SocketAddr>>();
-    info.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |info| info.0.ip())
+    extensions.get::<CallerAddress>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |from| from.0)
 }
 
 impl<S> FromRequestParts<S> for Caller
@@ -336,6 +395,7 @@ mod tests {
             sha256: String::new(),
             namespaces: namespaces.iter().map(|name| (*name).to_owned()).collect(),
             read_only,
+            nodes: false,
             expires_at: None,
         };
         let identity = Identity::Token { entry: Box::new(entry) };
@@ -352,28 +412,70 @@ mod tests {
         assert!(may(&shop, "create", "prewarmtasks", Some("shop")).await);
         assert!(!may(&shop, "create", "prewarmtasks", Some("bank")).await);
         assert!(!may(&shop, "list", "prewarmtasks", None).await);
-        assert!(may(&shop, "list", "nodes", None).await);
+        assert!(!may(&shop, "list", "nodes", None).await);
+        let mut seer = caller(&["shop"], true);
+        if let Identity::Token { entry } = &mut seer.identity {
+            entry.nodes = true;
+        }
+        assert!(may(&seer, "list", "nodes", None).await && !may(&seer, "list", "prewarmtasks", None).await);
         let reader = caller(&["*"], true);
         assert!(
             may(&reader, "list", "prewarmtasks", None).await && may(&reader, "get", "prewarmtasks", Some("bank")).await
         );
+        assert!(may(&reader, "list", "nodes", None).await);
         assert!(!may(&reader, "patch", "prewarmtasks", Some("bank")).await);
         let list = Deed { verb: "list", resource: "prewarmtasks" };
         assert_eq!(auth.visible(&shop, list).await.unwrap(), Visible::Only(["shop".to_owned()].into()));
         assert_eq!(auth.visible(&reader, list).await.unwrap(), Visible::All);
     }
 
-    #[test]
-    fn calls_are_limited_by_caller() {
-        let auth = Auth::new(None, Tokens::default(), 5, Arc::new(Metrics::new().unwrap()));
-        let (one, mut other) = (caller(&[], false), caller(&[], false));
-        other.name = "token:other".into();
-        // However slow the machine is, it is not so slow that a thousand are let in.
-        let refused: Vec<ApiError> = (0..1000).filter_map(|_| auth.count(&one).err()).collect();
-        assert!(refused.len() <= 990 && refused[0].code == StatusCode::TOO_MANY_REQUESTS, "{}", refused.len());
-        assert!(auth.count(&other).is_ok());
+    /// What is printed of a caller, or of an error about one, must not be a credential.
+    #[tokio::test]
+    async fn tokens_are_not_printed() {
+        let cluster = crate::api::fake::FakeCluster::default();
+        cluster.user("very-secret", "anna", &["prewarmer"]);
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let auth =
+            Auth::new(Some(cluster.client()), Tokens::default(), 5, metrics).for_audiences(vec!["prewarmer".into()]);
+        let caller = auth.known("very-secret", [10, 0, 0, 1].into()).await.unwrap();
+        assert_eq!(caller.name, "user:anna");
+        let text = format!("{caller:?} {:?}", Standing::new(caller.clone()));
+        assert!(text.contains("(redacted)") && !text.contains("very-secret"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn tokens_for_another_audience_are_refused() {
+        let cluster = crate::api::fake::FakeCluster::default();
+        cluster.user("meant", "anna", &["prewarmer"]);
+        cluster.user("whole", "anna", &[crate::api::fake::SERVER]);
+        let auth = |audiences: &[&str]| {
+            let audiences = audiences.iter().map(|one| (*one).to_owned()).collect();
+            let metrics = Arc::new(Metrics::new().unwrap());
+            Auth::new(Some(cluster.client()), Tokens::default(), 5, metrics).for_audiences(audiences)
+        };
         let from = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let taken = (0..100 * GUESSES.1).take_while(|_| auth.guess(from).is_ok()).count();
-        assert!(taken >= GUESSES.1 as usize && taken < 100 * GUESSES.1 as usize, "{taken}");
+        let ours = auth(&["prewarmer"]);
+        assert!(ours.known("meant", from).await.is_ok());
+        let refused = ours.known("whole", from).await.unwrap_err();
+        assert_eq!(refused.code, StatusCode::UNAUTHORIZED);
+        assert!(refused.message().contains("--audience prewarmer"), "{}", refused.message());
+        let servers = auth(&[]);
+        assert!(servers.known("whole", from).await.is_ok() && servers.known("meant", from).await.is_err());
+        let both = auth(&["prewarmer", crate::api::fake::SERVER]);
+        assert!(both.known("whole", from).await.is_ok() && both.known("meant", from).await.is_ok());
+    }
+
+    #[test]
+    fn a_name_that_is_given_anew_holds_nothing_of_the_old_one() {
+        let (one, other) = (caller(&["shop"], false), caller(&["shop"], false));
+        let with = |caller: &Caller, sha256: &str| {
+            let mut caller = caller.clone();
+            if let Identity::Token { entry } = &mut caller.identity {
+                entry.sha256 = sha256.into();
+            }
+            caller.holder()
+        };
+        assert_eq!(with(&one, "AB12"), with(&other, "ab12"));
+        assert_ne!(with(&one, "ab12"), with(&other, "cd34"));
     }
 }

@@ -5,7 +5,11 @@
 //! because a token is 256 bits of chance: there is no dictionary to try, which
 //! is what slow hashes are for.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -14,6 +18,7 @@ use k8s_openapi::{ByteString, api::core::v1::Secret};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+use tokio::time::Instant;
 
 /// What every API token begins with, so that one in a log or a repository is known for what it is.
 pub const PREFIX: &str = "prw_";
@@ -21,6 +26,9 @@ pub const PREFIX: &str = "prw_";
 pub const ALL_NAMESPACES: &str = "*";
 /// Longest name of a token.
 const MAX_NAME: usize = 40;
+/// For how long tokens are accepted without contact with the Secret that holds them. A token that was revoked meanwhile is good for
+/// no longer. Three times the interval of the look that restores contact, so that one that fails does no harm.
+const BELIEVED: Duration = Duration::from_secs(60);
 
 /// What the Secret says of a token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +41,9 @@ pub struct TokenEntry {
     /// Whether it may only look.
     #[serde(default)]
     pub read_only: bool,
+    /// Whether it may list the cluster's nodes; one for all namespaces may anyway.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub nodes: bool,
     /// When it ends, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
@@ -62,15 +73,51 @@ pub fn digest(token: &str) -> String {
 pub(super) enum Refused {
     Unknown,
     Expired,
+    /// The Secret was out of reach for so long that nothing is known of any token.
+    OutOfReach,
 }
 
 /// The tokens that there are. Clones share them.
 #[derive(Clone, Default)]
-pub struct Tokens(Arc<ArcSwap<HashMap<String, TokenEntry>>>);
+pub struct Tokens(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    entries: ArcSwap<HashMap<String, TokenEntry>>,
+    contact: Mutex<Contact>,
+}
+
+/// When the Secret was seen last, and which version of it.
+#[derive(Default)]
+struct Contact {
+    at: Option<Instant>,
+    /// UID and resource version.
+    version: Option<(String, String)>,
+}
 
 impl Tokens {
     /// Takes the Secret as it is now; without one there are no tokens. An entry that cannot be read is left out, and named.
     pub fn replace(&self, secret: Option<&Secret>) {
+        let version =
+            secret.and_then(|secret| Some((secret.metadata.uid.clone()?, secret.metadata.resource_version.clone()?)));
+        let same = {
+            let mut contact = self.0.contact.lock().unwrap_or_else(PoisonError::into_inner);
+            let same = version.is_some() && contact.version == version;
+            *contact = Contact { at: Some(Instant::now()), version };
+            same
+        };
+        if !same {
+            self.read(secret);
+        }
+    }
+
+    /// For how long the Secret has been out of reach; none where it was never seen.
+    #[must_use]
+    pub fn age(&self) -> Option<Duration> {
+        self.0.contact.lock().unwrap_or_else(PoisonError::into_inner).at.map(|at| at.elapsed())
+    }
+
+    fn read(&self, secret: Option<&Secret>) {
         let data = secret.and_then(|secret| secret.data.as_ref());
         let mut all = HashMap::new();
         for (name, ByteString(text)) in data.into_iter().flatten() {
@@ -82,14 +129,19 @@ impl Tokens {
                 Err(error) => tracing::warn!(name, %error, "an API token is left out: its entry cannot be read"),
             }
         }
-        tracing::info!(tokens = all.len(), "API tokens");
-        self.0.store(Arc::new(all));
+        if **self.0.entries.load() != all {
+            tracing::info!(tokens = all.len(), "API tokens");
+            self.0.entries.store(Arc::new(all));
+        }
     }
 
     /// The name and the rights of a token.
     pub(super) fn check(&self, token: &str, now: Timestamp) -> Result<(String, TokenEntry), Refused> {
+        if self.age().is_none_or(|age| age > BELIEVED) {
+            return Err(Refused::OutOfReach);
+        }
         let name = token.strip_prefix(PREFIX).and_then(|rest| rest.split_once('_')).map_or("", |(name, _)| name);
-        let all = self.0.load();
+        let all = self.0.entries.load();
         let entry = all.get(name);
         // As long for a name that there is as for one that there is not.
         let known = entry.map_or("", |entry| entry.sha256.as_str());
@@ -150,5 +202,36 @@ mod tests {
         ]);
         let now = Timestamp::now();
         assert!(all.check(&a, now).is_err() && all.check(&b, now).is_err() && all.check(&c, now).is_ok());
+    }
+
+    /// Revocation must not hang on one watch.
+    #[tokio::test(start_paused = true)]
+    async fn without_contact_no_token_is_good() {
+        let ci = generate("ci");
+        let now = Timestamp::now();
+        assert_eq!(Tokens::default().check(&ci, now), Err(Refused::OutOfReach), "before the first contact");
+        let all = tokens(&[("ci", &entry(&ci, ""))]);
+        tokio::time::advance(BELIEVED).await;
+        assert!(all.check(&ci, now).is_ok());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(all.check(&ci, now), Err(Refused::OutOfReach));
+        assert_eq!(all.check(&generate("ci"), now), Err(Refused::OutOfReach), "good and bad ones are not told apart");
+        all.replace(None);
+        assert_eq!(all.check(&ci, now), Err(Refused::Unknown));
+    }
+
+    #[test]
+    fn the_same_version_is_read_once() {
+        let ci = generate("ci");
+        let mut secret = Secret::default();
+        secret.metadata.uid = Some("u".into());
+        secret.metadata.resource_version = Some("1".into());
+        let all = Tokens::default();
+        all.replace(Some(&secret));
+        secret.data = Some([("ci".to_owned(), ByteString(entry(&ci, "").into_bytes()))].into());
+        secret.metadata.resource_version = Some("2".into());
+        all.replace(Some(&secret));
+        all.replace(Some(&secret));
+        assert!(all.check(&ci, Timestamp::now()).is_ok());
     }
 }

@@ -12,7 +12,7 @@ use tokio::{sync::watch, time::Instant};
 use super::session::Viewer;
 use crate::api::{
     Api,
-    auth::{Deed, Visible},
+    auth::{Deed, Standing, Visible},
     error::ApiError,
     tasks::readable,
     watch::{Counted, HEARTBEAT, MAX_WATCHERS, REVIEW},
@@ -21,11 +21,13 @@ use crate::api::{
 /// The parts of a page: the name of each, and its HTML.
 pub(super) type Parts = Vec<(&'static str, String)>;
 
-/// What is shown now: the parts, and whether nothing follows. None: the viewer may not look any more.
-pub(super) type Shown = Option<(Parts, bool)>;
+/// What is shown now: the parts, and whether nothing follows. An error is the end, unless it says that nobody could answer.
+pub(super) type Shown = Result<(Parts, bool), ApiError>;
 
 /// A page is not renewed more often: nobody reads faster.
 const PACE: Duration = Duration::from_millis(700);
+/// When it is looked again after a look that nobody could answer.
+const AGAIN: Duration = Duration::from_secs(5);
 
 struct Stream<L> {
     look: L,
@@ -33,7 +35,11 @@ struct Stream<L> {
     told: Parts,
     api: Api,
     viewer: Viewer,
+    standing: Standing,
     reviewed: Instant,
+    /// When there was something to show last.
+    shown: Instant,
+    unanswered: bool,
     over: bool,
     first: bool,
     _counted: Counted,
@@ -60,7 +66,10 @@ where
         told: Vec::new(),
         api: api.clone(),
         viewer: viewer.clone(),
+        standing: Standing::new(viewer.caller.clone()),
         reviewed: Instant::now(),
+        shown: Instant::now(),
+        unanswered: false,
         over: false,
         first: true,
         _counted: Counted::new(&api.metrics),
@@ -86,8 +95,8 @@ where
     events(api, viewer, changes, move |api, viewer| {
         let (render, named) = (render.clone(), named.clone());
         async move {
-            let visible = readable(&api, &viewer.caller, deed, named).await.ok()?;
-            Some((vec![(name, render(&api, &visible))], false))
+            let visible = readable(&api, &viewer.caller, deed, named).await?;
+            Ok((vec![(name, render(&api, &visible))], false))
         }
     })
 }
@@ -108,13 +117,21 @@ where
             }
             if self.reviewed.elapsed() >= REVIEW {
                 self.reviewed = Instant::now();
-                if !self.api.auth.is_still_known(&self.viewer.caller).await {
+                if !self.standing.review(&self.api.auth, None).await {
                     return Some(vec![self.end()]);
                 }
+                // What is shown from now on is what the viewer may see now.
+                self.viewer.caller = self.standing.caller().clone();
             }
-            let Some((parts, over)) = (self.look)(self.api.clone(), self.viewer.clone()).await else {
-                return Some(vec![self.end()]);
+            let (parts, over) = match (self.look)(self.api.clone(), self.viewer.clone()).await {
+                Ok(shown) => shown,
+                Err(error) if error.is_passing() && Standing::is_recent(self.shown) => {
+                    self.unanswered = true;
+                    continue;
+                }
+                Err(_) => return Some(vec![self.end()]),
             };
+            (self.shown, self.unanswered) = (Instant::now(), false);
             let news = |part: &&(&'static str, String)| !self.told.contains(part);
             let mut batch: Vec<Event> = parts.iter().filter(news).map(|(name, html)| event(name, html)).collect();
             self.told = parts;
@@ -135,7 +152,8 @@ where
             return false;
         }
         let waits = self.changes.iter_mut().map(|one| Box::pin(one.changed()));
-        let wait = tokio::time::timeout(REVIEW, futures::future::select_all(waits));
+        let most = if self.unanswered { AGAIN } else { REVIEW };
+        let wait = tokio::time::timeout(most, futures::future::select_all(waits));
         stop.run_until_cancelled(wait).await.is_some()
     }
 

@@ -1,6 +1,6 @@
 //! What is being warmed now, what failed and why, and what it was good for.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use askama::Template;
 use axum::{
@@ -9,7 +9,6 @@ use axum::{
     response::Response,
 };
 use jiff::Timestamp;
-use kube::ResourceExt;
 use serde::Deserialize;
 
 use super::{
@@ -23,11 +22,12 @@ use crate::{
     api::{
         Api,
         auth::Visible,
-        cluster::success_permille,
+        cluster::{listed_schedules, success_permille},
         error::ApiError,
         tasks::{LIST, readable},
     },
     catalog::{Filter, Status, TaskView},
+    schedule::PrewarmSchedule,
 };
 
 /// Tasks of one kind that are shown.
@@ -65,6 +65,8 @@ struct Page {
 #[derive(Template)]
 #[template(path = "overview_body.html", config = "src/api/ui/askama.toml")]
 struct Body {
+    /// Whether the figures of the whole are shown.
+    whole: bool,
     share: Option<String>,
     starts: u64,
     since: Option<String>,
@@ -77,7 +79,7 @@ struct Body {
     running: Vec<Row>,
     ended: Vec<Row>,
     groups: Vec<Why>,
-    schedules: Vec<ScheduleRow>,
+    schedules: Option<Vec<ScheduleRow>>,
 }
 
 fn listed(api: &Api, visible: &Visible, status: Option<Status>, limit: usize) -> Vec<TaskView> {
@@ -109,7 +111,23 @@ fn reasons<'a>(tasks: impl IntoIterator<Item = &'a TaskView>) -> Vec<Why> {
     all
 }
 
-fn body(api: &Api, visible: &Visible, now: Timestamp) -> String {
+/// What a viewer may see.
+struct Seen {
+    visible: Visible,
+    /// None where the viewer may list none.
+    schedules: Option<Vec<Arc<PrewarmSchedule>>>,
+}
+
+impl Seen {
+    async fn by(api: &Api, viewer: &Viewer, named: Option<String>) -> Result<Self, ApiError> {
+        let visible = readable(api, &viewer.caller, LIST, named.clone()).await?;
+        Ok(Self { visible, schedules: listed_schedules(api, &viewer.caller, named).await? })
+    }
+}
+
+fn body(api: &Api, Seen { visible, schedules }: &Seen, now: Timestamp) -> String {
+    // Starts are counted for all watched namespaces together.
+    let whole = *visible == Visible::All || api.settings.watched.is_some();
     let counts = api.catalog.counts(&|name| visible.has(name));
     let of = |status: Status| counts.get(&status).copied().unwrap_or_default();
     let sums = api.totals.get(&api.metrics);
@@ -119,14 +137,15 @@ fn body(api: &Api, visible: &Visible, now: Timestamp) -> String {
     ended.sort_by(|a, b| b.finished_at.cmp(&a.finished_at));
     let running = listed(api, visible, Some(Status::Running), SHOWN);
     let failed = listed(api, visible, Some(Status::Failed), FAILED);
-    let seen = |one: &std::sync::Arc<crate::schedule::PrewarmSchedule>| {
-        one.spec.enabled && visible.has(&one.namespace().unwrap_or_default())
+    let next = |all: &Vec<Arc<PrewarmSchedule>>| {
+        let enabled = all.iter().filter(|one| one.spec.enabled);
+        let mut rows: Vec<ScheduleRow> = enabled.map(|one| ScheduleRow::of(one, now)).collect();
+        rows.sort_by(|a, b| a.next.is_none().cmp(&b.next.is_none()).then_with(|| a.next.cmp(&b.next)));
+        rows.truncate(SHOWN);
+        rows
     };
-    let mut schedules: Vec<ScheduleRow> =
-        api.schedules.all().iter().filter(|one| seen(one)).map(|one| ScheduleRow::of(one, now)).collect();
-    schedules.sort_by(|a, b| a.next.is_none().cmp(&b.next.is_none()).then_with(|| a.next.cmp(&b.next)));
-    schedules.truncate(SHOWN);
     fragment(&Body {
+        whole,
         share: sums.warm_percent().map(|share| format!("{share:.0}")),
         starts: sums.warm + sums.cold,
         since: sums.since.map(|since| since.strftime("%-d %B %Y").to_string()),
@@ -139,7 +158,7 @@ fn body(api: &Api, visible: &Visible, now: Timestamp) -> String {
         groups: reasons(running.iter().chain(&failed)),
         running: running.into_iter().map(row).collect(),
         ended: ended.into_iter().take(SHOWN).map(row).collect(),
-        schedules,
+        schedules: schedules.as_ref().map(next),
     })
 }
 
@@ -151,14 +170,14 @@ pub(super) async fn page(
     let refuse = |error| Refusal::to(error, &viewer);
     let named = namespace(&asked.namespace).map_err(refuse)?;
     let query = named.as_ref().map(|name| format!("?namespace={name}")).unwrap_or_default();
-    let visible = readable(&api, &viewer.caller, LIST, named).await.map_err(refuse)?;
+    let seen = Seen::by(&api, &viewer, named).await.map_err(refuse)?;
     Ok(answer(
         StatusCode::OK,
         &Page {
             shell: Shell::new("Overview", "/ui", Some(&viewer)),
-            may_create: may_create(&api, &viewer, &visible).await,
+            may_create: may_create(&api, &viewer, &seen.visible).await,
             query,
-            body: body(&api, &visible, Timestamp::now()),
+            body: body(&api, &seen, Timestamp::now()),
         },
     ))
 }
@@ -170,6 +189,12 @@ pub(super) async fn live(
 ) -> Result<Response, ApiError> {
     let named = namespace(&asked.namespace)?;
     let changes = vec![api.catalog.changes(), api.schedules.news()];
-    let render = |api: &Api, visible: &Visible| body(api, visible, Timestamp::now());
-    live::list(&api, &viewer, changes, (LIST, named), ("overview", render)).await
+    readable(&api, &viewer.caller, LIST, named.clone()).await?;
+    live::events(&api, &viewer, changes, move |api, viewer| {
+        let named = named.clone();
+        async move {
+            let seen = Seen::by(&api, &viewer, named).await?;
+            Ok((vec![("overview", body(&api, &seen, Timestamp::now()))], false))
+        }
+    })
 }

@@ -214,8 +214,8 @@ pub(super) async fn live_one(
     live::events(&api, &viewer, vec![api.schedules.news()], move |api, viewer| {
         let (namespace, id) = (namespace.clone(), id.clone());
         async move {
-            let schedule = named(&api, &viewer, &namespace, &id).await.ok()?;
-            Some((vec![("runs", runs(&schedule))], false))
+            let schedule = named(&api, &viewer, &namespace, &id).await?;
+            Ok((vec![("runs", runs(&schedule))], false))
         }
     })
 }

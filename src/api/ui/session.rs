@@ -23,7 +23,7 @@ use super::{
 };
 use crate::api::{
     self, Api,
-    auth::{Caller, Deed, peer},
+    auth::{Caller, Deed, is_own, peer},
     error::ApiError,
 };
 
@@ -122,16 +122,6 @@ pub(super) async fn guard(request: Request, next: Next) -> Response {
     Refusal::from(ApiError::new(StatusCode::FORBIDDEN, words)).into_response()
 }
 
-fn is_own(headers: &HeaderMap, authority: Option<&str>) -> bool {
-    let text = |name: header::HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
-    if let Some(site) = headers.get("sec-fetch-site") {
-        return site == "same-origin" || site == "none";
-    }
-    let host = text(header::HOST).or(authority);
-    let origin = text(header::ORIGIN).and_then(|origin| origin.split_once("://")).map(|(_, host)| host);
-    origin.is_some() && origin == host
-}
-
 /// What the sign-in is asked with.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -140,8 +130,8 @@ pub(super) struct Asked {
     why: String,
 }
 
-/// What the sign-in sends.
-#[derive(Debug, Default, Deserialize)]
+/// What the sign-in sends. It has a token in it, and is printed nowhere.
+#[derive(Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Given {
     token: String,
@@ -154,10 +144,12 @@ struct SignIn {
     shell: Shell,
     why: Option<String>,
     next: String,
+    audience: Option<String>,
 }
 
-fn asked(code: StatusCode, why: Option<String>, next: &str) -> Response {
-    respond::page(code, &SignIn { shell: Shell::new("Sign in", "", None), why, next: local(next).to_owned() })
+fn asked(api: &Api, code: StatusCode, why: Option<String>, next: &str) -> Response {
+    let (shell, audience) = (Shell::new("Sign in", "", None), api.auth.audience().map(str::to_owned));
+    respond::page(code, &SignIn { shell, why, next: local(next).to_owned(), audience })
 }
 
 pub(super) async fn form(State(api): State<Api>, Query(query): Query<Asked>, headers: HeaderMap) -> Response {
@@ -172,19 +164,19 @@ pub(super) async fn form(State(api): State<Api>, Query(query): Query<Asked>, hea
         "cookie" => return respond::to(local(&query.next)),
         _ => None,
     };
-    asked(StatusCode::OK, why.map(str::to_owned), &query.next)
+    asked(&api, StatusCode::OK, why.map(str::to_owned), &query.next)
 }
 
 pub(super) async fn sign_in(State(api): State<Api>, request: Request) -> Response {
     let from = peer(request.extensions());
     let given = match <Form<Given> as axum::extract::FromRequest<()>>::from_request(request, &()).await {
         Ok(Form(given)) => given,
-        Err(error) => return asked(StatusCode::BAD_REQUEST, Some(error.body_text()), ""),
+        Err(error) => return asked(&api, StatusCode::BAD_REQUEST, Some(error.body_text()), ""),
     };
     let token = given.token.trim();
     let plain = token.chars().all(|c| c.is_ascii_alphanumeric() || "-_.~+/=".contains(c));
     if !plain || token.len() > MAX_COOKIE {
-        return asked(StatusCode::UNAUTHORIZED, Some("That is no token.".into()), &given.next);
+        return asked(&api, StatusCode::UNAUTHORIZED, Some("That is no token.".into()), &given.next);
     }
     match api.auth.known(token, from).await {
         // By way of the form, which sees whether the cookie was kept.
@@ -194,7 +186,7 @@ pub(super) async fn sign_in(State(api): State<Api>, request: Request) -> Respons
             response.headers_mut().insert(header::SET_COOKIE, set_cookie(token, ""));
             response
         }
-        Err(error) => asked(error.code, Some(error.message().to_owned()), &given.next),
+        Err(error) => asked(&api, error.code, Some(error.message().to_owned()), &given.next),
     }
 }
 

@@ -254,8 +254,8 @@ pub(super) async fn live(
     live::events(&api, &viewer, vec![api.catalog.changes()], move |api, viewer| {
         let (namespace, id) = (namespace.clone(), id.clone());
         async move {
-            let entry = named(&api, &viewer, &namespace, &id).await.ok()?;
-            let view = entry.view()?;
+            let entry = named(&api, &viewer, &namespace, &id).await?;
+            let view = entry.view().ok_or_else(|| ApiError::not_found("task", &id))?;
             let rights = rights(&api, &viewer, &namespace).await;
             let parts = vec![
                 ("nodes", states(&api, &entry).await),
@@ -264,7 +264,7 @@ pub(super) async fn live(
                 ("batches", batches(&view, &entry, Timestamp::now())),
                 ("failures", failures(&view)),
             ];
-            Some((parts, view.status.is_final()))
+            Ok((parts, view.status.is_final()))
         }
     })
 }

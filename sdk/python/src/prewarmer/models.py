@@ -492,13 +492,13 @@ class NodeList(Page[NodeView]):
 class Stats(Model):
     """How much there is of everything that the caller may see."""
 
-    enabled_schedules: int
-    """How many of them are enabled."""
-    schedules: int
-    """How many schedules there are."""
     tasks: dict[str, int]
     """How many tasks there are, by status."""
     total_tasks: int
     """All of them."""
+    enabled_schedules: Optional[int] = None
+    """How many of them are enabled; none where the caller may not list them."""
+    schedules: Optional[int] = None
+    """How many schedules there are; none where the caller may not list them."""
     success_rate: Optional[float] = None
     """Of those that completed or failed, how many percent completed; none where none did either."""
