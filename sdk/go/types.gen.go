@@ -366,10 +366,10 @@ type Stats struct {
 	Tasks map[string]int `json:"tasks"`
 	// TotalTasks: all of them.
 	TotalTasks int `json:"totalTasks"`
-	// Schedules: how many schedules there are.
-	Schedules int `json:"schedules"`
-	// EnabledSchedules: how many of them are enabled.
-	EnabledSchedules int `json:"enabledSchedules"`
+	// EnabledSchedules: how many of them are enabled; none where the caller may not list them.
+	EnabledSchedules *int `json:"enabledSchedules,omitempty"`
+	// Schedules: how many schedules there are; none where the caller may not list them.
+	Schedules *int `json:"schedules,omitempty"`
 	// SuccessRate: of those that completed or failed, how many percent completed; none where none did either.
 	SuccessRate *float64 `json:"successRate,omitempty"`
 }
