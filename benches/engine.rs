@@ -74,6 +74,7 @@ fn settings() -> Settings {
         max_workers: 300,
         registry_concurrency: 200,
         known_for: Duration::from_secs(600),
+        public_registries: Vec::new(),
         max_retained: 8000,
     }
 }

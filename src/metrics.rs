@@ -1,8 +1,8 @@
 //! Every metric, once. Names are promises (docs/metrics.md); labels never carry image, node or task names.
 
 use prometheus::{
-    Counter, Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
-    Registry, TextEncoder,
+    Counter, Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
 };
 
 /// Admission answers in microseconds to milliseconds; the webhook's own time-out is 2 s.
@@ -47,6 +47,8 @@ pub struct Metrics {
     pub pull_duration: Histogram,
     /// Worker Jobs and pods alive.
     pub jobs_active: IntGauge,
+    /// Objects with the labels of workers that others made, by kind and what is wrong with them.
+    pub foreign_objects: IntGaugeVec,
     /// Requests to the API server, by verb and resource.
     pub kube_requests: IntCounterVec,
     /// Time to answer a REST call, by method, route and status.
@@ -108,6 +110,11 @@ impl Metrics {
         let api_tokens_age =
             Gauge::new("prewarm_api_tokens_age_seconds", "Seconds since the Secret of API tokens was seen last.")?;
         registry.register(Box::new(api_tokens_age.clone()))?;
+        let foreign_objects = IntGaugeVec::new(
+            Opts::new("prewarm_foreign_objects", "Objects with Prewarmer's labels that Prewarmer did not make."),
+            &["kind", "reason"],
+        )?;
+        registry.register(Box::new(foreign_objects.clone()))?;
         let recovered =
             IntCounter::new("prewarm_workloads_recovered_total", "Workloads that were found and no hint had brought.")?;
         registry.register(Box::new(recovered.clone()))?;
@@ -143,6 +150,7 @@ impl Metrics {
                 "From a worker pod's start to its end.",
                 PULL_BUCKETS,
             )?,
+            foreign_objects,
             jobs_active: gauge("prewarm_jobs_active", "Worker Jobs alive.")?,
             kube_requests: counter(
                 "prewarm_kube_requests_total",

@@ -15,7 +15,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::{
         api::resource::Quantity,
-        apis::meta::v1::{ObjectMeta, Time},
+        apis::meta::v1::{ObjectMeta, OwnerReference, Time},
     },
 };
 use kube::Resource;
@@ -33,6 +33,7 @@ struct Metadata {
     annotations: Option<BTreeMap<String, String>>,
     creation_timestamp: Option<Time>,
     deletion_timestamp: Option<Time>,
+    owner_references: Option<Vec<OwnerReference>>,
 }
 
 fn metadata<'de, D: Deserializer<'de>>(from: D) -> Result<ObjectMeta, D::Error> {
@@ -46,6 +47,7 @@ fn metadata<'de, D: Deserializer<'de>>(from: D) -> Result<ObjectMeta, D::Error> 
         annotations: read.annotations,
         creation_timestamp: read.creation_timestamp,
         deletion_timestamp: read.deletion_timestamp,
+        owner_references: read.owner_references,
         ..ObjectMeta::default()
     })
 }
@@ -130,9 +132,52 @@ pub struct ReducedPod {
     /// Its metadata.
     #[serde(deserialize_with = "metadata")]
     pub metadata: ObjectMeta,
+    /// Where it runs, and which images it asks for.
+    #[serde(default)]
+    pub spec: PulledSpec,
     /// How it is.
     #[serde(default)]
     pub status: PodStatus,
+}
+
+/// Where a pod runs, and which images it asks for.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct PulledSpec {
+    /// Its node; empty before it has one.
+    pub node_name: String,
+    /// Its containers.
+    pub containers: Vec<PulledContainer>,
+    /// Its volumes.
+    pub volumes: Vec<PulledVolume>,
+}
+
+/// A container, by its image.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct PulledContainer {
+    /// Its name.
+    pub name: String,
+    /// Its image.
+    pub image: String,
+}
+
+/// A volume, by its image where it is one.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct PulledVolume {
+    /// Its name.
+    pub name: String,
+    /// The image that is mounted.
+    pub image: Option<ImageVolume>,
+}
+
+/// The image of a volume.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct ImageVolume {
+    /// Its reference.
+    pub reference: String,
 }
 
 /// How a pod is.
@@ -170,9 +215,36 @@ pub struct ReducedJob {
     /// Its metadata.
     #[serde(deserialize_with = "metadata")]
     pub metadata: ObjectMeta,
+    /// The pods that it makes.
+    #[serde(default)]
+    pub spec: PinnedJob,
     /// How it is.
     #[serde(default)]
     pub status: JobStatus,
+}
+
+/// The pods that a Job makes, as far as they are pinned to a node.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct PinnedJob {
+    /// What they are made from.
+    pub template: PinnedTemplate,
+}
+
+/// What a Job's pods are made from.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct PinnedTemplate {
+    /// Their spec.
+    pub spec: PinnedSpec,
+}
+
+/// The node of a Job's pods.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct PinnedSpec {
+    /// Its name.
+    pub node_name: String,
 }
 
 /// How a Job is.

@@ -354,7 +354,7 @@ pub(super) async fn trigger_schedule(
     for _ in 0..TRIES {
         api.count("get", RESOURCE);
         let schedule = schedules.get_opt(&id).await?.ok_or_else(|| ApiError::not_found("schedule", &id))?;
-        let runs = api.catalog.runs_of(&schedule.uid().unwrap_or_default());
+        let runs = api.catalog.runs_of(&namespace, &schedule.uid().unwrap_or_default());
         let runs: Vec<RunFacts> =
             runs.iter().filter_map(|entry| entry.run.as_ref().map(|run| run.facts.clone())).collect();
         let queued = schedule.status.as_ref().is_some_and(|status| status.queued.is_some());

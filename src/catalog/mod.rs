@@ -187,10 +187,10 @@ impl Catalog {
         self.write(|state| state.subscribe(key))
     }
 
-    /// The tasks that this schedule has made.
+    /// The tasks that this schedule has made, in its own namespace.
     #[must_use]
-    pub fn runs_of(&self, schedule_uid: &str) -> Vec<Arc<Entry>> {
-        self.read(|state| state.runs_of(schedule_uid))
+    pub fn runs_of(&self, namespace: &str, schedule_uid: &str) -> Vec<Arc<Entry>> {
+        self.read(|state| state.runs_of(namespace, schedule_uid))
     }
 
     /// The ended tasks whose end was not told to everybody yet.

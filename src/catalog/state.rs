@@ -51,7 +51,8 @@ pub(super) struct State {
     tasks: HashMap<Key, Arc<Entry>>,
     by_age: BTreeMap<Place, Arc<Entry>>,
     by_name: BTreeSet<(Arc<str>, Arc<str>)>,
-    by_schedule: BTreeMap<String, BTreeSet<Key>>,
+    /// By namespace and UID of the schedule: an owner is in its own namespace, whatever a task of another says.
+    by_schedule: BTreeMap<(Arc<str>, String), BTreeSet<Key>>,
     untold: BTreeSet<Key>,
     watched: HashMap<Key, watch::Sender<Seen>>,
     gone: Gone,
@@ -83,7 +84,8 @@ impl State {
         let key = entry.key.clone();
         self.unlink(&key);
         if let Some(run) = &entry.run {
-            self.by_schedule.entry(run.schedule.clone()).or_default().insert(key.clone());
+            let owner = (Arc::clone(&key.namespace), run.schedule.clone());
+            self.by_schedule.entry(owner).or_default().insert(key.clone());
         }
         if entry.to_tell.is_some() {
             self.untold.insert(key.clone());
@@ -113,12 +115,13 @@ impl State {
         self.by_age.remove(&place(&old));
         self.by_name.remove(&(Arc::clone(&key.name), Arc::clone(&key.namespace)));
         self.untold.remove(key);
-        if let Some(run) = &old.run
-            && let Some(runs) = self.by_schedule.get_mut(&run.schedule)
-        {
-            runs.remove(key);
-            if runs.is_empty() {
-                self.by_schedule.remove(&run.schedule);
+        if let Some(run) = &old.run {
+            let owner = (Arc::clone(&key.namespace), run.schedule.clone());
+            if let Some(runs) = self.by_schedule.get_mut(&owner) {
+                runs.remove(key);
+                if runs.is_empty() {
+                    self.by_schedule.remove(&owner);
+                }
             }
         }
         Some(old)
@@ -173,8 +176,8 @@ impl State {
         Some(watchers.subscribe())
     }
 
-    pub(super) fn runs_of(&self, schedule: &str) -> Vec<Arc<Entry>> {
-        let keys = self.by_schedule.get(schedule).into_iter().flatten();
+    pub(super) fn runs_of(&self, namespace: &str, schedule: &str) -> Vec<Arc<Entry>> {
+        let keys = self.by_schedule.get(&(namespace.into(), schedule.to_owned())).into_iter().flatten();
         keys.filter_map(|key| self.tasks.get(key).cloned()).collect()
     }
 

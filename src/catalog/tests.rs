@@ -185,3 +185,29 @@ fn failures_by_reason() {
         groups.iter().map(|group| (group.reason.as_str(), group.nodes.len(), group.message.as_str())).collect();
     assert_eq!(shown, [("TLS", 2, "n2 said so"), ("Timeout", 1, "n3 said so")]);
 }
+
+/// A task may name any owner: one in another namespace owns nothing.
+#[test]
+fn a_schedule_has_runs_in_its_own_namespace_only() {
+    use crate::schedule::{Made, PrewarmSchedule, PrewarmScheduleSpec, Trigger, task_of};
+    let spec = PrewarmScheduleSpec::new("@daily".into(), PrewarmTaskSpec::new(vec!["a:1".into()]));
+    let mut schedule = PrewarmSchedule::new("nightly", spec);
+    (schedule.metadata.namespace, schedule.metadata.uid) = (Some("bank".into()), Some("schedule".into()));
+    let made = Made { tick: jiff::Timestamp::UNIX_EPOCH, trigger: Trigger::Schedule };
+    let catalog = Catalog::default();
+    for (namespace, uid) in [("bank", "1"), ("evil", "2")] {
+        let mut task = task_of(&schedule, "run", &made);
+        (task.metadata.namespace, task.metadata.uid) = (Some(namespace.into()), Some(uid.into()));
+        catalog.put(&task);
+    }
+    let uids = |namespace: &str| -> Vec<Box<str>> {
+        catalog.runs_of(namespace, "schedule").iter().map(|entry| entry.uid.clone()).collect()
+    };
+    assert_eq!(uids("bank"), ["1".into()]);
+    catalog.remove(&{
+        let mut task = task_of(&schedule, "run", &made);
+        (task.metadata.namespace, task.metadata.uid) = (Some("bank".into()), Some("1".into()));
+        task
+    });
+    assert!(uids("bank").is_empty());
+}

@@ -282,6 +282,11 @@ pub struct ServeArgs {
     /// How long an image that was pulled to a node counts as being there; `0s` for never.
     #[arg(long, env = "KNOWN_FOR", default_value = "10m")]
     pub known_for: String,
+    /// Registries all of whose images everybody may pull, separated by commas, such as `registry.k8s.io,quay.io`: that a node
+    /// reports such an image counts for every namespace. Of other images it counts where a worker of the namespace, or one
+    /// without credentials, was given the image within `--known-for`.
+    #[arg(long, env = "PUBLIC_REGISTRIES", default_value = "")]
+    pub public_registries: String,
     /// Above this number of nodes a task works on `--breaker-batch-size` nodes at once at most.
     #[arg(long, env = "BREAKER_NODES", default_value = "5000")]
     pub breaker_nodes: String,
@@ -487,6 +492,8 @@ pub struct Config {
     pub registry_concurrency: usize,
     /// How long an image that was pulled counts as being there.
     pub known_for: Duration,
+    /// Registries all of whose images everybody may pull.
+    pub public_registries: Vec<String>,
     /// When a task may not work on as many nodes at once as it asks for.
     pub breaker: Breaker,
     /// Finished workers that may be retained.
@@ -635,6 +642,7 @@ impl Config {
                 10_000,
             ) as usize,
             known_for: check.span("--known-for (KNOWN_FOR)", &args.known_for, MAX_KNOWN_FOR),
+            public_registries: check::list(&args.public_registries),
             breaker: check.breaker(args),
             max_retained_workers: check.number(
                 "--max-retained-workers (MAX_RETAINED_WORKERS)",

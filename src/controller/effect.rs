@@ -57,6 +57,15 @@ impl Creation {
     }
 }
 
+/// A worker to delete: this one, and none that was made anew under its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Doomed {
+    pub(super) kind: WorkerKind,
+    pub(super) namespace: String,
+    pub(super) name: String,
+    pub(super) uid: Box<str>,
+}
+
 /// What should be done.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Effect {
@@ -66,17 +75,23 @@ pub(super) enum Effect {
     Create(Box<Creation>),
     /// Ask by a dry run whether the API server would take the pod.
     Probe(Box<Pod>),
-    Delete(WorkerKind, String, String),
+    Delete(Box<Doomed>),
     /// All workers of the task in a namespace, or those of one batch.
     DeleteMany(WorkerKind, String, Option<u32>),
     WriteStatus(Box<StatusWrite>),
-    DeleteTask,
+    /// With the resource version that the decision is based on.
+    DeleteTask(Option<String>),
 }
 
 impl Effect {
     /// The deletion of one worker.
     pub(super) fn delete(worker: &WorkerFacts) -> Self {
-        Self::Delete(worker.kind, worker.namespace.clone(), worker.name.clone())
+        Self::Delete(Box::new(Doomed {
+            kind: worker.kind,
+            namespace: worker.namespace.clone(),
+            name: worker.name.clone(),
+            uid: worker.uid.clone(),
+        }))
     }
 
     /// Verb and resource, for metrics and logs.
@@ -87,10 +102,10 @@ impl Effect {
             Self::CreatePlan(_) => ("create", "prewarmplans"),
             Self::Create(creation) => ("create", plural(creation.kind)),
             Self::Probe(_) => ("dryrun", "pods"),
-            Self::Delete(kind, ..) => ("delete", plural(*kind)),
+            Self::Delete(doomed) => ("delete", plural(doomed.kind)),
             Self::DeleteMany(kind, ..) => ("deletecollection", plural(*kind)),
             Self::WriteStatus(_) => ("patch", "prewarmtasks"),
-            Self::DeleteTask => ("delete", "prewarmtasks"),
+            Self::DeleteTask(_) => ("delete", "prewarmtasks"),
         }
     }
 
@@ -101,11 +116,11 @@ impl Effect {
             Self::CreatePlan(_) => "plan".into(),
             Self::Create(creation) => format!("create/{}/{}", creation.namespace, creation.name),
             Self::Probe(_) => "probe".into(),
-            Self::Delete(_, namespace, name) => format!("delete/{namespace}/{name}"),
+            Self::Delete(doomed) => format!("delete/{}/{}/{}", doomed.namespace, doomed.name, doomed.uid),
             Self::DeleteMany(_, namespace, Some(batch)) => format!("delete-batch/{namespace}/{batch}"),
             Self::DeleteMany(_, namespace, None) => format!("delete-all/{namespace}"),
             Self::WriteStatus(_) => "status".into(),
-            Self::DeleteTask => "delete-task".into(),
+            Self::DeleteTask(_) => "delete-task".into(),
         }
     }
 }

@@ -12,14 +12,14 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams, Request},
+    api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions, Request},
 };
 use serde::de::IgnoredAny;
 use serde_json::json;
 use tokio::sync::{Semaphore, mpsc::Sender};
 
 use super::{
-    effect::{Creation, Effect, Refusal, StatusWrite, Target, Told, Written},
+    effect::{Creation, Doomed, Effect, Refusal, StatusWrite, Target, Told, Written},
     observation::{Done, Observation},
 };
 use crate::{
@@ -132,15 +132,21 @@ impl Performer {
                 self.create::<Pod>(&pod.namespace().unwrap_or_default(), body, &dry).await?;
             }
             // In the foreground a Job goes after its pods: no pod outlives it.
-            Effect::Delete(WorkerKind::Job, namespace, name) => {
-                self.api::<Job>(namespace).delete(name, &DeleteParams::foreground()).await?;
-            }
-            Effect::Delete(WorkerKind::Pod, namespace, name) => {
-                self.api::<Pod>(namespace).delete(name, &DeleteParams::default()).await?;
+            Effect::Delete(doomed) => {
+                let Doomed { kind, namespace, name, uid } = &**doomed;
+                match kind {
+                    WorkerKind::Job => {
+                        self.api::<Job>(namespace).delete(name, &only(DeleteParams::foreground(), uid, None)).await?;
+                    }
+                    WorkerKind::Pod => {
+                        self.api::<Pod>(namespace).delete(name, &only(DeleteParams::default(), uid, None)).await?;
+                    }
+                }
             }
             Effect::DeleteMany(kind, namespace, batch) => {
                 let batch = batch.map(|batch| format!(",{BATCH_LABEL}={batch}")).unwrap_or_default();
-                let which = ListParams::default().labels(&format!("{TASK_UID_LABEL}={}{batch}", target.uid));
+                let which = format!("{}={},{TASK_UID_LABEL}={}{batch}", MANAGED_BY.0, MANAGED_BY.1, target.uid);
+                let which = ListParams::default().labels(&which);
                 let (url, how) = match kind {
                     WorkerKind::Job => (Job::url_path(&(), Some(namespace)), DeleteParams::foreground()),
                     WorkerKind::Pod => (Pod::url_path(&(), Some(namespace)), DeleteParams::default()),
@@ -149,8 +155,9 @@ impl Performer {
                 self.client.request::<IgnoredAny>(request).await?;
             }
             Effect::WriteStatus(write) => return self.write_status(write).await,
-            Effect::DeleteTask => {
-                self.api::<PrewarmTask>(&target.namespace).delete(&target.name, &DeleteParams::default()).await?;
+            Effect::DeleteTask(version) => {
+                let how = only(DeleteParams::default(), &target.uid, version.clone());
+                self.api::<PrewarmTask>(&target.namespace).delete(&target.name, &how).await?;
             }
         }
         Ok(Written::default())
@@ -187,6 +194,11 @@ impl Performer {
             Err(error) => tracing::debug!(task = self.target.name, %error, "an Event was not taken"),
         }
     }
+}
+
+/// A deletion of the object with this UID, and with a version of this state, and of no other that has its name.
+fn only(how: DeleteParams, uid: &str, resource_version: Option<String>) -> DeleteParams {
+    how.preconditions(Preconditions { uid: Some(uid.to_owned()).filter(|uid| !uid.is_empty()), resource_version })
 }
 
 /// With the resource version, so that a predecessor that has not noticed its end cannot overwrite ours.
@@ -243,11 +255,13 @@ fn event(target: &Target, told: &Told, now: Timestamp) -> Event {
 fn accept(effect: &Effect, error: kube::Error) -> Result<Written, Refusal> {
     let kube::Error::Api(status) = error else { return Err(Refusal::Passing(error.to_string())) };
     let creates = matches!(effect, Effect::Create(_) | Effect::CreatePlan(_));
-    let deletes = matches!(effect, Effect::Delete(..) | Effect::DeleteMany(..) | Effect::DeleteTask);
+    let deletes = matches!(effect, Effect::Delete(..) | Effect::DeleteMany(..) | Effect::DeleteTask(_));
     let updates = matches!(effect, Effect::WriteStatus(_));
     match status.code {
         409 if creates && status.reason == "AlreadyExists" => Ok(Written::default()),
         404 if deletes => Ok(Written::default()),
+        // What has the name now is another object, or another state of it.
+        409 if deletes => Err(Refusal::Stale(status.message)),
         404 | 409 if updates => Err(Refusal::Stale(status.message)),
         403 if status.message.contains("exceeded quota") => Err(Refusal::Final(Reason::QuotaExceeded, status.message)),
         400 | 403 | 404 | 422 => Err(Refusal::Final(Reason::Forbidden, status.message)),
@@ -289,7 +303,9 @@ mod tests {
     #[test]
     fn what_is_so_already_is_success() {
         assert!(refusal(&create(), 409, "AlreadyExists", "").is_ok());
-        assert!(refusal(&Effect::Delete(WorkerKind::Job, "a".into(), "b".into()), 404, "NotFound", "").is_ok());
+        let one = Effect::delete(&crate::worker::WorkerFacts::default());
+        assert!(refusal(&one, 404, "NotFound", "").is_ok());
+        assert!(matches!(refusal(&one, 409, "Conflict", ""), Err(Refusal::Stale(_))), "another has its name");
         let many = Effect::DeleteMany(WorkerKind::Pod, "a".into(), None);
         assert!(matches!(refusal(&many, 500, "", ""), Err(Refusal::Passing(_))));
     }

@@ -70,8 +70,8 @@ impl Judge<'_> {
         {
             return lost("the node stopped being ready while it was being warmed");
         }
-        let created = workers.iter().filter_map(|worker| worker.created).min();
-        let late = [created, self.planned.begun(index)].into_iter().flatten().any(|since| self.is_over(since));
+        let known = workers.iter().filter_map(|worker| worker.since).min();
+        let late = [known, self.planned.begun(index)].into_iter().flatten().any(|since| self.is_over(since));
         if !late && workers.iter().any(|worker| worker.deleting) {
             return Judgement::Open;
         }
@@ -120,14 +120,18 @@ impl Judge<'_> {
     }
 
     /// Whether the image is known to be on the node. A tag that is to be checked again never is. What the node reports
-    /// counts only for tasks without credentials: with them, the kubelet would have to check at the registry.
+    /// counts only for tasks without credentials (with them, the kubelet would have to check at the registry), and only of images
+    /// that the task's namespace may know of: else a task would tell which nodes hold what others have pulled with their secrets.
     fn is_there(&self, image: usize, node: &Facts) -> bool {
         let image = &self.valid.images[image];
         if self.valid.image_pull_policy == PullPolicy::Always && image.digest().is_none() {
             return false;
         }
-        let reported = !self.valid.has_credentials() && node.reports(image);
-        reported || self.known.has(self.scope, &node.name, image, self.view.now)
+        let now = self.view.now;
+        let is_public = || self.settings.public_registries.iter().any(|host| host == image.registry());
+        let may_know = || is_public() || self.known.may_know(self.scope, image, now);
+        let reported = !self.valid.has_credentials() && node.reports(image) && may_know();
+        reported || self.known.has(self.scope, node.identity, image, now)
     }
 
     /// What became of an image that was not asked for: it was given up, or it was there.
@@ -163,7 +167,7 @@ impl Judge<'_> {
             let message = "the Job made no pod in time: see its events, and those of kube-controller-manager";
             return Judgement::End(End::Node(Reason::Timeout, message.into()));
         }
-        let patience = worker.created.and_then(|created| later(created, PODLESS_MS));
+        let patience = worker.since.and_then(|since| later(since, PODLESS_MS));
         if patience.is_none_or(|end| self.view.now < end) {
             return Judgement::Open;
         }

@@ -14,12 +14,18 @@ use crate::{image::Reference, task::validate::ValidTask};
 /// present.
 const MAX_ENTRIES: usize = 500_000;
 
+/// Images remembered of which it is known who may pull them, 24 bytes each: 2 MB. Above it all is forgotten, too.
+const MAX_PROVEN: usize = 100_000;
+
 /// By whom an image was pulled. Another namespace, or other credentials, would have to be checked at the registry again
 /// when its pods start (KEP-2535), and may not learn what is on a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Scope(u64);
 
 impl Scope {
+    /// Workers in our own namespace, whose account has no credentials: what they can pull, everybody can.
+    pub(super) const ANYBODY: Self = Self(0);
+
     pub(super) fn new(namespace: &str, task: &ValidTask) -> Self {
         let mut hasher = DefaultHasher::new();
         (namespace, &task.service_account_name, &task.image_pull_secrets).hash(&mut hasher);
@@ -37,19 +43,22 @@ impl Scope {
 #[derive(Debug)]
 pub(super) struct Known {
     lifetime: SignedDuration,
-    /// For each node: images, in order, and the second in which each record expires.
-    nodes: HashMap<String, Vec<(u64, i64)>>,
+    /// For each node, by its identity: images, in order, and the second in which each record expires.
+    nodes: HashMap<u64, Vec<(u64, i64)>>,
     entries: usize,
+    /// Images that a worker has pulled, or was given, for a scope on some node, and the second in which that expires.
+    proven: HashMap<u64, i64>,
 }
 
 impl Known {
     /// Records count for `lifetime`; none are kept where it is zero.
     pub(super) fn new(lifetime: Duration) -> Self {
         let lifetime = SignedDuration::try_from(lifetime).unwrap_or(SignedDuration::ZERO);
-        Self { lifetime, nodes: HashMap::new(), entries: 0 }
+        Self { lifetime, nodes: HashMap::new(), entries: 0, proven: HashMap::new() }
     }
 
-    pub(super) fn learn(&mut self, scope: Scope, node: &str, image: &Reference, now: Timestamp) {
+    /// The image is on the node, of this identity.
+    pub(super) fn learn(&mut self, scope: Scope, node: u64, image: &Reference, now: Timestamp) {
         let Ok(expiry) = now.checked_add(self.lifetime) else { return };
         if self.lifetime.is_zero() {
             return;
@@ -59,10 +68,7 @@ impl Known {
             self.entries = 0;
         }
         let (key, second) = (scope.key(image), expiry.as_second());
-        if !self.nodes.contains_key(node) {
-            self.nodes.insert(node.to_owned(), Vec::new());
-        }
-        let Some(images) = self.nodes.get_mut(node) else { return };
+        let images = self.nodes.entry(node).or_default();
         match images.binary_search_by_key(&key, |(image, _)| *image) {
             Ok(at) => images[at].1 = second,
             Err(at) => {
@@ -72,18 +78,45 @@ impl Known {
         }
     }
 
-    pub(super) fn has(&self, scope: Scope, node: &str, image: &Reference, now: Timestamp) -> bool {
-        let Some(images) = self.nodes.get(node) else { return false };
+    /// A worker for this scope was given the image by the kubelet of some node.
+    pub(super) fn prove(&mut self, scope: Scope, image: &Reference, now: Timestamp) {
+        let Ok(expiry) = now.checked_add(self.lifetime) else { return };
+        if self.lifetime.is_zero() {
+            return;
+        }
+        if self.proven.len() >= MAX_PROVEN {
+            self.proven.clear();
+        }
+        self.proven.insert(scope.key(image), expiry.as_second());
+    }
+
+    /// Whether the scope may know where the image is: it was given it lately, or everybody is.
+    pub(super) fn may_know(&self, scope: Scope, image: &Reference, now: Timestamp) -> bool {
+        let is_proven =
+            |scope: Scope| self.proven.get(&scope.key(image)).is_some_and(|expiry| now.as_second() < *expiry);
+        is_proven(scope) || is_proven(Scope::ANYBODY)
+    }
+
+    /// Forgets what is on a node: it was not ready, and may come back as another.
+    pub(super) fn forget(&mut self, node: u64) {
+        if let Some(images) = self.nodes.remove(&node) {
+            self.entries = self.entries.saturating_sub(images.len());
+        }
+    }
+
+    pub(super) fn has(&self, scope: Scope, node: u64, image: &Reference, now: Timestamp) -> bool {
+        let Some(images) = self.nodes.get(&node) else { return false };
         let found = images.binary_search_by_key(&scope.key(image), |(image, _)| *image);
         found.is_ok_and(|at| now.as_second() < images[at].1)
     }
 
     /// Drops what has expired, and all of nodes for which `keep` is false: they are gone, or short of room, and then the
     /// kubelet deletes images.
-    pub(super) fn prune(&mut self, now: Timestamp, keep: impl Fn(&str) -> bool) {
+    pub(super) fn prune(&mut self, now: Timestamp, keep: impl Fn(u64) -> bool) {
+        self.proven.retain(|_, expiry| now.as_second() < *expiry);
         self.nodes.retain(|node, images| {
             images.retain(|(_, expiry)| now.as_second() < *expiry);
-            !images.is_empty() && keep(node)
+            !images.is_empty() && keep(*node)
         });
         self.entries = self.nodes.values().map(Vec::len).sum();
     }
@@ -106,16 +139,34 @@ mod tests {
         let secret = validate(&spec).unwrap();
         let (scope, image) = (Scope::new("shop", &plain), &plain.images[0]);
         let mut known = Known::new(Duration::from_secs(60));
-        known.learn(scope, "n1", image, at(0));
-        assert!(known.has(scope, "n1", image, at(59)));
-        assert!(known.has(scope, "n1", &"docker.io/library/nginx:latest".parse().unwrap(), at(59)));
-        assert!(!known.has(scope, "n1", image, at(60)));
-        assert!(!known.has(scope, "n2", image, at(1)));
-        assert!(!known.has(Scope::new("bank", &plain), "n1", image, at(1)));
-        assert!(!known.has(Scope::new("shop", &secret), "n1", image, at(1)));
-        known.prune(at(1), |node| node != "n1");
-        assert!(!known.has(scope, "n1", image, at(1)));
+        known.learn(scope, 1, image, at(0));
+        assert!(known.has(scope, 1, image, at(59)));
+        assert!(known.has(scope, 1, &"docker.io/library/nginx:latest".parse().unwrap(), at(59)));
+        assert!(!known.has(scope, 1, image, at(60)));
+        assert!(!known.has(scope, 2, image, at(1)), "another node, or another machine under its name");
+        assert!(!known.has(Scope::new("bank", &plain), 1, image, at(1)));
+        assert!(!known.has(Scope::new("shop", &secret), 1, image, at(1)));
+        known.prune(at(1), |node| node != 1);
+        assert!(!known.has(scope, 1, image, at(1)));
         assert_eq!(known.entries, 0);
+        known.learn(scope, 1, image, at(1));
+        known.forget(1);
+        assert!(!known.has(scope, 1, image, at(1)));
+        assert_eq!(known.entries, 0);
+    }
+
+    #[test]
+    fn who_was_given_an_image_may_know_where_it_is() {
+        let task = validate(&PrewarmTaskSpec::new(vec!["nginx".into()])).unwrap();
+        let (shop, bank, image) = (Scope::new("shop", &task), Scope::new("bank", &task), &task.images[0]);
+        let mut known = Known::new(Duration::from_secs(60));
+        known.prove(bank, image, at(0));
+        assert!(known.may_know(bank, image, at(59)) && !known.may_know(bank, image, at(60)));
+        assert!(!known.may_know(shop, image, at(1)), "what bank may pull is not shop's to know");
+        known.prove(Scope::ANYBODY, image, at(0));
+        assert!(known.may_know(shop, image, at(1)));
+        known.prune(at(60), |_| true);
+        assert!(known.proven.is_empty());
     }
 
     #[test]
@@ -123,7 +174,8 @@ mod tests {
         let task = validate(&PrewarmTaskSpec::new(vec!["nginx".into()])).unwrap();
         let scope = Scope::new("shop", &task);
         let mut known = Known::new(Duration::ZERO);
-        known.learn(scope, "n1", &task.images[0], at(0));
-        assert!(!known.has(scope, "n1", &task.images[0], at(0)));
+        known.learn(scope, 1, &task.images[0], at(0));
+        known.prove(scope, &task.images[0], at(0));
+        assert!(!known.has(scope, 1, &task.images[0], at(0)) && !known.may_know(scope, &task.images[0], at(0)));
     }
 }

@@ -13,9 +13,11 @@
 //! Runs on the leader only; a successor goes on from what is in the API server.
 //! May call `health`, `node`, `task` and `worker`.
 
+mod clock;
 mod conditions;
 mod effect;
 mod executor;
+mod foreign;
 mod judge;
 mod known;
 mod limits;
@@ -39,7 +41,7 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::{Client, ResourceExt};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -47,14 +49,15 @@ use tokio_util::sync::CancellationToken;
 #[doc(hidden)]
 pub use self::rehearsal::Rehearsal;
 use self::{
+    clock::Clock,
     effect::{Effect, Target},
     executor::Executor,
     known::Known,
     limits::{Budgets, Room},
-    observation::{Done, Observation},
+    observation::{Change, Done, Observation},
     run::Run,
     view::View,
-    world::{Complaint, World},
+    world::{Complaint, News, World},
 };
 use crate::{
     health::Checks,
@@ -69,6 +72,11 @@ const GATHER: Duration = Duration::from_millis(50);
 const TICK: Duration = Duration::from_millis(250);
 /// How often what has ended is looked at: times to live, retained and orphaned workers.
 const SWEEP: Duration = Duration::from_secs(5);
+/// Workers of a task that is not at work any more count in the limits for this long: they are being deleted. What then still exists,
+/// for example behind a finalizer of somebody's, does not hold up others.
+const LINGER: SignedDuration = SignedDuration::from_secs(60);
+/// Objects that are not ours are told of in the log at most this often.
+const TELL: Duration = Duration::from_secs(60);
 /// Events that may wait: one re-list of 5,000 nodes and their pods is a single one, so this is ample.
 const QUEUE: usize = 10_000;
 
@@ -107,6 +115,8 @@ pub struct Settings {
     pub registry_concurrency: usize,
     /// How long an image that was pulled to a node counts as being there.
     pub known_for: Duration,
+    /// Registries all of whose images everybody may pull: what nodes report of them counts for every namespace.
+    pub public_registries: Vec<String>,
     /// How many finished workers may be retained in the cluster.
     pub max_retained: usize,
 }
@@ -143,13 +153,17 @@ pub async fn run(
     let settings = Arc::new(settings);
     let (events, mut inbox) = mpsc::channel(QUEUE);
     let watches = watches::start(&client, &settings, &events, &metrics, &stop);
+    let Some(clock) = stop.run_until_cancelled(Clock::of_server(&client)).await else { return watches.ended().await };
     let executor = Executor::new(client, events, Arc::clone(&metrics), checks);
     let mut controller = Controller {
         executor,
         world: World::new(watches.count),
         runs: HashMap::new(),
         shared: Shared::new(settings, metrics),
+        clock,
+        left: HashMap::new(),
         swept: Instant::now(),
+        told: None,
     };
     loop {
         let event = tokio::select! {
@@ -178,33 +192,58 @@ struct Controller {
     /// By the task's UID.
     runs: HashMap<String, Run>,
     shared: Shared,
+    clock: Clock,
+    /// Since when tasks that have workers are not at work any more, by UID.
+    left: HashMap<String, Timestamp>,
     swept: Instant,
+    /// When the log last told of objects that are not ours.
+    told: Option<Instant>,
 }
 
 impl Controller {
     fn take(&mut self, observation: Observation) {
-        let now = Timestamp::now();
+        let now = self.clock.now();
         if let Observation::Done(Done { uid, effect, result }) = observation {
             if let Some(run) = self.runs.get_mut(&uid) {
                 run.done(&effect, result, &mut self.shared, now);
             }
             return;
         }
-        for Complaint { task_uid, image, message } in self.world.observe(observation) {
+        if let Observation::Node(Change::Put(node)) = &observation
+            && !node.ready
+        {
+            self.shared.known.forget(node.identity);
+        }
+        let News { complaints, stranger } = self.world.observe(observation, now);
+        for Complaint { task_uid, image, message } in complaints {
             if let Some(host) = self.runs.get(&task_uid).and_then(|run| run.host_of(image)) {
                 self.shared.budgets.complain(host, retry_after(&message), now);
             }
         }
+        if let Some((kind, stranger)) = stranger
+            && self.world.is_complete()
+            && self.told.is_none_or(|told| told.elapsed() >= TELL)
+        {
+            self.told = Some(Instant::now());
+            tracing::warn!(
+                kind,
+                object = stranger.key,
+                reason = stranger.reason.as_str(),
+                "{}: an object with the labels of Prewarmer's workers was not made by Prewarmer and is ignored; `prewarmer doctor` lists all",
+                stranger.reason.explain()
+            );
+        }
     }
 
     fn work(&mut self) {
-        let now = Timestamp::now();
+        let now = self.clock.now();
         let open = self.world.open_tasks();
         self.dismiss(&open);
         for (uid, task) in &open {
             self.runs.entry(uid.clone()).or_insert_with(|| Run::resume(task)).see(task);
         }
         self.shared.budgets.recover(now);
+        self.linger(now);
         self.shared.room = self.room(now);
         let (order, may_begin) = self.turns(&open, now);
         for uid in order {
@@ -214,6 +253,7 @@ impl Controller {
                 workers: self.world.workers_of(uid),
                 pods: self.world.pods(),
                 plan: self.world.plan_of(uid),
+                contested: &|namespace| self.world.is_contested(namespace, uid),
                 may_begin: may_begin.contains(uid),
                 now,
             };
@@ -234,7 +274,24 @@ impl Controller {
         for uid in gone {
             let Some(run) = self.runs.remove(&uid) else { continue };
             if self.world.task(&uid).is_none_or(|task| task.metadata.deletion_timestamp.is_some()) {
-                self.executor.spawn(run.target(), sweep::delete_all(self.world.workers_of(&uid)));
+                let workers = self.world.workers_of(&uid);
+                self.executor.spawn(run.target(), sweep::delete_all(workers, self.contested(&uid)));
+            }
+        }
+    }
+
+    /// Whether others have made objects in a namespace that carry the labels of this task's workers.
+    fn contested(&self, uid: &str) -> impl Fn(&str) -> bool {
+        |namespace| self.world.is_contested(namespace, uid)
+    }
+
+    /// Notes since when tasks that have workers are not at work any more.
+    fn linger(&mut self, now: Timestamp) {
+        let idle = |uid: &&String| !self.runs.contains_key(*uid);
+        self.left.retain(|uid, _| self.world.workers().contains_key(uid) && idle(&uid));
+        for uid in self.world.workers().keys().filter(idle) {
+            if !self.left.contains_key(uid) {
+                self.left.insert(uid.clone(), now);
             }
         }
     }
@@ -243,11 +300,12 @@ impl Controller {
     fn room(&self, now: Timestamp) -> Room {
         let mut busy = HashSet::new();
         let mut pulling: HashMap<String, usize> = HashMap::new();
-        for uid in self.world.workers().keys().filter(|uid| !self.runs.contains_key(*uid)) {
-            busy.extend(self.world.alive(uid).map(str::to_owned));
+        let lingers = |since: &Timestamp| now.duration_since(*since) < LINGER;
+        for (uid, _) in self.left.iter().filter(|(_, since)| lingers(since)) {
+            busy.extend(self.world.at_work(uid).map(str::to_owned));
         }
         for (uid, run) in &self.runs {
-            let nodes: HashSet<&str> = self.world.alive(uid).chain(run.claimed()).collect();
+            let nodes: HashSet<&str> = self.world.at_work(uid).chain(run.claimed()).collect();
             for host in run.hosts() {
                 *pulling.entry(host.clone()).or_default() += nodes.len();
             }
@@ -281,22 +339,27 @@ impl Controller {
         let metrics = &self.shared.metrics;
         metrics.active_tasks.set(count(self.runs.values().filter(|run| run.has_begun()).count()));
         metrics.registries_limited.set(count(self.shared.budgets.reduced()));
+        metrics.foreign_objects.reset();
+        for ((kind, reason), number) in self.world.foreign() {
+            metrics.foreign_objects.with_label_values(&[kind, reason.as_str()]).set(count(number));
+        }
         metrics.jobs_active.set(count(self.world.workers().keys().map(|uid| self.world.alive(uid).count()).sum()));
     }
 
     /// Removes what has ended and is not needed any more.
     fn sweep(&mut self, now: Timestamp) {
-        let (nodes, settings) = (self.world.nodes(), &self.shared.settings);
-        let spared = |node: &str| nodes.get(node).is_some_and(|facts| !facts.is_short_of_disk());
-        self.shared.known.prune(now, spared);
+        let settings = &self.shared.settings;
+        let nodes = self.world.nodes().values().filter(|node| node.ready && !node.is_short_of_disk());
+        let spared: HashSet<u64> = nodes.map(|node| node.identity).collect();
+        self.shared.known.prune(now, |node| spared.contains(&node));
         for (uid, task) in self.world.ended_tasks() {
-            self.executor
-                .spawn(&run::target(task), sweep::ended(task, self.world.workers_of(uid), self.world.pods(), now));
+            let (workers, pods) = (self.world.workers_of(uid), self.world.pods());
+            self.executor.spawn(&run::target(task), sweep::ended(task, workers, pods, self.contested(uid), now));
         }
         for (uid, workers) in self.world.workers().iter().filter(|(uid, _)| self.world.task(uid).is_none()) {
             if sweep::are_orphans(workers, now) {
-                self.executor
-                    .spawn(&Target { uid: uid.clone(), ..Target::default() }, sweep::delete_all(Some(workers)));
+                let target = Target { uid: uid.clone(), ..Target::default() };
+                self.executor.spawn(&target, sweep::delete_all(Some(workers), self.contested(uid)));
             }
         }
         let mut finished = Vec::new();

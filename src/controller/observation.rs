@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
-use super::effect::{Effect, Refusal, Written};
+use super::{
+    effect::{Effect, Refusal, Written},
+    foreign::Stranger,
+};
 use crate::{
     node::Facts,
     task::{PrewarmPlanSpec, PrewarmTask},
-    worker::{PodFacts, WorkerFacts},
+    worker::{PodFacts, WorkerFacts, provenance::PodClaim},
 };
 
 /// What a watch looks at.
@@ -39,29 +42,48 @@ pub(super) enum Change<T> {
     Replace(Vec<T>),
 }
 
+/// An object with our labels: one that may be ours, as far as it says itself, or one that is not.
+#[derive(Debug)]
+pub(super) enum Sighting<T> {
+    Ours(T),
+    Foreign(Stranger),
+}
+
 /// What the controller hears.
 pub(super) enum Observation {
     Task(Change<Arc<PrewarmTask>>),
-    Plan(Change<OwnedPlan>),
+    Plan(Source, Change<Sighting<OwnedPlan>>),
     Node(Change<Facts>),
-    Job(Source, Change<WorkerFacts>),
-    Pod(Source, Change<Box<SeenPod>>),
+    Job(Source, Change<Sighting<WorkerFacts>>),
+    Pod(Source, Change<Sighting<Box<SeenPod>>>),
     /// An effect has ended.
     Done(Done),
 }
 
-/// A plan and the task that it belongs to.
+/// A plan and the task that owns it.
 #[derive(Debug, Clone)]
 pub(super) struct OwnedPlan {
+    pub(super) namespace: String,
+    /// The task's name.
+    pub(super) task: String,
     pub(super) task_uid: String,
     pub(super) spec: Arc<PrewarmPlanSpec>,
 }
 
-/// A worker pod, and what it is as a worker where no Job made it.
+/// A pod, and the worker that it says it is or belongs to.
 #[derive(Debug, Clone)]
 pub(super) struct SeenPod {
     pub(super) facts: PodFacts,
-    pub(super) worker: Option<WorkerFacts>,
+    pub(super) claim: PodClaim,
+    /// The images that it asks for, by their index in the task.
+    pub(super) pulls: Box<[(u16, Box<str>)]>,
+}
+
+impl SeenPod {
+    /// Namespace and its own name.
+    pub(super) fn id(&self) -> String {
+        format!("{}/{}", self.facts.namespace, self.facts.name)
+    }
 }
 
 /// An effect that has ended.

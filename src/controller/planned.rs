@@ -55,6 +55,8 @@ pub(super) struct Planned {
     unseen: HashMap<usize, Unseen>,
     /// When the present try of a node began, by its index: a worker that somebody deletes gets no time beyond it.
     begun: HashMap<usize, Timestamp>,
+    /// The identity of a node when a worker of its present try was first seen, by its index.
+    met: HashMap<usize, u64>,
     /// Parts of nodes that came to an end whose worker had to go before the node's next part, by the node's index: they are
     /// not recorded, and repeated after a crash.
     settled: HashMap<usize, HashMap<u16, Vec<ImageOutcome>>>,
@@ -101,6 +103,7 @@ impl Planned {
             record,
             unseen: HashMap::new(),
             begun: HashMap::new(),
+            met: HashMap::new(),
             settled: HashMap::new(),
             seen_alive: 0,
             deletions: HashMap::new(),
@@ -163,6 +166,16 @@ impl Planned {
         }
     }
 
+    /// A worker of the node's present try is in the watch, while the node has this identity.
+    pub(super) fn meet(&mut self, index: usize, identity: u64) {
+        self.met.entry(index).or_insert(identity);
+    }
+
+    /// The identity that the node had when a worker of its present try was first seen.
+    pub(super) fn met(&self, index: usize) -> Option<u64> {
+        self.met.get(&index).copied()
+    }
+
     /// A worker has a pod: the API server takes them.
     pub(super) fn has_pod(&mut self) {
         self.taken = true;
@@ -191,6 +204,7 @@ impl Planned {
     /// The node's present try has ended.
     pub(super) fn try_ended(&mut self, index: usize) {
         self.begun.remove(&index);
+        self.met.remove(&index);
         self.settled.remove(&index);
     }
 

@@ -17,7 +17,10 @@ use crate::{
     node::Facts,
     reduced::ReducedPod,
     task::{PrewarmPlanSpec, PrewarmTask, PrewarmTaskSpec},
-    worker::{PodFacts, WorkerFacts},
+    worker::{
+        PodFacts, WorkerFacts,
+        provenance::{self, Places},
+    },
 };
 
 /// A task with a whole batch at work.
@@ -60,8 +63,9 @@ impl Rehearsal {
         for effect in rehearsal.look() {
             if let Effect::Create(creation) = &effect {
                 let pod: ReducedPod = serde_json::from_slice(&creation.body)?;
-                let mut worker = WorkerFacts::of_pod(&pod).unwrap_or_default();
-                worker.created = Some(rehearsal.now);
+                let claim = provenance::of_pod(&pod, &Places::default());
+                let claim = claim.map_err(|reason| format!("a worker of ours: {}", reason.explain()))?;
+                let worker = WorkerFacts { since: Some(rehearsal.now), ..claim.worker };
                 rehearsal.pods.insert(worker.key(), PodFacts::new(&pod, &crate::node::Interner::default()));
                 rehearsal.workers.insert(worker.key(), worker);
             }
@@ -90,6 +94,7 @@ impl Rehearsal {
             workers: Some(&self.workers),
             pods: &self.pods,
             plan: Some(&self.plan),
+            contested: &|_| false,
             may_begin: true,
             now: self.now,
         };

@@ -199,7 +199,7 @@ impl Run {
             planned.count_refusal();
             planned.refuse(*reason, message.clone(), now);
             let end = End::Node(*reason, message.clone());
-            note(planned, valid, shared, &self.target.namespace, index, end, true, now);
+            note(planned, valid, shared, index, end, true, now);
         }
     }
 
@@ -235,7 +235,7 @@ impl Run {
     }
 
     fn cancel(&mut self, task: &PrewarmTask, view: &View<'_>, effects: &mut Vec<Effect>) {
-        effects.extend(sweep::delete_all(view.workers));
+        effects.extend(sweep::delete_all(view.workers, view.contested));
         // A creation under way would come after the deletion: it is waited for.
         if view.workers().next().is_some() || self.inflight.iter().any(|key| key.starts_with("create/")) {
             self.phase(Phase::Finalizing, "Cancelling", "its workers are being deleted", task, view.now);

@@ -9,31 +9,52 @@ use super::{
     planned::after,
     world::{Pods, Workers, may_pull},
 };
+use kube::ResourceExt;
+
 use crate::{duration, task::PrewarmTask, worker::WorkerFacts};
 
-/// Workers of a task that nobody knows are orphans when the youngest is this old: the watch of tasks may be behind that of
+/// Workers of a task that is not known are orphans when the youngest has been seen for this long: the watch of tasks may be behind that of
 /// workers, but never by so much.
 const ORPHANED: SignedDuration = SignedDuration::from_secs(60);
 
-/// The deletion of all workers, by collection.
-pub(super) fn delete_all(workers: Option<&Workers>) -> Vec<Effect> {
-    let left = workers.into_iter().flat_map(Workers::values).filter(|worker| !worker.deleting);
-    let places: BTreeSet<_> = left.map(|worker| (worker.kind, worker.namespace.as_str())).collect();
-    places.into_iter().map(|(kind, namespace)| Effect::DeleteMany(kind, namespace.to_owned(), None)).collect()
+/// The deletion of all workers: by collection, and one by one in namespaces where a collection may contain what others made.
+pub(super) fn delete_all(workers: Option<&Workers>, contested: impl Fn(&str) -> bool) -> Vec<Effect> {
+    let left = || workers.into_iter().flat_map(Workers::values).filter(|worker| !worker.deleting);
+    let places: BTreeSet<_> = left().map(|worker| (worker.kind, worker.namespace.as_str())).collect();
+    let mut effects = Vec::new();
+    for (kind, namespace) in places {
+        if contested(namespace) {
+            let there = |worker: &&WorkerFacts| worker.kind == kind && worker.namespace == namespace;
+            effects.extend(left().filter(there).map(Effect::delete));
+        } else {
+            effects.push(Effect::DeleteMany(kind, namespace.to_owned(), None));
+        }
+    }
+    effects
 }
 
 /// What an ended task has to lose: its workers when they need not be retained any longer, those that still wait at once,
 /// and the task itself when its time to live is over, nothing is retained and everybody was told.
-pub(super) fn ended(task: &PrewarmTask, workers: Option<&Workers>, pods: &Pods, now: Timestamp) -> Vec<Effect> {
+pub(super) fn ended(
+    task: &PrewarmTask,
+    workers: Option<&Workers>,
+    pods: &Pods,
+    contested: impl Fn(&str) -> bool,
+    now: Timestamp,
+) -> Vec<Effect> {
     let completed =
         task.status.as_ref().and_then(|s| s.completion_time.as_deref()).and_then(|t| t.parse::<Timestamp>().ok());
     let is_over = |span: Duration| completed.is_none_or(|end| after(end, span) <= now);
     let retain = task.spec.retain.as_deref().and_then(|text| duration::parse(text).ok()).unwrap_or_default();
     if is_over(retain) {
-        let deletions = delete_all(workers);
+        let deletions = delete_all(workers, contested);
         let outlived = task.spec.ttl_seconds_after_finished.is_some_and(|ttl| is_over(Duration::from_secs(ttl.into())));
         let none_left = workers.is_none_or(Workers::is_empty);
-        return if none_left && outlived && !task.has_untold_end() { vec![Effect::DeleteTask] } else { deletions };
+        return if none_left && outlived && !task.has_untold_end() {
+            vec![Effect::DeleteTask(task.resource_version())]
+        } else {
+            deletions
+        };
     }
     let stuck = |worker: &&WorkerFacts| !worker.deleting && may_pull(worker, pods);
     workers.into_iter().flat_map(Workers::values).filter(stuck).map(Effect::delete).collect()
@@ -41,8 +62,8 @@ pub(super) fn ended(task: &PrewarmTask, workers: Option<&Workers>, pods: &Pods, 
 
 /// Whether workers of a task that nobody knows have been there for long enough to be sure of it.
 pub(super) fn are_orphans(workers: &Workers, now: Timestamp) -> bool {
-    let youngest = workers.values().filter_map(|worker| worker.created).max();
-    youngest.is_none_or(|created| now.duration_since(created) >= ORPHANED)
+    let youngest = workers.values().filter_map(|worker| worker.since).max();
+    youngest.is_none_or(|since| now.duration_since(since) >= ORPHANED)
 }
 
 /// The oldest of the finished workers, beyond `most`.
@@ -71,6 +92,7 @@ mod tests {
             name: name.into(),
             finished,
             created: Some(at(created)),
+            since: Some(at(created)),
             ..WorkerFacts::default()
         }
     }
@@ -96,18 +118,28 @@ mod tests {
     #[test]
     fn finished_workers_stay_as_long_as_they_are_retained() {
         let left = workers(vec![worker("a", WorkerKind::Job, true, 50), worker("b", WorkerKind::Job, false, 60)]);
-        let ended = |retain, now| ended(&task(retain, Some(0)), Some(&left), &Pods::new(), at(now));
-        assert_eq!(ended(Some("1m"), 159), [Effect::Delete(WorkerKind::Job, "shop".into(), "b".into())]);
+        let ended = |retain, now| ended(&task(retain, Some(0)), Some(&left), &Pods::new(), |_| false, at(now));
+        assert_eq!(ended(Some("1m"), 159), [Effect::delete(&left["shop/b"])]);
         let all = [Effect::DeleteMany(WorkerKind::Job, "shop".into(), None)];
         assert_eq!(ended(Some("1m"), 160), all);
         assert_eq!(ended(None, 100), all);
     }
 
     #[test]
+    fn where_others_made_workers_of_that_label_each_goes_by_its_uid() {
+        let mut away = worker("c", WorkerKind::Job, true, 50);
+        away.namespace = "own".into();
+        let left = workers(vec![worker("a", WorkerKind::Job, true, 50), worker("b", WorkerKind::Job, true, 60), away]);
+        let single = |key: &str| Effect::delete(&left[key]);
+        let many = Effect::DeleteMany(WorkerKind::Job, "own".into(), None);
+        assert_eq!(delete_all(Some(&left), |place| place == "shop"), [many, single("shop/a"), single("shop/b")]);
+    }
+
+    #[test]
     fn a_task_goes_after_its_workers() {
-        let ended = |retain, ttl, now| ended(&task(retain, ttl), None, &Pods::new(), at(now));
+        let ended = |retain, ttl, now| ended(&task(retain, ttl), None, &Pods::new(), |_| false, at(now));
         assert_eq!(ended(None, Some(10), 109), []);
-        assert_eq!(ended(None, Some(10), 110), [Effect::DeleteTask]);
+        assert_eq!(ended(None, Some(10), 110), [Effect::DeleteTask(None)]);
         assert_eq!(ended(Some("1m"), Some(10), 110), []);
         assert_eq!(ended(None, None, 9999), []);
     }

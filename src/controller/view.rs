@@ -13,6 +13,8 @@ pub(super) struct View<'a> {
     pub(super) workers: Option<&'a Workers>,
     pub(super) pods: &'a Pods,
     pub(super) plan: Option<&'a Arc<PrewarmPlanSpec>>,
+    /// Whether others have made objects in a namespace that carry the labels of this task's workers.
+    pub(super) contested: &'a dyn Fn(&str) -> bool,
     pub(super) may_begin: bool,
     pub(super) now: Timestamp,
 }

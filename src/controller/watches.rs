@@ -17,15 +17,20 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Settings, WorkerNamespace,
-    observation::{Change, Observation, OwnedPlan, SeenPod, Source},
+    foreign::Stranger,
+    observation::{Change, Observation, OwnedPlan, SeenPod, Sighting, Source},
+    world::plan_name,
 };
 use crate::{
     metrics::Metrics,
     node::{Facts, Interner},
     reduced::{ReducedJob, ReducedNode, ReducedPod},
     scope::scoped,
-    task::{PrewarmPlan, PrewarmTask},
-    worker::{MANAGED_BY, PodFacts, TASK_NAMESPACE_ANNOTATION, WorkerFacts},
+    task::{PrewarmPlan, PrewarmTask, PrewarmTaskSpec},
+    worker::{
+        MANAGED_BY, PodFacts, TASK_NAMESPACE_ANNOTATION, TASK_UID_LABEL, WorkerFacts,
+        provenance::{self, Places, Rejection},
+    },
 };
 
 /// Objects per page of a first list: nodes are large, about 15 KB each.
@@ -60,55 +65,89 @@ pub(super) fn start(
     let texts = Arc::new(Interner::default());
     let nodes = {
         let texts = Arc::clone(&texts);
-        move |node: ReducedNode| Some(Facts::new(&node, &texts))
+        move |node: ReducedNode, _| Some(Facts::new(&node, &texts))
     };
-    let mut tasks = vec![
-        watch.spawn(scoped::<DeserializeGuard<PrewarmTask>>(client, namespace), all.clone(), task, Observation::Task),
-        watch.spawn(scoped::<PrewarmPlan>(client, namespace), all.clone(), |p| Some(plan(p)), Observation::Plan),
-        watch.spawn(Api::<ReducedNode>::all(client.clone()), all, nodes, Observation::Node),
-    ];
     let elsewhere = settings.worker_namespace != WorkerNamespace::Workload;
+    let places = Places { own: elsewhere.then(|| settings.own_namespace.clone()) };
+    // Each list comes after that of the owners, so that an object whose owner is not known is one whose owner is not there.
+    let (tasks_listed, none) = (Listed::default(), Listed::already());
+    let plans = Source { kind: "prewarmplans", namespace: namespace.map(str::to_owned) };
+    let mut tasks = vec![
+        watch.spawn(
+            scoped::<DeserializeGuard<PrewarmTask>>(client, namespace),
+            all.clone(),
+            (&none, &tasks_listed),
+            task,
+            Observation::Task,
+        ),
+        watch.spawn(
+            scoped::<PrewarmPlan>(client, namespace),
+            all.clone(),
+            (&tasks_listed, &Listed::default()),
+            |p, _| Some(plan(p)),
+            move |c| Observation::Plan(plans.clone(), c),
+        ),
+        watch.spawn(
+            Api::<ReducedNode>::all(client.clone()),
+            all,
+            (&none, &Listed::default()),
+            nodes,
+            Observation::Node,
+        ),
+    ];
     let own = namespace
         .filter(|watched| elsewhere && *watched != settings.own_namespace)
         .map(|_| settings.own_namespace.as_str());
     for place in [Some(namespace), own.map(Some)].into_iter().flatten() {
         let source = |kind| Source { kind, namespace: place.map(str::to_owned) };
-        let (jobs, pods) = (source("jobs"), source("pods"));
-        // Of what others have put into our own namespace, nothing is ours to judge.
-        let watched = namespace.map(str::to_owned);
-        let is_ours = move |annotations: &BTreeMap<String, String>| {
+        let (jobs, pods, jobs_listed) = (source("jobs"), source("pods"), Listed::default());
+        // In our own namespace may be workers of another installation, for another namespace.
+        let watched = namespace.filter(|_| place != namespace).map(str::to_owned);
+        let concerns_us = move |annotations: &BTreeMap<String, String>| {
             watched.is_none() || annotations.get(TASK_NAMESPACE_ANNOTATION) == watched.as_ref()
         };
         let job = {
-            let is_ours = is_ours.clone();
-            move |job: ReducedJob| is_ours(job.annotations()).then(|| WorkerFacts::from(&job))
+            let (places, concerns_us) = (places.clone(), concerns_us.clone());
+            move |job: ReducedJob, _| concerns_us(job.annotations()).then(|| see_job(&job, &places))
         };
-        let texts = Arc::clone(&texts);
-        let pod = move |pod: ReducedPod| {
-            let seen = || SeenPod { facts: PodFacts::new(&pod, &texts), worker: WorkerFacts::of_pod(&pod) };
-            is_ours(pod.annotations()).then(|| Box::new(seen()))
-        };
-        tasks.push(
-            watch.spawn(scoped::<ReducedJob>(client, place), ours.clone(), job, move |c| {
-                Observation::Job(jobs.clone(), c)
-            }),
-        );
-        tasks.push(
-            watch.spawn(scoped::<ReducedPod>(client, place), ours.clone(), pod, move |c| {
-                Observation::Pod(pods.clone(), c)
-            }),
-        );
+        let (places, texts) = (places.clone(), Arc::clone(&texts));
+        let pod = move |pod: ReducedPod, _| concerns_us(pod.annotations()).then(|| see_pod(&pod, &places, &texts));
+        tasks.push(watch.spawn(
+            scoped::<ReducedJob>(client, place),
+            ours.clone(),
+            (&tasks_listed, &jobs_listed),
+            job,
+            move |c| Observation::Job(jobs.clone(), c),
+        ));
+        tasks.push(watch.spawn(
+            scoped::<ReducedPod>(client, place),
+            ours.clone(),
+            (&jobs_listed, &Listed::default()),
+            pod,
+            move |c| Observation::Pod(pods.clone(), c),
+        ));
     }
     Watches { count: tasks.len(), tasks }
 }
 
-/// A task that cannot be read is left alone: one malformed object must not wedge the stream.
-fn task(guarded: DeserializeGuard<PrewarmTask>) -> Option<Arc<PrewarmTask>> {
+/// Whether an object is there, or is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Presence {
+    There,
+    Gone,
+}
+
+/// A task that cannot be read is left alone: one malformed object must not wedge the stream. That it is gone is known without reading it.
+fn task(guarded: DeserializeGuard<PrewarmTask>, presence: Presence) -> Option<Arc<PrewarmTask>> {
     match guarded.0 {
         Ok(mut task) => {
             // Nobody reads them, and they are half of an ended task.
             task.metadata.managed_fields = None;
             Some(Arc::new(task))
+        }
+        Err(invalid) if presence == Presence::Gone => {
+            let spec = PrewarmTaskSpec::default();
+            Some(Arc::new(PrewarmTask { metadata: invalid.metadata, spec, status: None }))
         }
         Err(invalid) => {
             tracing::warn!(name = invalid.metadata.name, error = %invalid.error, "a PrewarmTask cannot be read");
@@ -117,10 +156,53 @@ fn task(guarded: DeserializeGuard<PrewarmTask>) -> Option<Arc<PrewarmTask>> {
     }
 }
 
-fn plan(plan: PrewarmPlan) -> OwnedPlan {
-    OwnedPlan {
-        task_uid: plan.owner_references().first().map(|owner| owner.uid.clone()).unwrap_or_default(),
-        spec: Arc::new(plan.spec),
+/// A plan is named after its task, which owns it.
+pub(super) fn plan(plan: PrewarmPlan) -> Sighting<OwnedPlan> {
+    let (namespace, name) = (plan.namespace().unwrap_or_default(), plan.name_any());
+    match provenance::owning_task(&plan.metadata) {
+        Some(owner) if plan_name(&owner.uid) == name => {
+            let (task, task_uid) = (owner.name.clone(), owner.uid.clone());
+            Sighting::Ours(OwnedPlan { namespace, task, task_uid, spec: Arc::new(plan.spec) })
+        }
+        owner => {
+            let reason = if owner.is_some() { Rejection::Name } else { Rejection::Owner };
+            Sighting::Foreign(Stranger::new(&namespace, &name, "", reason))
+        }
+    }
+}
+
+fn stranger<T>(object: &impl ResourceExt, reason: Rejection) -> Sighting<T> {
+    let uid = object.labels().get(TASK_UID_LABEL).map_or("", String::as_str);
+    Sighting::Foreign(Stranger::new(&object.namespace().unwrap_or_default(), &object.name_any(), uid, reason))
+}
+
+pub(super) fn see_job(job: &ReducedJob, places: &Places) -> Sighting<WorkerFacts> {
+    match provenance::of_job(job, places) {
+        Ok(worker) => Sighting::Ours(worker),
+        Err(reason) => stranger(job, reason),
+    }
+}
+
+pub(super) fn see_pod(pod: &ReducedPod, places: &Places, texts: &Interner) -> Sighting<Box<SeenPod>> {
+    match provenance::of_pod(pod, places) {
+        Ok(claim) => {
+            let pulls = provenance::pulls(pod);
+            Sighting::Ours(Box::new(SeenPod { facts: PodFacts::new(pod, texts), claim, pulls }))
+        }
+        Err(reason) => stranger(pod, reason),
+    }
+}
+
+/// Whether a watch has delivered its first list.
+#[derive(Debug, Clone, Default)]
+struct Listed(CancellationToken);
+
+impl Listed {
+    /// For what waits for none.
+    fn already() -> Self {
+        let listed = Self::default();
+        listed.0.cancel();
+        listed
     }
 }
 
@@ -135,7 +217,8 @@ impl Watch {
         &self,
         api: Api<K>,
         config: watcher::Config,
-        reduce: impl Fn(K) -> Option<T> + Send + 'static,
+        (after, listed): (&Listed, &Listed),
+        reduce: impl Fn(K, Presence) -> Option<T> + Send + 'static,
         wrap: impl Fn(Change<T>) -> Observation + Send + 'static,
     ) -> JoinHandle<()>
     where
@@ -144,7 +227,9 @@ impl Watch {
     {
         let (events, metrics, stop) = (self.events.clone(), Arc::clone(&self.metrics), self.stop.clone());
         let kind = K::plural(&K::DynamicType::default()).into_owned();
+        let (after, listed) = (after.clone(), listed.clone());
         let work = async move {
+            after.0.cancelled().await;
             let mut stream = std::pin::pin!(watcher(api, config).default_backoff());
             let mut list = Vec::new();
             while let Some(event) = stream.next().await {
@@ -155,24 +240,28 @@ impl Watch {
                         continue;
                     }
                     Ok(Event::InitApply(object)) => {
-                        list.extend(reduce(object));
+                        list.extend(reduce(object, Presence::There));
                         continue;
                     }
                     Ok(Event::InitDone) => {
                         metrics.kube_requests.with_label_values(&["watch", &kind]).inc();
                         Some(Change::Replace(std::mem::take(&mut list)))
                     }
-                    Ok(Event::Apply(object)) => reduce(object).map(Change::Put),
-                    Ok(Event::Delete(object)) => reduce(object).map(Change::Drop),
+                    Ok(Event::Apply(object)) => reduce(object, Presence::There).map(Change::Put),
+                    Ok(Event::Delete(object)) => reduce(object, Presence::Gone).map(Change::Drop),
                     Err(error) => {
                         tracing::warn!(%kind, %error, "a watch was interrupted; it is taken up again");
                         continue;
                     }
                 };
+                let is_list = matches!(change, Some(Change::Replace(_)));
                 if let Some(change) = change
                     && events.send(wrap(change)).await.is_err()
                 {
                     return;
+                }
+                if is_list {
+                    listed.0.cancel();
                 }
             }
         };

@@ -15,6 +15,7 @@ use super::{
     world::{is_alive, may_pull},
 };
 use crate::{
+    node::Facts,
     task::{
         BatchPolicy, PrewarmTaskStatus,
         batches::{Batches, NodeState, batches},
@@ -78,6 +79,9 @@ impl<'a> Work<'a> {
         for worker in view.workers() {
             let Some(index) = planned.index_of(&worker.node) else { continue };
             planned.seen(index, &worker.name);
+            if let Some(node) = view.nodes.get(&worker.node) {
+                planned.meet(index, node.identity);
+            }
             if view.pods.contains_key(&worker.key()) {
                 planned.has_pod();
             }
@@ -164,9 +168,12 @@ impl<'a> Work<'a> {
     }
 
     fn end(&mut self, index: usize, end: End, again: bool) {
-        let since = self.at.get(&index).and_then(|workers| workers.iter().filter_map(|worker| worker.created).min());
+        let since = self.at.get(&index).and_then(|workers| workers.iter().filter_map(|worker| worker.since).min());
+        if let End::Images(outcomes) = &end {
+            self.learn(index, outcomes);
+        }
         let namespace = &self.target.namespace;
-        let state = note(self.planned, self.valid, self.shared, namespace, index, end, again, self.view.now);
+        let state = note(self.planned, self.valid, self.shared, index, end, again, self.view.now);
         if let Some(since) = since {
             self.shared.metrics.pull_duration.observe(self.view.now.duration_since(since).as_secs_f64());
             let node = &self.planned.spec.nodes[index];
@@ -177,6 +184,28 @@ impl<'a> Work<'a> {
         self.at.remove(&index);
         // The workers of failed nodes go only when the failure is in the status, and until then others must wait.
         self.urgent |= !matches!(state, NodeState::Succeeded | NodeState::AlreadyWarm);
+    }
+
+    /// Remembers what is on a node now, if it is the machine that the workers were seen on, and what the namespace was given there.
+    fn learn(&mut self, index: usize, outcomes: &[ImageOutcome]) {
+        let (now, scope) = (self.view.now, Scope::new(&self.target.namespace, self.valid));
+        let node = self.planned.spec.nodes.get(index).and_then(|node| self.view.nodes.get(node));
+        let same = |node: &&Facts| node.ready && self.planned.met(index).is_none_or(|met| met == node.identity);
+        let node = node.filter(same).map(|node| node.identity);
+        let workers = self.at.get(&index).map_or(&[][..], Vec::as_slice);
+        for (at, (image, outcome)) in (0u16..).zip(self.valid.images.iter().zip(outcomes)) {
+            if !matches!(outcome, ImageOutcome::Warm(_)) {
+                continue;
+            }
+            if let Some(node) = node {
+                self.shared.known.learn(scope, node, image, now);
+            }
+            if let Some(worker) = workers.iter().find(|worker| worker.asked.contains(&at)) {
+                // Workers in our own namespace have no credentials.
+                let of = if worker.is_away() { Scope::ANYBODY } else { scope };
+                self.shared.known.prove(of, image, now);
+            }
+        }
     }
 
     /// Removes workers whose results are in the API server: those of failed nodes at once, because their pods would wait for
@@ -192,13 +221,17 @@ impl<'a> Work<'a> {
         let retains = !self.valid.retain.is_zero();
         let mut wanted = Vec::new();
         for ((namespace, batch), workers) in groups {
-            let whole = !retains && !self.is_open(batch) && workers.iter().all(|(_, done)| *done);
+            let whole = !retains
+                && !(self.view.contested)(namespace)
+                && !self.is_open(batch)
+                && workers.iter().all(|(_, done)| *done);
             if whole {
                 wanted.push(Effect::DeleteMany(self.valid.worker, namespace.to_owned(), Some(batch)));
                 continue;
             }
             let single = workers.into_iter().filter(|(worker, done)| {
-                self.is_misplaced(worker) || *done && (retains || may_pull(worker, self.view.pods))
+                let singly = retains || (self.view.contested)(namespace);
+                self.is_misplaced(worker) || *done && (singly || may_pull(worker, self.view.pods))
             });
             wanted.extend(single.map(|(worker, _)| Effect::delete(worker)));
         }
@@ -411,7 +444,6 @@ pub(super) fn note(
     planned: &mut Planned,
     valid: &ValidTask,
     shared: &mut Shared,
-    namespace: &str,
     index: usize,
     end: End,
     again: bool,
@@ -422,13 +454,7 @@ pub(super) fn note(
     let again = again && planned.record.state(index).attempt() < valid.retry.limit;
     let mut warm = 0;
     if let End::Images(outcomes) = &end {
-        let scope = Scope::new(namespace, valid);
-        for (image, outcome) in valid.images.iter().zip(outcomes) {
-            if matches!(outcome, ImageOutcome::Warm(_)) {
-                warm += 1;
-                shared.known.learn(scope, node, image, now);
-            }
-        }
+        warm = outcomes.iter().filter(|outcome| matches!(outcome, ImageOutcome::Warm(_))).count();
     }
     let all = valid.images.len();
     planned.try_ended(index);

@@ -50,6 +50,9 @@ pub struct Facts {
     pub memory: u64,
     /// How many pods it takes.
     pub pods: u64,
+    /// Which machine it is, as it runs now: another where the Node was made anew under its name, or the machine was replaced or
+    /// started again.
+    pub identity: u64,
     images: Box<[u64]>,
 }
 
@@ -148,6 +151,7 @@ impl Facts {
             memory: status.allocatable.get("memory").and_then(|q| bytes(&q.0)).unwrap_or(0),
             pods: status.allocatable.get("pods").and_then(|q| q.0.parse().ok()).unwrap_or(0),
             images_size: status.images.iter().filter_map(|image| u64::try_from(image.size_bytes?).ok()).sum(),
+            identity: identity(node),
             images: known.into(),
         }
     }
@@ -155,7 +159,8 @@ impl Facts {
     /// A Linux node that is ready.
     #[cfg(test)]
     pub(crate) fn sample(name: &str) -> Self {
-        Self { name: name.into(), ready: true, os: "linux".into(), ..Self::default() }
+        let identity = name.bytes().fold(1, |number, byte| number * 31 + u64::from(byte));
+        Self { name: name.into(), ready: true, os: "linux".into(), identity, ..Self::default() }
     }
 
     /// Image volumes are on by default since kubelet 1.35 (KEP-4639); containerd
@@ -182,6 +187,15 @@ impl Facts {
     pub fn reports(&self, image: &Reference) -> bool {
         self.images.binary_search(&mark(image)).is_ok()
     }
+}
+
+/// Name, UID, machine and boot as 64 bits.
+fn identity(node: &ReducedNode) -> u64 {
+    let info = node.status.node_info.as_ref();
+    let machine = info.map(|info| (&info.machine_id, &info.boot_id));
+    let mut hasher = DefaultHasher::new();
+    (&node.metadata.name, &node.metadata.uid, machine).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// An image as 64 bits: two of a node's hundred names meet with a chance of 10^-17.
@@ -263,6 +277,20 @@ mod tests {
         assert!(!reports("r.example/svc1:1.1.0"), "part of a name is no name");
         assert!(!reports("other.example/library/nginx:1.27"));
         assert_eq!(facts.images_size, 150);
+    }
+
+    #[test]
+    fn a_node_is_another_when_its_machine_is() {
+        let identity = |uid: &str, machine: &str, boot: &str| {
+            let info = json!({"machineID": machine, "bootID": boot, "kubeletVersion": "v1.36.0"});
+            let node = json!({"metadata": {"name": "n", "uid": uid}, "status": {"nodeInfo": info}});
+            Facts::new(&serde_json::from_value(node).unwrap(), &Interner::default()).identity
+        };
+        let one = identity("u", "m", "b");
+        assert_eq!(one, identity("u", "m", "b"));
+        for other in [identity("v", "m", "b"), identity("u", "n", "b"), identity("u", "m", "c")] {
+            assert_ne!(one, other);
+        }
     }
 
     #[test]

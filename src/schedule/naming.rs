@@ -76,10 +76,13 @@ pub fn is_schedule(owner: &OwnerReference) -> bool {
     owner.kind == PrewarmSchedule::kind(&()) && owner.api_version == PrewarmSchedule::api_version(&())
 }
 
-/// The schedule that made a task, by UID, and how.
+/// The schedule that made a task, by UID, and how: its controller. It is in the task's namespace, or nowhere.
 #[must_use]
 pub fn made_by(task: &PrewarmTask) -> Option<(String, Made)> {
-    let owner = task.owner_references().iter().find(|owner| is_schedule(owner))?;
+    let owner = task.owner_references().iter().find(|owner| owner.controller == Some(true))?;
+    if !is_schedule(owner) || owner.uid.is_empty() {
+        return None;
+    }
     let created = || task.creation_timestamp().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
     let tick = task.annotations().get(TICK_ANNOTATION).and_then(|text| text.parse().ok()).unwrap_or_else(created);
     let manual = task.annotations().get(TRIGGER_ANNOTATION).is_some_and(|text| text == "manual");
@@ -104,7 +107,16 @@ mod tests {
         let mut schedule = PrewarmSchedule::new("nightly", spec);
         schedule.metadata.uid = Some("uid".into());
         let made = Made { tick, trigger: Trigger::Manual };
-        assert_eq!(made_by(&task_of(&schedule, &name, &made)), Some(("uid".into(), made)));
+        let task = task_of(&schedule, &name, &made);
+        assert_eq!(made_by(&task), Some(("uid".into(), made)));
+        let change = |change: fn(&mut OwnerReference)| {
+            let mut task = task.clone();
+            task.metadata.owner_references.iter_mut().flatten().for_each(change);
+            made_by(&task)
+        };
+        assert_eq!(change(|owner| owner.controller = None), None, "any number may own; one controls");
+        assert_eq!(change(|owner| owner.kind = "CronJob".into()), None);
+        assert_eq!(change(|owner| owner.api_version = "prewarm.io/v1".into()), None);
         assert_eq!(made_by(&PrewarmTask::new("t", PrewarmTaskSpec::default())), None);
     }
 }

@@ -6,7 +6,7 @@ use futures::{StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
 use kube::{
     Api, Client, ResourceExt,
-    api::{DeleteParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
 };
 use serde_json::json;
 use tokio::time::Instant;
@@ -76,15 +76,14 @@ impl Worker {
         if schedule.metadata.deletion_timestamp.is_some() {
             return LOOK;
         }
-        let runs: Vec<RunFacts> = self
-            .catalog
-            .runs_of(schedule.metadata.uid.as_deref().unwrap_or_default())
-            .iter()
-            .filter_map(|entry| entry.run.as_ref().map(|run| run.facts.clone()))
-            .collect();
+        let uid = schedule.metadata.uid.as_deref().unwrap_or_default();
+        let entries = self.catalog.runs_of(&schedule.namespace().unwrap_or_default(), uid);
+        let runs: Vec<RunFacts> =
+            entries.iter().filter_map(|entry| entry.run.as_ref().map(|run| run.facts.clone())).collect();
+        let uids = entries.iter().map(|entry| (&*entry.key.name, &*entry.uid)).collect();
         let mut decision = decide(schedule, &runs, Timestamp::now());
         let before = schedule.status.clone().unwrap_or_default();
-        if let Err(error) = self.carry_out(schedule, &mut decision, &before).await {
+        if let Err(error) = self.carry_out(schedule, &mut decision, &before, &uids).await {
             let name = schedule.name_any();
             tracing::warn!(schedule = name, namespace = schedule.namespace(), %error, "the schedule is worked on again soon");
             return RETRY;
@@ -98,6 +97,7 @@ impl Worker {
         schedule: &PrewarmSchedule,
         decision: &mut Decision,
         before: &PrewarmScheduleStatus,
+        uids: &HashMap<&str, &str>,
     ) -> kube::Result<()> {
         let namespace = schedule.namespace().unwrap_or_default();
         let tasks = Api::<PrewarmTask>::namespaced(self.client.clone(), &namespace);
@@ -118,14 +118,16 @@ impl Worker {
                 Err(error) => return Err(error),
             }
         }
-        for name in &decision.cancel {
+        // By name and UID: a task that was made anew under the name of a run is none.
+        for (name, uid) in decision.cancel.iter().filter_map(|name| uids.get_key_value(name.as_str())) {
             self.count("patch", "prewarmtasks");
-            let patch = Patch::Merge(json!({"spec": {"cancel": true}}));
+            let patch = Patch::Merge(json!({"metadata": {"uid": uid}, "spec": {"cancel": true}}));
             gone_is_fine(tasks.patch(name, &PatchParams::default(), &patch).await)?;
         }
-        for name in &decision.forget {
+        for (name, uid) in decision.forget.iter().filter_map(|name| uids.get_key_value(name.as_str())) {
             self.count("delete", "prewarmtasks");
-            gone_is_fine(tasks.delete(name, &DeleteParams::default()).await)?;
+            let only = Preconditions { uid: Some((*uid).to_owned()), resource_version: None };
+            gone_is_fine(tasks.delete(name, &DeleteParams::default().preconditions(only)).await)?;
         }
         if decision.status != *before {
             self.write(schedule, &decision.status, before).await?;
@@ -186,9 +188,11 @@ impl Worker {
     }
 }
 
+/// That the object is gone, or another has its name (409, and 422 of a patch that names a UID), is what was wanted.
 fn gone_is_fine<T>(result: kube::Result<T>) -> kube::Result<()> {
     match result {
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 422 && status.message.contains("metadata.uid") => Ok(()),
         other => other.map(drop),
     }
 }

@@ -63,6 +63,7 @@ pub(super) fn controller_settings(config: &Config) -> controller::Settings {
         max_workers: config.max_workers,
         registry_concurrency: config.registry_concurrency,
         known_for: config.known_for,
+        public_registries: config.public_registries.clone(),
         max_retained: config.max_retained_workers,
     }
 }

@@ -1,7 +1,7 @@
 //! Follows namespaces, runtime classes and autoscalers.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt::Debug,
 };
 
@@ -44,62 +44,144 @@ pub fn follow(
             listed.insert(namespace.name_any());
             names.note_name(&namespace.name_any(), true);
             names.set_namespace(&namespace.name_any(), ours(namespace.annotations()));
+            Some(namespace.name_any())
         }
-        Change::Drop(namespace) => {
-            names.note_name(&namespace.name_any(), false);
-            names.set_namespace(&namespace.name_any(), BTreeMap::new());
+        Change::Drop(name) => {
+            names.note_name(&name, false);
+            names.set_namespace(&name, BTreeMap::new());
+            None
         }
-        Change::Begun => listed = HashSet::new(),
-        Change::Listed => names.set_names(std::mem::take(&mut listed)),
+        Change::Begun => {
+            listed = HashSet::new();
+            None
+        }
+        Change::Listed => {
+            names.set_names(std::mem::take(&mut listed));
+            None
+        }
     });
     let api = Api::<RuntimeClass>::all(client.clone());
     let runtime_classes = one(api, Config::default(), ready, stop, move |change| match change {
-        Change::Put(class) => classes.set_runtime_class(&class.name_any(), Some(scheduling(&class))),
-        Change::Drop(class) => classes.set_runtime_class(&class.name_any(), None),
-        Change::Begun | Change::Listed => {}
+        Change::Put(class) => {
+            classes.set_runtime_class(&class.name_any(), Some(scheduling(&class)));
+            Some(class.name_any())
+        }
+        Change::Drop(name) => {
+            classes.set_runtime_class(&name, None);
+            None
+        }
+        Change::Begun | Change::Listed => None,
     });
     let api = scoped::<ReducedAutoscaler>(client, namespace);
     let autoscalers = one(api, Config::default(), ready, stop, move |change| match change {
-        Change::Put(scaler) => scalers.set_most_replicas(target(&scaler), Some(scaler.spec.max_replicas)),
-        Change::Drop(scaler) => scalers.set_most_replicas(target(&scaler), None),
-        Change::Begun | Change::Listed => {}
+        Change::Put(scaler) => {
+            scalers.set_most_replicas(target(&scaler), Some(scaler.spec.max_replicas));
+            Some(target(&scaler))
+        }
+        Change::Drop(target) => {
+            scalers.set_most_replicas(target, None);
+            None
+        }
+        Change::Begun | Change::Listed => None,
     });
     vec![namespaces, runtime_classes, autoscalers]
 }
 
-enum Change<K> {
+enum Change<K, E> {
+    /// An object is there; what it has an entry for is to be returned.
     Put(K),
-    Drop(K),
+    /// The entry has no object any more.
+    Drop(E),
     /// A list of all objects begins.
     Begun,
     /// The list has ended: what was put since it began is all there is.
     Listed,
 }
 
-/// One watch. What vanished while it was interrupted keeps its entry: nothing asks for it any more.
-fn one<K>(
+/// Which object has which entry. An object may be given another entry, and may vanish while the watch is interrupted: then no event
+/// tells of it, only its absence from the next list.
+struct Entries<E> {
+    known: HashMap<String, E>,
+    /// While a list is under way: what was in it so far.
+    listed: Option<HashSet<String>>,
+}
+
+impl<E: PartialEq> Entries<E> {
+    fn new() -> Self {
+        Self { known: HashMap::new(), listed: None }
+    }
+
+    /// Notes an object's entry. The one that it had before, if that was another.
+    fn put(&mut self, object: String, entry: E) -> Option<E> {
+        if let Some(listed) = &mut self.listed {
+            listed.insert(object.clone());
+        }
+        let same = self.known.get(&object).is_some_and(|known| *known == entry);
+        self.known.insert(object, entry).filter(|_| !same)
+    }
+
+    fn remove(&mut self, object: &str) -> Option<E> {
+        self.known.remove(object)
+    }
+
+    /// A list begins.
+    fn begin(&mut self) {
+        self.listed = Some(HashSet::new());
+    }
+
+    /// The list is complete. The entries of objects that are not in it.
+    fn end(&mut self) -> Vec<E> {
+        let listed = self.listed.take().unwrap_or_default();
+        let gone: Vec<String> = self.known.keys().filter(|object| !listed.contains(*object)).cloned().collect();
+        gone.iter().filter_map(|object| self.known.remove(object)).collect()
+    }
+}
+
+fn key<K: ResourceExt>(object: &K) -> String {
+    format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any())
+}
+
+/// One watch.
+fn one<K, E>(
     api: Api<K>,
     config: Config,
     ready: &Sender<usize>,
     stop: &CancellationToken,
-    mut note: impl FnMut(Change<K>) + Send + 'static,
+    mut note: impl FnMut(Change<K, E>) -> Option<E> + Send + 'static,
 ) -> BoxFuture<'static, ()>
 where
     K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
     K::DynamicType: Default,
+    E: PartialEq + Send + 'static,
 {
     let (ready, stop) = (ready.clone(), stop.clone());
     Box::pin(async move {
         let kind = K::plural(&K::DynamicType::default()).into_owned();
         let mut first = true;
+        let mut entries = Entries::new();
         let mut stream = std::pin::pin!(watcher(api, config.page_size(PAGE)).default_backoff());
         while let Some(Some(event)) = stop.run_until_cancelled(stream.next()).await {
             match event {
-                Ok(Event::Apply(object) | Event::InitApply(object)) => note(Change::Put(object)),
-                Ok(Event::Delete(object)) => note(Change::Drop(object)),
-                Ok(Event::Init) => note(Change::Begun),
+                Ok(Event::Apply(object) | Event::InitApply(object)) => {
+                    let key = key(&object);
+                    if let Some(old) = note(Change::Put(object)).and_then(|entry| entries.put(key, entry)) {
+                        note(Change::Drop(old));
+                    }
+                }
+                Ok(Event::Delete(object)) => {
+                    if let Some(old) = entries.remove(&key(&object)) {
+                        note(Change::Drop(old));
+                    }
+                }
+                Ok(Event::Init) => {
+                    entries.begin();
+                    note(Change::Begun);
+                }
                 Ok(Event::InitDone) => {
                     note(Change::Listed);
+                    for old in entries.end() {
+                        note(Change::Drop(old));
+                    }
                     if std::mem::take(&mut first) {
                         ready.send_modify(|count| *count += 1);
                     }
@@ -143,4 +225,35 @@ fn scheduling(class: &RuntimeClass) -> Scheduling {
 fn target(scaler: &ReducedAutoscaler) -> Identity {
     let target = &scaler.spec.scale_target_ref;
     (scaler.namespace().unwrap_or_default(), target.kind.clone(), target.name.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_vanished_during_an_interruption_is_known_by_its_absence() {
+        let mut entries = Entries::new();
+        entries.begin();
+        for name in ["a", "b"] {
+            assert_eq!(entries.put(name.into(), name.to_owned()), None);
+        }
+        assert_eq!(entries.end(), Vec::<String>::new());
+        assert_eq!(entries.put("c".into(), "c".into()), None);
+        entries.begin();
+        entries.put("a".into(), "a".into());
+        let mut gone = entries.end();
+        gone.sort();
+        assert_eq!(gone, ["b", "c"]);
+        assert_eq!(entries.remove("b"), None);
+    }
+
+    #[test]
+    fn an_object_that_is_given_another_entry_loses_its_old_one() {
+        let mut entries = Entries::new();
+        entries.put("scaler".into(), "web");
+        assert_eq!(entries.put("scaler".into(), "web"), None);
+        assert_eq!(entries.put("scaler".into(), "api"), Some("web"));
+        assert_eq!(entries.remove("scaler"), Some("api"));
+    }
 }

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::{apimachinery::pkg::apis::meta::v1::ObjectMeta, jiff::Timestamp};
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::{
-    ASKED_ANNOTATION, ATTEMPT_LABEL, BATCH_LABEL, NODE_ANNOTATION, PART_LABEL, TASK_UID_LABEL,
+    TASK_UID_LABEL,
     pod::{INSTALL_CONTAINER, image_index},
 };
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The label by which the Job controller marks a Job's pods.
-const JOB_NAME_LABEL: &str = "batch.kubernetes.io/job-name";
+pub(super) const JOB_NAME_LABEL: &str = "batch.kubernetes.io/job-name";
 
 /// A worker: a Job, or a bare pod.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,8 +27,14 @@ pub struct WorkerFacts {
     pub namespace: String,
     /// Its name.
     pub name: String,
+    /// Its own UID.
+    pub uid: Box<str>,
     /// The UID of its task.
     pub task_uid: String,
+    /// Its task's name, as a label has it.
+    pub task: Box<str>,
+    /// Its task's namespace.
+    pub task_namespace: Box<str>,
     /// The node that it is pinned to.
     pub node: String,
     /// The index of its batch.
@@ -39,8 +45,10 @@ pub struct WorkerFacts {
     pub part: u16,
     /// The images that it pulls, by their index in the task.
     pub asked: Box<[u16]>,
-    /// When it was created.
+    /// When it was created, by the API server's clock.
     pub created: Option<Timestamp>,
+    /// Since when it is known, by the controller's clock: time-outs count from here.
+    pub since: Option<Timestamp>,
     /// Whether it is being deleted.
     pub deleting: bool,
     /// Whether nothing of it runs any more.
@@ -50,53 +58,27 @@ pub struct WorkerFacts {
 }
 
 impl WorkerFacts {
-    fn new(kind: WorkerKind, meta: &ObjectMeta) -> Self {
-        let label = |name: &str| meta.labels.as_ref().and_then(|all| all.get(name)).map_or("", String::as_str);
-        let note = |name: &str| meta.annotations.as_ref().and_then(|all| all.get(name)).map_or("", String::as_str);
-        Self {
-            kind,
-            namespace: meta.namespace.clone().unwrap_or_default(),
-            name: meta.name.clone().unwrap_or_default(),
-            task_uid: label(TASK_UID_LABEL).to_owned(),
-            node: note(NODE_ANNOTATION).to_owned(),
-            batch: label(BATCH_LABEL).parse().unwrap_or_default(),
-            attempt: label(ATTEMPT_LABEL).parse().unwrap_or_default(),
-            part: label(PART_LABEL).parse().unwrap_or_default(),
-            asked: note(ASKED_ANNOTATION).split(',').filter_map(|index| index.parse().ok()).collect(),
-            created: meta.creation_timestamp.as_ref().map(|time| time.0),
-            deleting: meta.deletion_timestamp.is_some(),
-            finished: false,
-            failed: None,
-        }
-    }
-
     /// Namespace and name, by which its pod is found.
     #[must_use]
     pub fn key(&self) -> String {
         format!("{}/{}", self.namespace, self.name)
     }
 
-    /// A bare pod of ours; none for a Job's.
+    /// Whether it is in another namespace than its task.
     #[must_use]
-    pub fn of_pod(pod: &ReducedPod) -> Option<Self> {
-        if pod.labels().contains_key(JOB_NAME_LABEL) {
-            return None;
-        }
-        let finished = PodPhase::of(pod).is_final();
-        Some(Self { finished, ..Self::new(WorkerKind::Pod, &pod.metadata) })
+    pub fn is_away(&self) -> bool {
+        self.namespace != *self.task_namespace
     }
-}
 
-impl From<&ReducedJob> for WorkerFacts {
-    fn from(job: &ReducedJob) -> Self {
+    pub(super) fn with_pod_status(self, pod: &ReducedPod) -> Self {
+        Self { finished: PodPhase::of(pod).is_final(), ..self }
+    }
+
+    pub(super) fn with_job_status(self, job: &ReducedJob) -> Self {
         let is = |name: &str| job.status.conditions.iter().find(|c| c.type_ == name && c.status == "True");
         let failed = is("Failed")
             .map(|c| Box::new((c.reason.clone().unwrap_or_default(), c.message.clone().unwrap_or_default())));
-        Self {
-            finished: is("Complete").is_some() || failed.is_some(),
-            failed,
-            ..Self::new(WorkerKind::Job, &job.metadata)
-        }
+        Self { finished: is("Complete").is_some() || failed.is_some(), failed, ..self }
     }
 }
 

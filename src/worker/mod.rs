@@ -10,6 +10,7 @@ mod facts;
 mod names;
 mod outcome;
 mod pod;
+pub mod provenance;
 mod reason;
 mod remedy;
 

@@ -1,6 +1,7 @@
 //! Tasks against a simulated cluster: whatever happens, their invariants hold.
 
 mod cases;
+mod forged;
 mod simulation;
 
 use proptest::prelude::*;

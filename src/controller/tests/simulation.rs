@@ -20,12 +20,14 @@ use super::super::{
 use crate::{
     metrics::Metrics,
     node::Facts,
-    reduced::ReducedJob,
     task::{
         BatchPolicy, Phase, PrewarmPlanSpec, PrewarmTask, PrewarmTaskSpec, WorkerKind, batches::NodeState,
         plan::Breaker,
     },
-    worker::{ContainerFacts, ContainerState, PodFacts, PodPhase, WorkerFacts, WorkerSettings},
+    worker::{
+        ContainerFacts, ContainerState, PodFacts, PodPhase, WorkerFacts, WorkerSettings,
+        provenance::{self, Places},
+    },
 };
 
 /// What a worker's pod comes to.
@@ -144,6 +146,7 @@ impl Simulation {
             workers: Some(&self.workers),
             pods: &self.pods,
             plan: self.plan.as_ref(),
+            contested: &|_| false,
             may_begin: true,
             now: self.now,
         };
@@ -175,14 +178,15 @@ impl Simulation {
             }
             Effect::Create(worker) => return self.create(worker),
             Effect::Probe(_) => return self.refusal.clone().map_or(Ok(Written::default()), Err),
-            Effect::Delete(_, namespace, name) => {
-                self.delete(|worker| worker.namespace == *namespace && worker.name == *name);
+            Effect::Delete(doomed) => {
+                let super::super::effect::Doomed { namespace, name, uid, .. } = &**doomed;
+                self.delete(|worker| (&worker.namespace, &worker.name, &worker.uid) == (namespace, name, uid));
             }
             Effect::DeleteMany(_, namespace, batch) => {
                 self.delete(|worker| worker.namespace == *namespace && batch.is_none_or(|batch| worker.batch == batch));
             }
             Effect::WriteStatus(write) => return Ok(self.write(write)),
-            Effect::DeleteTask => unreachable!("a run never deletes its task"),
+            Effect::DeleteTask(_) => unreachable!("a run never deletes its task"),
         }
         Ok(Written::default())
     }
@@ -211,11 +215,13 @@ impl Simulation {
 
     fn create(&mut self, creation: &Creation) -> Result<Written, Refusal> {
         let is_job = creation.kind == WorkerKind::Job;
+        let places = Places { own: Some(self.shared.settings.own_namespace.clone()) };
         let facts = if is_job {
-            WorkerFacts::from(&serde_json::from_slice::<ReducedJob>(&creation.body).unwrap())
+            provenance::of_job(&serde_json::from_slice(&creation.body).unwrap(), &places).unwrap()
         } else {
-            WorkerFacts::of_pod(&serde_json::from_slice(&creation.body).unwrap()).unwrap()
+            provenance::of_pod(&serde_json::from_slice(&creation.body).unwrap(), &places).unwrap().worker
         };
+        provenance::check_task(&facts, &self.task).unwrap();
         if let Some(refusal) = self.refusal.clone().filter(|_| !is_job && facts.namespace == "shop") {
             return Err(refusal);
         }
@@ -245,7 +251,9 @@ impl Simulation {
             };
             self.pods.insert(key.clone(), pod);
         }
-        self.workers.insert(key, WorkerFacts { created: Some(self.now), ..facts });
+        self.order += 1;
+        let uid = format!("worker-{}", self.order).into();
+        self.workers.insert(key, WorkerFacts { created: Some(self.now), since: Some(self.now), uid, ..facts });
         Ok(Written::default())
     }
 
@@ -419,6 +427,7 @@ pub(super) fn settings() -> Settings {
         max_workers: 300,
         registry_concurrency: 200,
         known_for: Duration::from_secs(600),
+        public_registries: Vec::new(),
         max_retained: 8000,
     }
 }
