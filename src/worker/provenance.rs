@@ -261,7 +261,7 @@ mod tests {
 
     fn settings() -> WorkerSettings {
         let ttl = std::time::Duration::from_secs(60);
-        WorkerSettings { image: "helper:1".into(), priority_class: None, ttl, images_per_pod: 30 }
+        WorkerSettings { owner: None, image: "helper:1".into(), priority_class: None, ttl, images_per_pod: 30 }
     }
 
     fn task(kind: WorkerKind) -> PrewarmTask {
