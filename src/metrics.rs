@@ -75,6 +75,7 @@ pub struct Metrics {
 
 impl Metrics {
     /// All metrics at zero. An error means that two share a name.
+    #[allow(clippy::too_many_lines, reason = "a line for each metric")]
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
         let counter = |name: &str, help: &str, labels: &[&str]| {

@@ -108,12 +108,11 @@ impl Check {
     fn proxies(&mut self, value: &str) -> Vec<IpNet> {
         let mut networks = Vec::new();
         for text in list(value) {
-            match text.parse().or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from)) {
-                Ok(network) => networks.push(network),
-                Err(_) => {
-                    let expected = "expected a network or an address, such as 10.0.0.0/8";
-                    self.problem("--trusted-proxies (TRUSTED_PROXIES)", &text, expected);
-                }
+            if let Ok(network) = text.parse().or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from)) {
+                networks.push(network);
+            } else {
+                let expected = "expected a network or an address, such as 10.0.0.0/8";
+                self.problem("--trusted-proxies (TRUSTED_PROXIES)", &text, expected);
             }
         }
         networks

@@ -560,6 +560,7 @@ fn snake_case(key: &str) -> String {
 
 impl Config {
     /// Checks all settings; every mistake names its flag and variable, the value, and what is expected.
+    #[allow(clippy::too_many_lines, reason = "a line for each setting")]
     pub fn check(args: &ServeArgs, pod_namespace: Option<String>) -> Result<Self, Vec<String>> {
         let mut check = Check { problems: Vec::new() };
         let instance = args.instance.as_deref().filter(|text| !text.is_empty());

@@ -15,7 +15,7 @@ use crate::api::error::ApiError;
 
 /// Kubernetes tokens that are not known yet, from one address in a second, and at once. Each costs a request to the API server.
 const UNKNOWN: (u32, u32) = (50, 200);
-/// The same from all addresses together: the API server answers thousands of TokenReviews in a second, and shares them with others.
+/// The same from all addresses together: the API server answers thousands of `TokenReview`s in a second, and shares them with others.
 const ALL_UNKNOWN: (u32, u32) = (200, 400);
 /// API tokens that do not exist, from one address in a second, and at once. They cost a hash.
 const WRONG: (u32, u32) = (50, 200);
@@ -179,12 +179,12 @@ mod tests {
     #[tokio::test]
     async fn all_addresses_together_have_a_limit() {
         let (limits, token) = (Limits::new(5), Fingerprints::default().of(b"x"));
-        let mut taken = 0;
+        let mut passed = 0;
         for address in 0..20_000_u32 {
             let from = IpAddr::V4(Ipv4Addr::from_bits(address));
-            taken += u32::from(limits.unknown(&token, from).await.is_ok());
+            passed += u32::from(limits.unknown(&token, from).await.is_ok());
         }
-        assert!(taken >= ALL_UNKNOWN.1 && taken < 10_000, "{taken}");
+        assert!(passed >= ALL_UNKNOWN.1 && passed < 10_000, "{passed}");
         limits.forget();
     }
 
