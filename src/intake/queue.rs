@@ -36,6 +36,9 @@ const LOOKUPS: AtOnce = AtOnce { total: 16, namespace: 8 };
 /// An object is looked up this often, with these pauses before: 8 s in all. What is stored later is found by the watch, within 3 s
 /// of being stored.
 pub(super) const PAUSES_MS: [u64; 5] = [0, 250, 750, 2000, 5000];
+/// An object that is not there is looked up again only while no more objects of its namespace wait: a flood costs one lookup for each
+/// object, and what is real among many and stored late is found by the watch.
+const CROWDED: usize = 64;
 /// How long what was found waits for lookups of the same namespace that are still under way, so that it becomes one task.
 const GRACE: Duration = Duration::from_secs(1);
 /// How long an object that was not found is not looked up again, and how many are remembered (16 bytes each, twice).
@@ -406,7 +409,8 @@ impl Queue {
                 return step;
             }
         }
-        if entry.looks + 1 >= PAUSES_MS.len() || self.closing {
+        let crowded = self.rooms.get(&room).is_some_and(|of| of.objects.len() > CROWDED);
+        if entry.looks + 1 >= PAUSES_MS.len() || crowded || self.closing {
             absent.append(&mut later);
         }
         entry.looks = if entry.late.is_empty() { entry.looks + 1 } else { 0 };

@@ -209,6 +209,18 @@ mod tests {
     }
 
     #[test]
+    fn namespaces_are_known_once_they_were_listed() {
+        let around = Surroundings::default();
+        around.note_name("shop", true);
+        assert!(around.has_namespace("bank"), "before the first list each counts");
+        around.set_names(["shop".to_owned()].into());
+        assert!(around.has_namespace("shop") && !around.has_namespace("bank"));
+        around.note_name("bank", true);
+        around.note_name("shop", false);
+        assert!(around.has_namespace("bank") && !around.has_namespace("shop"));
+    }
+
+    #[test]
     fn rewritten_is_news_once() {
         let around = Surroundings::default();
         assert!(!around.is_rewritten("shop", "Deployment", "web"));

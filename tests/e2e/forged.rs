@@ -127,7 +127,7 @@ fn slow(name: &str, image: &str) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reviews_that_nobody_sent_make_nothing() {
-    let cluster = Cluster::own(10);
+    let cluster = Cluster::own(30);
     let (own, victim, shop) = (cluster.namespace("own"), cluster.namespace("victim"), cluster.namespace("shop"));
     let server = server(cluster, &own).await;
     let webhook = Webhook::of(&server, &own);

@@ -187,6 +187,17 @@ fn a_flood_costs_no_more_than_the_rates_and_keeps_nobody_else_waiting() {
 }
 
 #[test]
+fn in_a_crowd_what_is_not_there_is_looked_up_once() {
+    let mut bench = Bench::new(rates(10_000, 10_000));
+    for n in 0..1000 {
+        bench.offer(bench.claim("bank", &format!("forged-{n}"), "u", "claimed:1"));
+    }
+    bench.run(LONG, &BTreeMap::new());
+    assert_eq!(bench.looked_up(), 1000 - CROWDED + CROWDED * PAUSES_MS.len());
+    assert_eq!((bench.queue.len(), bench.lost.not_stored), (0, 1000));
+}
+
+#[test]
 fn a_flood_of_many_namespaces_leaves_room_for_others() {
     let mut bench = Bench::new(rates(100, 50));
     for n in 0..20_000 {
