@@ -288,8 +288,16 @@ impl Check {
         })
     }
 
+    pub(super) fn lookup_rates(&mut self, args: &ServeArgs) -> Rates {
+        self.rates(["LOOKUP_RATE", "NAMESPACE_LOOKUP_RATE"], [&args.lookup_rate, &args.namespace_lookup_rate])
+    }
+
+    pub(super) fn creation_rates(&mut self, args: &ServeArgs) -> Rates {
+        self.rates(["CREATION_RATE", "NAMESPACE_CREATION_RATE"], [&args.creation_rate, &args.namespace_creation_rate])
+    }
+
     /// Reads the rates of all namespaces together and of each, from the settings of these variables.
-    pub(super) fn rates(&mut self, variables: [&str; 2], values: [&String; 2]) -> Rates {
+    fn rates(&mut self, variables: [&str; 2], values: [&String; 2]) -> Rates {
         let mut read = |variable: &str, value: &str| {
             let flag = variable.to_ascii_lowercase().replace('_', "-");
             self.number(&format!("--{flag} ({variable})"), value, 1, MAX_RATE)

@@ -612,12 +612,8 @@ impl Config {
             clients: check.clients(args),
             lifetimes: check.lifetimes(args),
             coalesce_window: check.span("--coalesce-window (COALESCE_WINDOW)", &args.coalesce_window, MAX_WINDOW),
-            lookups: check
-                .rates(["LOOKUP_RATE", "NAMESPACE_LOOKUP_RATE"], [&args.lookup_rate, &args.namespace_lookup_rate]),
-            creations: check.rates(
-                ["CREATION_RATE", "NAMESPACE_CREATION_RATE"],
-                [&args.creation_rate, &args.namespace_creation_rate],
-            ),
+            lookups: check.lookup_rates(args),
+            creations: check.creation_rates(args),
             admission_task_ttl: check.number(
                 "--admission-task-ttl-seconds (ADMISSION_TASK_TTL_SECONDS)",
                 &args.admission_task_ttl_seconds,

@@ -19,6 +19,7 @@ mod queue;
 mod turns;
 
 use std::{
+    ops::ControlFlow,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -198,7 +199,7 @@ pub async fn run(client: Client, hints: HintReceiver, policy: Arc<Policy>, stop:
     let reader = Reader { client, policy, around, metrics };
     let mut intake =
         Intake { shared, reader, writes, lookups: JoinSet::new(), writers: JoinSet::new(), closing: false };
-    while let Some(wakes) = intake.work() {
+    while let ControlFlow::Continue(wakes) = intake.work() {
         intake.wait(wakes, &stop).await;
     }
 }
@@ -220,8 +221,9 @@ struct Intake {
 }
 
 impl Intake {
-    /// Does what is to be done now, and says when there is more. None: it is time to end.
-    fn work(&mut self) -> Option<Option<Instant>> {
+    /// Does what is to be done now, and says when there is more without anything being offered or answered. `Break`: it is time to
+    /// end.
+    fn work(&mut self) -> ControlFlow<(), Option<Instant>> {
         let now = Instant::now();
         let (shared, around) = (Arc::clone(&self.shared), &self.reader.around);
         let (known, covered) =
@@ -238,9 +240,9 @@ impl Intake {
         shared.metrics.queue_depth.set(i64::try_from(waiting).unwrap_or(i64::MAX));
         let idle = waiting == 0 && self.writes.waiting() == 0 && self.writes.busy() == 0;
         if self.closing && idle {
-            return None;
+            return ControlFlow::Break(());
         }
-        Some([wakes, self.writes.wakes()].into_iter().flatten().min())
+        ControlFlow::Continue([wakes, self.writes.wakes()].into_iter().flatten().min())
     }
 
     /// Waits until there is something to do.
@@ -253,12 +255,12 @@ impl Intake {
         };
         let shared = Arc::clone(&self.shared);
         tokio::select! {
-            Some(seen) = self.lookups.join_next() => {
-                let mut all = vec![seen];
+            Some(answered) = self.lookups.join_next() => {
+                let mut all = vec![answered];
                 all.extend(std::iter::from_fn(|| self.lookups.try_join_next()));
-                for (id, seen) in all.into_iter().flatten() {
-                    let step = shared.queue().seen(id, seen, Instant::now());
-                    self.take(step);
+                for (id, found) in all.into_iter().flatten() {
+                    let next = shared.queue().seen(id, found, Instant::now());
+                    self.take(next);
                 }
             }
             Some(written) = self.writers.join_next() => {

@@ -220,13 +220,11 @@ impl WebhookState {
     /// API server goes on without us (`failurePolicy: Ignore`).
     fn allow_unexamined(&self, why: Unexamined, beginning: &[u8], started: Instant) -> Response {
         self.metrics.unexamined.with_label_values(&[why.as_str()]).inc();
-        match uid_of(beginning) {
-            Some(uid) => self.respond(Answer { kind: "other", label: "unexamined", bytes: allowing(uid) }, started),
-            None => {
-                let details = "too many reviews are being read at once; send this one again later";
-                self.refuse(refuse(StatusCode::SERVICE_UNAVAILABLE, "busy", details), started)
-            }
+        if let Some(uid) = uid_of(beginning) {
+            return self.respond(Answer { kind: "other", label: "unexamined", bytes: allowing(uid) }, started);
         }
+        let details = "too many reviews are being read at once; send this one again later";
+        self.refuse(refuse(StatusCode::SERVICE_UNAVAILABLE, "busy", details), started)
     }
 
     /// Has a large review read on a thread of its own. The answer comes by the deadline, whatever becomes of it.

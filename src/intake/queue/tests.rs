@@ -50,7 +50,12 @@ impl Bench {
             let known = self.known.clone();
             let step =
                 self.queue.advance(self.now, |name| known.is_empty() || known.iter().any(|one| one == name), |_| false);
+            // What was answered makes room for further lookups.
+            let busy = !step.lookups.is_empty();
             self.take(step, stored);
+            if busy {
+                continue;
+            }
             match self.queue.wakes().filter(|at| *at <= end) {
                 Some(at) => self.now = self.now.max(at),
                 None => break,
@@ -180,7 +185,8 @@ fn a_flood_costs_no_more_than_the_rates_and_keeps_nobody_else_waiting() {
     bench.run(WINDOW, &there);
     assert_eq!(bench.hints.len(), 1, "the other namespace's hint waits for nobody");
     bench.run(Duration::from_secs(10), &there);
-    assert!(bench.looked_up() <= 500 + 11 * 50, "{}", bench.looked_up());
+    let all = bench.looked_up();
+    assert!((500 + 9 * 50..=500 + 11 * 50).contains(&all), "{all}");
     bench.offer(bench.claim("shop", "api", "u-2", "claimed:1"));
     bench.run(WINDOW, &there);
     assert_eq!(bench.hints.len(), 2);
@@ -208,7 +214,8 @@ fn a_flood_of_many_namespaces_leaves_room_for_others() {
     assert_eq!(bench.queue.len(), QUEUE);
     bench.run(Duration::from_secs(5), &stored(&[("shop", "web", "u-1")]));
     assert_eq!(bench.hints.len(), 1, "each namespace has its turn");
-    assert!(bench.looked_up() <= 1000 + 6 * 100, "{}", bench.looked_up());
+    let all = bench.looked_up();
+    assert!((1000 + 4 * 100..=1000 + 6 * 100).contains(&all), "{all}");
 }
 
 #[test]
