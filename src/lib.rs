@@ -40,6 +40,7 @@
 //! | [`notify`] | the end of a task, told to the outside |
 //! | [`token`] | makes API tokens |
 //! | [`leader`] | which replica leads |
+//! | [`supervise`] | parts of the service that must not end before shutdown |
 //! | [`server`] | listeners, TLS, certificates, registration, graceful shutdown |
 //! | [`doctor`] | looks at a cluster from outside, and says what is wrong |
 //! | [`plugin`], [`terminal`] | `kubectl prewarm`; tables and colours |
@@ -70,6 +71,7 @@ mod scope;
 pub mod serve;
 pub mod server;
 pub mod starts;
+pub mod supervise;
 pub mod surroundings;
 pub mod task;
 pub mod telemetry;

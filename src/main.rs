@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use prewarmer::{
     api,
     config::{self, Cli, Command, Config, Doctor, PolicySettings, TokenCommand},
-    doctor, manifests, serve,
+    doctor, manifests, serve, supervise,
     surroundings::Surroundings,
     telemetry, token,
     workload::{DEFAULT_NAMESPACE, extract_documents},
@@ -27,6 +27,8 @@ const MAX_THREADS: usize = 4;
 /// One thread answers reviews and does nothing else: a long list that is being read holds up no admission. It answers 10,000 a
 /// second; a second one would be woken for each review in vain, which cost a sixth of the whole with one connection.
 const ADMISSION_THREADS: usize = 1;
+/// One thread renews the Lease and does nothing else: neither REST nor the controller keeps it waiting.
+const ELECTION_THREADS: usize = 1;
 
 fn main() -> ExitCode {
     // Before anything else: rustls panics at first use when it has no provider.
@@ -36,7 +38,7 @@ fn main() -> ExitCode {
     }
     let result = match config::read() {
         Ok(Cli { command: Command::Serve(args) }) => match Config::check(&args, config::pod_namespace()) {
-            Ok(config) => run(config),
+            Ok(config) => return run(config),
             Err(problems) => return usage(&problems),
         },
         Ok(Cli { command: Command::Crds }) => print(&manifests::crds()),
@@ -63,11 +65,13 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("prewarmer: {error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) => failed(&error),
     }
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    eprintln!("prewarmer: {error:#}");
+    ExitCode::FAILURE
 }
 
 fn usage(problems: &[String]) -> ExitCode {
@@ -78,15 +82,28 @@ fn usage(problems: &[String]) -> ExitCode {
     ExitCode::from(USAGE)
 }
 
-fn run(config: Config) -> anyhow::Result<()> {
+fn run(config: Config) -> ExitCode {
     telemetry::start(&config.log_level, config.log_format);
+    supervise::log_panics();
     #[cfg(feature = "otel")]
     let _exporting = prewarmer::trace::start();
+    serve_on_runtimes(config).unwrap_or_else(|error| failed(&error))
+}
+
+fn serve_on_runtimes(config: Config) -> anyhow::Result<ExitCode> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
-    let runtime =
-        |threads: usize| tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
-    let admission = runtime(ADMISSION_THREADS)?;
-    runtime(threads)?.block_on(serve::serve(config, admission.handle().clone()))
+    let runtime = |name: &str, threads: usize| {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(threads).thread_name(name).enable_all().build()
+    };
+    let (admission, election) = (runtime("admission", ADMISSION_THREADS)?, runtime("election", ELECTION_THREADS)?);
+    let main = runtime("main", threads)?;
+    let runtimes = serve::Runtimes { admission: admission.handle().clone(), election: election.handle().clone() };
+    let code = main.block_on(serve::serve(config, runtimes));
+    // What has not ended in its time may never end: it is not waited for.
+    for runtime in [main, admission, election] {
+        runtime.shutdown_background();
+    }
+    code
 }
 
 fn examine(asked: &Doctor) -> ExitCode {

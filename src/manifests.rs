@@ -9,9 +9,14 @@ use serde_json::{Value, json};
 use crate::{
     config::{DEFAULT_NAMESPACE, ManifestArgs},
     schedule::PrewarmSchedule,
-    task::{PrewarmPlan, PrewarmTask},
+    task::{PrewarmPlan, PrewarmTask, bounds},
     workload::Kind,
 };
+
+/// The schema of a spec in a definition.
+const SPEC: &str = "/spec/versions/0/schema/openAPIV3Schema/properties/spec";
+/// The schema of a task's spec in that of a schedule.
+const TEMPLATE: &str = "/properties/taskTemplate/properties/spec";
 
 /// The objects could not be written as YAML.
 pub type ManifestError = Box<dyn std::error::Error + Send + Sync>;
@@ -106,8 +111,12 @@ fn yaml(objects: &[Value]) -> Result<String, ManifestError> {
 fn definitions() -> Result<Vec<Value>, ManifestError> {
     let mut schedules = serde_json::to_value(PrewarmSchedule::crd())?;
     without_transitions(&mut schedules);
-    let mut definitions =
-        vec![serde_json::to_value(PrewarmTask::crd())?, serde_json::to_value(PrewarmPlan::crd())?, schedules];
+    let mut tasks = serde_json::to_value(PrewarmTask::crd())?;
+    let mut plans = serde_json::to_value(PrewarmPlan::crd())?;
+    tasks.pointer_mut(SPEC).into_iter().for_each(bounds::bound_task);
+    plans.pointer_mut(SPEC).into_iter().for_each(bounds::bound_plan);
+    schedules.pointer_mut(&format!("{SPEC}{TEMPLATE}")).into_iter().for_each(bounds::bound_task);
+    let mut definitions = vec![tasks, plans, schedules];
     definitions.iter_mut().for_each(signed_formats);
     Ok(definitions)
 }

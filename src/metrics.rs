@@ -5,6 +5,8 @@ use prometheus::{
     Opts, Registry, TextEncoder,
 };
 
+use crate::supervise::Work;
+
 /// Admission answers in microseconds to milliseconds; the webhook's own time-out is 2 s.
 const ADMISSION_BUCKETS: &[f64] = &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.0];
 /// Reads come from memory; what writes waits for the API server.
@@ -67,6 +69,12 @@ pub struct Metrics {
     pub seconds_saved: Counter,
     /// 1 on the replica that leads.
     pub leader: IntGauge,
+    /// Internal errors that ended the work on one object, by the kind of work.
+    pub internal_errors: IntCounterVec,
+    /// Objects that a watch delivered and that could not be read, by resource.
+    pub unreadable: IntCounterVec,
+    /// When the controller last completed a round, in seconds since 1970; 0 on a replica that has not led.
+    pub last_reconcile: IntGauge,
     /// Seconds until the serving certificate expires.
     pub certificate_expiry: Gauge,
     /// Seconds since the Secret of API tokens was seen last.
@@ -122,7 +130,19 @@ impl Metrics {
         let seconds_saved =
             Counter::new("prewarm_seconds_saved_total", "Seconds that containers would have waited for their images.")?;
         registry.register(Box::new(seconds_saved.clone()))?;
+        let internal_errors =
+            counter("prewarm_internal_errors_total", "Internal errors that ended the work on one object.", &["part"])?;
+        // An alert sees an increase only where there was a value before.
+        for kind in Work::ALL {
+            internal_errors.with_label_values(&[kind.as_str()]).reset();
+        }
         Ok(Self {
+            internal_errors,
+            unreadable: counter(
+                "prewarm_unreadable_objects_total",
+                "Objects that were delivered by a watch and could not be read, by resource.",
+                &["resource"],
+            )?,
             tasks: counter("prewarm_tasks_total", "Tasks that ended, by status.", &["status"])?,
             task_duration: histogram("prewarm_task_duration_seconds", "From a task's start to its end.", PULL_BUCKETS)?,
             nodes: counter("prewarm_nodes_processed_total", "Nodes that ended, by result.", &["result"])?,
@@ -182,6 +202,10 @@ impl Metrics {
             )?,
             seconds_saved,
             leader: gauge("prewarm_leader", "1 on the replica that leads.")?,
+            last_reconcile: gauge(
+                "prewarm_last_reconcile_timestamp_seconds",
+                "When the controller last completed a round, in seconds since 1970.",
+            )?,
             certificate_expiry,
             api_tokens_age,
             registry,

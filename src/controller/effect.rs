@@ -143,6 +143,10 @@ pub(super) enum Refusal {
     Passing(String),
     /// The API server will not take it as things are.
     Final(Reason, String),
+    /// The API server does not store a plan or status like this: it is too large, or not valid. Another try is in vain.
+    Unstorable(String),
+    /// It panicked; the panic was logged.
+    Broken,
 }
 
 /// An examination of these nodes for these images; with a namespace, to choose among them.

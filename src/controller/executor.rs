@@ -1,7 +1,11 @@
 //! The only code that writes to the API server.
 
-use std::sync::Arc;
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, PoisonError},
+};
 
+use futures::FutureExt;
 use k8s_openapi::{
     api::{
         batch::v1::Job,
@@ -13,10 +17,12 @@ use k8s_openapi::{
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions, Request},
+    core::PartialObjectMeta,
 };
 use serde::de::IgnoredAny;
 use serde_json::json;
 use tokio::sync::{Semaphore, mpsc::Sender};
+use tokio_util::task::TaskTracker;
 
 use super::{
     effect::{Creation, Doomed, Effect, Refusal, StatusWrite, Target, Told, Written},
@@ -24,7 +30,9 @@ use super::{
 };
 use crate::{
     health::Checks,
+    leader::Term,
     metrics::Metrics,
+    supervise::{self, Work, contained},
     task::{Phase, PrewarmPlan, PrewarmPlanSpec, PrewarmTask, WorkerKind, resource::owner_reference},
     worker::{BATCH_LABEL, MANAGED_BY, Reason, TASK_UID_LABEL, event_name},
 };
@@ -32,45 +40,105 @@ use crate::{
 /// Creations and deletions under way at once: enough that a batch of 100 workers is created in a moment, few enough that
 /// the API server's fairness never has to queue us. Statuses and plans do not wait behind them: a task has one at a time.
 const CONCURRENCY: usize = 32;
+/// What the API server says of objects that are too large for etcd, or for its connection to it, under other codes.
+const TOO_LARGE: [&str; 2] = ["request is too large", "trying to send message larger than max"];
+/// Longest message of an Event that the API server takes.
+const MAX_EVENT_MESSAGE: usize = 1024;
 /// Who the Events come from.
 const COMPONENT: &str = "prewarmer";
 
-/// Performs effects, and reports their ends.
-pub(super) struct Executor {
+/// What becomes of effects.
+pub(super) enum Executor {
+    /// They are performed.
+    Cluster(Box<Cluster>),
+    /// They are kept, for tests and fuzzing.
+    Memory(Mutex<Vec<(Target, Effect)>>),
+}
+
+impl Executor {
+    /// Starts each effect; none waits for another.
+    pub(super) fn spawn(&self, target: &Target, effects: Vec<Effect>) {
+        match self {
+            Self::Cluster(cluster) => cluster.spawn(target, effects),
+            Self::Memory(kept) => {
+                let effects = effects.into_iter().map(|effect| (target.clone(), effect));
+                kept.lock().unwrap_or_else(PoisonError::into_inner).extend(effects);
+            }
+        }
+    }
+
+    /// Waits until no effect is under way any more. The term must be over.
+    pub(super) async fn ended(&self) {
+        if let Self::Cluster(cluster) = self {
+            cluster.tasks.close();
+            cluster.tasks.wait().await;
+        }
+    }
+
+    /// The effects that were kept.
+    pub(super) fn kept(&self) -> Vec<(Target, Effect)> {
+        match self {
+            Self::Cluster(_) => Vec::new(),
+            Self::Memory(kept) => std::mem::take(&mut kept.lock().unwrap_or_else(PoisonError::into_inner)),
+        }
+    }
+}
+
+/// Performs effects as long as the term holds, and reports their ends. Those that are under way when the term ends are
+/// aborted: a successor decides anew.
+pub(super) struct Cluster {
     client: Client,
     events: Sender<Observation>,
     metrics: Arc<Metrics>,
     checks: Arc<Checks>,
     permits: Arc<Semaphore>,
+    term: Term,
+    tasks: TaskTracker,
 }
 
-impl Executor {
-    pub(super) fn new(client: Client, events: Sender<Observation>, metrics: Arc<Metrics>, checks: Arc<Checks>) -> Self {
-        Self { client, events, metrics, checks, permits: Arc::new(Semaphore::new(CONCURRENCY)) }
+impl Cluster {
+    pub(super) fn new(
+        client: Client,
+        events: Sender<Observation>,
+        metrics: Arc<Metrics>,
+        checks: Arc<Checks>,
+        term: Term,
+    ) -> Self {
+        let permits = Arc::new(Semaphore::new(CONCURRENCY));
+        Self { client, events, metrics, checks, permits, term, tasks: TaskTracker::new() }
     }
 
-    /// Starts each effect; none waits for another.
-    pub(super) fn spawn(&self, target: &Target, effects: Vec<Effect>) {
+    fn spawn(&self, target: &Target, effects: Vec<Effect>) {
         for effect in effects {
             let performer =
                 Performer { client: self.client.clone(), metrics: Arc::clone(&self.metrics), target: target.clone() };
             let (events, permits, checks) = (self.events.clone(), Arc::clone(&self.permits), Arc::clone(&self.checks));
-            tokio::spawn(async move {
-                let result = match &effect {
-                    Effect::Examine(examination) => {
-                        let findings = Some(Box::new(checks.examine(examination).await));
-                        Ok(Written { findings, ..Written::default() })
+            let term = self.term.clone();
+            let work = async move {
+                let performed = async {
+                    match &effect {
+                        Effect::Examine(examination) => {
+                            let findings = Some(Box::new(checks.examine(examination).await));
+                            Ok(Written { findings, ..Written::default() })
+                        }
+                        Effect::WriteStatus(_) | Effect::CreatePlan(_) => performer.perform(&effect).await,
+                        _ => match permits.acquire().await {
+                            Ok(_permit) => performer.perform(&effect).await,
+                            Err(error) => Err(Refusal::Passing(error.to_string())),
+                        },
                     }
-                    Effect::WriteStatus(_) | Effect::CreatePlan(_) => performer.perform(&effect).await,
-                    _ => match permits.acquire().await {
-                        Ok(_permit) => performer.perform(&effect).await,
-                        Err(_) => return,
-                    },
                 };
+                let result = AssertUnwindSafe(performed).catch_unwind().await.unwrap_or_else(|payload| {
+                    let Target { namespace, name, uid } = &performer.target;
+                    let task = format!("PrewarmTask {namespace}/{name} ({uid})");
+                    contained(&performer.metrics, Work::Effect, task, payload.as_ref());
+                    Err(Refusal::Broken)
+                });
                 let uid = performer.target.uid;
                 // The receiver is gone only when the controller has stopped: nobody is left to tell.
                 let _ = events.send(Observation::Done(Done { uid, effect, result })).await;
-            });
+            };
+            self.tasks.spawn(supervise::named("controller", async move { term.run(work).await }));
         }
     }
 }
@@ -89,7 +157,9 @@ impl Performer {
         let result = self.request(effect).await.or_else(|error| accept(effect, error));
         let Target { name, namespace, .. } = &self.target;
         match &result {
-            Err(Refusal::Passing(message) | Refusal::Final(_, message)) if !matches!(effect, Effect::Probe(_)) => {
+            Err(Refusal::Passing(message) | Refusal::Final(_, message) | Refusal::Unstorable(message))
+                if !matches!(effect, Effect::Probe(_)) =>
+            {
                 tracing::warn!(task = name, namespace, verb, resource, message, "the API server refused");
             }
             Err(Refusal::Stale(message)) => {
@@ -179,9 +249,12 @@ impl Performer {
             self.tell(told).await;
         }
         let patch = Patch::Merge(status_patch(write));
-        let tasks = self.api::<PrewarmTask>(&self.target.namespace);
-        let written = tasks.patch_status(&self.target.name, &PatchParams::default(), &patch).await?;
-        Ok(Written { resource_version: written.resource_version(), findings: None })
+        let request = Request::new(PrewarmTask::url_path(&(), Some(&self.target.namespace)))
+            .patch_subresource("status", &self.target.name, &PatchParams::default(), &patch)
+            .map_err(kube::Error::BuildRequest)?;
+        // Of the answer only the version is read: the rest may be what nobody can read.
+        let written = self.client.request::<PartialObjectMeta<PrewarmTask>>(request).await?;
+        Ok(Written { resource_version: written.metadata.resource_version, findings: None })
     }
 
     /// An Event is for people; that it cannot be written holds up nothing.
@@ -241,7 +314,7 @@ fn event(target: &Target, told: &Told, now: Timestamp) -> Event {
         },
         type_: Some(if told.phase == Phase::Failed { "Warning" } else { "Normal" }.into()),
         reason: Some(phase.into()),
-        message: Some(told.message.clone()),
+        message: Some(told.message.chars().take(MAX_EVENT_MESSAGE / 4).collect()),
         count: Some(1),
         first_timestamp: Some(Time(now)),
         last_timestamp: Some(Time(now)),
@@ -257,6 +330,10 @@ fn accept(effect: &Effect, error: kube::Error) -> Result<Written, Refusal> {
     let creates = matches!(effect, Effect::Create(_) | Effect::CreatePlan(_));
     let deletes = matches!(effect, Effect::Delete(..) | Effect::DeleteMany(..) | Effect::DeleteTask(_));
     let updates = matches!(effect, Effect::WriteStatus(_));
+    let stores = matches!(effect, Effect::CreatePlan(_) | Effect::WriteStatus(_));
+    if stores && (matches!(status.code, 413 | 422) || TOO_LARGE.iter().any(|words| status.message.contains(words))) {
+        return Err(Refusal::Unstorable(status.message));
+    }
     match status.code {
         409 if creates && status.reason == "AlreadyExists" => Ok(Written::default()),
         404 if deletes => Ok(Written::default()),
@@ -308,6 +385,24 @@ mod tests {
         assert!(matches!(refusal(&one, 409, "Conflict", ""), Err(Refusal::Stale(_))), "another has its name");
         let many = Effect::DeleteMany(WorkerKind::Pod, "a".into(), None);
         assert!(matches!(refusal(&many, 500, "", ""), Err(Refusal::Passing(_))));
+    }
+
+    /// Such an object is refused at each further try as well.
+    #[test]
+    fn what_cannot_be_stored_is_final() {
+        let status = StatusWrite { status: crate::task::PrewarmTaskStatus::default(), version: None, told: Vec::new() };
+        for effect in [Effect::CreatePlan(Arc::default()), Effect::WriteStatus(Box::new(status))] {
+            for (code, message) in [
+                (422, "PrewarmPlan.prewarm.io \"p\" is invalid: spec.nodes: Too many"),
+                (413, "Request entity too large: limit is 3145728"),
+                (500, "etcdserver: request is too large"),
+                (500, "rpc error: code = ResourceExhausted desc = trying to send message larger than max (2 vs. 1)"),
+            ] {
+                assert!(matches!(refusal(&effect, code, "", message), Err(Refusal::Unstorable(_))), "{message}");
+            }
+            assert!(matches!(refusal(&effect, 500, "", "etcdserver: leader changed"), Err(Refusal::Passing(_))));
+        }
+        assert!(matches!(refusal(&create(), 422, "", ""), Err(Refusal::Final(..))), "a worker's refusal is its node's");
     }
 
     #[test]

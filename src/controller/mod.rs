@@ -11,12 +11,14 @@
 //!
 //! In: what the watches tell. Out: plans, workers, status, Events, deletions.
 //! Runs on the leader only; a successor goes on from what is in the API server.
-//! May call `health`, `node`, `task` and `worker`.
+//! May call `health`, `leader`, `node`, `task` and `worker`.
 
 mod clock;
 mod conditions;
 mod effect;
 mod executor;
+#[cfg(test)]
+mod faults;
 mod foreign;
 mod judge;
 mod known;
@@ -37,6 +39,7 @@ mod world;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    fmt,
     sync::Arc,
     time::Duration,
 };
@@ -44,14 +47,13 @@ use std::{
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::{Client, ResourceExt};
 use tokio::{sync::mpsc, time::Instant};
-use tokio_util::sync::CancellationToken;
 
 #[doc(hidden)]
 pub use self::rehearsal::Rehearsal;
 use self::{
     clock::Clock,
     effect::{Effect, Target},
-    executor::Executor,
+    executor::{Cluster, Executor},
     known::Known,
     limits::{Budgets, Room},
     observation::{Change, Done, Observation},
@@ -61,7 +63,9 @@ use self::{
 };
 use crate::{
     health::Checks,
+    leader::{Heartbeat, Term},
     metrics::Metrics,
+    supervise::{Failure, Work, contain},
     task::{PrewarmTask, plan::Breaker},
     worker::{WorkerFacts, WorkerSettings, retry_after},
 };
@@ -70,6 +74,8 @@ use crate::{
 const GATHER: Duration = Duration::from_millis(50);
 /// While tasks run, time-outs and delayed writes are looked at this often; it costs no request.
 const TICK: Duration = Duration::from_millis(250);
+/// Without tasks at work and without news, a round comes this often, for the heartbeat; it costs no request.
+const IDLE: Duration = Duration::from_secs(1);
 /// How often what has ended is looked at: times to live, retained and orphaned workers.
 const SWEEP: Duration = Duration::from_secs(5);
 /// Workers of a task that is not at work any more count in the limits for this long: they are being deleted. What then still exists,
@@ -142,19 +148,25 @@ impl Shared {
     }
 }
 
-/// Works until `stop`. Returns when its watches have ended.
+/// Works until the term is over, with a heartbeat after each round. Returns when its watches have ended, and its requests
+/// have ended or were aborted; with an error when a watch has ended before the term.
 pub async fn run(
     client: Client,
     settings: Settings,
     checks: Arc<Checks>,
     metrics: Arc<Metrics>,
-    stop: CancellationToken,
-) {
+    heartbeat: Heartbeat,
+    term: Term,
+) -> Result<(), Failure> {
     let settings = Arc::new(settings);
     let (events, mut inbox) = mpsc::channel(QUEUE);
-    let watches = watches::start(&client, &settings, &events, &metrics, &stop);
-    let Some(clock) = stop.run_until_cancelled(Clock::of_server(&client)).await else { return watches.ended().await };
-    let executor = Executor::new(client, events, Arc::clone(&metrics), checks);
+    let mut watches = watches::start(&client, &settings, &events, &metrics, term.over());
+    let Some(clock) = term.run(Clock::of_server(&client)).await else {
+        watches.ended().await;
+        return Ok(());
+    };
+    let cluster = Cluster::new(client, events, Arc::clone(&metrics), checks, term.clone());
+    let executor = Executor::Cluster(Box::new(cluster));
     let mut controller = Controller {
         executor,
         world: World::new(watches.count),
@@ -162,15 +174,17 @@ pub async fn run(
         shared: Shared::new(settings, metrics),
         clock,
         left: HashMap::new(),
+        left_alone: HashMap::new(),
         swept: Instant::now(),
         told: None,
     };
-    loop {
+    let result = loop {
         let event = tokio::select! {
-            () = stop.cancelled() => break,
+            () = term.over().cancelled() => break Ok(()),
+            failure = watches.failed() => break if term.holds() { Err(failure) } else { Ok(()) },
             event = inbox.recv() => event,
             () = tokio::time::sleep(TICK), if !controller.runs.is_empty() => None,
-            () = tokio::time::sleep(SWEEP) => None,
+            () = tokio::time::sleep(IDLE) => None,
         };
         if let Some(event) = event {
             controller.take(event);
@@ -179,11 +193,19 @@ pub async fn run(
         while let Ok(event) = inbox.try_recv() {
             controller.take(event);
         }
+        if !term.holds() {
+            break Ok(());
+        }
         if controller.world.is_complete() {
             controller.work();
         }
-    }
+        heartbeat.beat();
+        controller.shared.metrics.last_reconcile.set(Timestamp::now().as_second());
+    };
+    term.end();
+    controller.executor.ended().await;
     watches.ended().await;
+    result
 }
 
 struct Controller {
@@ -195,17 +217,57 @@ struct Controller {
     clock: Clock,
     /// Since when tasks that have workers are not at work any more, by UID.
     left: HashMap<String, Timestamp>,
+    /// Tasks over whose end the work has panicked too, by UID, with their generation: a status of ours does not change it.
+    left_alone: HashMap<String, Option<i64>>,
     swept: Instant,
     /// When the log last told of objects that are not ours.
     told: Option<Instant>,
 }
 
+/// A task, for the log.
+struct Title<'a>(&'a PrewarmTask);
+
+impl fmt::Display for Title<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = |text: &Option<String>| text.as_deref().unwrap_or_default().to_owned();
+        let meta = &self.0.metadata;
+        write!(f, "PrewarmTask {}/{} ({})", text(&meta.namespace), text(&meta.name), text(&meta.uid))
+    }
+}
+
 impl Controller {
+    /// Notes the newest state of an open task.
+    fn see(&mut self, uid: &str, task: &PrewarmTask) {
+        if self.left_alone.get(uid).is_some_and(|generation| *generation == task.metadata.generation) {
+            return;
+        }
+        let (runs, metrics) = (&mut self.runs, Arc::clone(&self.shared.metrics));
+        let see = || runs.entry(uid.to_owned()).or_insert_with(|| Run::resume(task)).see(task);
+        if contain(&metrics, Work::Task, Title(task), see).is_none() {
+            self.fail_over(uid, task);
+        }
+    }
+
+    /// Ends a task over which the work has panicked. One whose end panics too is left alone until somebody changes its spec; so a
+    /// task costs one internal error or two, and never the others.
+    fn fail_over(&mut self, uid: &str, task: &PrewarmTask) {
+        let again = self.runs.remove(uid).is_some_and(|run| run.is_broken());
+        let broken = || (!again).then(|| Run::broken(task));
+        let broken = contain(&self.shared.metrics, Work::Task, Title(task), broken).flatten();
+        match broken {
+            Some(run) => drop(self.runs.insert(uid.to_owned(), run)),
+            None => drop(self.left_alone.insert(uid.to_owned(), task.metadata.generation)),
+        }
+    }
+
     fn take(&mut self, observation: Observation) {
         let now = self.clock.now();
         if let Observation::Done(Done { uid, effect, result }) = observation {
-            if let Some(run) = self.runs.get_mut(&uid) {
-                run.done(&effect, result, &mut self.shared, now);
+            let Some(run) = self.runs.get_mut(&uid) else { return };
+            let (metrics, shared) = (Arc::clone(&self.shared.metrics), &mut self.shared);
+            let done = contain(&metrics, Work::Task, &uid, || run.done(&effect, result, shared, now));
+            if let (None, Some(task)) = (done, self.world.task(&uid).cloned()) {
+                self.fail_over(&uid, &task);
             }
             return;
         }
@@ -240,12 +302,13 @@ impl Controller {
         let open = self.world.open_tasks();
         self.dismiss(&open);
         for (uid, task) in &open {
-            self.runs.entry(uid.clone()).or_insert_with(|| Run::resume(task)).see(task);
+            self.see(uid, task);
         }
         self.shared.budgets.recover(now);
         self.linger(now);
         self.shared.room = self.room(now);
         let (order, may_begin) = self.turns(&open, now);
+        let mut failed = Vec::new();
         for uid in order {
             let (Some(task), Some(run)) = (open.get(uid), self.runs.get_mut(uid)) else { continue };
             let view = View {
@@ -257,8 +320,14 @@ impl Controller {
                 may_begin: may_begin.contains(uid),
                 now,
             };
-            let effects = run.step(task, &view, &mut self.shared);
-            self.executor.spawn(run.target(), effects);
+            let (metrics, shared) = (Arc::clone(&self.shared.metrics), &mut self.shared);
+            match contain(&metrics, Work::Task, Title(task), || run.step(task, &view, shared)) {
+                Some(effects) => self.executor.spawn(run.target(), effects),
+                None => failed.push((uid, task)),
+            }
+        }
+        for (uid, task) in failed {
+            self.fail_over(uid, task);
         }
         self.measure();
         if self.swept.elapsed() >= SWEEP {
@@ -271,6 +340,7 @@ impl Controller {
     /// the garbage collector would see to it, in ours nobody.
     fn dismiss(&mut self, open: &BTreeMap<String, Arc<PrewarmTask>>) {
         let gone: Vec<String> = self.runs.keys().filter(|uid| !open.contains_key(*uid)).cloned().collect();
+        self.left_alone.retain(|uid, _| open.contains_key(uid));
         for uid in gone {
             let Some(run) = self.runs.remove(&uid) else { continue };
             if self.world.task(&uid).is_none_or(|task| task.metadata.deletion_timestamp.is_some()) {
@@ -328,7 +398,9 @@ impl Controller {
         };
         let takes_place = |uid: &str| self.runs.get(uid).is_some_and(Run::takes_place);
         let taken = open.iter().filter(|(uid, task)| takes_place(uid) && !task.spec.suspend).count();
-        let candidates = open.iter().filter(|(uid, task)| !begun(uid) && !task.spec.suspend).map(waiting).collect();
+        let known = |uid: &str| self.runs.contains_key(uid);
+        let waits = |(uid, task): &(&String, &Arc<PrewarmTask>)| known(uid) && !begun(uid) && !task.spec.suspend;
+        let candidates = open.iter().filter(waits).map(waiting).collect();
         let room = self.shared.settings.max_concurrent_tasks.saturating_sub(taken);
         let may_begin = turns::next(candidates, room, now).into_iter().collect();
         (turns::next(open.iter().map(waiting).collect(), usize::MAX, now), may_begin)
@@ -354,7 +426,10 @@ impl Controller {
         self.shared.known.prune(now, |node| spared.contains(&node));
         for (uid, task) in self.world.ended_tasks() {
             let (workers, pods) = (self.world.workers_of(uid), self.world.pods());
-            self.executor.spawn(&run::target(task), sweep::ended(task, workers, pods, self.contested(uid), now));
+            let ended = || sweep::ended(task, workers, pods, self.contested(uid), now);
+            if let Some(effects) = contain(&self.shared.metrics, Work::Task, Title(task), ended) {
+                self.executor.spawn(&run::target(task), effects);
+            }
         }
         for (uid, workers) in self.world.workers().iter().filter(|(uid, _)| self.world.task(uid).is_none()) {
             if sweep::are_orphans(workers, now) {

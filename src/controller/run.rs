@@ -35,6 +35,13 @@ const PROGRESS_INTERVAL_MS: i64 = 5000;
 /// After a passing refusal, nothing is sent again for the task for this long, in milliseconds.
 const PAUSE_MS: i64 = 2000;
 
+/// Problems of a spec that a status names; each has up to 700 characters.
+const MAX_PROBLEMS: usize = 10;
+/// Words of the API server that a status repeats, in characters.
+const MAX_WORDS: usize = 500;
+/// Says of an object in memory that it could not be read, and why. Objects that are delivered carry no annotations but ours.
+pub(super) const UNREADABLE: &str = "prewarm.io/unreadable";
+
 /// One task at work.
 pub(super) struct Run {
     target: Target,
@@ -59,13 +66,57 @@ pub(super) struct Run {
     trouble: Option<String>,
     /// Which of the task's registries gets fewer pulls than it might.
     reduced: Option<String>,
+    /// Why the task ends without its nodes having decided it.
+    stopped: Option<Stopped>,
+    /// Whether the API server has refused even the shortest status: nothing is tried until somebody changes the task.
+    mute: bool,
+    /// Whether the object could not be read, so that its status is not known.
+    unreadable: bool,
+}
+
+/// An end that has nothing to do with the task's nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stopped {
+    reason: &'static str,
+    message: String,
+}
+
+impl Stopped {
+    fn internal_error() -> Self {
+        let message = "an internal error ended the work on this task; the server's log says more, under its UID";
+        Self { reason: "InternalError", message: message.to_owned() }
+    }
 }
 
 impl Run {
     /// Takes up a task where its status says that it stands.
     pub(super) fn resume(task: &PrewarmTask) -> Self {
+        match unreadable(task) {
+            Some(why) => {
+                let stopped = Stopped { reason: "InvalidSpec", message: format!("the task cannot be read: {why}") };
+                Self { stopped: Some(stopped), unreadable: true, ..Self::with(task, Err(Vec::new())) }
+            }
+            None => Self::with(task, validate(&task.spec)),
+        }
+    }
+
+    /// A task over which the controller has failed. It ends, and nothing of it is looked at again.
+    pub(super) fn broken(task: &PrewarmTask) -> Self {
+        Self { stopped: Some(Stopped::internal_error()), ..Self::with(task, Err(Vec::new())) }
+    }
+
+    /// Whether the controller has failed over the task.
+    pub(super) fn is_broken(&self) -> bool {
+        self.stopped == Some(Stopped::internal_error())
+    }
+
+    fn with(task: &PrewarmTask, valid: Result<ValidTask, Vec<Problem>>) -> Self {
         let status = task.status.clone().unwrap_or_default();
-        let valid = validate(&task.spec);
+        #[cfg(test)]
+        super::faults::hit(
+            if valid.is_ok() { "resume" } else { "broken" },
+            task.metadata.name.as_deref().unwrap_or(""),
+        );
         let mut hosts: Vec<String> =
             valid.iter().flat_map(|valid| valid.images.iter().map(|image| image.registry().to_owned())).collect();
         hosts.sort();
@@ -87,6 +138,9 @@ impl Run {
             paused_until: None,
             trouble: None,
             reduced: None,
+            stopped: None,
+            mute: false,
+            unreadable: false,
         }
     }
 
@@ -102,7 +156,7 @@ impl Run {
     /// Whether the task takes one of the places of tasks that run. One that only waits for its workers to be gone does not:
     /// that is up to Kubernetes, and may take long.
     pub(super) fn takes_place(&self) -> bool {
-        self.has_begun() && self.status.phase != Phase::Finalizing
+        self.has_begun() && self.status.phase != Phase::Finalizing && !self.status.phase.is_terminal()
     }
 
     /// The registries that its images come from.
@@ -128,11 +182,16 @@ impl Run {
 
     /// Notes the newest object. A status write of ours may have overtaken the watch, so the version only moves forward.
     pub(super) fn see(&mut self, task: &PrewarmTask) {
+        #[cfg(test)]
+        super::faults::hit("see", &self.target.name);
         let number = |version: &Option<String>| version.as_deref().and_then(|v| v.parse::<u64>().ok());
         let seen = task.resource_version();
         if number(&seen) >= number(&self.version) {
+            self.mute &= seen == self.version;
             self.version = seen;
-            self.written = task.status.clone().unwrap_or_default();
+            if !self.unreadable {
+                self.written = task.status.clone().unwrap_or_default();
+            }
         }
     }
 
@@ -145,6 +204,11 @@ impl Run {
         now: Timestamp,
     ) {
         self.inflight.remove(&effect.key());
+        #[cfg(test)]
+        super::faults::hit("done", &self.target.name);
+        if result == Err(Refusal::Broken) {
+            return self.fail_over(effect);
+        }
         match (effect, result) {
             (Effect::WriteStatus(write), Ok(written)) => {
                 if write.status.phase.is_terminal() {
@@ -152,6 +216,11 @@ impl Run {
                 }
                 self.written = write.status.clone();
                 self.version = written.resource_version.or(self.version.take());
+            }
+            (Effect::WriteStatus(_), Err(Refusal::Unstorable(message))) => self.status_refused(&message),
+            (Effect::CreatePlan(_), Err(Refusal::Unstorable(message))) => {
+                let message = format!("the API server does not store its PrewarmPlan: {}", short(&message));
+                self.stopped = Some(Stopped { reason: "PlanRefused", message });
             }
             (Effect::WriteStatus(write), Err(refusal)) => {
                 self.told.splice(0..0, write.told.iter().cloned());
@@ -168,6 +237,44 @@ impl Run {
             (_, Err(refusal)) => self.pause(&refusal, now),
             _ => {}
         }
+    }
+
+    /// An effect has panicked: the task ends, and where that cannot be written either, it is left alone.
+    fn fail_over(&mut self, effect: &Effect) {
+        self.urgent = true;
+        self.mute = self.stopped.is_some() && matches!(effect, Effect::WriteStatus(_));
+        self.stopped.get_or_insert_with(Stopped::internal_error);
+    }
+
+    /// A status that is refused is refused again. The task ends with a short one; where that is refused too, there is nothing
+    /// left to try.
+    fn status_refused(&mut self, message: &str) {
+        self.urgent = true;
+        if self.stopped.is_some() {
+            let Target { namespace, name, .. } = &self.target;
+            tracing::error!(
+                task = name,
+                namespace,
+                message,
+                "not even the end of the task can be written: it is left alone"
+            );
+            self.mute = true;
+            return;
+        }
+        let message = format!("the API server does not store its status: {}", short(message));
+        self.stopped = Some(Stopped { reason: "StatusRefused", message });
+    }
+
+    /// Ends a task whatever became of its nodes. The status keeps what is short.
+    fn stop(&mut self, stopped: &Stopped, task: &PrewarmTask, view: &View<'_>, effects: &mut Vec<Effect>) {
+        effects.extend(sweep::delete_all(view.workers, view.contested));
+        self.planned = None;
+        self.status.failed_nodes = Vec::new();
+        self.status.ignored_nodes = Vec::new();
+        self.status.images = Vec::new();
+        self.status.batch_ends = Vec::new();
+        self.status.node_states = String::new();
+        self.conclude(Phase::Failed, stopped.reason, &stopped.message, task, view.now);
     }
 
     fn pause(&mut self, refusal: &Refusal, now: Timestamp) {
@@ -211,6 +318,8 @@ impl Run {
 
     /// What should be done now.
     pub(super) fn step(&mut self, task: &PrewarmTask, view: &View<'_>, shared: &mut Shared) -> Vec<Effect> {
+        #[cfg(test)]
+        super::faults::hit(if self.stopped.is_none() { "step" } else { "end" }, &self.target.name);
         if self.paused_until.is_some_and(|until| view.now < until) {
             return Vec::new();
         }
@@ -218,8 +327,13 @@ impl Run {
         let reduced = |host: &&String| shared.budgets.is_reduced(host);
         self.reduced = self.hosts.iter().find(reduced).cloned();
         let mut effects = Vec::new();
-        if let Err(problems) = &self.valid {
-            let message = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        if self.mute {
+            return effects;
+        }
+        if let Some(stopped) = self.stopped.clone() {
+            self.stop(&stopped, task, view, &mut effects);
+        } else if let Err(problems) = &self.valid {
+            let message = listed(problems);
             self.conclude(Phase::Failed, "InvalidSpec", &message, task, view.now);
         } else if task.spec.cancel {
             self.cancel(task, view, &mut effects);
@@ -412,6 +526,25 @@ impl Run {
             told: std::mem::take(&mut self.told),
         })));
     }
+}
+
+/// The first problems, for a condition and an Event.
+fn listed(problems: &[Problem]) -> String {
+    let mut texts: Vec<String> = problems.iter().take(MAX_PROBLEMS).map(ToString::to_string).collect();
+    let more = problems.len().saturating_sub(MAX_PROBLEMS);
+    if more > 0 {
+        texts.push(format!("and {more} more"));
+    }
+    texts.join("; ")
+}
+
+fn short(message: &str) -> String {
+    message.chars().take(MAX_WORDS).collect()
+}
+
+/// Why the object could not be read, if so.
+fn unreadable(task: &PrewarmTask) -> Option<&str> {
+    task.annotations().get(UNREADABLE).map(String::as_str)
 }
 
 /// Why the task is not needed any more, if so.

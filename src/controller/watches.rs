@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
 
-use futures::{StreamExt, future};
+use futures::StreamExt;
 use kube::{
     Api, Client, Resource, ResourceExt,
     core::DeserializeGuard,
@@ -12,13 +12,14 @@ use kube::{
     },
 };
 use serde::de::DeserializeOwned;
-use tokio::{sync::mpsc::Sender, task::JoinHandle};
+use tokio::sync::mpsc::Sender;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Settings, WorkerNamespace,
     foreign::Stranger,
     observation::{Change, Observation, OwnedPlan, SeenPod, Sighting, Source},
+    run::UNREADABLE,
     world::plan_name,
 };
 use crate::{
@@ -26,7 +27,8 @@ use crate::{
     node::{Facts, Interner},
     reduced::{ReducedJob, ReducedNode, ReducedPod},
     scope::scoped,
-    task::{PrewarmPlan, PrewarmTask, PrewarmTaskSpec},
+    supervise::{Failure, Parts},
+    task::{OBSOLETE_ANNOTATION, PrewarmPlan, PrewarmTask},
     worker::{
         MANAGED_BY, PodFacts, TASK_NAMESPACE_ANNOTATION, TASK_UID_LABEL, WorkerFacts,
         provenance::{self, Places, Rejection},
@@ -36,17 +38,25 @@ use crate::{
 /// Objects per page of a first list: nodes are large, about 15 KB each.
 const PAGE: u32 = 100;
 
+/// Words of an error about an object that are kept, in characters.
+const MAX_ERROR: usize = 300;
+
 /// The watches at work.
 pub(super) struct Watches {
     /// How many there are.
     pub(super) count: usize,
-    tasks: Vec<JoinHandle<()>>,
+    parts: Parts,
 }
 
 impl Watches {
+    /// Waits until one has ended.
+    pub(super) async fn failed(&mut self) -> Failure {
+        self.parts.failed().await
+    }
+
     /// Waits until all have ended.
-    pub(super) async fn ended(self) {
-        future::join_all(self.tasks).await;
+    pub(super) async fn ended(&mut self) {
+        let _ = self.parts.ended().await;
     }
 }
 
@@ -61,7 +71,13 @@ pub(super) fn start(
     let namespace = settings.namespace.as_deref();
     let ours = watcher::Config::default().page_size(PAGE).labels(&format!("{}={}", MANAGED_BY.0, MANAGED_BY.1));
     let all = watcher::Config::default().page_size(PAGE);
-    let watch = Watch { events: events.clone(), metrics: Arc::clone(metrics), stop: stop.clone() };
+    let mut watch = Watch {
+        events: events.clone(),
+        metrics: Arc::clone(metrics),
+        stop: stop.clone(),
+        count: 0,
+        parts: Parts::default(),
+    };
     let texts = Arc::new(Interner::default());
     let nodes = {
         let texts = Arc::clone(&texts);
@@ -72,29 +88,23 @@ pub(super) fn start(
     // Each list comes after that of the owners, so that an object whose owner is not known is one whose owner is not there.
     let (tasks_listed, none) = (Listed::default(), Listed::already());
     let plans = Source { kind: "prewarmplans", namespace: namespace.map(str::to_owned) };
-    let mut tasks = vec![
-        watch.spawn(
-            scoped::<DeserializeGuard<PrewarmTask>>(client, namespace),
-            all.clone(),
-            (&none, &tasks_listed),
-            task,
-            Observation::Task,
-        ),
-        watch.spawn(
-            scoped::<PrewarmPlan>(client, namespace),
-            all.clone(),
-            (&tasks_listed, &Listed::default()),
-            |p, _| Some(plan(p)),
-            move |c| Observation::Plan(plans.clone(), c),
-        ),
-        watch.spawn(
-            Api::<ReducedNode>::all(client.clone()),
-            all,
-            (&none, &Listed::default()),
-            nodes,
-            Observation::Node,
-        ),
-    ];
+    let api = scoped::<DeserializeGuard<PrewarmTask>>(client, namespace);
+    let (of_tasks, of_plans) = (Arc::clone(metrics), Arc::clone(metrics));
+    let task = move |guarded, presence| task(guarded, presence, &of_tasks);
+    watch.spawn("controller: task watch", api, all.clone(), (&none, &tasks_listed), task, Observation::Task);
+    let api = scoped::<DeserializeGuard<PrewarmPlan>>(client, namespace);
+    let plan = move |guarded: DeserializeGuard<PrewarmPlan>, _| match guarded.0 {
+        Ok(read) => Some(plan(read)),
+        Err(invalid) => {
+            tracing::warn!(name = invalid.metadata.name, error = %invalid.error, "a PrewarmPlan cannot be read");
+            of_plans.unreadable.with_label_values(&["prewarmplans"]).inc();
+            None
+        }
+    };
+    let wrap = move |change| Observation::Plan(plans.clone(), change);
+    watch.spawn("controller: plan watch", api, all.clone(), (&tasks_listed, &Listed::default()), plan, wrap);
+    let api = Api::<ReducedNode>::all(client.clone());
+    watch.spawn("controller: node watch", api, all, (&none, &Listed::default()), nodes, Observation::Node);
     let own = namespace
         .filter(|watched| elsewhere && *watched != settings.own_namespace)
         .map(|_| settings.own_namespace.as_str());
@@ -112,48 +122,48 @@ pub(super) fn start(
         };
         let (places, texts) = (places.clone(), Arc::clone(&texts));
         let pod = move |pod: ReducedPod, _| concerns_us(pod.annotations()).then(|| see_pod(&pod, &places, &texts));
-        tasks.push(watch.spawn(
-            scoped::<ReducedJob>(client, place),
-            ours.clone(),
-            (&tasks_listed, &jobs_listed),
-            job,
-            move |c| Observation::Job(jobs.clone(), c),
-        ));
-        tasks.push(watch.spawn(
-            scoped::<ReducedPod>(client, place),
-            ours.clone(),
-            (&jobs_listed, &Listed::default()),
-            pod,
-            move |c| Observation::Pod(pods.clone(), c),
-        ));
+        let api = scoped::<ReducedJob>(client, place);
+        let wrap = move |change| Observation::Job(jobs.clone(), change);
+        watch.spawn("controller: Job watch", api, ours.clone(), (&tasks_listed, &jobs_listed), job, wrap);
+        let api = scoped::<ReducedPod>(client, place);
+        let wrap = move |change| Observation::Pod(pods.clone(), change);
+        watch.spawn("controller: pod watch", api, ours.clone(), (&jobs_listed, &Listed::default()), pod, wrap);
     }
-    Watches { count: tasks.len(), tasks }
+    Watches { count: watch.count, parts: watch.parts }
 }
 
 /// Whether an object is there, or is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Presence {
+pub(super) enum Presence {
     There,
     Gone,
 }
 
-/// A task that cannot be read is left alone: one malformed object must not wedge the stream. That it is gone is known without reading it.
-fn task(guarded: DeserializeGuard<PrewarmTask>, presence: Presence) -> Option<Arc<PrewarmTask>> {
-    match guarded.0 {
-        Ok(mut task) => {
-            // Nobody reads them, and they are half of an ended task.
-            task.metadata.managed_fields = None;
-            Some(Arc::new(task))
-        }
-        Err(invalid) if presence == Presence::Gone => {
-            let spec = PrewarmTaskSpec::default();
-            Some(Arc::new(PrewarmTask { metadata: invalid.metadata, spec, status: None }))
-        }
+/// A task that cannot be read is one that fails, and says so: one malformed object must not wedge the stream. That it is gone is
+/// known without reading it.
+pub(super) fn task(
+    guarded: DeserializeGuard<PrewarmTask>,
+    presence: Presence,
+    metrics: &Metrics,
+) -> Option<Arc<PrewarmTask>> {
+    let (mut task, unreadable) = match guarded.0 {
+        Ok(task) => (task, None),
         Err(invalid) => {
-            tracing::warn!(name = invalid.metadata.name, error = %invalid.error, "a PrewarmTask cannot be read");
-            None
+            let (name, namespace) = (&invalid.metadata.name, &invalid.metadata.namespace);
+            if presence == Presence::There {
+                tracing::warn!(name, namespace, error = %invalid.error, "a PrewarmTask cannot be read");
+                metrics.unreadable.with_label_values(&["prewarmtasks"]).inc();
+            }
+            let task = PrewarmTask { metadata: invalid.metadata, ..PrewarmTask::default() };
+            (task, Some(invalid.error.to_string().chars().take(MAX_ERROR).collect()))
         }
-    }
+    };
+    // Nobody reads them, and they are half of an ended task.
+    task.metadata.managed_fields = None;
+    let annotations = task.metadata.annotations.get_or_insert_default();
+    annotations.retain(|key, _| key == OBSOLETE_ANNOTATION);
+    annotations.extend(unreadable.map(|error| (UNREADABLE.to_owned(), error)));
+    Some(Arc::new(task))
 }
 
 /// A plan is named after its task, which owns it.
@@ -210,18 +220,20 @@ struct Watch {
     events: Sender<Observation>,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
+    count: usize,
+    parts: Parts,
 }
 
 impl Watch {
     fn spawn<K, T: Send + 'static>(
-        &self,
+        &mut self,
+        part: &'static str,
         api: Api<K>,
         config: watcher::Config,
         (after, listed): (&Listed, &Listed),
         reduce: impl Fn(K, Presence) -> Option<T> + Send + 'static,
         wrap: impl Fn(Change<T>) -> Observation + Send + 'static,
-    ) -> JoinHandle<()>
-    where
+    ) where
         K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
         K::DynamicType: Default,
     {
@@ -265,8 +277,9 @@ impl Watch {
                 }
             }
         };
-        tokio::spawn(async move {
+        self.count += 1;
+        self.parts.spawn(part, async move {
             stop.run_until_cancelled(work).await;
-        })
+        });
     }
 }

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     catalog::Catalog,
     metrics::Metrics,
+    supervise::{Work, contained},
     task::{Delivery, Notification, PrewarmTask, SecretKeyReference},
 };
 
@@ -39,7 +40,7 @@ const LOOK: Duration = Duration::from_secs(5);
 
 /// Tells until `stop`. The catalog must have its first list.
 pub async fn run(client: Client, catalog: Catalog, poster: Poster, metrics: Arc<Metrics>, stop: CancellationToken) {
-    let teller = Arc::new(Teller { client, poster, metrics });
+    let teller = Arc::new(Teller { client, poster, metrics: Arc::clone(&metrics) });
     let mut news = catalog.news();
     let (mut busy, mut at_work) = (HashSet::new(), JoinSet::new());
     loop {
@@ -59,8 +60,13 @@ pub async fn run(client: Client, catalog: Catalog, poster: Poster, metrics: Arc<
         tokio::select! {
             () = stop.cancelled() => return,
             Some(done) = at_work.join_next() => {
-                if let Ok(uid) = done {
-                    busy.remove(&uid);
+                match done {
+                    Ok(uid) => drop(busy.remove(&uid)),
+                    // The task stays busy, and so is left alone by this leader.
+                    Err(error) if error.is_panic() => {
+                        contained(&metrics, Work::Notification, "a task's end", error.into_panic().as_ref());
+                    }
+                    Err(_) => {}
                 }
             }
             _ = news.changed() => {}

@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use futures::{StreamExt, future};
+use futures::StreamExt;
 use k8s_openapi::jiff::Timestamp;
 use kube::{
     Api, Client, ResourceExt,
@@ -37,7 +37,6 @@ use tokio::{
         mpsc::{Receiver, Sender, channel},
         watch,
     },
-    task::JoinHandle,
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -50,6 +49,7 @@ use self::{
 use crate::{
     intake::{Hint, Offered, WatchHints, keys_of_all, make_obsolete},
     metrics::Metrics,
+    supervise::{Failure, Parts, Work, contain},
     surroundings::Surroundings,
     workload::{Kind, ObjectView, Policy, Verdict, rewritten},
 };
@@ -107,15 +107,18 @@ enum News {
     },
 }
 
-/// Watches until `stop`. What surrounds workloads, and the tasks that exist, must be known by then.
-pub async fn run(own: Watcher, leads: watch::Receiver<bool>, stop: CancellationToken) {
+/// Watches until `stop`. What surrounds workloads, and the tasks that exist, must be known by then. An error names a watch
+/// that has ended before.
+pub async fn run(own: Watcher, leads: watch::Receiver<bool>, stop: CancellationToken) -> Result<(), Failure> {
     let (sender, inbox) = channel(QUEUE);
     // What was so before we began is no change.
     let _ = own.around.take_changed();
     let kinds: Vec<Arc<Kind>> = own.policy.kinds.iter().filter(|kind| !kind.is_pod()).cloned().collect();
-    let watches: Vec<JoinHandle<()>> = (0..kinds.len())
-        .map(|kind| tokio::spawn(follow(own.clone(), kinds[kind].clone(), kind, sender.clone(), stop.clone())))
-        .collect();
+    let mut watches = Parts::default();
+    for (index, kind) in kinds.iter().enumerate() {
+        let follow = follow(own.clone(), Arc::clone(kind), index, sender.clone(), stop.clone());
+        watches.spawn("rollout: workload watch", follow);
+    }
     let state = State {
         settle: own.window + SETTLE,
         index: Index::new(own.wanted.clone()),
@@ -127,8 +130,17 @@ pub async fn run(own: Watcher, leads: watch::Receiver<bool>, stop: CancellationT
         sender,
         leads,
     };
-    state.work(inbox, stop).await;
-    future::join_all(watches).await;
+    let failure = tokio::select! {
+        () = state.work(inbox, stop.clone()) => None,
+        failure = watches.failed() => Some(failure).filter(|_| !stop.is_cancelled()),
+    };
+    match failure {
+        Some(failure) => Err(failure),
+        None => {
+            let _ = watches.ended().await;
+            Ok(())
+        }
+    }
 }
 
 async fn follow(own: Watcher, kind: Arc<Kind>, index: usize, sender: Sender<News>, stop: CancellationToken) {
@@ -277,10 +289,12 @@ impl State {
         let (watcher, kind) = (&self.watcher, &Arc::clone(&self.kinds[kind_index]));
         let metadata = &object.metadata;
         let id = Id { kind: kind_index, namespace: metadata.namespace.clone(), name: metadata.name.clone() };
-        let (verdict, _) = watcher.policy.consider(kind, &object, &id.namespace, &watcher.around);
-        if let Verdict::Ignored(_) = verdict {
-            return self.lose(id);
-        }
+        let consider = || watcher.policy.consider(kind, &object, &id.namespace, &watcher.around);
+        let name = format!("{} {}/{}", kind.kind, id.namespace, id.name);
+        let verdict = match contain(&watcher.metrics, Work::Workload, name, consider) {
+            None | Some((Verdict::Ignored(_), _)) => return self.lose(id),
+            Some((verdict, _)) => verdict,
+        };
         let workloads = verdict.workloads();
         let keys = keys_of_all(&workloads);
         let old = first && !progress::is_under_way(kind, &object, Timestamp::now());

@@ -1,6 +1,10 @@
 //! Carries decisions out. Runs on the leader only.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use futures::{StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
@@ -20,7 +24,8 @@ use super::{
 use crate::{
     catalog::{Catalog, Schedules},
     metrics::Metrics,
-    task::PrewarmTask,
+    supervise::{Work, contain},
+    task::{Condition, PrewarmTask},
 };
 
 /// Schedules are looked at this often even without news: the wall clock may have been set.
@@ -39,7 +44,7 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     let (mut of_tasks, mut of_schedules) = (catalog.news(), schedules.news());
-    let worker = Worker { client, catalog, schedules: schedules.clone(), metrics };
+    let worker = Worker { client, catalog, schedules: schedules.clone(), metrics, broken: Mutex::default() };
     loop {
         let pause = stop.run_until_cancelled(worker.look_at_all()).await;
         let Some(pause) = pause else { return };
@@ -62,6 +67,8 @@ struct Worker {
     catalog: Catalog,
     schedules: Schedules,
     metrics: Arc<Metrics>,
+    /// Schedules over which the decision has failed, by UID, with their generation.
+    broken: Mutex<HashMap<String, Option<i64>>>,
 }
 
 impl Worker {
@@ -81,8 +88,8 @@ impl Worker {
         let runs: Vec<RunFacts> =
             entries.iter().filter_map(|entry| entry.run.as_ref().map(|run| run.facts.clone())).collect();
         let uids = entries.iter().map(|entry| (&*entry.key.name, &*entry.uid)).collect();
-        let mut decision = decide(schedule, &runs, Timestamp::now());
         let before = schedule.status.clone().unwrap_or_default();
+        let Some(mut decision) = self.decide(schedule, &runs) else { return LOOK };
         if let Err(error) = self.carry_out(schedule, &mut decision, &before, &uids).await {
             let name = schedule.name_any();
             tracing::warn!(schedule = name, namespace = schedule.namespace(), %error, "the schedule is worked on again soon");
@@ -133,6 +140,28 @@ impl Worker {
             self.write(schedule, &decision.status, before).await?;
         }
         Ok(())
+    }
+
+    /// A schedule over which the decision fails is left alone until somebody changes it, and says so.
+    fn decide(&self, schedule: &PrewarmSchedule, runs: &[RunFacts]) -> Option<Decision> {
+        let (uid, version) = (schedule.uid().unwrap_or_default(), schedule.metadata.generation);
+        if self.broken().get(&uid) == Some(&version) {
+            return None;
+        }
+        let now = Timestamp::now();
+        let name = format!("PrewarmSchedule {}/{}", schedule.namespace().unwrap_or_default(), schedule.name_any());
+        let decision = contain(&self.metrics, Work::Schedule, name, || decide(schedule, runs, now));
+        let mut broken = self.broken();
+        if decision.is_some() {
+            broken.remove(&uid);
+            return decision;
+        }
+        broken.insert(uid, version);
+        Some(Decision { status: failed_over(schedule, now), ..Decision::default() })
+    }
+
+    fn broken(&self) -> MutexGuard<'_, HashMap<String, Option<i64>>> {
+        self.broken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn count(&self, verb: &str, resource: &str) {
@@ -186,6 +215,22 @@ impl Worker {
             self.metrics.schedule_runs.with_label_values(&[run.status.as_str()]).inc();
         }
     }
+}
+
+/// The status of a schedule over which the decision has failed.
+fn failed_over(schedule: &PrewarmSchedule, now: Timestamp) -> PrewarmScheduleStatus {
+    let mut status = schedule.status.clone().unwrap_or_default();
+    status.next_schedule_time = None;
+    status.conditions.retain(|condition| condition.type_ != "Ready");
+    status.conditions.push(Condition {
+        type_: "Ready".into(),
+        status: "False".into(),
+        last_transition_time: Timestamp::from_second(now.as_second()).unwrap_or(now).to_string(),
+        reason: "InternalError".into(),
+        message: "an internal error ended the work on this schedule; the server's log says more, under its name".into(),
+        observed_generation: schedule.metadata.generation,
+    });
+    status
 }
 
 /// That the object is gone, or another has its name (409, and 422 of a patch that names a UID), is what was wanted.

@@ -1,10 +1,11 @@
 //! Learns of the tasks and schedules that exist: for the catalog, and so that replicas and restarts do not ask twice.
 
-use std::{collections::HashSet, fmt::Debug, time::Duration};
+use std::{collections::HashSet, fmt::Debug, sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use kube::{
     Api, Client, Resource, ResourceExt,
+    api::ObjectMeta,
     core::DeserializeGuard,
     runtime::{
         WatchStreamExt,
@@ -18,10 +19,12 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     catalog::{Catalog, Key, Schedules},
     intake::{REWRITTEN_ANNOTATION, WatchHints, workloads_of},
+    metrics::Metrics,
     schedule::PrewarmSchedule,
     scope::scoped,
+    supervise::{Work, contain},
     surroundings::Surroundings,
-    task::{ORIGIN_LABEL, PrewarmTask},
+    task::{ORIGIN_LABEL, PREFIX, PrewarmTask},
 };
 
 /// Objects per page of a first list.
@@ -111,11 +114,12 @@ pub(super) struct Place {
     pub(super) namespace: Option<String>,
     /// Counted up when a first list is there.
     pub(super) ready: watch::Sender<usize>,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 /// Learns until `stop`.
 pub(super) async fn learn<R: Reader>(reader: R, place: Place, stop: CancellationToken) {
-    let Place { client, namespace, ready } = place;
+    let Place { client, namespace, ready, metrics } = place;
     let kind = R::Kind::plural(&()).into_owned();
     let api: Api<DeserializeGuard<R::Kind>> = scoped(&client, namespace.as_deref());
     let start = || Box::pin(watcher(api.clone(), watcher::Config::default().page_size(PAGE)).default_backoff());
@@ -152,9 +156,9 @@ pub(super) async fn learn<R: Reader>(reader: R, place: Place, stop: Cancellation
                     meta.namespace.as_deref().unwrap_or_default(),
                     meta.name.as_deref().unwrap_or_default(),
                 ));
-                put(&reader, object);
+                put(&reader, &metrics, object);
             }
-            Some(Ok(Event::Apply(object))) => put(&reader, object),
+            Some(Ok(Event::Apply(object))) => put(&reader, &metrics, object),
             Some(Ok(Event::Delete(object))) => {
                 if let Ok(object) = &object.0 {
                     reader.remove(object);
@@ -171,12 +175,29 @@ pub(super) async fn learn<R: Reader>(reader: R, place: Place, stop: Cancellation
     }
 }
 
-/// One object that cannot be read must not wedge the stream.
-fn put<R: Reader>(reader: &R, object: DeserializeGuard<R::Kind>) {
+/// One object that cannot be read, or that the reader fails over, must not wedge the stream.
+fn put<R: Reader>(reader: &R, metrics: &Metrics, object: DeserializeGuard<R::Kind>) {
     match object.0 {
-        Ok(object) => reader.put(object),
+        Ok(mut object) => {
+            strip(object.meta_mut());
+            let name =
+                format!("{} {}/{}", R::Kind::kind(&()), text(&object.meta().namespace), text(&object.meta().name));
+            contain(metrics, Work::Catalog, name, || reader.put(object));
+        }
         Err(invalid) => {
-            tracing::warn!(kind = %R::Kind::kind(&()), name = invalid.metadata.name, error = %invalid.error, "this cannot be read");
+            metrics.unreadable.with_label_values(&[&R::Kind::plural(&())]).inc();
+            tracing::warn!(kind = %R::Kind::kind(&()), namespace = invalid.metadata.namespace, name = invalid.metadata.name, error = %invalid.error, "this cannot be read");
         }
     }
+}
+
+/// Drops what nobody reads and anybody may fill: annotations of others have up to 256 KiB.
+fn strip(meta: &mut ObjectMeta) {
+    if let Some(annotations) = &mut meta.annotations {
+        annotations.retain(|key, _| key.starts_with(PREFIX));
+    }
+}
+
+fn text(text: &Option<String>) -> &str {
+    text.as_deref().unwrap_or_default()
 }

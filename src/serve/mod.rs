@@ -8,11 +8,11 @@ mod learner;
 mod office;
 mod rest;
 
-use std::{sync::Arc, time::Duration};
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use kube::Client;
-use tokio::{net::TcpListener, runtime::Handle, signal::unix::SignalKind, sync::watch, task::JoinSet};
+use tokio::{net::TcpListener, runtime::Handle, signal::unix::SignalKind, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 pub use self::build::{policy, token_secret_name};
@@ -25,18 +25,19 @@ use crate::{
     catalog::{Catalog, Schedules},
     config::{ApiConfig, Config},
     intake::{self, ReviewHints, WatchHints},
-    leader,
+    leader::{self, Heartbeat, Leadership, LeaseSettings, Standing},
     metrics::Metrics,
     notify::Poster,
     rollout,
     server::{
         clients,
-        health::{self, Health},
+        health::{self, Contact, Health},
         keeper::{self, Current},
         listener::{self, Serving},
         registration,
     },
     starts::Totals,
+    supervise::{Failure, Parts},
     surroundings::{self, Surroundings},
     webhook::{self, WebhookState},
     workload::Policy,
@@ -45,12 +46,54 @@ use crate::{
 /// All parts have ended by then, or are left: within the 30 s that a pod is given.
 const SHUTDOWN: Duration = Duration::from_secs(25);
 
-/// Serves until SIGTERM or SIGINT. Reviews are answered on `admission`, a runtime of their own.
-pub async fn serve(config: Config, admission: Handle) -> anyhow::Result<()> {
-    let client = Client::try_default()
-        .await
-        .map_err(|error| anyhow::anyhow!("no way to the cluster: set KUBECONFIG, or run in a pod ({error})"))?;
-    let webhook_listener = admission.spawn(bind("--webhook-addr", config.webhook_addr)).await??;
+/// Runtimes for what must not wait for REST calls and for the controller.
+pub struct Runtimes {
+    /// Answers reviews.
+    pub admission: Handle,
+    /// Renews the Lease.
+    pub election: Handle,
+}
+
+/// The parts at work, in the order in which they are ended.
+#[derive(Default)]
+struct Service {
+    /// Act while this replica leads: they have ended before the Lease is released.
+    leading: Parts,
+    election: Parts,
+    others: Parts,
+}
+
+impl Service {
+    /// Waits for a signal, or for a part that fails before one.
+    async fn run(&mut self) -> anyhow::Result<Option<Failure>> {
+        tokio::select! {
+            result = signalled() => result.map(|()| None),
+            failure = self.leading.failed() => Ok(Some(failure)),
+            failure = self.election.failed() => Ok(Some(failure)),
+            failure = self.others.failed() => Ok(Some(failure)),
+        }
+    }
+
+    /// Ends everything. The Lease is released when nothing acts as the leader any more; where something does not end, the
+    /// Lease expires by itself.
+    async fn end(&mut self, stop: &CancellationToken, resign: &CancellationToken) {
+        stop.cancel();
+        let ended = tokio::time::timeout(SHUTDOWN, async {
+            let _ = self.leading.ended().await;
+            resign.cancel();
+            let _ = self.election.ended().await;
+            let _ = self.others.ended().await;
+        });
+        if ended.await.is_err() {
+            tracing::warn!("not everything ended in time");
+        }
+    }
+}
+
+/// Serves until SIGTERM or SIGINT, or until a part fails: then the process is to end with the code that is returned.
+pub async fn serve(config: Config, runtimes: Runtimes) -> anyhow::Result<ExitCode> {
+    let client = connect().await?;
+    let webhook_listener = runtimes.admission.spawn(bind("--webhook-addr", config.webhook_addr)).await??;
     let health_listener = bind("--health-addr", config.health_addr).await?;
     let api_listener = match &config.api {
         Some(api) => Some(bind("--api-addr", api.addr).await?),
@@ -60,7 +103,7 @@ pub async fn serve(config: Config, admission: Handle) -> anyhow::Result<()> {
     let (leads_out, leads) = watch::channel(false);
     let (bundle_out, bundle) = watch::channel(None);
     let (registered_out, registered) = watch::channel(false);
-    let (kubernetes_out, kubernetes) = watch::channel(false);
+    let (kubernetes_out, kubernetes) = watch::channel(Contact::none());
     let (caches_out, caches) = watch::channel(0);
     let around = Surroundings::default();
     let (reviews, hints, receiver) = intake::channel(&metrics, build::intake_settings(&config), around.clone());
@@ -76,64 +119,81 @@ pub async fn serve(config: Config, admission: Handle) -> anyhow::Result<()> {
         schedules: Schedules::default(),
         wanted: rollout::Wanted::default(),
         totals: Totals::default(),
+        leadership: Leadership::default(),
+        heartbeat: Heartbeat::default(),
         stop: CancellationToken::new(),
     };
     let stop = common.stop.clone();
-    let mut parts = JoinSet::new();
-    let caches_needed = common.learn(&config, caches_out, &mut parts);
+    let mut service = Service::default();
+    let parts = &mut service.others;
+    let caches_needed = common.learn(&config, caches_out, parts);
 
     let by_url = config.webhook_url.is_some();
     let health = Health {
         kubernetes,
         leads: leads.clone(),
+        heartbeat: common.heartbeat.clone(),
         bundle: bundle.clone(),
         caches: caches.clone(),
         caches_needed,
         registered: by_url.then_some(registered),
         metrics: Arc::clone(&metrics),
     };
-    parts.spawn(listener::serve(health_listener, Serving::default(), health::router(health), stop.clone()));
-    parts.spawn(health::probe(client.clone(), kubernetes_out, stop.clone()));
+    let router = health::router(health);
+    parts.spawn("health listener", listener::serve(health_listener, Serving::default(), router, stop.clone()));
+    parts.spawn("API server probe", health::probe(client.clone(), kubernetes_out, stop.clone()));
 
     let current = Arc::new(Current::default());
     let (source, lives) = (build::source(&config, &client), config.lifetimes);
-    parts.spawn(keeper::keep(source, lives, Arc::clone(&current), bundle_out, Arc::clone(&metrics), stop.clone()));
-    common.review(&config, webhook_listener, Arc::clone(&current), &admission, &mut parts)?;
+    let keeper = keeper::keep(source, lives, Arc::clone(&current), bundle_out, Arc::clone(&metrics), stop.clone());
+    parts.spawn("certificate keeper", keeper);
+    common.review(&config, webhook_listener, Arc::clone(&current), &runtimes.admission, parts)?;
     if let (Some(listener), Some(settings)) = (api_listener, &config.api) {
-        common.rest(&config, settings, listener, current, &mut parts)?;
+        common.rest(&config, settings, listener, current, parts)?;
     }
-    parts.spawn(intake::run(client.clone(), receiver, Arc::clone(&common.policy), stop.clone()));
+    let intake = intake::run(client.clone(), receiver, Arc::clone(&common.policy), stop.clone());
+    parts.spawn("intake", intake);
     let desired = build::registration(&config, Arc::clone(&common.policy));
     let register =
         registration::keep(client.clone(), desired, bundle, leads.clone(), registered_out, by_url, stop.clone());
-    parts.spawn(register);
+    service.leading.spawn("webhook registration", register);
     let rollouts = common.rollouts(config.coalesce_window);
-    parts.spawn(watch_rollouts(rollouts, caches.clone(), caches_needed, leads.clone(), stop.clone()));
-    parts.spawn(common.office(&config, (caches, caches_needed))?.hold(leads, stop.clone()));
-    // The Lease is released last: the successor may begin when our controller has ended.
+    let rollouts = watch_rollouts(rollouts, caches.clone(), caches_needed, leads.clone(), stop.clone());
+    service.leading.spawn_supervisor("rollout watch", rollouts);
+    let office = common.office(&config, (caches, caches_needed))?.hold(leads, stop.clone());
+    service.leading.spawn_supervisor("leader's work", office);
     let resign = CancellationToken::new();
     let figures = leader::Figures { metrics, totals: common.totals.clone() };
-    let election = leader::run(client, build::lease(&config), figures, leads_out, resign.clone());
-    let election = tokio::spawn(election);
+    let standing =
+        Standing { leads: leads_out, leadership: common.leadership.clone(), heartbeat: common.heartbeat.clone() };
+    let election = elect(build::lease(&config), figures, standing, resign.clone());
+    service.election.spawn_on("election", &runtimes.election, election);
 
     let rest = config.api.as_ref().map(|api| api.addr.to_string()).unwrap_or_default();
     tracing::info!(webhook = %config.webhook_addr, api = rest, health = %config.health_addr, "serving");
-    signalled().await?;
-    tracing::info!("stopping");
-    stop.cancel();
-    let ended = tokio::time::timeout(SHUTDOWN, async {
-        while let Some(part) = parts.join_next().await {
-            if let Err(error) = part {
-                tracing::error!(%error, "a part ended badly");
-            }
+    let failure = service.run().await?;
+    match &failure {
+        None => tracing::info!("stopping"),
+        Some(failure) => {
+            tracing::error!(part = failure.part(), reason = %failure, "a part of the server has failed: the process ends");
         }
-        resign.cancel();
-        election.await
-    });
-    if ended.await.is_err() {
-        tracing::warn!("not everything ended in time");
     }
-    Ok(())
+    service.end(&stop, &resign).await;
+    Ok(if failure.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+async fn connect() -> anyhow::Result<Client> {
+    Client::try_default()
+        .await
+        .map_err(|error| anyhow::anyhow!("no way to the cluster: set KUBECONFIG, or run in a pod ({error})"))
+}
+
+/// Stands for election with a client of its own: requests of a client are sent on the runtime that made it.
+async fn elect(lease: LeaseSettings, figures: leader::Figures, standing: Standing, resign: CancellationToken) {
+    match connect().await {
+        Ok(client) => leader::run(client, lease, figures, standing, resign).await,
+        Err(error) => tracing::error!(%error, "no client for the Lease"),
+    }
 }
 
 /// What several parts need.
@@ -148,22 +208,30 @@ struct Common {
     schedules: Schedules,
     wanted: rollout::Wanted,
     totals: Totals,
+    leadership: Leadership,
+    heartbeat: Heartbeat,
     stop: CancellationToken,
 }
 
 impl Common {
     /// Follows what surrounds workloads, tasks and schedules. How many caches these are.
-    fn learn(&self, config: &Config, ready: watch::Sender<usize>, parts: &mut JoinSet<()>) -> usize {
+    fn learn(&self, config: &Config, ready: watch::Sender<usize>, parts: &mut Parts) -> usize {
         let watched = config.watch_namespace.as_deref();
         let followers = surroundings::watch::follow(&self.around, &self.client, watched, &ready, &self.stop);
         let needed = followers.len() + 2;
         for follower in followers {
-            parts.spawn(follower);
+            parts.spawn("surroundings watch", follower);
         }
         let (hints, around, catalog) = (self.hints.clone(), self.around.clone(), self.catalog.clone());
-        let place = learner::Place { client: self.client.clone(), namespace: config.watch_namespace.clone(), ready };
-        parts.spawn(learner::learn(learner::Tasks { hints, around, catalog }, place.clone(), self.stop.clone()));
-        parts.spawn(learner::learn(self.schedules.clone(), place, self.stop.clone()));
+        let place = learner::Place {
+            client: self.client.clone(),
+            namespace: config.watch_namespace.clone(),
+            ready,
+            metrics: Arc::clone(&self.metrics),
+        };
+        let tasks = learner::Tasks { hints, around, catalog };
+        parts.spawn("task watch", learner::learn(tasks, place.clone(), self.stop.clone()));
+        parts.spawn("schedule watch", learner::learn(self.schedules.clone(), place, self.stop.clone()));
         needed
     }
 
@@ -174,7 +242,7 @@ impl Common {
         listener: TcpListener,
         current: Arc<Current>,
         admission: &Handle,
-        parts: &mut JoinSet<()>,
+        parts: &mut Parts,
     ) -> anyhow::Result<()> {
         let state = WebhookState {
             hints: self.reviews.clone(),
@@ -184,16 +252,12 @@ impl Common {
         };
         let callers = build::clients(config)?;
         if let Some(callers) = &callers {
-            parts.spawn(clients::keep(Arc::clone(callers), clients::REREAD, self.stop.clone()));
+            parts.spawn("callers' CA watch", clients::keep(Arc::clone(callers), clients::REREAD, self.stop.clone()));
         }
         let tls = listener::tls_config(current, callers.map(|callers| callers as _))?;
         let how = Serving { tls: Some(tls), max_age: config.connection_age, ..Serving::default() };
-        let webhook = admission.spawn(listener::serve(listener, how, webhook::router(state), self.stop.clone()));
-        parts.spawn(async move {
-            if let Err(error) = webhook.await {
-                tracing::error!(%error, "the webhook ended badly");
-            }
-        });
+        let webhook = listener::serve(listener, how, webhook::router(state), self.stop.clone());
+        parts.spawn_on("webhook listener", admission, webhook);
         Ok(())
     }
 
@@ -204,7 +268,7 @@ impl Common {
         settings: &ApiConfig,
         listener: TcpListener,
         current: Arc<Current>,
-        parts: &mut JoinSet<()>,
+        parts: &mut Parts,
     ) -> anyhow::Result<()> {
         let (tokens, asked) = (Tokens::default(), settings.auth.then(|| self.client.clone()));
         let api = Api::new(api::Inner {
@@ -225,8 +289,9 @@ impl Common {
         let tls = if settings.tls { Some(listener::tls_config(current, None)?) } else { None };
         let (client, secret) = (self.client.clone(), build::token_secret(config));
         let (metrics, stop) = (Arc::clone(&self.metrics), self.stop.clone());
-        parts.spawn(async move { auth::follow(client, secret, tokens, &metrics, stop).await });
-        parts.spawn(rest::serve(listener, tls, api, self.stop.clone()));
+        let follow = async move { auth::follow(client, secret, tokens, &metrics, stop).await };
+        parts.spawn("API token watch", follow);
+        parts.spawn("REST listener", rest::serve(listener, tls, api, self.stop.clone()));
         Ok(())
     }
 
@@ -252,6 +317,8 @@ impl Common {
             schedules: self.schedules.clone(),
             wanted: self.wanted.clone(),
             poster: Poster::new(build::guard(config)).context("no HTTP client for notifications")?,
+            leadership: self.leadership.clone(),
+            heartbeat: self.heartbeat.clone(),
             caches,
         })
     }
@@ -264,11 +331,12 @@ async fn watch_rollouts(
     needed: usize,
     leads: watch::Receiver<bool>,
     stop: CancellationToken,
-) {
+) -> Result<(), Failure> {
     let known = async { caches.wait_for(|count| *count >= needed).await.is_ok() };
     if stop.run_until_cancelled(known).await == Some(true) {
-        rollout::run(own, leads, stop).await;
+        return rollout::run(own, leads, stop).await;
     }
+    Ok(())
 }
 
 async fn bind(flag: &'static str, address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {

@@ -1,6 +1,6 @@
 //! What only the leader does: the controller, schedules, and what is told to the outside.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use kube::Client;
 use tokio::sync::watch;
@@ -11,10 +11,15 @@ use crate::{
     catalog::{Catalog, Schedules},
     controller,
     health::Checks,
+    leader::{Heartbeat, Leadership, Term},
     metrics::Metrics,
     notify::{self, Poster},
     rollout, schedule, starts,
+    supervise::{Failure, Parts},
 };
+
+/// While this replica leads, whether it still does is looked at this often, beside before each write.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// What is needed to lead.
 pub(super) struct Office {
@@ -26,57 +31,103 @@ pub(super) struct Office {
     pub(super) schedules: Schedules,
     pub(super) wanted: rollout::Wanted,
     pub(super) poster: Poster,
+    pub(super) leadership: Leadership,
+    pub(super) heartbeat: Heartbeat,
     /// How many caches have their first list, and how many have to.
     pub(super) caches: (watch::Receiver<usize>, usize),
 }
 
 impl Office {
-    /// Does all of it whenever this replica leads.
-    pub(super) async fn hold(self, mut leads: watch::Receiver<bool>, stop: CancellationToken) {
-        while stop.run_until_cancelled(leads.wait_for(|leads| *leads)).await.is_some_and(|result| result.is_ok()) {
-            let term = stop.child_token();
-            let mut deposed = leads.clone();
-            let watched = async {
-                // An error means that the election has ended, which ends the term too.
-                let _ = deposed.wait_for(|leads| !leads).await;
-                term.cancel();
-            };
-            let (client, settings) = (self.client.clone(), self.settings.clone());
-            let (checks, metrics) = (Arc::clone(&self.checks), Arc::clone(&self.metrics));
-            let controller = controller::run(client, settings, checks, metrics, term.clone());
-            let starts = starts::run(
-                starts::Watcher {
-                    client: self.client.clone(),
-                    namespace: self.settings.namespace.clone(),
-                    wanted: self.wanted.clone(),
-                    metrics: Arc::clone(&self.metrics),
-                },
-                term.clone(),
-            );
-            let work = async { tokio::join!(controller, starts, self.rest(&term)) };
-            tokio::pin!(work);
-            tokio::select! {
-                _ = &mut work => {}
-                () = watched => {
-                    work.await;
-                }
+    /// Does all of it whenever this replica leads. An error names the part that ended within a term.
+    pub(super) async fn hold(self, mut leads: watch::Receiver<bool>, stop: CancellationToken) -> Result<(), Failure> {
+        while let Some(term) = self.next_term(&mut leads, &stop).await {
+            let _beating = self.heartbeat.begin();
+            let parts = self.begin(&term);
+            supervise(&term, leads.clone(), parts).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for a term. `None` when the process stops.
+    async fn next_term(&self, leads: &mut watch::Receiver<bool>, stop: &CancellationToken) -> Option<Term> {
+        loop {
+            stop.run_until_cancelled(leads.wait_for(|leads| *leads)).await?.ok()?;
+            if let Some(term) = self.leadership.begin(stop) {
+                return Some(term);
             }
+            stop.run_until_cancelled(tokio::time::sleep(LOOK)).await?;
         }
     }
 
-    /// What goes by the catalog, once that is whole.
-    async fn rest(&self, term: &CancellationToken) {
+    /// Starts the parts of a term.
+    fn begin(&self, term: &Term) -> Parts {
+        let mut parts = Parts::default();
+        let (client, metrics, over) = (&self.client, &self.metrics, term.over());
+        let (settings, checks) = (self.settings.clone(), Arc::clone(&self.checks));
+        let (beat, metrics_of) = (self.heartbeat.clone(), Arc::clone(metrics));
+        let controller = controller::run(client.clone(), settings, checks, metrics_of, beat, term.clone());
+        parts.spawn_supervisor("controller", controller);
+        let watcher = starts::Watcher {
+            client: client.clone(),
+            namespace: self.settings.namespace.clone(),
+            wanted: self.wanted.clone(),
+            metrics: Arc::clone(metrics),
+        };
+        parts.spawn("pod starts", within(term.clone(), starts::run(watcher, over.clone())));
+        let (catalog, schedules) = (self.catalog.clone(), self.schedules.clone());
+        let schedule = schedule::run(client.clone(), catalog, schedules, Arc::clone(metrics), over.clone());
+        parts.spawn("schedules", within(term.clone(), self.when_known(schedule)));
+        let (catalog, poster) = (self.catalog.clone(), self.poster.clone());
+        let notify = notify::run(client.clone(), catalog, poster, Arc::clone(metrics), over.clone());
+        parts.spawn("notifications", within(term.clone(), self.when_known(notify)));
+        let sweep = api::sweep(client.clone(), self.settings.own_namespace.clone(), over.clone());
+        parts.spawn("idempotency key sweep", within(term.clone(), self.when_known(sweep)));
+        parts
+    }
+
+    /// Runs `work` once the catalog is whole.
+    fn when_known(&self, work: impl Future<Output = ()> + Send + 'static) -> impl Future<Output = ()> + Send + 'static {
         let (mut caches, needed) = self.caches.clone();
-        let known = async { caches.wait_for(|count| *count >= needed).await.is_ok() };
-        if term.run_until_cancelled(known).await != Some(true) {
-            return;
+        async move {
+            if caches.wait_for(|count| *count >= needed).await.is_ok() {
+                work.await;
+            }
         }
-        let (client, catalog, metrics) = (&self.client, &self.catalog, &self.metrics);
-        let schedules = self.schedules.clone();
-        tokio::join!(
-            schedule::run(client.clone(), catalog.clone(), schedules, Arc::clone(metrics), term.clone()),
-            notify::run(client.clone(), catalog.clone(), self.poster.clone(), Arc::clone(metrics), term.clone()),
-            api::sweep(client.clone(), self.settings.own_namespace.clone(), term.clone()),
-        );
+    }
+}
+
+async fn within(term: Term, work: impl Future<Output = ()>) {
+    term.run(work).await;
+}
+
+/// Waits until the term is over and all its parts have ended. A part that ends before the term does ends it, and is an error.
+async fn supervise(term: &Term, leads: watch::Receiver<bool>, mut parts: Parts) -> Result<(), Failure> {
+    let first = tokio::select! {
+        () = end_with_leadership(term, leads) => None,
+        ended = parts.next() => ended,
+    };
+    let first = match first {
+        Some(Ok(part)) if term.holds() => Some(Failure::Ended { part }),
+        Some(Ok(_)) | None => None,
+        Some(Err(failure)) => Some(failure),
+    };
+    term.end();
+    let later = parts.ended().await;
+    first.or(later).map_or(Ok(()), Err)
+}
+
+/// Ends the term when this replica does not lead any more.
+async fn end_with_leadership(term: &Term, mut leads: watch::Receiver<bool>) {
+    while term.holds() {
+        tokio::select! {
+            () = term.over().cancelled() => {}
+            changed = leads.changed() => {
+                // An error means that the election has ended, which ends the term too.
+                if changed.is_err() {
+                    term.end();
+                }
+            }
+            () = tokio::time::sleep(LOOK) => {}
+        }
     }
 }

@@ -20,7 +20,12 @@ use super::{
     event::{self, Pulled},
     judge::{self, Warmed},
 };
-use crate::{metrics::Metrics, rollout::Wanted, scope::scoped};
+use crate::{
+    metrics::Metrics,
+    rollout::Wanted,
+    scope::scoped,
+    supervise::{Work, contain},
+};
 
 /// The events that tell of an image: the API server leaves all others out.
 const FIELDS: &str = "reason=Pulled,involvedObject.kind=Pod";
@@ -97,7 +102,9 @@ impl Counter {
                 // What is said again is the restart of a container, not the start of a pod.
                 WatchEvent::Added(event) => {
                     version.clone_from(&event.metadata.resource_version);
-                    if let Some(pulled) = event::read(&event, Timestamp::now()) {
+                    let read = || event::read(&event, Timestamp::now());
+                    let name = event.metadata.name.as_deref().unwrap_or_default();
+                    if let Some(Some(pulled)) = contain(&self.metrics, Work::PodStart, name, read) {
                         self.count(&pulled).await;
                     }
                 }

@@ -289,13 +289,17 @@ pub struct PrewarmTaskSpec {
     #[x_kube(validation = Rule::new("self.size() >= 1 && self.size() <= 100").message("images must list 1 to 100 references"))]
     #[schemars(length(min = 1, max = 100), inner(length(min = 1, max = 520)))]
     pub images: Vec<String>,
-    /// Labels that a node must carry.
+    /// Labels that a node must carry, up to 64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self.all(key, key.size() <= 317)").message("keys of nodeSelector have at most 317 characters"))]
     pub node_selector: Option<BTreeMap<String, String>>,
     /// Required node affinity, as `requiredDuringSchedulingIgnoredDuringExecution` of a pod: one of its terms must match.
+    /// Up to 20 terms of 20 rules; all `matchExpressions` together have up to 1,000 values, all `matchFields` up to 5,000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self.nodeSelectorTerms.map(t, has(t.matchExpressions) ? t.matchExpressions.map(r, has(r.values) ? r.values.size() : 0).sum() : 0).sum() <= 1000").message("all matchExpressions of nodeAffinity together have at most 1000 values"))]
+    #[x_kube(validation = Rule::new("self.nodeSelectorTerms.map(t, has(t.matchFields) ? t.matchFields.map(r, has(r.values) ? r.values.size() : 0).sum() : 0).sum() <= 5000").message("all matchFields of nodeAffinity together have at most 5000 values"))]
     pub node_affinity: Option<NodeSelector>,
-    /// Taints of nodes that are accepted, as in a pod.
+    /// Taints of nodes that are accepted, as in a pod, up to 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tolerations: Option<Vec<Toleration>>,
     /// How many of the matching nodes: `all`, `auto` (all up to 100), a number, or a percentage such as `25%`.
@@ -314,10 +318,10 @@ pub struct PrewarmTaskSpec {
     #[schemars(length(max = 20))]
     #[x_kube(validation = Rule::new("self.matches('^([0-9]+(\\\\.[0-9]+)?(ms|s|m|h))+$') && duration(self) >= duration('1s') && duration(self) <= duration('24h')").message("timeout must be a duration from 1s to 24h, such as 10m"))]
     pub timeout: String,
-    /// How long the whole task may take, such as `1h`.
+    /// How long the whole task may take, such as `1h`, from 1 second to 168 hours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 20))]
-    #[x_kube(validation = Rule::new("self.matches('^([0-9]+(\\\\.[0-9]+)?(ms|s|m|h))+$') && duration(self) >= duration('1s')").message("deadline must be a duration from 1s, such as 1h"))]
+    #[x_kube(validation = Rule::new("self.matches('^([0-9]+(\\\\.[0-9]+)?(ms|s|m|h))+$') && duration(self) >= duration('1s') && duration(self) <= duration('168h')").message("deadline must be a duration from 1s to 168h, such as 1h"))]
     pub deadline: Option<String>,
     /// The order among waiting tasks, 1 to 10, higher first.
     #[serde(default = "default_priority")]
@@ -344,10 +348,11 @@ pub struct PrewarmTaskSpec {
     /// Whether a tag that is on the node already is checked again.
     #[serde(default)]
     pub image_pull_policy: PullPolicy,
-    /// How long finished worker pods stay, such as `1h`: while they exist the kubelet spares their images. None by default.
+    /// How long finished worker pods stay, such as `1h`, up to 24 hours: while they exist the kubelet spares their images.
+    /// None by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 20))]
-    #[x_kube(validation = Rule::new("self.matches('^([0-9]+(\\\\.[0-9]+)?(ms|s|m|h))+$')").message("retain must be a duration, such as 30m"))]
+    #[x_kube(validation = Rule::new("self.matches('^([0-9]+(\\\\.[0-9]+)?(ms|s|m|h))+$') && duration(self) <= duration('24h')").message("retain must be a duration up to 24h, such as 30m"))]
     pub retain: Option<String>,
     /// What kind of object pulls on a node.
     #[serde(default)]
@@ -355,9 +360,9 @@ pub struct PrewarmTaskSpec {
     /// Which method pulls.
     #[serde(default)]
     pub pull_method: PullMethod,
-    /// Seconds after its end until the task itself is deleted; kept when absent.
+    /// Seconds after its end until the task itself is deleted, up to a year; kept when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 2_147_483_647))]
+    #[schemars(range(min = 0, max = 31_536_000))]
     pub ttl_seconds_after_finished: Option<u32>,
     /// Holds the task: nothing new is started while it is true.
     #[serde(default)]

@@ -1,10 +1,13 @@
 //! A task's spec, read once into what the engine works with.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, ops::RangeInclusive, time::Duration};
 
 use super::{
     Amount, BatchPolicy, FailurePolicy, LocalReference, PrewarmTaskSpec, Problem, PullMethod, PullPolicy,
-    RetryStrategy, WorkerKind, resource::MAX_RETRIES, rules,
+    RetryStrategy, WorkerKind,
+    bounds::{self, MAX_DEADLINE, MAX_SPAN, MIN_SPAN},
+    resource::MAX_RETRIES,
+    rules,
 };
 use crate::{duration, image::Reference, node::Demand};
 
@@ -13,7 +16,9 @@ pub const AUTO_NODES: u32 = 100;
 /// The first delay before a further try, where the spec names none.
 const RETRY_DELAY: Duration = Duration::from_secs(30);
 /// No delay grows beyond this, whatever the strategy.
-const MAX_RETRY_DELAY: Duration = Duration::from_secs(24 * 3600);
+const MAX_RETRY_DELAY: Duration = MAX_SPAN;
+/// The order among waiting tasks.
+const PRIORITIES: RangeInclusive<u32> = 1..=10;
 
 /// A number, or a share in percent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,22 +131,42 @@ fn validate_images(images: &[String], problems: &mut Vec<Problem>) -> Vec<Refere
     good
 }
 
+/// The least of a span, for people.
+fn shortest(least: Duration) -> &'static str {
+    if least.is_zero() { "0s" } else { "1s" }
+}
+
 /// Reads the whole spec; every problem is named with its field.
 pub fn validate(spec: &PrewarmTaskSpec) -> Result<ValidTask, Vec<Problem>> {
     let mut problems = Vec::new();
+    bounds::check(spec, &mut problems);
+    if !problems.is_empty() {
+        return Err(problems);
+    }
     let images = validate_images(&spec.images, &mut problems);
     rules::check(spec, &mut problems);
-    let mut time = |field: &str, text: &str| {
-        duration::parse(text).unwrap_or_else(|error| {
-            problems.push(Problem::new(&format!("spec.{field}"), text, &error));
-            Duration::ZERO
-        })
+    let mut time = |field: &str, text: &str, least: Duration, most: Duration| {
+        let problem = match duration::parse(text) {
+            Ok(span) if (least..=most).contains(&span) => return span,
+            Ok(_) => format!("expected a duration from {} to {}h", shortest(least), most.as_secs() / 3600),
+            Err(error) => error,
+        };
+        problems.push(Problem::new(&format!("spec.{field}"), text, &problem));
+        Duration::ZERO
     };
-    let timeout = time("timeout", &spec.timeout);
-    let deadline = spec.deadline.as_deref().map(|text| time("deadline", text));
-    let retain = spec.retain.as_deref().map_or(Duration::ZERO, |text| time("retain", text));
+    let timeout = time("timeout", &spec.timeout, MIN_SPAN, MAX_SPAN);
+    let deadline = spec.deadline.as_deref().map(|text| time("deadline", text, MIN_SPAN, MAX_DEADLINE));
+    let retain = spec.retain.as_deref().map_or(Duration::ZERO, |text| time("retain", text, Duration::ZERO, MAX_SPAN));
     let rule = spec.retry.clone().unwrap_or_default();
-    let delay = rule.delay.as_deref().map_or(RETRY_DELAY, |text| time("retry.delay", text));
+    let delay = rule.delay.as_deref().map_or(RETRY_DELAY, |text| time("retry.delay", text, Duration::ZERO, MAX_SPAN));
+    if rule.limit > MAX_RETRIES {
+        let reason = format!("expected a number from 0 to {MAX_RETRIES}");
+        problems.push(Problem::new("spec.retry.limit", &rule.limit.to_string(), &reason));
+    }
+    if !PRIORITIES.contains(&spec.priority) {
+        let reason = format!("expected a number from {} to {}", PRIORITIES.start(), PRIORITIES.end());
+        problems.push(Problem::new("spec.priority", &spec.priority.to_string(), &reason));
+    }
     let tries = if spec.failure_policy == FailurePolicy::Retry { rule.limit.min(MAX_RETRIES) } else { 0 };
     let retry = RetryRule { limit: u8::try_from(tries).unwrap_or(0), strategy: rule.strategy, delay };
     let mut share = |field: &str, amount: &Amount, words: &[(&str, Share)]| {

@@ -503,6 +503,20 @@ impl Server {
         assert!(Command::new("kill").arg(self.child.id().to_string()).status().unwrap().success());
     }
 
+    /// Stops it where it stands, as a suspended machine would.
+    pub fn freeze(&self) {
+        self.send("-STOP");
+    }
+
+    /// Lets it go on after [`Self::freeze`].
+    pub fn thaw(&self) {
+        self.send("-CONT");
+    }
+
+    fn send(&self, signal: &str) {
+        assert!(Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap().success());
+    }
+
     /// Its resident memory, in KiB.
     pub fn resident(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
@@ -537,7 +551,10 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = Command::new("kill").arg(self.child.id().to_string()).stderr(Stdio::null()).status();
+        let id = self.child.id().to_string();
+        for signal in ["-TERM", "-CONT"] {
+            let _ = Command::new("kill").args([signal, &id]).stderr(Stdio::null()).status();
+        }
         let _ = self.child.wait();
         if std::thread::panicking() {
             eprintln!("the server's log:\n{}", self.log());

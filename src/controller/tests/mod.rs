@@ -1,8 +1,10 @@
 //! Tasks against a simulated cluster: whatever happens, their invariants hold.
 
 mod cases;
+mod contained;
 mod forged;
 mod simulation;
+mod survival;
 
 use proptest::prelude::*;
 

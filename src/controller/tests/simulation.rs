@@ -55,6 +55,10 @@ pub(super) struct Simulation {
     pub(super) lose_answers: bool,
     /// How the API server answers creations, where it refuses them.
     pub(super) refusal: Option<Refusal>,
+    /// Which writes the API server does not store: `plan`, `status` that has results, any `end`.
+    pub(super) unstorable: Vec<&'static str>,
+    /// How many writes were asked for that the API server did not store.
+    pub(super) not_stored: usize,
     /// Whether Jobs get pods.
     pub(super) makes_pods: bool,
     /// How often each worker was made, less how often somebody else deleted it.
@@ -96,6 +100,8 @@ impl Simulation {
             now: Timestamp::from_second(1_000_000).unwrap(),
             lose_answers: false,
             refusal: None,
+            unstorable: Vec::new(),
+            not_stored: 0,
             makes_pods: true,
             created: HashMap::new(),
             begun: HashMap::new(),
@@ -170,7 +176,22 @@ impl Simulation {
         assert_eq!(distinct.len(), nodes.len(), "two at work on one node: {nodes:?}");
     }
 
+    /// Whether the API server refuses to store this.
+    fn is_unstorable(&self, effect: &Effect) -> bool {
+        let has = |what: &str| self.unstorable.contains(&what);
+        match effect {
+            Effect::CreatePlan(_) => has("plan"),
+            Effect::WriteStatus(write) if write.status.phase.is_terminal() => has("end"),
+            Effect::WriteStatus(write) => has("status") && !write.status.node_states.is_empty(),
+            _ => false,
+        }
+    }
+
     fn perform(&mut self, effect: &Effect) -> Result<Written, Refusal> {
+        if self.is_unstorable(effect) {
+            self.not_stored += 1;
+            return Err(Refusal::Unstorable("spec: Too long".into()));
+        }
         match effect {
             Effect::Examine(_) => unreachable!("there are no checks"),
             Effect::CreatePlan(plan) => {
@@ -194,7 +215,8 @@ impl Simulation {
     fn write(&mut self, write: &super::super::effect::StatusWrite) -> Written {
         assert!(!self.phase().is_terminal(), "a final phase was left for {:?}", write.status.phase);
         for (index, letter) in self.letters().bytes().enumerate() {
-            let after = write.status.node_states.as_bytes()[index];
+            // A short status has none.
+            let Some(after) = write.status.node_states.as_bytes().get(index).copied() else { continue };
             let is_final = NodeState::from_letter(letter).is_final();
             assert!(!is_final || after == letter, "node {index} ended as {} and as {}", letter as char, after as char);
         }

@@ -4,6 +4,12 @@
 //! standbys one wins. Whether the holder is alive is judged by our own clock
 //! since its record last changed, never by comparing clocks of two machines.
 
+#[cfg(test)]
+#[path = "tests.rs"]
+mod elections;
+mod heartbeat;
+mod term;
+
 use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::{
@@ -15,6 +21,11 @@ use kube::{Api, Client, api::PostParams};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
+use self::term::Moment;
+pub use self::{
+    heartbeat::{Beating, HUNG, Heartbeat},
+    term::{Leadership, Term},
+};
 use crate::{
     metrics::Metrics,
     starts::{ANNOTATION, Totals},
@@ -29,6 +40,9 @@ const RENEW_DEADLINE: Duration = Duration::from_secs(6);
 const RETRY: Duration = Duration::from_millis(1250);
 /// One request may take this long; so several tries fit before the deadline.
 const REQUEST: Duration = Duration::from_secs(2);
+/// A replica whose work hung does not stand again for this long: any other has had its chance by then, even one that must
+/// wait for the end of a Lease that could not be released.
+const AFTER_HANG: Duration = Duration::from_secs(12);
 
 /// Whose Lease, and where.
 #[derive(Debug, Clone)]
@@ -67,41 +81,61 @@ fn decide(observed: &Observed, me: &str, now: Instant) -> Action {
     }
 }
 
-/// Stands for election until `stop`, then hands over. `leads` tells whether this replica leads.
+/// What the election tells, and what it goes by.
+pub struct Standing {
+    /// Whether this replica leads; tells changes.
+    pub leads: watch::Sender<bool>,
+    /// The same, with the age of the last renewal, for those who are about to write.
+    pub leadership: Leadership,
+    /// The heartbeat of the leader's work.
+    pub heartbeat: Heartbeat,
+}
+
+/// Stands for election until `stop`, then hands over.
+///
+/// The Lease is not held by a replica whose work hangs, and not obtained while the work of an earlier term has not ended.
 pub async fn run(
     client: Client,
     settings: LeaseSettings,
     figures: Figures,
-    leads: watch::Sender<bool>,
+    standing: Standing,
     stop: CancellationToken,
 ) {
-    let metrics = Arc::clone(&figures.metrics);
     let leases = Api::<Lease>::namespaced(client, &settings.namespace);
-    let mut election = Election { leases, settings, figures, observed: None, renewed: None };
+    let mut election = Election {
+        leases,
+        settings,
+        figures,
+        standing,
+        observed: None,
+        worked: Instant::now(),
+        stands_from: Instant::now(),
+    };
     loop {
+        election.step_down_if_hung();
         // Counted from before the request: others count from when they see its effect, which is later.
-        let begun = Instant::now();
+        let begun = Moment::now();
         let held = tokio::time::timeout(REQUEST.min(election.left()), election.round()).await;
+        let leadership = &election.standing.leadership;
         match held {
-            Ok(Ok(true)) => election.renewed = Some(begun),
-            Ok(Ok(false)) => election.renewed = None,
+            Ok(Ok(true)) => leadership.renewed(begun),
+            Ok(Ok(false)) => leadership.lost(),
             Ok(Err(error)) => tracing::warn!(%error, "the Lease could not be read or written"),
             Err(_) => tracing::warn!("the API server did not answer about the Lease"),
         }
-        let leading = election.renewed.is_some_and(|at| at.elapsed() < RENEW_DEADLINE);
-        // Told only when it changes: whoever listens acts on each word.
-        if leads.send_if_modified(|led| std::mem::replace(led, leading) != leading) {
-            tracing::info!(identity = election.settings.identity, leading, "leadership");
+        if !leadership.is_current() {
+            leadership.lost();
         }
-        metrics.leader.set(i64::from(leading));
+        election.tell();
         let pause = RETRY.mul_f64(1.0 + rand::random::<f64>() / 2.0).min(election.left());
         if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
             break;
         }
     }
-    leads.send_replace(false);
-    metrics.leader.set(0);
-    if election.renewed.is_some() {
+    let led = election.leads();
+    election.standing.leadership.lost();
+    election.tell();
+    if led {
         // A hand-over that fails costs the successor the Lease's duration, nothing more.
         let _ = tokio::time::timeout(REQUEST, election.release()).await;
     }
@@ -130,21 +164,64 @@ struct Election {
     leases: Api<Lease>,
     settings: LeaseSettings,
     figures: Figures,
+    standing: Standing,
     observed: Option<Observed>,
-    renewed: Option<Instant>,
+    /// When the leader's work was last seen to be under way, or this replica began to lead.
+    worked: Instant,
+    /// Before that, this replica does not stand.
+    stands_from: Instant,
 }
 
 impl Election {
-    /// How long a leader may go on without another renewal; no limit for others.
-    fn left(&self) -> Duration {
-        let left = |at: Instant| RENEW_DEADLINE.checked_sub(at.elapsed());
-        self.renewed.and_then(left).unwrap_or(Duration::MAX)
+    fn leads(&self) -> bool {
+        self.standing.leadership.age().is_some()
     }
 
-    /// One look, and one write where it is our turn. Whether we hold the Lease.
+    /// How long a leader may go on without another renewal; no limit for others.
+    fn left(&self) -> Duration {
+        let left = self.standing.leadership.age().and_then(|age| RENEW_DEADLINE.checked_sub(age));
+        left.unwrap_or(Duration::MAX)
+    }
+
+    /// Tells whether this replica leads. Only changes are told: whoever listens acts on each.
+    fn tell(&mut self) {
+        let leading = self.leads();
+        if self.standing.leads.send_if_modified(|led| std::mem::replace(led, leading) != leading) {
+            self.worked = Instant::now();
+            tracing::info!(identity = self.settings.identity, leading, "leadership");
+        }
+        self.figures.metrics.leader.set(i64::from(leading));
+    }
+
+    /// Gives leadership up when the leader's work hangs, or was never begun. The next round releases the Lease.
+    fn step_down_if_hung(&mut self) {
+        let heartbeat = &self.standing.heartbeat;
+        if heartbeat.age().is_some_and(|age| age < HUNG) {
+            self.worked = Instant::now();
+        }
+        if self.leads() && (heartbeat.is_hung() || self.worked.elapsed() >= HUNG) {
+            let limit = HUNG.as_secs();
+            tracing::error!(limit, "the controller has completed no round within the limit, in seconds: stepping down");
+            self.standing.leadership.lost();
+            self.stands_from = Instant::now() + AFTER_HANG;
+            self.tell();
+        }
+    }
+
+    /// Whether this replica may hold the Lease: not while work of an earlier term is still under way, or hangs.
+    fn may_hold(&self) -> bool {
+        let idle = self.standing.heartbeat.age().is_none();
+        self.leads() || idle && Instant::now() >= self.stands_from
+    }
+
+    /// One look, and one write where it is our turn. Whether we hold the Lease, and have held it without a gap if we led.
     async fn round(&mut self) -> kube::Result<bool> {
         let me = self.settings.identity.clone();
         let Some(mut lease) = self.leases.get_opt(&self.settings.name).await? else {
+            // Where it was ours, somebody else may have led, and deleted it.
+            if !self.may_hold() || self.leads() {
+                return Ok(false);
+            }
             let lease = Lease {
                 metadata: self
                     .figures
@@ -156,14 +233,21 @@ impl Election {
         let observed = self.observe(lease.spec.as_ref());
         let action = decide(&observed, &me, Instant::now());
         self.observed = Some(observed);
-        if action == Action::Wait {
-            let annotations = lease.metadata.annotations.as_ref();
-            self.figures.totals.heard(annotations.and_then(|all| all.get(ANNOTATION)).map(String::as_str));
-            return Ok(false);
-        }
+        let spec = match action {
+            Action::Wait => {
+                let annotations = lease.metadata.annotations.as_ref();
+                self.figures.totals.heard(annotations.and_then(|all| all.get(ANNOTATION)).map(String::as_str));
+                return Ok(false);
+            }
+            // A leader whose Lease is not its own any more was suspended, and somebody else has led: the term is over first.
+            Action::Take if self.leads() || !self.may_hold() => return Ok(false),
+            Action::Renew if !self.may_hold() => released(lease.spec.as_ref()),
+            Action::Take | Action::Renew => record(&me, lease.spec.as_ref()),
+        };
+        let holds = spec.holder_identity.as_deref() == Some(&*me);
         lease.metadata = self.figures.annotated(lease.metadata);
-        lease.spec = Some(record(&me, lease.spec.as_ref()));
-        won(self.leases.replace(&self.settings.name, &PostParams::default(), &lease).await)
+        lease.spec = Some(spec);
+        Ok(won(self.leases.replace(&self.settings.name, &PostParams::default(), &lease).await)? && holds)
     }
 
     fn observe(&self, spec: Option<&LeaseSpec>) -> Observed {
@@ -177,13 +261,17 @@ impl Election {
 
     async fn release(&self) -> kube::Result<()> {
         let mut lease = self.leases.get(&self.settings.name).await?;
-        let Some(spec) = &mut lease.spec else { return Ok(()) };
-        if spec.holder_identity.as_deref() == Some(&self.settings.identity) {
-            spec.holder_identity = Some(String::new());
+        if lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()) == Some(&self.settings.identity) {
+            lease.spec = Some(released(lease.spec.as_ref()));
             self.leases.replace(&self.settings.name, &PostParams::default(), &lease).await?;
         }
         Ok(())
     }
+}
+
+/// The record without a holder: whoever sees it first may take the Lease.
+fn released(spec: Option<&LeaseSpec>) -> LeaseSpec {
+    LeaseSpec { holder_identity: Some(String::new()), ..spec.cloned().unwrap_or_default() }
 }
 
 /// A conflict means that another replica was quicker.
