@@ -28,6 +28,9 @@ fn replayed() {
     for bytes in corpus("annotations") {
         checks::annotations(&String::from_utf8_lossy(&bytes));
     }
+    for bytes in corpus("reconcile") {
+        checks::reconcile(&bytes);
+    }
 }
 
 proptest! {
@@ -50,6 +53,12 @@ proptest! {
     #[test]
     fn references(text in r"([a-zA-Z0-9.\[\]:-]{0,20}/)?[a-z0-9/._-]{0,30}(:[\w.]{0,20})?(@sha(256|512):[0-9a-f]{0,130})?|\PC{0,40}") {
         checks::reference(&text);
+    }
+
+    /// A round of the controller over tasks, nodes, workers and plans into which anybody has written.
+    #[test]
+    fn rounds(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+        checks::reconcile(&bytes);
     }
 
     #[test]

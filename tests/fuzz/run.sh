@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fuzzes what strangers send: reviews, image references, annotations.
+# Fuzzes what strangers send: reviews, image references, annotations; and rounds of the controller over objects that anybody has written into.
 # usage: tests/fuzz/run.sh [RUNS [TARGET...]]     executions of each target, 10 million by default; all of them by default
 # Coverage comes from the compiler's own pass, so that a stable toolchain will do. What libFuzzer finds of interest is kept
 # in target/fuzz; with KEEP=1 the smallest set that reaches as much replaces the corpus in the repository.
@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 runs=${1:-10000000}
 [ $# -gt 0 ] && shift
-[ $# -gt 0 ] || set -- review reference annotations
+[ $# -gt 0 ] || set -- review reference annotations reconcile
 say() { echo "fuzz: $*"; }
 command -v c++ > /dev/null || { say "NOT RUN: a C++ compiler is needed for libFuzzer"; exit 1; }
 target=$(rustc -vV | sed -n 's/^host: //p')
