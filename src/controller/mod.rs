@@ -25,6 +25,7 @@ mod known;
 mod limits;
 mod observation;
 mod planned;
+mod reconciler;
 mod record;
 mod rehearsal;
 mod run;
@@ -48,8 +49,6 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::{Client, ResourceExt};
 use tokio::{sync::mpsc, time::Instant};
 
-#[doc(hidden)]
-pub use self::rehearsal::Rehearsal;
 use self::{
     clock::Clock,
     effect::{Effect, Target},
@@ -60,6 +59,11 @@ use self::{
     run::Run,
     view::View,
     world::{Complaint, News, World},
+};
+#[doc(hidden)]
+pub use self::{
+    reconciler::{Answer, Asked, Reconciler},
+    rehearsal::Rehearsal,
 };
 use crate::{
     health::Checks,

@@ -9,24 +9,29 @@ use std::{
     time::Duration,
 };
 
+use k8s_openapi::jiff::Timestamp;
 use kube::core::DeserializeGuard;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{
     Controller, Settings, Shared, WorkerNamespace,
+    clock::Clock,
     effect::{Effect, Refusal, Written},
     executor::Executor,
-    observation::{Change, Done, Observation},
+    observation::{Change, Done, Observation, Source},
     watches,
     world::World,
 };
 use crate::{
     metrics::Metrics,
-    node::Interner,
+    node::{Facts, Interner},
     task::{WorkerKind, plan::Breaker},
-    worker::{Reason, WorkerSettings},
+    worker::{Reason, WorkerSettings, provenance::Places},
 };
+
+/// Where workers go that the task's namespace does not take.
+const OWN_NAMESPACE: &str = "prewarmer";
 
 /// What the API server says of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +63,7 @@ pub struct Asked {
 pub struct Reconciler {
     controller: Controller,
     texts: Arc<Interner>,
+    places: Places,
     /// Tasks by UID, as they are stored.
     tasks: BTreeMap<String, Value>,
     version: u64,
@@ -73,10 +79,14 @@ impl Reconciler {
                 world: World::new(0),
                 runs: HashMap::new(),
                 shared: Shared::new(Arc::new(settings), metrics),
+                clock: Clock::from(Timestamp::now()),
+                left: HashMap::new(),
                 left_alone: HashMap::new(),
                 swept: Instant::now(),
+                told: None,
             },
             texts: Arc::default(),
+            places: Places { own: Some(OWN_NAMESPACE.into()) },
             tasks: BTreeMap::new(),
             version: 1,
         })
@@ -99,12 +109,22 @@ impl Reconciler {
         Some(match object["kind"].as_str()? {
             "PrewarmTask" => {
                 let task: DeserializeGuard<_> = serde_json::from_value(from).ok()?;
-                Observation::Task(Change::Put(watches::task(task, &self.controller.shared.metrics)?))
+                let task = watches::task(task, watches::Presence::There, &self.controller.shared.metrics)?;
+                Observation::Task(Change::Put(task))
             }
-            "PrewarmPlan" => Observation::Plan(Change::Put(watches::plan(serde_json::from_value(from).ok()?))),
-            "Node" => Observation::Node(Change::Put(watches::node(&serde_json::from_value(from).ok()?, &self.texts))),
-            "Job" => watches::job_seen(serde_json::from_value(from).ok()?),
-            "Pod" => watches::pod_seen(&serde_json::from_value(from).ok()?, &self.texts),
+            "PrewarmPlan" => {
+                let plan = watches::plan(serde_json::from_value(from).ok()?);
+                Observation::Plan(Source::all("prewarmplans"), Change::Put(plan))
+            }
+            "Node" => Observation::Node(Change::Put(Facts::new(&serde_json::from_value(from).ok()?, &self.texts))),
+            "Job" => {
+                let job = watches::see_job(&serde_json::from_value(from).ok()?, &self.places);
+                Observation::Job(Source::all("jobs"), Change::Put(job))
+            }
+            "Pod" => {
+                let pod = watches::see_pod(&serde_json::from_value(from).ok()?, &self.places, &self.texts);
+                Observation::Pod(Source::all("pods"), Change::Put(pod))
+            }
             _ => return None,
         })
     }
@@ -117,6 +137,9 @@ impl Reconciler {
             let object = match &effect {
                 Effect::Create(creation) => serde_json::from_slice(&creation.body).ok().map(|mut body: Value| {
                     body["kind"] = json!(if creation.kind == WorkerKind::Job { "Job" } else { "Pod" });
+                    self.version = self.version.saturating_add(1);
+                    body["metadata"]["uid"] = json!(format!("worker-{}", self.version));
+                    body["metadata"]["creationTimestamp"] = json!("2026-01-01T00:00:00Z");
                     body
                 }),
                 Effect::CreatePlan(spec) => Some(json!({"kind": "PrewarmPlan", "apiVersion": "prewarm.io/v1alpha1",
@@ -178,7 +201,7 @@ fn settings() -> Settings {
         },
         max_concurrent_tasks: 10,
         namespace: None,
-        own_namespace: "prewarmer".into(),
+        own_namespace: OWN_NAMESPACE.into(),
         worker_namespace: WorkerNamespace::Fallback,
         breaker: Breaker { nodes: 5000, at_once: 50 },
         examine: false,

@@ -27,7 +27,7 @@ use crate::{
     node::{Facts, Interner},
     reduced::{ReducedJob, ReducedNode, ReducedPod},
     scope::scoped,
-    supervise::{Failure, Parts},
+    supervise::{Failure, Parts, Work, contain},
     task::{OBSOLETE_ANNOTATION, PrewarmPlan, PrewarmTask},
     worker::{
         MANAGED_BY, PodFacts, TASK_NAMESPACE_ANNOTATION, TASK_UID_LABEL, WorkerFacts,

@@ -100,28 +100,103 @@ impl Choices<'_> {
 
 const NUMBERS: [i64; 9] = [0, 1, 2, 5, 100, 255, 65_536, 4_294_967_295, i64::MAX];
 const TEXTS: [&str; 40] = [
-    "", "0", "1", "5", "-1", "999", "255", "65535", "65536", "4294967295", "18446744073709551616", "0,1,2", "0,0,0", "2,999", ",",
-    "n0", "n1", "n9", "shop", "bank", "uid-t", "uid-x", "t", "all", "auto", "100%", "0%", "24h", "1s", "0s", "168h", "0.0000001ms",
-    "5124095576030430h59m", "99999999999999999999h", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "2026-01-01T00:00:00Z",
-    "\u{202e}\u{0}\u{1f4a3}", "429 Too Many Requests, retry-after: 99999999999999s", "failed to pull: not found",
+    "",
+    "0",
+    "1",
+    "5",
+    "-1",
+    "999",
+    "255",
+    "65535",
+    "65536",
+    "4294967295",
+    "18446744073709551616",
+    "0,1,2",
+    "0,0,0",
+    "2,999",
+    ",",
+    "n0",
+    "n1",
+    "n9",
+    "shop",
+    "bank",
+    "uid-t",
+    "uid-x",
+    "t",
+    "all",
+    "auto",
+    "100%",
+    "0%",
+    "24h",
+    "1s",
+    "0s",
+    "168h",
+    "0.0000001ms",
+    "5124095576030430h59m",
+    "99999999999999999999h",
+    "0001-01-01T00:00:00Z",
+    "9999-12-31T23:59:59Z",
+    "2026-01-01T00:00:00Z",
+    "\u{202e}\u{0}\u{1f4a3}",
+    "429 Too Many Requests, retry-after: 99999999999999s",
+    "failed to pull: not found",
 ];
 /// Fields of a task's spec and status.
 const SPEC: [&str; 21] = [
-    "images", "nodeSelector", "nodeAffinity", "tolerations", "nodes", "batchSize", "batchPolicy", "timeout", "deadline", "priority",
-    "failurePolicy", "retry", "successThreshold", "imagePullSecrets", "serviceAccountName", "retain", "worker", "pullMethod",
-    "ttlSecondsAfterFinished", "suspend", "cancel",
+    "images",
+    "nodeSelector",
+    "nodeAffinity",
+    "tolerations",
+    "nodes",
+    "batchSize",
+    "batchPolicy",
+    "timeout",
+    "deadline",
+    "priority",
+    "failurePolicy",
+    "retry",
+    "successThreshold",
+    "imagePullSecrets",
+    "serviceAccountName",
+    "retain",
+    "worker",
+    "pullMethod",
+    "ttlSecondsAfterFinished",
+    "suspend",
+    "cancel",
 ];
 const STATUS: [&str; 12] = [
-    "phase", "conditions", "totalNodes", "succeededNodes", "failedNodeCount", "totalBatches", "batchEnds", "images", "nodeStates",
-    "startTime", "completionTime", "failedNodes",
+    "phase",
+    "conditions",
+    "totalNodes",
+    "succeededNodes",
+    "failedNodeCount",
+    "totalBatches",
+    "batchEnds",
+    "images",
+    "nodeStates",
+    "startTime",
+    "completionTime",
+    "failedNodes",
 ];
 /// What of a worker, pod, node or plan somebody may have written.
 const METADATA: [&str; 16] = [
-    "/metadata/name", "/metadata/namespace", "/metadata/uid", "/metadata/creationTimestamp", "/metadata/deletionTimestamp",
-    "/metadata/ownerReferences/0/uid", "/metadata/ownerReferences/0/name", "/metadata/labels/prewarm.io~1task-uid",
-    "/metadata/labels/prewarm.io~1batch", "/metadata/labels/prewarm.io~1attempt", "/metadata/labels/prewarm.io~1part",
-    "/metadata/annotations/prewarm.io~1images", "/metadata/annotations/prewarm.io~1node-name",
-    "/metadata/annotations/prewarm.io~1task-namespace", "/spec/nodes/0", "/spec/atOnce",
+    "/metadata/name",
+    "/metadata/namespace",
+    "/metadata/uid",
+    "/metadata/creationTimestamp",
+    "/metadata/deletionTimestamp",
+    "/metadata/ownerReferences/0/uid",
+    "/metadata/ownerReferences/0/name",
+    "/metadata/labels/prewarm.io~1task-uid",
+    "/metadata/labels/prewarm.io~1batch",
+    "/metadata/labels/prewarm.io~1attempt",
+    "/metadata/labels/prewarm.io~1part",
+    "/metadata/annotations/prewarm.io~1images",
+    "/metadata/annotations/prewarm.io~1node-name",
+    "/metadata/annotations/prewarm.io~1task-namespace",
+    "/spec/nodes/0",
+    "/spec/atOnce",
 ];
 
 /// Bytes as a task, the nodes, and what becomes of its workers and plan, with what others may have written into them. Nothing of
@@ -201,7 +276,9 @@ fn task(choices: &mut Choices<'_>, name: &str) -> Value {
         let field = *choices.pick(&SPEC);
         spec[field] = match field {
             "images" | "tolerations" | "imagePullSecrets" => json!([choices.value()]),
-            "retry" => json!({"limit": choices.pick(&NUMBERS), "delay": choices.pick(&TEXTS), "strategy": "Exponential"}),
+            "retry" => {
+                json!({"limit": choices.pick(&NUMBERS), "delay": choices.pick(&TEXTS), "strategy": "Exponential"})
+            }
             "suspend" | "cancel" => json!(choices.one_in(2)),
             _ => choices.value(),
         };
@@ -244,20 +321,26 @@ fn pod_of(choices: &mut Choices<'_>, worker: &Value) -> Option<Value> {
         pod["metadata"]["name"] = json!(format!("{name}-pod"));
         pod["metadata"]["namespace"] = worker["metadata"]["namespace"].clone();
         pod["metadata"]["labels"]["batch.kubernetes.io/job-name"] = json!(name);
-        pod["metadata"]["ownerReferences"] =
-            json!([{"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": worker["metadata"]["uid"], "controller": true}]);
+        pod["metadata"]["ownerReferences"] = json!([{"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": worker["metadata"]["uid"], "controller": true}]);
     }
     let mut statuses = Vec::new();
     for container in pod["spec"]["containers"].as_array().into_iter().flatten() {
-        let reason = *choices.pick(&["ErrImagePull", "ImagePullBackOff", "ContainerCreating", "InvalidImageName", "Strange"]);
+        let reason =
+            *choices.pick(&["ErrImagePull", "ImagePullBackOff", "ContainerCreating", "InvalidImageName", "Strange"]);
         let state = if choices.one_in(2) {
             json!({"terminated": {"exitCode": 0, "reason": "Completed"}})
         } else {
             json!({"waiting": {"reason": reason, "message": choices.value()}})
         };
-        let name = if choices.one_in(8) { json!(choices.pick(&["image-999", "image-65536", "x"])) } else { container["name"].clone() };
-        statuses.push(json!({"name": name, "image": "", "imageID": choices.pick(&TEXTS), "ready": false, "restartCount": 0,
-            "state": state}));
+        let name = if choices.one_in(8) {
+            json!(choices.pick(&["image-999", "image-65536", "x"]))
+        } else {
+            container["name"].clone()
+        };
+        statuses.push(
+            json!({"name": name, "image": "", "imageID": choices.pick(&TEXTS), "ready": false, "restartCount": 0,
+            "state": state}),
+        );
     }
     let phase = *choices.pick(&["Pending", "Running", "Succeeded", "Failed", "Unknown"]);
     pod["status"] = json!({"phase": phase, "reason": choices.pick(&TEXTS), "message": choices.pick(&TEXTS),
