@@ -171,17 +171,7 @@ pub async fn run(
     };
     let cluster = Cluster::new(client, events, Arc::clone(&metrics), checks, term.clone());
     let executor = Executor::Cluster(Box::new(cluster));
-    let mut controller = Controller {
-        executor,
-        world: World::new(watches.count),
-        runs: HashMap::new(),
-        shared: Shared::new(settings, metrics),
-        clock,
-        left: HashMap::new(),
-        left_alone: HashMap::new(),
-        swept: Instant::now(),
-        told: None,
-    };
+    let mut controller = Controller::new(executor, watches.count, settings, metrics, clock);
     let result = loop {
         let event = tokio::select! {
             () = term.over().cancelled() => break Ok(()),
@@ -240,6 +230,21 @@ impl fmt::Display for Title<'_> {
 }
 
 impl Controller {
+    /// A controller that decides nothing before so many watches have delivered their first lists.
+    fn new(executor: Executor, sources: usize, settings: Arc<Settings>, metrics: Arc<Metrics>, clock: Clock) -> Self {
+        Self {
+            executor,
+            world: World::new(sources),
+            runs: HashMap::new(),
+            shared: Shared::new(settings, metrics),
+            clock,
+            left: HashMap::new(),
+            left_alone: HashMap::new(),
+            swept: Instant::now(),
+            told: None,
+        }
+    }
+
     /// Notes the newest state of an open task.
     fn see(&mut self, uid: &str, task: &PrewarmTask) {
         if self.left_alone.get(uid).is_some_and(|generation| *generation == task.metadata.generation) {

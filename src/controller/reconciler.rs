@@ -4,7 +4,7 @@
 //! controller, and what a round asks for is answered by the caller.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -12,16 +12,14 @@ use std::{
 use k8s_openapi::jiff::Timestamp;
 use kube::core::DeserializeGuard;
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
 use super::{
-    Controller, Settings, Shared, WorkerNamespace,
+    Controller, Settings, WorkerNamespace,
     clock::Clock,
     effect::{Effect, Refusal, Written},
     executor::Executor,
     observation::{Change, Done, Observation, Source},
     watches,
-    world::World,
 };
 use crate::{
     metrics::Metrics,
@@ -73,18 +71,9 @@ impl Reconciler {
     /// A controller that has its first lists, which are empty. An error means that two metrics share a name.
     pub fn new() -> Result<Self, Box<dyn std::error::Error>> {
         let (settings, metrics) = (settings(), Arc::new(Metrics::new()?));
+        let clock = Clock::from(Timestamp::now());
         Ok(Self {
-            controller: Controller {
-                executor: Executor::Memory(Mutex::default()),
-                world: World::new(0),
-                runs: HashMap::new(),
-                shared: Shared::new(Arc::new(settings), metrics),
-                clock: Clock::from(Timestamp::now()),
-                left: HashMap::new(),
-                left_alone: HashMap::new(),
-                swept: Instant::now(),
-                told: None,
-            },
+            controller: Controller::new(Executor::Memory(Mutex::default()), 0, Arc::new(settings), metrics, clock),
             texts: Arc::default(),
             places: Places { own: Some(OWN_NAMESPACE.into()) },
             tasks: BTreeMap::new(),
@@ -208,6 +197,7 @@ fn settings() -> Settings {
         max_workers: 300,
         registry_concurrency: 200,
         known_for: Duration::from_secs(600),
+        public_registries: vec!["docker.io".into()],
         max_retained: 8000,
     }
 }

@@ -240,6 +240,13 @@ impl Watch {
         let (events, metrics, stop) = (self.events.clone(), Arc::clone(&self.metrics), self.stop.clone());
         let kind = K::plural(&K::DynamicType::default()).into_owned();
         let (after, listed) = (after.clone(), listed.clone());
+        let contained = (Arc::clone(&metrics), kind.clone());
+        // One object over which reading fails must not take the others with it.
+        let reduce = move |object: K, presence: Presence| {
+            let (metrics, kind) = &contained;
+            let name = format!("{kind} {}/{}", object.namespace().unwrap_or_default(), object.name_any());
+            contain(metrics, Work::Watch, name, || reduce(object, presence)).flatten()
+        };
         let work = async move {
             after.0.cancelled().await;
             let mut stream = std::pin::pin!(watcher(api, config).default_backoff());

@@ -4,16 +4,14 @@ use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
 use rstest::rstest;
-use tokio::time::Instant;
 
 use super::{
     super::{
-        Controller, Executor, Shared,
+        Controller, Executor,
         clock::Clock,
         effect::{Effect, Target, Written},
         faults,
         observation::{Change, Done, Observation},
-        world::World,
     },
     simulation::settings,
 };
@@ -25,18 +23,9 @@ use crate::{
 };
 
 fn controller() -> Controller {
-    let settings = Arc::new(settings());
-    Controller {
-        executor: Executor::Memory(std::sync::Mutex::default()),
-        world: World::new(0),
-        runs: std::collections::HashMap::new(),
-        shared: Shared::new(settings, Arc::new(Metrics::new().unwrap())),
-        clock: Clock::from(Timestamp::now()),
-        left: std::collections::HashMap::new(),
-        left_alone: std::collections::HashMap::new(),
-        swept: Instant::now(),
-        told: None,
-    }
+    let (settings, metrics) = (Arc::new(settings()), Arc::new(Metrics::new().unwrap()));
+    let executor = Executor::Memory(std::sync::Mutex::default());
+    Controller::new(executor, 0, settings, metrics, Clock::from(Timestamp::now()))
 }
 
 fn task(name: &str) -> PrewarmTask {

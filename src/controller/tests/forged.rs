@@ -1,25 +1,21 @@
 //! Jobs, pods and plans that others made with our labels.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
-use kube::{Client, client::Body};
 use serde_json::{Value, json};
-use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     super::{
-        Controller, Shared,
+        Controller,
         clock::Clock,
         executor::Executor,
         observation::{Change, Observation, Source},
         watches,
-        world::World,
     },
     simulation::settings,
 };
 use crate::{
-    health::Checks,
     metrics::Metrics,
     node::{Facts, Interner},
     task::{Phase, PrewarmTask, PrewarmTaskSpec},
@@ -28,26 +24,11 @@ use crate::{
 
 const UID: &str = "0b9f4f4c-6a7c-4f0e-9a51-1f2a3b4c5d6e";
 
-/// A controller whose requests are answered with an empty object.
+/// A controller that keeps what it asks for.
 fn controller(nodes: &[&str]) -> Controller {
-    let service = tower::service_fn(|_: http::Request<Body>| async {
-        Ok::<_, std::convert::Infallible>(http::Response::new(Body::from(b"{}".to_vec())))
-    });
     let metrics = Arc::new(Metrics::new().unwrap());
-    let (events, inbox) = mpsc::channel(1000);
-    // Nobody reads what came of the effects.
-    std::mem::forget(inbox);
-    let executor = Executor::new(Client::new(service, "x"), events, Arc::clone(&metrics), Arc::new(Checks::default()));
-    let mut controller = Controller {
-        executor,
-        world: World::new(5),
-        runs: HashMap::new(),
-        shared: Shared::new(Arc::new(settings()), metrics),
-        clock: Clock::from(Timestamp::now()),
-        left: HashMap::new(),
-        swept: Instant::now(),
-        told: None,
-    };
+    let executor = Executor::Memory(std::sync::Mutex::default());
+    let mut controller = Controller::new(executor, 5, Arc::new(settings()), metrics, Clock::from(Timestamp::now()));
     let task = PrewarmTask {
         metadata: serde_json::from_value(
             json!({"name": "web", "namespace": "shop", "uid": UID, "resourceVersion": "1"}),
