@@ -4,6 +4,7 @@
 //! The only room that knows all others.
 
 mod build;
+mod figures;
 mod learner;
 mod office;
 mod rest;
@@ -23,7 +24,7 @@ use crate::{
         auth::{self, Auth, Proxies, Tokens},
     },
     catalog::{Catalog, Schedules},
-    config::{ApiConfig, Config},
+    config::{ApiConfig, Components, Config},
     intake::{self, ReviewHints, WatchHints},
     leader::{self, Heartbeat, Leadership, LeaseSettings, Standing},
     metrics::Metrics,
@@ -34,7 +35,7 @@ use crate::{
         health::{self, Contact, Health},
         keeper::{self, Current},
         listener::{self, Serving},
-        registration,
+        overlap, registration,
     },
     starts::Totals,
     supervise::{Failure, Parts},
@@ -93,9 +94,17 @@ impl Service {
 /// Serves until SIGTERM or SIGINT, or until a part fails: then the process is to end with the code that is returned.
 pub async fn serve(config: Config, runtimes: Runtimes) -> anyhow::Result<ExitCode> {
     let client = connect().await?;
-    let webhook_listener = runtimes.admission.spawn(bind("--webhook-addr", config.webhook_addr)).await??;
+    let Components { admission, api, controller } = config.components;
+    if controller && !config.allow_overlap {
+        refuse_overlap(&client, &config).await?;
+    }
+    let webhook_listener = if admission {
+        Some(runtimes.admission.spawn(bind("--webhook-addr", config.webhook_addr)).await??)
+    } else {
+        None
+    };
     let health_listener = bind("--health-addr", config.health_addr).await?;
-    let api_listener = match &config.api {
+    let api_listener = match config.api.as_ref().filter(|_| api) {
         Some(api) => Some(bind("--api-addr", api.addr).await?),
         None => None,
     };
@@ -136,7 +145,7 @@ pub async fn serve(config: Config, runtimes: Runtimes) -> anyhow::Result<ExitCod
         bundle: bundle.clone(),
         caches: caches.clone(),
         caches_needed,
-        registered: by_url.then_some(registered),
+        registered: (by_url && controller).then_some(registered),
         metrics: Arc::clone(&metrics),
     };
     let router = health::router(health);
@@ -147,30 +156,31 @@ pub async fn serve(config: Config, runtimes: Runtimes) -> anyhow::Result<ExitCod
     let (source, lives) = (build::source(&config, &client), config.lifetimes);
     let keeper = keeper::keep(source, lives, Arc::clone(&current), bundle_out, Arc::clone(&metrics), stop.clone());
     parts.spawn("certificate keeper", keeper);
-    common.review(&config, webhook_listener, Arc::clone(&current), &runtimes.admission, parts)?;
+    if let Some(listener) = webhook_listener {
+        common.review(&config, listener, Arc::clone(&current), &runtimes.admission, parts)?;
+    }
     if let (Some(listener), Some(settings)) = (api_listener, &config.api) {
         common.rest(&config, settings, listener, current, parts)?;
     }
     let intake = intake::run(client.clone(), receiver, Arc::clone(&common.policy), stop.clone());
     parts.spawn("intake", intake);
-    let desired = build::registration(&config, Arc::clone(&common.policy));
-    let register =
-        registration::keep(client.clone(), desired, bundle, leads.clone(), registered_out, by_url, stop.clone());
-    service.leading.spawn("webhook registration", register);
-    let rollouts = common.rollouts(config.coalesce_window);
-    let rollouts = watch_rollouts(rollouts, caches.clone(), caches_needed, leads.clone(), stop.clone());
-    service.leading.spawn_supervisor("rollout watch", rollouts);
-    let office = common.office(&config, (caches, caches_needed))?.hold(leads, stop.clone());
-    service.leading.spawn_supervisor("leader's work", office);
     let resign = CancellationToken::new();
-    let figures = leader::Figures { metrics, totals: common.totals.clone() };
-    let standing =
-        Standing { leads: leads_out, leadership: common.leadership.clone(), heartbeat: common.heartbeat.clone() };
-    let election = elect(build::lease(&config), figures, standing, resign.clone());
-    service.election.spawn_on("election", &runtimes.election, election);
+    if controller {
+        let seen = Seen { leads, bundle, caches, caches_needed };
+        common.lead(&config, seen, registered_out, &mut service)?;
+        let standing =
+            Standing { leads: leads_out, leadership: common.leadership.clone(), heartbeat: common.heartbeat.clone() };
+        let figures = leader::Figures { metrics, totals: common.totals.clone() };
+        let election = elect(build::lease(&config), figures, standing, resign.clone());
+        service.election.spawn_on("election", &runtimes.election, election);
+    } else {
+        let figures = figures::follow(client, build::lease(&config), common.totals.clone(), stop.clone());
+        service.others.spawn("figures", figures);
+    }
 
-    let rest = config.api.as_ref().map(|api| api.addr.to_string()).unwrap_or_default();
-    tracing::info!(webhook = %config.webhook_addr, api = rest, health = %config.health_addr, "serving");
+    let rest = config.api.as_ref().filter(|_| api).map(|api| api.addr.to_string()).unwrap_or_default();
+    let webhook = if admission { config.webhook_addr.to_string() } else { String::new() };
+    tracing::info!(webhook, api = rest, controller, health = %config.health_addr, "serving");
     let failure = service.run().await?;
     match &failure {
         None => tracing::info!("stopping"),
@@ -180,6 +190,14 @@ pub async fn serve(config: Config, runtimes: Runtimes) -> anyhow::Result<ExitCod
     }
     service.end(&stop, &resign).await;
     Ok(if failure.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Fails where an older installation looks at the same namespaces.
+async fn refuse_overlap(client: &Client, config: &Config) -> anyhow::Result<()> {
+    match overlap::find(client, &config.object_name, config.watch_namespace.as_deref()).await {
+        Some(found) => Err(anyhow::anyhow!("{found}")),
+        None => Ok(()),
+    }
 }
 
 async fn connect() -> anyhow::Result<Client> {
@@ -194,6 +212,14 @@ async fn elect(lease: LeaseSettings, figures: leader::Figures, standing: Standin
         Ok(client) => leader::run(client, lease, figures, standing, resign).await,
         Err(error) => tracing::error!(%error, "no client for the Lease"),
     }
+}
+
+/// What tells a leader's parts when to act.
+struct Seen {
+    leads: watch::Receiver<bool>,
+    bundle: watch::Receiver<Option<String>>,
+    caches: watch::Receiver<usize>,
+    caches_needed: usize,
 }
 
 /// What several parts need.
@@ -214,11 +240,12 @@ struct Common {
 }
 
 impl Common {
-    /// Follows what surrounds workloads, tasks and schedules. How many caches these are.
+    /// Follows what surrounds workloads, tasks and, where they are of use, schedules. How many caches these are.
     fn learn(&self, config: &Config, ready: watch::Sender<usize>, parts: &mut Parts) -> usize {
         let watched = config.watch_namespace.as_deref();
         let followers = surroundings::watch::follow(&self.around, &self.client, watched, &ready, &self.stop);
-        let needed = followers.len() + 2;
+        let schedules = config.components.api || config.components.controller;
+        let needed = followers.len() + 1 + usize::from(schedules);
         for follower in followers {
             parts.spawn("surroundings watch", follower);
         }
@@ -231,8 +258,32 @@ impl Common {
         };
         let tasks = learner::Tasks { hints, around, catalog };
         parts.spawn("task watch", learner::learn(tasks, place.clone(), self.stop.clone()));
-        parts.spawn("schedule watch", learner::learn(self.schedules.clone(), place, self.stop.clone()));
+        if schedules {
+            parts.spawn("schedule watch", learner::learn(self.schedules.clone(), place, self.stop.clone()));
+        }
         needed
+    }
+
+    /// Does what only the leader does, whenever this process leads.
+    fn lead(
+        &self,
+        config: &Config,
+        seen: Seen,
+        registered: watch::Sender<bool>,
+        service: &mut Service,
+    ) -> anyhow::Result<()> {
+        let Seen { leads, bundle, caches, caches_needed } = seen;
+        let (client, stop) = (self.client.clone(), self.stop.clone());
+        let desired = build::registration(config, Arc::clone(&self.policy));
+        let by_url = config.webhook_url.is_some();
+        let register = registration::keep(client, desired, bundle, leads.clone(), registered, by_url, stop.clone());
+        service.leading.spawn("webhook registration", register);
+        let rollouts = self.rollouts(config.coalesce_window);
+        let rollouts = watch_rollouts(rollouts, caches.clone(), caches_needed, leads.clone(), stop.clone());
+        service.leading.spawn_supervisor("rollout watch", rollouts);
+        let office = self.office(config, (caches, caches_needed))?.hold(leads, stop);
+        service.leading.spawn_supervisor("leader's work", office);
+        Ok(())
     }
 
     /// Answers reviews.
@@ -320,6 +371,8 @@ impl Common {
             leadership: self.leadership.clone(),
             heartbeat: self.heartbeat.clone(),
             caches,
+            lease: build::lease(config),
+            has_api: config.api.is_some(),
         })
     }
 }

@@ -2,7 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use kube::Client;
+use k8s_openapi::{api::coordination::v1::Lease, apimachinery::pkg::apis::meta::v1::OwnerReference};
+use kube::{Api, Client, Resource};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -11,7 +12,7 @@ use crate::{
     catalog::{Catalog, Schedules},
     controller,
     health::Checks,
-    leader::{Heartbeat, Leadership, Term},
+    leader::{Heartbeat, Leadership, LeaseSettings, Term},
     metrics::Metrics,
     notify::{self, Poster},
     rollout, schedule, starts,
@@ -20,6 +21,9 @@ use crate::{
 
 /// While this replica leads, whether it still does is looked at this often, beside before each write.
 const LOOK: Duration = Duration::from_millis(500);
+
+/// At the beginning of a term the Lease is asked for; its work does not wait longer for that.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What is needed to lead.
 pub(super) struct Office {
@@ -35,12 +39,21 @@ pub(super) struct Office {
     pub(super) heartbeat: Heartbeat,
     /// How many caches have their first list, and how many have to.
     pub(super) caches: (watch::Receiver<usize>, usize),
+    /// The installation's Lease: with it the workers go that no task can own.
+    pub(super) lease: LeaseSettings,
+    /// Whether REST is served, here or by another process.
+    pub(super) has_api: bool,
 }
 
 impl Office {
     /// Does all of it whenever this replica leads. An error names the part that ended within a term.
-    pub(super) async fn hold(self, mut leads: watch::Receiver<bool>, stop: CancellationToken) -> Result<(), Failure> {
+    pub(super) async fn hold(
+        mut self,
+        mut leads: watch::Receiver<bool>,
+        stop: CancellationToken,
+    ) -> Result<(), Failure> {
         while let Some(term) = self.next_term(&mut leads, &stop).await {
+            self.settings.worker.owner = self.owner().await;
             let _beating = self.heartbeat.begin();
             let parts = self.begin(&term);
             supervise(&term, leads.clone(), parts).await?;
@@ -56,6 +69,19 @@ impl Office {
                 return Some(term);
             }
             stop.run_until_cancelled(tokio::time::sleep(LOOK)).await?;
+        }
+    }
+
+    /// Asks for the UID of the Lease. Without an answer such workers have no owner, and end by their deadlines.
+    async fn owner(&self) -> Option<OwnerReference> {
+        let leases = Api::<Lease>::namespaced(self.client.clone(), &self.lease.namespace);
+        match tokio::time::timeout(PATIENCE, leases.get(&self.lease.name)).await {
+            Ok(Ok(lease)) => lease.owner_ref(&()),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the Lease could not be read: workers in the own namespace have no owner");
+                None
+            }
+            Err(_) => None,
         }
     }
 
@@ -80,8 +106,10 @@ impl Office {
         let (catalog, poster) = (self.catalog.clone(), self.poster.clone());
         let notify = notify::run(client.clone(), catalog, poster, Arc::clone(metrics), over.clone());
         parts.spawn("notifications", within(term.clone(), self.when_known(notify)));
-        let sweep = api::sweep(client.clone(), self.settings.own_namespace.clone(), over.clone());
-        parts.spawn("idempotency key sweep", within(term.clone(), self.when_known(sweep)));
+        if self.has_api {
+            let sweep = api::sweep(client.clone(), self.settings.own_namespace.clone(), over.clone());
+            parts.spawn("idempotency key sweep", within(term.clone(), self.when_known(sweep)));
+        }
         parts
     }
 

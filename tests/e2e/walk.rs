@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     caller::Caller,
-    harness::{CHART, Cluster, INSTALLED_HELPER, Namespace, Server},
+    harness::{CHART, Cluster, INSTALLED_HELPER, Namespace, Server, free_address},
     watched::Watched,
 };
 use serde_json::{Value, json};
@@ -210,7 +210,40 @@ async fn the_metrics_tell_of_the_walk() {
     }
 }
 
-/// With the rights of the installed service account alone, everything works and nothing is refused.
+/// The older of two that look at the same namespace goes on, and the newer one says why it does not start.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_installation_for_the_same_namespace_does_not_start() {
+    let cluster = Cluster::shared();
+    let (first, second) = (cluster.namespace("first"), cluster.namespace("second"));
+    let server = Server::start(cluster, &first, HELPER).await;
+    let [webhook, health, api] = [(); 3].map(|()| free_address());
+    let words = [
+        format!("--instance={}", second.name),
+        format!("--namespace={}", second.name),
+        format!("--watch-namespace={}", first.name),
+        format!("--webhook-addr={webhook}"),
+        format!("--webhook-url=https://{webhook}"),
+        format!("--health-addr={health}"),
+        format!("--api-addr={api}"),
+        "--api-tls=false".to_owned(),
+    ];
+    let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_prewarmer"))
+        .arg("serve")
+        .args(words)
+        .env("KUBECONFIG", cluster.var("KUBECONFIG"))
+        .kill_on_drop(true)
+        .output();
+    let output = tokio::time::timeout(LONG, output).await.expect("it ends by itself").unwrap();
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let other = format!("(ValidatingWebhookConfiguration prewarmer-{})", first.name);
+    for word in [&format!("looks at namespace {}", first.name), &other, "--allow-overlap=true"] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+    assert!(server.leads(), "the first one works on");
+}
+
+/// With the rights of the installed service accounts alone, everything works and nothing is refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_installed_rights_suffice() {
     let cluster = Cluster::shared();
