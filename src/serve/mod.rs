@@ -173,7 +173,7 @@ pub async fn serve(config: Config, runtimes: Runtimes) -> anyhow::Result<ExitCod
         let figures = leader::Figures { metrics, totals: common.totals.clone() };
         let election = elect(build::lease(&config), figures, standing, resign.clone());
         service.election.spawn_on("election", &runtimes.election, election);
-    } else {
+    } else if api {
         let figures = figures::follow(client, build::lease(&config), common.totals.clone(), stop.clone());
         service.others.spawn("figures", figures);
     }
