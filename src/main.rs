@@ -10,9 +10,7 @@ use jiff::Timestamp;
 use prewarmer::{
     api,
     config::{self, Cli, Command, Config, Doctor, PolicySettings, TokenCommand},
-    doctor, manifests, serve, supervise,
-    surroundings::Surroundings,
-    telemetry, token,
+    doctor, manifests, serve, supervise, telemetry, token,
     workload::{DEFAULT_NAMESPACE, extract_documents},
 };
 
@@ -133,8 +131,8 @@ fn extract(file: &str, settings: PolicySettings) -> anyhow::Result<()> {
     }
     let source = if file == "-" { "standard input" } else { file };
     let policy = serve::policy(settings, config::DEFAULT_NAMESPACE, None);
-    let (found, skipped) = extract_documents(&text, &policy, &Surroundings::default(), DEFAULT_NAMESPACE)
-        .map_err(|error| anyhow::anyhow!("{source}: {error}"))?;
+    let (found, skipped) =
+        extract_documents(&text, &policy, DEFAULT_NAMESPACE).map_err(|error| anyhow::anyhow!("{source}: {error}"))?;
     for title in skipped {
         eprintln!("{title}: no workload, skipped");
     }

@@ -3,12 +3,15 @@
 use std::{fmt::Write, sync::LazyLock};
 
 use axum::{
-    http::header,
-    response::{IntoResponse, Response},
+    http::{HeaderMap, HeaderValue, header},
+    response::Response,
 };
 use serde_json::Value;
 
-use super::openapi::{ERRORS, LATER, document};
+use super::{
+    openapi::{ERRORS, LATER, document},
+    still::Still,
+};
 
 const STYLE: &str = "
 :root { color-scheme: light dark; --line: #8884; --soft: #8882; --accent: #1a6fb5; }
@@ -28,10 +31,11 @@ a { color: var(--accent); }
 /// Nothing is loaded, nothing runs, nobody frames it.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'";
 
-pub(super) async fn page() -> Response {
-    static PAGE: LazyLock<String> = LazyLock::new(|| render(&document()));
-    ([(header::CONTENT_TYPE, "text/html; charset=utf-8"), (header::CONTENT_SECURITY_POLICY, POLICY)], PAGE.as_str())
-        .into_response()
+pub(super) async fn page(headers: HeaderMap) -> Response {
+    static PAGE: LazyLock<Still> = LazyLock::new(|| Still::new("text/html; charset=utf-8", render(&document())));
+    let mut response = PAGE.answer(&headers);
+    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    response
 }
 
 fn escape(text: &str) -> String {

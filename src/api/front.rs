@@ -160,6 +160,34 @@ pub(super) fn accepts(headers: &HeaderMap, kind: &str) -> bool {
     })
 }
 
+/// Whether the path is answered to callers without a token.
+fn is_open(path: &str) -> bool {
+    let call = path.strip_prefix(super::BASE).is_some_and(|rest| rest.starts_with('/') && rest != "/openapi.json");
+    let page = path == "/ui"
+        || path.strip_prefix("/ui/").is_some_and(|rest| !rest.starts_with("assets/") && !rest.starts_with("sign-"));
+    !call && !page
+}
+
+/// Bounds what callers without a token have answered.
+pub(super) async fn bounded(State(api): State<Api>, request: Request, next: Next) -> Response {
+    if is_open(request.uri().path())
+        && let Err(error) = api.bounds.open_call(peer(request.extensions()))
+    {
+        return error.into_response();
+    }
+    next.run(request).await
+}
+
+/// Bounds the answers that wait for their readers. Those to callers who are not known are small, or are always the same text.
+pub(super) async fn counted(State(api): State<Api>, request: Request, next: Next) -> Response {
+    let who = request.extensions().get::<Who>().cloned();
+    let answer = next.run(request).await;
+    match who.as_ref().and_then(|who| who.0.get()) {
+        Some(who) => api.bounds.answer(who, answer),
+        None => answer,
+    }
+}
+
 /// Answers in JSON, or not at all.
 pub(super) async fn speaks_json(request: Request, next: Next) -> Response {
     if accepts(request.headers(), "application/json") {

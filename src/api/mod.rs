@@ -7,6 +7,7 @@
 
 pub mod auth;
 mod body;
+mod bounds;
 mod cluster;
 mod docs;
 mod error;
@@ -22,8 +23,10 @@ mod request;
 mod samples;
 mod schedule_request;
 mod schedules;
+mod still;
 mod tasks;
 mod ui;
+mod values;
 mod watch;
 
 use std::sync::Arc;
@@ -39,12 +42,13 @@ use kube::Client;
 use tokio_util::sync::CancellationToken;
 use tower_http::{
     catch_panic::CatchPanicLayer,
-    compression::CompressionLayer,
+    compression::{CompressionLayer, DefaultPredicate, Predicate},
     cors::{AllowOrigin, Any, CorsLayer},
 };
 
-use self::{auth::Auth, cluster::Nodes, error::ApiError, recent::Recent, ui::Plans};
+use self::{auth::Auth, bounds::Bounds, cluster::Nodes, error::ApiError, recent::Recent, ui::Plans};
 pub use self::{
+    bounds::Limits,
     idempotency::sweep,
     openapi::{document, document_text},
 };
@@ -73,6 +77,8 @@ pub struct ApiSettings {
     pub origins: Vec<String>,
     /// Whether there are pages for people at all.
     pub ui: bool,
+    /// What each caller may have.
+    pub limits: Limits,
 }
 
 /// What the handlers share.
@@ -81,6 +87,7 @@ pub struct Api {
     inner: Arc<Inner>,
     plans: Plans,
     recent: Recent,
+    bounds: Arc<Bounds>,
 }
 
 /// The parts of an [`Api`].
@@ -146,7 +153,14 @@ impl Api {
     /// An API of these parts.
     #[must_use]
     pub fn new(inner: Inner) -> Self {
-        Self { inner: Arc::new(inner), plans: Plans::default(), recent: Recent::default() }
+        let bounds = Arc::new(Bounds::new(inner.settings.limits));
+        Self { inner: Arc::new(inner), plans: Plans::default(), recent: Recent::default(), bounds }
+    }
+
+    /// Forgets callers and addresses that have not called for long.
+    pub fn forget(&self) {
+        self.auth.forget();
+        self.bounds.forget();
     }
 
     /// The namespace that is meant where none is named.
@@ -182,8 +196,11 @@ pub fn router(api: Api) -> Router {
         })
         .method_not_allowed_fallback(front::other_method)
         .with_state(state)
-        .layer(DefaultBodyLimit::disable())
-        .layer(CompressionLayer::new());
+        // Bodies are read by `body` alone, within its limits. What an extractor of axum would read is limited all the same.
+        .layer(DefaultBodyLimit::max(body::MAX_FORM))
+        .layer(middleware::from_fn_with_state(api.clone(), front::counted))
+        .layer(CompressionLayer::new().compress_when(DefaultPredicate::new().and(still::may_be_compressed)));
+    let router = router.layer(middleware::from_fn_with_state(api.clone(), front::bounded));
     let router = if api.settings.origins.is_empty() { router } else { router.layer(cors(&api.settings.origins)) };
     router.layer(CatchPanicLayer::custom(front::panicked)).layer(middleware::from_fn_with_state(api, front::front))
 }

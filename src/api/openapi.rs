@@ -2,11 +2,7 @@
 
 use std::sync::LazyLock;
 
-use axum::{
-    http::header,
-    middleware,
-    response::{IntoResponse, Response},
-};
+use axum::{http::HeaderMap, middleware, response::Response};
 use serde_json::{Value, json};
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -14,7 +10,8 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::catalog::TaskView;
 
 use super::{
-    BASE, State, cluster, error::ErrorBody, executions, extract, front, samples::SAMPLES, schedules, tasks, watch,
+    BASE, State, cluster, error::ErrorBody, executions, extract, front, samples::SAMPLES, schedules, still::Still,
+    tasks, watch,
 };
 
 /// Every call may be answered so.
@@ -73,9 +70,9 @@ pub(super) fn routes() -> OpenApiRouter<State> {
     OpenApiRouter::with_openapi(Document::openapi()).nest(BASE, calls)
 }
 
-async fn served() -> Response {
-    static TEXT: LazyLock<String> = LazyLock::new(document_text);
-    ([(header::CONTENT_TYPE, "application/json")], TEXT.as_str()).into_response()
+async fn served(headers: HeaderMap) -> Response {
+    static TEXT: LazyLock<Still> = LazyLock::new(|| Still::new("application/json", document_text()));
+    TEXT.answer(&headers)
 }
 
 /// The document.

@@ -99,18 +99,21 @@ fn shown(api: &Api, schedule: PrewarmSchedule, code: StatusCode) -> Response {
 
 /// Make a schedule.
 #[utoipa::path(post, path = "/scheduled-tasks", tag = "schedules", request_body = ScheduleRequest,
+    params(
+        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "The namespace, where the body names none; with it the right is checked before the body is read"),
+    ),
     responses((status = 201, description = "The schedule was made", body = ScheduleView,
         headers(("Location" = String, description = "Where the schedule is")))))]
 pub(super) async fn create_schedule(
     State(api): State<Api>,
     caller: Caller,
+    pairs: Pairs,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let wanted = schedule_request::read(body::json(&headers, body).await?, &api.guard).map_err(ApiError::bad)?;
-    let namespace = wanted.namespace.as_deref().unwrap_or(api.default_namespace());
-    api.check_namespace(namespace)?;
-    api.auth.authorize(&caller, CREATE, namespace).await?;
+    let (namespace, body) = tasks::body_of(&api, &caller, CREATE, pairs, &headers, body).await?;
+    let wanted = schedule_request::read(body.value, &api.guard).map_err(ApiError::bad)?;
+    let namespace = namespace.as_str();
     let name = format!("scheduled-{}", random_task_name(Timestamp::now()));
     let schedule = PrewarmSchedule {
         metadata: ObjectMeta {
@@ -240,8 +243,9 @@ pub(super) async fn replace_schedule(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let wanted = schedule_request::read(body::json(&headers, body).await?, &api.guard).map_err(ApiError::bad)?;
     let (schedules, mut schedule) = to_change(&api, &caller, &id, pairs, UPDATE).await?;
+    let body = body::json(&api.bounds.bodies, &caller.name, &headers, body).await?;
+    let wanted = schedule_request::read(body.value, &api.guard).map_err(ApiError::bad)?;
     let namespace = schedule.namespace().unwrap_or_default();
     if wanted.namespace.is_some_and(|other| other != namespace) {
         return Err(ApiError::bad_field("namespace", format!("the schedule is in {namespace}, and stays there")));
@@ -369,6 +373,8 @@ pub(super) async fn trigger_schedule(
                 (Some(name), "The run begins".to_owned())
             }
             Manual::Queue(open) => {
+                // That a run waits is written into the schedule, which takes a right on the schedule.
+                api.auth.authorize(&caller, UPDATE, &namespace).await?;
                 if !enqueue(&api, &schedules, schedule, &made).await? {
                     continue;
                 }

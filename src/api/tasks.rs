@@ -16,7 +16,7 @@ use kube::{
 };
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
@@ -28,7 +28,7 @@ use super::{
     front::Subject,
     idempotency,
     params::{MAX_LIMIT, Pairs, Params},
-    request::{self, TaskRequest},
+    request::{self, TaskRequest, is_label},
 };
 use crate::{
     catalog::{Entry, Filter, Key, Status, TaskView, amount_schema},
@@ -101,25 +101,31 @@ pub struct TaskCancelled {
 ///
 /// Repeated with the same `Idempotency-Key` header within a day, the call makes no second task.
 #[utoipa::path(post, path = "/tasks", tag = "tasks", request_body = TaskRequest,
-    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 characters of your choice")),
+    params(
+        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "The namespace, where the body names none; with it the right is checked before the body is read"),
+        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 characters of your choice"),
+    ),
     responses((status = 201, description = "The task was made, or had been made by this key", body = TaskCreated,
         headers(("Location" = String, description = "Where the task is")))))]
 pub(super) async fn create_task(
     State(api): State<Api>,
     caller: Caller,
+    pairs: Pairs,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
     let key = idempotency::key(&headers)?;
-    let wanted = request::read(body::json(&headers, body).await?, &api.guard).map_err(ApiError::bad)?;
-    let namespace = wanted.namespace.as_deref().unwrap_or(api.default_namespace());
-    api.check_namespace(namespace)?;
-    api.auth.authorize(&caller, CREATE, namespace).await?;
-    let (name, before) = match key {
-        Some(key) => idempotency::claim(&api, &caller, namespace, key, &wanted.spec).await?,
-        None => (random_task_name(Timestamp::now()), false),
+    let (namespace, body) = body_of(&api, &caller, CREATE, pairs, &headers, body).await?;
+    let wanted = request::read(body.value, &api.guard).map_err(ApiError::bad)?;
+    let namespace = namespace.as_str();
+    let (task, before) = match key {
+        Some(key) => idempotency::obtain(&api, &caller, namespace, key, wanted.spec).await?,
+        None => {
+            let name = random_task_name(Timestamp::now());
+            (obtain(&api, namespace, &name, wanted.spec, &caller, false).await?, false)
+        }
     };
-    let task = obtain(&api, namespace, &name, wanted.spec, &caller, key.is_some()).await?;
+    let name = task.name_any();
     api.catalog.put(&task);
     let view = TaskView::of(&task);
     let message = if before { "This task was made by an earlier call with the same key" } else { "The task was made" };
@@ -136,6 +142,44 @@ pub(super) async fn create_task(
     let mut response = (StatusCode::CREATED, location, Json(body)).into_response();
     response.extensions_mut().insert(Subject(format!("{namespace}/{name}")));
     Ok(response)
+}
+
+/// The body of a call that creates something, and the namespace that it is for. The caller's right is checked before the body
+/// is read where the query or a setting names the namespace, and else before anything of the body but its namespace is looked
+/// at.
+pub(super) async fn body_of(
+    api: &Api,
+    caller: &Caller,
+    deed: Deed,
+    pairs: Pairs,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<(String, body::Json), ApiError> {
+    let mut params = Params::of(pairs);
+    let named = params.namespace();
+    params.done()?;
+    let known = named.clone().or_else(|| api.settings.watched.clone());
+    if let Some(namespace) = &known {
+        api.check_namespace(namespace)?;
+        api.auth.authorize(caller, deed, namespace).await?;
+    }
+    let mut body = body::json(&api.bounds.bodies, &caller.name, headers, body).await?;
+    // What is no name of a namespace is explained with the other fields, to callers who may do this somewhere.
+    let given = body.value.get("namespace").and_then(Value::as_str).filter(|name| is_label(name)).map(str::to_owned);
+    if let (Some(named), Some(given)) = (&named, &given)
+        && named != given
+    {
+        return Err(ApiError::bad_field("namespace", format!("{given:?}: the query names another, {named:?}")));
+    }
+    let namespace = given.or(known).unwrap_or_else(|| api.default_namespace().to_owned());
+    api.check_namespace(&namespace)?;
+    api.auth.authorize(caller, deed, &namespace).await?;
+    if let (Some(named), Some(fields)) = (named, body.value.as_object_mut())
+        && fields.get("namespace").is_none_or(Value::is_null)
+    {
+        fields.insert("namespace".into(), named.into());
+    }
+    Ok((namespace, body))
 }
 
 /// Creates the task. By a key it may be there already, or its creation was cut off; even of the call that was first to
@@ -413,7 +457,7 @@ pub(super) fn etag_of(text: &[u8]) -> String {
 }
 
 /// Whether the caller has it already.
-fn is_known(headers: &HeaderMap, etag: &str) -> bool {
+pub(super) fn is_known(headers: &HeaderMap, etag: &str) -> bool {
     let plain = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
     let tags = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     tags.flat_map(|value| value.split(',')).any(|tag| tag.trim() == "*" || plain(tag) == plain(etag))

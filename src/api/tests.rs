@@ -15,8 +15,14 @@ use tower::ServiceExt;
 
 use super::{auth::Tokens, *};
 
+mod bounds;
+
 /// An API that asks nobody who he is, before a cluster that nobody answers for.
 fn api(origins: &[&str], asks: bool) -> Router {
+    api_with(origins, asks, Tokens::default())
+}
+
+fn api_with(origins: &[&str], asks: bool, tokens: Tokens) -> Router {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let client = Client::try_from(Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
     let metrics = Arc::new(Metrics::new().unwrap());
@@ -26,12 +32,13 @@ fn api(origins: &[&str], asks: bool) -> Router {
         object_name: "prewarmer".into(),
         origins: origins.iter().map(|origin| (*origin).to_owned()).collect(),
         ui: true,
+        limits: Limits::default(),
     };
     router(Api::new(Inner {
         client: client.clone(),
         catalog: Catalog::default(),
         schedules: Schedules::default(),
-        auth: Auth::new(asks.then_some(client), Tokens::default(), 1000, Arc::clone(&metrics)),
+        auth: Auth::new(asks.then_some(client), tokens, 1000, Arc::clone(&metrics)),
         policy: Arc::default(),
         around: Surroundings::default(),
         guard: Guard::default(),

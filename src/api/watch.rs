@@ -7,6 +7,7 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
+    Extension,
     extract::{
         Path, State,
         ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code, rejection::WebSocketUpgradeRejection},
@@ -14,12 +15,12 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{
         IntoResponse, Response,
-        sse::{Event, KeepAlive, Sse},
+        sse::{Event, Sse},
     },
 };
-use futures::{Stream, stream};
+use futures::{Stream, StreamExt, stream};
 use tokio::{
-    sync::watch,
+    sync::{mpsc, watch},
     time::{Instant, Interval, MissedTickBehavior, interval_at},
 };
 use tokio_util::sync::CancellationToken;
@@ -36,6 +37,7 @@ use super::{
 use crate::{
     catalog::{Entry, Seen},
     metrics::Metrics,
+    server::{budget::Taken, listener::Place},
 };
 
 /// A server-sent event.
@@ -55,8 +57,8 @@ pub(super) const HEARTBEAT: Duration = Duration::from_secs(15);
 pub(super) const REVIEW: Duration = Duration::from_secs(60);
 /// A watcher's words are not listened to; so much of them is read.
 const MAX_WORDS: usize = 4 * 1024;
-/// Watchers at once: with 20 to 40 KB each, 160 MB at the worst. A WebSocket is no connection of the listener any more.
-pub(super) const MAX_WATCHERS: i64 = 4096;
+/// Events that wait for their reader; of a task's states the last is told, so that more would be of no use.
+const WAITING: usize = 2;
 /// A watcher that takes nothing for so long is gone.
 const STALLED: Duration = Duration::from_secs(30);
 
@@ -81,22 +83,27 @@ pub(super) async fn watch_task(
     Path(id): Path<String>,
     pairs: Pairs,
     headers: HeaderMap,
+    place: Option<Extension<Place>>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
     let entry = find(&api, &caller, &id, pairs).await?;
     api.auth.authorize(&caller, WATCH, &entry.key.namespace).await?;
     let changes = api.catalog.subscribe(&entry.key).ok_or_else(|| ApiError::not_found("task", &id))?;
-    if api.metrics.api_watchers.get() >= MAX_WATCHERS {
-        return Err(ApiError::later(StatusCode::SERVICE_UNAVAILABLE, "too many watch already", 10));
-    }
-    let watcher = Watcher::new(api, caller, changes);
+    let counted = Counted::new(&api, &caller)?;
+    let watcher = Watcher::new(api, caller, changes, counted);
     let wants_socket = headers.contains_key(header::UPGRADE);
     match upgrade {
         Ok(upgrade) => {
             let upgrade = upgrade.max_message_size(MAX_WORDS).max_frame_size(MAX_WORDS);
             // By default each would hold 128 KiB; a task is some KiB.
             let upgrade = upgrade.read_buffer_size(MAX_WORDS).write_buffer_size(0);
-            Ok(upgrade.on_upgrade(|socket| speak(socket, watcher)))
+            Ok(upgrade.on_upgrade(|socket| async move {
+                if let Some(Extension(place)) = &place {
+                    place.upgraded();
+                }
+                speak(socket, watcher).await;
+                drop(place);
+            }))
         }
         Err(refusal) if wants_socket => Err(ApiError::new(refusal.status(), refusal.body_text())),
         Err(_) if !accepts(&headers, "text/event-stream") => {
@@ -117,22 +124,63 @@ struct Watcher {
     /// The version of the last task that he was told of.
     told: Option<Box<str>>,
     over: bool,
-    _counted: Counted,
+    counted: Option<Counted>,
 }
 
-/// Counts a watcher for as long as it lives.
-pub(super) struct Counted(Arc<Metrics>);
+/// The place of a watch among those of its caller and of all. It is free again when this is dropped.
+pub(super) struct Counted {
+    metrics: Arc<Metrics>,
+    _place: Taken<String>,
+}
 
 impl Counted {
-    pub(super) fn new(metrics: &Arc<Metrics>) -> Self {
-        metrics.api_watchers.inc();
-        Self(Arc::clone(metrics))
+    pub(super) fn new(api: &Api, caller: &Caller) -> Result<Self, ApiError> {
+        let place = api.bounds.watch(caller)?;
+        api.metrics.api_watchers.inc();
+        Ok(Self { metrics: Arc::clone(&api.metrics), _place: place })
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.api_watchers.dec();
+        self.metrics.api_watchers.dec();
+    }
+}
+
+/// Server-sent events to a caller, until `events` ends or the caller takes none for [`STALLED`].
+///
+/// What makes the events runs in a task of its own and not in the response's body: a body is polled only while its reader
+/// reads, and one who stops reading would stop heartbeats and the review of rights too, and keep the place for ever.
+pub(super) fn server_sent(events: impl Stream<Item = Event> + Send + 'static, counted: Counted) -> Response {
+    let (out, parts) = mpsc::channel(WAITING);
+    tokio::spawn(async move {
+        feed(events, out).await;
+        drop(counted);
+    });
+    let parts = stream::unfold(parts, |mut parts| async move {
+        let part = parts.recv().await?;
+        Some((Ok::<Event, Infallible>(part), parts))
+    });
+    ([("x-accel-buffering", "no")], Sse::new(parts)).into_response()
+}
+
+async fn feed(events: impl Stream<Item = Event>, out: mpsc::Sender<Event>) {
+    let mut events = std::pin::pin!(events);
+    let mut heartbeat = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
+    heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let event = tokio::select! {
+            next = events.next() => match next {
+                Some(event) => event,
+                None => return,
+            },
+            _ = heartbeat.tick() => Event::default().comment("alive"),
+            // The caller is gone.
+            () = out.closed() => return,
+        };
+        if !matches!(tokio::time::timeout(STALLED, out.send(event)).await, Ok(Ok(()))) {
+            return;
+        }
     }
 }
 
@@ -144,12 +192,21 @@ enum Next {
 }
 
 impl Watcher {
-    fn new(api: Api, caller: Caller, mut changes: watch::Receiver<Seen>) -> Self {
+    fn new(api: Api, caller: Caller, mut changes: watch::Receiver<Seen>, counted: Counted) -> Self {
         changes.mark_changed();
         let mut review = interval_at(Instant::now() + REVIEW, REVIEW);
         review.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (stop, counted) = (api.stop.clone(), Counted::new(&api.metrics));
-        Self { api, standing: Standing::new(caller), changes, stop, review, told: None, over: false, _counted: counted }
+        let stop = api.stop.clone();
+        Self {
+            api,
+            standing: Standing::new(caller),
+            changes,
+            stop,
+            review,
+            told: None,
+            over: false,
+            counted: Some(counted),
+        }
     }
 
     /// Waits for what is next. Cancelled, it loses nothing.
@@ -195,17 +252,19 @@ fn events(mut watcher: Watcher, headers: &HeaderMap) -> Response {
         }
         watcher.told = last;
     }
-    let keep = KeepAlive::new().interval(HEARTBEAT).text("alive");
-    ([("x-accel-buffering", "no")], Sse::new(as_events(watcher)).keep_alive(keep)).into_response()
+    match watcher.counted.take() {
+        Some(counted) => server_sent(as_events(watcher), counted),
+        None => StatusCode::NO_CONTENT.into_response(),
+    }
 }
 
-fn as_events(watcher: Watcher) -> impl Stream<Item = Result<Event, Infallible>> {
+fn as_events(watcher: Watcher) -> impl Stream<Item = Event> {
     stream::unfold(watcher, |mut watcher| async move {
         let Next::Task(entry) = watcher.next().await else { return None };
         // JSON has no line breaks of its own, and no other control characters.
         let data = String::from_utf8_lossy(&entry.json).into_owned();
         let event = Event::default().id(&*entry.version).data(data);
-        Some((Ok(event), watcher))
+        Some((event, watcher))
     })
 }
 
@@ -233,4 +292,36 @@ async fn speak(mut socket: WebSocket, mut watcher: Watcher) {
     let close = Message::Close(Some(CloseFrame { code, reason: why.into() }));
     // A watcher that is gone needs no word.
     let _ = tokio::time::timeout(STALLED, socket.send(close)).await;
+}
+
+#[cfg(test)]
+mod unit {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_who_takes_no_events_is_given_up() {
+        let (out, mut taken) = mpsc::channel(WAITING);
+        // Nothing happens but heartbeats, and nothing of them is taken.
+        let begun = Instant::now();
+        feed(stream::pending(), out).await;
+        let waited = begun.elapsed();
+        let filled = HEARTBEAT * u32::try_from(WAITING + 1).unwrap();
+        assert!(waited >= filled + STALLED && waited < filled + STALLED * 2, "{waited:?}");
+        assert!(taken.recv().await.is_some());
+        // The source ends the stream by itself, read or not: by this it ends when a right has ended.
+        let (out, _unread) = mpsc::channel(WAITING);
+        let source = stream::once(tokio::time::sleep(REVIEW)).filter_map(|()| async { None });
+        let begun = Instant::now();
+        feed(source, out).await;
+        assert!(begun.elapsed() < REVIEW + STALLED);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_who_is_gone_is_given_up_at_once() {
+        let (out, taken) = mpsc::channel(WAITING);
+        drop(taken);
+        let begun = Instant::now();
+        feed(stream::pending(), out).await;
+        assert!(begun.elapsed() < HEARTBEAT);
+    }
 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use jiff::Timestamp;
 use kube::ResourceExt;
-use serde::Deserialize;
 
 use super::{Status, TaskView};
 use crate::{
@@ -81,6 +80,8 @@ pub struct Entry {
     pub version: Box<str>,
     /// The JSON of [`TaskView`].
     pub json: Bytes,
+    /// Its name and its images, in lower case: what is searched.
+    searched: Box<str>,
     /// The run that it is, if a schedule has made it.
     pub run: Option<Box<Run>>,
     /// What the JSON leaves out.
@@ -89,17 +90,10 @@ pub struct Entry {
     pub to_tell: Option<Arc<PrewarmTask>>,
 }
 
-/// What of a task is searched.
-#[derive(Deserialize)]
-struct Searched {
-    images: Vec<String>,
-}
-
 impl Entry {
     /// Whether the text, in lower case, stands in the task's name or in one of its images.
     pub(super) fn mentions(&self, text: &str) -> bool {
-        let images = || serde_json::from_slice::<Searched>(&self.json).map(|task| task.images).unwrap_or_default();
-        self.key.name.contains(text) || images().iter().any(|image| image.to_lowercase().contains(text))
+        self.searched.contains(text)
     }
 
     /// The task as the API shows it.
@@ -116,8 +110,12 @@ impl Entry {
         // A view is text, numbers and lists of them: there is nothing in it that JSON could not say.
         // A boxed slice has no room to spare, of which there would be as much again.
         let json = serde_json::to_vec(&view).unwrap_or_default().into_boxed_slice().into();
+        // Lines: neither a name nor an image has a line break.
+        let searched =
+            std::iter::once(task.name_any()).chain(view.images.iter().cloned()).collect::<Vec<_>>().join("\n");
         Self {
             key: Key::of(task),
+            searched: searched.to_lowercase().into(),
             uid: task.uid().unwrap_or_default().into(),
             created: task.creation_timestamp().map_or(Timestamp::UNIX_EPOCH, |time| time.0),
             status,

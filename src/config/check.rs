@@ -70,6 +70,9 @@ impl Check {
         let tls = self.flag("--api-tls (API_TLS)", &args.api_tls);
         let rate = self.number("--api-rate (API_RATE)", &args.api_rate, 1, 1_000_000);
         let ui = self.flag("--ui (UI)", &args.ui);
+        let watches = self.number("--api-watches (API_WATCHES)", &args.api_watches, 1, 4096) as usize;
+        let keys = self.number("--api-idempotency-keys (API_IDEMPOTENCY_KEYS)", &args.api_idempotency_keys, 1, 20_000)
+            as usize;
         let origins = list(&args.api_cors_origins);
         for origin in origins.iter().filter(|origin| !is_origin(origin)) {
             let expected = "expected an origin such as https://portal.example.com, or *";
@@ -102,7 +105,7 @@ impl Check {
             let expected = "with --auth=none every page that is looked at could do anything here: name the origins";
             self.problem("--api-cors-origins (API_CORS_ORIGINS)", "*", expected);
         }
-        Some(ApiConfig { addr, tls, auth, audiences, proxies, rate, origins, ui })
+        Some(ApiConfig { addr, tls, auth, audiences, proxies, rate, origins, ui, watches, keys })
     }
 
     fn proxies(&mut self, value: &str) -> Vec<IpNet> {

@@ -201,6 +201,16 @@ pub struct ServeArgs {
     /// Calls of REST that each caller may make in a second, and twice as many at once.
     #[arg(long, env = "API_RATE", default_value = "50")]
     pub api_rate: String,
+    /// Watches and live pages that each caller may have open at once. 4,096 are open at once in all.
+    #[arg(long, env = "API_WATCHES", default_value = "32")]
+    pub api_watches: String,
+    /// `Idempotency-Key`s of each caller that are remembered, for a day. 20,000 are remembered in all.
+    #[arg(long, env = "API_IDEMPOTENCY_KEYS", default_value = "5000")]
+    pub api_idempotency_keys: String,
+    /// Connections of one address, in percent of those that a listener takes (webhook 1,000, REST 4,096, health 256). Behind a
+    /// Service, a load balancer or an Ingress many callers share an address; `100` for no share.
+    #[arg(long, env = "CONNECTIONS_PER_ADDRESS", default_value = "50")]
+    pub connections_per_address: String,
     /// Origins of web pages that may call REST, separated by commas, such as `https://portal.example.com`; `*` for all.
     #[arg(long, env = "API_CORS_ORIGINS", default_value = "")]
     pub api_cors_origins: String,
@@ -422,6 +432,10 @@ pub struct ApiConfig {
     pub origins: Vec<String>,
     /// Whether there are pages for people at `/ui`.
     pub ui: bool,
+    /// Watches and live pages of each caller.
+    pub watches: usize,
+    /// Remembered keys of each caller.
+    pub keys: usize,
 }
 
 /// Who may call the webhook.
@@ -454,6 +468,8 @@ pub struct Config {
     pub notify_allow: Vec<IpNet>,
     /// The health listener.
     pub health_addr: SocketAddr,
+    /// Connections of one address, in percent of a listener's.
+    pub per_address: u8,
     /// Namespace of the own objects.
     pub namespace: String,
     /// The helper's image.
@@ -592,6 +608,13 @@ impl Config {
             api_names: check::list(&args.api_names),
             notify_allow: check.networks(args),
             health_addr: check.address("--health-addr (HEALTH_ADDR)", &args.health_addr),
+            per_address: u8::try_from(check.number(
+                "--connections-per-address (CONNECTIONS_PER_ADDRESS)",
+                &args.connections_per_address,
+                1,
+                100,
+            ))
+            .unwrap_or(100),
             namespace,
             worker_image: args.worker_image.clone(),
             worker_priority_class: args.worker_priority_class.clone().filter(|name| !name.is_empty()),
@@ -720,6 +743,9 @@ mod tests {
             "--tls-key-file=k",
             "--log-format=xml",
             "--api-rate=0",
+            "--api-watches=0",
+            "--api-idempotency-keys=x",
+            "--connections-per-address=101",
             "--api-cors-origins=portal",
             "--token-audience=a b",
             "--trusted-proxies=10.0.0.0/40",
@@ -736,7 +762,7 @@ mod tests {
             "--max-image-size=big",
         ]);
         let problems = Config::check(&wrong, None).unwrap_err();
-        assert_eq!(problems.len(), 24, "{problems:#?}");
+        assert_eq!(problems.len(), 27, "{problems:#?}");
         assert!(problems.iter().any(|p| p.starts_with("--webhook-addr (WEBHOOK_ADDR): \"8443\": expected")));
     }
 

@@ -5,7 +5,6 @@ use serde_json::{Value, json};
 use super::Failure;
 use crate::{
     image::Reference,
-    surroundings::Surroundings,
     workload::{Extracted, Policy, extract_documents},
 };
 
@@ -56,8 +55,8 @@ pub(super) fn document(mut workload: Value, around: Vec<Value>) -> String {
 
 /// What would be warmed for the workloads of a manifest; beside it, what is to be said of the rest.
 pub(super) fn workloads(text: &str, namespace: &str) -> Result<(Vec<Extracted>, Vec<String>), Failure> {
-    let read = extract_documents(text, &Policy::default(), &Surroundings::default(), namespace);
-    let (found, _) = read.map_err(Failure::Usage)?;
+    let read = extract_documents(text, &Policy::default(), namespace);
+    let (found, _) = read.map_err(|error| Failure::Usage(error.to_string()))?;
     let (mut wanted, mut notes) = (Vec::new(), Vec::new());
     for one in found {
         notes.extend(one.warnings.iter().map(|warning| format!("{}: {warning}", one.workload)));

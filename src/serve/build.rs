@@ -6,15 +6,22 @@ use anyhow::Context;
 use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use kube::Client;
 
+use super::rest;
 use crate::{
-    api::ApiSettings,
+    api::{ApiSettings, Limits},
     config::{ApiConfig, Config, PolicySettings},
     controller,
     health::{Check, Checks, DiskCheck, PrometheusCheck, Survey},
     intake::IntakeSettings,
     leader::LeaseSettings,
     notify::Guard,
-    server::{clients, keeper::Source},
+    server::{
+        clients,
+        files::{self, Connections},
+        health,
+        keeper::Source,
+        listener,
+    },
     webhook::registration::{Address, Registration, webhook_configuration},
     worker::WorkerSettings,
     workload::Policy,
@@ -140,6 +147,23 @@ pub(super) fn intake_settings(config: &Config) -> IntakeSettings {
     }
 }
 
+/// Connections of the listeners, for which there are files. The limit of open files is raised first.
+pub(super) fn connections(config: &Config) -> Connections {
+    let rest = if config.api.is_some() { rest::MAX_CONNECTIONS } else { 0 };
+    let wanted = Connections { webhook: listener::MAX_CONNECTIONS, rest, health: health::MAX_CONNECTIONS };
+    let limit = files::raise();
+    let fitting = files::fit(wanted, limit);
+    if fitting != wanted {
+        tracing::warn!(
+            ?limit,
+            ?wanted,
+            ?fitting,
+            "there are too few open files (ulimit -n) for all connections: fewer are taken"
+        );
+    }
+    fitting
+}
+
 /// The configuration that is to be registered, as a function of the CA.
 pub(super) fn registration(
     config: &Config,
@@ -172,6 +196,7 @@ pub(super) fn api_settings(config: &Config, rest: &ApiConfig) -> ApiSettings {
         object_name: config.object_name.clone(),
         origins: rest.origins.clone(),
         ui: rest.ui,
+        limits: Limits { watches: rest.watches, keys: rest.keys },
     }
 }
 

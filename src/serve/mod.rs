@@ -149,7 +149,9 @@ pub async fn serve(config: Config, runtimes: Runtimes) -> anyhow::Result<ExitCod
         metrics: Arc::clone(&metrics),
     };
     let router = health::router(health);
-    parts.spawn("health listener", listener::serve(health_listener, Serving::default(), router, stop.clone()));
+    let connections = build::connections(&config);
+    let how = Serving { max_connections: connections.health, per_peer: config.per_address, ..Serving::default() };
+    parts.spawn("health listener", listener::serve(health_listener, how, router, stop.clone()));
     parts.spawn("API server probe", health::probe(client.clone(), kubernetes_out, stop.clone()));
 
     let current = Arc::new(Current::default());
@@ -157,10 +159,11 @@ pub async fn serve(config: Config, runtimes: Runtimes) -> anyhow::Result<ExitCod
     let keeper = keeper::keep(source, lives, Arc::clone(&current), bundle_out, Arc::clone(&metrics), stop.clone());
     parts.spawn("certificate keeper", keeper);
     if let Some(listener) = webhook_listener {
-        common.review(&config, listener, Arc::clone(&current), &runtimes.admission, parts)?;
+        let mine = (listener, connections.webhook);
+        common.review(&config, mine, Arc::clone(&current), &runtimes.admission, parts)?;
     }
     if let (Some(listener), Some(settings)) = (api_listener, &config.api) {
-        common.rest(&config, settings, listener, current, parts)?;
+        common.rest(&config, settings, (listener, connections.rest), current, parts)?;
     }
     let intake = intake::run(client.clone(), receiver, Arc::clone(&common.policy), stop.clone());
     parts.spawn("intake", intake);
@@ -290,7 +293,7 @@ impl Common {
     fn review(
         &self,
         config: &Config,
-        listener: TcpListener,
+        (listener, max_connections): (TcpListener, usize),
         current: Arc<Current>,
         admission: &Handle,
         parts: &mut Parts,
@@ -306,7 +309,8 @@ impl Common {
             parts.spawn("callers' CA watch", clients::keep(Arc::clone(callers), clients::REREAD, self.stop.clone()));
         }
         let tls = listener::tls_config(current, callers.map(|callers| callers as _))?;
-        let how = Serving { tls: Some(tls), max_age: config.connection_age, ..Serving::default() };
+        let (max_age, per_peer) = (config.connection_age, config.per_address);
+        let how = Serving { tls: Some(tls), max_age, max_connections, per_peer, ..Serving::default() };
         let webhook = listener::serve(listener, how, webhook::router(state), self.stop.clone());
         parts.spawn_on("webhook listener", admission, webhook);
         Ok(())
@@ -317,7 +321,7 @@ impl Common {
         &self,
         config: &Config,
         settings: &ApiConfig,
-        listener: TcpListener,
+        (listener, max_connections): (TcpListener, usize),
         current: Arc<Current>,
         parts: &mut Parts,
     ) -> anyhow::Result<()> {
@@ -342,7 +346,8 @@ impl Common {
         let (metrics, stop) = (Arc::clone(&self.metrics), self.stop.clone());
         let follow = async move { auth::follow(client, secret, tokens, &metrics, stop).await };
         parts.spawn("API token watch", follow);
-        parts.spawn("REST listener", rest::serve(listener, tls, api, self.stop.clone()));
+        let how = Serving { tls, max_connections, per_peer: config.per_address, ..Serving::default() };
+        parts.spawn("REST listener", rest::serve(listener, how, api, self.stop.clone()));
         Ok(())
     }
 

@@ -27,6 +27,10 @@ const PROBE: Duration = Duration::from_secs(5);
 /// of an API server take less.
 const OUTAGE: Duration = Duration::from_secs(300);
 
+/// Connections at once: a kubelet and a Prometheus or two hold one each. For a further one an idle one is closed, so that
+/// strangers cannot keep them out.
+pub const MAX_CONNECTIONS: usize = 256;
+
 /// Whether the API server answers, and since when it is so.
 #[derive(Debug, Clone, Copy)]
 pub struct Contact {

@@ -1,56 +1,44 @@
 //! Accept loops: TLS for admission and REST, plain for health.
+//!
+//! A loop never stops accepting: where there is no room, an idle connection is closed for the new one. Strangers who open
+//! connections and send nothing, send slowly, or do not read what they have asked for, are closed before anybody else is.
 
-use std::{
-    io,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+mod connection;
+mod table;
 
-use axum::{
-    Router,
-    body::Body,
-    extract::{ConnectInfo, Request},
-    http::{HeaderValue, header},
-    response::Response,
-};
-use hyper::body::Incoming;
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto::Builder,
-    service::TowerToHyperService,
-};
+use std::{io, sync::Arc, time::Duration};
+
+use axum::Router;
 use rustls::{
     ServerConfig,
     server::{ResolvesServerCert, danger::ClientCertVerifier},
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tower::ServiceExt;
 
-/// A peer that has not finished its handshake by then is nobody's client.
+pub use self::table::{Place, Times};
+use self::{connection::How, table::Table};
+
+/// A peer that has not finished its handshake by then is no client.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// A peer that has not sent its request's head by then is no API server.
-const HEADER: Duration = Duration::from_secs(5);
+/// A peer that has not sent the head of its first request by then is no client.
+const FIRST: Duration = Duration::from_secs(5);
+/// How long a connection may be idle between two requests. Longer than the 60 s for which proxies and load balancers keep idle
+/// ones, so that they close first: a connection that is closed just as its next request is sent makes that request fail.
+const IDLE: Duration = Duration::from_secs(75);
+/// A peer that takes nothing of its answer for so long is gone.
+const STALLED: Duration = Duration::from_secs(30);
 /// Connections at once. An API server holds a few; a thousand of 40 KB each are 40 MB at the worst.
-const MAX_CONNECTIONS: usize = 1000;
+pub const MAX_CONNECTIONS: usize = 1000;
 /// Requests under way at shutdown get this long: longer than the webhook's own time-out.
 const DRAIN: Duration = Duration::from_secs(10);
 /// After an error of accept (no file descriptors left, say) the loop pauses instead of spinning.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// Requests at once on a connection of HTTP/2: an API server opens another when it needs more.
-const MAX_STREAMS: u32 = 250;
-/// Head of a request, in bytes: an API server's has some hundred.
-const MAX_HEAD: u32 = 16 * 1024;
+/// A silent peer is probed after so long, so often, and so many times: one that vanished without a word is noticed within a
+/// minute, and its connection takes no place any more.
+const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(30), Duration::from_secs(10), 3);
 
 /// TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1. With `clients`, callers without a certificate that it verifies are refused.
 pub fn tls_config(
@@ -71,56 +59,64 @@ pub fn tls_config(
 
 /// What is served, and how.
 pub struct Serving {
-    /// Plain HTTP without.
+    /// Plain HTTP/1.1 without. With it, the handshake (ALPN) chooses between HTTP/2 and HTTP/1.1.
     pub tls: Option<ServerConfig>,
     /// Connections are closed, between requests, when they are this old, and up to a tenth more at random: so callers that
     /// keep theirs for ever come to all replicas. None: never.
     pub max_age: Option<Duration>,
-    /// Connections at once; further ones wait.
+    /// Connections at once; for a further one an idle one is closed.
     pub max_connections: usize,
-    /// How long the head of a request is waited for. With HTTP/1.1 that is also how long a connection may be idle: when it is
-    /// closed just as its next request is sent, the caller sees that request fail.
-    pub header: Duration,
+    /// Of these, how many one address may have, in percent. Behind a Service or an Ingress many callers share one address.
+    pub per_peer: u8,
+    /// How long a connection may do nothing.
+    pub times: Times,
 }
 
 impl Default for Serving {
     fn default() -> Self {
-        Self { tls: None, max_age: None, max_connections: MAX_CONNECTIONS, header: HEADER }
+        let times = Times { first: FIRST, idle: IDLE, stalled: STALLED };
+        Self { tls: None, max_age: None, max_connections: MAX_CONNECTIONS, per_peer: 50, times }
     }
 }
 
 /// Serves until `stop`, then lets requests under way end.
 pub async fn serve(listener: TcpListener, how: Serving, router: Router, stop: CancellationToken) {
-    let Serving { tls, max_age, max_connections, header } = how;
+    let Serving { tls, max_age, max_connections, per_peer, times } = how;
     let acceptor = tls.map(|config| TlsAcceptor::from(Arc::new(config)));
     let connections = TaskTracker::new();
-    let permits = Arc::new(Semaphore::new(max_connections));
-    while let Some(permit) = stop.run_until_cancelled(Arc::clone(&permits).acquire_owned()).await {
-        let Ok(permit) = permit else { break };
-        let (stream, peer) = match stop.run_until_cancelled(listener.accept()).await {
-            None => break,
-            Some(Ok(accepted)) => accepted,
-            Some(Err(error)) => {
+    let share = max_connections.saturating_mul(usize::from(per_peer)) / 100;
+    let table = Table::new(max_connections, share);
+    let how = How { router, times, max_age, stop: stop.clone() };
+    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
+                // Without a file descriptor there is no connection; those of idle ones are of more use.
+                table.shrink();
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        let (acceptor, router, stop) = (acceptor.clone(), router.clone(), stop.clone());
+        let Some(place) = table.admit(peer.ip()) else {
+            tracing::debug!(%peer, "a connection was refused: there is no room, or its address has too many");
+            continue;
+        };
+        let (acceptor, how) = (acceptor.clone(), how.clone());
         connections.spawn(async move {
-            let _permit = permit;
-            let result = match acceptor {
-                Some(acceptor) => match handshake(&acceptor, stream).await {
+            let result = match (prepare(&stream), acceptor) {
+                (Err(error), _) => Err(error.into()),
+                (Ok(()), Some(acceptor)) => match handshake(&acceptor, stream, &place).await {
                     Ok(stream) => {
                         let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                        connection(stream, peer, http2, router, (max_age, header), stop).await
+                        connection::serve(stream, peer, http2, how, &place).await
                     }
                     Err(error) => Err(error),
                 },
-                None => connection(stream, peer, false, router, (max_age, header), stop).await,
+                (Ok(()), None) => connection::serve(stream, peer, false, how, &place).await,
             };
             if let Err(error) = result {
-                tracing::debug!(%error, "a connection ended early");
+                tracing::debug!(%error, %peer, "a connection ended early");
             }
         });
     }
@@ -132,67 +128,29 @@ pub async fn serve(listener: TcpListener, how: Serving, router: Router, stop: Ca
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
+/// Sends without delay, and finds peers that vanished.
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let (time, interval, retries) = KEEPALIVE;
+    let keepalive = TcpKeepalive::new().with_time(time).with_interval(interval).with_retries(retries);
+    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+}
+
 async fn handshake(
     acceptor: &TlsAcceptor,
     stream: TcpStream,
+    place: &Place,
 ) -> Result<tokio_rustls::server::TlsStream<TcpStream>, Failure> {
-    stream.set_nodelay(true)?;
-    let handshake = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await;
-    Ok(handshake.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??)
-}
-
-/// Serves a connection until its peer ends it, it is old, or `stop`. An old connection of HTTP/2 is told to go away; one of
-/// HTTP/1.1 is closed behind the next response and not while it is idle, because the next request might be on its way.
-async fn connection(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    peer: SocketAddr,
-    http2: bool,
-    router: Router,
-    (max_age, header): (Option<Duration>, Duration),
-    stop: CancellationToken,
-) -> Result<(), Failure> {
-    let old = Arc::new(AtomicBool::new(false));
-    let closes = Arc::clone(&old);
-    let router = router.map_request(move |request: Request<Incoming>| {
-        let mut request = request.map(Body::new);
-        request.extensions_mut().insert(ConnectInfo(peer));
-        request
-    });
-    let service = TowerToHyperService::new(router.map_response(move |mut response: Response| {
-        if !http2 && closes.load(Ordering::Relaxed) {
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    tokio::select! {
+        handshake = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)) => {
+            Ok(handshake.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??)
         }
-        response
-    }));
-    let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(header).max_buf_size(MAX_HEAD as usize);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS).max_header_list_size(MAX_HEAD);
-    let mut connection =
-        std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned());
-    let age = async {
-        match max_age {
-            Some(age) => tokio::time::sleep(age + age.mul_f64(rand::random::<f64>() / 10.0)).await,
-            None => std::future::pending().await,
-        }
-    };
-    let mut age = std::pin::pin!(age);
-    let mut ending = false;
-    loop {
-        tokio::select! {
-            result = connection.as_mut() => return result,
-            () = stop.cancelled(), if !ending => {
-                ending = true;
-                connection.as_mut().graceful_shutdown();
-            }
-            () = &mut age, if !ending && !old.load(Ordering::Relaxed) => {
-                old.store(true, Ordering::Relaxed);
-                if http2 {
-                    connection.as_mut().graceful_shutdown();
-                }
-            }
-        }
+        () = place.connection().evicted() => Err("its place was needed during the handshake".into()),
     }
 }
+
+#[cfg(test)]
+mod flood;
 
 #[cfg(test)]
 mod tests {
@@ -299,7 +257,7 @@ mod tests {
         let mut stream = TcpStream::connect(&address).await.unwrap();
         stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: ").await.unwrap();
         let mut rest = Vec::new();
-        let end = tokio::time::timeout(HEADER * 3, stream.read_to_end(&mut rest)).await;
+        let end = tokio::time::timeout(FIRST * 3, stream.read_to_end(&mut rest)).await;
         assert!(end.is_ok(), "the connection is still open");
         stop.cancel();
     }

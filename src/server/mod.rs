@@ -5,9 +5,11 @@
 //! call `webhook::registration`.
 
 pub mod authority;
+pub mod budget;
 pub mod ca_store;
 pub mod certificates;
 pub mod clients;
+pub mod files;
 pub mod health;
 pub mod keeper;
 pub mod listener;

@@ -8,7 +8,7 @@
 pub mod watch;
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::{Arc, PoisonError, RwLock},
 };
 
@@ -45,6 +45,8 @@ struct Inner {
     runtime_classes: DashMap<String, Scheduling>,
     autoscalers: DashMap<Identity, u32>,
     rewritten: RwLock<HashSet<Identity>>,
+    /// What is known beside this, and of which namespaces.
+    beside: Option<(Surroundings, BTreeSet<String>)>,
     /// Namespaces whose annotations of ours have changed.
     changed: Sender<Vec<String>>,
 }
@@ -57,30 +59,33 @@ impl Default for Surroundings {
             runtime_classes: DashMap::new(),
             autoscalers: DashMap::new(),
             rewritten: RwLock::default(),
+            beside: None,
             changed: Sender::new(Vec::new()),
         }))
     }
 }
 
 impl Surroundings {
-    /// The same surroundings, to which something may be added without a trace here.
+    /// The same surroundings, as far as they concern these namespaces or none. Something may be added without a trace here; it
+    /// is stronger than what is here. Nothing is copied.
     #[must_use]
-    pub fn copy(&self) -> Self {
-        let inner = &self.0;
-        Self(Arc::new(Inner {
-            names: RwLock::default(),
-            namespaces: inner.namespaces.clone(),
-            runtime_classes: inner.runtime_classes.clone(),
-            autoscalers: inner.autoscalers.clone(),
-            rewritten: RwLock::new(inner.rewritten.read().unwrap_or_else(PoisonError::into_inner).clone()),
-            changed: Sender::new(Vec::new()),
-        }))
+    pub fn seen_from(&self, namespaces: BTreeSet<String>) -> Self {
+        let layer = Self::default();
+        let Some(mut inner) = Arc::into_inner(layer.0) else { return Self::default() };
+        inner.beside = Some((self.clone(), namespaces));
+        Self(Arc::new(inner))
+    }
+
+    /// What is known beside this of a namespace.
+    fn beside(&self, namespace: &str) -> Option<&Self> {
+        self.0.beside.as_ref().filter(|(_, seen)| seen.contains(namespace)).map(|(beside, _)| beside)
     }
 
     /// A namespace's annotations of ours; none where it has none, or is not known yet.
     #[must_use]
     pub fn namespace(&self, name: &str) -> Arc<BTreeMap<String, String>> {
-        self.0.namespaces.get(name).map(|found| Arc::clone(&found)).unwrap_or_default()
+        let own = self.0.namespaces.get(name).map(|found| Arc::clone(&found));
+        own.or_else(|| self.beside(name).map(|beside| beside.namespace(name))).unwrap_or_default()
     }
 
     /// Whether the namespace exists, as far as is known. Where namespaces may not be listed, each counts as one that does.
@@ -109,23 +114,26 @@ impl Surroundings {
     /// What a runtime class asks of nodes.
     #[must_use]
     pub fn runtime_class(&self, name: &str) -> Option<Scheduling> {
-        self.0.runtime_classes.get(name).map(|found| found.clone())
+        let own = self.0.runtime_classes.get(name).map(|found| found.clone());
+        own.or_else(|| self.0.beside.as_ref()?.0.runtime_class(name))
     }
 
     /// The most replicas that an autoscaler may give the workload.
     #[must_use]
     pub fn most_replicas(&self, namespace: &str, kind: &str, name: &str) -> Option<u32> {
-        if self.0.autoscalers.is_empty() {
+        if self.0.autoscalers.is_empty() && self.0.beside.is_none() {
             return None;
         }
-        self.0.autoscalers.get(&identity(namespace, kind, name)).map(|most| *most)
+        let own = self.0.autoscalers.get(&identity(namespace, kind, name)).map(|most| *most);
+        own.or_else(|| self.beside(namespace)?.most_replicas(namespace, kind, name))
     }
 
     /// Whether another webhook gives the workload's pods other images than its template names.
     #[must_use]
     pub fn is_rewritten(&self, namespace: &str, kind: &str, name: &str) -> bool {
         let known = self.0.rewritten.read().unwrap_or_else(PoisonError::into_inner);
-        !known.is_empty() && known.contains(&identity(namespace, kind, name))
+        let own = !known.is_empty() && known.contains(&identity(namespace, kind, name));
+        own || self.beside(namespace).is_some_and(|beside| beside.is_rewritten(namespace, kind, name))
     }
 
     /// Notes that the workload's images are rewritten. Whether that is news.
@@ -142,7 +150,8 @@ impl Surroundings {
         if *self.namespace(name) == annotations {
             return;
         }
-        if annotations.is_empty() {
+        // Where something is known beside this, that there are none is said too.
+        if annotations.is_empty() && self.0.beside.is_none() {
             self.0.namespaces.remove(name);
         } else {
             self.0.namespaces.insert(name.to_owned(), Arc::new(annotations));

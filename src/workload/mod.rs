@@ -20,7 +20,7 @@ use k8s_openapi::api::core::v1::{NodeSelector, NodeSelectorRequirement, NodeSele
 use serde::Serialize;
 
 pub use annotations::Options;
-pub use extract::{DEFAULT_NAMESPACE, Extracted, extract_documents};
+pub use extract::{Bounds, DEFAULT_NAMESPACE, ExtractError, Extracted, Manifest, extract_documents};
 pub use kinds::{Kind, Kinds};
 pub use policy::{DefaultMode, MAX_IMAGES, Policy, Verdict};
 pub use view::{ConditionView, MetadataView, ObjectView, Owner, StatusView};

@@ -92,13 +92,7 @@ fn manifests() {
     assert_eq!(names.len(), cases.len(), "two cases share a name");
     for case in &cases {
         let documents: Vec<String> = case.around.iter().chain([&case.manifest]).map(ToString::to_string).collect();
-        let (found, skipped) = extract_documents(
-            &documents.join("\n---\n"),
-            &policy(case),
-            &crate::surroundings::Surroundings::default(),
-            "default",
-        )
-        .unwrap();
+        let (found, skipped) = extract_documents(&documents.join("\n---\n"), &policy(case), "default").unwrap();
         assert_eq!(skipped.len(), case.around.len() + usize::from(case.skipped), "{}", case.name);
         if case.skipped {
             assert_eq!(found, [], "{}", case.name);

@@ -2,7 +2,6 @@
 
 use askama::Template;
 use axum::{
-    Form as Posted,
     body::Body,
     extract::{Path, Query, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
@@ -19,7 +18,7 @@ use super::{
     view::task_link,
 };
 use crate::{
-    api::{Api, error::ApiError, front::Subject, schedules as calls, tasks},
+    api::{Api, body::Form as Posted, error::ApiError, front::Subject, schedules as calls, tasks},
     schedule::random_task_name,
     task::{PrewarmTask, again, not_warm},
 };
@@ -38,8 +37,6 @@ struct NewSchedule {
     shell: Shell,
     form: Form,
 }
-
-type Pairs = Posted<Vec<(String, String)>>;
 
 /// A form that is filled in by what the address says, such as `?images=nginx:1.27`.
 pub(super) async fn new_task(viewer: Viewer, Query(pairs): Query<Vec<(String, String)>>) -> Response {
@@ -75,13 +72,13 @@ fn gone(to: &str, done: &Response) -> Response {
     response
 }
 
-pub(super) async fn create_task(State(api): State<Api>, viewer: Viewer, Posted(pairs): Pairs) -> Response {
+pub(super) async fn create_task(State(api): State<Api>, viewer: Viewer, Posted(pairs): Posted) -> Response {
     let form = Form::of(pairs);
     let (mut headers, body) = json_call(&form.task());
     if let Ok(key) = HeaderValue::try_from(form.get("key")) {
         headers.insert("idempotency-key", key);
     }
-    match tasks::create_task(State(api), viewer.caller.clone(), headers, body).await {
+    match tasks::create_task(State(api), viewer.caller.clone(), Query(Vec::new()), headers, body).await {
         Ok(done) => match subject(&done) {
             Some((namespace, name)) => gone(&format!("{}?told=made", task_link(&namespace, &name)), &done),
             None => gone("/ui/tasks", &done),
@@ -144,10 +141,10 @@ fn ask_schedule(code: StatusCode, viewer: &Viewer, form: Form) -> Response {
     respond::page(code, &NewSchedule { shell: Shell::new("New schedule", "/ui/schedules", Some(viewer)), form })
 }
 
-pub(super) async fn create_schedule(State(api): State<Api>, viewer: Viewer, Posted(pairs): Pairs) -> Response {
+pub(super) async fn create_schedule(State(api): State<Api>, viewer: Viewer, Posted(pairs): Posted) -> Response {
     let form = Form::of(pairs);
     let (headers, body) = json_call(&form.schedule_body());
-    match calls::create_schedule(State(api), viewer.caller.clone(), headers, body).await {
+    match calls::create_schedule(State(api), viewer.caller.clone(), Query(Vec::new()), headers, body).await {
         Ok(done) => match subject(&done) {
             Some((namespace, name)) => gone(&format!("/ui/schedules/{namespace}/{name}"), &done),
             None => gone("/ui/schedules", &done),

@@ -4,10 +4,12 @@ use std::sync::LazyLock;
 
 use axum::{
     extract::Path,
-    http::{StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use sha2::{Digest, Sha256};
+
+use crate::api::still::Still;
 
 /// Name, kind and content.
 const ASSETS: [(&str, &str, &str); 6] = [
@@ -25,11 +27,15 @@ pub(super) static VERSION: LazyLock<String> = LazyLock::new(|| {
     crate::hex(&all.finalize()[..6])
 });
 
-pub(super) async fn asset(Path(name): Path<String>) -> Response {
-    match ASSETS.iter().find(|(known, ..)| *known == name) {
-        Some((_, kind, text)) => {
-            let kept = "public, max-age=31536000, immutable";
-            ([(header::CONTENT_TYPE, *kind), (header::CACHE_CONTROL, kept)], *text).into_response()
+pub(super) async fn asset(Path(name): Path<String>, headers: HeaderMap) -> Response {
+    static STILL: LazyLock<[(&str, Still); 6]> =
+        LazyLock::new(|| ASSETS.map(|(name, kind, text)| (name, Still::new(kind, text))));
+    match STILL.iter().find(|(known, _)| *known == name) {
+        Some((_, still)) => {
+            let mut response = still.answer(&headers);
+            let kept = HeaderValue::from_static("public, max-age=31536000, immutable");
+            response.headers_mut().insert(header::CACHE_CONTROL, kept);
+            response
         }
         None => StatusCode::NOT_FOUND.into_response(),
     }

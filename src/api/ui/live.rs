@@ -1,11 +1,8 @@
 //! Parts of pages that renew themselves: server-sent events whose data are HTML.
 
-use std::{convert::Infallible, time::Duration};
+use std::time::Duration;
 
-use axum::response::{
-    IntoResponse, Response,
-    sse::{Event, KeepAlive, Sse},
-};
+use axum::response::{Response, sse::Event};
 use futures::{StreamExt, stream};
 use tokio::{sync::watch, time::Instant};
 
@@ -15,7 +12,7 @@ use crate::api::{
     auth::{Deed, Standing, Visible},
     error::ApiError,
     tasks::readable,
-    watch::{Counted, HEARTBEAT, MAX_WATCHERS, REVIEW},
+    watch::{Counted, REVIEW, server_sent},
 };
 
 /// The parts of a page: the name of each, and its HTML.
@@ -28,6 +25,9 @@ pub(super) type Shown = Result<(Parts, bool), ApiError>;
 const PACE: Duration = Duration::from_millis(700);
 /// When it is looked again after a look that nobody could answer.
 const AGAIN: Duration = Duration::from_secs(5);
+/// With more pages and watches open than this, each is renewed less often: all of them together cause about 70 renderings a
+/// second, however many there are.
+const MANY: usize = 50;
 
 struct Stream<L> {
     look: L,
@@ -42,7 +42,6 @@ struct Stream<L> {
     unanswered: bool,
     over: bool,
     first: bool,
-    _counted: Counted,
 }
 
 /// Tells parts as they change, until the end. `changes` say when it is worth to `look` again.
@@ -56,10 +55,7 @@ where
     L: Fn(Api, Viewer) -> F + Send + 'static,
     F: Future<Output = Shown> + Send + 'static,
 {
-    if api.metrics.api_watchers.get() >= MAX_WATCHERS {
-        let words = "too many watch already";
-        return Err(ApiError::later(axum::http::StatusCode::SERVICE_UNAVAILABLE, words, 10));
-    }
+    let counted = Counted::new(api, &viewer.caller)?;
     let stream = Stream {
         look,
         changes,
@@ -72,12 +68,9 @@ where
         unanswered: false,
         over: false,
         first: true,
-        _counted: Counted::new(&api.metrics),
     };
     let events = stream::unfold(stream, |mut stream| async move { stream.next().await.map(|batch| (batch, stream)) });
-    let events = events.flat_map(|batch| stream::iter(batch.into_iter().map(Ok::<Event, Infallible>)));
-    let keep = KeepAlive::new().interval(HEARTBEAT).text("alive");
-    Ok(([("x-accel-buffering", "no")], Sse::new(events).keep_alive(keep)).into_response())
+    Ok(server_sent(events.flat_map(stream::iter), counted))
 }
 
 /// The one part of a list, as far as the viewer may see what it lists.
@@ -147,7 +140,7 @@ where
     /// Waits for a change, or until it is time to see whether the viewer may still look. False: the server stops.
     async fn changed(&mut self) -> bool {
         let stop = self.api.stop.clone();
-        let pace = tokio::time::sleep(PACE);
+        let pace = tokio::time::sleep(pace(self.api.bounds.watching()));
         if stop.run_until_cancelled(pace).await.is_none() {
             return false;
         }
@@ -164,7 +157,23 @@ where
     }
 }
 
+/// How long a page is not renewed while so many are open. *Pure.*
+fn pace(open: usize) -> Duration {
+    PACE.saturating_mul(u32::try_from((open / MANY).max(1)).unwrap_or(u32::MAX)).min(REVIEW)
+}
+
 /// The data of an event are lines; a carriage return would break them.
 fn event(name: &str, html: &str) -> Event {
     Event::default().event(name).data(html.replace('\r', " "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_pages_are_renewed_less_often() {
+        assert_eq!((pace(0), pace(MANY), pace(10 * MANY)), (PACE, PACE, PACE * 10));
+        assert!(pace(4096) <= REVIEW && pace(4096) > Duration::from_secs(50));
+    }
 }

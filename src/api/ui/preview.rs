@@ -2,7 +2,6 @@
 
 use askama::Template;
 use axum::{
-    Form as Posted,
     extract::State,
     http::StatusCode,
     response::{Html, IntoResponse, Response},
@@ -18,6 +17,7 @@ use super::{
 use crate::{
     api::{
         Api,
+        body::Form as Posted,
         cluster::{LIST_NODES, Nodes, Reach},
         error::Detail,
         request, schedule_request,
@@ -103,7 +103,7 @@ pub(super) async fn task(
     State(api): State<Api>,
     State(nodes): State<Nodes>,
     viewer: Viewer,
-    Posted(pairs): Posted<Vec<(String, String)>>,
+    Posted(pairs): Posted,
 ) -> Response {
     Html(of_task(&api, &nodes, &viewer, Form::of(pairs).task()).await).into_response()
 }
@@ -112,7 +112,7 @@ pub(super) async fn schedule(
     State(api): State<Api>,
     State(nodes): State<Nodes>,
     viewer: Viewer,
-    Posted(pairs): Posted<Vec<(String, String)>>,
+    Posted(pairs): Posted,
 ) -> Response {
     let form = Form::of(pairs);
     let (text, zone) = (form.get("cronExpr").trim().to_owned(), form.get("timezone").trim().to_owned());

@@ -87,7 +87,7 @@ pub(super) fn to(path: &str) -> Response {
 }
 
 /// What a browser is told when something is wrong.
-pub(super) struct Refusal(pub(super) Box<(ApiError, Option<Viewer>)>);
+pub(in crate::api) struct Refusal(pub(super) Box<(ApiError, Option<Viewer>)>);
 
 impl From<ApiError> for Refusal {
     fn from(error: ApiError) -> Self {

@@ -8,7 +8,6 @@
 
 use askama::Template;
 use axum::{
-    Form,
     extract::{FromRequestParts, Query, Request, State},
     http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts, uri::PathAndQuery},
     middleware::Next,
@@ -24,6 +23,7 @@ use super::{
 use crate::api::{
     self, Api,
     auth::{Caller, Deed, is_own, peer},
+    body::{self, Form},
     error::ApiError,
 };
 
@@ -130,14 +130,6 @@ pub(super) struct Asked {
     why: String,
 }
 
-/// What the sign-in sends. It has a token in it, and is printed nowhere.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Given {
-    token: String,
-    next: String,
-}
-
 #[derive(Template)]
 #[template(path = "sign_in.html", config = "src/api/ui/askama.toml")]
 struct SignIn {
@@ -169,24 +161,26 @@ pub(super) async fn form(State(api): State<Api>, Query(query): Query<Asked>, hea
 
 pub(super) async fn sign_in(State(api): State<Api>, request: Request) -> Response {
     let from = peer(request.extensions());
-    let given = match <Form<Given> as axum::extract::FromRequest<()>>::from_request(request, &()).await {
-        Ok(Form(given)) => given,
-        Err(error) => return asked(&api, StatusCode::BAD_REQUEST, Some(error.body_text()), ""),
+    // The caller is not known yet: of the form no more is read than a token and an address may have.
+    let Form(fields) = match body::form(&api, request).await {
+        Ok(fields) => fields,
+        Err(error) => return asked(&api, error.code, Some(error.message().to_owned()), ""),
     };
-    let token = given.token.trim();
+    let field = |name: &str| fields.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value.as_str());
+    let (token, next) = (field("token").trim(), field("next"));
     let plain = token.chars().all(|c| c.is_ascii_alphanumeric() || "-_.~+/=".contains(c));
     if !plain || token.len() > MAX_COOKIE {
-        return asked(&api, StatusCode::UNAUTHORIZED, Some("That is no token.".into()), &given.next);
+        return asked(&api, StatusCode::UNAUTHORIZED, Some("That is no token.".into()), next);
     }
     match api.auth.known(token, from).await {
         // By way of the form, which sees whether the cookie was kept.
         Ok(_) => {
-            let next = encoded(local(&given.next));
+            let next = encoded(local(next));
             let mut response = respond::to(&format!("/ui/sign-in?why=cookie&next={next}"));
             response.headers_mut().insert(header::SET_COOKIE, set_cookie(token, ""));
             response
         }
-        Err(error) => asked(&api, error.code, Some(error.message().to_owned()), &given.next),
+        Err(error) => asked(&api, error.code, Some(error.message().to_owned()), next),
     }
 }
 

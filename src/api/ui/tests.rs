@@ -17,7 +17,7 @@ use tower::ServiceExt;
 
 use crate::{
     api::{
-        Api, ApiSettings, Inner,
+        Api, ApiSettings, Inner, Limits,
         auth::{Auth, Tokens, digest},
         router,
     },
@@ -113,6 +113,7 @@ fn pages() -> Router {
             object_name: "prewarmer".into(),
             origins: Vec::new(),
             ui: true,
+            limits: Limits::default(),
         },
         stop: CancellationToken::new(),
     }))
