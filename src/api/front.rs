@@ -15,7 +15,7 @@ use axum::{
 
 use super::{
     Api,
-    auth::{CallerAddress, is_foreign},
+    auth::{CallerAddress, is_foreign, peer},
     error::ApiError,
 };
 

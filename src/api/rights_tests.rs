@@ -83,6 +83,7 @@ impl Bench {
                 object_name: "prewarmer".into(),
                 origins: origins.iter().map(|origin| (*origin).to_owned()).collect(),
                 ui: true,
+                limits: crate::api::Limits::default(),
             },
             stop: CancellationToken::new(),
         });
