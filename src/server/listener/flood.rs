@@ -208,8 +208,9 @@ async fn silent_connections_keep_nobody_out(#[case] sort: Sort) {
 async fn probes_are_answered_under_a_flood() {
     let metrics = Arc::new(crate::metrics::Metrics::new().unwrap());
     let health = crate::server::health::Health {
-        kubernetes: tokio::sync::watch::Sender::new(true).subscribe(),
+        kubernetes: tokio::sync::watch::Sender::new(crate::server::health::Contact::none()).subscribe(),
         leads: tokio::sync::watch::Sender::new(true).subscribe(),
+        heartbeat: crate::leader::Heartbeat::default(),
         bundle: tokio::sync::watch::Sender::new(Some("ca".into())).subscribe(),
         caches: tokio::sync::watch::Sender::new(1).subscribe(),
         caches_needed: 1,
