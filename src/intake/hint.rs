@@ -157,7 +157,7 @@ mod tests {
     use super::*;
     use crate::workload::Kinds;
 
-    fn claim(namespace: &str, metadata: serde_json::Value) -> Option<Claim> {
+    fn claim(namespace: &str, metadata: &serde_json::Value) -> Option<Claim> {
         let kinds = Kinds::default();
         let kind = kinds.find("apps/v1", "Deployment").unwrap();
         Claim::new(kind, namespace, &kind.read_value(json!({"metadata": metadata})).unwrap())
@@ -165,8 +165,8 @@ mod tests {
 
     #[test]
     fn only_an_object_that_can_be_looked_up_is_claimed() {
-        assert!(claim("shop", json!({"name": "web-1.v2", "uid": "0d6f-1"})).is_some());
-        assert!(claim("shop", json!({"name": "web", "namespace": "shop", "uid": "u"})).is_some());
+        assert!(claim("shop", &json!({"name": "web-1.v2", "uid": "0d6f-1"})).is_some());
+        assert!(claim("shop", &json!({"name": "web", "namespace": "shop", "uid": "u"})).is_some());
         for (namespace, metadata) in [
             ("shop", json!({"generateName": "x-", "uid": "u"})),
             ("shop", json!({"name": "web"})),
@@ -179,7 +179,7 @@ mod tests {
             ("a.b", json!({"name": "web", "uid": "u"})),
             (&"a".repeat(64), json!({"name": "web", "uid": "u"})),
         ] {
-            assert_eq!(claim(namespace, metadata.clone()), None, "{namespace} {metadata}");
+            assert_eq!(claim(namespace, &metadata), None, "{namespace} {metadata}");
         }
     }
 

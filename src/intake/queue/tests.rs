@@ -147,7 +147,9 @@ fn a_change_is_waited_for() {
     bench.run(Duration::from_secs(1), &stored(&[("shop", "web", "u-1")]));
     assert_eq!(bench.hints.len(), 0, "the version before the change");
     let mut changed = stored(&[("shop", "web", "u-1")]);
-    changed.values_mut().for_each(|object| object.1 = "8".into());
+    for object in changed.values_mut() {
+        object.1 = "8".into();
+    }
     bench.run(LONG, &changed);
     assert_eq!(bench.hints.len(), 1);
 }
