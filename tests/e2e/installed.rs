@@ -577,6 +577,7 @@ fn what_is_called_can_do_less(install: &Install, shop: &Namespace, front: &Thief
         &["-n", PLACE, "delete", "lease", "prewarmer"],
         &["-n", PLACE, "patch", "lease", "prewarmer", "--type=merge", "-p", "{\"spec\":{\"holderIdentity\":\"x\"}}"],
         &["-n", PLACE, "create", "-f", &install.lease("another")],
+        &["-n", PLACE, "replace", "-f", &install.lease("prewarmer")],
     ]);
 }
 
