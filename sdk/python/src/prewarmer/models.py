@@ -75,7 +75,7 @@ class NotifyRequest(Model):
     """Who is told of a task's end: exactly one of `url` and `url_from`."""
 
     url: Optional[str] = None
-    """`http` or `https`. Everybody who may read the task can read it: give an address that carries a token by `url_from`."""
+    """`http` or `https`. Everybody who may read the task can read it: give one that carries a token by `url_from`."""
     url_from: Optional[UrlSource] = None
     """The key of a Secret of the task's namespace whose value is the address."""
     format: Optional[str] = None
