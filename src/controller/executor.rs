@@ -115,7 +115,7 @@ impl Cluster {
             let (events, permits, checks) = (self.events.clone(), Arc::clone(&self.permits), Arc::clone(&self.checks));
             let term = self.term.clone();
             let work = async move {
-                let performed = async {
+                let attempt = async {
                     match &effect {
                         Effect::Examine(examination) => {
                             let findings = Some(Box::new(checks.examine(examination).await));
@@ -128,7 +128,7 @@ impl Cluster {
                         },
                     }
                 };
-                let result = AssertUnwindSafe(performed).catch_unwind().await.unwrap_or_else(|payload| {
+                let result = AssertUnwindSafe(attempt).catch_unwind().await.unwrap_or_else(|payload| {
                     let Target { namespace, name, uid } = &performer.target;
                     let task = format!("PrewarmTask {namespace}/{name} ({uid})");
                     contained(&performer.metrics, Work::Effect, task, payload.as_ref());

@@ -67,8 +67,9 @@ impl Foreign {
             return false;
         }
         self.known.entry(source.clone()).or_default().insert(id, (stranger.reason, stranger.claim));
-        *self.claims.entry(stranger.claim).or_default() += 1;
-        self.number += 1;
+        let claims = self.claims.entry(stranger.claim).or_default();
+        *claims = claims.saturating_add(1);
+        self.number = self.number.saturating_add(1);
         old.is_none()
     }
 
@@ -110,7 +111,8 @@ impl Foreign {
         let mut counts = BTreeMap::new();
         for (source, known) in &self.known {
             for (reason, _) in known.values() {
-                *counts.entry((source.kind, *reason)).or_default() += 1;
+                let count: &mut usize = counts.entry((source.kind, *reason)).or_default();
+                *count = count.saturating_add(1);
             }
         }
         counts
@@ -165,15 +167,15 @@ impl<T: Waits> Waiting<T> {
         let namespace = object.namespace().to_owned();
         let of_one = self.of.entry(namespace).or_default();
         of_one.push(object);
-        self.number += 1;
+        self.number = self.number.saturating_add(1);
         if of_one.len() > MAX_WAITING_OF_ONE {
             of_one.remove(0);
-            self.number -= 1;
+            self.number = self.number.saturating_sub(1);
         } else if self.number > MAX_WAITING
             && let Some(most) = self.of.values_mut().max_by_key(|of_one| of_one.len())
         {
             most.remove(0);
-            self.number -= 1;
+            self.number = self.number.saturating_sub(1);
         }
     }
 

@@ -61,7 +61,7 @@ impl Judge<'_> {
     /// Judges a node by the workers of its present try. A node with more images than one pod may have gets one worker after
     /// another, each for its part of the images; all stay until the node has ended.
     pub(super) fn node(&self, index: usize, workers: &[&WorkerFacts]) -> Judgement {
-        let name = &self.planned.spec.nodes[index];
+        let name = self.planned.node(index);
         let Some(facts) = self.view.nodes.get(name) else {
             return lost("the node was deleted while it was being warmed");
         };
@@ -79,31 +79,33 @@ impl Judge<'_> {
         let size = self.settings.worker.images_per_pod.max(1);
         let mut waiting = None;
         for (part, first) in (0u16..).zip((0..outcomes.len()).step_by(size)) {
-            let images = first..(first + size).min(outcomes.len());
+            let images = first..first.saturating_add(size).min(outcomes.len());
             if let Some(settled) = self.planned.settled(index, part) {
-                outcomes[images].clone_from_slice(settled);
+                for (image, outcome) in images.zip(settled) {
+                    put(&mut outcomes, image, outcome.clone());
+                }
                 continue;
             }
             let Some(worker) = workers.iter().find(|worker| worker.part == part) else {
                 let asked: Vec<usize> = images.clone().filter(|image| self.needs(*image, facts)).collect();
                 if !asked.is_empty() && !late {
                     return waiting.map_or(Judgement::Start(part, asked), |images: Range<usize>| {
-                        let part = u16::try_from(images.start / size).unwrap_or(u16::MAX);
-                        Judgement::Settle(part, outcomes[images].to_vec())
+                        let part = images.start.checked_div(size).and_then(|part| u16::try_from(part).ok());
+                        Judgement::Settle(part.unwrap_or(u16::MAX), outcomes.get(images).unwrap_or_default().to_vec())
                     });
                 }
                 let settled = images.filter(|image| !asked.contains(image));
-                settled.for_each(|image| outcomes[image] = self.without_asking(image));
+                settled.for_each(|image| put(&mut outcomes, image, self.without_asking(image)));
                 continue;
             };
             let found = match self.look(worker, late) {
                 Look::Says(judgement) => return judgement,
                 Look::Outcomes(found) => found,
             };
-            images.clone().for_each(|image| outcomes[image] = self.without_asking(image));
+            images.clone().for_each(|image| put(&mut outcomes, image, self.without_asking(image)));
             waiting = Some(images).filter(|_| may_pull(worker, self.view.pods)).or(waiting);
             for (image, outcome) in worker.asked.iter().zip(found) {
-                outcomes[usize::from(*image)] = outcome;
+                put(&mut outcomes, usize::from(*image), outcome);
             }
         }
         let warm = outcomes.iter().all(|outcome| matches!(outcome, ImageOutcome::Warm(_)));
@@ -123,7 +125,7 @@ impl Judge<'_> {
     /// counts only for tasks without credentials (with them, the kubelet would have to check at the registry), and only of images
     /// that the task's namespace may know of: else a task would tell which nodes hold what others have pulled with their secrets.
     fn is_there(&self, image: usize, node: &Facts) -> bool {
-        let image = &self.valid.images[image];
+        let Some(image) = self.valid.images.get(image) else { return false };
         if self.valid.image_pull_policy == PullPolicy::Always && image.digest().is_none() {
             return false;
         }
@@ -183,6 +185,13 @@ impl Judge<'_> {
     fn has_pods(&self) -> bool {
         let at_work = |worker: &WorkerFacts| self.view.pods.get(&worker.key()).is_some_and(|pod| !pod.phase.is_final());
         self.view.workers().any(at_work)
+    }
+}
+
+/// Notes the outcome of an image. An index that the task does not have comes from an annotation that somebody has changed.
+fn put(outcomes: &mut [ImageOutcome], image: usize, outcome: ImageOutcome) {
+    if let Some(place) = outcomes.get_mut(image) {
+        *place = outcome;
     }
 }
 

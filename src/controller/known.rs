@@ -70,10 +70,14 @@ impl Known {
         let (key, second) = (scope.key(image), expiry.as_second());
         let images = self.nodes.entry(node).or_default();
         match images.binary_search_by_key(&key, |(image, _)| *image) {
-            Ok(at) => images[at].1 = second,
+            Ok(at) => {
+                if let Some((_, expiry)) = images.get_mut(at) {
+                    *expiry = second;
+                }
+            }
             Err(at) => {
                 images.insert(at, (key, second));
-                self.entries += 1;
+                self.entries = self.entries.saturating_add(1);
             }
         }
     }
@@ -107,7 +111,7 @@ impl Known {
     pub(super) fn has(&self, scope: Scope, node: u64, image: &Reference, now: Timestamp) -> bool {
         let Some(images) = self.nodes.get(&node) else { return false };
         let found = images.binary_search_by_key(&scope.key(image), |(image, _)| *image);
-        found.is_ok_and(|at| now.as_second() < images[at].1)
+        found.ok().and_then(|at| images.get(at)).is_some_and(|(_, expiry)| now.as_second() < *expiry)
     }
 
     /// Drops what has expired, and all of nodes for which `keep` is false: they are gone, or short of room, and then the

@@ -55,7 +55,7 @@ impl Budgets {
         let full = self.full;
         self.hosts.retain(|_, budget| {
             while now.duration_since(budget.grown) >= GROW && budget.limit < full {
-                budget.limit += (full / STEP).max(1);
+                budget.limit = budget.limit.saturating_add((full / STEP).max(1));
                 budget.grown = budget.grown.checked_add(GROW).unwrap_or(now);
             }
             budget.limit < full || now < budget.closed_until
@@ -111,11 +111,11 @@ impl Room {
             && !self.busy.contains(node)
             && hosts.iter().all(|host| self.hosts.get(host).is_none_or(|left| *left > 0));
         if free {
-            self.workers -= 1;
+            self.workers = self.workers.saturating_sub(1);
             self.busy.insert(node.to_owned());
             for host in hosts {
                 if let Some(left) = self.hosts.get_mut(host) {
-                    *left -= 1;
+                    *left = left.saturating_sub(1);
                 }
             }
         }

@@ -13,6 +13,9 @@
 //! Runs on the leader only; a successor goes on from what is in the API server.
 //! May call `health`, `leader`, `node`, `task` and `worker`.
 
+// Values that others write must not end the work: sums saturate, and what may not be there is asked for.
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
+
 mod clock;
 mod conditions;
 mod effect;
@@ -386,7 +389,8 @@ impl Controller {
         for (uid, run) in &self.runs {
             let nodes: HashSet<&str> = self.world.at_work(uid).chain(run.claimed()).collect();
             for host in run.hosts() {
-                *pulling.entry(host.clone()).or_default() += nodes.len();
+                let pulls = pulling.entry(host.clone()).or_default();
+                *pulls = pulls.saturating_add(nodes.len());
             }
             busy.extend(nodes.into_iter().map(str::to_owned));
         }

@@ -122,6 +122,11 @@ impl Planned {
         self.index.get(node).copied()
     }
 
+    /// The name of the node at an index.
+    pub(super) fn node(&self, index: usize) -> &str {
+        self.spec.nodes.get(index).map_or("", String::as_str)
+    }
+
     /// Whether the node's worker was asked for and has not been seen.
     pub(super) fn is_unseen(&self, index: usize) -> bool {
         self.unseen.contains_key(&index)
@@ -129,7 +134,7 @@ impl Planned {
 
     /// How many workers are alive, with those that were asked for since the last look.
     pub(super) fn alive(&self) -> usize {
-        self.seen_alive + self.unseen.len()
+        self.seen_alive.saturating_add(self.unseen.len())
     }
 
     /// Whether workers were asked for that have not been seen.
@@ -146,7 +151,7 @@ impl Planned {
 
     /// Nodes whose worker was asked for and has not been seen.
     pub(super) fn claimed(&self) -> impl Iterator<Item = &str> {
-        self.unseen.keys().map(|index| self.spec.nodes[*index].as_str())
+        self.unseen.keys().map(|index| self.node(*index))
     }
 
     /// Whether a worker of the batch with this label was asked for and has not been seen.
@@ -229,7 +234,7 @@ impl Planned {
 
     /// A node has ended by a refusal.
     pub(super) fn count_refusal(&mut self) {
-        self.refusals += 1;
+        self.refusals = self.refusals.saturating_add(1);
     }
 
     /// Why no further worker is asked for, where the API server takes none of the task's.

@@ -94,7 +94,7 @@ impl Record {
     }
 
     pub(super) fn warm(&self) -> u32 {
-        self.count(NodeState::Succeeded) + self.count(NodeState::AlreadyWarm)
+        self.count(NodeState::Succeeded).saturating_add(self.count(NodeState::AlreadyWarm))
     }
 
     /// Notes the end of a try on a node; with `again`, one that failed for a passing reason will be tried once more. A node
@@ -109,15 +109,15 @@ impl Record {
         let state = match end {
             _ if retry => {
                 self.list(node, &end, now);
-                NodeState::Retrying(before.attempt() + 1)
+                NodeState::Retrying(before.attempt().saturating_add(1))
             }
             End::Images(outcomes) => self.end_images(node, outcomes, now),
             End::AlreadyWarm => {
-                self.images.iter_mut().for_each(|image| image.succeeded += 1);
+                self.images.iter_mut().for_each(|image| image.succeeded = image.succeeded.saturating_add(1));
                 NodeState::AlreadyWarm
             }
             End::Node(..) => {
-                self.images.iter_mut().for_each(|image| image.failed += 1);
+                self.images.iter_mut().for_each(|image| image.failed = image.failed.saturating_add(1));
                 self.list(node, &end, now);
                 NodeState::Failed
             }
@@ -127,7 +127,9 @@ impl Record {
             }
             End::Abandoned => NodeState::Skipped,
         };
-        self.letters[index] = state.letter();
+        if let Some(letter) = self.letters.get_mut(index) {
+            *letter = state.letter();
+        }
         state
     }
 
@@ -137,13 +139,13 @@ impl Record {
             let Some(image) = self.images.get_mut(position) else { continue };
             match outcome {
                 ImageOutcome::Warm(digest) => {
-                    image.succeeded += 1;
+                    image.succeeded = image.succeeded.saturating_add(1);
                     image.given_up = None;
                     image.digest = digest.or(image.digest.take());
                 }
                 bad => {
                     state = NodeState::Failed;
-                    image.failed += 1;
+                    image.failed = image.failed.saturating_add(1);
                     let (reason, message) = complaint(bad);
                     self.despair(position, reason, &message);
                     self.fail(node, position, reason, &message, now);
@@ -161,7 +163,7 @@ impl Record {
         if !reason.is_the_images() {
             return;
         }
-        *count += 1;
+        *count = count.saturating_add(1);
         if *count >= HOPELESS_NODES && image.succeeded == 0 && image.given_up.is_none() {
             image.given_up = Some(GivenUp { reason: reason.as_str().into(), message: short(message, MAX_GIVEN_UP) });
         }
@@ -218,7 +220,7 @@ impl Record {
         let mut reasons: Vec<(&str, usize)> = Vec::new();
         for failure in &self.failures {
             match reasons.iter_mut().find(|(reason, _)| *reason == failure.reason) {
-                Some((_, count)) => *count += 1,
+                Some((_, count)) => *count = count.saturating_add(1),
                 None => reasons.push((&failure.reason, 1)),
             }
         }
@@ -260,7 +262,10 @@ fn short(message: &str, most: usize) -> String {
 
 /// What a failure takes as JSON, in bytes: its texts, and about 100 for names and marks.
 fn size(failure: &FailedNode) -> usize {
-    failure.node.len() + failure.image.len() + failure.reason.len() + failure.message.len() + 100
+    [&failure.node, &failure.image, &failure.reason, &failure.message]
+        .map(String::len)
+        .iter()
+        .fold(100, |sum, len| usize::saturating_add(sum, *len))
 }
 
 #[cfg(test)]

@@ -43,6 +43,7 @@ const MAX_WORDS: usize = 500;
 pub(super) const UNREADABLE: &str = "prewarm.io/unreadable";
 
 /// One task at work.
+#[allow(clippy::struct_excessive_bools, reason = "each says one thing, and all combinations occur")]
 pub(super) struct Run {
     target: Target,
     valid: Result<ValidTask, Vec<Problem>>,
@@ -467,7 +468,7 @@ impl Run {
         let (Some(planned), Ok(valid)) = (&self.planned, &self.valid) else { return };
         let summary = planned.record.summary();
         let (threshold, total) = (valid.success_threshold, planned.spec.nodes.len() as u64);
-        if u64::from(planned.record.warm()) * 100 >= u64::from(threshold) * total {
+        if u64::from(planned.record.warm()).saturating_mul(100) >= u64::from(threshold).saturating_mul(total) {
             self.conclude(Phase::Completed, "Completed", &summary, task, now);
         } else if let Some(why) = obsolete(task) {
             self.conclude(Phase::Cancelled, "Obsolete", &format!("{why}; {summary}"), task, now);
@@ -592,9 +593,9 @@ fn note_batches(status: &mut PrewarmTaskStatus, ended: u32, now: Timestamp) {
 /// By the pace so far; none before the first node has ended.
 fn estimate(status: &PrewarmTaskStatus, now: Timestamp) -> Option<String> {
     let start: Timestamp = status.start_time.as_deref()?.parse().ok()?;
-    let ended = status.succeeded_nodes + status.failed_node_count + status.skipped_nodes;
+    let ended = status.succeeded_nodes.saturating_add(status.failed_node_count).saturating_add(status.skipped_nodes);
     let left = status.total_nodes.checked_sub(ended)?;
     let per_node = now.duration_since(start).as_millis().checked_div(i128::from(ended))?;
-    let left = i64::try_from(per_node * i128::from(left)).ok()?;
+    let left = i64::try_from(per_node.saturating_mul(i128::from(left))).ok()?;
     later(now, left).map(seconds)
 }

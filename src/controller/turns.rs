@@ -25,7 +25,11 @@ pub(super) fn next(mut waiting: Vec<Waiting<'_>>, room: usize, now: Timestamp) -
 /// Smaller goes first.
 pub(super) fn order<'a>(task: &Waiting<'a>, now: Timestamp) -> (std::cmp::Reverse<u64>, Option<Timestamp>, &'a str) {
     let waited = task.created.map_or(0, |since| now.duration_since(since).as_secs().max(0).unsigned_abs());
-    (std::cmp::Reverse(u64::from(task.priority) + waited / AGEING.as_secs()), task.created, task.uid)
+    (
+        std::cmp::Reverse(u64::from(task.priority).saturating_add(waited.checked_div(AGEING.as_secs()).unwrap_or(0))),
+        task.created,
+        task.uid,
+    )
 }
 
 #[cfg(test)]

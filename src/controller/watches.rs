@@ -90,7 +90,7 @@ pub(super) fn start(
     let plans = Source { kind: "prewarmplans", namespace: namespace.map(str::to_owned) };
     let api = scoped::<DeserializeGuard<PrewarmTask>>(client, namespace);
     let (of_tasks, of_plans) = (Arc::clone(metrics), Arc::clone(metrics));
-    let task = move |guarded, presence| task(guarded, presence, &of_tasks);
+    let task = move |guarded, presence| Some(task(guarded, presence, &of_tasks));
     watch.spawn("controller: task watch", api, all.clone(), (&none, &tasks_listed), task, Observation::Task);
     let api = scoped::<DeserializeGuard<PrewarmPlan>>(client, namespace);
     let plan = move |guarded: DeserializeGuard<PrewarmPlan>, _| match guarded.0 {
@@ -141,11 +141,7 @@ pub(super) enum Presence {
 
 /// A task that cannot be read is one that fails, and says so: one malformed object must not wedge the stream. That it is gone is
 /// known without reading it.
-pub(super) fn task(
-    guarded: DeserializeGuard<PrewarmTask>,
-    presence: Presence,
-    metrics: &Metrics,
-) -> Option<Arc<PrewarmTask>> {
+pub(super) fn task(guarded: DeserializeGuard<PrewarmTask>, presence: Presence, metrics: &Metrics) -> Arc<PrewarmTask> {
     let (mut task, unreadable) = match guarded.0 {
         Ok(task) => (task, None),
         Err(invalid) => {
@@ -155,7 +151,7 @@ pub(super) fn task(
                 metrics.unreadable.with_label_values(&["prewarmtasks"]).inc();
             }
             let task = PrewarmTask { metadata: invalid.metadata, ..PrewarmTask::default() };
-            (task, Some(invalid.error.to_string().chars().take(MAX_ERROR).collect()))
+            (task, Some(invalid.error.chars().take(MAX_ERROR).collect()))
         }
     };
     // Nobody reads them, and they are half of an ended task.
@@ -163,7 +159,7 @@ pub(super) fn task(
     let annotations = task.metadata.annotations.get_or_insert_default();
     annotations.retain(|key, _| key == OBSOLETE_ANNOTATION);
     annotations.extend(unreadable.map(|error| (UNREADABLE.to_owned(), error)));
-    Some(Arc::new(task))
+    Arc::new(task)
 }
 
 /// A plan is named after its task, which owns it.
@@ -284,7 +280,7 @@ impl Watch {
                 }
             }
         };
-        self.count += 1;
+        self.count = self.count.saturating_add(1);
         self.parts.spawn(part, async move {
             stop.run_until_cancelled(work).await;
         });

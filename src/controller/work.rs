@@ -40,7 +40,7 @@ pub(super) struct Place {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = if self.retrying { "batch of further tries" } else { "batch" };
-        write!(f, "{what} {} of {}", self.current + 1, self.total)
+        write!(f, "{what} {} of {}", self.current.saturating_add(1), self.total)
     }
 }
 
@@ -106,7 +106,7 @@ impl<'a> Work<'a> {
     /// Where the task stands.
     pub(super) fn place(&self) -> Place {
         let batches = self.batches();
-        let total = batches.total + self.planned.retry_batches;
+        let total = batches.total.saturating_add(self.planned.retry_batches);
         let current = batches.current.map_or(total.saturating_sub(1), |batch| batch.index);
         Place { current, total, retrying: self.planned.retry_batches > 0 }
     }
@@ -176,7 +176,7 @@ impl<'a> Work<'a> {
         let state = note(self.planned, self.valid, self.shared, index, end, again, self.view.now);
         if let Some(since) = since {
             self.shared.metrics.pull_duration.observe(self.view.now.duration_since(since).as_secs_f64());
-            let node = &self.planned.spec.nodes[index];
+            let node = self.planned.node(index);
             let attributes = [("namespace", namespace.as_str()), ("node", node), ("state", state.as_str())];
             let (task_uid, end) = (self.target.uid.as_str(), self.view.now);
             trace::tell(&Span { name: "pull", task_uid, start: since, end, attributes: &attributes });
@@ -308,7 +308,8 @@ impl<'a> Work<'a> {
 
     /// A sliding window is labelled in stretches, so that its workers too can be removed by one request for many.
     fn label(&self, batch: u32, index: usize) -> u32 {
-        let stretch = || u32::try_from(index / self.at_once.max(1)).unwrap_or(u32::MAX);
+        let stretch =
+            || index.checked_div(self.at_once).and_then(|stretch| u32::try_from(stretch).ok()).unwrap_or(u32::MAX);
         if self.valid.batch_policy == BatchPolicy::Rolling { stretch() } else { batch }
     }
 
@@ -328,7 +329,7 @@ impl<'a> Work<'a> {
                 return;
             }
             retry_batch.extend(next.into_iter().map(|index| (index, lowest)));
-            *retry_batches += 1;
+            *retry_batches = retry_batches.saturating_add(1);
             self.urgent = true;
         }
         let nodes: Vec<usize> = retry_batch.keys().copied().collect();
@@ -359,7 +360,7 @@ impl<'a> Work<'a> {
         if self.planned.alive() >= self.at_once {
             return;
         }
-        let node = self.planned.spec.nodes[index].clone();
+        let node = self.planned.node(index).to_owned();
         if !self.shared.room.take(&node, self.hosts) {
             return;
         }
@@ -387,7 +388,7 @@ impl<'a> Work<'a> {
         let end = |reason, message: String| {
             Some(if first { End::Skipped(reason, message) } else { End::Node(reason, message) })
         };
-        let Some(facts) = self.view.nodes.get(&self.planned.spec.nodes[index]) else {
+        let Some(facts) = self.view.nodes.get(self.planned.node(index)) else {
             return end(Reason::NodeLost, "the node was deleted before its turn".into());
         };
         let obstacle = self.valid.demand.obstacle(facts)?;
@@ -402,7 +403,7 @@ impl<'a> Work<'a> {
     }
 
     fn build(&self, index: usize, namespace: &str, batch: u32, part: u16, asked: &[usize]) -> Worker {
-        let node = self.planned.spec.nodes[index].as_str();
+        let node = self.planned.node(index);
         let method = self.view.nodes.get(node).map_or(self.valid.pull_method, |facts| method_for(self.valid, facts));
         let at = Assignment {
             namespace,
@@ -450,7 +451,7 @@ pub(super) fn note(
     now: Timestamp,
 ) -> NodeState {
     let spec = Arc::clone(&planned.spec);
-    let node = spec.nodes[index].as_str();
+    let node = spec.nodes.get(index).map_or("", String::as_str);
     let again = again && planned.record.state(index).attempt() < valid.retry.limit;
     let mut warm = 0;
     if let End::Images(outcomes) = &end {
@@ -467,7 +468,7 @@ pub(super) fn note(
         }
         NodeState::Succeeded | NodeState::AlreadyWarm => (all, 0),
         NodeState::Skipped => (0, 0),
-        NodeState::Failed | NodeState::Waiting => (warm, all - warm),
+        NodeState::Failed | NodeState::Waiting => (warm, all.saturating_sub(warm)),
     };
     shared.metrics.nodes.with_label_values(&[state.as_str()]).inc();
     shared.metrics.images.with_label_values(&["succeeded"]).inc_by(succeeded as u64);

@@ -75,7 +75,7 @@ mod tests {
         heartbeat.beat();
         assert_eq!((heartbeat.age(), heartbeat.is_hung()), (None, false));
         let work = heartbeat.begin();
-        tokio::time::advance(HUNG - Duration::from_millis(1)).await;
+        tokio::time::advance(HUNG.saturating_sub(Duration::from_millis(1))).await;
         assert!(!heartbeat.is_hung());
         heartbeat.beat();
         tokio::time::advance(HUNG).await;

@@ -4,6 +4,9 @@
 //! standbys one wins. Whether the holder is alive is judged by our own clock
 //! since its record last changed, never by comparing clocks of two machines.
 
+// Values that others write must not end the work: sums saturate, and what may not be there is asked for.
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
+
 #[cfg(test)]
 #[path = "tests.rs"]
 mod elections;
@@ -203,7 +206,8 @@ impl Election {
             let limit = HUNG.as_secs();
             tracing::error!(limit, "the controller has completed no round within the limit, in seconds: stepping down");
             self.standing.leadership.lost();
-            self.stands_from = Instant::now() + AFTER_HANG;
+            let now = Instant::now();
+            self.stands_from = now.checked_add(AFTER_HANG).unwrap_or(now);
             self.tell();
         }
     }

@@ -141,7 +141,7 @@ mod tests {
         let term = leadership.begin(&stop).unwrap();
         tokio::time::advance(RENEW_DEADLINE / 2).await;
         leadership.renewed(Moment::now());
-        tokio::time::advance(RENEW_DEADLINE - Duration::from_millis(1)).await;
+        tokio::time::advance(RENEW_DEADLINE.saturating_sub(Duration::from_millis(1))).await;
         assert!(term.holds());
         tokio::time::advance(Duration::from_millis(1)).await;
         assert!(!term.holds() && term.over().is_cancelled());

@@ -164,7 +164,7 @@ async fn a_release_that_cannot_be_written_is_made_up_for() {
     let mut first = Replica::start(&server, "first");
     first.led().await;
     let _hung = first.heartbeat.begin();
-    tokio::time::sleep(HUNG - Duration::from_secs(1)).await;
+    tokio::time::sleep(HUNG.saturating_sub(Duration::from_secs(1))).await;
     server.with(|state| state.away = true);
     first.deposed().await;
     assert_eq!(server.holder(), "first");

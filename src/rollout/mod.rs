@@ -134,13 +134,11 @@ pub async fn run(own: Watcher, leads: watch::Receiver<bool>, stop: CancellationT
         () = state.work(inbox, stop.clone()) => None,
         failure = watches.failed() => Some(failure).filter(|_| !stop.is_cancelled()),
     };
-    match failure {
-        Some(failure) => Err(failure),
-        None => {
-            let _ = watches.ended().await;
-            Ok(())
-        }
+    if let Some(failure) = failure {
+        return Err(failure);
     }
+    let _ = watches.ended().await;
+    Ok(())
 }
 
 async fn follow(own: Watcher, kind: Arc<Kind>, index: usize, sender: Sender<News>, stop: CancellationToken) {

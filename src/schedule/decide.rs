@@ -185,7 +185,7 @@ impl Work<'_> {
     }
 
     fn add(&mut self, made: &Made, task: Option<String>, status: ExecutionStatus, message: Option<String>) {
-        self.status.execution_count += 1;
+        self.status.execution_count = self.status.execution_count.saturating_add(1);
         let ended = (status != ExecutionStatus::Running).then(|| seconds(self.now));
         self.status.executions.insert(
             0,
@@ -317,7 +317,7 @@ impl Work<'_> {
             if run.status == ExecutionStatus::Running {
                 return true;
             }
-            kept += 1;
+            kept = u32::saturating_add(kept, 1);
             if kept > limit {
                 gone.extend(run.task.clone());
             }

@@ -27,7 +27,7 @@ pub fn random_task_name(now: Timestamp) -> String {
 /// The name of the task of a tick: the same on every replica.
 pub(super) fn tick_task_name(schedule_uid: &str, tick: Timestamp, trigger: Trigger) -> String {
     let digest = Sha256::digest(format!("{schedule_uid}/{}/{trigger:?}", tick.as_second()));
-    task_name(tick, &crate::hex(&digest[..4]))
+    task_name(tick, &crate::hex(digest.get(..4).unwrap_or(&digest)))
 }
 
 /// How a run's task came about.

@@ -180,8 +180,12 @@ fn put<R: Reader>(reader: &R, metrics: &Metrics, object: DeserializeGuard<R::Kin
     match object.0 {
         Ok(mut object) => {
             strip(object.meta_mut());
-            let name =
-                format!("{} {}/{}", R::Kind::kind(&()), text(&object.meta().namespace), text(&object.meta().name));
+            let name = format!(
+                "{} {}/{}",
+                R::Kind::kind(&()),
+                text(object.meta().namespace.as_ref()),
+                text(object.meta().name.as_ref())
+            );
             contain(metrics, Work::Catalog, name, || reader.put(object));
         }
         Err(invalid) => {
@@ -198,6 +202,6 @@ fn strip(meta: &mut ObjectMeta) {
     }
 }
 
-fn text(text: &Option<String>) -> &str {
-    text.as_deref().unwrap_or_default()
+fn text(text: Option<&String>) -> &str {
+    text.map_or("", String::as_str)
 }

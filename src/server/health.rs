@@ -204,7 +204,7 @@ mod tests {
         senders.bundle.send_replace(Some("ca".into()));
         senders.caches.send_replace(2);
         senders.kubernetes.send_replace(Contact { reachable: false, since: Instant::now() });
-        tokio::time::advance(OUTAGE - Duration::from_millis(1)).await;
+        tokio::time::advance(OUTAGE.saturating_sub(Duration::from_millis(1))).await;
         let (status, body) = ask(&health, "/readyz").await;
         assert_eq!(status, StatusCode::OK);
         assert!(body.contains(r#""kubernetes":"unreachable""#), "{body}");
@@ -218,7 +218,7 @@ mod tests {
     async fn live_while_the_controller_completes_its_rounds() {
         let (health, _senders) = health();
         let beating = health.heartbeat.begin();
-        tokio::time::advance(HUNG - Duration::from_millis(1)).await;
+        tokio::time::advance(HUNG.saturating_sub(Duration::from_millis(1))).await;
         assert_eq!(ask(&health, "/healthz").await, (StatusCode::OK, "ok\n".into()));
         tokio::time::advance(Duration::from_millis(1)).await;
         let hung = "the controller has completed no round for 7 s\n";

@@ -42,7 +42,9 @@ impl NodeState {
             b'w' => Self::AlreadyWarm,
             b'f' => Self::Failed,
             b'k' => Self::Skipped,
-            b'1'..=b'9' => Self::Retrying((letter - b'0').min(u8::try_from(MAX_RETRIES).unwrap_or(u8::MAX))),
+            b'1'..=b'9' => {
+                Self::Retrying(letter.saturating_sub(b'0').min(u8::try_from(MAX_RETRIES).unwrap_or(u8::MAX)))
+            }
             _ => Self::Waiting,
         }
     }
@@ -52,7 +54,7 @@ impl NodeState {
     pub fn letter(self) -> u8 {
         match self {
             Self::Waiting => b'.',
-            Self::Retrying(tries) => b'0' + tries.min(9),
+            Self::Retrying(tries) => b'0'.saturating_add(tries.min(9)),
             Self::Succeeded => b's',
             Self::AlreadyWarm => b'w',
             Self::Failed => b'f',
@@ -107,16 +109,17 @@ pub fn batches(letters: &[u8], policy: BatchPolicy, at_once: usize) -> Batches {
         BatchPolicy::Doubling => 1,
     };
     while start < total {
-        let nodes = start..(start + size).min(total);
-        let states = || letters[nodes.clone()].iter().map(|letter| NodeState::from_letter(*letter));
+        let nodes = start..start.saturating_add(size).min(total);
+        let part = letters.get(nodes.clone()).unwrap_or_default();
+        let states = || part.iter().map(|letter| NodeState::from_letter(*letter));
         if current.is_none() && states().any(|state| state == NodeState::Waiting) {
             current = Some(Batch { index, nodes: nodes.clone() });
         }
         if policy == BatchPolicy::Doubling && !states().any(NodeState::is_bad) {
-            size = (size * 2).min(at_once);
+            size = size.saturating_mul(2).min(at_once);
         }
         start = nodes.end;
-        index += 1;
+        index = index.saturating_add(1);
     }
     Batches { current, total: index }
 }

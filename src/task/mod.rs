@@ -3,6 +3,9 @@
 //! In: specs and nodes, as values. Out: the custom resources, validated tasks
 //! and the nodes of a task in batches. May call `image` and `node`.
 
+// Values that others write must not end the work: sums saturate, and what may not be there is asked for.
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
+
 mod again;
 pub mod batches;
 pub mod bounds;

@@ -35,7 +35,7 @@ impl Share {
     pub fn of(self, total: usize) -> usize {
         let many = match self {
             Self::Count(count) => count as usize,
-            Self::Percent(percent) => (total * percent as usize).div_ceil(100),
+            Self::Percent(percent) => total.saturating_mul(percent as usize).div_ceil(100),
         };
         many.max(1).min(total)
     }
@@ -57,7 +57,9 @@ impl RetryRule {
         let tries = u32::from(tries.max(1));
         let factor = match self.strategy {
             RetryStrategy::Linear => tries,
-            RetryStrategy::Exponential => 1 << (tries - 1).min(MAX_RETRIES),
+            RetryStrategy::Exponential => {
+                1_u32.checked_shl(tries.saturating_sub(1).min(MAX_RETRIES)).unwrap_or(u32::MAX)
+            }
         };
         self.delay.saturating_mul(factor).min(MAX_RETRY_DELAY)
     }

@@ -92,7 +92,7 @@ pub fn build(task: &ValidTask, at: &Assignment<'_>, settings: &WorkerSettings) -
         spec: Some(JobSpec {
             backoff_limit: Some(0),
             active_deadline_seconds: pod::deadline(task),
-            ttl_seconds_after_finished: i32::try_from((settings.ttl + task.retain).as_secs()).ok(),
+            ttl_seconds_after_finished: i32::try_from(settings.ttl.saturating_add(task.retain).as_secs()).ok(),
             pod_replacement_policy: Some("Failed".into()),
             template,
             ..JobSpec::default()

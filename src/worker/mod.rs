@@ -4,6 +4,9 @@
 //! them. Out: the worker to create; for each image of a worker pod what has
 //! become of it. May call `image`, `node` and `task`.
 
+// Values that others write must not end the work: sums saturate, and what may not be there is asked for.
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
+
 mod assignment;
 mod build;
 mod facts;

@@ -11,8 +11,9 @@ pub(crate) fn label_value(name: &str) -> String {
         return name.to_owned();
     }
     let hash = short_hash(&[name], 16);
-    let keep = name.char_indices().map(|(at, _)| at).take_while(|at| at + 17 <= MAX_LABEL).last().unwrap_or(0);
-    format!("{}-{hash}", name[..keep].trim_end_matches(['-', '.', '_']))
+    let keep =
+        name.char_indices().map(|(at, _)| at).take_while(|at| at.saturating_add(17) <= MAX_LABEL).last().unwrap_or(0);
+    format!("{}-{hash}", name.get(..keep).unwrap_or_default().trim_end_matches(['-', '.', '_']))
 }
 
 /// What the names of workers begin with.
@@ -45,5 +46,6 @@ pub(super) fn short_hash(parts: &[&str], digits: usize) -> String {
         hasher.update(part.as_bytes());
         hasher.update([0]);
     }
-    crate::hex(&hasher.finalize()[..digits / 2])
+    let digest = hasher.finalize();
+    crate::hex(digest.get(..digits / 2).unwrap_or(&digest))
 }

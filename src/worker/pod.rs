@@ -68,7 +68,7 @@ pub(super) fn spec(task: &ValidTask, at: &Assignment<'_>, settings: &WorkerSetti
 
 /// When the API server or the kubelet ends a worker by itself.
 pub(super) fn deadline(task: &ValidTask) -> Option<i64> {
-    i64::try_from((task.timeout + DEADLINE_SLACK).as_secs()).ok()
+    i64::try_from(task.timeout.saturating_add(DEADLINE_SLACK).as_secs()).ok()
 }
 
 /// The name of the container that stands for the image at this index of the task.
@@ -85,7 +85,7 @@ fn puller(index: usize, task: &ValidTask, by_volume: bool, settings: &WorkerSett
     let (image, policy, program, mount) = if by_volume {
         (settings.image.clone(), "IfNotPresent", HELPER_IN_IMAGE.to_owned(), mount(container_name(index), IMAGE_DIR))
     } else {
-        let image = task.images[index].as_written().to_owned();
+        let image = task.images.get(index).map(|image| image.as_written().to_owned()).unwrap_or_default();
         let program = format!("{HELPER_DIR}{HELPER_IN_IMAGE}");
         (image, task.image_pull_policy.as_str(), program, mount("helper".into(), HELPER_DIR))
     };
@@ -129,7 +129,7 @@ fn image_volumes(task: &ValidTask, asked: &[usize]) -> Vec<Volume> {
     let volume = |index: &usize| Volume {
         name: container_name(*index),
         image: Some(ImageVolumeSource {
-            reference: Some(task.images[*index].as_written().to_owned()),
+            reference: task.images.get(*index).map(|image| image.as_written().to_owned()),
             pull_policy: Some(task.image_pull_policy.as_str().into()),
         }),
         ..Volume::default()

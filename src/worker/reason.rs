@@ -213,13 +213,13 @@ pub fn throttles(message: &str) -> bool {
 pub fn retry_after(message: &str) -> Option<Duration> {
     let text = message.to_lowercase();
     let phrase = ["retry-after", "retry after", "try again in", "retry in"];
-    let at = phrase.iter().find_map(|phrase| text.find(phrase).map(|at| at + phrase.len()))?;
-    let rest = text[at..].trim_start_matches([':', '=', '"', '[', ' ']);
+    let at = phrase.iter().find_map(|phrase| text.find(phrase).map(|at| at.saturating_add(phrase.len())))?;
+    let rest = text.get(at..)?.trim_start_matches([':', '=', '"', '[', ' ']);
     let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
-    let number: u64 = rest[..digits].parse().ok()?;
-    let unit = rest[digits..].trim_start();
+    let (number, unit) = rest.split_at_checked(digits)?;
+    let (number, unit): (u64, &str) = (number.parse().ok()?, unit.trim_start());
     let factor = match unit.bytes().next() {
-        Some(b'm') if unit.starts_with("ms") => return Some(Duration::from_millis(number)),
+        Some(b'm') if unit.starts_with("ms") => return Some(Duration::from_millis(number).min(MAX_PAUSE)),
         Some(b'm') => 60,
         Some(b'h') => 3600,
         _ => 1,

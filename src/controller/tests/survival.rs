@@ -113,3 +113,28 @@ fn a_broken_task_ends_without_a_look_at_its_spec() {
     assert!(message.contains("log"), "{message}");
     assert_eq!(simulation.at_work(), 0);
 }
+
+/// The annotations of a worker can be written by everybody who may change Jobs in its namespace.
+#[rstest]
+#[case(&[999], true)]
+#[case(&[999], false)]
+#[case(&[0, 0, 0, 65_535], true)]
+#[case(&[], true)]
+fn images_that_the_task_does_not_have_are_not_looked_for(#[case] asked: &[u16], #[case] has_pod: bool) {
+    let mut simulation = Simulation::new(2, spec());
+    simulation.pass(1000);
+    simulation.step();
+    simulation.pass(1000);
+    simulation.step();
+    assert!(simulation.at_work() > 0);
+    for worker in simulation.workers.values_mut() {
+        worker.asked = asked.into();
+    }
+    if !has_pod {
+        // A Job without a pod is asked after: its pod is built again from what it says.
+        simulation.pods.clear();
+    }
+    simulation.wait(70);
+    run_all(&mut simulation);
+    assert!(simulation.phase().is_terminal(), "{:?}", status(&simulation));
+}
