@@ -59,6 +59,10 @@ pub struct Metrics {
     pub api_watchers: IntGauge,
     /// Tries to tell the end of a task, by result: `delivered`, `failed` or `given_up`.
     pub notifications: IntCounterVec,
+    /// Tries that failed, by what was wrong, such as `timeout`, `denied` or `status`.
+    pub notification_errors: IntCounterVec,
+    /// Images looked up at registries, by result: `found`, or what was wrong.
+    pub registry_lookups: IntCounterVec,
     /// Runs of schedules that ended, by status.
     pub schedule_runs: IntCounterVec,
     /// Containers of watched workloads that started, by whether their image was there: `warm` or `cold`.
@@ -183,6 +187,16 @@ impl Metrics {
             notifications: counter(
                 "prewarm_notifications_total",
                 "Tries to tell the end of a task, by result.",
+                &["result"],
+            )?,
+            notification_errors: counter(
+                "prewarm_notification_errors_total",
+                "Notifications that could not be delivered, by what was wrong.",
+                &["reason"],
+            )?,
+            registry_lookups: counter(
+                "prewarm_registry_lookups_total",
+                "Images looked up at registries, by result.",
                 &["result"],
             )?,
             schedule_runs: counter(

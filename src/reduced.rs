@@ -102,12 +102,15 @@ pub struct ReducedNode {
 
 /// What is wanted of a Node.
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 pub struct NodeSpec {
     /// Its taints.
     pub taints: Vec<Taint>,
     /// Whether it is cordoned.
     pub unschedulable: bool,
+    /// The networks of its pods.
+    #[serde(rename = "podCIDRs")]
+    pub pod_cidrs: Vec<String>,
 }
 
 /// How a Node is.

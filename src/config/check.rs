@@ -9,6 +9,7 @@ use super::{ApiConfig, CertificateFiles, Clients, Components, LogFormat, PolicyA
 use crate::{
     controller::WorkerNamespace,
     duration,
+    egress::Ports,
     health::{DiskSettings, PrometheusSettings},
     intake::Rates,
     node::bytes,
@@ -121,15 +122,22 @@ impl Check {
         networks
     }
 
-    pub(super) fn networks(&mut self, args: &ServeArgs) -> Vec<IpNet> {
+    pub(super) fn networks(&mut self, setting: &str, value: &str) -> Vec<IpNet> {
         let mut networks = Vec::new();
-        for text in list(&args.notify_allow) {
+        for text in list(value) {
             match text.parse() {
                 Ok(network) => networks.push(network),
-                Err(_) => self.problem("--notify-allow (NOTIFY_ALLOW)", &text, "expected a network such as 10.0.0.0/8"),
+                Err(_) => self.problem(setting, &text, "expected a network such as 10.0.0.0/8"),
             }
         }
         networks
+    }
+
+    pub(super) fn ports(&mut self, setting: &str, value: &str) -> Ports {
+        value.parse().unwrap_or_else(|expected: String| {
+            self.problem(setting, value, &expected);
+            Ports::default()
+        })
     }
 
     pub(super) fn policy(&mut self, args: &PolicyArgs) -> PolicySettings {
@@ -278,10 +286,11 @@ impl Check {
             self.problem("--max-image-size (MAX_IMAGE_SIZE)", size, "expected bytes, such as 20Gi or 500M");
         }
         let plain_registries = list(&args.plain_http_registries);
+        let allow = self.networks("--disk-check-allow (DISK_CHECK_ALLOW)", &args.disk_check_allow);
         if !on && args.disk_check == "false" && ask_kubelets {
             self.problems.push("--ask-kubelets (ASK_KUBELETS): needs --disk-check=true".into());
         }
-        on.then_some(DiskSettings { max_image_size, ask_kubelets, plain_registries })
+        on.then_some(DiskSettings { max_image_size, ask_kubelets, plain_registries, allow })
     }
 
     pub(super) fn number(&mut self, setting: &str, value: &str, least: u32, most: u32) -> u32 {

@@ -7,7 +7,7 @@ mod check;
 mod components;
 mod doctor;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use http::Uri;
@@ -20,6 +20,7 @@ pub use self::{
 };
 use crate::{
     controller::WorkerNamespace,
+    egress::{DEFAULT_PORTS, Ports},
     health::{DiskSettings, PrometheusSettings},
     intake::Rates,
     server::certificates::Lifetimes,
@@ -221,6 +222,16 @@ pub struct ServeArgs {
     /// `10.0.0.0/8,fd00::/8`.
     #[arg(long, env = "NOTIFY_ALLOW", default_value = "")]
     pub notify_allow: String,
+    /// Ports that the end of a task may be told at: ports and ranges separated by commas, such as `443,9000-9100`.
+    #[arg(long, env = "NOTIFY_PORTS", default_value = DEFAULT_PORTS)]
+    pub notify_ports: String,
+    /// Messages about ends of tasks that each namespace may send in a minute, redirects included.
+    #[arg(long, env = "NOTIFY_RATE", default_value = "120")]
+    pub notify_rate: String,
+    /// Addresses that neither notifications nor `--disk-check` may connect to, whatever else allows them: networks separated by
+    /// commas. Metadata services of clouds, `168.63.129.16` among them, are denied without it.
+    #[arg(long, env = "EGRESS_DENY", default_value = "")]
+    pub egress_deny: String,
     /// Name of the Service by which the API server reaches the webhook.
     #[arg(long, env = "SERVICE_NAME", default_value = "prewarmer-webhook")]
     pub service_name: String,
@@ -339,7 +350,11 @@ pub struct ServeArgs {
     /// With `--disk-check`: `true` asks each node's kubelet how full its disk is. Needs `get` on `nodes/proxy`.
     #[arg(long, env = "ASK_KUBELETS", default_value = "false")]
     pub ask_kubelets: String,
-    /// With `--disk-check`: registries that speak plain HTTP, separated by commas.
+    /// With `--disk-check`: addresses beside the public internet that registries may have: networks separated by commas, such
+    /// as `10.0.0.0/8`.
+    #[arg(long, env = "DISK_CHECK_ALLOW", default_value = "")]
+    pub disk_check_allow: String,
+    /// With `--disk-check`: registries that speak plain HTTP, separated by commas. They may have any address.
     #[arg(long, env = "PLAIN_HTTP_REGISTRIES", default_value = "")]
     pub plain_http_registries: String,
     /// Look at this namespace only.
@@ -466,6 +481,12 @@ pub struct Config {
     pub api_names: Vec<String>,
     /// Networks beside the public internet to which ends of tasks may be told.
     pub notify_allow: Vec<IpNet>,
+    /// Ports at which they may be told.
+    pub notify_ports: Ports,
+    /// Messages of each namespace in a minute.
+    pub notify_rate: NonZeroU32,
+    /// Networks that no notification and no look-up of an image may connect to.
+    pub egress_deny: Vec<IpNet>,
     /// The health listener.
     pub health_addr: SocketAddr,
     /// Connections of one address, in percent of a listener's.
@@ -606,7 +627,11 @@ impl Config {
             service_name: args.service_name.clone(),
             api: check.api(args),
             api_names: check::list(&args.api_names),
-            notify_allow: check.networks(args),
+            notify_allow: check.networks("--notify-allow (NOTIFY_ALLOW)", &args.notify_allow),
+            notify_ports: check.ports("--notify-ports (NOTIFY_PORTS)", &args.notify_ports),
+            notify_rate: NonZeroU32::new(check.number("--notify-rate (NOTIFY_RATE)", &args.notify_rate, 1, 100_000))
+                .unwrap_or(NonZeroU32::MIN),
+            egress_deny: check.networks("--egress-deny (EGRESS_DENY)", &args.egress_deny),
             health_addr: check.address("--health-addr (HEALTH_ADDR)", &args.health_addr),
             per_address: u8::try_from(check.number(
                 "--connections-per-address (CONNECTIONS_PER_ADDRESS)",
@@ -750,6 +775,10 @@ mod tests {
             "--token-audience=a b",
             "--trusted-proxies=10.0.0.0/40",
             "--notify-allow=10.0.0.0",
+            "--notify-ports=https",
+            "--notify-rate=0",
+            "--egress-deny=nowhere",
+            "--disk-check-allow=registry",
             "--api-addr=0.0.0.0:8080",
             "--auth=none",
             "--worker-namespace=Mine",
@@ -762,7 +791,7 @@ mod tests {
             "--max-image-size=big",
         ]);
         let problems = Config::check(&wrong, None).unwrap_err();
-        assert_eq!(problems.len(), 27, "{problems:#?}");
+        assert_eq!(problems.len(), 31, "{problems:#?}");
         assert!(problems.iter().any(|p| p.starts_with("--webhook-addr (WEBHOOK_ADDR): \"8443\": expected")));
     }
 

@@ -69,6 +69,7 @@ pub use self::{
     rehearsal::Rehearsal,
 };
 use crate::{
+    egress,
     health::Checks,
     leader::{Heartbeat, Term},
     metrics::Metrics,
@@ -90,6 +91,8 @@ const SWEEP: Duration = Duration::from_secs(5);
 const LINGER: SignedDuration = SignedDuration::from_secs(60);
 /// Objects that are not ours are told of in the log at most this often.
 const TELL: Duration = Duration::from_secs(60);
+/// How often the addresses of nodes are told to `egress`: 2 ms for 5,000 nodes.
+const ADDRESSES: Duration = Duration::from_secs(15);
 /// Events that may wait: one re-list of 5,000 nodes and their pods is a single one, so this is ample.
 const QUEUE: usize = 10_000;
 
@@ -132,6 +135,8 @@ pub struct Settings {
     pub public_registries: Vec<String>,
     /// How many finished workers may be retained in the cluster.
     pub max_retained: usize,
+    /// Learns the addresses of nodes and their pods.
+    pub cluster: egress::Cluster,
 }
 
 /// What all tasks share.
@@ -219,6 +224,7 @@ struct Controller {
     swept: Instant,
     /// When the log last told of objects that are not ours.
     told: Option<Instant>,
+    addresses: Option<Instant>,
 }
 
 /// A task, for the log.
@@ -245,6 +251,7 @@ impl Controller {
             left_alone: HashMap::new(),
             swept: Instant::now(),
             told: None,
+            addresses: None,
         }
     }
 
@@ -309,8 +316,18 @@ impl Controller {
         }
     }
 
+    /// Tells which addresses are the cluster's own, before anything is asked of a registry.
+    fn note_addresses(&mut self) {
+        if self.addresses.is_none_or(|at| at.elapsed() >= ADDRESSES) {
+            self.addresses = Some(Instant::now());
+            let networks = self.world.nodes().values().flat_map(|node| node.networks.iter().copied());
+            self.shared.settings.cluster.set_nodes(&networks.collect::<Vec<_>>());
+        }
+    }
+
     fn work(&mut self) {
         let now = self.clock.now();
+        self.note_addresses();
         let open = self.world.open_tasks();
         self.dismiss(&open);
         for (uid, task) in &open {

@@ -201,5 +201,6 @@ fn settings() -> Settings {
         known_for: Duration::from_secs(600),
         public_registries: vec!["docker.io".into()],
         max_retained: 8000,
+        cluster: crate::egress::Cluster::default(),
     }
 }

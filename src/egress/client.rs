@@ -152,12 +152,13 @@ pub fn cause(error: &reqwest::Error) -> Cause {
             return Cause::Tls(tls(found));
         }
         if let Some(found) = one.downcast_ref::<io::Error>() {
-            // An error within one of I/O is not its source.
-            if let Some(found) = found.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-                return Cause::Tls(tls(found));
-            }
             if found.kind() == io::ErrorKind::ConnectionRefused {
                 return Cause::Refused;
+            }
+            // An error within one of I/O is not its source.
+            if let Some(inner) = found.get_ref() {
+                next = Some(inner);
+                continue;
             }
         }
         next = one.source();
@@ -240,7 +241,8 @@ mod tests {
         let at = serve(Router::new().route("/slow", get(futures::future::pending::<()>))).await;
         assert!(matches!(failure(Policy::default(), &at).await, Cause::Denied(Denied::NotPublic(..))));
         assert_eq!(failure(loopback(), &format!("{at}/slow")).await, Cause::TimedOut);
-        assert_eq!(failure(loopback(), &at.replace("http:", "https:")).await.class(), "tls");
+        let plain = failure(loopback(), &at.replace("http:", "https:")).await;
+        assert_eq!(plain, Cause::Tls("the handshake failed"));
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         assert_eq!(failure(loopback(), &format!("http://{free}/")).await, Cause::Refused);
         assert_eq!(failure(loopback(), "http://no-such-name.invalid/").await, Cause::NameNotFound);

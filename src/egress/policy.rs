@@ -152,9 +152,16 @@ struct Inner {
     setting: Setting,
     ports: Option<Ports>,
     cluster: Cluster,
+    unrestricted: bool,
 }
 
 impl Policy {
+    /// A policy that allows every address: for what the operator has named, and nobody else can choose.
+    #[must_use]
+    pub fn unrestricted() -> Self {
+        Self(Arc::new(Inner { unrestricted: true, ..Inner::default() }))
+    }
+
     /// A policy that allows the public internet, and nothing of the cluster.
     #[must_use]
     pub fn new(denied: Vec<IpNet>, cluster: Cluster) -> Self {
@@ -164,21 +171,32 @@ impl Policy {
     /// Allows these networks too; `setting` is the flag that names them, for messages.
     #[must_use]
     pub fn allowing(&self, allowed: Vec<IpNet>, setting: &'static str) -> Self {
-        let Inner { denied, ports, cluster, .. } = &*self.0;
+        let Inner { denied, ports, cluster, unrestricted, .. } = &*self.0;
         let (denied, ports, cluster) = (denied.clone(), ports.clone(), cluster.clone());
-        Self(Arc::new(Inner { allowed, denied, setting: Setting(Some(setting)), ports, cluster }))
+        let setting = Setting(Some(setting));
+        Self(Arc::new(Inner { allowed, denied, setting, ports, cluster, unrestricted: *unrestricted }))
     }
 
     /// Allows these ports only.
     #[must_use]
     pub fn at_ports(&self, ports: Ports) -> Self {
-        let Inner { allowed, denied, setting, cluster, .. } = &*self.0;
+        let Inner { allowed, denied, setting, cluster, unrestricted, .. } = &*self.0;
         let (allowed, denied, cluster) = (allowed.clone(), denied.clone(), cluster.clone());
-        Self(Arc::new(Inner { allowed, denied, setting: *setting, ports: Some(ports), cluster }))
+        let ports = Some(ports);
+        Self(Arc::new(Inner { allowed, denied, setting: *setting, ports, cluster, unrestricted: *unrestricted }))
+    }
+
+    /// The same without the allow list: the public internet, and nothing of the cluster.
+    #[must_use]
+    pub fn public_only(&self) -> Self {
+        Self::new(self.0.denied.clone(), self.0.cluster.clone())
     }
 
     /// Whether that address may be connected to.
     pub fn check(&self, address: IpAddr) -> Result<(), Denied> {
+        if self.0.unrestricted {
+            return Ok(());
+        }
         // An IPv4 address mapped into IPv6 reaches what the IPv4 address reaches.
         let address = address.to_canonical();
         self.check_plain(address)?;
@@ -216,7 +234,10 @@ impl Policy {
     pub fn check_resolved(&self, name: &str, address: IpAddr) -> Result<(), Denied> {
         self.check(address)?;
         let canonical = address.to_canonical();
-        if is_cluster_name(name) && !self.0.allowed.iter().any(|network| network.contains(&canonical)) {
+        if !self.0.unrestricted
+            && is_cluster_name(name)
+            && !self.0.allowed.iter().any(|network| network.contains(&canonical))
+        {
             return Err(Denied::ClusterName(name.to_owned(), self.0.setting));
         }
         Ok(())
@@ -238,12 +259,6 @@ impl Policy {
             }
             Err(_) => Ok(()),
         }
-    }
-
-    /// Whether it is allowed without the allow list: on the public internet, and not the cluster's own.
-    #[must_use]
-    pub fn is_public(&self, address: IpAddr) -> bool {
-        Self::new(self.0.denied.clone(), self.0.cluster.clone()).check(address).is_ok()
     }
 }
 
@@ -416,7 +431,7 @@ mod tests {
         assert!(matches!(check(&policy, "93.184.216.34"), Err(Denied::Cluster(..))));
         assert!(check(&policy, "2a05:d018:0:1::17").is_ok());
         let allowing = policy.allowing(nets(&["2a05:d018::/64"]), "--notify-allow");
-        assert!(check(&allowing, "2a05:d018::17").is_ok() && !allowing.is_public("2a05:d018::17".parse().unwrap()));
+        assert!(check(&allowing, "2a05:d018::17").is_ok() && check(&allowing.public_only(), "2a05:d018::17").is_err());
     }
 
     #[rstest]

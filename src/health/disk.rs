@@ -1,23 +1,31 @@
 //! Nodes that have no room for a task's images, or no use for them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 use http::Request;
+use ipnet::IpNet;
 use kube::Client;
 use serde::Deserialize;
 
-use super::{Candidate, Check, Examination, ImageFacts, Registries};
-use crate::{image::Reference, task::plan::Findings};
+use super::{Candidate, Check, Examination, ImageFacts, Registries, clipped};
+use crate::{egress::Policy, image::Reference, metrics::Metrics, task::plan::Findings};
 
 /// Room that an image takes on a node, by its compressed size: the layers as they came, and unpacked at about twice that.
 const UNPACKED: u64 = 3;
 /// The kubelet begins to delete images above this share of the disk, in percent (its `imageGCHighThresholdPercent`).
 const FULL: u64 = 85;
-/// Registries and kubelets asked at once.
-const CONCURRENCY: usize = 20;
+/// Images of a task asked for at once.
+const IMAGES: usize = 4;
+/// Kubelets asked at once.
+const KUBELETS: usize = 20;
 /// Images named in what could not be found out.
 const MAX_NAMED: usize = 3;
+/// Characters of an image that a message shows: its reason is to be seen behind it.
+const SHOWN: usize = 100;
 
 /// How room is judged.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,8 +35,10 @@ pub struct DiskSettings {
     /// Whether each node's kubelet is asked, through the API server, how full its image file system is. Needs `get` on
     /// `nodes/proxy`, which allows more than that.
     pub ask_kubelets: bool,
-    /// Registries that speak plain HTTP.
+    /// Registries that speak plain HTTP, wherever they are.
     pub plain_registries: Vec<String>,
+    /// Networks beside the public internet that registries may be in.
+    pub allow: Vec<IpNet>,
 }
 
 /// Compares images with disks.
@@ -46,17 +56,22 @@ struct Disk {
 }
 
 impl DiskCheck {
-    /// A check with these settings; `client` is for the kubelets.
-    #[must_use]
-    pub fn new(settings: DiskSettings, client: Client) -> Self {
-        let registries = Registries::new(&settings.plain_registries);
-        Self { settings, registries, client }
+    /// A check with these settings; `client` is for the kubelets, `policy` for the registries. The error is the HTTP
+    /// client's.
+    pub fn new(
+        settings: DiskSettings,
+        client: Client,
+        policy: &Policy,
+        metrics: Arc<Metrics>,
+    ) -> reqwest::Result<Self> {
+        let registries = Registries::new(policy, &settings.plain_registries, metrics)?;
+        Ok(Self { settings, registries, client })
     }
 
     async fn images(&self, examination: &Examination) -> (Vec<ImageFacts>, Vec<String>) {
         let ask = |image| self.image(image).boxed();
         let asked: Vec<BoxFuture<'_, _>> = examination.images.iter().map(ask).collect();
-        let answers: Vec<_> = stream::iter(asked).buffered(CONCURRENCY).collect().await;
+        let answers: Vec<_> = stream::iter(asked).buffered(IMAGES).collect().await;
         let (mut known, mut unknown) = (Vec::new(), Vec::new());
         for answer in answers {
             match answer {
@@ -73,7 +88,8 @@ impl DiskCheck {
     }
 
     async fn image(&self, image: &Reference) -> Result<ImageFacts, String> {
-        self.registries.look_up(image).await.map_err(|why| format!("{}: {why}", image.as_written()))
+        let named = |why| format!("{}: {why}", clipped(image.as_written(), SHOWN));
+        self.registries.look_up(image).await.map_err(named)
     }
 
     async fn disks(&self, nodes: &[Candidate]) -> (HashMap<String, Disk>, usize) {
@@ -81,7 +97,7 @@ impl DiskCheck {
             return (HashMap::new(), 0);
         }
         let asked: Vec<BoxFuture<'_, _>> = nodes.iter().map(|node| self.summary(&node.name).boxed()).collect();
-        let answers: Vec<Option<Disk>> = stream::iter(asked).buffered(CONCURRENCY).collect().await;
+        let answers: Vec<Option<Disk>> = stream::iter(asked).buffered(KUBELETS).collect().await;
         let silent = answers.iter().filter(|disk| disk.is_none()).count();
         let known = nodes.iter().zip(answers).filter_map(|(node, disk)| Some((node.name.clone(), disk?)));
         (known.collect(), silent)

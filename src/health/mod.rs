@@ -2,12 +2,13 @@
 //!
 //! In: the images of a task and the nodes that could take them. Out: the nodes
 //! to leave out, with reasons, and what could not be found out. A check that
-//! fails has no opinion: it never holds up a task. May call `image`, `node` and
-//! `task`.
+//! fails has no opinion: it never holds up a task. May call `egress`, `image`,
+//! `metrics`, `node` and `task`.
 //!
 //! A further kind of check is a further implementation of [`Check`].
 
 mod disk;
+mod distribution;
 mod prometheus;
 mod registry;
 mod survey;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use futures::future::{BoxFuture, join_all};
 
 pub use disk::{DiskCheck, DiskSettings};
+pub use distribution::LookupError;
 pub use prometheus::{PrometheusCheck, PrometheusSettings, Threshold};
 pub use registry::{ImageFacts, Registries};
 pub use survey::Survey;
@@ -25,6 +27,10 @@ use crate::{image::Reference, node::Facts, task::plan::Findings};
 
 /// A check that takes longer has no opinion: a task that waits for it warms nothing.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Characters that one finding may have, and how many findings there may be: they go into an object of the API server.
+const MAX_FINDING: usize = 200;
+const MAX_FINDINGS: usize = 10;
 
 /// A node that could take the images, as far as its own object says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -118,8 +124,31 @@ impl Checks {
                 Err(why) => all.unchecked.push(format!("{name}: {why}")),
             }
         }
+        bound(&mut all.unchecked);
         all
     }
+}
+
+/// Bounds what could not be found out, in number and in length. *Pure.*
+fn bound(unchecked: &mut Vec<String>) {
+    let more = unchecked.len().saturating_sub(MAX_FINDINGS);
+    unchecked.truncate(MAX_FINDINGS);
+    for text in unchecked.iter_mut() {
+        *text = clipped(text, MAX_FINDING);
+    }
+    if more > 0 {
+        unchecked.push(format!("and {more} more"));
+    }
+}
+
+/// The first characters of a text, without control characters. *Pure.*
+fn clipped(text: &str, most: usize) -> String {
+    let clean = |c: char| if c.is_control() { ' ' } else { c };
+    if text.chars().count() <= most {
+        return text.chars().map(clean).collect();
+    }
+    let kept = text.chars().take(most.saturating_sub(3)).map(clean);
+    kept.chain("...".chars()).collect()
 }
 
 #[cfg(test)]
@@ -156,6 +185,16 @@ mod tests {
         fn examine<'a>(&'a self, _: &'a Examination) -> BoxFuture<'a, Result<Findings, String>> {
             futures::future::pending().boxed()
         }
+    }
+
+    #[test]
+    fn what_could_not_be_found_out_is_bounded() {
+        let mut unchecked = vec!["é".repeat(2_000_000), "a\nb".into()];
+        unchecked.extend((0..50).map(|n| n.to_string()));
+        bound(&mut unchecked);
+        assert_eq!((unchecked.len(), unchecked[1].as_str()), (11, "a b"));
+        assert!(unchecked.iter().all(|text| text.chars().count() <= MAX_FINDING));
+        assert_eq!(unchecked[10], "and 42 more");
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,4 +1,6 @@
 //! Nodes that a Prometheus query speaks against.
+//!
+//! The operator alone chooses the address, which nearly always is a Service of the cluster: `egress` has no say.
 
 use std::{collections::HashMap, path::PathBuf, str::FromStr, time::Duration};
 

@@ -6,10 +6,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use ipnet::IpNet;
 use k8s_openapi::{api::core::v1::Taint, jiff::Timestamp};
 
 use super::Ignored;
-use crate::{image::Reference, reduced::ReducedNode};
+use crate::{egress, image::Reference, reduced::ReducedNode};
 
 /// A node, reduced to what decisions need.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -34,6 +35,8 @@ pub struct Facts {
     pub architecture: Arc<str>,
     /// Its addresses and host name.
     pub addresses: Box<[Arc<str>]>,
+    /// The networks of its own addresses and of its pods.
+    pub networks: Box<[IpNet]>,
     /// The kubelet's version.
     pub kubelet: Version,
     /// The container runtime's name, such as `containerd`.
@@ -143,6 +146,11 @@ impl Facts {
             os: texts.text(info.map_or("", |i| &i.operating_system)),
             architecture: texts.text(info.map_or("", |i| &i.architecture)),
             addresses: status.addresses.iter().map(|address| texts.text(&address.address)).collect(),
+            networks: egress::of_node(
+                status.addresses.iter().map(|address| address.address.as_str()),
+                spec.pod_cidrs.iter().map(String::as_str),
+            )
+            .into(),
             kubelet: info.map(|i| Version::parse(&i.kubelet_version)).unwrap_or_default(),
             runtime: texts.text(runtime),
             runtime_version: Version::parse(version),

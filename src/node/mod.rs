@@ -1,8 +1,8 @@
 //! Which nodes exist and which are eligible. *Pure.*
 //!
 //! In: Node objects, reduced to [`Facts`]; what a task asks of nodes. Out: for
-//! each node whether it matches, and if so whether it can be warmed now. Calls
-//! no other room.
+//! each node whether it matches, and if so whether it can be warmed now. May call
+//! `egress` (which networks are a node's) and `image`.
 
 mod affinity;
 mod facts;

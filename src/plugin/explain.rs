@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use http::Uri;
+
 use crate::{
     catalog::{FailedNodeDetail, FailureGroup, failure_groups},
-    task::{FailedNode, Phase, PrewarmTask},
+    task::{Delivery, FailedNode, Notification, Phase, PrewarmTask},
     worker::Reason,
 };
 
@@ -73,11 +75,36 @@ pub(super) fn explain(task: &PrewarmTask, node: Option<&str>) -> Vec<String> {
         lines.push(String::new());
         lines.push(format!("{more} more nodes failed; the status spells out the first only."));
     }
+    if node.is_none() {
+        lines.extend(undelivered(task).into_iter().flat_map(|line| [String::new(), line]));
+    }
     if let Some(node) = node.filter(|_| lines.len() == 1) {
         lines.push(String::new());
         lines.push(format!("Nothing is known to have failed on {node}."));
     }
     lines
+}
+
+/// Returns who gets a notification: the host of its address, for the rest may be a credential, or the Secret with the address.
+pub(super) fn receiver(one: &Notification) -> String {
+    if let Some(source) = &one.url_from {
+        return format!("Secret {}/{}", source.secret_key_ref.name, source.secret_key_ref.key);
+    }
+    let url: Option<Uri> = one.url.as_deref().and_then(|url| url.parse().ok());
+    url.and_then(|url| url.host().map(str::to_owned)).unwrap_or_default()
+}
+
+/// Returns the notifications that were not delivered, in sentences.
+fn undelivered(task: &PrewarmTask) -> Vec<String> {
+    let deliveries = task.status.as_ref().map_or(&[][..], |status| &status.notifications);
+    let failed = task.spec.notify.iter().flatten().zip(deliveries).filter(|(_, one)| one.message.is_some());
+    let sentence = |(whom, one): (&Notification, &Delivery)| {
+        let next =
+            one.next_attempt.as_ref().map_or("it is given up".into(), |next| format!("the next try is at {next}"));
+        let why = one.message.as_deref().unwrap_or_default();
+        format!("The notification to {} failed {} times: {why}; {next}.", receiver(whom), one.attempts)
+    };
+    failed.map(sentence).collect()
 }
 
 /// Where the task stands, in a sentence.
@@ -99,7 +126,7 @@ fn stands(task: &PrewarmTask) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::{Condition, IgnoredNode, PrewarmTaskSpec, PrewarmTaskStatus};
+    use crate::task::{Condition, IgnoredNode, PrewarmTaskSpec, PrewarmTaskStatus, SecretKeyReference, UrlSource};
 
     fn failure(node: &str, image: &str, reason: &str) -> FailedNode {
         FailedNode {
@@ -157,5 +184,22 @@ mod tests {
             text.contains("is Prewarmer running?") && text.contains("Nothing is known to have failed on n1"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_notification_that_failed_is_explained_without_its_address() {
+        let mut task = task(Phase::Completed, Vec::new());
+        let url = Some("https://hooks.example.com/services/TOKEN".into());
+        let hidden = UrlSource { secret_key_ref: SecretKeyReference { name: "slack".into(), key: "url".into() } };
+        task.spec.notify = Some(vec![
+            Notification { url, ..Notification::default() },
+            Notification { url_from: Some(hidden), ..Notification::default() },
+        ]);
+        let failed =
+            Delivery { attempts: 5, done: true, message: Some("no answer in time".into()), ..Delivery::default() };
+        task.status.as_mut().unwrap().notifications = vec![failed.clone(), failed];
+        let text = explain(&task, None).join("\n");
+        assert!(text.contains("to hooks.example.com failed 5 times: no answer in time; it is given up."), "{text}");
+        assert!(text.contains("to Secret slack/url failed") && !text.contains("TOKEN"), "{text}");
     }
 }

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     duration::between,
-    task::{Phase, PrewarmPlan, PrewarmTask, again, not_warm},
+    task::{Notification, Phase, PrewarmPlan, PrewarmTask, again, not_warm},
     terminal::{Cell, Colour, ago, span, table},
 };
 
@@ -181,7 +181,29 @@ fn described(task: &PrewarmTask, out: Out, now: Timestamp) -> String {
     } else {
         format!("\n{}", table(&["FAILED NODE", "IMAGE", "REASON", "AGE", "MESSAGE"], failures, out.colour))
     };
-    format!("{rows}\n{images}{failures}")
+    format!("{rows}\n{images}{failures}{}", notifications(task, out))
+}
+
+/// How far the notifications of a task's end are, as a table.
+fn notifications(task: &PrewarmTask, out: Out) -> String {
+    let deliveries = task.status.as_ref().map_or(&[][..], |status| &status.notifications);
+    let row = |(index, whom): (usize, &Notification)| {
+        let one = deliveries.get(index).cloned().unwrap_or_default();
+        let state = match (&one.delivered, one.done, one.attempts) {
+            (Some(_), ..) => Cell::painted("delivered", Colour::Green),
+            (None, true, _) => Cell::painted("given up", Colour::Red),
+            (None, false, 0) => Cell::from("waiting".to_owned()),
+            (None, false, _) => Cell::painted("tried again", Colour::Yellow),
+        };
+        let format = whom.format.clone().unwrap_or_else(|| "json".into());
+        let message = one.message.unwrap_or_default();
+        vec![explain::receiver(whom).into(), format.into(), state, one.attempts.to_string().into(), message.into()]
+    };
+    let rows: Vec<Vec<Cell>> = task.spec.notify.iter().flatten().enumerate().map(row).collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    format!("\n{}", table(&["NOTIFY", "FORMAT", "STATE", "TRIES", "MESSAGE"], rows, out.colour))
 }
 
 pub(super) async fn cancel(context: &Context, out: Out, names: &[String]) -> Ended {

@@ -11,9 +11,11 @@ use crate::{
     api::{ApiSettings, Limits},
     config::{ApiConfig, Config, PolicySettings},
     controller,
+    egress::{self, Cluster},
     health::{Check, Checks, DiskCheck, PrometheusCheck, Survey},
     intake::IntakeSettings,
     leader::LeaseSettings,
+    metrics::Metrics,
     notify::Guard,
     server::{
         clients,
@@ -52,7 +54,7 @@ pub(super) fn clients(config: &Config) -> anyhow::Result<Option<Arc<clients::Rel
     opened.map(Some).with_context(|| format!("--client-ca-file {}", clients.ca_file.display()))
 }
 
-pub(super) fn controller_settings(config: &Config) -> controller::Settings {
+pub(super) fn controller_settings(config: &Config, cluster: &Cluster) -> controller::Settings {
     controller::Settings {
         worker: WorkerSettings {
             owner: None,
@@ -72,17 +74,26 @@ pub(super) fn controller_settings(config: &Config) -> controller::Settings {
         known_for: config.known_for,
         public_registries: config.public_registries.clone(),
         max_retained: config.max_retained_workers,
+        cluster: cluster.clone(),
     }
 }
 
-pub(super) fn checks(config: &Config, client: &Client) -> anyhow::Result<Checks> {
+pub(super) fn checks(
+    config: &Config,
+    client: &Client,
+    cluster: &Cluster,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<Checks> {
     let survey = Survey::new(client.clone(), config.watch_namespace.clone());
     let mut checks: Vec<Box<dyn Check>> = vec![Box::new(survey)];
     if let Some(settings) = &config.prometheus {
         checks.push(Box::new(PrometheusCheck::new(settings.clone()).context("no HTTP client for Prometheus")?));
     }
     if let Some(settings) = &config.disk {
-        checks.push(Box::new(DiskCheck::new(settings.clone(), client.clone())));
+        let policy = egress::Policy::new(config.egress_deny.clone(), cluster.clone())
+            .allowing(settings.allow.clone(), "--disk-check-allow");
+        let check = DiskCheck::new(settings.clone(), client.clone(), &policy, Arc::clone(metrics));
+        checks.push(Box::new(check.context("no HTTP client for registries")?));
     }
     Ok(Checks::new(checks))
 }
@@ -185,8 +196,9 @@ pub fn token_secret_name(object_name: &str) -> String {
     format!("{object_name}-api-tokens")
 }
 
-pub(super) fn guard(config: &Config) -> Guard {
-    Guard::new(config.notify_allow.clone())
+pub(super) fn guard(config: &Config, cluster: &Cluster) -> Guard {
+    let policy = egress::Policy::new(config.egress_deny.clone(), cluster.clone());
+    policy.allowing(config.notify_allow.clone(), "--notify-allow").at_ports(config.notify_ports.clone()).into()
 }
 
 pub(super) fn api_settings(config: &Config, rest: &ApiConfig) -> ApiSettings {

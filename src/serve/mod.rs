@@ -25,6 +25,7 @@ use crate::{
     },
     catalog::{Catalog, Schedules},
     config::{ApiConfig, Components, Config},
+    egress::Cluster,
     intake::{self, ReviewHints, WatchHints},
     leader::{self, Heartbeat, Leadership, LeaseSettings, Standing},
     metrics::Metrics,
@@ -130,6 +131,7 @@ pub async fn serve(config: Config, runtimes: Runtimes) -> anyhow::Result<ExitCod
         totals: Totals::default(),
         leadership: Leadership::default(),
         heartbeat: Heartbeat::default(),
+        cluster: Cluster::default(),
         stop: CancellationToken::new(),
     };
     let stop = common.stop.clone();
@@ -239,6 +241,7 @@ struct Common {
     totals: Totals,
     leadership: Leadership,
     heartbeat: Heartbeat,
+    cluster: Cluster,
     stop: CancellationToken,
 }
 
@@ -335,7 +338,7 @@ impl Common {
                 .behind(Proxies::new(settings.proxies.clone())),
             policy: Arc::clone(&self.policy),
             around: self.around.clone(),
-            guard: build::guard(config),
+            guard: build::guard(config, &self.cluster),
             metrics: Arc::clone(&self.metrics),
             totals: self.totals.clone(),
             settings: build::api_settings(config, settings),
@@ -366,13 +369,14 @@ impl Common {
     fn office(&self, config: &Config, caches: (watch::Receiver<usize>, usize)) -> anyhow::Result<Office> {
         Ok(Office {
             client: self.client.clone(),
-            settings: build::controller_settings(config),
-            checks: Arc::new(build::checks(config, &self.client)?),
+            settings: build::controller_settings(config, &self.cluster),
+            checks: Arc::new(build::checks(config, &self.client, &self.cluster, &self.metrics)?),
             metrics: Arc::clone(&self.metrics),
             catalog: self.catalog.clone(),
             schedules: self.schedules.clone(),
             wanted: self.wanted.clone(),
-            poster: Poster::new(build::guard(config)).context("no HTTP client for notifications")?,
+            poster: Poster::new(build::guard(config, &self.cluster)).context("no HTTP client for notifications")?,
+            notify_rate: config.notify_rate,
             leadership: self.leadership.clone(),
             heartbeat: self.heartbeat.clone(),
             caches,

@@ -1,6 +1,6 @@
 //! What only the leader does: the controller, schedules, and what is told to the outside.
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use k8s_openapi::{api::coordination::v1::Lease, apimachinery::pkg::apis::meta::v1::OwnerReference};
 use kube::{Api, Client, Resource};
@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     api,
     catalog::{Catalog, Schedules},
-    controller,
+    controller, egress,
     health::Checks,
     leader::{Heartbeat, Leadership, LeaseSettings, Term},
     metrics::Metrics,
@@ -24,6 +24,8 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// At the beginning of a term the Lease is asked for; its work does not wait longer for that.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Notifications wait this long for the addresses of nodes, to which none may be sent.
+const NODES: Duration = Duration::from_secs(60);
 
 /// What is needed to lead.
 pub(super) struct Office {
@@ -37,6 +39,8 @@ pub(super) struct Office {
     pub(super) poster: Poster,
     pub(super) leadership: Leadership,
     pub(super) heartbeat: Heartbeat,
+    /// Messages of each namespace in a minute.
+    pub(super) notify_rate: NonZeroU32,
     /// How many caches have their first list, and how many have to.
     pub(super) caches: (watch::Receiver<usize>, usize),
     /// The installation's Lease: with it the workers go that no task can own.
@@ -103,14 +107,29 @@ impl Office {
         let (catalog, schedules) = (self.catalog.clone(), self.schedules.clone());
         let schedule = schedule::run(client.clone(), catalog, schedules, Arc::clone(metrics), over.clone());
         parts.spawn("schedules", within(term.clone(), self.when_known(schedule)));
-        let (catalog, poster) = (self.catalog.clone(), self.poster.clone());
-        let notify = notify::run(client.clone(), catalog, poster, Arc::clone(metrics), over.clone());
-        parts.spawn("notifications", within(term.clone(), self.when_known(notify)));
+        let services = egress::follow(client.clone(), self.settings.cluster.clone(), over.clone());
+        parts.spawn("networks of Services", within(term.clone(), services));
+        parts.spawn("notifications", within(term.clone(), self.when_known(self.notify(over.clone()))));
         if self.has_api {
             let sweep = api::sweep(client.clone(), self.settings.own_namespace.clone(), over.clone());
             parts.spawn("idempotency key sweep", within(term.clone(), self.when_known(sweep)));
         }
         parts
+    }
+
+    /// Sends notifications, once the cluster's own addresses are known.
+    fn notify(&self, over: CancellationToken) -> impl Future<Output = ()> + Send + 'static {
+        let (cluster, rate) = (self.settings.cluster.clone(), self.notify_rate);
+        let (client, catalog, metrics) = (self.client.clone(), self.catalog.clone(), Arc::clone(&self.metrics));
+        let poster = self.poster.clone();
+        async move {
+            if tokio::time::timeout(NODES, cluster.has_nodes()).await.is_err() {
+                tracing::warn!(
+                    "the nodes are not known: notifications are sent without refusing public addresses of nodes and pods"
+                );
+            }
+            notify::run(client, catalog, poster, rate, metrics, over).await;
+        }
     }
 
     /// Runs `work` once the catalog is whole.

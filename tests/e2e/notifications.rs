@@ -46,14 +46,18 @@ async fn the_end_is_told_even_after_a_crash() {
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("notify");
     let image = format!("--worker-image={HELPER}");
-    let words = ["--notify-allow=127.0.0.0/8", image.as_str()];
+    let words = ["--notify-allow=127.0.0.0/8", "--notify-ports=1-65535", image.as_str()];
     let mut server = Server::with(cluster, &namespace, &namespace, &words).await;
     let caller = Caller::editor(&server, &namespace);
     let (url, heard) = receiver().await;
-    namespace.kubectl(&["create", "secret", "generic", "hook", "--from-literal=key=s3cret"], "");
+    namespace.kubectl(
+        &["create", "secret", "generic", "hook", "--from-literal=key=s3cret", &format!("--from-literal=url={url}")],
+        "",
+    );
     let body = json!({"images": ["a:1"], "nodeSelector": {"type": "fake"}, "nodes": 3, "batchSize": 3,
         "ttlSecondsAfterFinished": 0, "webhookUrl": url,
-        "notify": [{"url": url, "format": "cloudevents", "secret": "hook"}]});
+        "notify": [{"url": url, "format": "cloudevents", "secret": "hook"},
+                   {"urlFrom": {"secretKeyRef": {"name": "hook", "key": "url"}}, "format": "slack"}]});
     let id = caller.task(&body).await;
     let tried = || async {
         let tasks = namespace.get("prewarmtasks");
@@ -66,9 +70,9 @@ async fn the_end_is_told_even_after_a_crash() {
     server.kill();
     heard.0.store(true, Ordering::Relaxed);
     server.restart().await;
-    let both = || async { (heard.1.lock().unwrap().len() >= 2).then_some(()) };
-    namespace.eventually("both are told", LONG, both).await;
-    let (mut plain, mut cloud) = (0, 0);
+    let all = || async { (heard.1.lock().unwrap().len() >= 3).then_some(()) };
+    namespace.eventually("all are told", LONG, all).await;
+    let (mut plain, mut cloud, mut slack) = (0, 0, 0);
     for (headers, body) in heard.1.lock().unwrap().iter() {
         let message: Value = serde_json::from_slice(body).unwrap();
         if message["specversion"] == "1.0" {
@@ -77,6 +81,8 @@ async fn the_end_is_told_even_after_a_crash() {
             assert_eq!(message["type"], "io.prewarm.task.completed");
             let signature = headers["x-prewarmer-signature"].to_str().unwrap();
             assert!(signature.starts_with("sha256=") && signature.len() == 71, "{signature}");
+        } else if message["text"].is_string() {
+            slack += 1;
         } else {
             plain += 1;
             assert_eq!((&message["event"], &message["taskId"]), (&json!("task.completed"), &json!(id)));
@@ -84,7 +90,8 @@ async fn the_end_is_told_even_after_a_crash() {
             assert!(headers.get("x-prewarmer-signature").is_none());
         }
     }
-    assert_eq!((plain, cloud), (1, 1));
+    assert_eq!((plain, cloud, slack), (1, 1, 1));
+    assert!(!server.log().contains("/hook"), "an address is logged by its host alone");
     // Its time to live was over long ago, but it had to be told of first.
     let gone = || async { namespace.get("prewarmtasks").is_empty().then_some(()) };
     namespace.eventually("the task goes when all is told", LONG, gone).await;
@@ -98,9 +105,19 @@ async fn nothing_inside_is_told() {
     let server = Server::start(cluster, &namespace, HELPER).await;
     let (url, heard) = receiver().await;
     heard.0.store(true, Ordering::Relaxed);
-    let port = url.rsplit(':').next().unwrap().to_owned();
-    let notify = [url.clone(), format!("http://localhost:{port}"), "http://169.254.169.254/latest".to_owned()];
-    let notify: Vec<Value> = notify.iter().map(|url| json!({"url": url})).collect();
+    let inside = "http://localhost/hook";
+    let notify =
+        [url.clone(), inside.to_owned(), "http://169.254.169.254/".to_owned(), "http://168.63.129.16/".to_owned()];
+    let mut notify: Vec<Value> = notify.iter().map(|url| json!({ "url": url })).collect();
+    namespace.kubectl(&["create", "secret", "generic", "hook", &format!("--from-literal=url={inside}")], "");
+    notify.push(json!({"urlFrom": {"secretKeyRef": {"name": "hook", "key": "url"}}}));
+    let both = json!({"url": inside, "urlFrom": {"secretKeyRef": {"name": "hook", "key": "url"}}});
+    for wrong in [both, json!({"format": "json"})] {
+        let task = json!({"apiVersion": "prewarm.io/v1alpha1", "kind": "PrewarmTask",
+            "metadata": {"name": "wrong", "namespace": namespace.name}, "spec": {"images": ["a:1"], "notify": [wrong]}});
+        let (ok, text) = cluster.try_kubectl(&["apply", "-f", "-"], &task.to_string());
+        assert!(!ok && text.contains("give exactly one of url and urlFrom"), "{text}");
+    }
     namespace
         .apply_task("sly", &json!({"images": ["a:1"], "nodeSelector": {"type": "fake"}, "nodes": 1, "notify": notify}));
     let done = || async {
@@ -108,10 +125,19 @@ async fn nothing_inside_is_told() {
         told.as_array()?.iter().all(|one| one["done"] == true).then_some(told)
     };
     let told = namespace.eventually("all are given up", LONG, done).await;
-    for one in told.as_array().unwrap() {
-        assert!(one["message"].as_str().unwrap().contains("public internet") && one["delivered"].is_null(), "{one:#}");
+    let told = told.as_array().unwrap();
+    let expected = [
+        "is not allowed (--notify-ports)",
+        "inside the cluster",
+        "public internet",
+        "public internet",
+        "in the Secret",
+    ];
+    for (one, expected) in told.iter().zip(expected) {
+        assert!(one["message"].as_str().unwrap().contains(expected) && one["delivered"].is_null(), "{one:#}");
     }
+    assert_eq!(told.len(), expected.len());
     assert!(heard.1.lock().unwrap().is_empty());
-    assert!(server.log().contains("could not be told"));
-    assert!(server.get("/metrics").contains("prewarm_notifications_total{result=\"given_up\"} 3"));
+    assert!(server.log().contains("could not be delivered"));
+    assert!(server.get("/metrics").contains("prewarm_notifications_total{result=\"given_up\"} 5"));
 }

@@ -451,5 +451,6 @@ pub(super) fn settings() -> Settings {
         known_for: Duration::from_secs(600),
         public_registries: Vec::new(),
         max_retained: 8000,
+        cluster: crate::egress::Cluster::default(),
     }
 }
