@@ -60,6 +60,7 @@ fn settings() -> Settings {
     Settings {
         worker: WorkerSettings {
             owner: None,
+            service_account: None,
             image: "registry.example/helper:1".into(),
             priority_class: None,
             ttl: Duration::from_secs(3600),
@@ -68,6 +69,7 @@ fn settings() -> Settings {
         max_concurrent_tasks: 10,
         namespace: None,
         own_namespace: "prewarmer".into(),
+        fallback_on_policy: false,
         worker_namespace: WorkerNamespace::Workload,
         breaker: BREAKER,
         examine: false,

@@ -61,6 +61,7 @@ fn workers(kind: WorkerKind, nodes: &[String], images: usize) -> anyhow::Result<
     let asked: Vec<usize> = (0..task.images.len()).collect();
     let settings = WorkerSettings {
         owner: None,
+        service_account: None,
         image: "registry.example/helper:1".into(),
         priority_class: None,
         ttl: Duration::from_secs(3600),

@@ -291,6 +291,14 @@ pub struct ServeArgs {
     /// credentials) or `Fallback` (ours where the task's namespace refuses them and no credentials are named).
     #[arg(long, env = "WORKER_NAMESPACE", default_value = "Workload")]
     pub worker_namespace: String,
+    /// Service account of worker pods in our own namespace. It should have no image pull secrets: its pods work for tasks of all
+    /// namespaces. The namespace's default account where none is named; the chart makes one.
+    #[arg(long, env = "WORKER_SERVICE_ACCOUNT")]
+    pub worker_service_account: Option<String>,
+    /// `true`: with `--worker-namespace=Fallback`, workers also go to our namespace where a policy (Pod Security, an admission
+    /// webhook or policy) of the task's refuses them, and not only where its `ResourceQuota` or `LimitRange` does.
+    #[arg(long, env = "FALLBACK_ON_POLICY", default_value = "false")]
+    pub fallback_on_policy: String,
     /// Images that one worker pod pulls; a node with more gets one pod after another.
     #[arg(long, env = "IMAGES_PER_POD", default_value = "30")]
     pub images_per_pod: String,
@@ -521,6 +529,10 @@ pub struct Config {
     pub max_concurrent_tasks: usize,
     /// Where workers run.
     pub worker_namespace: WorkerNamespace,
+    /// The account of workers in our own namespace.
+    pub worker_service_account: Option<String>,
+    /// Whether a policy's refusal sends workers to our own namespace.
+    pub fallback_on_policy: bool,
     /// Images that one worker pod pulls.
     pub images_per_pod: usize,
     /// Workers at work in the whole cluster.
@@ -678,6 +690,8 @@ impl Config {
                 1000,
             ) as usize,
             worker_namespace: check.worker_namespace(&args.worker_namespace),
+            worker_service_account: args.worker_service_account.clone().filter(|name| !name.is_empty()),
+            fallback_on_policy: check.flag("--fallback-on-policy (FALLBACK_ON_POLICY)", &args.fallback_on_policy),
             images_per_pod: check.number("--images-per-pod (IMAGES_PER_POD)", &args.images_per_pod, 1, 100) as usize,
             max_workers: check.number("--max-workers (MAX_WORKERS)", &args.max_workers, 1, 10_000) as usize,
             registry_concurrency: check.number(

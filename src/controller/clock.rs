@@ -14,6 +14,9 @@ use tokio::time::Instant;
 /// An answer of the API server that takes longer says too little of its time.
 const LONGEST: Duration = Duration::from_secs(3);
 
+/// Clocks that differ by more are told of.
+const TOLERATED: SignedDuration = SignedDuration::from_secs(5);
+
 /// A clock that only goes forward.
 #[derive(Debug, Clone)]
 pub(super) struct Clock {
@@ -29,23 +32,16 @@ impl Clock {
 
     /// By the API server's time; by this machine's, where it tells none.
     pub(super) async fn of_server(client: &Client) -> Self {
-        match tokio::time::timeout(LONGEST, server_time(client)).await {
-            Ok(Some(base)) => {
-                let ahead = Timestamp::now().duration_since(base);
-                if ahead.abs() > SignedDuration::from_secs(5) {
-                    let seconds = ahead.as_secs();
-                    tracing::warn!(
-                        seconds,
-                        "this machine's clock is ahead of the API server's; the API server's counts"
-                    );
-                }
-                Self::from(base)
-            }
-            _ => {
-                tracing::warn!("the API server does not tell its time; this machine's counts");
-                Self::from(Timestamp::now())
-            }
+        let Ok(Some(base)) = tokio::time::timeout(LONGEST, server_time(client)).await else {
+            tracing::warn!("the API server does not tell its time; this machine's counts");
+            return Self::from(Timestamp::now());
+        };
+        let ahead = Timestamp::now().duration_since(base);
+        if ahead.abs() > TOLERATED {
+            let seconds = ahead.as_secs();
+            tracing::warn!(seconds, "this machine's clock is ahead of the API server's; the API server's counts");
         }
+        Self::from(base)
     }
 
     pub(super) fn now(&self) -> Timestamp {

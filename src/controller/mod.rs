@@ -18,6 +18,7 @@
 
 mod clock;
 mod conditions;
+mod credentials;
 mod effect;
 mod executor;
 #[cfg(test)]
@@ -121,6 +122,8 @@ pub struct Settings {
     pub own_namespace: String,
     /// Where workers run.
     pub worker_namespace: WorkerNamespace,
+    /// With `Fallback`: whether workers also go to our namespace where a policy refuses them, and not only a quota or a `LimitRange`.
+    pub fallback_on_policy: bool,
     /// When a task may not work on as many nodes at once as it asks for.
     pub breaker: Breaker,
     /// Whether nodes are to be checked before they are chosen.
@@ -173,7 +176,8 @@ pub async fn run(
     let settings = Arc::new(settings);
     let (events, mut inbox) = mpsc::channel(QUEUE);
     let mut watches = watches::start(&client, &settings, &events, &metrics, term.over());
-    let Some(clock) = term.run(Clock::of_server(&client)).await else {
+    let asked = async { tokio::join!(Clock::of_server(&client), credentials::warn(&client, &settings)).0 };
+    let Some(clock) = term.run(asked).await else {
         watches.ended().await;
         return Ok(());
     };

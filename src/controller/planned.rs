@@ -267,9 +267,26 @@ impl Planned {
 }
 
 /// Whether a refused worker may be tried in our own namespace: where that is allowed and nothing of the task's namespace is
-/// needed.
-pub(super) fn may_go_away(settings: &Settings, valid: &ValidTask, planned: &Planned) -> bool {
-    settings.worker_namespace == WorkerNamespace::Fallback && !valid.has_credentials() && planned.away.is_none()
+/// needed. A policy of the task's namespace is not by-passed, unless a setting says so: only a lack of room is.
+pub(super) fn may_go_away(
+    settings: &Settings,
+    valid: &ValidTask,
+    planned: &Planned,
+    (reason, message): (Reason, &str),
+) -> bool {
+    settings.worker_namespace == WorkerNamespace::Fallback
+        && !valid.has_credentials()
+        && planned.away.is_none()
+        && (settings.fallback_on_policy || lacks_room(reason, message))
+}
+
+/// Whether a `ResourceQuota` or a `LimitRange` has refused, by the words of Kubernetes' own admission plugins. A webhook or a policy, whose
+/// words others choose, is announced by other words before its own.
+fn lacks_room(reason: Reason, message: &str) -> bool {
+    let of_policy = ["admission webhook", "ValidatingAdmissionPolicy", "violates PodSecurity", "denied the request"];
+    let of_room = ["exceeded quota:", "failed quota:", " usage per ", "max limit to request ratio per "];
+    !of_policy.iter().any(|words| message.contains(words))
+        && (reason == Reason::QuotaExceeded || of_room.iter().any(|words| message.contains(words)))
 }
 
 /// How many nodes at once.
@@ -285,4 +302,31 @@ pub(super) fn later(time: Timestamp, milliseconds: i64) -> Option<Timestamp> {
 /// A time some while later; the time itself where that is beyond all calendars.
 pub(super) fn after(time: Timestamp, span: std::time::Duration) -> Timestamp {
     i64::try_from(span.as_millis()).ok().and_then(|ms| later(time, ms)).unwrap_or(time)
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case(
+        Reason::QuotaExceeded,
+        "pods \"x\" is forbidden: exceeded quota: q, requested: pods=1, used: pods=2, limited: pods=2",
+        true
+    )]
+    #[case(Reason::Forbidden, "pods \"x\" is forbidden: failed quota: q: must specify limits.cpu", true)]
+    #[case(
+        Reason::Forbidden,
+        "pods \"x\" is forbidden: minimum cpu usage per Container is 10m, but request is 1m",
+        true
+    )]
+    #[case(Reason::Forbidden, "pods \"x\" is forbidden: violates PodSecurity \"restricted:latest\"", false)]
+    #[case(Reason::Forbidden, "admission webhook \"p\" denied the request: exceeded quota: of ours", false)]
+    #[case(Reason::QuotaExceeded, "ValidatingAdmissionPolicy 'p' denied request: exceeded quota: x", false)]
+    #[case(Reason::Forbidden, "serviceaccount \"x\" not found", false)]
+    fn only_a_lack_of_room_sends_workers_elsewhere(#[case] reason: Reason, #[case] message: &str, #[case] room: bool) {
+        assert_eq!(lacks_room(reason, message), room);
+    }
 }

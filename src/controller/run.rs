@@ -299,7 +299,7 @@ impl Run {
         let at_home = creation.namespace == self.target.namespace;
         if at_home && planned.away.is_some() {
             // It was on its way when another was refused: the next look sends it elsewhere.
-        } else if may_go_away(&shared.settings, valid, planned) {
+        } else if may_go_away(&shared.settings, valid, planned, (*reason, message)) {
             planned.go_away(message.clone());
         } else if *reason == Reason::QuotaExceeded && planned.takes_quota() {
             self.pause(&refusal, now);

@@ -119,7 +119,13 @@ impl<'a> Work<'a> {
             match self.judge(index) {
                 Judgement::End(end) => self.end(index, end, !overdue),
                 Judgement::Refused(refused)
-                    if !dismissed && may_go_away(&self.shared.settings, self.valid, self.planned) =>
+                    if !dismissed
+                        && may_go_away(
+                            &self.shared.settings,
+                            self.valid,
+                            self.planned,
+                            (refused.reason, &refused.message),
+                        ) =>
                 {
                     self.planned.go_away(refused.message);
                     dismissed = true;

@@ -88,6 +88,14 @@ pub(super) enum Rehearsal {
     Refused(String),
 }
 
+/// Objects with the labels of workers that others made.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Foreign {
+    pub(super) number: usize,
+    /// The first of them, and what is wrong with each.
+    pub(super) named: Vec<String>,
+}
+
 /// All answers. What was not asked is absent.
 #[derive(Debug)]
 pub(super) struct Answers {
@@ -107,6 +115,12 @@ pub(super) struct Answers {
     pub(super) ready: Seen<Value>,
     /// Policies of the fence that are there, and whether they are bound.
     pub(super) fence: Seen<usize>,
+    /// Policies that reserve the labels of workers, that are there and bound.
+    pub(super) reserved: Seen<usize>,
+    /// Objects with the labels of workers that others made.
+    pub(super) foreign: Seen<Foreign>,
+    /// Image pull secrets of the account of workers in the installation's namespace.
+    pub(super) worker_secrets: Seen<Vec<String>>,
     /// A workload with a mistake in an annotation, of which the webhook would warn.
     pub(super) review: Seen<Rehearsal>,
     /// A worker in each namespace.

@@ -13,6 +13,7 @@ use k8s_openapi::{
             SubjectAccessReviewSpec,
         },
         coordination::v1::Lease,
+        core::v1::ServiceAccount,
     },
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
     apimachinery::pkg::version::Info,
@@ -24,12 +25,15 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use super::answers::{Answers, Deployed, Lead, Registered, Rehearsal, Seen, Server};
+use super::{
+    answers::{Answers, Deployed, Lead, Registered, Rehearsal, Seen, Server},
+    foreign::foreign,
+};
 use crate::{
     config::Doctor,
     node::{Facts, Interner},
     reduced::ReducedNode,
-    task::{PrewarmTask, PrewarmTaskSpec, PullMethod, validate::validate},
+    task::{PREFIX, PrewarmTask, PrewarmTaskSpec, PullMethod, validate::validate},
     worker::{Assignment, WorkerSettings, build},
 };
 
@@ -89,6 +93,9 @@ pub(super) async fn ask(client: &Client, asked: &Doctor) -> Answers {
         registered: Seen::Absent,
         ready: Seen::Absent,
         fence: Seen::Absent,
+        reserved: Seen::Absent,
+        foreign: Seen::Absent,
+        worker_secrets: Seen::Absent,
         review: Seen::Absent,
         workers: Vec::new(),
         failures: Seen::Absent,
@@ -122,7 +129,10 @@ pub(super) async fn ask(client: &Client, asked: &Doctor) -> Answers {
     answers.registered = registered(client, name).await;
     let path = format!("/api/v1/namespaces/{}/services/http:{name}-metrics:metrics/proxy/readyz", asked.namespace);
     answers.ready = readiness(client, &path).await;
-    answers.fence = fence(client, name).await;
+    answers.fence = bound(client, ["pods", "jobs", "deletions"].map(|part| format!("{name}-{part}"))).await;
+    answers.reserved = bound(client, ["pods", "jobs", "plans"].map(|part| format!("{name}-reserved-{part}"))).await;
+    answers.foreign = foreign(client, asked).await;
+    answers.worker_secrets = worker_secrets(client, &asked.namespace, &format!("{name}-worker")).await;
     answers.review = review(client, watched.unwrap_or(&asked.review_in)).await;
     answers.failures = failures(client, watched).await;
     answers
@@ -248,11 +258,17 @@ async fn readiness(client: &Client, path: &str) -> Seen<Value> {
     Seen::of(asked.await)
 }
 
-async fn fence(client: &Client, name: &str) -> Seen<usize> {
+/// How many of these policies are bound.
+async fn bound(client: &Client, policies: [String; 3]) -> Seen<usize> {
     let list = Api::<ValidatingAdmissionPolicyBinding>::all(client.clone()).list(&ListParams::default()).await;
-    let ours = ["pods", "jobs", "deletions"].map(|part| format!("{name}-{part}"));
-    let is_ours = |binding: &&ValidatingAdmissionPolicyBinding| ours.contains(&binding.spec.policy_name);
+    let is_ours = |binding: &&ValidatingAdmissionPolicyBinding| policies.contains(&binding.spec.policy_name);
     Seen::of(list).map(|list| list.items.iter().filter(is_ours).count())
+}
+
+async fn worker_secrets(client: &Client, namespace: &str, account: &str) -> Seen<Vec<String>> {
+    let found = Api::<ServiceAccount>::namespaced(client.clone(), namespace).get(account).await;
+    Seen::of(found)
+        .map(|account| account.image_pull_secrets.unwrap_or_default().into_iter().map(|secret| secret.name).collect())
 }
 
 async fn rehearse(client: &Client, path: &str, object: &Value) -> Seen<Rehearsal> {
@@ -306,6 +322,7 @@ async fn worker(client: &Client, namespace: &str, asked: &Doctor) -> Seen<Rehear
     let Ok(task) = validate(&spec) else { return Seen::Failed("the sample task is not valid".into()) };
     let settings = WorkerSettings {
         owner: None,
+        service_account: None,
         image: asked.worker_image.clone(),
         priority_class: None,
         ttl: std::time::Duration::from_secs(60),
@@ -323,7 +340,9 @@ async fn worker(client: &Client, namespace: &str, asked: &Doctor) -> Seen<Rehear
         asked: &[0],
         method: PullMethod::Helper,
     };
-    let pod = build(&task, &at, &settings).to_pod();
+    let mut pod = build(&task, &at, &settings).to_pod();
+    // With these, the label by which policies except our pods is reserved to the server.
+    pod.metadata.labels.iter_mut().for_each(|labels| labels.retain(|label, _| !label.starts_with(PREFIX)));
     let object = serde_json::to_value(&pod).unwrap_or_default();
     rehearse(client, &format!("/api/v1/namespaces/{namespace}/pods"), &object).await
 }

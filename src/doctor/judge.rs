@@ -23,6 +23,8 @@ const OLDEST: (u32, u32) = (1, 30);
 const CLOCKS: SignedDuration = SignedDuration::from_secs(5);
 /// A Lease that was not renewed for so long has no holder: its duration, and what a successor needs.
 const LEASE: SignedDuration = SignedDuration::from_secs(20);
+/// Policies that reserve the labels of workers.
+const RESERVED: usize = 3;
 /// Policies of the fence.
 const FENCE: usize = 3;
 
@@ -103,6 +105,9 @@ pub(super) fn judge(answers: &Answers, asked: &Doctor) -> Vec<Finding> {
         findings.extend(review(answers));
         findings.push(server_rights(answers));
         findings.push(fence(answers));
+        findings.push(reserved(answers));
+        findings.push(foreign(answers));
+        findings.extend(worker_secrets(answers, asked));
         findings.extend(failures(answers));
     }
     findings.extend(answers.workers.iter().map(|(namespace, seen)| worker(namespace, seen)));
@@ -390,6 +395,58 @@ fn fence(answers: &Answers) -> Finding {
             "set fence.enabled=true, and keep its token as safe as an administrator's until then",
         ),
     }
+}
+
+fn reserved(answers: &Answers) -> Finding {
+    let area = "labels";
+    if let Some(unseen) = unseen(area, &answers.reserved, "list ValidatingAdmissionPolicyBindings") {
+        return unseen;
+    }
+    match answers.reserved.is() {
+        Some(&count) if count >= RESERVED => {
+            ok(area, "only the server can make Jobs and pods with the labels of workers")
+        }
+        _ => finding(
+            Level::Warning,
+            area,
+            "nothing keeps others from making Jobs and pods with the labels of workers; the server ignores what it did not make",
+            "set reservedLabels.enabled=true",
+        ),
+    }
+}
+
+fn foreign(answers: &Answers) -> Finding {
+    let area = "workers";
+    if let Some(unseen) = unseen(area, &answers.foreign, "list Jobs, pods and PrewarmTasks") {
+        return unseen;
+    }
+    match answers.foreign.is() {
+        Some(foreign) if foreign.number > 0 => {
+            let more = foreign.number.saturating_sub(foreign.named.len());
+            let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+            let found = format!(
+                "{} Jobs and pods have the labels of workers, were not made by this installation, and are ignored: {}{more}",
+                foreign.number,
+                foreign.named.join("; ")
+            );
+            let remedy = "find out who makes them, and delete them: kubectl get jobs,pods -A -l \
+                          app.kubernetes.io/managed-by=prewarmer; reservedLabels.enabled=true refuses further ones";
+            finding(Level::Warning, area, found, remedy)
+        }
+        _ => ok(area, "every Job and pod with the labels of workers is one of this installation's"),
+    }
+}
+
+fn worker_secrets(answers: &Answers, asked: &Doctor) -> Option<Finding> {
+    let secrets = answers.worker_secrets.is().filter(|secrets| !secrets.is_empty())?;
+    let found = format!(
+        "the service account {}/{}-worker has image pull secrets ({}): workers in this namespace pull with them for tasks of all",
+        asked.namespace,
+        asked.object_name,
+        secrets.join(", ")
+    );
+    let remedy = "remove imagePullSecrets from it, and keep from it whatever adds them";
+    Some(finding(Level::Warning, "worker account", found, remedy))
 }
 
 fn failures(answers: &Answers) -> Option<Finding> {

@@ -7,6 +7,7 @@
 
 mod answers;
 mod ask;
+mod foreign;
 mod judge;
 mod report;
 

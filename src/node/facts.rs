@@ -171,6 +171,12 @@ impl Facts {
         Self { name: name.into(), ready: true, os: "linux".into(), identity, ..Self::default() }
     }
 
+    /// The node reports the image.
+    #[cfg(test)]
+    pub(crate) fn report(&mut self, image: &Reference) {
+        self.images = [mark(image)].into();
+    }
+
     /// Image volumes are on by default since kubelet 1.35 (KEP-4639); containerd
     /// mounts them since 2.1, CRI-O with every option since 1.33.
     #[must_use]

@@ -58,6 +58,7 @@ pub(super) fn controller_settings(config: &Config, cluster: &Cluster) -> control
     controller::Settings {
         worker: WorkerSettings {
             owner: None,
+            service_account: config.worker_service_account.clone(),
             image: config.worker_image.clone(),
             priority_class: config.worker_priority_class.clone(),
             ttl: config.job_ttl,
@@ -67,6 +68,7 @@ pub(super) fn controller_settings(config: &Config, cluster: &Cluster) -> control
         namespace: config.watch_namespace.clone(),
         own_namespace: config.namespace.clone(),
         worker_namespace: config.worker_namespace,
+        fallback_on_policy: config.fallback_on_policy,
         breaker: config.breaker,
         examine: config.prometheus.is_some() || config.disk.is_some(),
         max_workers: config.max_workers,

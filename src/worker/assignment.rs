@@ -13,6 +13,8 @@ pub struct WorkerSettings {
     /// Owns the workers that no task can own, because they are in another namespace than it: with it they go when Prewarmer is
     /// uninstalled.
     pub owner: Option<OwnerReference>,
+    /// The account of workers in another namespace than their task's; the namespace's default where there is none.
+    pub service_account: Option<String>,
     /// The helper's image.
     pub image: String,
     /// The priority class of worker pods.

@@ -144,7 +144,14 @@ mod tests {
 
     fn settings() -> WorkerSettings {
         let ttl = Duration::from_secs(3600);
-        WorkerSettings { owner: None, image: "helper:1".into(), priority_class: None, ttl, images_per_pod: 30 }
+        WorkerSettings {
+            owner: None,
+            service_account: Some("worker".into()),
+            image: "helper:1".into(),
+            priority_class: None,
+            ttl,
+            images_per_pod: 30,
+        }
     }
 
     fn assignment(method: PullMethod) -> Assignment<'static> {
@@ -208,6 +215,9 @@ mod tests {
         let at = Assignment { namespace: "prewarmer", ..assignment(PullMethod::Helper) };
         let worker = build(&task(WorkerKind::Job), &at, &settings());
         assert_eq!(worker.metadata().owner_references, None);
+        let account = |at| build(&task(WorkerKind::Pod), at, &settings()).to_pod().spec.unwrap().service_account_name;
+        assert_eq!(account(&at).as_deref(), Some("worker"), "without the credentials of anybody");
+        assert_eq!(account(&assignment(PullMethod::Helper)), None, "at home the namespace's default, as for its pods");
         let owner = OwnerReference { kind: "Lease".into(), ..OwnerReference::default() };
         let installed = WorkerSettings { owner: Some(owner.clone()), ..settings() };
         let owners = |kind| build(&task(kind), &at, &installed).metadata().owner_references.clone();

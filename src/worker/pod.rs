@@ -48,7 +48,7 @@ pub(super) fn spec(task: &ValidTask, at: &Assignment<'_>, settings: &WorkerSetti
         enable_service_links: Some(false),
         termination_grace_period_seconds: Some(0),
         priority_class_name: settings.priority_class.clone(),
-        service_account_name: task.service_account_name.clone(),
+        service_account_name: task.service_account_name.clone().or_else(|| of_its_own(at, settings)),
         image_pull_secrets: Some(secrets.collect()),
         active_deadline_seconds: bare.then(|| deadline(task)).flatten(),
         tolerations: Some(vec![Toleration { operator: Some("Exists".into()), ..Toleration::default() }]),
@@ -64,6 +64,11 @@ pub(super) fn spec(task: &ValidTask, at: &Assignment<'_>, settings: &WorkerSetti
         volumes: Some(if by_volume { image_volumes(task, at.asked) } else { vec![helper_volume()] }),
         ..PodSpec::default()
     }
+}
+
+/// The account of a worker that is not in its task's namespace: one without credentials, for it works for whoever may make tasks.
+fn of_its_own(at: &Assignment<'_>, settings: &WorkerSettings) -> Option<String> {
+    settings.service_account.clone().filter(|_| at.namespace != at.task_namespace)
 }
 
 /// When the API server or the kubelet ends a worker by itself.

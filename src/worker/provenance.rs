@@ -176,22 +176,22 @@ fn controller(meta: &ObjectMeta) -> Option<&OwnerReference> {
 /// The worker that labels and annotations describe, if they describe one and agree with its name and its node.
 fn described(kind: WorkerKind, meta: &ObjectMeta, name: String, pinned: &str) -> Result<WorkerFacts, Rejection> {
     let label = |name: &str| meta.labels.as_ref().and_then(|all| all.get(name)).map(String::as_str);
-    let note = |name: &str| meta.annotations.as_ref().and_then(|all| all.get(name)).map(String::as_str);
+    let annotation = |name: &str| meta.annotations.as_ref().and_then(|all| all.get(name)).map(String::as_str);
     let present = |text: Option<&str>| text.filter(|text| !text.is_empty()).map(str::to_owned).ok_or(Rejection::Labels);
     if label(MANAGED_BY.0) != Some(MANAGED_BY.1) {
         return Err(Rejection::Labels);
     }
-    let node = present(note(NODE_ANNOTATION))?;
+    let node = present(annotation(NODE_ANNOTATION))?;
     let task_uid = present(label(TASK_UID_LABEL))?;
     let task = present(label(TASK_LABEL))?;
-    let task_namespace = present(note(TASK_NAMESPACE_ANNOTATION))?;
+    let task_namespace = present(annotation(TASK_NAMESPACE_ANNOTATION))?;
     if label(NODE_LABEL) != Some(label_value(&node).as_str()) {
         return Err(Rejection::Labels);
     }
     let batch: u32 = number(label(BATCH_LABEL))?;
     let attempt: u8 = number(label(ATTEMPT_LABEL))?;
     let part: u16 = number(label(PART_LABEL))?;
-    let asked = asked(note(ASKED_ANNOTATION).unwrap_or_default())?;
+    let asked = asked(annotation(ASKED_ANNOTATION).unwrap_or_default())?;
     if name != worker_name(&[&task_uid, &node, &attempt.to_string(), &part.to_string()]) {
         return Err(Rejection::Name);
     }
@@ -261,7 +261,14 @@ mod tests {
 
     fn settings() -> WorkerSettings {
         let ttl = std::time::Duration::from_secs(60);
-        WorkerSettings { owner: None, image: "helper:1".into(), priority_class: None, ttl, images_per_pod: 30 }
+        WorkerSettings {
+            owner: None,
+            service_account: Some("worker".into()),
+            image: "helper:1".into(),
+            priority_class: None,
+            ttl,
+            images_per_pod: 30,
+        }
     }
 
     fn task(kind: WorkerKind) -> PrewarmTask {

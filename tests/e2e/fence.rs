@@ -242,6 +242,7 @@ fn worker(kind: WorkerKind, method: PullMethod, namespace: &str, class: &str) ->
     };
     let settings = WorkerSettings {
         owner: None,
+        service_account: None,
         image: INSTALLED_HELPER.into(),
         priority_class: Some(class.to_owned()),
         ttl: std::time::Duration::from_secs(3600),
@@ -337,6 +338,10 @@ fn what_a_cluster_adds_is_accepted(
     let (taken, said) = create(&shop.name, &limited);
     assert!(taken, "{said}");
     let mut own = worker(WorkerKind::Pod, PullMethod::Helper, &install.name, class);
+    own["metadata"]["ownerReferences"] = Value::Null;
+    let (taken, said) = create(&install.name, &own);
+    assert!(!taken && said.contains("the workers' service account"), "another account may have credentials: {said}");
+    own["spec"]["serviceAccountName"] = json!(format!("prewarmer-{}-worker", install.name));
     let lease = json!([{"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "name": "prewarmer", "uid": "u-2"}]);
     for owner in [Value::Null, lease] {
         own["metadata"]["ownerReferences"] = owner;

@@ -15,6 +15,7 @@ mod checks;
 mod created_by;
 mod engine;
 mod fence;
+mod foreign;
 mod forged;
 mod frozen;
 mod harness;

@@ -277,6 +277,75 @@ fn refused_pods_go_to_our_own_namespace_where_that_is_allowed() {
 }
 
 #[test]
+fn a_policy_is_not_by_passed_unless_a_setting_says_so() {
+    for allowed in [false, true] {
+        let away = Settings { worker_namespace: WorkerNamespace::Fallback, fallback_on_policy: allowed, ..settings() };
+        let mut simulation = Simulation::with(3, spec(1, 3), away);
+        (simulation.makes_pods, simulation.refusal) =
+            (false, Some(Refusal::Final(Reason::Forbidden, "admission webhook \"p\" denied the request: no".into())));
+        run_all(&mut simulation, Outcome::Good);
+        let expected = if allowed { (Phase::Completed, "sss") } else { (Phase::Failed, "fff") };
+        assert_eq!((simulation.phase(), simulation.letters()), expected);
+    }
+}
+
+#[test]
+fn what_a_node_reports_counts_for_those_who_may_know() {
+    let reporting = |settings: Settings| {
+        let mut simulation = Simulation::with(6, spec(1, 2), settings);
+        for node in 2..6 {
+            simulation.change_node(node, |facts| facts.report(&"image-0:1".parse().unwrap()));
+        }
+        simulation
+    };
+    let mut simulation = reporting(settings());
+    simulation.wait(2);
+    assert_eq!(simulation.history.len(), 2);
+    run_all(&mut simulation, Outcome::Good);
+    assert_eq!((simulation.history.len(), simulation.letters()), (2, "sswwww"), "the first batch was given the image");
+    let mut simulation = reporting(settings());
+    for node in 0..2 {
+        simulation.change_node(node, |facts| facts.report(&"image-0:1".parse().unwrap()));
+    }
+    simulation.wait(1);
+    assert_eq!(simulation.history.len(), 2, "of others' images nothing is told");
+    run_all(&mut simulation, Outcome::Hopeless);
+    assert_eq!(simulation.letters(), "ffffff");
+    let mut simulation = reporting(Settings { public_registries: vec!["docker.io".into()], ..settings() });
+    for node in 0..2 {
+        simulation.change_node(node, |facts| facts.report(&"image-0:1".parse().unwrap()));
+    }
+    run_all(&mut simulation, Outcome::Good);
+    assert_eq!((simulation.history.len(), simulation.letters()), (0, "wwwwww"));
+}
+
+#[test]
+fn a_clock_that_is_ahead_ends_no_node() {
+    let mut simulation = Simulation::new(2, spec(1, 2));
+    simulation.wait(2);
+    for worker in simulation.workers.values_mut() {
+        // As an API server sees it whose clock is an hour behind.
+        worker.created = worker.created.map(|created| created - k8s_openapi::jiff::SignedDuration::from_hours(1));
+    }
+    simulation.wait(5);
+    assert_eq!((simulation.phase(), simulation.at_work()), (Phase::Running, 2));
+    simulation.finish();
+    assert_eq!(simulation.letters(), "ss");
+}
+
+#[test]
+fn a_machine_that_was_replaced_has_none_of_the_images() {
+    let mut simulation = Simulation::new(1, spec(1, 1));
+    run_all(&mut simulation, Outcome::Good);
+    let known = std::mem::replace(&mut simulation.shared.known, super::super::known::Known::new(Duration::ZERO));
+    let mut next = Simulation::new(1, spec(1, 1));
+    next.shared.known = known;
+    next.change_node(0, |facts| facts.identity += 1);
+    run_all(&mut next, Outcome::Good);
+    assert_eq!((next.history.len(), next.letters()), (1, "s"));
+}
+
+#[test]
 fn a_passing_refusal_is_waited_out_and_said() {
     let mut simulation = Simulation::new(1, PrewarmTaskSpec { worker: WorkerKind::Pod, ..spec(1, 1) });
     simulation.refusal = Some(Refusal::Passing("failed calling webhook".into()));

@@ -8,6 +8,7 @@ mod survival;
 
 use proptest::prelude::*;
 
+pub(super) use self::simulation::settings;
 use self::simulation::{Outcome, Simulation};
 use crate::task::{Amount, BatchPolicy, FailurePolicy, Phase, PrewarmTaskSpec, Retry, RetryStrategy, WorkerKind};
 
@@ -30,6 +31,8 @@ enum Happening {
     AnswersLost,
     /// Somebody deletes a worker.
     WorkerDeleted(u8),
+    /// Somebody else makes a Job or pod with the labels of workers.
+    Forged(u8),
     Suspend,
     Resume,
     Cancel,
@@ -51,6 +54,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         3 => (0u8..12).prop_map(Happening::NodeUnready),
         6 => Just(Happening::AnswersLost),
         6 => any::<u8>().prop_map(Happening::WorkerDeleted),
+        8 => any::<u8>().prop_map(Happening::Forged),
         3 => Just(Happening::Suspend),
         4 => Just(Happening::Resume),
         1 => Just(Happening::Cancel),
@@ -111,6 +115,7 @@ fn happen(simulation: &mut Simulation, happening: Happening) {
         Happening::NodeUnready(node) => simulation.unready(node),
         Happening::AnswersLost => simulation.lose_answers = true,
         Happening::WorkerDeleted(which) => simulation.delete_some_worker(which),
+        Happening::Forged(how) => simulation.forge(how),
         Happening::Suspend => simulation.task.spec.suspend = true,
         Happening::Resume => simulation.task.spec.suspend = false,
         Happening::Cancel => simulation.task.spec.cancel = true,

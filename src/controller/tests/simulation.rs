@@ -8,24 +8,27 @@ use std::{
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
+use serde_json::json;
 
 use super::super::{
     Settings, Shared, WorkerNamespace,
     effect::{Creation, Effect, Refusal, Written},
     limits::Room,
+    observation::{Change, Observation, Source},
     run::Run,
     view::View,
-    world::{Pods, Workers, is_alive, may_pull},
+    watches::{see_job, see_pod},
+    world::{Pods, Workers, World, is_alive, may_pull},
 };
 use crate::{
     metrics::Metrics,
-    node::Facts,
+    node::{Facts, Interner},
     task::{
         BatchPolicy, Phase, PrewarmPlanSpec, PrewarmTask, PrewarmTaskSpec, WorkerKind, batches::NodeState,
         plan::Breaker,
     },
     worker::{
-        ContainerFacts, ContainerState, PodFacts, PodPhase, WorkerFacts, WorkerSettings,
+        Assignment, ContainerFacts, ContainerState, PodFacts, PodPhase, Worker, WorkerFacts, WorkerSettings, build,
         provenance::{self, Places},
     },
 };
@@ -69,6 +72,9 @@ pub(super) struct Simulation {
     pub(super) history: Vec<(String, u32)>,
     pub(super) events: Vec<Phase>,
     pub(super) writes: Vec<Timestamp>,
+    /// What judges the objects of others.
+    world: World,
+    forged: u64,
     version: u64,
     order: u64,
 }
@@ -108,6 +114,8 @@ impl Simulation {
             history: Vec::new(),
             events: Vec::new(),
             writes: Vec::new(),
+            world: World::new(5),
+            forged: 0,
             version: 1,
             order: 0,
         }
@@ -152,7 +160,7 @@ impl Simulation {
             workers: Some(&self.workers),
             pods: &self.pods,
             plan: self.plan.as_ref(),
-            contested: &|_| false,
+            contested: &|namespace| self.world.is_contested(namespace, "uid"),
             may_begin: true,
             now: self.now,
         };
@@ -378,6 +386,63 @@ impl Simulation {
         self.pass(1000);
     }
 
+    /// Somebody who knows all of our labels makes an object that differs from a worker in one thing. If it were taken for one, the node
+    /// would have a worker that nobody asked for, and all that must hold of a task would break.
+    pub(super) fn forge(&mut self, how: u8) {
+        self.forged += 1;
+        let now = self.now;
+        self.world.observe(Observation::Task(Change::Put(Arc::new(self.task.clone()))), now);
+        let node = format!("n{:02}", how % 12);
+        let valid = crate::task::validate::validate(&self.task.spec).unwrap();
+        let uid = if how % 8 == 0 { "another" } else { "uid" };
+        let at = Assignment {
+            namespace: "shop",
+            task_namespace: "shop",
+            task: "t",
+            uid,
+            batch: 0,
+            node: &node,
+            attempt: 0,
+            part: 0,
+            asked: if how % 8 == 1 { &[99] } else { &[0] },
+            method: crate::task::PullMethod::Helper,
+        };
+        let valid = crate::task::validate::ValidTask {
+            images: if how % 8 == 1 { vec!["forged:1".parse().unwrap(); 100] } else { valid.images.clone() },
+            ..valid
+        };
+        let made = build(&valid, &at, &self.shared.settings.worker);
+        let mut object = match &made {
+            Worker::Job(job) => serde_json::to_value(job).unwrap(),
+            Worker::Pod(pod) => serde_json::to_value(pod).unwrap(),
+        };
+        object["metadata"]["uid"] = json!(format!("forged-{}", self.forged));
+        match how % 8 {
+            2 => object["metadata"]["namespace"] = json!("evil"),
+            3 => object["metadata"]["ownerReferences"] = json!([]),
+            4 => object["metadata"]["name"] = json!(format!("forged-{}", self.forged)),
+            5 => object["metadata"]["annotations"]["prewarm.io/images"] = json!(""),
+            6 => object["metadata"]["labels"]["prewarm.io/attempt"] = json!("1"),
+            7 => object["metadata"]["ownerReferences"][0]["kind"] = json!("ConfigMap"),
+            _ => {}
+        }
+        let places = Places { own: Some("prewarmer".into()) };
+        let observation = match made {
+            Worker::Job(_) => {
+                let seen = see_job(&serde_json::from_value(object).unwrap(), &places);
+                Observation::Job(Source::all("jobs"), Change::Put(seen))
+            }
+            Worker::Pod(_) => {
+                let seen = see_pod(&serde_json::from_value(object).unwrap(), &places, &Interner::default());
+                Observation::Pod(Source::all("pods"), Change::Put(seen))
+            }
+        };
+        self.world.observe(observation, now);
+        for (key, worker) in self.world.workers().values().flatten() {
+            self.workers.insert(key.clone(), worker.clone());
+        }
+    }
+
     pub(super) fn drop_node(&mut self, node: u8) {
         self.nodes.remove(&format!("n{node:02}"));
     }
@@ -431,10 +496,11 @@ impl Simulation {
 }
 
 /// What the tests start from.
-pub(super) fn settings() -> Settings {
+pub(in crate::controller) fn settings() -> Settings {
     Settings {
         worker: WorkerSettings {
             owner: None,
+            service_account: None,
             image: "helper:1".into(),
             priority_class: None,
             ttl: Duration::from_secs(3600),
@@ -443,6 +509,7 @@ pub(super) fn settings() -> Settings {
         max_concurrent_tasks: 10,
         namespace: None,
         own_namespace: "prewarmer".into(),
+        fallback_on_policy: false,
         worker_namespace: WorkerNamespace::Workload,
         breaker: Breaker { nodes: 5000, at_once: 50 },
         examine: false,

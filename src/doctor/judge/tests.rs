@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    doctor::answers::{Deployed, Lead, Registered, Server},
+    doctor::answers::{Deployed, Foreign, Lead, Registered, Server},
     node::Facts,
 };
 
@@ -52,6 +52,9 @@ fn well() -> Answers {
         registered: Seen::Is(Registered { trusted: true, webhooks: 2 }),
         ready: Seen::Is(json!({"waitingFor": []})),
         fence: Seen::Is(3),
+        reserved: Seen::Is(3),
+        foreign: Seen::Is(Foreign::default()),
+        worker_secrets: Seen::Absent,
         review: Seen::Is(Rehearsal::Accepted(vec![format!("299 - \"... {MARK} ...\"")])),
         workers: vec![("shop".into(), Seen::Is(Rehearsal::Accepted(vec![])))],
         failures: Seen::Is(BTreeMap::new()),
@@ -94,6 +97,10 @@ type Change = fn(&mut Answers);
 #[case("admission", Level::Bad, |a: &mut Answers| a.review = Seen::Is(Rehearsal::Accepted(vec![])))]
 #[case("admission", Level::Skipped, |a: &mut Answers| a.review = Seen::Forbidden)]
 #[case("server's rights", Level::Bad, |a: &mut Answers| a.server_rights[0].1 = Seen::Is(false))]
+#[case("labels", Level::Warning, |a: &mut Answers| a.reserved = Seen::Is(0))]
+#[case("workers", Level::Warning, |a: &mut Answers| a.foreign = Seen::Is(Foreign { number: 9, named: vec!["Job evil/x".into()] }))]
+#[case("workers", Level::Skipped, |a: &mut Answers| a.foreign = Seen::Forbidden)]
+#[case("worker account", Level::Warning, |a: &mut Answers| a.worker_secrets = Seen::Is(vec!["regcred".into()]))]
 #[case("fence", Level::Warning, |a: &mut Answers| a.fence = Seen::Is(2))]
 #[case("namespace", Level::Bad, |a: &mut Answers| a.workers[0].1 = Seen::Is(Rehearsal::Refused("exceeded quota".into())))]
 #[case("namespace", Level::Bad, |a: &mut Answers| a.workers[0].1 = Seen::Absent)]
