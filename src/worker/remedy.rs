@@ -42,7 +42,7 @@ impl Reason {
             Self::NodeLost => "nothing",
             Self::NodeRefused | Self::Unknown => "see the message",
             Self::QuotaExceeded | Self::Forbidden => {
-                "raise the quota, see the policy named, or set `--worker-namespace=Fallback`"
+                "raise the quota, see the policy named, or set `--worker-namespace=Fallback` (for quotas and LimitRanges; for policies only with `--fallback-on-policy=true`)"
             }
             Self::RunError => "see the message; try the other `pullMethod`",
         }
