@@ -555,7 +555,7 @@ const (
 var (
 	opListNodes       = operation{"GET", "/nodes", []string{"limit", "offset", "eligible"}}
 	opListSchedules   = operation{"GET", "/scheduled-tasks", []string{"enabled", "namespace", "limit", "offset"}}
-	opCreateSchedule  = operation{"POST", "/scheduled-tasks", nil}
+	opCreateSchedule  = operation{"POST", "/scheduled-tasks", []string{"namespace"}}
 	opDeleteSchedule  = operation{"DELETE", "/scheduled-tasks/{id}", []string{"namespace"}}
 	opGetSchedule     = operation{"GET", "/scheduled-tasks/{id}", []string{"namespace"}}
 	opReplaceSchedule = operation{"PUT", "/scheduled-tasks/{id}", []string{"namespace"}}
@@ -566,9 +566,9 @@ var (
 	opTriggerSchedule = operation{"POST", "/scheduled-tasks/{id}/trigger", []string{"namespace"}}
 	opGetStats        = operation{"GET", "/stats", []string{"namespace"}}
 	opListTasks       = operation{"GET", "/tasks", []string{"status", "search", "namespace", "limit", "offset", "until"}}
-	opCreateTask      = operation{"POST", "/tasks", nil}
+	opCreateTask      = operation{"POST", "/tasks", []string{"namespace"}}
 	opCancelTask      = operation{"DELETE", "/tasks/{id}", []string{"namespace"}}
 	opGetTask         = operation{"GET", "/tasks/{id}", []string{"namespace"}}
 	opWatchTask       = operation{"GET", "/tasks/{id}/watch", []string{"namespace"}}
-	opExtract         = operation{"POST", "/tasks:extract", nil}
+	opExtract         = operation{"POST", "/tasks:extract", []string{"namespace"}}
 )
