@@ -389,3 +389,59 @@ async fn over_tls_by_the_same_ca() {
     }
     assert!(reqwest::get(format!("http://{}/docs", server.api())).await.is_err(), "plain HTTP was answered");
 }
+
+/// A key answers for its task for a day: also when that was refused, or is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_outlives_its_task_and_not_its_refusal() {
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("keys");
+    let server = Server::start(cluster, &namespace, HELPER).await;
+    let caller = Caller::editor(&server, &namespace);
+    let make = async |key: &str, body: &Value| {
+        caller.send(caller.request("POST", "/tasks").header("idempotency-key", key).json(body)).await
+    };
+    let body = json!({"images": ["a:1"], "nodeSelector": {"none": "such"}});
+    let id = make("once", &body).await.body["taskId"].as_str().unwrap().to_owned();
+    assert_eq!(make("once", &body).await.body["taskId"], json!(id));
+    namespace.kubectl(&["delete", "prewarmtask", &id, "--wait"], "");
+    let gone = make("once", &body).await;
+    assert_eq!((gone.code, &gone.body["status"]), (409, &json!("deleted")), "{gone:?}");
+    assert!(namespace.get("prewarmtasks").is_empty(), "it was made anew");
+    // A quota refuses the task: the key is as good as new when there is room.
+    let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"},
+        "spec": {"hard": {"count/prewarmtasks.prewarm.io": "0"}}});
+    namespace.apply(&quota);
+    let keys = || {
+        namespace
+            .get("leases")
+            .iter()
+            .filter(|lease| lease["metadata"]["name"].as_str().is_some_and(|name| name.contains("-idem-")))
+            .count()
+    };
+    let before = keys();
+    let refused = || async { (make("later", &body).await.code == 403).then_some(()) };
+    namespace.eventually("the quota refuses the task", LONG, refused).await;
+    assert!(keys() <= before + 1, "the key of a refused task is kept");
+    namespace.kubectl(&["delete", "resourcequota", "none"], "");
+    let made = || async { (make("later", &body).await.code == 201).then_some(()) };
+    namespace.eventually("the key is good again", LONG, made).await;
+}
+
+/// Who may make tasks and not change schedules cannot have a run wait: that is written into the schedule.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_waits_only_for_those_who_may_change_the_schedule() {
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("waits");
+    let server = Server::start(cluster, &namespace, HELPER).await;
+    let caller = Caller::editor(&server, &namespace);
+    let maker = caller.with(&crate::caller::token(&namespace, "maker", &["get", "list", "create"]));
+    let task = json!({"images": ["a:1"], "nodeSelector": {"type": "fake"}, "batchSize": 1});
+    let schedule = json!({"cronExpr": "@yearly", "taskConfig": task, "overlapPolicy": "queue", "enabled": false});
+    let made = caller.post("/scheduled-tasks", &schedule).await;
+    let path = format!("/scheduled-tasks/{}", made.body["id"].as_str().unwrap());
+    assert_eq!(maker.post(&format!("{path}/trigger"), &json!({})).await.code, 202, "nothing is at work");
+    let waits = maker.post(&format!("{path}/trigger"), &json!({})).await;
+    assert_eq!(waits.code, 403, "{waits:?}");
+    assert!(namespace.get("prewarmschedules")[0]["status"]["queued"].is_null());
+    assert_eq!(caller.post(&format!("{path}/trigger"), &json!({})).await.code, 202);
+}
