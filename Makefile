@@ -18,7 +18,7 @@ test: ## run every test, on a real Kubernetes (the first run builds it, about 7 
 	@bash tests/run.sh
 
 .PHONY: test-long
-test-long: ## run the measurements and the long forms of the tests, about two hours on 2 cores
+test-long: ## run the measurements and the long forms of the tests, about three and a half hours on 2 cores
 	@bash tests/measure.sh
 
 .PHONY: build

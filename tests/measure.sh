@@ -43,4 +43,13 @@ PROPTEST_CASES=${PREWARMER_TEST_CASES:-100000} cargo test --locked --lib whateve
 say "servers, leaders and API servers that die"
 with 200 env PREWARMER_TEST_NODES=200 PREWARMER_TEST_KILLS="${PREWARMER_TEST_KILLS:-100}" PREWARMER_TEST_CRASHES=10 \
   PREWARMER_TEST_TAKEOVERS=10 cargo test --locked --test e2e -- chaos --nocapture --test-threads 1
+say "a hostile tenant, for five minutes"
+PREWARMER_TEST_PROGRAM=$PWD/target/release/prewarmer PREWARMER_TEST_ATTACK_SECONDS=300 \
+  cargo test --locked --test e2e -- a_hostile_tenant --nocapture
+say "an API server that throttles, fails, is slow, cuts watches and serves stale lists, for five minutes"
+with 200 env PREWARMER_TEST_PROGRAM="$PWD/target/release/prewarmer" PREWARMER_TEST_FAULT_SECONDS=300 \
+  cargo test --locked --test e2e -- a_disturbed_api_server --nocapture
+say "an hour's soak"
+with 60 env PREWARMER_TEST_PROGRAM="$PWD/target/release/prewarmer" PREWARMER_TEST_SOAK_SECONDS=3600 \
+  cargo test --locked --test e2e -- what_is_held_stays_flat --nocapture
 say "all done"

@@ -10,22 +10,22 @@ use crate::{
 };
 use serde_json::{Value, json};
 
-const HELPER: &str = "registry.example/prewarmer-helper:1";
+pub const HELPER: &str = "registry.example/prewarmer-helper:1";
 /// A task is interrupted often, and each time nothing happens until the dead leader's Lease is over.
 const LONG: Duration = Duration::from_secs(900);
 /// A new leader is at work within this time of the old one's death.
 const TAKEOVER: Duration = Duration::from_secs(15);
 
-fn number(variable: &str, otherwise: usize) -> usize {
+pub fn number(variable: &str, otherwise: usize) -> usize {
     std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
 }
 
-fn nodes() -> usize {
+pub fn nodes() -> usize {
     number("PREWARMER_TEST_NODES", 40)
 }
 
 /// A task whose outcome is known.
-struct Work {
+pub struct Work {
     images: &'static [&'static str],
     timeout: &'static str,
 }
@@ -34,7 +34,7 @@ struct Work {
 /// much more than any other node needs.
 const MIXED: Work = Work { images: &["a:1", "picky:1", "wobbly:1"], timeout: "20s" };
 /// No node runs out of time, however long the API server is away.
-const PATIENT: Work = Work { images: &["a:1", "picky:1"], timeout: "10m" };
+pub const PATIENT: Work = Work { images: &["a:1", "picky:1"], timeout: "10m" };
 
 fn apply(namespace: &Namespace, name: &str, nodes: usize, work: &Work) {
     let retry = json!({"limit": 1, "delay": "1s"});
@@ -69,7 +69,7 @@ fn check_jobs(made: &BTreeMap<String, usize>, nodes: usize, work: &Work) {
 }
 
 /// The same task again and again: first undisturbed, then while something dies.
-struct Rounds<'a> {
+pub struct Rounds<'a> {
     cluster: &'a Cluster,
     namespace: &'a Namespace,
     nodes: usize,
@@ -79,7 +79,7 @@ struct Rounds<'a> {
 }
 
 impl<'a> Rounds<'a> {
-    async fn new(cluster: &'a Cluster, namespace: &'a Namespace, nodes: usize, work: Work) -> Self {
+    pub async fn new(cluster: &'a Cluster, namespace: &'a Namespace, nodes: usize, work: Work) -> Self {
         apply(namespace, "undisturbed", nodes, &work);
         let status = namespace.ended("undisturbed", LONG).await;
         assert_eq!(status["phase"], "Completed", "{status:#}");
@@ -89,7 +89,7 @@ impl<'a> Rounds<'a> {
     }
 
     /// One task, disturbed; it must end as the undisturbed one did, with no Job too many.
-    async fn disturbed(&self, name: &str, disturb: impl AsyncFnOnce()) {
+    pub async fn disturbed(&self, name: &str, disturb: impl AsyncFnOnce()) {
         let watched = Watched::new(self.cluster, self.namespace).await;
         apply(self.namespace, name, self.nodes, &self.work);
         disturb().await;

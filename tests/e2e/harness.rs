@@ -356,6 +356,21 @@ impl Server {
         Self::run(cluster, namespace, &own.name, &more, cluster.var("KUBECONFIG")).await
     }
 
+    /// A server that looks at every namespace, as an installation does, and lives in the namespace `own`. For clusters that no
+    /// other test shares.
+    pub async fn everywhere(cluster: &Cluster, own: &Namespace, kubeconfig: &str, words: &[&str]) -> Self {
+        let mut more = vec!["--watch-namespace=".to_owned()];
+        more.extend(words.iter().map(|word| (*word).to_owned()));
+        Self::run(cluster, own, &own.name, &more, kubeconfig).await
+    }
+
+    /// A server that reaches the API server by way of another kubeconfig.
+    pub async fn through(cluster: &Cluster, namespace: &Namespace, kubeconfig: &str, words: &[&str]) -> Self {
+        let mut more = vec![format!("--instance={}", namespace.name)];
+        more.extend(words.iter().map(|word| (*word).to_owned()));
+        Self::run(cluster, namespace, &namespace.name, &more, kubeconfig).await
+    }
+
     /// A further replica of [`Self::start`]. Registered by URL, only the one that leads is ready.
     pub fn standby(cluster: &Cluster, namespace: &Namespace, worker_image: &str) -> Self {
         let more = [format!("--instance={}", namespace.name), format!("--worker-image={worker_image}")];
@@ -519,8 +534,23 @@ impl Server {
 
     /// Its resident memory, in KiB.
     pub fn resident(&self) -> u64 {
+        self.status_of("VmRSS:")
+    }
+
+    /// Its threads.
+    pub fn threads(&self) -> u64 {
+        self.status_of("Threads:")
+    }
+
+    /// Its open file descriptors.
+    pub fn descriptors(&self) -> u64 {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count() as u64
+    }
+
+    /// A number of `/proc/PID/status`.
+    fn status_of(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 

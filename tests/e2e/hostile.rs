@@ -1,0 +1,403 @@
+//! One hostile tenant, and a stranger who can open connections, against a whole installation; at the same time another
+//! tenant works as if nothing happened.
+//!
+//! All attacks run at once, on a cluster of the test's own, because they load its API server as well.
+
+use std::{
+    convert::Infallible,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use axum::body::Bytes;
+use futures::{StreamExt, stream};
+use http_body_util::StreamBody;
+use hyper::body::Frame;
+use k8s_openapi::api::{apps::v1::Deployment, batch::v1::Job};
+use kube::{Api, api::PostParams};
+use serde_json::{Value, json};
+use tokio::{
+    io::AsyncReadExt,
+    net::{TcpSocket, TcpStream},
+    task::JoinSet,
+};
+
+use crate::{
+    admission::{asked, deployment},
+    chaos::{HELPER, number},
+    harness::{Cluster, Namespace, Server},
+};
+
+/// How long the attacks last, in seconds; `PREWARMER_TEST_ATTACK_SECONDS` for longer.
+const ATTACK_SECONDS: usize = 45;
+/// Silent connections to each port.
+const SILENT: usize = 3000;
+/// Fake workers.
+const FAKES: usize = 500;
+/// Forged reviews in all.
+const FORGED: usize = 20_000;
+/// Most connections that the attackers open in all: the test bounds itself.
+const MOST_CONNECTIONS: usize = 30_000;
+/// The webhook's time-out: no admission of the other tenant takes longer.
+const WEBHOOK_TIMEOUT: Duration = Duration::from_secs(1);
+/// Bound on the server's resident memory, in KiB.
+const MAX_RESIDENT: u64 = 128 * 1024;
+
+/// Values that stand at, and beyond, the ends of what a duration may be.
+const DURATIONS: [&str; 8] =
+    ["0s", "1ns", "24h1s", "8760h", "5124095576030430h59m", "99999999999999999h", "0.000000001ms", "-1h"];
+
+/// Specs of which each has one value that is extreme.
+fn poisoned() -> Vec<Value> {
+    let base = || json!({"images": ["poison:1"], "nodeSelector": {"type": "fake"}});
+    let with = |field: &str, value: Value| {
+        let mut spec = base();
+        spec[field] = value;
+        spec
+    };
+    let mut specs = Vec::new();
+    for duration in DURATIONS {
+        for field in ["timeout", "deadline", "retain"] {
+            specs.push(with(field, json!(duration)));
+        }
+        specs.push(with("retry", json!({"limit": 5, "delay": duration})));
+    }
+    for extreme in [json!(0), json!(-1), json!(101), json!(i64::MAX), json!("101%"), json!("0%"), json!("\u{202e}5%")] {
+        for field in ["batchSize", "nodes", "priority", "ttlSecondsAfterFinished", "successThreshold"] {
+            specs.push(with(field, extreme.clone()));
+        }
+        specs.push(with("retry", json!({"limit": extreme})));
+    }
+    let long: Vec<String> = (0..100).map(|n| format!("r.example/{}:{n}", "a".repeat(500))).collect();
+    specs.push(with("images", json!(long)));
+    specs.push(with("images", json!(["\u{0000}", "ünïcode:1", "a:1\u{202e}", "🔥/🔥:🔥", ""])));
+    specs.push(with("images", json!(vec!["a:1"; 10_000])));
+    let many: serde_json::Map<String, Value> =
+        (0..20_000).map(|n| (format!("label-{n:05}"), json!("x".repeat(20)))).collect();
+    specs.push(with("nodeSelector", json!(many)));
+    specs.push(with("tolerations", json!(vec![json!({"operator": "Exists", "key": "k".repeat(300)}); 2000])));
+    let term = json!({"matchExpressions": [{"key": "k", "operator": "In", "values": vec!["v".repeat(50); 10_000]}]});
+    specs.push(with("nodeAffinity", json!({"nodeSelectorTerms": [term]})));
+    specs.push(with("imagePullSecrets", json!(vec![json!({"name": "s".repeat(250)}); 3000])));
+    specs.push(with("notify", json!([{"url": format!("https://h.example/{}", "x".repeat(900_000))}])));
+    specs
+}
+
+/// Makes the poisoned tasks, past the schema: as an older definition, or a mistaken one, would have let them in.
+fn poison(cluster: &Cluster, bank: &Namespace) -> usize {
+    let open = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    let definition = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "prewarmtasks.prewarm.io"},
+        "spec": {"group": "prewarm.io", "scope": "Namespaced",
+            "names": {"kind": "PrewarmTask", "listKind": "PrewarmTaskList", "plural": "prewarmtasks", "singular": "prewarmtask", "shortNames": ["pwt"], "categories": ["prewarm"]},
+            "versions": [{"name": "v1alpha1", "served": true, "storage": true, "schema": {"openAPIV3Schema": open}, "subresources": {"status": {}}}]}});
+    cluster.kubectl(&["replace", "-f", "-"], &definition.to_string());
+    let specs = poisoned();
+    let made = specs.iter().enumerate().filter(|(n, spec)| {
+        let task = json!({"apiVersion": "prewarm.io/v1alpha1", "kind": "PrewarmTask",
+            "metadata": {"name": format!("poison-{n}"), "namespace": bank.name}, "spec": spec});
+        // The definition changes within moments; objects of a megabyte and more are refused for their size.
+        (0..10).any(|_| cluster.try_kubectl(&["create", "--validate=false", "-f", "-"], &task.to_string()).0)
+    });
+    let made = made.count();
+    let crds = std::process::Command::new(env!("CARGO_BIN_EXE_prewarmer")).arg("crds").output().unwrap();
+    let crds = String::from_utf8_lossy(&crds.stdout).into_owned();
+    cluster.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", "-"], &crds);
+    made
+}
+
+/// A Job that looks like a worker, and is none.
+fn fake_worker(n: usize) -> Value {
+    let labels = json!({"app.kubernetes.io/managed-by": "prewarmer", "prewarm.io/task": "web", "prewarm.io/task-uid": format!("uid-{n}"),
+        "prewarm.io/node": format!("node-{n:04}"), "prewarm.io/batch": "0", "prewarm.io/attempt": "0", "prewarm.io/part": "0"});
+    let annotations =
+        json!({"prewarm.io/node-name": format!("node-{:04}", n % 60 + 1), "prewarm.io/images": "0,999,65535"});
+    let pod = json!({"restartPolicy": "Never", "containers": [{"name": "image-0", "image": "a:1"}]});
+    json!({"apiVersion": "batch/v1", "kind": "Job",
+        "metadata": {"name": format!("prewarm-{n:020x}"), "labels": labels, "annotations": annotations},
+        "spec": {"suspend": true, "template": {"metadata": {"labels": labels, "annotations": annotations}, "spec": pod}}})
+}
+
+async fn make_fakes(cluster: &Cluster, bank: &str) {
+    let jobs = Api::<Job>::namespaced(cluster.client().await, bank);
+    stream::iter(0..FAKES)
+        .for_each_concurrent(16, |n| {
+            let jobs = jobs.clone();
+            async move {
+                let job: Job = serde_json::from_value(fake_worker(n)).unwrap();
+                jobs.create(&PostParams::default(), &job).await.unwrap();
+            }
+        })
+        .await;
+}
+
+/// What the attackers share.
+#[derive(Clone)]
+struct Attack {
+    over: Arc<AtomicBool>,
+    connections: Arc<AtomicUsize>,
+    forged: Arc<AtomicUsize>,
+    heavy: Arc<AtomicUsize>,
+    bodies: Arc<AtomicUsize>,
+}
+
+impl Attack {
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+
+    /// Keeps silent connections to a port, from addresses of loopback that no other caller has.
+    async fn silent(self, port: SocketAddr, network: u8) {
+        let mut open: Vec<TcpStream> = Vec::new();
+        while !self.is_over() {
+            for _ in open.len()..SILENT {
+                let n = self.connections.fetch_add(1, Ordering::Relaxed);
+                if n >= MOST_CONNECTIONS || self.is_over() {
+                    break;
+                }
+                let from = Ipv4Addr::new(127, 66, network, u8::try_from(n % 200 + 1).unwrap());
+                let socket = TcpSocket::new_v4().unwrap();
+                if socket.bind(SocketAddr::from((from, 0))).is_err() {
+                    continue;
+                }
+                if let Ok(Ok(stream)) = tokio::time::timeout(Duration::from_secs(1), socket.connect(port)).await {
+                    open.push(stream);
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            // What the server has closed is opened anew.
+            let mut byte = [0; 1];
+            open.retain(|stream| match stream.try_read(&mut byte) {
+                Ok(_) => false,
+                Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,
+            });
+        }
+    }
+
+    /// Posts reviews of what does not exist, or not so.
+    async fn forge(self, client: reqwest::Client, url: String, shop: String, bank: String) {
+        while !self.is_over() {
+            let n = self.forged.fetch_add(1, Ordering::Relaxed);
+            if n >= FORGED {
+                return;
+            }
+            let (namespace, metadata) = match n % 4 {
+                0 => (&shop, json!({"generateName": "x-"})),
+                1 => (&shop, json!({"name": format!("unknown-{n}"), "uid": format!("uid-{n}")})),
+                2 => (&bank, json!({"name": "web-0", "namespace": shop, "uid": "foreign"})),
+                _ => (&shop, json!({"name": "web-0", "uid": "foreign"})),
+            };
+            let mut object = deployment("web-0", 0, &[&format!("forged-{n}:1")]);
+            object["metadata"] = metadata;
+            object["metadata"]["annotations"] = json!({"prewarm.io/nodes": "all", "prewarm.io/priority": "10"});
+            let review = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {
+                "uid": format!("u{n}"), "kind": {"group": "apps", "version": "v1", "kind": "Deployment"},
+                "name": object["metadata"]["name"], "namespace": namespace, "operation": "CREATE", "object": object}});
+            let _ = client.post(&url).json(&review).send().await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Sends a body without an end, again and again.
+    async fn endless(self, client: reqwest::Client, method: &'static str, url: String) {
+        while !self.is_over() {
+            let over = self.clone();
+            let chunks = stream::unfold(0u64, move |sent| {
+                let over = over.clone();
+                async move {
+                    // 50 MiB and a pause between any two chunks: the test bounds itself.
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                    let goes_on = !over.is_over() && sent < 50 << 20;
+                    let chunk = Bytes::from_static(&[b'a'; 16 << 10]);
+                    let next = sent + chunk.len() as u64;
+                    goes_on.then(|| (Ok::<_, Infallible>(Frame::data(chunk)), next))
+                }
+            });
+            let body = reqwest::Body::wrap(StreamBody::new(Box::pin(chunks)));
+            let request = client.request(method.parse().unwrap(), &url).body(body);
+            let request = request.header("content-type", "application/json").header("sec-fetch-site", "same-origin");
+            let _ = request.send().await;
+            self.bodies.fetch_add(1, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Creates Deployments of 45,000 containers, which the API server asks about before etcd refuses them.
+    async fn heavy(self, cluster: &'static Cluster, bank: String) {
+        let api = Api::<Deployment>::namespaced(cluster.client().await, &bank);
+        let containers: Vec<Value> =
+            (0..45_000).map(|n| json!({"name": format!("c{n}"), "image": format!("i{n}")})).collect();
+        let mut object = deployment("heavy", 0, &[]);
+        object["spec"]["template"]["spec"]["containers"] = json!(containers);
+        let object: Deployment = serde_json::from_value(object).unwrap();
+        while !self.is_over() {
+            let _ = tokio::time::timeout(Duration::from_secs(30), api.create(&PostParams::default(), &object)).await;
+            self.heavy.fetch_add(1, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+}
+
+/// Ten tasks without an end, against a registry that does not answer.
+fn dead_registry(bank: &Namespace) {
+    for n in 0..10 {
+        bank.apply_task(
+            &format!("dead-{n}"),
+            &json!({"images": [format!("unreachable.example/app-{n}:1")], "nodeSelector": {"type": "fake"}, "priority": 10}),
+        );
+    }
+}
+
+/// What the other tenant, and the kubelet, saw.
+#[derive(Debug, Default)]
+struct Seen {
+    deployments: usize,
+    slowest: Duration,
+    probes: usize,
+    slowest_probe: Duration,
+    failed_probes: usize,
+    most_resident: u64,
+}
+
+async fn probe(server: &Server, path: &str) -> Option<Duration> {
+    let begun = Instant::now();
+    let ask = async {
+        use tokio::io::AsyncWriteExt;
+        let mut stream = TcpStream::connect(server.health()).await.ok()?;
+        stream
+            .write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes())
+            .await
+            .ok()?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.ok()?;
+        text.starts_with("HTTP/1.1 200").then_some(())
+    };
+    tokio::time::timeout(Duration::from_secs(1), ask).await.ok()??;
+    Some(begun.elapsed())
+}
+
+/// The other tenant's day: a Deployment a second, and probes as a kubelet's.
+async fn live(cluster: &Cluster, server: &Server, shop: &Namespace, end: Instant) -> Seen {
+    let api = Api::<Deployment>::namespaced(cluster.client().await, &shop.name);
+    let mut seen = Seen::default();
+    while Instant::now() < end {
+        let name = format!("web-{}", seen.deployments);
+        let object = serde_json::from_value(deployment(&name, 0, &[&format!("shop-{}:1", seen.deployments)])).unwrap();
+        let begun = Instant::now();
+        api.create(&PostParams::default(), &object).await.unwrap();
+        seen.slowest = seen.slowest.max(begun.elapsed());
+        seen.deployments += 1;
+        for path in ["/healthz", "/readyz"] {
+            seen.probes += 1;
+            match probe(server, path).await {
+                Some(took) => seen.slowest_probe = seen.slowest_probe.max(took),
+                None => seen.failed_probes += 1,
+            }
+        }
+        seen.most_resident = seen.most_resident.max(server.resident());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    seen
+}
+
+fn lease(cluster: &Cluster, own: &Namespace) -> Value {
+    let text = cluster.kubectl(&["-n", &own.name, "get", "lease", "prewarmer", "-o", "json"], "");
+    let lease: Value = serde_json::from_str(&text).unwrap();
+    json!([lease["spec"]["holderIdentity"], lease["spec"]["leaseTransitions"]])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hostile_tenant_stops_nothing_for_others() {
+    let cluster = Cluster::own(60);
+    let (own, bank, shop) = (cluster.namespace("own"), cluster.namespace("bank"), cluster.namespace("shop"));
+    let poisoned = poison(cluster, &bank);
+    assert!(poisoned > 20, "only {poisoned} poisoned tasks were let in");
+    make_fakes(cluster, &bank.name).await;
+    let image = format!("--worker-image={HELPER}");
+    let server = Server::everywhere(cluster, &own, cluster.var("KUBECONFIG"), &[&image]).await;
+    shop.eventually("a leader", Duration::from_secs(30), || async { server.leads().then_some(()) }).await;
+    let leader = lease(cluster, &own);
+    dead_registry(&bank);
+
+    let attack = Attack {
+        over: Arc::default(),
+        connections: Arc::default(),
+        forged: Arc::default(),
+        heavy: Arc::default(),
+        bodies: Arc::default(),
+    };
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .tls_danger_accept_invalid_certs(true)
+        .local_address(Some(Ipv4Addr::new(127, 77, 0, 1).into()))
+        .timeout(Duration::from_secs(20))
+        .build()
+        .unwrap();
+    let mut attackers = JoinSet::new();
+    for (network, port) in (1u8..).zip([server.webhook(), server.api(), server.health()]) {
+        attackers.spawn(attack.clone().silent(port.parse().unwrap(), network));
+    }
+    let review = format!("https://{}/admit/workloads", server.webhook());
+    for _ in 0..4 {
+        attackers.spawn(attack.clone().forge(client.clone(), review.clone(), shop.name.clone(), bank.name.clone()));
+    }
+    let bodies = [
+        ("POST", review),
+        ("POST", format!("https://{}/admit/tasks", server.webhook())),
+        ("POST", format!("http://{}/ui/sign-in", server.api())),
+        ("POST", format!("http://{}/ui/tasks", server.api())),
+        ("POST", format!("http://{}/api/v1/tasks", server.api())),
+        ("POST", format!("http://{}/api/v1/tasks:extract", server.api())),
+        ("POST", format!("http://{}/api/v1/scheduled-tasks", server.api())),
+        ("PUT", format!("http://{}/api/v1/scheduled-tasks/x", server.api())),
+        ("DELETE", format!("http://{}/api/v1/tasks/x", server.api())),
+        ("GET", format!("http://{}/api/v1/tasks", server.api())),
+        ("POST", format!("http://{}/docs", server.api())),
+        ("POST", format!("http://{}/healthz", server.health())),
+    ];
+    for (method, url) in bodies {
+        attackers.spawn(attack.clone().endless(client.clone(), method, url));
+    }
+    attackers.spawn(attack.clone().heavy(cluster, bank.name.clone()));
+
+    let seconds = u64::try_from(number("PREWARMER_TEST_ATTACK_SECONDS", ATTACK_SECONDS)).unwrap();
+    let seen = live(cluster, &server, &shop, Instant::now() + Duration::from_secs(seconds)).await;
+    // The other tenant's tasks complete while the attack goes on.
+    let all = || async {
+        let done = shop.get("prewarmtasks").iter().all(|task| task["status"]["phase"] == "Completed");
+        (done && asked(&shop).len() >= seen.deployments).then_some(())
+    };
+    shop.eventually(
+        &format!("{} images to be warmed\n{}", seen.deployments, server.log()),
+        Duration::from_secs(60),
+        all,
+    )
+    .await;
+    attack.over.store(true, Ordering::Relaxed);
+    let counts =
+        [&attack.connections, &attack.forged, &attack.bodies, &attack.heavy].map(|count| count.load(Ordering::Relaxed));
+    attackers.shutdown().await;
+    eprintln!(
+        "{seconds} s: {} connections, {} forged reviews, {} endless bodies, {} Deployments of 45,000 containers, {FAKES} fake \
+         workers, {poisoned} poisoned tasks; {seen:?}",
+        counts[0], counts[1], counts[2], counts[3]
+    );
+    assert!(counts.iter().all(|count| *count > 0), "an attack did not run: {counts:?}");
+    let forged = asked(&shop).keys().chain(asked(&bank).keys()).filter(|image| image.starts_with("forged")).count();
+    assert_eq!(forged, 0, "forged reviews made tasks");
+    assert_eq!(lease(cluster, &own), leader, "the leader has changed:\n{}", server.log());
+    assert!(server.leads());
+    assert_eq!(seen.failed_probes, 0, "of {} probes\n{}", seen.probes, server.log());
+    assert!(seen.slowest < WEBHOOK_TIMEOUT, "an admission took {:?}", seen.slowest);
+    assert!(seen.most_resident < MAX_RESIDENT, "{} KiB resident", seen.most_resident);
+    let fakes = bank.get("jobs").iter().filter(|job| job["spec"]["suspend"] == true).count();
+    assert_eq!(fakes, FAKES, "jobs of others were deleted");
+    let overflow = bank.get("prewarmtasks").into_iter().find(|task| task["spec"]["retain"] == "5124095576030430h59m");
+    let status = overflow.unwrap()["status"].clone();
+    assert_eq!(status["phase"], "Failed", "{status:#}");
+}
