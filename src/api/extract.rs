@@ -103,7 +103,7 @@ pub(super) async fn extract(
     let policy = Arc::clone(&api.policy);
     let read = on_a_thread(move || {
         let _turn = turn;
-        manifest.extract(&policy, around, &default)
+        manifest.extract(&policy, &around, &default)
     });
     let (found, skipped) = read.await?;
     if found.is_empty() && skipped.is_empty() {

@@ -118,12 +118,11 @@ pub(super) async fn create_task(
     let (namespace, body) = body_of(&api, &caller, CREATE, pairs, &headers, body).await?;
     let wanted = request::read(body.value, &api.guard).map_err(ApiError::bad)?;
     let namespace = namespace.as_str();
-    let (task, before) = match key {
-        Some(key) => idempotency::obtain(&api, &caller, namespace, key, wanted.spec).await?,
-        None => {
-            let name = random_task_name(Timestamp::now());
-            (obtain(&api, namespace, &name, wanted.spec, &caller, false).await?, false)
-        }
+    let (task, before) = if let Some(key) = key {
+        idempotency::obtain(&api, &caller, namespace, key, wanted.spec).await?
+    } else {
+        let name = random_task_name(Timestamp::now());
+        (obtain(&api, namespace, &name, wanted.spec, &caller, false).await?, false)
     };
     let name = task.name_any();
     api.catalog.put(&task);

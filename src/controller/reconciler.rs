@@ -185,6 +185,7 @@ fn settings() -> Settings {
     Settings {
         worker: WorkerSettings {
             owner: None,
+            service_account: None,
             image: "helper:1".into(),
             priority_class: None,
             ttl: Duration::from_secs(3600),
@@ -194,6 +195,7 @@ fn settings() -> Settings {
         namespace: None,
         own_namespace: OWN_NAMESPACE.into(),
         worker_namespace: WorkerNamespace::Fallback,
+        fallback_on_policy: false,
         breaker: Breaker { nodes: 5000, at_once: 50 },
         examine: false,
         max_workers: 300,

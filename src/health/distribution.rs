@@ -315,7 +315,7 @@ struct Challenge {
 /// The challenge of the scheme `Bearer`, where there is one that can be used.
 fn challenge(headers: &HeaderMap) -> Option<Challenge> {
     let texts = headers.get_all(WWW_AUTHENTICATE).iter().filter(|value| value.len() <= MAX_HEADER);
-    let found = texts.filter_map(|value| parse_challenges(value.to_str().ok()?).ok()).flatten().find_map(|challenge| {
+    texts.filter_map(|value| parse_challenges(value.to_str().ok()?).ok()).flatten().find_map(|challenge| {
         let bearer = challenge.scheme.eq_ignore_ascii_case("bearer");
         let value = |name: &str| {
             let found = challenge.params.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
@@ -323,8 +323,7 @@ fn challenge(headers: &HeaderMap) -> Option<Challenge> {
         };
         let realm = value("realm").filter(|_| bearer)?.parse().ok()?;
         Some(Challenge { realm, service: value("service") })
-    });
-    found
+    })
 }
 
 fn is_redirect(status: StatusCode) -> bool {

@@ -287,7 +287,7 @@ mod tests {
 
     #[tokio::test]
     async fn redirects_have_an_end() {
-        let (host, requests) = server(|path| to(path)).await;
+        let (host, requests) = server(to).await;
         assert_eq!(look_up(&[&host], &format!("{host}/x:1")).await.unwrap_err(), LookupError::Redirects);
         assert_eq!(asked(&requests).len(), 4);
     }

@@ -296,9 +296,9 @@ mod tests {
             Failure::Status(410).is_final() && !Failure::Status(503).is_final() && !Failure::Status(429).is_final()
         );
         let message = Message { content_type: "application/json", body: json!({}) };
-        let post =
+        let sent =
             Post { address: &at("/moved"), format: "json", id: "id", message: &message, key: None, now_millis: 0 };
-        assert_eq!(Poster::new(loopback()).unwrap().post(&post, &|| false).await, Err(Failure::Rate));
+        assert_eq!(Poster::new(loopback()).unwrap().post(&sent, &|| false).await, Err(Failure::Rate));
         assert!(seen.lock().unwrap().is_empty());
     }
 

@@ -63,8 +63,13 @@ pub async fn run(
     metrics: Arc<Metrics>,
     stop: CancellationToken,
 ) {
-    let sender =
-        Arc::new(Sender { client, poster, metrics: Arc::clone(&metrics), slots: Slots::new(per_minute), answered: Mutex::default() });
+    let sender = Arc::new(Sender {
+        client,
+        poster,
+        metrics: Arc::clone(&metrics),
+        slots: Slots::new(per_minute),
+        answered: Mutex::default(),
+    });
     let mut news = catalog.news();
     let mut work = Work::default();
     loop {
@@ -405,7 +410,7 @@ mod tests {
         let hole_url = format!("http://{}/", hole.local_addr().unwrap());
         let receiver = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let receiver_url = format!("http://{}/", receiver.local_addr().unwrap());
-        let (heard, mut hears) = tokio::sync::mpsc::channel(10);
+        let (heard, mut deliveries) = tokio::sync::mpsc::channel(10);
         let router = axum::Router::new().route(
             "/",
             axum::routing::post(async move || {
@@ -449,7 +454,7 @@ mod tests {
             Arc::new(Metrics::new().unwrap()),
             stop.clone(),
         ));
-        let told = tokio::time::timeout(Duration::from_secs(5), hears.recv()).await;
+        let told = tokio::time::timeout(Duration::from_secs(5), deliveries.recv()).await;
         stop.cancel();
         works.await.unwrap();
         assert!(matches!(told, Ok(Some(()))), "namespace b was not told within 5 s");

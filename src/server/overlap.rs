@@ -53,21 +53,31 @@ fn overlap(all: &[ValidatingWebhookConfiguration], own: &str, watched: Option<&s
     let ours = all.iter().find(|one| one.name_any() == own).map(age);
     let is_older = |other: &&ValidatingWebhookConfiguration| ours.as_ref().is_none_or(|ours| age(other) < *ours);
     all.iter().filter(|one| one.name_any() != own).filter(is_older).find_map(|other| {
-        let theirs = watched_by(other)?;
-        let same = theirs.is_none() || watched.is_none() || theirs.as_deref() == watched;
-        same.then(|| Overlap { configuration: other.name_any(), namespace: theirs })
+        let scope = scope_of(other)?;
+        let namespace = match scope {
+            Scope::Cluster => None,
+            Scope::Namespace(name) => Some(name),
+        };
+        let same = namespace.is_none() || watched.is_none() || namespace.as_deref() == watched;
+        same.then(|| Overlap { configuration: other.name_any(), namespace })
     })
 }
 
-/// The only namespace that an installation looks at, or all. `None`: no server has filled the configuration yet.
-fn watched_by(configuration: &ValidatingWebhookConfiguration) -> Option<Option<String>> {
+/// The namespaces that an installation looks at.
+enum Scope {
+    Cluster,
+    Namespace(String),
+}
+
+/// Reads the scope of an installation. `None`: no server has filled the configuration yet.
+fn scope_of(configuration: &ValidatingWebhookConfiguration) -> Option<Scope> {
     let webhook = configuration.webhooks.iter().flatten().find(|webhook| webhook.name == TASKS)?;
     let expressions =
         webhook.namespace_selector.iter().flat_map(|selector| selector.match_expressions.iter().flatten());
     let named = expressions
         .filter(|expression| expression.key == NAME_LABEL && expression.operator == "In")
         .find_map(|expression| expression.values.iter().flatten().next());
-    Some(named.cloned())
+    Some(named.cloned().map_or(Scope::Cluster, Scope::Namespace))
 }
 
 #[cfg(test)]

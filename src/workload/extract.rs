@@ -162,11 +162,11 @@ impl Manifest {
     pub fn extract(
         mut self,
         policy: &Policy,
-        known: Surroundings,
+        known: &Surroundings,
         default: &str,
     ) -> Result<(Vec<Extracted>, Vec<String>), ExtractError> {
         for object in &self.objects {
-            surround(object, &known, default);
+            surround(object, known, default);
         }
         let (mut found, mut skipped, mut images) = (Vec::new(), Vec::new(), 0_usize);
         for (index, object) in std::mem::take(&mut self.objects).into_iter().enumerate() {
@@ -183,7 +183,7 @@ impl Manifest {
                     let view = kind.read_value(object).map_err(unreadable)?;
                     let named = Some(view.metadata.namespace.as_str()).filter(|name| !name.is_empty());
                     let namespace = named.unwrap_or(default);
-                    let (verdict, warnings) = policy.consider(kind, &view, namespace, &known);
+                    let (verdict, warnings) = policy.consider(kind, &view, namespace, known);
                     let entries = entries(&title, namespace, verdict, warnings);
                     images = images.saturating_add(entries.iter().map(|entry| entry.images.len()).sum());
                     found.extend(entries);
@@ -206,7 +206,7 @@ pub fn extract_documents(
     policy: &Policy,
     namespace: &str,
 ) -> Result<(Vec<Extracted>, Vec<String>), ExtractError> {
-    Manifest::read(text, Bounds::LOCAL)?.extract(policy, Surroundings::default(), namespace)
+    Manifest::read(text, Bounds::LOCAL)?.extract(policy, &Surroundings::default(), namespace)
 }
 
 fn word(object: &Value, path: &str) -> String {
@@ -330,7 +330,7 @@ mod tests {
             )
         };
         let read = |text: &str, bounds: Bounds| {
-            Manifest::read(text, bounds)?.extract(&Policy::default(), Surroundings::default(), "shop")
+            Manifest::read(text, bounds)?.extract(&Policy::default(), &Surroundings::default(), "shop")
         };
         let many = |pods: usize, images: usize| (0..pods).map(|name| pod(name, images)).collect::<String>();
         assert_eq!(read(&many(200, 2), Bounds::SERVED).unwrap().0.len(), 200);
@@ -344,7 +344,7 @@ mod tests {
         // Nine times nine times nine ... of the same: aliases count as what they stand for.
         let mut bomb = "a: &a [x,x,x,x,x,x,x,x,x]\n".to_owned();
         for (name, of) in ["b", "c", "d", "e", "f"].iter().zip(["a", "b", "c", "d", "e"]) {
-            bomb += &format!("{name}: &{name} [{}]\n", vec![format!("*{of}"); 9].join(","));
+            bomb.extend([format!("{name}: &{name} [{}]\n", vec![format!("*{of}"); 9].join(","))]);
         }
         let error = Manifest::read(&bomb, Bounds::SERVED).unwrap_err();
         assert!(matches!(error, ExtractError::Unreadable(_)), "{error}");
@@ -365,12 +365,12 @@ mod tests {
         let manifest = Manifest::read(&text, Bounds::SERVED).unwrap();
         let policy = Policy::default();
         assert_eq!(manifest.namespaces(&policy, "x"), ["bank".to_owned(), "shop".to_owned()].into());
-        let (found, _) = manifest.extract(&policy, cluster.seen_from(["shop".to_owned()].into()), "x").unwrap();
+        let (found, _) = manifest.extract(&policy, &cluster.seen_from(["shop".to_owned()].into()), "x").unwrap();
         assert_eq!((found[0].nodes.clone(), found[1].nodes == Some(Amount::Count(7))), (Some(Amount::Count(7)), false));
         // What the manifest says of a namespace is stronger, also that it has no annotations.
         let text = pod("shop") + "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n";
         let manifest = Manifest::read(&text, Bounds::SERVED).unwrap();
-        let (found, _) = manifest.extract(&policy, cluster.seen_from(["shop".to_owned()].into()), "x").unwrap();
+        let (found, _) = manifest.extract(&policy, &cluster.seen_from(["shop".to_owned()].into()), "x").unwrap();
         assert_ne!(found[0].nodes, Some(Amount::Count(7)));
         assert_eq!(cluster.namespace("shop").len(), 1, "the cluster's own is as it was");
     }

@@ -54,6 +54,9 @@ enum Fault {
 const FAULTS: [Fault; 6] =
     [Fault::Throttled, Fault::Errors, Fault::Slow, Fault::CutWatches, Fault::NoCreations, Fault::Stale];
 
+/// A list as it was read, and when.
+type List = (Instant, HeaderMap, Bytes);
+
 /// The proxy: forwards what comes to the API server, and disturbs it.
 #[derive(Clone)]
 struct Proxy {
@@ -65,7 +68,7 @@ struct Proxy {
     /// How often each fault has struck.
     struck: Arc<[AtomicUsize; FAULTS.len()]>,
     /// Lists by their address, and when they were read.
-    lists: Arc<Mutex<HashMap<String, (Instant, HeaderMap, Bytes)>>>,
+    lists: Arc<Mutex<HashMap<String, List>>>,
 }
 
 impl Proxy {
@@ -105,13 +108,13 @@ impl Proxy {
         let is_write = method != Method::GET;
         let (index, fault) = self.fault();
         match fault {
-            Fault::Throttled if number % 3 == 0 => {
+            Fault::Throttled if number.is_multiple_of(3) => {
                 self.strike(index);
                 return status(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", Some("1"));
             }
-            Fault::Errors if is_write && number % 3 == 0 => {
+            Fault::Errors if is_write && number.is_multiple_of(3) => {
                 self.strike(index);
-                if number % 2 == 0 {
+                if number.is_multiple_of(2) {
                     let _ = self.forward(method, &path, headers, body).await;
                 }
                 return status(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", None);

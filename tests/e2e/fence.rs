@@ -190,13 +190,13 @@ fn of_the_job() -> Vec<Misuse> {
 /// what was said of the others.
 pub fn try_misuses(good: &Value, misuses: &[Misuse], create: impl Fn(&Value) -> String) -> (usize, Vec<String>) {
     let name = |index: usize| format!("misuse-{index:03}");
-    let misused = |(index, (path, value)): (usize, &Misuse)| {
+    let changed = |(index, (path, value)): (usize, &Misuse)| {
         let mut bad = good.clone();
         bad["metadata"]["name"] = json!(name(index));
         set(&mut bad, path, value.clone());
         bad
     };
-    let items: Vec<Value> = misuses.iter().enumerate().map(misused).collect();
+    let items: Vec<Value> = misuses.iter().enumerate().map(changed).collect();
     let said = create(&json!({"apiVersion": "v1", "kind": "List", "items": items}));
     let mut others = Vec::new();
     for (index, (path, value)) in misuses.iter().enumerate() {
@@ -322,7 +322,7 @@ fn account(cluster: &Cluster, namespace: &str) -> String {
     format!("--as=system:serviceaccount:{namespace}:prewarmer-{name}")
 }
 
-/// What LimitRanges and meshes add to every pod, and workers in the installation's own namespace, which no task can own.
+/// What `LimitRanges` and meshes add to every pod, and workers in the installation's own namespace, which no task can own.
 fn what_a_cluster_adds_is_accepted(
     create: &impl Fn(&str, &Value) -> (bool, String),
     shop: &Namespace,

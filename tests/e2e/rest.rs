@@ -423,8 +423,8 @@ async fn a_key_outlives_its_task_and_not_its_refusal() {
     namespace.eventually("the quota refuses the task", LONG, refused).await;
     assert!(keys() <= before + 1, "the key of a refused task is kept");
     namespace.kubectl(&["delete", "resourcequota", "none"], "");
-    let made = || async { (make("later", &body).await.code == 201).then_some(()) };
-    namespace.eventually("the key is good again", LONG, made).await;
+    let accepted = || async { (make("later", &body).await.code == 201).then_some(()) };
+    namespace.eventually("the key is good again", LONG, accepted).await;
 }
 
 /// Who may make tasks and not change schedules cannot have a run wait: that is written into the schedule.

@@ -1,5 +1,6 @@
 //! What the REST API refuses, and how.
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use std::{
     io::{Read, Write},
     net::TcpStream,
@@ -259,7 +260,6 @@ async fn tokens_of_kubernetes_are_made_for_prewarmer() {
     assert_eq!(caller.with(&other).get("/tasks").await.code, 401);
 
     // For the time of a change both are taken; the setting names the API server's own audience.
-    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
     let claims: Value =
         serde_json::from_slice(&URL_SAFE_NO_PAD.decode(whole.split('.').nth(1).unwrap()).unwrap()).unwrap();
     let both = format!("--token-audience=prewarmer,{}", claims["aud"][0].as_str().unwrap());

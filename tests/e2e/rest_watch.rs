@@ -119,7 +119,8 @@ async fn a_crowd_watches_one_task() {
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("crowd");
     let image = format!("--worker-image={HELPER}");
-    let server = Server::with(cluster, &namespace, &namespace, &["--api-rate=100000", "--api-watches=4096", &image]).await;
+    let server =
+        Server::with(cluster, &namespace, &namespace, &["--api-rate=100000", "--api-watches=4096", &image]).await;
     let caller = Caller::editor(&server, &namespace);
     namespace.apply_task(
         "popular",

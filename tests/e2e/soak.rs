@@ -96,7 +96,7 @@ async fn second(n: usize, deployments: &Api<Deployment>, caller: &Caller, server
     if let Some(old) = n.checked_sub(DEPLOYMENT_LIFE) {
         let _ = deployments.delete(&name(old), &DeleteParams::background()).await;
     }
-    if n % 3 == 0 {
+    if n.is_multiple_of(3) {
         let body =
             json!({"images": [format!("rest-{n}:1")], "nodeSelector": {"type": "fake"}, "ttlSecondsAfterFinished": 20});
         let id = caller.task(&body).await;
@@ -104,7 +104,7 @@ async fn second(n: usize, deployments: &Api<Deployment>, caller: &Caller, server
             crowd.spawn(watch(server.api().to_owned(), caller.secret().to_owned(), id.clone()));
         }
     }
-    if n % 2 == 0 {
+    if n.is_multiple_of(2) {
         sign_in(server.api(), caller.secret()).await;
     }
 }
@@ -115,17 +115,17 @@ async fn soak(cluster: &'static Cluster, namespace: &Namespace, seconds: usize) 
     let server = Server::with(cluster, namespace, namespace, &words).await;
     let caller = Caller::editor(&server, namespace);
     let deployments = Api::<Deployment>::namespaced(cluster.client().await, &namespace.name);
-    let (begun, mut crowd, mut samples, mut sampled) = (Instant::now(), JoinSet::new(), Vec::new(), Instant::now());
+    let (begun, mut crowd, mut samples, mut last_sample) = (Instant::now(), JoinSet::new(), Vec::new(), Instant::now());
     for n in 0..seconds {
         let due = begun + Duration::from_secs(n as u64);
         tokio::time::sleep_until(due.into()).await;
         second(n, &deployments, &caller, &server, &mut crowd).await;
         while crowd.try_join_next().is_some() {}
-        if sampled.elapsed() >= SAMPLE {
-            sampled = Instant::now();
+        if last_sample.elapsed() >= SAMPLE {
+            last_sample = Instant::now();
             samples.push(Held::now(&server));
         }
-        if n > 0 && n % 300 == 0 {
+        if n > 0 && n.is_multiple_of(300) {
             eprintln!("after {n} s: {:?}", Held::now(&server));
         }
     }

@@ -394,7 +394,7 @@ impl Simulation {
         self.world.observe(Observation::Task(Change::Put(Arc::new(self.task.clone()))), now);
         let node = format!("n{:02}", how % 12);
         let valid = crate::task::validate::validate(&self.task.spec).unwrap();
-        let uid = if how % 8 == 0 { "another" } else { "uid" };
+        let uid = if how.is_multiple_of(8) { "another" } else { "uid" };
         let at = Assignment {
             namespace: "shop",
             task_namespace: "shop",

@@ -300,7 +300,7 @@ mod tests {
             of_peer,
             idle,
             completed,
-            since: now - Duration::from_secs(ago),
+            since: now.checked_sub(Duration::from_secs(ago)).unwrap(),
         };
         let all = vec![
             one(1, 2, true, true, 100),
