@@ -35,15 +35,15 @@ func TestWhatIsSent(t *testing.T) {
 		"GET /api/v1/tasks?namespace=bank&search=a%26b%3Dc+d%2Be%25f%2F%E2%98%83": func() (any, error) {
 			return client.ListTasks(ctx, WithSearch("a&b=c d+e%f/\u2603"))
 		},
-		"GET /api/v1/tasks?namespace=bank":          func() (any, error) { return client.ListTasks(ctx, WithSearch("")) },
-		"GET /api/v1/tasks":                         func() (any, error) { return client.ListTasks(ctx, AllNamespaces()) },
-		"GET /api/v1/tasks/a%2Fb?namespace=shop":    func() (any, error) { return client.GetTask(ctx, "a/b", InNamespace("shop")) },
-		"DELETE /api/v1/tasks/t1?namespace=bank":    func() (any, error) { return client.CancelTask(ctx, "t1") },
-		"GET /api/v1/nodes?eligible=true":           func() (any, error) { return client.ListNodes(ctx, WithEligible(true)) },
-		"GET /api/v1/stats?namespace=bank":          func() (any, error) { return client.GetStats(ctx) },
-		"POST /api/v1/tasks:extract kind: Pod":      func() (any, error) { return client.Extract(ctx, strings.NewReader("kind: Pod")) },
-		"DELETE /api/v1/scheduled-tasks/s1":         func() (any, error) { return client.DeleteSchedule(ctx, "s1", AllNamespaces()) },
-		"GET /api/v1/scheduled-tasks?enabled=false": func() (any, error) { return client.ListSchedules(ctx, WithEnabled(false), AllNamespaces()) },
+		"GET /api/v1/tasks?namespace=bank":                    func() (any, error) { return client.ListTasks(ctx, WithSearch("")) },
+		"GET /api/v1/tasks":                                   func() (any, error) { return client.ListTasks(ctx, AllNamespaces()) },
+		"GET /api/v1/tasks/a%2Fb?namespace=shop":              func() (any, error) { return client.GetTask(ctx, "a/b", InNamespace("shop")) },
+		"DELETE /api/v1/tasks/t1?namespace=bank":              func() (any, error) { return client.CancelTask(ctx, "t1") },
+		"GET /api/v1/nodes?eligible=true":                     func() (any, error) { return client.ListNodes(ctx, WithEligible(true)) },
+		"GET /api/v1/stats?namespace=bank":                    func() (any, error) { return client.GetStats(ctx) },
+		"POST /api/v1/tasks:extract?namespace=bank kind: Pod": func() (any, error) { return client.Extract(ctx, strings.NewReader("kind: Pod")) },
+		"DELETE /api/v1/scheduled-tasks/s1":                   func() (any, error) { return client.DeleteSchedule(ctx, "s1", AllNamespaces()) },
+		"GET /api/v1/scheduled-tasks?enabled=false":           func() (any, error) { return client.ListSchedules(ctx, WithEnabled(false), AllNamespaces()) },
 		"POST /api/v1/scheduled-tasks " + strings.Replace(minimalBody, "NS", "bank", 1): func() (any, error) {
 			return client.CreateSchedule(ctx, minimal)
 		},

@@ -15,6 +15,8 @@ func (c *Client) CreateSchedule(ctx context.Context, schedule ScheduleRequest, o
 	if err != nil {
 		return nil, err
 	}
+	// The body names it.
+	r.query.Del(namespaceKey)
 	if err := r.setBody(schedule); err != nil {
 		return nil, err
 	}

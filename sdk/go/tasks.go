@@ -19,6 +19,8 @@ func (c *Client) CreateTask(ctx context.Context, task TaskRequest, opts ...CallO
 	if err != nil {
 		return nil, err
 	}
+	// The body names it.
+	r.query.Del(namespaceKey)
 	if key == "" {
 		return nil, errors.New("prewarmer: the Idempotency-Key is empty")
 	}
