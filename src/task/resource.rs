@@ -252,6 +252,9 @@ pub struct Notification {
     pub format: Option<String>,
 }
 
+// Durations: with at most so many digits for each unit, and 20 characters in all, CEL's `duration()` cannot overflow (292 years).
+// An expression that fails to be evaluated would refuse every write of the status too, which ratcheting does not help.
+
 /// Images to have on nodes, and how to get them there.
 #[derive(CustomResource, KubeSchema, Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[kube(
@@ -316,12 +319,12 @@ pub struct PrewarmTaskSpec {
     /// How long a node may take, such as `10m`, from 1 second to 24 hours.
     #[serde(default = "default_timeout")]
     #[schemars(length(max = 20))]
-    #[x_kube(validation = Rule::new("self.matches('^([0-9]+(\\\\.[0-9]+)?(ms|s|m|h))+$') && duration(self) >= duration('1s') && duration(self) <= duration('24h')").message("timeout must be a duration from 1s to 24h, such as 10m"))]
+    #[x_kube(validation = Rule::new("self.matches('^([0-9]{1,6}(\\\\.[0-9]{1,9})?h|[0-9]{1,7}(\\\\.[0-9]{1,9})?m|[0-9]{1,9}(\\\\.[0-9]{1,9})?s|[0-9]{1,12}(\\\\.[0-9]{1,9})?ms)+$') && duration(self) >= duration('1s') && duration(self) <= duration('24h')").message("timeout must be a duration from 1s to 24h, such as 10m"))]
     pub timeout: String,
     /// How long the whole task may take, such as `1h`, from 1 second to 168 hours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 20))]
-    #[x_kube(validation = Rule::new("self.matches('^([0-9]+(\\\\.[0-9]+)?(ms|s|m|h))+$') && duration(self) >= duration('1s') && duration(self) <= duration('168h')").message("deadline must be a duration from 1s to 168h, such as 1h"))]
+    #[x_kube(validation = Rule::new("self.matches('^([0-9]{1,6}(\\\\.[0-9]{1,9})?h|[0-9]{1,7}(\\\\.[0-9]{1,9})?m|[0-9]{1,9}(\\\\.[0-9]{1,9})?s|[0-9]{1,12}(\\\\.[0-9]{1,9})?ms)+$') && duration(self) >= duration('1s') && duration(self) <= duration('168h')").message("deadline must be a duration from 1s to 168h, such as 1h"))]
     pub deadline: Option<String>,
     /// The order among waiting tasks, 1 to 10, higher first.
     #[serde(default = "default_priority")]
@@ -332,7 +335,7 @@ pub struct PrewarmTaskSpec {
     pub failure_policy: FailurePolicy,
     /// The rule of `failurePolicy: Retry`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("!has(self.delay) || (self.delay.matches('^([0-9]+(\\\\.[0-9]+)?(ms|s|m|h))+$') && duration(self.delay) <= duration('24h'))").message("retry.delay must be a duration up to 24h, such as 30s"))]
+    #[x_kube(validation = Rule::new("!has(self.delay) || (self.delay.matches('^([0-9]{1,6}(\\\\.[0-9]{1,9})?h|[0-9]{1,7}(\\\\.[0-9]{1,9})?m|[0-9]{1,9}(\\\\.[0-9]{1,9})?s|[0-9]{1,12}(\\\\.[0-9]{1,9})?ms)+$') && duration(self.delay) <= duration('24h'))").message("retry.delay must be a duration up to 24h, such as 30s"))]
     pub retry: Option<Retry>,
     /// The share of nodes that must be warm for the task to count as completed, `0%` to `100%`.
     #[serde(default = "default_success_threshold")]
@@ -352,7 +355,7 @@ pub struct PrewarmTaskSpec {
     /// None by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 20))]
-    #[x_kube(validation = Rule::new("self.matches('^([0-9]+(\\\\.[0-9]+)?(ms|s|m|h))+$') && duration(self) <= duration('24h')").message("retain must be a duration up to 24h, such as 30m"))]
+    #[x_kube(validation = Rule::new("self.matches('^([0-9]{1,6}(\\\\.[0-9]{1,9})?h|[0-9]{1,7}(\\\\.[0-9]{1,9})?m|[0-9]{1,9}(\\\\.[0-9]{1,9})?s|[0-9]{1,12}(\\\\.[0-9]{1,9})?ms)+$') && duration(self) <= duration('24h')").message("retain must be a duration up to 24h, such as 30m"))]
     pub retain: Option<String>,
     /// What kind of object pulls on a node.
     #[serde(default)]
