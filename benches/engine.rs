@@ -78,6 +78,7 @@ fn settings() -> Settings {
         known_for: Duration::from_secs(600),
         public_registries: Vec::new(),
         max_retained: 8000,
+        cluster: prewarmer::egress::Cluster::default(),
     }
 }
 
