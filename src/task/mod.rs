@@ -5,6 +5,7 @@
 
 mod again;
 pub mod batches;
+pub mod caps;
 pub mod plan;
 mod problem;
 pub mod resource;
