@@ -43,6 +43,7 @@ pub fn policy(settings: PolicySettings, own: &str, watched: Option<&str>) -> Pol
         watch_namespace: watched.map(str::to_owned),
         kinds: settings.kinds,
         auto_nodes: settings.auto_nodes,
+        caps: Arc::default(),
     }
 }
 
@@ -68,6 +69,7 @@ pub(super) fn controller_settings(config: &Config) -> controller::Settings {
         breaker: config.breaker,
         examine: config.prometheus.is_some() || config.disk.is_some(),
         max_workers: config.max_workers,
+        limits: config.limits.clone(),
         registry_concurrency: config.registry_concurrency,
         known_for: config.known_for,
         public_registries: config.public_registries.clone(),

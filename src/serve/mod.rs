@@ -116,7 +116,8 @@ pub async fn serve(config: Config, runtimes: Runtimes) -> anyhow::Result<ExitCod
     let (caches_out, caches) = watch::channel(0);
     let around = Surroundings::default();
     let (reviews, hints, receiver) = intake::channel(&metrics, build::intake_settings(&config), around.clone());
-    let policy = build::policy(config.policy.clone(), &config.namespace, config.watch_namespace.as_deref());
+    let mut policy = build::policy(config.policy.clone(), &config.namespace, config.watch_namespace.as_deref());
+    policy.caps = Arc::clone(&config.limits.caps);
     let common = Common {
         client: client.clone(),
         policy: Arc::new(policy),

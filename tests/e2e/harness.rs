@@ -356,6 +356,12 @@ impl Server {
         Self::run(cluster, namespace, &own.name, &more, cluster.var("KUBECONFIG")).await
     }
 
+    /// A server that lives in the namespace `own` and looks at the whole cluster, which has to be the test's own: it would work
+    /// on the tasks of other tests too.
+    pub async fn everywhere(cluster: &Cluster, own: &Namespace, words: &[&str]) -> Self {
+        Self::with(cluster, own, own, &[&["--watch-namespace="], words].concat()).await
+    }
+
     /// A further replica of [`Self::start`]. Registered by URL, only the one that leads is ready.
     pub fn standby(cluster: &Cluster, namespace: &Namespace, worker_image: &str) -> Self {
         let more = [format!("--instance={}", namespace.name), format!("--worker-image={worker_image}")];
