@@ -252,11 +252,30 @@ async fn the_installed_rights_suffice() {
         .args(["manifests", "--namespace", &install.name, "--worker-image", INSTALLED_HELPER])
         .output();
     let manifests = String::from_utf8(manifests.unwrap().stdout).unwrap();
+    let manifests = confined(&manifests, &[&install, &namespace]);
     cluster.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", "-"], &manifests);
     // The pods of the installation are kwok's; the servers under test run here, by the same accounts.
     install.kubectl(&["scale", "deployment/prewarmer", "deployment/prewarmer-controller", "--replicas=0"], "");
     let servers = Server::installed(cluster, &install, &namespace).await;
     everything_works(servers, &install, &namespace, None).await;
+}
+
+/// The same install, but what it refuses to others it refuses in these namespaces only: other servers share this cluster.
+fn confined(manifests: &str, to: &[&Namespace]) -> String {
+    let mut objects: Vec<Value> = serde_saphyr::from_multiple(manifests).unwrap();
+    objects.retain(Value::is_object);
+    let names: Vec<&str> = to.iter().map(|namespace| namespace.name.as_str()).collect();
+    let mut bound = 0;
+    for object in objects.iter_mut().filter(|object| object["kind"] == "ValidatingAdmissionPolicyBinding") {
+        let policy = object["spec"]["policyName"].as_str().unwrap();
+        if policy.contains("-reserved-") || policy.ends_with("-created-by") {
+            let only = json!({"key": "kubernetes.io/metadata.name", "operator": "In", "values": names});
+            object["spec"]["matchResources"] = json!({"namespaceSelector": {"matchExpressions": [only]}});
+            bound += 1;
+        }
+    }
+    assert!(bound >= 4, "the policies for others are named otherwise");
+    json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string()
 }
 
 /// The same of an installation for one namespace, whose rights end there.
