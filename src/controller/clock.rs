@@ -14,6 +14,9 @@ use tokio::time::Instant;
 /// An answer of the API server that takes longer says too little of its time.
 const LONGEST: Duration = Duration::from_secs(3);
 
+/// A clock that differs from the `Date` by no more may be right: the header is in whole seconds, and the answer took its time. Then it
+/// counts, so that an end is not written down a second before the beginning that the API server has written.
+const AGREES: SignedDuration = SignedDuration::from_secs(2);
 /// Clocks that differ by more are told of.
 const TOLERATED: SignedDuration = SignedDuration::from_secs(5);
 
@@ -36,7 +39,11 @@ impl Clock {
             tracing::warn!("the API server does not tell its time; this machine's counts");
             return Self::from(Timestamp::now());
         };
-        let ahead = Timestamp::now().duration_since(base);
+        let here = Timestamp::now();
+        let ahead = here.duration_since(base);
+        if ahead.abs() <= AGREES {
+            return Self::from(here);
+        }
         if ahead.abs() > TOLERATED {
             let seconds = ahead.as_secs();
             tracing::warn!(seconds, "this machine's clock is ahead of the API server's; the API server's counts");
@@ -62,11 +69,15 @@ async fn server_time(client: &Client) -> Option<Timestamp> {
 mod tests {
     use super::*;
 
-    fn client(date: Option<&'static str>) -> Client {
-        let service = tower::service_fn(move |_: Request<Body>| async move {
-            let answer = http::Response::builder();
-            let answer = date.into_iter().fold(answer, |answer, date| answer.header("date", date));
-            Ok::<_, std::convert::Infallible>(answer.body(Body::empty()).unwrap())
+    fn client(date: Option<&str>) -> Client {
+        let date = date.map(str::to_owned);
+        let service = tower::service_fn(move |_: Request<Body>| {
+            let date = date.clone();
+            async move {
+                let answer = http::Response::builder();
+                let answer = date.into_iter().fold(answer, |answer, date| answer.header("date", date));
+                Ok::<_, std::convert::Infallible>(answer.body(Body::empty()).unwrap())
+            }
         });
         Client::new(service, "x")
     }
@@ -77,6 +88,13 @@ mod tests {
         assert_eq!(clock.now().to_string(), "1994-11-06T08:49:37Z");
         tokio::time::advance(Duration::from_secs(90)).await;
         assert_eq!(clock.now().to_string(), "1994-11-06T08:51:07Z");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whole_seconds_do_not_set_a_good_clock_back() {
+        let before = Timestamp::now();
+        let date = before.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+        assert!(Clock::of_server(&client(Some(&date))).await.now() >= before);
     }
 
     #[tokio::test(start_paused = true)]

@@ -127,7 +127,8 @@ impl Reserved<'_> {
 async fn the_labels_of_workers_are_reserved() {
     let cluster = Cluster::shared();
     let shop = cluster.namespace("reserved");
-    let (instance, account) = (shop.name.as_str(), format!("system:serviceaccount:prewarmer:prewarmer-{}", shop.name));
+    let (instance, account) =
+        (shop.name.as_str(), format!("system:serviceaccount:prewarmer:prewarmer-{}-controller", shop.name));
     let sets = format!("crds.install=false,instance={instance},watchNamespace={instance}");
     let words =
         ["template", "prewarmer", CHART, "-n", "prewarmer", "--set", &sets, "--show-only", "templates/reserved.yaml"];
@@ -158,6 +159,7 @@ async fn the_labels_of_workers_are_reserved() {
     }
     let mut adopted = pod.clone();
     adopted["metadata"]["name"] = json!("mine");
+    adopted["metadata"]["ownerReferences"] = json!([]);
     adopted["metadata"]["labels"] = json!({"app.kubernetes.io/managed-by": "prewarmer"});
     reserved.allowed("eve", &["create", "-f", "-"], &adopted.to_string());
     reserved.denied("eve", &["label", "pod", "mine", "prewarm.io/task=web"], "");
