@@ -209,7 +209,7 @@ type NotifyRequest struct {
 	// URL: `http` or `https`. Everybody who may read the task can read it: give an address that carries a token by `urlFrom`.
 	URL string `json:"url,omitempty"`
 	// URLFrom: the key of a Secret of the task's namespace whose value is the address.
-	URLFrom UrlSource `json:"urlFrom,omitempty"`
+	URLFrom UrlSource `json:"urlFrom,omitzero"`
 }
 
 // Overlap: what happens when a run is due while one is at work.
@@ -303,7 +303,7 @@ type ScheduleRequest struct {
 	// Namespace: the schedule's namespace, and that of its tasks; the server's own by default.
 	Namespace string `json:"namespace,omitempty"`
 	// OverlapPolicy: what happens when a run is due while one is at work: `skip` (default), `allow` or `queue`.
-	OverlapPolicy Overlap `json:"overlapPolicy,omitempty"`
+	OverlapPolicy Overlap `json:"overlapPolicy,omitzero"`
 	// StartingDeadlineSeconds: how many seconds late a run may begin; any by default.
 	StartingDeadlineSeconds int `json:"startingDeadlineSeconds,omitempty"`
 	// TimeoutSeconds: seconds after which a run is cancelled; 0 for never, as by default.
@@ -439,13 +439,13 @@ type TaskRequest struct {
 	// Images: 1 to 100 references, as a pod would name them.
 	Images []string `json:"images"`
 	// BatchPolicy: how batches follow one another: `Barrier` (default), `Rolling` or `Doubling`.
-	BatchPolicy BatchPolicy `json:"batchPolicy,omitempty"`
+	BatchPolicy BatchPolicy `json:"batchPolicy,omitzero"`
 	// BatchSize: how many nodes at once: 1 to 100, or a percentage such as `25%`; 10 by default.
 	BatchSize Amount `json:"batchSize,omitzero"`
 	// Deadline: how long the whole task may take, such as `1h`.
 	Deadline string `json:"deadline,omitempty"`
 	// ImagePullPolicy: `IfNotPresent` (default), or `Always` to check a tag that may have moved.
-	ImagePullPolicy PullPolicy `json:"imagePullPolicy,omitempty"`
+	ImagePullPolicy PullPolicy `json:"imagePullPolicy,omitzero"`
 	// ImagePullSecrets: names of Secrets of the task's namespace, for private registries.
 	ImagePullSecrets []string `json:"imagePullSecrets,omitempty"`
 	// MaxRetries: how many further tries a failed node gets; 0 by default.
@@ -461,13 +461,13 @@ type TaskRequest struct {
 	// Priority: 1 to 10; higher goes first; 5 by default.
 	Priority int `json:"priority,omitempty"`
 	// PullMethod: `Auto` (default), `ImageVolume` or `Helper`.
-	PullMethod PullMethod `json:"pullMethod,omitempty"`
+	PullMethod PullMethod `json:"pullMethod,omitzero"`
 	// Retain: how long finished worker pods hold the images, such as `30m`.
 	Retain string `json:"retain,omitempty"`
 	// RetryDelay: seconds before the first further try; 30 by default.
 	RetryDelay *int `json:"retryDelay,omitempty"`
 	// RetryStrategy: how the time between tries grows: `linear` (default) or `exponential`.
-	RetryStrategy RetryGrowth `json:"retryStrategy,omitempty"`
+	RetryStrategy RetryGrowth `json:"retryStrategy,omitzero"`
 	// ServiceAccountName: the service account of the task's namespace whose pull secrets count.
 	ServiceAccountName string `json:"serviceAccountName,omitempty"`
 	// SuccessThreshold: the share of nodes that must be warm for the task to count as completed; `90%` by default.
@@ -481,7 +481,7 @@ type TaskRequest struct {
 	// WebhookURL: who is told of the end by a POST of JSON; `notify` can say more.
 	WebhookURL string `json:"webhookUrl,omitempty"`
 	// Worker: `Job` (default) or `Pod`.
-	Worker WorkerKind `json:"worker,omitempty"`
+	Worker WorkerKind `json:"worker,omitzero"`
 }
 
 // TaskView: a task.

@@ -23,7 +23,8 @@ func goField(key string, s *schema, required bool) (goType, omit string, err err
 		return goType, "", err
 	}
 	switch {
-	case len(s.OneOf) > 0:
+	case len(s.OneOf) > 0, s.Ref != "":
+		// omitempty never leaves out a struct.
 		return goType, ",omitzero", nil
 	case zeroMeansSomething(s):
 		return "*" + goType, ",omitempty", nil

@@ -24,7 +24,7 @@ func TestFields(t *testing.T) {
 		`"delay": {"type": "integer", "format": "int64"}`:                                                "Delay *int64 `json:\"delay,omitempty\"`",
 		`"endedAt": {"type": "string", "description": "RFC 3339."}`:                                      "// EndedAt: RFC 3339. EndedAt *time.Time `json:\"endedAt,omitempty\"`",
 		`"size": {"oneOf": [{"type": "integer"}, {"type": "string", "pattern": "x"}, {"type": "null"}]}`: "// Size: a number, or a text like x. Size Amount `json:\"size,omitzero\"`",
-		`"kind": {"oneOf": [{"$ref": "#/components/schemas/Kind"}, {"type": "null"}]}`:                   "Kind Kind `json:\"kind,omitempty\"`",
+		`"kind": {"oneOf": [{"$ref": "#/components/schemas/Kind"}, {"type": "null"}]}`:                   "Kind Kind `json:\"kind,omitzero\"`",
 		`"labels": {"type": "object", "additionalProperties": {"type": "string"}}`:                       "Labels map[string]string `json:\"labels,omitempty\"`",
 		`"open": {"type": "object"}`:                                                                     "Open map[string]any `json:\"open,omitempty\"`",
 		`"any": {"type": "array", "items": {}}`:                                                          "Any []any `json:\"any,omitempty\"`",
