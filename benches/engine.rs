@@ -4,7 +4,7 @@ use std::{hint::black_box, time::Duration};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use prewarmer::{
-    controller::{Rehearsal, Settings, WorkerNamespace},
+    controller::{Limits, Rehearsal, Settings, WorkerNamespace},
     node::{Facts, Interner},
     reduced::ReducedNode,
     task::{
@@ -74,6 +74,7 @@ fn settings() -> Settings {
         breaker: BREAKER,
         examine: false,
         max_workers: 300,
+        limits: Limits::default(),
         registry_concurrency: 200,
         known_for: Duration::from_secs(600),
         public_registries: Vec::new(),

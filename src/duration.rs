@@ -28,6 +28,18 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     if text.is_empty() { Err(wrong()) } else { Ok(total) }
 }
 
+/// Writes a duration as [`parse`] reads it, in whole seconds or, below one, in milliseconds.
+#[must_use]
+pub fn format(span: Duration) -> String {
+    let seconds = span.as_secs();
+    if seconds == 0 {
+        return if span.is_zero() { "0s".to_owned() } else { format!("{}ms", span.as_millis()) };
+    }
+    let parts = [(seconds / 3600, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s")];
+    let part = |(amount, unit): &(u64, &str)| (*amount > 0).then(|| format!("{amount}{unit}"));
+    parts.iter().filter_map(part).collect::<Vec<_>>().concat()
+}
+
 /// From a time to another, both RFC 3339; nothing where one is missing, or none.
 #[must_use]
 pub fn between(start: Option<&str>, end: Option<&str>) -> Option<SignedDuration> {
@@ -55,6 +67,13 @@ mod tests {
     #[case("99999999999999999999h", None)]
     fn durations(#[case] text: &str, #[case] milliseconds: Option<u64>) {
         assert_eq!(parse(text).ok(), milliseconds.map(Duration::from_millis));
+    }
+
+    #[test]
+    fn what_is_written_can_be_read() {
+        for text in ["0s", "500ms", "1s", "10m", "1h30m", "24h", "2h5s"] {
+            assert_eq!(format(parse(text).unwrap()), text);
+        }
     }
 
     #[test]

@@ -28,6 +28,12 @@ pub struct Metrics {
     pub nodes: IntCounterVec,
     /// Tasks that are begun and not ended.
     pub active_tasks: IntGauge,
+    /// Tasks, by state: `running`, `waiting` for a place, or `parked` (begun, and without a pull under way).
+    pub task_places: IntGaugeVec,
+    /// Nodes put behind the others of their task because they were at work for another.
+    pub nodes_deferred: IntCounter,
+    /// Registries that do not answer, of tasks that run.
+    pub registries_unreachable: IntGauge,
     /// Images that ended on a node, by result.
     pub images: IntCounterVec,
     /// Images that failed on a node, by reason.
@@ -131,6 +137,16 @@ impl Metrics {
         let recovered =
             IntCounter::new("prewarm_workloads_recovered_total", "Workloads that were found and no hint had brought.")?;
         registry.register(Box::new(recovered.clone()))?;
+        let task_places = IntGaugeVec::new(
+            Opts::new("prewarm_task_places", "Tasks that run, that wait for a place, and that run without one."),
+            &["state"],
+        )?;
+        registry.register(Box::new(task_places.clone()))?;
+        let nodes_deferred = IntCounter::new(
+            "prewarm_nodes_deferred_total",
+            "Nodes put behind the others of their task because they were at work for another.",
+        )?;
+        registry.register(Box::new(nodes_deferred.clone()))?;
         let seconds_saved =
             Counter::new("prewarm_seconds_saved_total", "Seconds that containers would have waited for their images.")?;
         registry.register(Box::new(seconds_saved.clone()))?;
@@ -160,6 +176,12 @@ impl Metrics {
             registries_limited: gauge(
                 "prewarm_registries_limited",
                 "Registries that get fewer pulls because they asked for it.",
+            )?,
+            task_places,
+            nodes_deferred,
+            registries_unreachable: gauge(
+                "prewarm_registries_unreachable",
+                "Registries that do not answer, of tasks that run.",
             )?,
             admission_duration,
             hints: counter("prewarm_admission_hints_total", "Hints from admission, by outcome.", &["outcome"])?,

@@ -24,7 +24,7 @@ use super::{
     Api, BASE,
     auth::{Caller, Deed, Visible},
     body,
-    error::ApiError,
+    error::{ApiError, Detail},
     front::Subject,
     idempotency,
     params::{MAX_LIMIT, Pairs, Params},
@@ -33,7 +33,7 @@ use super::{
 use crate::{
     catalog::{Entry, Filter, Key, Status, TaskView, amount_schema},
     schedule::random_task_name,
-    task::{Amount, ORIGIN_LABEL, PrewarmTask, PrewarmTaskSpec},
+    task::{Amount, ORIGIN_LABEL, PrewarmTask, PrewarmTaskSpec, caps, validate::validate},
 };
 
 pub(super) const CREATE: Deed = Deed { verb: "create", resource: "prewarmtasks" };
@@ -117,6 +117,10 @@ pub(super) async fn create_task(
     let key = idempotency::key(&headers)?;
     let (namespace, body) = body_of(&api, &caller, CREATE, pairs, &headers, body).await?;
     let wanted = request::read(body.value, &api.guard).map_err(ApiError::bad)?;
+    let beyond = validate(&wanted.spec).map(|task| caps::check(&api.policy.caps, &task)).unwrap_or_default();
+    if !beyond.is_empty() {
+        return Err(ApiError::bad(beyond.into_iter().map(Detail::from).collect()));
+    }
     let namespace = namespace.as_str();
     let (task, before) = if let Some(key) = key {
         idempotency::obtain(&api, &caller, namespace, key, wanted.spec).await?

@@ -6,6 +6,7 @@
 mod check;
 mod components;
 mod doctor;
+mod limits;
 
 use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 
@@ -17,9 +18,10 @@ use self::check::Check;
 pub use self::{
     components::Components,
     doctor::{Doctor, DoctorArgs},
+    limits::LimitArgs,
 };
 use crate::{
-    controller::WorkerNamespace,
+    controller::{Limits, WorkerNamespace},
     egress::{DEFAULT_PORTS, Ports},
     health::{DiskSettings, PrometheusSettings},
     intake::Rates,
@@ -316,6 +318,9 @@ pub struct ServeArgs {
     /// without credentials, was given the image within `--known-for`.
     #[arg(long, env = "PUBLIC_REGISTRIES", default_value = "")]
     pub public_registries: String,
+    /// What keeps tenants from one another.
+    #[command(flatten)]
+    pub limits: LimitArgs,
     /// Above this number of nodes a task works on `--breaker-batch-size` nodes at once at most.
     #[arg(long, env = "BREAKER_NODES", default_value = "5000")]
     pub breaker_nodes: String,
@@ -543,6 +548,8 @@ pub struct Config {
     pub known_for: Duration,
     /// Registries all of whose images everybody may pull.
     pub public_registries: Vec<String>,
+    /// What keeps tenants from one another.
+    pub limits: Limits,
     /// When a task may not work on as many nodes at once as it asks for.
     pub breaker: Breaker,
     /// Finished workers that may be retained.
@@ -631,6 +638,9 @@ impl Config {
         if let Err(error) = args.worker_image.parse::<crate::image::Reference>() {
             check.problem("--worker-image (WORKER_IMAGE)", &args.worker_image, &error.to_string());
         }
+        let max_concurrent_tasks =
+            check.number("--max-concurrent-tasks (MAX_CONCURRENT_TASKS)", &args.max_concurrent_tasks, 1, 1000) as usize;
+        let max_workers = check.number("--max-workers (MAX_WORKERS)", &args.max_workers, 1, 10_000) as usize;
         let config = Self {
             components: check.components(&args.components),
             allow_overlap: check.flag("--allow-overlap (ALLOW_OVERLAP)", &args.allow_overlap),
@@ -683,17 +693,13 @@ impl Config {
             job_ttl: Duration::from_secs(
                 check.number("--job-ttl-seconds (JOB_TTL_SECONDS)", &args.job_ttl_seconds, 60, 604_800).into(),
             ),
-            max_concurrent_tasks: check.number(
-                "--max-concurrent-tasks (MAX_CONCURRENT_TASKS)",
-                &args.max_concurrent_tasks,
-                1,
-                1000,
-            ) as usize,
+            max_concurrent_tasks,
             worker_namespace: check.worker_namespace(&args.worker_namespace),
             worker_service_account: args.worker_service_account.clone().filter(|name| !name.is_empty()),
             fallback_on_policy: check.flag("--fallback-on-policy (FALLBACK_ON_POLICY)", &args.fallback_on_policy),
             images_per_pod: check.number("--images-per-pod (IMAGES_PER_POD)", &args.images_per_pod, 1, 100) as usize,
-            max_workers: check.number("--max-workers (MAX_WORKERS)", &args.max_workers, 1, 10_000) as usize,
+            max_workers,
+            limits: check.limits(&args.limits, max_concurrent_tasks, max_workers),
             registry_concurrency: check.number(
                 "--registry-concurrency (REGISTRY_CONCURRENCY)",
                 &args.registry_concurrency,
@@ -803,9 +809,13 @@ mod tests {
             "--prometheus-threshold=90",
             "--disk-check=maybe",
             "--max-image-size=big",
+            "--max-deadline=0s",
+            "--max-priority=11",
+            "--denied-registries=https://r.example",
+            "--admission-all-nodes=some",
         ]);
         let problems = Config::check(&wrong, None).unwrap_err();
-        assert_eq!(problems.len(), 31, "{problems:#?}");
+        assert_eq!(problems.len(), 35, "{problems:#?}");
         assert!(problems.iter().any(|p| p.starts_with("--webhook-addr (WEBHOOK_ADDR): \"8443\": expected")));
     }
 

@@ -11,6 +11,8 @@ pub(super) struct Word<'a> {
     pub(super) message: &'a str,
     /// Why fewer nodes are worked on at once than was asked for: a reason and a sentence.
     pub(super) throttled: Option<(&'static str, String)>,
+    /// What of the spec is more than the operator's settings allow; empty where nothing is.
+    pub(super) limited: String,
     /// Why workers go to our own namespace.
     pub(super) away: Option<String>,
     /// What the checks of nodes could not find out; none where there are no checks.
@@ -39,6 +41,9 @@ pub(super) fn compute(old: &[Condition], word: &Word<'_>, now: Timestamp) -> Vec
         None if known("Throttled") => states.push(("Throttled", "False", "NoLimit".into(), String::new())),
         None => {}
     }
+    if !word.limited.is_empty() {
+        states.push(("Limited", "True", "OperatorLimits".into(), word.limited.clone()));
+    }
     if let Some(message) = &word.away {
         states.push(("WorkersElsewhere", "True", "NamespaceRefused".into(), message.clone()));
     }
@@ -59,7 +64,7 @@ pub(super) fn compute(old: &[Condition], word: &Word<'_>, now: Timestamp) -> Vec
     };
     let mut all: Vec<Condition> = states.into_iter().map(condition).collect();
     // What a predecessor found out stays said: a successor does not find it out again.
-    let lasting = |known: &&Condition| matches!(known.type_.as_str(), "NodesChecked" | "WorkersElsewhere");
+    let lasting = |known: &&Condition| matches!(known.type_.as_str(), "Limited" | "NodesChecked" | "WorkersElsewhere");
     let unsaid: Vec<Condition> =
         old.iter().filter(lasting).filter(|known| all.iter().all(|now| now.type_ != known.type_)).cloned().collect();
     all.extend(unsaid);
@@ -81,6 +86,7 @@ mod tests {
             reason: "Because",
             message: "",
             throttled: None,
+            limited: String::new(),
             away: None,
             unchecked: None,
             generation: Some(1),
@@ -115,10 +121,15 @@ mod tests {
 
     #[test]
     fn what_was_found_out_stays_said_after_a_restart() {
-        let found = Word { unchecked: Some(String::new()), away: Some("full".into()), ..word(Phase::Running) };
+        let found = Word {
+            unchecked: Some(String::new()),
+            away: Some("full".into()),
+            limited: "less".into(),
+            ..word(Phase::Running)
+        };
         let first = compute(&[], &found, Timestamp::UNIX_EPOCH);
         let second = compute(&first, &word(Phase::Completed), Timestamp::UNIX_EPOCH);
-        for name in ["NodesChecked", "WorkersElsewhere"] {
+        for name in ["Limited", "NodesChecked", "WorkersElsewhere"] {
             assert_eq!(find(&second, name), find(&first, name));
             assert!(find(&second, name).is_some(), "{name}");
         }

@@ -9,6 +9,7 @@ use super::{
     known::{Known, Scope},
     planned::{Planned, Refused, later},
     record::End,
+    registries::is_silence,
     view::View,
     world::may_pull,
 };
@@ -75,6 +76,7 @@ impl Judge<'_> {
         if !late && workers.iter().any(|worker| worker.deleting) {
             return Judgement::Open;
         }
+        let attempt = self.planned.record.state(index).attempt();
         let mut outcomes = vec![ImageOutcome::Open(None); self.valid.images.len()];
         let size = self.settings.worker.images_per_pod.max(1);
         let mut waiting = None;
@@ -87,7 +89,16 @@ impl Judge<'_> {
                 continue;
             }
             let Some(worker) = workers.iter().find(|worker| worker.part == part) else {
-                let asked: Vec<usize> = images.clone().filter(|image| self.needs(*image, facts)).collect();
+                let asked: Vec<usize> =
+                    images.clone().filter(|image| self.needs(*image, facts) && !self.puts_off(*image, index)).collect();
+                // A further try asks for all of its images at once: their worker has the name of the try.
+                if attempt > 0
+                    && workers.is_empty()
+                    && !late
+                    && images.clone().any(|image| self.is_put_off(image, index, facts))
+                {
+                    return Judgement::Open;
+                }
                 if !asked.is_empty() && !late {
                     return waiting.map_or(Judgement::Start(part, asked), |images: Range<usize>| {
                         let part = images.start.checked_div(size).and_then(|part| u16::try_from(part).ok());
@@ -95,18 +106,21 @@ impl Judge<'_> {
                     });
                 }
                 let settled = images.filter(|image| !asked.contains(image));
-                settled.for_each(|image| put(&mut outcomes, image, self.without_asking(image)));
+                settled.for_each(|image| put(&mut outcomes, image, self.without_asking(image, index, facts)));
                 continue;
             };
-            let found = match self.look(worker, late) {
+            let found = match self.look(index, worker, late) {
                 Look::Says(judgement) => return judgement,
                 Look::Outcomes(found) => found,
             };
-            images.clone().for_each(|image| put(&mut outcomes, image, self.without_asking(image)));
+            images.clone().for_each(|image| put(&mut outcomes, image, self.without_asking(image, index, facts)));
             waiting = Some(images).filter(|_| may_pull(worker, self.view.pods)).or(waiting);
             for (image, outcome) in worker.asked.iter().zip(found) {
                 put(&mut outcomes, usize::from(*image), outcome);
             }
+        }
+        if attempt == 0 && !late && self.is_behind(index, &outcomes) {
+            return Judgement::End(End::Behind(outcomes));
         }
         let warm = outcomes.iter().all(|outcome| matches!(outcome, ImageOutcome::Warm(_)));
         Judgement::End(if workers.is_empty() && warm { End::AlreadyWarm } else { End::Images(outcomes) })
@@ -119,6 +133,24 @@ impl Judge<'_> {
     /// Whether the image has to be asked for on the node.
     fn needs(&self, image: usize, node: &Facts) -> bool {
         self.planned.record.given_up(image).is_none() && !self.is_there(image, node)
+    }
+
+    fn puts_off(&self, image: usize, index: usize) -> bool {
+        self.planned.registries.puts_off(image, index, self.planned.record.state(index).attempt())
+    }
+
+    /// Whether the image has to be asked for on the node, and may not now.
+    fn is_put_off(&self, image: usize, index: usize, node: &Facts) -> bool {
+        self.puts_off(image, index) && self.needs(image, node)
+    }
+
+    /// Whether something is missing only because its registry does not answer, which is to be asked later again.
+    fn is_behind(&self, index: usize, outcomes: &[ImageOutcome]) -> bool {
+        outcomes.iter().enumerate().any(|(image, outcome)| {
+            let missing = matches!(outcome,
+                ImageOutcome::Failed(reason, _) | ImageOutcome::Open(Some((reason, _))) if is_silence(*reason));
+            missing && self.puts_off(image, index)
+        })
     }
 
     /// Whether the image is known to be on the node. A tag that is to be checked again never is. What the node reports
@@ -136,8 +168,11 @@ impl Judge<'_> {
         reported || self.known.has(self.scope, node.identity, image, now)
     }
 
-    /// What became of an image that was not asked for: it was given up, or it was there.
-    fn without_asking(&self, image: usize) -> ImageOutcome {
+    /// What became of an image that was not asked for: it was given up, or put off, or it was there.
+    fn without_asking(&self, image: usize, index: usize, node: &Facts) -> ImageOutcome {
+        if self.is_put_off(image, index, node) {
+            return ImageOutcome::Failed(Reason::RegistryUnreachable, self.planned.registries.why(image));
+        }
         match self.planned.record.given_up(image) {
             Some(why) => ImageOutcome::Failed(
                 Reason::from_word(&why.reason),
@@ -147,13 +182,20 @@ impl Judge<'_> {
         }
     }
 
-    fn look(&self, worker: &WorkerFacts, late: bool) -> Look {
+    fn look(&self, index: usize, worker: &WorkerFacts, late: bool) -> Look {
         let Some(pod) = self.view.pods.get(&worker.key()) else { return Look::Says(self.podless(worker, late)) };
         match read(pod, &self.valid.images, &worker.asked, &self.settings.worker.image) {
             PodOutcome::Node(reason, message) => Look::Says(Judgement::End(End::Node(reason, message))),
             PodOutcome::Images(outcomes) => {
                 let open = outcomes.iter().any(|outcome| matches!(outcome, ImageOutcome::Open(_)));
-                let over = !open || late || worker.failed.is_some();
+                let put_off = |(image, outcome): (&u16, &ImageOutcome)| match outcome {
+                    ImageOutcome::Open(Some((reason, _))) => {
+                        is_silence(*reason) && self.puts_off(usize::from(*image), index)
+                    }
+                    ImageOutcome::Open(None) => false,
+                    ImageOutcome::Warm(_) | ImageOutcome::Failed(..) => true,
+                };
+                let over = !open || late || worker.failed.is_some() || worker.asked.iter().zip(&outcomes).all(put_off);
                 if over { Look::Outcomes(outcomes) } else { Look::Says(Judgement::Open) }
             }
         }

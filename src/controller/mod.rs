@@ -31,6 +31,7 @@ mod observation;
 mod planned;
 mod reconciler;
 mod record;
+mod registries;
 mod rehearsal;
 mod run;
 mod sweep;
@@ -58,10 +59,10 @@ use self::{
     effect::{Effect, Target},
     executor::{Cluster, Executor},
     known::Known,
-    limits::{Budgets, Room},
+    limits::{Budgets, Most, Room, Seat},
     observation::{Change, Done, Observation},
     run::Run,
-    view::View,
+    view::{Turn, View},
     world::{Complaint, News, World},
 };
 #[doc(hidden)]
@@ -75,7 +76,11 @@ use crate::{
     leader::{Heartbeat, Term},
     metrics::Metrics,
     supervise::{Failure, Work, contain},
-    task::{PrewarmTask, plan::Breaker},
+    task::{
+        PrewarmTask,
+        caps::{self, Caps},
+        plan::Breaker,
+    },
     worker::{WorkerFacts, WorkerSettings, retry_after},
 };
 
@@ -109,6 +114,34 @@ pub enum WorkerNamespace {
     Fallback,
 }
 
+/// What keeps the tasks of one namespace from holding up those of others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Tasks of one namespace that run at once.
+    pub tasks_per_namespace: usize,
+    /// Workers of one namespace's tasks.
+    pub workers_per_namespace: usize,
+    /// How long a worker that pulls keeps its node to itself.
+    pub yield_after: Duration,
+    /// On how many nodes a registry must fail before only few ask it.
+    pub registry_failures: usize,
+    /// What a task may ask for.
+    pub caps: Arc<Caps>,
+}
+
+impl Default for Limits {
+    /// The defaults of the settings.
+    fn default() -> Self {
+        Self {
+            tasks_per_namespace: 10,
+            workers_per_namespace: 270,
+            yield_after: Duration::from_secs(60),
+            registry_failures: 3,
+            caps: Arc::default(),
+        }
+    }
+}
+
 /// What the controller must be told.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -130,6 +163,8 @@ pub struct Settings {
     pub examine: bool,
     /// How many workers may be at work in the cluster.
     pub max_workers: usize,
+    /// What keeps namespaces from one another.
+    pub limits: Limits,
     /// How many workers may pull from one registry.
     pub registry_concurrency: usize,
     /// How long an image that was pulled to a node counts as being there.
@@ -265,7 +300,8 @@ impl Controller {
             return;
         }
         let (runs, metrics) = (&mut self.runs, Arc::clone(&self.shared.metrics));
-        let see = || runs.entry(uid.to_owned()).or_insert_with(|| Run::resume(task)).see(task);
+        let settings = &self.shared.settings;
+        let see = || runs.entry(uid.to_owned()).or_insert_with(|| Run::resume(task, settings)).see(task);
         if contain(&metrics, Work::Task, Title(task), see).is_none() {
             self.fail_over(uid, task);
         }
@@ -340,7 +376,7 @@ impl Controller {
         self.shared.budgets.recover(now);
         self.linger(now);
         self.shared.room = self.room(now);
-        let (order, may_begin) = self.turns(&open, now);
+        let (order, mut turns) = self.turns(&open, now);
         let mut failed = Vec::new();
         for uid in order {
             let (Some(task), Some(run)) = (open.get(uid), self.runs.get_mut(uid)) else { continue };
@@ -350,7 +386,7 @@ impl Controller {
                 pods: self.world.pods(),
                 plan: self.world.plan_of(uid),
                 contested: &|namespace| self.world.is_contested(namespace, uid),
-                may_begin: may_begin.contains(uid),
+                turn: turns.remove(uid).unwrap_or(Turn::Now),
                 now,
             };
             let (metrics, shared) = (Arc::clone(&self.shared.metrics), &mut self.shared);
@@ -399,51 +435,87 @@ impl Controller {
         }
     }
 
-    /// What is left to start in this round.
-    fn room(&self, now: Timestamp) -> Room {
-        let mut busy = HashSet::new();
+    /// What is left to start in this round. Notes of each task whether one of its workers pulls.
+    fn room(&mut self, now: Timestamp) -> Room {
+        let limits = &self.shared.settings.limits;
+        let alone = SignedDuration::try_from(limits.yield_after).unwrap_or(SignedDuration::MAX);
+        let (workers, pods) = (self.world.workers(), self.world.pods());
+        let mut seats: Vec<Seat<'_>> = Vec::new();
         let mut pulling: HashMap<String, usize> = HashMap::new();
         let lingers = |since: &Timestamp| now.duration_since(*since) < LINGER;
+        let mut at_work = HashSet::new();
         for (uid, _) in self.left.iter().filter(|(_, since)| lingers(since)) {
-            busy.extend(self.world.at_work(uid).map(str::to_owned));
+            let left = workers.get(uid).into_iter().flat_map(BTreeMap::values);
+            let alive = left.filter_map(|worker| run::seat(uid, &worker.namespace, worker, pods, now, alone));
+            seats.extend(alive.take(self.world.most_at_work(uid)));
         }
         for (uid, run) in &self.runs {
-            let nodes: HashSet<&str> = self.world.at_work(uid).chain(run.claimed()).collect();
+            let own = run.seats(workers.get(uid), pods, now, alone, self.world.most_at_work(uid));
+            let nodes: HashSet<&str> = own.iter().map(|seat| seat.node).collect();
             for host in run.hosts() {
                 let pulls = pulling.entry(host.clone()).or_default();
                 *pulls = pulls.saturating_add(nodes.len());
             }
-            busy.extend(nodes.into_iter().map(str::to_owned));
+            if own.iter().any(|seat| seat.holds) {
+                at_work.insert(uid.clone());
+            }
+            seats.extend(own);
         }
-        Room::new(busy, self.shared.settings.max_workers, pulling, &self.shared.budgets, now)
+        let most = Most { all: self.shared.settings.max_workers, per_namespace: limits.workers_per_namespace };
+        let room = Room::new(seats, most, pulling, &self.shared.budgets, now);
+        for (uid, run) in &mut self.runs {
+            run.note_progress(at_work.contains(uid), now);
+        }
+        room
     }
 
-    /// All open tasks in the order of their turns, and those of them that may begin. A task that is held takes no place.
+    /// All open tasks in the order of their turns, and those of them that have to wait. A task that is held takes no place.
     fn turns<'a>(
         &self,
         open: &'a BTreeMap<String, Arc<PrewarmTask>>,
         now: Timestamp,
-    ) -> (Vec<&'a str>, HashSet<&'a str>) {
-        let begun = |uid: &str| self.runs.get(uid).is_some_and(Run::has_begun);
+    ) -> (Vec<&'a str>, HashMap<&'a str, Turn>) {
+        let limits = &self.shared.settings.limits;
         let waiting = |(uid, task): (&'a String, &'a Arc<PrewarmTask>)| turns::Waiting {
             uid,
-            priority: task.spec.priority,
+            namespace: task.metadata.namespace.as_deref().unwrap_or_default(),
+            priority: caps::priority(&limits.caps, task.spec.priority).0,
             created: task.creation_timestamp().map(|time| time.0),
         };
-        let takes_place = |uid: &str| self.runs.get(uid).is_some_and(Run::takes_place);
-        let taken = open.iter().filter(|(uid, task)| takes_place(uid) && !task.spec.suspend).count();
-        let known = |uid: &str| self.runs.contains_key(uid);
-        let waits = |(uid, task): &(&String, &Arc<PrewarmTask>)| known(uid) && !begun(uid) && !task.spec.suspend;
-        let candidates = open.iter().filter(waits).map(waiting).collect();
-        let room = self.shared.settings.max_concurrent_tasks.saturating_sub(taken);
-        let may_begin = turns::next(candidates, room, now).into_iter().collect();
-        (turns::next(open.iter().map(waiting).collect(), usize::MAX, now), may_begin)
+        let places =
+            turns::Places { all: self.shared.settings.max_concurrent_tasks, per_namespace: limits.tasks_per_namespace };
+        let (mut running, mut candidates) = (Vec::new(), Vec::new());
+        for (uid, task) in open.iter().filter(|(_, task)| !task.spec.suspend) {
+            let Some(run) = self.runs.get(uid) else { continue };
+            if run.takes_place() {
+                let namespace = task.metadata.namespace.as_deref().unwrap_or_default();
+                running.push(turns::Running { namespace, parked: run.is_parked(now) });
+            } else if !run.has_begun() {
+                candidates.push(waiting((uid, task)));
+            }
+        }
+        let held: Vec<(&str, &str)> = candidates.iter().map(|task| (task.uid, task.namespace)).collect();
+        let (begin, why) = turns::admit(candidates, &running, places, now);
+        let turn = |(uid, namespace): (&'a str, &str)| Some((uid, Turn::Held(*why.get(namespace)?)));
+        let turns: HashMap<&str, Turn> =
+            held.into_iter().filter(|(uid, _)| !begin.contains(uid)).filter_map(turn).collect();
+        let metrics = &self.shared.metrics;
+        for (state, number) in [
+            ("running", running.iter().filter(|task| !task.parked).count()),
+            ("parked", running.iter().filter(|task| task.parked).count()),
+            ("waiting", turns.len()),
+        ] {
+            metrics.task_places.with_label_values(&[state]).set(i64::try_from(number).unwrap_or(i64::MAX));
+        }
+        (turns::in_order(open.iter().map(waiting).collect(), &self.shared.room.namespaces(), now), turns)
     }
 
     fn measure(&self) {
         let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
         let metrics = &self.shared.metrics;
         metrics.active_tasks.set(count(self.runs.values().filter(|run| run.has_begun()).count()));
+        let silent: HashSet<&str> = self.runs.values().flat_map(Run::silent).collect();
+        metrics.registries_unreachable.set(count(silent.len()));
         metrics.registries_limited.set(count(self.shared.budgets.reduced()));
         metrics.foreign_objects.reset();
         for ((kind, reason), number) in self.world.foreign() {

@@ -7,7 +7,7 @@ use std::{
 
 use k8s_openapi::jiff::Timestamp;
 
-use super::{Settings, WorkerNamespace, record::Record};
+use super::{Settings, WorkerNamespace, record::Record, registries::Registries};
 use crate::{
     task::{
         PrewarmPlanSpec, PrewarmTaskStatus,
@@ -75,6 +75,8 @@ pub(super) struct Planned {
     /// Why the API server took no worker lately.
     pub(super) refused: Option<Refused>,
     pub(super) probed_at: Option<Timestamp>,
+    /// Which of its registries do not answer.
+    pub(super) registries: Registries,
     /// How many nodes were refused.
     refusals: u32,
     /// Whether a worker has had a pod.
@@ -86,6 +88,7 @@ impl Planned {
         valid: &ValidTask,
         spec: Arc<PrewarmPlanSpec>,
         status: &PrewarmTaskStatus,
+        registry_failures: usize,
         now: Timestamp,
     ) -> Self {
         let index = spec.nodes.iter().enumerate().map(|(index, node)| (node.clone(), index)).collect();
@@ -112,6 +115,7 @@ impl Planned {
             away: None,
             refused: None,
             probed_at: None,
+            registries: Registries::new(&valid.images, registry_failures),
             refusals: 0,
             taken: false,
             spec,
@@ -211,6 +215,7 @@ impl Planned {
         self.begun.remove(&index);
         self.met.remove(&index);
         self.settled.remove(&index);
+        self.registries.dismiss(index);
     }
 
     /// The index of the node whose worker of this name was asked for, which is forgotten.

@@ -199,6 +199,7 @@ fn settings() -> Settings {
         breaker: Breaker { nodes: 5000, at_once: 50 },
         examine: false,
         max_workers: 300,
+        limits: super::Limits::default(),
         registry_concurrency: 200,
         known_for: Duration::from_secs(600),
         public_registries: vec!["docker.io".into()],

@@ -27,6 +27,8 @@ const HOPELESS_NODES: u32 = 3;
 pub(super) enum End {
     /// With one outcome per image of the task.
     Images(Vec<ImageOutcome>),
+    /// Put behind, because a registry does not answer: with one outcome per image of the task.
+    Behind(Vec<ImageOutcome>),
     /// Every image was known to be there.
     AlreadyWarm,
     /// Failed as a whole.
@@ -89,6 +91,23 @@ impl Record {
         self.images.get(image)?.given_up.as_ref()
     }
 
+    /// Puts a node behind that was not tried yet.
+    pub(super) fn put_behind(&mut self, index: usize) {
+        if self.state(index) == NodeState::Waiting
+            && let Some(letter) = self.letters.get_mut(index)
+        {
+            *letter = NodeState::Retrying(0).letter();
+        }
+    }
+
+    /// Gives an image up for the nodes that are left.
+    pub(super) fn give_up(&mut self, image: usize, reason: Reason, message: &str) {
+        if let Some(image) = self.images.get_mut(image).filter(|image| image.given_up.is_none()) {
+            let message = short(message, MAX_GIVEN_UP);
+            image.given_up = Some(GivenUp { reason: reason.as_str().into(), message });
+        }
+    }
+
     fn count(&self, wanted: NodeState) -> u32 {
         self.letters.iter().map(|letter| u32::from(*letter == wanted.letter())).sum()
     }
@@ -97,7 +116,8 @@ impl Record {
         self.count(NodeState::Succeeded).saturating_add(self.count(NodeState::AlreadyWarm))
     }
 
-    /// Notes the end of a try on a node; with `again`, one that failed for a passing reason will be tried once more. A node
+    /// Notes the end of a try on a node; with `again`, one that failed for a passing reason, or was put behind, will be tried
+    /// once more. A node
     /// ends once: a second end is ignored. Where the node stands then.
     pub(super) fn end(&mut self, index: usize, node: &str, end: End, again: bool, now: Timestamp) -> NodeState {
         let before = self.state(index);
@@ -105,13 +125,13 @@ impl Record {
             return before;
         }
         self.failures.retain(|failure| failure.node != node);
-        let retry = again && end.may_pass();
+        let retry = again && (end.may_pass() || matches!(end, End::Behind(_)));
         let state = match end {
             _ if retry => {
                 self.list(node, &end, now);
                 NodeState::Retrying(before.attempt().saturating_add(1))
             }
-            End::Images(outcomes) => self.end_images(node, outcomes, now),
+            End::Images(outcomes) | End::Behind(outcomes) => self.end_images(node, outcomes, now),
             End::AlreadyWarm => {
                 self.images.iter_mut().for_each(|image| image.succeeded = image.succeeded.saturating_add(1));
                 NodeState::AlreadyWarm
@@ -172,7 +192,7 @@ impl Record {
     /// Spells out what failed.
     fn list(&mut self, node: &str, end: &End, now: Timestamp) {
         match end {
-            End::Images(outcomes) => {
+            End::Images(outcomes) | End::Behind(outcomes) => {
                 let bad = outcomes.iter().enumerate().filter(|(_, outcome)| !matches!(outcome, ImageOutcome::Warm(_)));
                 for (position, outcome) in bad {
                     let (reason, message) = complaint(outcome.clone());
@@ -237,7 +257,7 @@ impl End {
     /// Whether another try may mend all that went wrong.
     fn may_pass(&self) -> bool {
         match self {
-            Self::Images(outcomes) => {
+            Self::Images(outcomes) | Self::Behind(outcomes) => {
                 let mut bad = outcomes.iter().filter(|outcome| !matches!(outcome, ImageOutcome::Warm(_))).peekable();
                 bad.peek().is_some()
                     && bad.all(|outcome| !matches!(outcome, ImageOutcome::Failed(r, _) if !r.may_pass()))

@@ -2,14 +2,14 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::{
     Settings, Shared,
     effect::{Effect, Written},
-    limits::Room,
+    limits::{Most, Room},
     run::Run,
-    view::View,
+    view::{Turn, View},
     world::{Pods, Workers},
 };
 use crate::{
@@ -51,7 +51,7 @@ impl Rehearsal {
             ..PrewarmPlanSpec::default()
         };
         let mut rehearsal = Self {
-            run: Run::resume(&task),
+            run: Run::resume(&task, &settings),
             task,
             nodes: nodes.into_iter().map(|node| (node.name.clone(), node)).collect(),
             workers: Workers::new(),
@@ -86,16 +86,20 @@ impl Rehearsal {
     }
 
     fn look(&mut self) -> Vec<Effect> {
-        let busy = self.workers.values().map(|worker| worker.node.clone()).collect();
+        let (most, per_namespace) =
+            (self.shared.settings.max_workers, self.shared.settings.limits.workers_per_namespace);
+        let most = Most { all: most, per_namespace };
         let hosts = self.run.hosts().iter().map(|host| (host.clone(), self.workers.len())).collect();
-        self.shared.room = Room::new(busy, self.shared.settings.max_workers, hosts, &self.shared.budgets, self.now);
+        let seats =
+            self.run.seats(Some(&self.workers), &self.pods, self.now, SignedDuration::from_secs(60), usize::MAX);
+        self.shared.room = Room::new(seats, most, hosts, &self.shared.budgets, self.now);
         let view = View {
             nodes: &self.nodes,
             workers: Some(&self.workers),
             pods: &self.pods,
             plan: Some(&self.plan),
             contested: &|_| false,
-            may_begin: true,
+            turn: Turn::Now,
             now: self.now,
         };
         self.run.step(&self.task, &view, &mut self.shared)

@@ -1,25 +1,29 @@
 //! One task at work: from what is to what should be done now. *Pure.*
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::{Resource, ResourceExt};
 
 use super::{
     Settings, Shared,
     conditions::{self, Word, seconds},
     effect::{Creation, Effect, Refusal, StatusWrite, Target, Told, Written, examination},
+    limits::{Full, Seat},
     planned::{Planned, later, may_go_away},
     record::End,
     sweep,
-    view::View,
+    view::{Turn, View},
     work::{Work, note},
+    world::{self, Pods, Workers},
 };
 use crate::{
+    duration,
     health::Candidate,
     metrics::Metrics,
     task::{
         OBSOLETE_ANNOTATION, Phase, PrewarmTask, PrewarmTaskStatus, Problem,
+        caps::{self, Caps},
         plan::{Findings, candidates, plan},
         resource::MAX_BATCH_ENDS,
         validate::{ValidTask, validate},
@@ -32,6 +36,8 @@ use crate::{
 const WRITE_INTERVAL_MS: i64 = 1000;
 /// Progress that nothing waits for is written this often, in milliseconds.
 const PROGRESS_INTERVAL_MS: i64 = 5000;
+/// A task is parked when nothing was pulled for it for so long, in milliseconds: longer than from one batch to the next.
+const PARKED_AFTER_MS: i64 = 10_000;
 /// After a passing refusal, nothing is sent again for the task for this long, in milliseconds.
 const PAUSE_MS: i64 = 2000;
 
@@ -41,6 +47,8 @@ const MAX_PROBLEMS: usize = 10;
 const MAX_WORDS: usize = 500;
 /// Says of an object in memory that it could not be read, and why. Objects that are delivered carry no annotations but ours.
 pub(super) const UNREADABLE: &str = "prewarm.io/unreadable";
+/// Longest words of a registry in a condition, in characters.
+const MAX_SAID: usize = 200;
 
 /// One task at work.
 #[allow(clippy::struct_excessive_bools, reason = "each says one thing, and all combinations occur")]
@@ -73,6 +81,16 @@ pub(super) struct Run {
     mute: bool,
     /// Whether the object could not be read, so that its status is not known.
     unreadable: bool,
+    /// What of the spec is more than the operator's settings allow.
+    limited: Vec<String>,
+    /// The same of its priority, which may change.
+    cut_priority: Option<String>,
+    /// The task's deadline, and the setting that it comes from where the task does not say it.
+    deadline: (Duration, Option<&'static str>),
+    /// Whether the deadline has ended nodes of it.
+    expired: bool,
+    /// When a worker of the task last pulled, a node of it ended, or its phase changed.
+    progress: Option<Timestamp>,
 }
 
 /// An end that has nothing to do with the task's nodes.
@@ -91,14 +109,26 @@ impl Stopped {
 
 impl Run {
     /// Takes up a task where its status says that it stands.
-    pub(super) fn resume(task: &PrewarmTask) -> Self {
+    pub(super) fn resume(task: &PrewarmTask, settings: &Settings) -> Self {
         match unreadable(task) {
             Some(why) => {
                 let stopped = Stopped { reason: "InvalidSpec", message: format!("the task cannot be read: {why}") };
                 Self { stopped: Some(stopped), unreadable: true, ..Self::with(task, Err(Vec::new())) }
             }
-            None => Self::with(task, validate(&task.spec)),
+            None => Self::within(task, &settings.limits.caps),
         }
+    }
+
+    /// A task that can be read, within the operator's limits.
+    fn within(task: &PrewarmTask, caps: &Caps) -> Self {
+        let mut limited = Vec::new();
+        let valid = validate(&task.spec).and_then(|mut valid| {
+            let problems = caps::check(caps, &valid);
+            limited = caps::clamp(caps, &mut valid);
+            if problems.is_empty() { Ok(valid) } else { Err(problems) }
+        });
+        let deadline = valid.as_ref().map_or((Duration::MAX, None), |valid| caps::deadline(caps, valid));
+        Self { limited, deadline, ..Self::with(task, valid) }
     }
 
     /// A task over which the controller has failed. It ends, and nothing of it is looked at again.
@@ -142,7 +172,44 @@ impl Run {
             stopped: None,
             mute: false,
             unreadable: false,
+            limited: Vec::new(),
+            cut_priority: None,
+            deadline: (Duration::MAX, None),
+            expired: false,
+            progress: None,
         }
+    }
+
+    /// The workers that there are, `most` of them, and those that were asked for.
+    pub(super) fn seats<'a>(
+        &'a self,
+        workers: Option<&'a Workers>,
+        pods: &Pods,
+        now: Timestamp,
+        alone: SignedDuration,
+        most: usize,
+    ) -> Vec<Seat<'a>> {
+        let Target { namespace, uid, .. } = &self.target;
+        let alive = workers.into_iter().flat_map(Workers::values);
+        let seen = alive.filter_map(|worker| seat(uid, namespace, worker, pods, now, alone)).take(most);
+        seen.chain(self.claimed().map(|node| Seat { node, namespace, task: uid, holds: true })).collect()
+    }
+
+    /// Notes whether a worker of the task pulls.
+    pub(super) fn note_progress(&mut self, pulls: bool, now: Timestamp) {
+        if pulls || self.progress.is_none() {
+            self.progress = Some(now);
+        }
+    }
+
+    /// Whether nothing has been pulled for it for a while: then its place is given to others, and it goes on without one.
+    pub(super) fn is_parked(&self, now: Timestamp) -> bool {
+        self.progress.and_then(|at| later(at, PARKED_AFTER_MS)).is_some_and(|at| at <= now)
+    }
+
+    /// The task's registries that do not answer.
+    pub(super) fn silent(&self) -> impl Iterator<Item = &str> {
+        self.planned.iter().flat_map(|planned| planned.registries.silent()).map(|(host, ..)| host)
     }
 
     pub(super) fn target(&self) -> &Target {
@@ -325,6 +392,7 @@ impl Run {
             return Vec::new();
         }
         self.paused_until = None;
+        self.cut_priority = caps::priority(&shared.settings.limits.caps, task.spec.priority).1;
         let reduced = |host: &&String| shared.budgets.is_reduced(host);
         self.reduced = self.hosts.iter().find(reduced).cloned();
         let mut effects = Vec::new();
@@ -363,7 +431,8 @@ impl Run {
     fn begin(&mut self, task: &PrewarmTask, view: &View<'_>, settings: &Settings, effects: &mut Vec<Effect>) {
         let Ok(valid) = &self.valid else { return };
         if let Some(spec) = view.plan {
-            self.planned = Some(Planned::new(valid, Arc::clone(spec), &self.status, view.now));
+            self.planned =
+                Some(Planned::new(valid, Arc::clone(spec), &self.status, settings.limits.registry_failures, view.now));
             return;
         }
         if !self.status.node_states.is_empty() {
@@ -375,13 +444,13 @@ impl Run {
         if let Some(why) = obsolete(task) {
             return self.conclude(Phase::Cancelled, "Obsolete", why, task, view.now);
         }
-        if !self.has_begun() && (!view.may_begin || task.spec.suspend) {
-            let (reason, message) = if task.spec.suspend {
-                ("Suspended", "held by spec.suspend")
-            } else {
-                ("Queued", "waits until fewer tasks run")
-            };
-            self.phase(Phase::Pending, reason, message, task, view.now);
+        let held = match view.turn {
+            _ if task.spec.suspend => Some(("Suspended", "held by spec.suspend".to_owned())),
+            Turn::Held(held) => Some(("Queued", held.message(&self.target.namespace).to_string())),
+            Turn::Now => None,
+        };
+        if let Some((reason, message)) = held.filter(|_| !self.has_begun()) {
+            self.phase(Phase::Pending, reason, &message, task, view.now);
             return;
         }
         self.examines = settings.examine;
@@ -396,7 +465,13 @@ impl Run {
             }
         }
         let findings = self.findings.clone().unwrap_or_default();
-        let spec = Arc::new(plan(valid, view.nodes.values(), &findings, settings.breaker));
+        let mut spec = plan(valid, view.nodes.values(), &findings, settings.breaker);
+        let most = settings.limits.caps.nodes as usize;
+        if most > 0 && spec.nodes.len() > most {
+            self.limited.push(format!("{} nodes are limited to {most} (--max-nodes-per-task)", spec.nodes.len()));
+            spec.nodes.truncate(most);
+        }
+        let spec = Arc::new(spec);
         if spec.nodes.is_empty() {
             self.status.ignored_nodes.clone_from(&spec.ignored);
             self.status.ignored_node_count = spec.ignored_count;
@@ -418,7 +493,8 @@ impl Run {
         if self.status.start_time.is_none() {
             self.status.start_time = Some(seconds(view.now));
         }
-        let overdue = overdue(self.status.start_time.as_deref(), valid, view.now);
+        let overdue = overdue(self.status.start_time.as_deref(), self.deadline.0, view.now);
+        self.expired |= overdue && !planned.record.all_ended();
         let moved = planned.record.moved();
         let mut work = Work::new(&self.target, valid, planned, view, shared, &self.written, &self.hosts);
         work.observe(overdue);
@@ -429,7 +505,7 @@ impl Run {
         if !task.spec.suspend {
             work.dispatch(effects);
         }
-        let (place, left) = (work.place(), work.is_left());
+        let (place, left, full) = (work.place(), work.is_left(), work.full());
         self.urgent |= work.is_urgent();
         self.status.current_batch_index = place.current;
         self.status.total_batches = place.total;
@@ -439,6 +515,7 @@ impl Run {
         let ended = if planned.record.all_ended() { place.total } else { place.current };
         note_batches(&mut self.status, ended, view.now);
         if planned.record.moved() != moved {
+            self.progress = Some(view.now);
             self.status.estimated_completion = estimate(&self.status, view.now);
         }
         let all = planned.record.all_ended();
@@ -458,7 +535,16 @@ impl Run {
         } else {
             let trouble =
                 self.trouble.as_ref().map(|said| format!("; the API server refuses: {said}")).unwrap_or_default();
-            let message = format!("{place}{trouble}");
+            let most = shared.settings.max_workers;
+            let full = match full {
+                Some(Full::Cluster) => format!("; {most} of {most} workers are at work (--max-workers)"),
+                Some(Full::Namespace(most)) => {
+                    let namespace = &self.target.namespace;
+                    format!("; namespace {namespace} has {most} of {most} workers (--max-workers-per-namespace)")
+                }
+                Some(Full::Registry | Full::Node | Full::Own) | None => String::new(),
+            };
+            let message = format!("{place}{trouble}{full}");
             self.phase(Phase::Running, "Running", &message, task, view.now);
         }
     }
@@ -466,7 +552,11 @@ impl Run {
     /// Every node has ended, and nothing is left to be removed.
     fn end(&mut self, task: &PrewarmTask, now: Timestamp) {
         let (Some(planned), Ok(valid)) = (&self.planned, &self.valid) else { return };
-        let summary = planned.record.summary();
+        let mut summary = planned.record.summary();
+        if self.expired {
+            summary.push_str("; ended by its ");
+            summary.push_str(&self.deadline_text());
+        }
         let (threshold, total) = (valid.success_threshold, planned.spec.nodes.len() as u64);
         if u64::from(planned.record.warm()).saturating_mul(100) >= u64::from(threshold).saturating_mul(total) {
             self.conclude(Phase::Completed, "Completed", &summary, task, now);
@@ -476,6 +566,12 @@ impl Run {
             let message = format!("{summary}; {threshold}% were asked for");
             self.conclude(Phase::Failed, "SuccessThresholdNotReached", &message, task, now);
         }
+    }
+
+    fn deadline_text(&self) -> String {
+        let (deadline, setting) = self.deadline;
+        let setting = setting.map(|setting| format!(" ({setting})")).unwrap_or_default();
+        format!("deadline of {}{setting}", duration::format(deadline))
     }
 
     fn conclude(&mut self, phase: Phase, reason: &str, message: &str, task: &PrewarmTask, now: Timestamp) {
@@ -489,6 +585,7 @@ impl Run {
     fn phase(&mut self, phase: Phase, reason: &str, message: &str, task: &PrewarmTask, now: Timestamp) {
         let generation = task.metadata.generation;
         if self.status.phase != phase {
+            self.progress = Some(now);
             self.told.push(Told { phase, message: message.to_owned() });
             self.urgent = true;
         }
@@ -498,13 +595,24 @@ impl Run {
             let host = self.reduced.as_ref().filter(|_| !phase.is_terminal())?;
             Some(("RegistryLimit", format!("{host} asks for fewer requests: fewer nodes pull from it at once")))
         };
-        let throttled = tripped.or_else(slowed);
+        let silent = || {
+            let registries =
+                self.planned.as_ref().filter(|_| !phase.is_terminal()).map(|planned| &planned.registries)?;
+            let (host, nodes, said) = registries.silent().next()?;
+            let said: String = said.chars().take(MAX_SAID).collect();
+            let message = format!("registry {host} does not answer on {nodes} nodes: few ask it meanwhile: {said}");
+            Some(("RegistryUnreachable", message))
+        };
+        let throttled = tripped.or_else(silent).or_else(slowed);
+        let mut limited = self.limited.clone();
+        limited.extend(self.cut_priority.clone());
         let away = self.planned.as_ref().and_then(|planned| planned.away.clone());
         let checked = plan.filter(|plan| self.examines && self.findings.is_some() || !plan.unchecked.is_empty());
         let unchecked = checked.map(|plan| plan.unchecked.join("; "));
         self.status.phase = phase;
         self.status.observed_generation = generation;
-        let word = Word { phase, reason, message, throttled, away, unchecked, generation };
+        let limited = limited.join("; ");
+        let word = Word { phase, reason, message, throttled, limited, away, unchecked, generation };
         self.status.conditions = conditions::compute(&self.written.conditions, &word, now);
     }
 
@@ -572,12 +680,22 @@ fn tell(metrics: &Metrics, target: &Target, status: &PrewarmTaskStatus, now: Tim
     }
 }
 
-fn overdue(start: Option<&str>, valid: &ValidTask, now: Timestamp) -> bool {
+fn overdue(start: Option<&str>, deadline: Duration, now: Timestamp) -> bool {
     let start = start.and_then(|time| time.parse::<Timestamp>().ok());
-    match (start, valid.deadline) {
-        (Some(start), Some(deadline)) => now.duration_since(start).unsigned_abs() >= deadline && now > start,
-        _ => false,
-    }
+    start.is_some_and(|start| now > start && now.duration_since(start).unsigned_abs() >= deadline)
+}
+
+/// The place of a worker of the task, in this namespace; none where it is not alive.
+pub(super) fn seat<'a>(
+    task: &'a str,
+    namespace: &'a str,
+    worker: &'a WorkerFacts,
+    pods: &Pods,
+    now: Timestamp,
+    alone: SignedDuration,
+) -> Option<Seat<'a>> {
+    let holds = world::holds_node(worker, pods, now, alone);
+    world::is_alive(worker).then_some(Seat { node: &worker.node, namespace, task, holds })
 }
 
 /// Writes down that this many batches have ended by now, where it was not.

@@ -4,8 +4,18 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::jiff::Timestamp;
 
-use super::world::{Pods, Workers};
+use super::{
+    turns::Held,
+    world::{Pods, Workers},
+};
 use crate::{node::Facts, task::PrewarmPlanSpec, worker::WorkerFacts};
+
+/// Whether a task may begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    Now,
+    Held(Held),
+}
 
 /// What a step may look at.
 pub(super) struct View<'a> {
@@ -15,7 +25,7 @@ pub(super) struct View<'a> {
     pub(super) plan: Option<&'a Arc<PrewarmPlanSpec>>,
     /// Whether others have made objects in a namespace that carry the labels of this task's workers.
     pub(super) contested: &'a dyn Fn(&str) -> bool,
-    pub(super) may_begin: bool,
+    pub(super) turn: Turn,
     pub(super) now: Timestamp,
 }
 

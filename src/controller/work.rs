@@ -9,6 +9,7 @@ use super::{
     effect::{Creation, Effect, Target},
     judge::{Judge, Judgement},
     known::Scope,
+    limits::Full,
     planned::{Planned, after, at_once, later, may_go_away},
     record::End,
     view::View,
@@ -29,6 +30,9 @@ use crate::{
 /// within seconds, and one request for all nodes of the task.
 const PROBE_INTERVAL_MS: i64 = 5_000;
 
+/// Further batches that may end in one look: 5,000 nodes of which one at a time is worked on.
+const MAX_BATCHES_AT_ONCE: usize = 5_000;
+
 /// Which batch is at work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
@@ -39,7 +43,7 @@ pub(super) struct Place {
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = if self.retrying { "batch of further tries" } else { "batch" };
+        let what = if self.retrying { "further batch" } else { "batch" };
         write!(f, "{what} {} of {}", self.current.saturating_add(1), self.total)
     }
 }
@@ -60,6 +64,17 @@ pub(super) struct Work<'a> {
     /// Which batch was at work when the step began.
     begun: Batches,
     urgent: bool,
+    /// Why no further worker was started, where a limit of the whole cluster says so.
+    full: Option<Full>,
+}
+
+/// What came of an attempt to start a node's worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Started {
+    /// It was started, or needs none, or waits for something that passes.
+    Settled,
+    /// The node is at work for another task.
+    Busy,
 }
 
 impl<'a> Work<'a> {
@@ -91,7 +106,7 @@ impl<'a> Work<'a> {
         }
         planned.seen_alive = view.workers().filter(|worker| is_alive(worker)).count();
         let recorded = written.node_states.as_bytes();
-        Self { target, valid, planned, view, shared, recorded, hosts, at_once, at, begun, urgent: false }
+        Self { target, valid, planned, view, shared, recorded, hosts, at_once, at, begun, urgent: false, full: None }
     }
 
     /// Whether something waits for the status to be written.
@@ -111,8 +126,40 @@ impl<'a> Work<'a> {
         Place { current, total, retrying: self.planned.retry_batches > 0 }
     }
 
+    /// Which limit of the cluster or of the namespace keeps further workers from being started.
+    pub(super) fn full(&self) -> Option<Full> {
+        self.full
+    }
+
+    /// Learns from the pods which registries answer.
+    fn ask_around(&mut self) {
+        let Planned { record, registries, .. } = &mut *self.planned;
+        for (index, workers) in &self.at {
+            let state = record.state(*index);
+            if state.is_final() {
+                continue;
+            }
+            for pod in workers.iter().filter_map(|worker| self.view.pods.get(&worker.key())) {
+                registries.see(*index, state.attempt(), pod, &self.valid.images);
+            }
+        }
+        // Where a registry has just been found not to answer, some of those that ask it go on.
+        if registries.probes_left().is_some() {
+            for (index, workers) in &self.at {
+                let state = record.state(*index);
+                let asked: Vec<usize> =
+                    workers.iter().flat_map(|worker| worker.asked.iter()).map(|image| usize::from(*image)).collect();
+                let may = asked.iter().all(|image| !registries.puts_off(*image, *index, state.attempt()));
+                if may && !state.is_final() {
+                    registries.ask(*index, asked);
+                }
+            }
+        }
+    }
+
     /// Looks at the workers there are, and notes what has ended.
     pub(super) fn observe(&mut self, overdue: bool) {
+        self.ask_around();
         let open: Vec<usize> = self.at.keys().copied().filter(|index| !self.state(*index).is_final()).collect();
         let mut dismissed = false;
         for index in open {
@@ -141,7 +188,8 @@ impl<'a> Work<'a> {
         if overdue {
             let left = 0..self.planned.spec.nodes.len();
             for index in left.filter(|index| !self.planned.record.state(*index).is_final()).collect::<Vec<_>>() {
-                self.end(index, End::Node(Reason::Timeout, "the task's deadline is over".into()), false);
+                let message = "the task's deadline is over".to_owned();
+                self.end(index, End::Node(Reason::Timeout, message), false);
             }
         }
     }
@@ -175,7 +223,7 @@ impl<'a> Work<'a> {
 
     fn end(&mut self, index: usize, end: End, again: bool) {
         let since = self.at.get(&index).and_then(|workers| workers.iter().filter_map(|worker| worker.since).min());
-        if let End::Images(outcomes) = &end {
+        if let End::Images(outcomes) | End::Behind(outcomes) = &end {
             self.learn(index, outcomes);
         }
         let namespace = &self.target.namespace;
@@ -298,14 +346,37 @@ impl<'a> Work<'a> {
         while let Some(batch) = self.batches().current {
             for index in batch.nodes.clone() {
                 let label = self.label(batch.index, index);
-                self.start(index, label, effects);
+                // A sliding window goes past a busy node by itself.
+                if self.start(index, label, effects) == Started::Busy && self.valid.batch_policy != BatchPolicy::Rolling
+                {
+                    self.put_behind(index);
+                }
             }
             if self.is_waiting(&batch.nodes) {
                 return;
             }
             self.urgent = true;
         }
-        self.retry(effects);
+        // Each further batch that ends at once is followed by the next: no node comes twice in one look, as those that are
+        // tried again wait first.
+        for _ in 0..MAX_BATCHES_AT_ONCE {
+            if !self.retry(effects) {
+                return;
+            }
+        }
+    }
+
+    /// Puts a node behind that is at work for another task, unless its own work has begun: the batch goes on without it.
+    fn put_behind(&mut self, index: usize) {
+        if self.at.contains_key(&index)
+            || self.planned.begun(index).is_some()
+            || self.state(index) != NodeState::Waiting
+        {
+            return;
+        }
+        self.planned.record.put_behind(index);
+        self.shared.metrics.nodes_deferred.inc();
+        self.urgent = true;
     }
 
     fn is_waiting(&self, nodes: &Range<usize>) -> bool {
@@ -319,63 +390,110 @@ impl<'a> Work<'a> {
         if self.valid.batch_policy == BatchPolicy::Rolling { stretch() } else { batch }
     }
 
-    /// Tries failed nodes again, in batches of their own.
-    fn retry(&mut self, effects: &mut Vec<Effect>) {
-        let Planned { record, retry_batch, retry_batches, retry_at, .. } = &mut *self.planned;
+    /// Works on the nodes that failed or were put behind, in batches of their own. Whether such a batch has ended at once.
+    fn retry(&mut self, effects: &mut Vec<Effect>) -> bool {
+        let Planned { record, retry_batch, .. } = &mut *self.planned;
         retry_batch.retain(|index, attempt| record.state(*index) == NodeState::Retrying(*attempt));
         if retry_batch.is_empty() {
-            // Those with the fewest tries come first, and wait for one another: so the batches follow from where the nodes
-            // stand alone, and a restarted controller comes to the same.
-            let attempt = |index: usize| record.state(index).attempt();
-            let Some(lowest) = record.retrying().map(attempt).min() else { return };
-            let next: Vec<usize> =
-                record.retrying().filter(|index| attempt(*index) == lowest).take(self.at_once).collect();
-            let due = |index: &usize| retry_at.get(index).is_none_or(|at| *at <= self.view.now);
-            if !next.iter().all(due) {
-                return;
+            let next = self.next_retries();
+            if next.is_empty() {
+                return false;
             }
-            retry_batch.extend(next.into_iter().map(|index| (index, lowest)));
+            let Planned { record, retry_batch, retry_batches, .. } = &mut *self.planned;
+            retry_batch.extend(next.into_iter().map(|index| (index, record.state(index).attempt())));
             *retry_batches = retry_batches.saturating_add(1);
             self.urgent = true;
         }
-        let nodes: Vec<usize> = retry_batch.keys().copied().collect();
+        let nodes: Vec<usize> = self.planned.retry_batch.keys().copied().collect();
         let label = self.retry_label();
         for index in nodes {
-            self.start(index, label, effects);
+            if self.start(index, label, effects) == Started::Busy {
+                // It has its turn again when it is free.
+                self.planned.retry_batch.remove(&index);
+            }
         }
+        let Planned { record, retry_batch, .. } = &mut *self.planned;
+        retry_batch.retain(|index, attempt| record.state(*index) == NodeState::Retrying(*attempt));
+        retry_batch.is_empty()
+    }
+
+    /// The nodes of the next further batch: those with the fewest tries come first, and wait for one another. Nodes that are
+    /// at work for another task are passed over. Where a registry does not answer, only as many as may ask it.
+    fn next_retries(&self) -> Vec<usize> {
+        let Planned { record, retry_at, registries, .. } = &*self.planned;
+        let attempt = |index: usize| record.state(index).attempt();
+        let most = registries.probes_left().unwrap_or(self.at_once).min(self.at_once);
+        let (task, namespace) = (&*self.target.uid, &*self.target.namespace);
+        let free = |index: &usize| {
+            let node = self.planned.spec.nodes.get(*index).map(String::as_str).unwrap_or_default();
+            self.shared.room.is_free(node, task, namespace) != Err(Full::Node)
+        };
+        let mut levels: Vec<u8> = record.retrying().map(attempt).collect();
+        levels.sort_unstable();
+        levels.dedup();
+        for level in levels {
+            let next: Vec<usize> =
+                record.retrying().filter(|index| attempt(*index) == level).filter(free).take(most).collect();
+            let due = |index: &usize| retry_at.get(index).is_none_or(|at| *at <= self.view.now);
+            if !next.iter().all(due) {
+                return Vec::new();
+            }
+            if !next.is_empty() {
+                return next;
+            }
+        }
+        Vec::new()
     }
 
     /// Starts a node's next worker, if there is one to start and room for it; ends the node, if nothing needs to be pulled.
-    fn start(&mut self, index: usize, batch: u32, effects: &mut Vec<Effect>) {
+    fn start(&mut self, index: usize, batch: u32, effects: &mut Vec<Effect>) -> Started {
         if self.state(index).is_final() || self.planned.is_unseen(index) {
-            return;
+            return Started::Settled;
         }
         if let Some(end) = self.unfit(index) {
-            return self.end(index, end, false);
+            self.end(index, end, false);
+            return Started::Settled;
         }
         let (part, asked) = match self.judge(index) {
             Judgement::Start(part, asked) => (part, asked),
-            Judgement::End(end) => return self.end(index, end, true),
-            Judgement::Settle(part, outcomes) => return self.settle(index, part, outcomes, effects),
-            Judgement::Open | Judgement::Podless | Judgement::Refused(_) => return,
+            Judgement::End(end) => {
+                self.end(index, end, true);
+                return Started::Settled;
+            }
+            Judgement::Settle(part, outcomes) => {
+                self.settle(index, part, outcomes, effects);
+                return Started::Settled;
+            }
+            Judgement::Open | Judgement::Podless | Judgement::Refused(_) => return Started::Settled,
         };
         if let Some(refused) = self.planned.barred().cloned() {
-            return self.end(index, End::Node(refused.reason, refused.message), true);
+            self.end(index, End::Node(refused.reason, refused.message), true);
+            return Started::Settled;
         }
         let namespace = self.namespace();
-        if self.planned.alive() >= self.at_once {
-            return;
-        }
         let node = self.planned.node(index).to_owned();
-        if !self.shared.room.take(&node, self.hosts) {
-            return;
+        if self.planned.alive() >= self.at_once {
+            return Started::Settled;
+        }
+        match self.shared.room.take(&node, &self.target.uid, &self.target.namespace, self.hosts) {
+            Ok(()) => {}
+            Err(Full::Node) => return Started::Busy,
+            Err(full) => {
+                self.full = Some(full).filter(|full| *full != Full::Own).or(self.full);
+                return Started::Settled;
+            }
         }
         let creation = match Creation::new(&self.build(index, &namespace, batch, part, &asked)) {
             Ok(creation) => creation,
-            Err(error) => return self.end(index, End::Node(Reason::Unknown, error.to_string()), false),
+            Err(error) => {
+                self.end(index, End::Node(Reason::Unknown, error.to_string()), false);
+                return Started::Settled;
+            }
         };
+        self.planned.registries.ask(index, asked);
         self.planned.asked_for(index, &creation.name, batch, self.view.now);
         effects.push(Effect::Create(Box::new(creation)));
+        Started::Settled
     }
 
     /// Keeps what a part has come to, and removes its worker.
@@ -390,7 +508,7 @@ impl<'a> Work<'a> {
         if self.at.contains_key(&index) {
             return None;
         }
-        let first = self.state(index) == NodeState::Waiting;
+        let first = self.state(index).attempt() == 0;
         let end = |reason, message: String| {
             Some(if first { End::Skipped(reason, message) } else { End::Node(reason, message) })
         };
@@ -458,9 +576,17 @@ pub(super) fn note(
 ) -> NodeState {
     let spec = Arc::clone(&planned.spec);
     let node = spec.nodes.get(index).map_or("", String::as_str);
-    let again = again && planned.record.state(index).attempt() < valid.retry.limit;
+    let attempt = planned.record.state(index).attempt();
+    let behind = matches!(end, End::Behind(_));
+    let again = again && (behind || attempt < valid.retry.limit);
     let mut warm = 0;
     if let End::Images(outcomes) = &end {
+        let tries = u32::from(valid.retry.limit).saturating_add(1);
+        for (image, reason, message) in planned.registries.ended(index, attempt, outcomes, tries) {
+            planned.record.give_up(image, reason, &message);
+        }
+    }
+    if let End::Images(outcomes) | End::Behind(outcomes) = &end {
         warm = outcomes.iter().filter(|outcome| matches!(outcome, ImageOutcome::Warm(_))).count();
     }
     let all = valid.images.len();
@@ -469,7 +595,8 @@ pub(super) fn note(
     let state = planned.record.end(index, node, end, again, now);
     let (succeeded, failed) = match state {
         NodeState::Retrying(tries) => {
-            planned.retry_at.insert(index, after(now, valid.retry.delay(tries)));
+            let due = if behind { now } else { after(now, valid.retry.delay(tries)) };
+            planned.retry_at.insert(index, due);
             (0, 0)
         }
         NodeState::Succeeded | NodeState::AlreadyWarm => (all, 0),
@@ -490,7 +617,7 @@ pub(super) fn note(
 /// Why images of a node are not there, and how many of each.
 fn reasons(end: &End, all: usize) -> Vec<(Reason, u64)> {
     match end {
-        End::Images(outcomes) => outcomes
+        End::Images(outcomes) | End::Behind(outcomes) => outcomes
             .iter()
             .filter_map(|outcome| match outcome {
                 ImageOutcome::Failed(reason, _) | ImageOutcome::Open(Some((reason, _))) => Some((*reason, 1)),

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 
 use super::{
@@ -493,13 +493,12 @@ impl World {
         self.plans.get(&(namespace, uid.to_owned())).map(|plan| &plan.spec)
     }
 
-    /// The nodes where workers of a task count in the limits: not more than the task may work on at once, whoever made them. Before it
+    /// How many workers of a task count in the limits: not more than the task may work on at once, whoever made them. Before it
     /// has a plan it has none.
-    pub(super) fn at_work(&self, uid: &str) -> impl Iterator<Item = &str> {
+    pub(super) fn most_at_work(&self, uid: &str) -> usize {
         let most =
             self.plan_of(uid).map_or(0, |plan| if plan.at_once > 0 { plan.at_once as usize } else { plan.nodes.len() });
-        let most = if self.tasks.contains_key(uid) { most } else { MOST_OF_DELETED };
-        self.alive(uid).take(most)
+        if self.tasks.contains_key(uid) { most } else { MOST_OF_DELETED }
     }
 
     /// The nodes where workers of a task are alive.
@@ -518,6 +517,14 @@ pub(super) fn is_alive(worker: &WorkerFacts) -> bool {
 /// Whether the worker may still pull, or may begin to.
 pub(super) fn may_pull(worker: &WorkerFacts, pods: &Pods) -> bool {
     !worker.finished && !pods.get(&worker.key()).is_some_and(|pod| pod.phase.is_final())
+}
+
+/// Whether the worker has its node to itself: while it pulls, for `alone` at most, and not while all that it has left waits in
+/// the kubelet's back-off, where nothing is pulled for minutes.
+pub(super) fn holds_node(worker: &WorkerFacts, pods: &Pods, now: Timestamp, alone: SignedDuration) -> bool {
+    let waits = || pods.get(&worker.key()).is_some_and(PodFacts::waits_in_back_off);
+    let young = worker.since.is_none_or(|since| now.duration_since(since) < alone);
+    is_alive(worker) && young && !waits()
 }
 
 /// The name of a task's plan.

@@ -45,7 +45,14 @@ pub fn policy(settings: PolicySettings, own: &str, watched: Option<&str>) -> Pol
         watch_namespace: watched.map(str::to_owned),
         kinds: settings.kinds,
         auto_nodes: settings.auto_nodes,
+        caps: Arc::default(),
     }
+}
+
+/// Which workloads count for the server, and what they may ask for.
+pub(super) fn served_policy(config: &Config) -> Policy {
+    let own = policy(config.policy.clone(), &config.namespace, config.watch_namespace.as_deref());
+    Policy { caps: Arc::clone(&config.limits.caps), ..own }
 }
 
 pub(super) fn clients(config: &Config) -> anyhow::Result<Option<Arc<clients::Reloading>>> {
@@ -72,6 +79,7 @@ pub(super) fn controller_settings(config: &Config, cluster: &Cluster) -> control
         breaker: config.breaker,
         examine: config.prometheus.is_some() || config.disk.is_some(),
         max_workers: config.max_workers,
+        limits: config.limits.clone(),
         registry_concurrency: config.registry_concurrency,
         known_for: config.known_for,
         public_registries: config.public_registries.clone(),

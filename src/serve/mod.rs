@@ -117,7 +117,7 @@ pub async fn serve(config: Config, runtimes: Runtimes) -> anyhow::Result<ExitCod
     let (caches_out, caches) = watch::channel(0);
     let around = Surroundings::default();
     let (reviews, hints, receiver) = intake::channel(&metrics, build::intake_settings(&config), around.clone());
-    let policy = build::policy(config.policy.clone(), &config.namespace, config.watch_namespace.as_deref());
+    let policy = build::served_policy(&config);
     let common = Common {
         client: client.clone(),
         policy: Arc::new(policy),

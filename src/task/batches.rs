@@ -9,7 +9,8 @@ use super::{BatchPolicy, resource::MAX_RETRIES};
 pub enum NodeState {
     /// Not tried to its end yet.
     Waiting,
-    /// Failed that often, 1 to 5, and to be tried again.
+    /// Failed that often, 1 to 5, and to be tried again; 0: put behind before its first try, because the node was at work for
+    /// another task when its batch had its turn.
     Retrying(u8),
     /// Every image is warm.
     Succeeded,
@@ -42,7 +43,7 @@ impl NodeState {
             b'w' => Self::AlreadyWarm,
             b'f' => Self::Failed,
             b'k' => Self::Skipped,
-            b'1'..=b'9' => {
+            b'0'..=b'9' => {
                 Self::Retrying(letter.saturating_sub(b'0').min(u8::try_from(MAX_RETRIES).unwrap_or(u8::MAX)))
             }
             _ => Self::Waiting,
@@ -75,7 +76,7 @@ impl NodeState {
     }
 
     fn is_bad(self) -> bool {
-        matches!(self, Self::Failed | Self::Retrying(_))
+        matches!(self, Self::Failed | Self::Retrying(1..))
     }
 }
 
@@ -143,6 +144,9 @@ mod tests {
     #[case("sss.......", BatchPolicy::Doubling, 4, Some((2, 3..7)), 4)]
     #[case("f.........", BatchPolicy::Doubling, 4, Some((1, 1..2)), 5)]
     #[case("ff........", BatchPolicy::Doubling, 4, Some((2, 2..3)), 6)]
+    #[case("0.0.....", BatchPolicy::Barrier, 2, Some((0, 0..2)), 4)]
+    #[case("00......", BatchPolicy::Barrier, 2, Some((1, 2..4)), 4)]
+    #[case("s0s.......", BatchPolicy::Doubling, 4, Some((2, 3..7)), 4)]
     #[case("s1s.......", BatchPolicy::Doubling, 4, Some((2, 3..5)), 5)]
     fn cutting(
         #[case] letters: &str,
@@ -157,7 +161,7 @@ mod tests {
 
     #[test]
     fn letters_come_back() {
-        for letter in *b".12345swfk" {
+        for letter in *b".012345swfk" {
             assert_eq!(NodeState::from_letter(letter).letter(), letter);
         }
         assert_eq!(NodeState::from_letter(b'?'), NodeState::Waiting);

@@ -9,6 +9,7 @@
 mod again;
 pub mod batches;
 pub mod bounds;
+pub mod caps;
 pub mod plan;
 mod problem;
 pub mod resource;

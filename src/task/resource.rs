@@ -469,7 +469,7 @@ impl Default for Amount {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
-    /// `Progressing`, `Complete` or `Failed`; `Throttled`, `NodesChecked` and
+    /// `Progressing`, `Complete` or `Failed`; `Limited`, `Throttled`, `NodesChecked` and
     /// `WorkersElsewhere` where there is something to say.
     #[serde(rename = "type")]
     pub type_: String,
@@ -598,7 +598,7 @@ pub struct PrewarmTaskStatus {
     pub ignored_node_count: u32,
     /// What became of each image.
     pub images: Vec<ImageStatus>,
-    /// One letter per node of the plan, in its order: `.` waiting, `1` to `5` failed that often and to be tried again,
+    /// One letter per node of the plan, in its order: `.` waiting, `0` put behind, `1` to `5` failed that often and to be tried again,
     /// `s` succeeded, `w` already warm, `f` failed, `k` skipped. The record that a restarted controller goes on from.
     pub node_states: String,
     /// When the first node was begun, RFC 3339.

@@ -9,7 +9,11 @@ use crate::{
     intake::{Claim, keys_of_all},
     schedule,
     surroundings::Surroundings,
-    task::{PrewarmTaskSpec, Problem, validate::validate},
+    task::{
+        PrewarmTaskSpec, Problem,
+        caps::{self, Caps},
+        validate::validate,
+    },
     workload::{Kind, ObjectView, Policy, Verdict as Considered, Workload},
 };
 
@@ -105,23 +109,36 @@ pub(super) fn identify(review: &Review<'_>, policy: &Policy) -> Option<Claim> {
 }
 
 /// Denies a task or a schedule that cannot be meant, naming each mistake. What the schema says is the API server's to check.
-pub(super) fn decide_task(review: &Review<'_>) -> Verdict {
+/// What is more than the operator's limits is refused or a warning when the object is created: one that is there can still be
+/// cancelled.
+pub(super) fn decide_task(review: &Review<'_>, caps: &Caps) -> Verdict {
     if !matches!(review.request.operation.as_str(), "CREATE" | "UPDATE") {
         return allowed("ignored");
     }
     let Some(raw) = review.request.object else { return allowed("ignored") };
+    let new = review.request.operation == "CREATE";
+    let mut warnings = Vec::new();
     let problems = if review.request.kind.name == "PrewarmSchedule" {
         check(raw.get(), schedule::problems)
     } else {
-        check(raw.get(), |spec: &PrewarmTaskSpec| validate(spec).err().unwrap_or_default())
+        check(raw.get(), |spec: &PrewarmTaskSpec| match validate(spec) {
+            Err(problems) => problems,
+            Ok(mut task) if new => {
+                let problems = caps::check(caps, &task);
+                let limited = caps::clamp(caps, &mut task).into_iter().chain(caps::priority(caps, spec.priority).1);
+                warnings.extend(limited.map(|warning| format!("prewarmer: {warning}")));
+                problems
+            }
+            Ok(_) => Vec::new(),
+        })
     };
     if problems.is_empty() {
-        return allowed("allowed");
+        return Verdict { warnings, ..allowed("allowed") };
     }
-    Verdict { label: "denied", warnings: Vec::new(), denied: problems }
+    Verdict { label: "denied", warnings, denied: problems }
 }
 
-fn check<S: DeserializeOwned>(object: &str, judge: impl Fn(&S) -> Vec<Problem>) -> Vec<Problem> {
+fn check<S: DeserializeOwned>(object: &str, judge: impl FnOnce(&S) -> Vec<Problem>) -> Vec<Problem> {
     #[derive(serde::Deserialize)]
     struct Object<S> {
         spec: S,

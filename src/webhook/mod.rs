@@ -172,9 +172,10 @@ async fn tasks(State(shared): State<Shared>, headers: HeaderMap, request: Reques
         Err(response) => return response,
     };
     let state = &shared.state;
-    let check = |bytes: &[u8]| {
+    let caps = Arc::clone(&state.policy.caps);
+    let check = move |bytes: &[u8]| {
         let review = Review::read(bytes).map_err(|details| no_review(&details))?;
-        Ok(Answer::new(&review, &decide_task(&review)))
+        Ok(Answer::new(&review, &decide_task(&review, &caps)))
     };
     if body.bytes.len() <= LARGE_TASK {
         return match check(&body.bytes) {
@@ -269,7 +270,7 @@ fn no_review(details: &str) -> Refusal {
 pub fn rehearse(bytes: &[u8], policy: &Policy, around: &Surroundings) -> Vec<Vec<u8>> {
     let Ok(review) = Review::read(bytes) else { return Vec::new() };
     let decided = decide_workload(&review, policy, around, usize::MAX).map(|(verdict, _)| verdict);
-    let verdicts = [decided.unwrap_or_default(), decide_task(&review)];
+    let verdicts = [decided.unwrap_or_default(), decide_task(&review, &policy.caps)];
     verdicts.iter().map(|verdict| response(&review, verdict)).collect()
 }
 

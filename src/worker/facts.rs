@@ -208,6 +208,27 @@ impl PodFacts {
         format!("{}/{}", self.namespace, self.worker)
     }
 
+    /// Whether nothing is pulled for it: each container that has not ended waits for the end of the kubelet's back-off, or for
+    /// what the kubelet cannot do now.
+    #[must_use]
+    pub fn waits_in_back_off(&self) -> bool {
+        let idle = |state: &ContainerState| match state {
+            ContainerState::Waiting(Some(words)) => {
+                !matches!(words.0.as_str(), "" | "ContainerCreating" | "PodInitializing")
+            }
+            _ => false,
+        };
+        if self.phase.is_final() {
+            return false;
+        }
+        if let Some(install) = self.install.as_ref().filter(|state| !matches!(state, ContainerState::Terminated(0, _)))
+        {
+            return idle(install);
+        }
+        let mut left = self.containers.iter().filter(|c| !matches!(c.state, ContainerState::Terminated(..))).peekable();
+        left.peek().is_some() && left.all(|container| idle(&container.state))
+    }
+
     /// The container of an image.
     #[must_use]
     pub fn container(&self, image: u16) -> Option<&ContainerFacts> {
@@ -228,5 +249,42 @@ fn state(status: &ContainerStatus) -> ContainerState {
         ContainerState::Running
     } else {
         ContainerState::Waiting(state.waiting.as_ref().and_then(|waiting| words(&waiting.reason, &waiting.message)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(states: Vec<ContainerState>) -> PodFacts {
+        let facts = |(image, state): (u16, _)| ContainerFacts { image, state, image_id: None };
+        PodFacts { containers: (0..).zip(states).map(facts).collect(), ..PodFacts::default() }
+    }
+
+    #[test]
+    fn who_waits_in_back_off() {
+        let (bad, again) = (
+            || ContainerState::waiting("ErrImagePull", "dial tcp: i/o timeout"),
+            || ContainerState::waiting("ImagePullBackOff", "Back-off pulling image"),
+        );
+        let creating = || ContainerState::waiting("ContainerCreating", "");
+        assert!(pod(vec![bad(), again(), ContainerState::done()]).waits_in_back_off());
+        assert!(!pod(vec![bad(), creating()]).waits_in_back_off(), "the second is being pulled");
+        assert!(!pod(vec![creating()]).waits_in_back_off());
+        assert!(!pod(vec![ContainerState::Waiting(None)]).waits_in_back_off());
+        assert!(!pod(vec![]).waits_in_back_off(), "the kubelet has not seen it");
+        assert!(!pod(vec![ContainerState::done()]).waits_in_back_off());
+        assert!(!pod(vec![ContainerState::Running]).waits_in_back_off());
+        assert!(!PodFacts { phase: PodPhase::Failed, ..pod(vec![bad()]) }.waits_in_back_off());
+    }
+
+    #[test]
+    fn a_helper_that_waits_holds_up_the_rest() {
+        let initializing = || ContainerState::waiting("PodInitializing", "");
+        let with = |install| PodFacts { install: Some(install), ..pod(vec![initializing()]) };
+        assert!(with(ContainerState::waiting("ImagePullBackOff", "")).waits_in_back_off());
+        assert!(!with(initializing()).waits_in_back_off());
+        assert!(!with(ContainerState::Running).waits_in_back_off());
+        assert!(!with(ContainerState::done()).waits_in_back_off());
     }
 }

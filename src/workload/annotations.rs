@@ -4,7 +4,11 @@ use std::collections::BTreeMap;
 
 use crate::{
     duration,
-    task::{Amount, PREFIX, PrewarmTaskSpec, PullMethod, validate::AUTO_NODES},
+    task::{
+        Amount, PREFIX, PrewarmTaskSpec, PullMethod,
+        caps::{self, Caps},
+        validate::AUTO_NODES,
+    },
 };
 
 /// A rollout touches about as many nodes as it has replicas; four times that covers what the scheduler may choose.
@@ -15,6 +19,8 @@ const KNOWN: &[&str] = &["enabled", "images", "exclude-containers", "nodes", "ba
 const MAX_SHOWN: usize = 255;
 /// Longest list taken from one annotation.
 const MAX_LISTED: usize = 100;
+/// On a Namespace, by its administrator: its workloads may ask for all nodes, and for those with any taint.
+pub(super) const ALLOW_ALL_NODES: &str = "prewarm.io/allow-all-nodes";
 
 /// What annotations carry into the task.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,6 +55,36 @@ impl Options {
     #[must_use]
     pub fn on_all_nodes(self) -> Self {
         Self { nodes: Amount::Text("all".into()), ..self }
+    }
+}
+
+/// How many nodes `auto` comes to, for so many replicas.
+pub(super) fn automatic(least: u32, replicas: u32) -> u32 {
+    least.max(replicas.saturating_mul(AUTO_NODES_PER_REPLICA))
+}
+
+/// Keeps what annotations ask for within the operator's limits; what is less than was asked for becomes a warning. `auto`: how
+/// many nodes may be asked for, where not any number.
+pub(super) fn limit(options: &mut Options, auto: Option<u32>, caps: &Caps, warnings: &mut Vec<String>) {
+    let within = |amount: &Amount, auto: u32| matches!(amount, Amount::Count(count) if *count <= auto);
+    if let Some(auto) = auto.filter(|auto| !within(&options.nodes, *auto)) {
+        warnings.push(format!(
+            "{PREFIX}nodes: {:?} is limited to auto ({auto}): the Namespace has no annotation {ALLOW_ALL_NODES}: \"true\" \
+             (--admission-all-nodes)",
+            options.nodes.to_string()
+        ));
+        options.nodes = Amount::Count(auto);
+    }
+    let (priority, cut) = caps::priority(caps, options.priority);
+    if cut.is_some() {
+        let asked = options.priority;
+        warnings.push(format!("{PREFIX}priority: {asked} is limited to {priority} (--max-priority)"));
+        options.priority = priority;
+    }
+    if duration::parse(&options.timeout).is_ok_and(|timeout| timeout > caps.timeout) {
+        let (asked, most) = (&options.timeout, duration::format(caps.timeout));
+        warnings.push(format!("{PREFIX}timeout: {asked:?} is limited to {most} (--max-timeout)"));
+        options.timeout = most;
     }
 }
 
@@ -88,7 +124,7 @@ pub(super) fn read(
         let shown: String = value.chars().take(MAX_SHOWN).collect();
         warnings.push(format!("{PREFIX}{name}: {shown:?} is ignored: expected {expected}"));
     };
-    let automatic = Amount::Count(automatic.max(replicas.saturating_mul(AUTO_NODES_PER_REPLICA)));
+    let automatic = Amount::Count(self::automatic(automatic, replicas));
     let mut found = Found {
         images: value("images").map(list).unwrap_or_default(),
         exclude_containers: value("exclude-containers").map(list).unwrap_or_default(),
@@ -186,6 +222,38 @@ mod tests {
     fn nodes(#[case] value: Option<&str>, #[case] replicas: u32, #[case] expected: Amount) {
         let layer = value.map(|value| layer(&[("nodes", value)])).unwrap_or_default();
         assert_eq!(read(&[&layer], 100, replicas, &mut Vec::new()).options.nodes, expected);
+    }
+
+    #[rstest]
+    #[case("all", true)]
+    #[case("100%", true)]
+    #[case("101", true)]
+    #[case("100", false)]
+    #[case("auto", false)]
+    fn more_nodes_than_auto_need_leave(#[case] value: &str, #[case] limited: bool) {
+        let mut warnings = Vec::new();
+        let found = read(&[&layer(&[("nodes", value)])], 100, 1, &mut warnings);
+        let mut options = found.options.clone();
+        limit(&mut options, Some(automatic(100, 1)), &Caps::default(), &mut warnings);
+        assert_eq!(
+            (warnings.len(), options.nodes != found.options.nodes),
+            (usize::from(limited), limited),
+            "{warnings:?}"
+        );
+        let mut options = found.options.clone();
+        limit(&mut options, None, &Caps::default(), &mut Vec::new());
+        assert_eq!(options, found.options);
+    }
+
+    #[test]
+    fn amounts_are_limited_with_a_warning() {
+        let caps = Caps { priority: 6, timeout: std::time::Duration::from_secs(300), ..Caps::default() };
+        let mut warnings = Vec::new();
+        let mut found = read(&[&layer(&[("priority", "9"), ("timeout", "1h")])], 100, 1, &mut warnings);
+        limit(&mut found.options, None, &caps, &mut warnings);
+        assert_eq!((found.options.priority, found.options.timeout.as_str()), (6, "5m"));
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        assert!(warnings[1].contains("--max-timeout"), "{warnings:?}");
     }
 
     #[test]

@@ -1,15 +1,19 @@
 //! Which objects count, and what they ask for. *Pure.*
 
-use std::collections::{BTreeSet, HashSet};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+};
 
 use super::{
-    Kind, Kinds, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, ObjectView, Placement, Workload, annotations,
+    Kind, Kinds, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, ObjectView, Placement, Toleration, Workload,
+    annotations,
     view::{MAX_ITEMS, MAX_TEMPLATES, PodSpecView, TemplateView},
 };
 use crate::{
     image::Reference,
     surroundings::{Scheduling, Surroundings},
-    task::{PullMethod, validate::AUTO_NODES},
+    task::{PullMethod, caps::Caps, validate::AUTO_NODES},
     worker::MANAGED_BY,
 };
 
@@ -46,6 +50,8 @@ pub struct Policy {
     pub kinds: Kinds,
     /// The least that `nodes: auto` comes to.
     pub auto_nodes: u32,
+    /// What may be asked for at most.
+    pub caps: Arc<Caps>,
 }
 
 impl Default for Policy {
@@ -56,6 +62,7 @@ impl Default for Policy {
             watch_namespace: None,
             kinds: Kinds::default(),
             auto_nodes: AUTO_NODES,
+            caps: Arc::default(),
         }
     }
 }
@@ -200,6 +207,13 @@ impl Found<'_> {
         let most = self.around.most_replicas(self.namespace, self.kind, self.name);
         let replicas = template.replicas.max(most.unwrap_or(0));
         let mut found = annotations::read(&[near, own, &namespace], self.policy.auto_nodes, replicas, warnings);
+        let caps = &*self.policy.caps;
+        let trusted = caps.admission.all_nodes
+            || namespace.get(annotations::ALLOW_ALL_NODES).is_some_and(|value| value.trim() == "true");
+        // What the Namespace itself says of the number of nodes is its administrator's word.
+        let own_nodes = [near, own].iter().any(|layer| layer.contains_key("prewarm.io/nodes"));
+        let auto = (!trusted && own_nodes).then(|| annotations::automatic(self.policy.auto_nodes, replicas));
+        annotations::limit(&mut found.options, auto, caps, warnings);
         if self.daemon {
             found.options = found.options.on_all_nodes();
         }
@@ -208,13 +222,23 @@ impl Found<'_> {
         }
         let spec = &template.spec;
         let written = spec.images(&found.exclude_containers).chain(found.images.iter().map(String::as_str));
+        let mut admit = |toleration: &Toleration| {
+            let key = toleration.key.as_deref().unwrap_or_default();
+            let good = trusted || caps.admission.tolerations.admits(key);
+            if !good && warnings.len() < MAX_WARNINGS {
+                warnings
+                    .push(format!("prewarmer: the toleration of {key:?} is not taken over (--admission-tolerations)"));
+            }
+            good
+        };
+        let tolerations = spec.tolerations.iter().filter(|toleration| admit(toleration)).cloned().collect();
         let class = Some(&spec.runtime_class_name).filter(|name| !name.is_empty());
         let workload = Workload {
             kind: self.kind.to_owned(),
             namespace: self.namespace.to_owned(),
             name: self.name.to_owned(),
-            images: references(written, room, warnings),
-            placement: placement(spec, class.and_then(|name| self.around.runtime_class(name))),
+            images: references(written, caps, room, warnings),
+            placement: placement(spec, tolerations, class.and_then(|name| self.around.runtime_class(name))),
             credentials: spec.credentials(),
             options: found.options,
         };
@@ -225,6 +249,7 @@ impl Found<'_> {
 /// The references in `written`, each once and in their order, until `room` is used up.
 fn references<'a>(
     written: impl Iterator<Item = &'a str>,
+    caps: &Caps,
     room: &mut usize,
     warnings: &mut Vec<String>,
 ) -> Vec<Reference> {
@@ -242,7 +267,10 @@ fn references<'a>(
         *room -= 1;
         match text.parse::<Reference>() {
             Ok(reference) if images.len() < FEW && images.contains(&reference) => {}
-            Ok(reference) => images.push(reference),
+            Ok(reference) => match caps.registries.refusal(&reference) {
+                Some(why) => warn(format!("prewarmer: image {text:?} is not warmed: {why}")),
+                None => images.push(reference),
+            },
             Err(error) => {
                 let shown: String = text.chars().take(MAX_SHOWN).collect();
                 warn(format!("prewarmer: image {shown:?} is not warmed: {error}"));
@@ -284,7 +312,7 @@ fn distinct<'a>(written: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
 
 /// A pod that names its node is placed by that name; a runtime class adds what it asks of nodes, as the API server does when
 /// the pods are made.
-fn placement(spec: &PodSpecView, class: Option<Scheduling>) -> Placement {
+fn placement(spec: &PodSpecView, tolerations: Vec<Toleration>, class: Option<Scheduling>) -> Placement {
     let by_name = || NodeSelector {
         node_selector_terms: vec![NodeSelectorTerm {
             match_fields: Some(vec![NodeSelectorRequirement {
@@ -299,7 +327,7 @@ fn placement(spec: &PodSpecView, class: Option<Scheduling>) -> Placement {
     let mut placement = Placement {
         node_selector: spec.node_selector.clone(),
         node_affinity: named.then(by_name).or_else(|| spec.required_affinity()),
-        tolerations: spec.tolerations.clone(),
+        tolerations,
     };
     let class = class.unwrap_or_default();
     for (label, value) in class.node_selector {

@@ -14,6 +14,7 @@ mod chart;
 mod checks;
 mod created_by;
 mod engine;
+mod fair;
 mod faults;
 mod fence;
 mod foreign;

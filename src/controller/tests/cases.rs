@@ -1,6 +1,6 @@
 //! Single stories.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use super::{
     super::{Settings, WorkerNamespace, effect::Refusal},
@@ -11,6 +11,7 @@ use crate::{
     task::{
         Amount, BatchPolicy, FailurePolicy, LocalReference, Phase, PrewarmTaskSpec, PrewarmTaskStatus, Retry,
         RetryStrategy, WorkerKind,
+        caps::{Caps, Registries},
     },
     worker::Reason,
 };
@@ -404,4 +405,128 @@ fn progress_is_written_every_few_seconds_only() {
     }
     let writes = simulation.writes.len() - before;
     assert!((3..=6).contains(&writes), "{writes} writes in 20 s of unhurried progress");
+}
+
+#[test]
+fn a_busy_node_is_put_behind_and_its_batch_goes_on() {
+    let mut simulation = Simulation::new(6, spec(1, 2));
+    simulation.take_node(0);
+    simulation.take_node(2);
+    simulation.take_node(3);
+    simulation.wait(2);
+    assert_eq!(simulation.letters(), "0.....");
+    simulation.end_pod(Outcome::Good);
+    simulation.wait(3);
+    assert_eq!(
+        (simulation.letters(), simulation.at_work()),
+        ("0s00..", 2),
+        "a whole batch of busy nodes is passed over"
+    );
+    simulation.crash();
+    run_all(&mut simulation, Outcome::Good);
+    assert_eq!((simulation.phase(), simulation.letters()), (Phase::Running, "0s00ss"));
+    simulation.taken.clear();
+    run_all(&mut simulation, Outcome::Good);
+    let status = status(&simulation);
+    assert_eq!((status.phase, status.node_states.as_str()), (Phase::Completed, "ssssss"));
+    assert_eq!(status.failed_nodes, []);
+    assert_eq!(simulation.history.len(), 6, "each node has one worker");
+}
+
+#[test]
+fn a_registry_that_does_not_answer_leaves_the_others_alone() {
+    let images = ["dead.example/a:1", "good.example/b:1"].map(str::to_owned).to_vec();
+    let task = PrewarmTaskSpec { timeout: "60s".into(), batch_size: Amount::Count(4), ..PrewarmTaskSpec::new(images) };
+    let mut simulation = Simulation::new(12, task);
+    let begun = simulation.now;
+    let mut asked = BTreeSet::new();
+    for _ in 0..800 {
+        simulation.end_new_pods(Outcome::Passing);
+        simulation.pass(250);
+        simulation.step();
+        for worker in simulation.workers.values().filter(|worker| worker.asked.contains(&0)) {
+            asked.insert((worker.node.clone(), worker.attempt));
+        }
+        if simulation.now.duration_since(begun).as_secs() == 20 {
+            let pulled: BTreeSet<&String> = simulation.history.iter().map(|(node, _)| node).collect();
+            assert_eq!(pulled.len(), 12, "the good image was asked for everywhere: {}", simulation.letters());
+        }
+    }
+    let status = status(&simulation);
+    assert_eq!((status.phase, status.failed_node_count), (Phase::Failed, 12), "{status:#?}");
+    let counts: Vec<(u32, u32)> = status.images.iter().map(|image| (image.succeeded, image.failed)).collect();
+    assert_eq!(counts, [(0, 12), (12, 0)]);
+    assert!(asked.len() <= 4 + 2, "a batch has asked it, and two nodes more: {asked:?}");
+    let given_up = status.images[0].given_up.as_ref().unwrap();
+    assert_eq!(given_up.reason, "RegistryUnreachable");
+    let took = status.completion_time.unwrap().parse::<k8s_openapi::jiff::Timestamp>().unwrap().duration_since(begun);
+    assert!(took.as_secs() < 100, "{took:?}: three batches of 60 s, without that");
+}
+
+#[test]
+fn a_registry_that_answers_again_is_asked_by_all() {
+    let task = PrewarmTaskSpec { batch_size: Amount::Count(4), ..spec(1, 4) };
+    let mut simulation = Simulation::new(8, task);
+    simulation.wait(2);
+    simulation.end_new_pods(Outcome::Passing);
+    simulation.wait(6);
+    assert_eq!(simulation.at_work(), 2, "two go on asking: {}", simulation.letters());
+    let said = status(&simulation).conditions;
+    let throttled = said.iter().find(|condition| condition.type_ == "Throttled").unwrap();
+    assert_eq!((throttled.status.as_str(), throttled.reason.as_str()), ("True", "RegistryUnreachable"));
+    simulation.finish();
+    let status = status(&simulation);
+    assert_eq!((status.phase, status.succeeded_nodes), (Phase::Completed, 8), "{}", status.node_states);
+}
+
+#[test]
+fn a_task_without_a_deadline_has_that_of_the_setting() {
+    let mut settings = settings();
+    let caps = Caps { default_deadline: Duration::from_secs(20), ..Caps::default() };
+    settings.limits.caps = Arc::new(caps);
+    let mut simulation = Simulation::with(3, spec(1, 1), settings);
+    simulation.wait(30);
+    let status = status(&simulation);
+    assert_eq!((status.phase, status.node_states.as_str()), (Phase::Failed, "fff"));
+    let said = &status.conditions[0].message;
+    assert!(said.contains("ended by its deadline of 20s (--default-deadline)"), "{said}");
+}
+
+#[test]
+fn what_is_more_than_the_operator_allows_is_limited_or_refused() {
+    let mut settings = settings();
+    let denied = Registries { denied: vec!["bad.example".into()], ..Registries::default() };
+    let caps = Caps { nodes: 2, timeout: Duration::from_secs(30), registries: denied, ..Caps::default() };
+    settings.limits.caps = Arc::new(caps);
+    let mut simulation = Simulation::with(5, spec(1, 1), settings.clone());
+    simulation.finish();
+    let ended = status(&simulation);
+    assert_eq!((ended.phase, ended.total_nodes), (Phase::Completed, 2));
+    let limited = ended.conditions.iter().find(|condition| condition.type_ == "Limited").unwrap();
+    let expected = "spec.timeout 1m is limited to 30s (--max-timeout); 5 nodes are limited to 2 (--max-nodes-per-task)";
+    assert_eq!(limited.message, expected);
+    let mut refused = spec(1, 1);
+    refused.images.push("bad.example/x:1".into());
+    let mut simulation = Simulation::with(5, refused, settings);
+    simulation.wait(2);
+    let ended = status(&simulation);
+    assert_eq!((ended.phase, ended.conditions[0].reason.as_str()), (Phase::Failed, "InvalidSpec"));
+    let said = &ended.conditions[0].message;
+    assert!(said.contains("spec.images[1]") && said.contains("--denied-registries"), "{said}");
+}
+
+#[test]
+fn a_task_that_pulls_nothing_gives_its_place_back_and_one_that_has_just_begun_keeps_it() {
+    let mut simulation = Simulation::new(1, spec(1, 1));
+    simulation.run.note_progress(false, simulation.now);
+    simulation.pass(60_000);
+    simulation.step();
+    assert_eq!((simulation.phase(), simulation.run.is_parked(simulation.now)), (Phase::Snapshotting, false));
+    simulation.wait(2);
+    simulation.end_pod(Outcome::Passing);
+    simulation.run.note_progress(true, simulation.now);
+    simulation.wait(9);
+    assert!(!simulation.run.is_parked(simulation.now));
+    simulation.wait(2);
+    assert!(simulation.run.is_parked(simulation.now));
 }

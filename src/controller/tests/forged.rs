@@ -84,7 +84,7 @@ async fn suspended_jobs_of_strangers_leave_the_whole_room() {
         see_job(&mut controller, &json!({"metadata": metadata("evil", &name, &uid, &node), "spec": spec}));
     }
     let mut room = controller.room(Timestamp::now());
-    assert!(room.take("n1", &[]), "300 fake Jobs leave no room");
+    assert_eq!(room.take("n1", "t", "shop", &[]), Ok(()), "300 fake Jobs leave no room");
     controller.measure();
     assert_eq!(controller.shared.metrics.jobs_active.get(), 0);
     assert_eq!(controller.world.foreign(), [(("jobs", Rejection::Name), 300)].into());

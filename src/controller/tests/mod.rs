@@ -27,6 +27,10 @@ enum Happening {
     NodeCordoned(u8),
     /// A node stops being ready.
     NodeUnready(u8),
+    /// Another task begins on a node.
+    NodeTaken(u8),
+    /// All other tasks end.
+    NodesFreed,
     /// Answers of the API server are lost: effects are done, and reported as failed.
     AnswersLost,
     /// Somebody deletes a worker.
@@ -52,6 +56,8 @@ fn happening() -> impl Strategy<Value = Happening> {
         5 => (0u8..12).prop_map(Happening::NodeGone),
         3 => (0u8..12).prop_map(Happening::NodeCordoned),
         3 => (0u8..12).prop_map(Happening::NodeUnready),
+        6 => (0u8..12).prop_map(Happening::NodeTaken),
+        3 => Just(Happening::NodesFreed),
         6 => Just(Happening::AnswersLost),
         6 => any::<u8>().prop_map(Happening::WorkerDeleted),
         8 => any::<u8>().prop_map(Happening::Forged),
@@ -61,12 +67,18 @@ fn happening() -> impl Strategy<Value = Happening> {
     ]
 }
 
+/// `apart`: images with an even index, which may fail, are in a registry of their own.
+fn reference(image: usize, apart: bool) -> String {
+    let host = if apart && image.is_multiple_of(2) { "other.example/" } else { "" };
+    format!("{host}image-{image}:1")
+}
+
 fn spec() -> impl Strategy<Value = PrewarmTaskSpec> {
     let policy = prop_oneof![Just(BatchPolicy::Barrier), Just(BatchPolicy::Rolling), Just(BatchPolicy::Doubling)];
     let worker = prop_oneof![Just(WorkerKind::Job), Just(WorkerKind::Pod)];
     let retries = prop_oneof![Just(None), (0u32..3).prop_map(Some)];
-    (1u32..5, policy, worker, retries, 1usize..6, any::<bool>()).prop_map(
-        |(batch, policy, worker, retries, images, retain)| PrewarmTaskSpec {
+    (1u32..5, policy, worker, retries, 1usize..6, any::<bool>(), any::<bool>()).prop_map(
+        |(batch, policy, worker, retries, images, retain, apart)| PrewarmTaskSpec {
             batch_size: Amount::Count(batch),
             batch_policy: policy,
             worker,
@@ -74,7 +86,7 @@ fn spec() -> impl Strategy<Value = PrewarmTaskSpec> {
             failure_policy: if retries.is_some() { FailurePolicy::Retry } else { FailurePolicy::Skip },
             retry: retries.map(|limit| Retry { limit, strategy: RetryStrategy::Linear, delay: Some("2s".into()) }),
             retain: retain.then(|| "1h".into()),
-            ..PrewarmTaskSpec::new((0..images).map(|image| format!("image-{image}:1")).collect())
+            ..PrewarmTaskSpec::new((0..images).map(|image| reference(image, apart)).collect())
         },
     )
 }
@@ -113,6 +125,8 @@ fn happen(simulation: &mut Simulation, happening: Happening) {
         Happening::NodeGone(node) => simulation.drop_node(node),
         Happening::NodeCordoned(node) => simulation.change_node(node, |facts| facts.unschedulable = true),
         Happening::NodeUnready(node) => simulation.unready(node),
+        Happening::NodeTaken(node) => simulation.take_node(node),
+        Happening::NodesFreed => simulation.taken.clear(),
         Happening::AnswersLost => simulation.lose_answers = true,
         Happening::WorkerDeleted(which) => simulation.delete_some_worker(which),
         Happening::Forged(how) => simulation.forge(how),

@@ -13,10 +13,10 @@ use serde_json::json;
 use super::super::{
     Settings, Shared, WorkerNamespace,
     effect::{Creation, Effect, Refusal, Written},
-    limits::Room,
+    limits::{Most, Room, Seat},
     observation::{Change, Observation, Source},
     run::Run,
-    view::View,
+    view::{Turn, View},
     watches::{see_job, see_pod},
     world::{Pods, Workers, World, is_alive, may_pull},
 };
@@ -62,6 +62,10 @@ pub(super) struct Simulation {
     pub(super) unstorable: Vec<&'static str>,
     /// How many writes were asked for that the API server did not store.
     pub(super) not_stored: usize,
+    /// Nodes at work for another task.
+    pub(super) taken: HashSet<String>,
+    /// Nodes that have been so.
+    once_taken: HashSet<String>,
     /// Whether Jobs get pods.
     pub(super) makes_pods: bool,
     /// How often each worker was made, less how often somebody else deleted it.
@@ -96,7 +100,7 @@ impl Simulation {
         task.metadata.resource_version = Some("1".into());
         let metrics = Arc::new(Metrics::new().unwrap());
         Self {
-            run: Run::resume(&task),
+            run: Run::resume(&task, &settings),
             task,
             nodes: (0..nodes).map(node).collect(),
             workers: Workers::new(),
@@ -108,6 +112,8 @@ impl Simulation {
             refusal: None,
             unstorable: Vec::new(),
             not_stored: 0,
+            taken: HashSet::new(),
+            once_taken: HashSet::new(),
             makes_pods: true,
             created: HashMap::new(),
             begun: HashMap::new(),
@@ -150,18 +156,21 @@ impl Simulation {
             self.pods.remove(&key);
         }
         self.run.see(&self.task);
-        let busy: HashSet<String> = self.workers.values().filter(|w| is_alive(w)).map(|w| w.node.clone()).collect();
-        let busy = busy.into_iter().chain(self.run.claimed().map(str::to_owned)).collect();
-        let cap = self.shared.settings.max_workers;
+        let Settings { max_workers, limits, .. } = &*self.shared.settings;
+        let most = Most { all: *max_workers, per_namespace: limits.workers_per_namespace };
         let pulling = self.run.hosts().iter().map(|host| (host.clone(), self.at_work())).collect();
-        self.shared.room = Room::new(busy, cap, pulling, &self.shared.budgets, self.now);
+        let alone = SignedDuration::try_from(limits.yield_after).unwrap();
+        let mut seats = self.run.seats(Some(&self.workers), &self.pods, self.now, alone, usize::MAX);
+        let other = |node| Seat { node, namespace: "bank", task: "other", holds: true };
+        seats.extend(self.taken.iter().map(String::as_str).map(other));
+        self.shared.room = Room::new(seats, most, pulling, &self.shared.budgets, self.now);
         let view = View {
             nodes: &self.nodes,
             workers: Some(&self.workers),
             pods: &self.pods,
             plan: self.plan.as_ref(),
             contested: &|namespace| self.world.is_contested(namespace, "uid"),
-            may_begin: true,
+            turn: Turn::Now,
             now: self.now,
         };
         let effects = self.run.step(&self.task, &view, &mut self.shared);
@@ -293,10 +302,15 @@ impl Simulation {
         let index = plan.nodes.iter().position(|node| *node == worker.node).expect("a node of the plan");
         let letter = self.letters().as_bytes().get(index).map_or(NodeState::Waiting, |l| NodeState::from_letter(*l));
         assert!(!letter.is_final(), "{} was warmed again after its result was recorded", worker.node);
-        if self.task.spec.batch_policy == BatchPolicy::Barrier && worker.attempt == 0 {
+        assert!(!self.taken.contains(&worker.node), "{} is at work for another task", worker.node);
+        let in_line = |node: &String| !self.once_taken.contains(node);
+        if self.task.spec.batch_policy == BatchPolicy::Barrier && worker.attempt == 0 && in_line(&worker.node) {
             let first = index / plan.at_once as usize * plan.at_once as usize;
             let earlier = |other: &&WorkerFacts| {
-                other.attempt == 0 && plan.nodes[..first].contains(&other.node) && !other.deleting
+                other.attempt == 0
+                    && in_line(&other.node)
+                    && plan.nodes[..first].contains(&other.node)
+                    && !other.deleting
             };
             let open = |other: &WorkerFacts| {
                 let pod = &self.pods.get(&other.key());
@@ -338,11 +352,28 @@ impl Simulation {
         }
     }
 
+    /// Every pod that has just begun comes to the same.
+    pub(super) fn end_new_pods(&mut self, outcome: Outcome) {
+        let new = |pod: &&PodFacts| {
+            pod.containers.iter().all(|c| c.state == ContainerState::waiting("ContainerCreating", ""))
+        };
+        let mut names: Vec<String> = self.pods.values().filter(new).map(|pod| pod.name.clone()).collect();
+        names.sort();
+        for name in names {
+            self.end_one(outcome, |pod| pod.name == name);
+        }
+    }
+
     /// The oldest pod at work comes to something.
     pub(super) fn end_pod(&mut self, outcome: Outcome) {
+        self.end_one(outcome, |_| true);
+    }
+
+    fn end_one(&mut self, outcome: Outcome, which: impl Fn(&PodFacts) -> bool) {
         let workers = &self.workers;
         let at_work = |(key, pod): &(&String, &mut PodFacts)| {
             workers.contains_key(*key)
+                && which(pod)
                 && !pod.phase.is_final()
                 && pod.containers.iter().any(|c| c.state != ContainerState::done())
         };
@@ -380,7 +411,7 @@ impl Simulation {
 
     /// The controller dies, and a successor takes over.
     pub(super) fn crash(&mut self) {
-        self.run = Run::resume(&self.task);
+        self.run = Run::resume(&self.task, &self.shared.settings);
         self.shared = Shared::new(Arc::clone(&self.shared.settings), Arc::clone(&self.shared.metrics));
         // It takes longer to begin than two writes must be apart.
         self.pass(1000);
@@ -443,6 +474,17 @@ impl Simulation {
         }
     }
 
+    /// Another task begins on a node, where none of ours is at work.
+    pub(super) fn take_node(&mut self, node: u8) {
+        let node = format!("n{node:02}");
+        if !self.workers.values().any(|worker| worker.node == node)
+            && !self.run.claimed().any(|claimed| claimed == node)
+        {
+            self.once_taken.insert(node.clone());
+            self.taken.insert(node);
+        }
+    }
+
     pub(super) fn drop_node(&mut self, node: u8) {
         self.nodes.remove(&format!("n{node:02}"));
     }
@@ -475,6 +517,7 @@ impl Simulation {
     /// Lets everything that waits end well, until the task has ended.
     pub(super) fn finish(&mut self) {
         self.task.spec.suspend = false;
+        self.taken.clear();
         for _ in 0..3000 {
             if self.phase().is_terminal() {
                 return;
@@ -514,6 +557,7 @@ pub(in crate::controller) fn settings() -> Settings {
         breaker: Breaker { nodes: 5000, at_once: 50 },
         examine: false,
         max_workers: 300,
+        limits: super::super::Limits::default(),
         registry_concurrency: 200,
         known_for: Duration::from_secs(600),
         public_registries: Vec::new(),

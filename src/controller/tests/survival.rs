@@ -60,7 +60,7 @@ fn a_task_that_cannot_be_read_fails_once() {
     let mut simulation = Simulation::new(2, spec());
     let annotations = [(UNREADABLE.to_owned(), "invalid type: string".to_owned())].into();
     simulation.task.metadata.annotations = Some(annotations);
-    simulation.run = Run::resume(&simulation.task);
+    simulation.run = Run::resume(&simulation.task, &simulation.shared.settings);
     run_all(&mut simulation);
     let (phase, reason, message) = failure(&simulation);
     assert_eq!((phase, reason.as_str()), (Phase::Failed, "InvalidSpec"));
