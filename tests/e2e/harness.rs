@@ -537,6 +537,11 @@ impl Server {
         self.status_of("VmRSS:")
     }
 
+    /// Of its resident memory what is no file, in KiB: without the pages of the program, of which a debug build has many.
+    pub fn anonymous(&self) -> u64 {
+        self.status_of("RssAnon:")
+    }
+
     /// Its threads.
     pub fn threads(&self) -> u64 {
         self.status_of("Threads:")

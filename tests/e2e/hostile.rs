@@ -1,9 +1,6 @@
 //! One hostile tenant, and a stranger who can open connections, against a whole installation; at the same time another
 //! tenant works as if nothing happened.
 //!
-//! Tasks against a registry that does not answer are no part of it: places are not shared between namespaces
-//! (docs/security.md, "What is open").
-//!
 //! All attacks run at once, on a cluster of the test's own, because they load its API server as well.
 
 use std::{
@@ -47,7 +44,10 @@ const FORGED: usize = 20_000;
 const MOST_CONNECTIONS: usize = 30_000;
 /// The webhook's time-out: no admission of the other tenant takes longer.
 const WEBHOOK_TIMEOUT: Duration = Duration::from_secs(1);
-/// Bound on the server's resident memory, in KiB.
+/// The kubelet waits this long for a probe: `timeoutSeconds` of the chart.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Bound on the server's resident memory, in KiB. Of a debug build, whose program alone has some 60 MB, what is anonymous counts;
+/// of a release build (`PREWARMER_TEST_PROGRAM`) all of it.
 const MAX_RESIDENT: u64 = 128 * 1024;
 
 /// Values that stand at, and beyond, the ends of what a duration may be.
@@ -245,6 +245,16 @@ impl Attack {
     }
 }
 
+/// Ten tasks without an end, against a registry that does not answer.
+fn dead_registry(bank: &Namespace) {
+    for n in 0..10 {
+        bank.apply_task(
+            &format!("dead-{n}"),
+            &json!({"images": [format!("unreachable.example/app-{n}:1")], "nodeSelector": {"type": "fake"}, "priority": 10}),
+        );
+    }
+}
+
 /// What the other tenant, and the kubelet, saw.
 #[derive(Debug, Default)]
 struct Seen {
@@ -254,6 +264,7 @@ struct Seen {
     slowest_probe: Duration,
     failed_probes: usize,
     most_resident: u64,
+    most_anonymous: u64,
 }
 
 async fn probe(server: &Server, path: &str) -> Option<Duration> {
@@ -269,7 +280,7 @@ async fn probe(server: &Server, path: &str) -> Option<Duration> {
         stream.read_to_string(&mut text).await.ok()?;
         text.starts_with("HTTP/1.1 200").then_some(())
     };
-    tokio::time::timeout(Duration::from_secs(1), ask).await.ok()??;
+    tokio::time::timeout(PROBE_TIMEOUT, ask).await.ok()??;
     Some(begun.elapsed())
 }
 
@@ -292,6 +303,7 @@ async fn live(cluster: &Cluster, server: &Server, shop: &Namespace, end: Instant
             }
         }
         seen.most_resident = seen.most_resident.max(server.resident());
+        seen.most_anonymous = seen.most_anonymous.max(server.anonymous());
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     seen
@@ -314,6 +326,8 @@ async fn a_hostile_tenant_stops_nothing_for_others() {
     let server = Server::everywhere(cluster, &own, cluster.var("KUBECONFIG"), &[&image]).await;
     shop.eventually("a leader", Duration::from_secs(30), || async { server.leads().then_some(()) }).await;
     let leader = lease(cluster, &own);
+    eprintln!("before the attacks: {} KiB resident, {} of them anonymous", server.resident(), server.anonymous());
+    dead_registry(&bank);
 
     let attack = Attack {
         over: Arc::default(),
@@ -386,7 +400,9 @@ async fn a_hostile_tenant_stops_nothing_for_others() {
     assert!(server.leads());
     assert_eq!(seen.failed_probes, 0, "of {} probes\n{}", seen.probes, server.log());
     assert!(seen.slowest < WEBHOOK_TIMEOUT, "an admission took {:?}", seen.slowest);
-    assert!(seen.most_resident < MAX_RESIDENT, "{} KiB resident", seen.most_resident);
+    let is_release = std::env::var_os("PREWARMER_TEST_PROGRAM").is_some();
+    let memory = if is_release { seen.most_resident } else { seen.most_anonymous };
+    assert!(memory < MAX_RESIDENT, "{memory} KiB");
     let fakes = bank.get("jobs").iter().filter(|job| job["spec"]["suspend"] == true).count();
     assert_eq!(fakes, FAKES, "jobs of others were deleted");
     let overflow = bank.get("prewarmtasks").into_iter().find(|task| task["spec"]["retain"] == "5124095576030430h59m");
