@@ -97,7 +97,7 @@ pub(super) async fn extract(
         return Err(refusal(&error));
     }
     if named.is_none() {
-        may_create_somewhere(&api, &caller, &namespaces, &default).await?;
+        may_create_somewhere(&api, &caller, &namespaces).await?;
     }
     let around = api.around.seen_from(readable_of(&api, &caller, namespaces).await?);
     let policy = Arc::clone(&api.policy);
@@ -133,21 +133,16 @@ fn refusal(error: &ExtractError) -> ApiError {
     }
 }
 
-/// Whether the caller may make tasks in one of the namespaces; in `default` where there is none. The error says what right is
-/// missing.
-async fn may_create_somewhere(
-    api: &Api,
-    caller: &Caller,
-    namespaces: &BTreeSet<String>,
-    default: &str,
-) -> Result<(), ApiError> {
-    for namespace in namespaces {
+/// Checks that the caller may create tasks in one of the manifest's namespaces, or in the one where `POST /tasks` without a
+/// namespace would create them: most manifests name none. The error names the first right that is missing.
+async fn may_create_somewhere(api: &Api, caller: &Caller, namespaces: &BTreeSet<String>) -> Result<(), ApiError> {
+    let own = api.default_namespace();
+    for namespace in namespaces.iter().map(String::as_str).chain([own]) {
         if api.auth.allows(caller, CREATE, Some(namespace)).await? {
             return Ok(());
         }
     }
-    // In all of them, or in that which a manifest without workloads would be for.
-    api.auth.authorize(caller, CREATE, namespaces.first().map_or(default, String::as_str)).await
+    api.auth.authorize(caller, CREATE, namespaces.first().map_or(own, String::as_str)).await
 }
 
 /// Those of the namespaces whose tasks the caller may read: what is known of others does not count.

@@ -187,7 +187,7 @@ async fn a_manifest_is_explained_and_nothing_changes() {
     );
     assert_eq!(workload["images"], json!(["shop/web:1"]));
     assert!(workload["nodeCount"].is_null(), "this caller may not read nodes");
-    let token = token_for_nodes(cluster, &namespace, "nodes", &["get"]);
+    let token = token_for_nodes(cluster, &namespace, "nodes", &["create"]);
     let seer = caller.with(&token);
     let yaml = format!("# a chart's output\n---\napiVersion: v1\nkind: Service\nmetadata: {{name: s}}\n---\n{web}");
     let request = seer.request("POST", "/tasks:extract").header("content-type", "application/yaml").body(yaml);
