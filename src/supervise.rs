@@ -182,11 +182,13 @@ pub enum Work {
     Workload,
     /// An event of the kubelet.
     PodStart,
+    /// Creating a task, or marking one as obsolete.
+    Creation,
 }
 
 impl Work {
     /// All kinds of work.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Task,
         Self::Effect,
         Self::Watch,
@@ -195,6 +197,7 @@ impl Work {
         Self::Catalog,
         Self::Workload,
         Self::PodStart,
+        Self::Creation,
     ];
 
     /// The label.
@@ -209,6 +212,7 @@ impl Work {
             Self::Catalog => "catalog",
             Self::Workload => "workload",
             Self::PodStart => "pod_start",
+            Self::Creation => "creation",
         }
     }
 }

@@ -134,7 +134,7 @@ impl Detail {
         let mut reasons: Vec<(String, u32)> = Vec::new();
         for node in status.ignored_nodes {
             match reasons.iter_mut().find(|(reason, _)| *reason == node.reason) {
-                Some((_, count)) => *count += 1,
+                Some((_, count)) => *count = count.saturating_add(1),
                 None => reasons.push((node.reason, 1)),
             }
         }

@@ -5,6 +5,9 @@
 //! into the JSON that every reader gets; the runs of schedules; the tasks whose
 //! end is to be told. No I/O. May call `schedule` and `task`.
 
+// Values that others write must not end the work: sums saturate, and what may not be there is asked for.
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
+
 mod entry;
 mod gone;
 mod schedules;
@@ -80,9 +83,9 @@ impl Catalog {
 
     /// Tells those who follow all tasks, and where `told` those who follow runs and ends.
     fn changed(&self, told: bool) {
-        self.0.changes.send_modify(|count| *count += 1);
+        self.0.changes.send_modify(|count| *count = count.wrapping_add(1));
         if told {
-            self.0.news.send_modify(|count| *count += 1);
+            self.0.news.send_modify(|count| *count = count.wrapping_add(1));
         }
     }
 

@@ -34,7 +34,7 @@ fn key(schedule: &PrewarmSchedule) -> Key {
 impl Schedules {
     fn change(&self, change: impl FnOnce(&mut All)) {
         change(&mut self.0.0.write().unwrap_or_else(PoisonError::into_inner));
-        self.0.1.send_modify(|count| *count += 1);
+        self.0.1.send_modify(|count| *count = count.wrapping_add(1));
     }
 
     /// Takes a schedule as it is now; an older one than is known is left out.

@@ -242,7 +242,11 @@ impl TaskView {
                 total_nodes: status.total_nodes,
                 completed_nodes: status.succeeded_nodes,
                 failed_nodes: status.failed_node_count,
-                current_batch: if begun { (status.current_batch_index + 1).min(status.total_batches) } else { 0 },
+                current_batch: if begun {
+                    status.current_batch_index.saturating_add(1).min(status.total_batches)
+                } else {
+                    0
+                },
                 total_batches: status.total_batches,
                 percentage: percentage(status.succeeded_nodes, status.total_nodes),
             },

@@ -153,7 +153,7 @@ impl State {
             if page.total >= filter.offset && page.tasks.len() < filter.limit {
                 page.tasks.push(entry.json.clone());
             }
-            page.total += 1;
+            page.total = page.total.saturating_add(1);
         }
         page
     }
@@ -161,7 +161,8 @@ impl State {
     pub(super) fn counts(&self, visible: &dyn Fn(&str) -> bool) -> Counts {
         let mut counts: Counts = Status::ALL.into_iter().map(|status| (status, 0)).collect();
         for entry in self.tasks.values().filter(|entry| visible(&entry.key.namespace)) {
-            *counts.entry(entry.status).or_default() += 1;
+            let count = counts.entry(entry.status).or_default();
+            *count = count.saturating_add(1);
         }
         counts
     }

@@ -175,7 +175,7 @@ fn judge(
         }
         let disk = disks.get(&node.name).copied().unwrap_or(Disk { used: node.images_size, capacity: node.storage });
         let needed = sizes.iter().sum::<u64>().saturating_mul(UNPACKED);
-        let room = disk.capacity / 100 * FULL;
+        let room = (disk.capacity / 100).saturating_mul(FULL);
         (disk.capacity > 0 && disk.used.saturating_add(needed) > room).then_some("NotEnoughDisk")
     };
     nodes.iter().filter_map(|node| Some((node.name.clone(), reason(node)?.to_owned()))).collect()

@@ -7,6 +7,9 @@
 //!
 //! A further kind of check is a further implementation of [`Check`].
 
+// Values that others write must not end the work: sums saturate, and what may not be there is asked for.
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
+
 mod disk;
 mod distribution;
 mod prometheus;

@@ -174,10 +174,10 @@ fn judge(samples: &[Sample], settings: &PrometheusSettings, examination: &Examin
     examination.nodes.iter().for_each(|node| {
         names.insert(&node.name, &node.name);
     });
-    let (mut findings, mut strangers) = (Findings::default(), 0);
+    let (mut findings, mut strangers) = (Findings::default(), 0_usize);
     for sample in samples {
         let Some(label) = sample.metric.get(&settings.label) else {
-            strangers += 1;
+            strangers = strangers.saturating_add(1);
             continue;
         };
         let host =
@@ -188,7 +188,7 @@ fn judge(samples: &[Sample], settings: &PrometheusSettings, examination: &Examin
             findings.ignored.insert((*node).to_owned(), REASON.into());
         }
     }
-    let most = (examination.nodes.len() * usize::from(settings.max_ignored) / 100).max(ALWAYS);
+    let most = (examination.nodes.len().saturating_mul(settings.max_ignored.into()) / 100).max(ALWAYS);
     if findings.ignored.len() > most {
         let said = format!(
             "samples speak against {} of {} nodes, and at most {most} are left out (--prometheus-max-ignored): none was",

@@ -58,10 +58,10 @@ impl Survey {
     async fn look(&self) -> Result<Usage, String> {
         let pods = scoped::<ScheduledPod>(&self.client, self.namespace.as_deref());
         let mut params = ListParams::default().limit(PAGE).fields("status.phase!=Succeeded,status.phase!=Failed");
-        let (mut usage, mut seen) = (Usage::default(), 0);
+        let (mut usage, mut seen) = (Usage::default(), 0_usize);
         loop {
             let page = pods.list(&params).await.map_err(|error| error.to_string())?;
-            seen += page.items.len();
+            seen = seen.saturating_add(page.items.len());
             page.items.iter().for_each(|pod| usage.add(pod));
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) if seen < MAX_PODS => params = params.continue_token(&token),
@@ -98,11 +98,12 @@ impl Usage {
             return;
         }
         let taken = self.nodes.entry(pod.spec.node_name.clone()).or_default();
-        taken.pods += 1;
+        taken.pods = taken.pods.saturating_add(1);
         for container in &pod.spec.containers {
             let request = |name: &str| container.resources.requests.get(name);
-            taken.cpu_millis += request("cpu").map_or(0, |amount| millis(&amount.0));
-            taken.memory += request("memory").and_then(|amount| bytes(&amount.0)).unwrap_or(0);
+            taken.cpu_millis = taken.cpu_millis.saturating_add(request("cpu").map_or(0, |amount| millis(&amount.0)));
+            let memory = request("memory").and_then(|amount| bytes(&amount.0)).unwrap_or(0);
+            taken.memory = taken.memory.saturating_add(memory);
         }
         let repositories = self.running.entry(pod.namespace().unwrap_or_default()).or_default();
         for image in pod.spec.containers.iter().filter_map(|container| container.image.parse::<Reference>().ok()) {
@@ -130,7 +131,7 @@ fn repository(image: &Reference) -> String {
 fn free(node: &Candidate, taken: Option<&Taken>) -> u32 {
     let nothing = Taken::default();
     let taken = taken.unwrap_or(&nothing);
-    let part = |has: u64, taken: u64| (has.saturating_sub(taken) * 1000).checked_div(has).unwrap_or(0);
+    let part = |has: u64, taken: u64| has.saturating_sub(taken).saturating_mul(1000).checked_div(has).unwrap_or(0);
     let parts = [part(node.cpu_millis, taken.cpu_millis), part(node.memory, taken.memory), part(node.pods, taken.pods)];
     u32::try_from(parts.into_iter().min().unwrap_or(0)).unwrap_or(0)
 }

@@ -7,6 +7,9 @@
 //! adds what it leaves out. Seen with oci-spec 0.10.0: it accepts upper case in
 //! repositories and a bare image id, and folds `index.docker.io` to `docker.io`.
 
+// Values that others write must not end the work: sums saturate, and what may not be there is asked for.
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
+
 use std::{fmt, str::FromStr};
 
 use oci_spec::distribution;
@@ -115,7 +118,7 @@ impl FromStr for Reference {
         if parsed.repository().bytes().any(|b| b.is_ascii_uppercase()) {
             return Err(ReferenceError::UpperCase(parsed.repository().to_ascii_lowercase()));
         }
-        if parsed.registry().len() + 1 + parsed.repository().len() > MAX_NAME_BYTES {
+        if parsed.registry().len().saturating_add(parsed.repository().len()) >= MAX_NAME_BYTES {
             return Err(ReferenceError::TooLong(written.len()));
         }
         Ok(Self { written: written.to_owned(), normalized: parsed.whole(), parsed })

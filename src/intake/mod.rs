@@ -48,6 +48,7 @@ use self::{
 };
 use crate::{
     metrics::Metrics,
+    supervise::{Work, contained},
     surroundings::Surroundings,
     workload::{Policy, Workload},
 };
@@ -211,6 +212,15 @@ enum Write {
     Obsolete(TaskName, String),
 }
 
+impl Write {
+    fn task(&self) -> TaskName {
+        match self {
+            Self::Create(planned) => (planned.namespace.clone(), planned.name.clone()),
+            Self::Obsolete(task, _) => task.clone(),
+        }
+    }
+}
+
 struct Intake {
     shared: Arc<Shared>,
     reader: Reader,
@@ -314,6 +324,8 @@ impl Intake {
 
     fn write(&mut self, namespace: Arc<str>, write: Write) {
         let (client, shared) = (self.reader.client.clone(), Arc::clone(&self.shared));
+        let task = write.task();
+        let again = Arc::clone(&self.shared);
         let written = async move {
             match write {
                 Write::Create(planned) => create_task(&client, *planned, &shared).await,
@@ -322,8 +334,11 @@ impl Intake {
         };
         let written = std::panic::AssertUnwindSafe(written).catch_unwind();
         self.writers.spawn(async move {
-            if written.await.is_err() {
-                tracing::error!(%namespace, "creating a task panicked");
+            if let Err(payload) = written.await {
+                let object = format!("PrewarmTask {}/{}", task.0, task.1);
+                contained(&again.metrics, Work::Creation, object, payload.as_ref());
+                // Not marked any more: the next hint for it tries again.
+                again.ledger.forget(&task);
             }
             namespace
         });

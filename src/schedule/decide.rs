@@ -143,8 +143,8 @@ impl Work<'_> {
         let mut news: Vec<&RunFacts> = runs.iter().filter(is_new).collect();
         news.sort_by_key(|run| (run.created, run.task.clone()));
         for run in news {
-            let at = run.made.tick.to_string();
-            if self.status.queued.as_ref().is_some_and(|q| q.trigger == run.made.trigger && q.scheduled_time == at) {
+            // By name: a run that is triggered by hand may have the second of the one that waits for its end.
+            if self.waiting().as_ref() == Some(&run.task) {
                 self.status.queued = None;
             }
             if run.made.trigger == Trigger::Schedule {
@@ -235,6 +235,16 @@ impl Work<'_> {
         base
     }
 
+    /// The task of the run that waits.
+    fn waiting(&self) -> Option<String> {
+        let queued = self.status.queued.as_ref()?;
+        Some(self.task_of(time(&queued.scheduled_time)?, queued.trigger))
+    }
+
+    fn task_of(&self, tick: Timestamp, trigger: Trigger) -> String {
+        tick_task_name(self.schedule.metadata.uid.as_deref().unwrap_or_default(), tick, trigger)
+    }
+
     /// The run that waits begins when nothing is at work.
     fn dequeue(&mut self) {
         if !self.active.is_empty() {
@@ -246,8 +256,7 @@ impl Work<'_> {
     }
 
     fn begin(&mut self, made: Made) {
-        let uid = self.schedule.metadata.uid.as_deref().unwrap_or_default();
-        let name = tick_task_name(uid, made.tick, made.trigger);
+        let name = self.task_of(made.tick, made.trigger);
         self.active.insert(name.clone());
         self.add(&made, Some(name.clone()), ExecutionStatus::Running, None);
         self.start.push((name, made));

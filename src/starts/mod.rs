@@ -12,6 +12,9 @@
 //! remembered is which images our own workers have pulled to which nodes, how
 //! long each pull took and when it ended.
 
+// Values that others write must not end the work: sums saturate, and what may not be there is asked for.
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
+
 mod event;
 mod judge;
 mod totals;

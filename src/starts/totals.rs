@@ -29,7 +29,7 @@ impl Sums {
     /// The share of warm starts in percent; none before the first start.
     #[must_use]
     pub fn warm_percent(&self) -> Option<f64> {
-        let all = self.warm + self.cold;
+        let all = self.warm.saturating_add(self.cold);
         #[allow(clippy::cast_precision_loss, reason = "nobody starts 2^52 containers")]
         let share = (all > 0).then(|| self.warm as f64 * 100.0 / all as f64);
         share
@@ -43,8 +43,8 @@ impl Sums {
     /// With what has come from one look at a process's figures to another.
     fn grown(self, from: Self, to: Self) -> Self {
         Self {
-            warm: self.warm + to.warm.saturating_sub(from.warm),
-            cold: self.cold + to.cold.saturating_sub(from.cold),
+            warm: self.warm.saturating_add(to.warm.saturating_sub(from.warm)),
+            cold: self.cold.saturating_add(to.cold.saturating_sub(from.cold)),
             seconds_saved: self.seconds_saved + to.seconds_saved - from.seconds_saved,
             since: self.since,
         }

@@ -20,13 +20,14 @@ use super::{Refusal, refuse};
 /// Largest review, in bytes. The API server takes requests of up to 3 MiB, and a review carries the object twice, new and
 /// old: 2 × 3 MiB, and 2 MiB for escapes and the envelope.
 pub(super) const MAX_BODY: usize = 8 * 1024 * 1024;
-/// All bodies at once, in bytes: eight of the largest, or thousands of the usual 10 KB.
-const MAX_BODIES: usize = 64 * 1024 * 1024;
+/// All bodies at once, in bytes: three of the largest beside the small ones, or thousands of the usual 10 KB. With twice that, a
+/// stranger who sends endless bodies brought the process to 150 MB (tests/e2e/hostile.rs bounds it to 128 MB).
+const MAX_BODIES: usize = 32 * 1024 * 1024;
 /// Bodies of up to this size are small: six times the usual one.
 const SMALL: usize = 64 * 1024;
-/// Room that only small bodies get, in bytes: 256 of the largest of them at once. However many large ones are under way or stand
+/// Room that only small bodies get, in bytes: 128 of the largest of them at once. However many large ones are under way or stand
 /// still, small ones are read.
-const FOR_SMALL: usize = 16 * 1024 * 1024;
+const FOR_SMALL: usize = 8 * 1024 * 1024;
 /// A body that has not arrived by then comes from no API server: its own time-out is 30 s at most, and ours 1 s by default.
 const PATIENCE: Duration = Duration::from_secs(5);
 

@@ -6,6 +6,9 @@
 //! any shape. May call `image`, `task` and `surroundings`, and knows the label of
 //! `worker`s.
 
+// Values that others write must not end the work: sums saturate, and what may not be there is asked for.
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
+
 mod annotations;
 mod extract;
 mod kinds;

@@ -261,10 +261,10 @@ fn references<'a>(
     let (mut images, mut left_out): (Vec<Reference>, usize) = (Vec::new(), 0);
     for text in distinct(written) {
         if *room == 0 {
-            left_out += 1;
+            left_out = left_out.saturating_add(1);
             continue;
         }
-        *room -= 1;
+        *room = room.saturating_sub(1);
         match text.parse::<Reference>() {
             Ok(reference) if images.len() < FEW && images.contains(&reference) => {}
             Ok(reference) => match caps.registries.refusal(&reference) {

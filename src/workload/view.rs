@@ -668,7 +668,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
         if let Some((Step::Each, rest)) = self.steps.split_first() {
-            while self.view.templates.len() + self.view.unreadable.len() < MAX_TEMPLATES {
+            while self.view.templates.len().saturating_add(self.view.unreadable.len()) < MAX_TEMPLATES {
                 let item = Walk { steps: rest, at: &mut *self.at, view: &mut *self.view };
                 if seq.next_element_seed(item)?.is_none() {
                     return Ok(());

@@ -126,6 +126,11 @@ impl Caller {
         if self.token.is_empty() { request } else { request.bearer_auth(&self.token) }
     }
 
+    /// A request for a page outside of the API, without the token.
+    pub fn get_page(&self, url: &str) -> RequestBuilder {
+        self.client.get(url)
+    }
+
     pub async fn send(&self, request: RequestBuilder) -> Answer {
         let answer = request.send().await.unwrap();
         let (code, headers) = (answer.status().as_u16(), answer.headers().clone());

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::{
     admission::deployment,
-    caller::{Caller, token},
+    caller::{Caller, forget_nodes, token, token_for_nodes},
     fence::{misuses, try_misuses},
     harness::{CHART, Cluster, Namespace, free_address},
 };
@@ -369,7 +369,36 @@ async fn rest_through_the_service(install: &Install, shop: &Namespace) {
     let put = caller.put(&path, &changed).await;
     assert!(put.code == 200 || put.code == 400, "{put:?}");
     assert_eq!(caller.delete(&path).await.code, 200);
+    a_run_that_waits(&caller, shop).await;
     assert_eq!(caller.get("/nodes").await.code, 403, "this caller may not read nodes");
+    let seer = caller.with(&token_for_nodes(install.cluster, shop, "nodes", &["get", "list"]));
+    assert_eq!(seer.get("/nodes").await.code, 200);
+    forget_nodes(install.cluster, shop);
+    // The page of a task names its nodes, which stand in its plan.
+    let page = format!("{}/ui/tasks/{}/{id}/nodes", forwarded.1, shop.name);
+    let cookie = format!("__Host-prewarmer={}", caller.secret());
+    let grid = caller.send(caller.get_page(&page).header("cookie", cookie)).await;
+    assert_eq!(grid.code, 200, "{grid:?}");
+    assert!(grid.body.to_string().contains("node-"), "{grid:?}");
+}
+
+/// A run that takes too long is cancelled by the controller, and the run that waited for its end is created by it.
+async fn a_run_that_waits(caller: &Caller, shop: &Namespace) {
+    let body = json!({"cronExpr": "@yearly", "namespace": shop.name, "overlapPolicy": "queue", "timeoutSeconds": 3,
+        "taskConfig": {"images": ["slow:6"], "nodeSelector": {"type": "fake"}, "batchSize": 1}});
+    let made = caller.post("/scheduled-tasks", &body).await;
+    assert_eq!(made.code, 201, "{made:?}");
+    let path = format!("/scheduled-tasks/{}", made.body["id"].as_str().unwrap());
+    for waits in [false, true] {
+        let answer = caller.post(&format!("{path}/trigger"), &json!({})).await;
+        assert_eq!((answer.code, answer.body["taskId"].is_null()), (202, waits), "{answer:?}");
+    }
+    for run in ["1", "2"] {
+        let run = format!("{path}/executions/{run}");
+        let ended = || async { (caller.get(&run).await.body["status"] == "timeout").then_some(()) };
+        shop.eventually("the run times out", LONG, ended).await;
+    }
+    assert_eq!(caller.delete(&path).await.code, 200);
 }
 
 /// Workers that are bare pods: one task that ends, and one that is cancelled.
@@ -464,8 +493,9 @@ fn nothing_is_granted_in_vain(install: &Install) {
     let unused: Vec<Right> = install.granted().difference(&used).cloned().collect();
     // What this test has no occasion for: each is reached by another one.
     let elsewhere = [
-        // Keys are forgotten after a day.
+        // Keys are forgotten after a day, and earlier those of a caller who has too many.
         (CONTROLLER, "delete", "coordination.k8s.io", "leases"),
+        (FRONT, "delete", "coordination.k8s.io", "leases"),
         // Of two that make the same task, the second looks at the first's.
         (CONTROLLER, "get", "prewarm.io", "prewarmtasks"),
     ];

@@ -137,6 +137,32 @@ fn queue_holds_one() {
     assert!(world.schedule.status.as_ref().unwrap().queued.is_some());
 }
 
+/// Two triggers within one second: the first begins, the second waits, and both have the same time and trigger.
+#[test]
+fn what_waits_is_not_taken_for_the_run_of_the_same_second() {
+    let mut world = World::new("@yearly", |spec| spec.overlap_policy = OverlapPolicy::Queue);
+    world.go("10:00:00");
+    let made = Made { tick: at("10:00:00"), trigger: Trigger::Manual };
+    let first = RunFacts {
+        task: "by-hand".into(),
+        made: made.clone(),
+        created: world.now,
+        outcome: Outcome::Open,
+        cancelling: false,
+        started: None,
+        ended: None,
+        message: None,
+    };
+    world.runs.insert(first.task.clone(), first);
+    let queued = QueuedRun { scheduled_time: made.tick.to_string(), trigger: made.trigger };
+    world.schedule.status.as_mut().unwrap().queued = Some(queued);
+    assert_eq!(world.go("10:00:01"), 0);
+    assert!(world.schedule.status.as_ref().unwrap().queued.is_some(), "it waits");
+    world.end_all(Outcome::Completed);
+    assert_eq!(world.go("10:00:02"), 1, "it begins when the first has ended");
+    assert_eq!(world.statuses(), ["success", "running"]);
+}
+
 #[test]
 fn too_long() {
     let mut world = World::new("*/10 * * * *", |spec| spec.timeout_seconds = Some(60));
