@@ -62,6 +62,30 @@ fn every_link_leads_somewhere() {
     assert!(broken.is_empty(), "{broken:#?}");
 }
 
+/// The threat model names tests and files: each exists.
+#[test]
+fn the_tests_that_the_threat_model_names_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut sources = Vec::new();
+    files(&root.join("src"), ".rs", &mut sources);
+    files(&root.join("tests"), ".rs", &mut sources);
+    let code: String = sources.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
+    let page = std::fs::read_to_string(root.join("docs/security.md")).unwrap();
+    let rows = page.lines().filter(|line| line.starts_with("| ")).filter_map(|line| line.split('|').nth_back(1));
+    let names: BTreeSet<&str> = rows.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+    let is_test =
+        |name: &str| name.len() > 15 && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    let is_there = |name: &str| {
+        if is_test(name) {
+            code.contains(&format!("fn {name}("))
+        } else {
+            !name.contains('/') || root.join(name).exists()
+        }
+    };
+    let missing: Vec<&&str> = names.iter().filter(|name| !is_there(name)).collect();
+    assert!(names.len() > 60 && missing.is_empty(), "of {}: {missing:#?}", names.len());
+}
+
 /// `deploy/vendored.json` has each minified file that is not ours, with its hash as published; the SBOM contains the list.
 #[test]
 fn files_of_others_are_as_they_were_published() {

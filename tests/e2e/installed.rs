@@ -668,7 +668,16 @@ async fn an_uninstall_leaves_what_is_the_users(install: &Install, shop: &Namespa
     shop.ended("kept", LONG).await;
     install.cluster.helm(&["uninstall", "prewarmer", "-n", PLACE, "--wait", "--timeout", "2m"]);
     let only_theirs = || async {
-        let theirs = ["customresourcedefinition.", "prewarmtask.", "prewarmplan.", "prewarmschedule.", "job.", "pod/"];
+        // The API service of the group exists as long as its definitions do.
+        let theirs = [
+            "customresourcedefinition.",
+            "apiservice.",
+            "prewarmtask.",
+            "prewarmplan.",
+            "prewarmschedule.",
+            "job.",
+            "pod/",
+        ];
         let left = install.traces();
         let ours: Vec<&String> = left.iter().filter(|name| !theirs.iter().any(|kind| name.starts_with(kind))).collect();
         if !ours.is_empty() {
