@@ -6,7 +6,7 @@
 mod connection;
 mod table;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
 use rustls::{
@@ -30,7 +30,7 @@ const FIRST: Duration = Duration::from_secs(5);
 const IDLE: Duration = Duration::from_secs(75);
 /// A peer that takes nothing of its answer for so long is gone.
 const STALLED: Duration = Duration::from_secs(30);
-/// Connections at once. An API server holds a few; a thousand of 40 KB each are 40 MB at the worst.
+/// Connections at once. An API server holds a few; a thousand of 40 KB each are 40 MB at the worst, and a thousand silent ones 1 MB.
 pub const MAX_CONNECTIONS: usize = 1000;
 /// Requests under way at shutdown get this long: longer than the webhook's own time-out.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -104,16 +104,10 @@ pub async fn serve(listener: TcpListener, how: Serving, router: Router, stop: Ca
         };
         let (acceptor, how) = (acceptor.clone(), how.clone());
         connections.spawn(async move {
-            let result = match (prepare(&stream), acceptor) {
-                (Err(error), _) => Err(error.into()),
-                (Ok(()), Some(acceptor)) => match handshake(&acceptor, stream, &place).await {
-                    Ok(stream) => {
-                        let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                        connection::serve(stream, peer, http2, how, &place).await
-                    }
-                    Err(error) => Err(error),
-                },
-                (Ok(()), None) => connection::serve(stream, peer, false, how, &place).await,
+            // What a connection needs to be served is allocated when it has sent something: 20 KB, and a silent one 1 KB.
+            let result = match first_byte(&stream, &how, &place).await {
+                Ok(()) => Box::pin(connect(stream, peer, acceptor, how, &place)).await,
+                Err(error) => Err(error),
             };
             if let Err(error) = result {
                 tracing::debug!(%error, %peer, "a connection ended early");
@@ -134,6 +128,31 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
     let (time, interval, retries) = KEEPALIVE;
     let keepalive = TcpKeepalive::new().with_time(time).with_interval(interval).with_retries(retries);
     SockRef::from(stream).set_tcp_keepalive(&keepalive)
+}
+
+/// Waits until the peer has sent something.
+async fn first_byte(stream: &TcpStream, how: &How, place: &Place) -> Result<(), Failure> {
+    prepare(stream)?;
+    tokio::select! {
+        readable = tokio::time::timeout(how.times.first, stream.readable()) => {
+            Ok(readable.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??)
+        }
+        () = place.connection().evicted() => Err("its place was needed before its first byte".into()),
+        () = how.stop.cancelled() => Err("the server stopped before its first byte".into()),
+    }
+}
+
+async fn connect(
+    stream: TcpStream,
+    peer: SocketAddr,
+    acceptor: Option<TlsAcceptor>,
+    how: How,
+    place: &Place,
+) -> Result<(), Failure> {
+    let Some(acceptor) = acceptor else { return connection::serve(stream, peer, false, how, place).await };
+    let stream = handshake(&acceptor, stream, place).await?;
+    let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    connection::serve(stream, peer, http2, how, place).await
 }
 
 async fn handshake(
