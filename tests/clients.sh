@@ -22,6 +22,7 @@ k() { "$KUBECTL" "$@"; }
 "$program/prewarmer" crds | k apply --server-side --force-conflicts -f - > /dev/null
 k wait --for=condition=Established crd/prewarmtasks.prewarm.io crd/prewarmplans.prewarm.io crd/prewarmschedules.prewarm.io --timeout=30s > /dev/null
 for name in prewarmer shop; do k create namespace "$name" > /dev/null; done
+k annotate namespace shop prewarm.io/allow-all-nodes=true > /dev/null # for prewarm.io/nodes: all
 
 port=$((${APISERVER_URL##*:} + 4)) # the cluster's own range; +4 to +6 are free in it
 "$program/prewarmer" serve --api-addr "127.0.0.1:$((port + 2))" --webhook-addr "127.0.0.1:$port" --webhook-url "https://127.0.0.1:$port" \
