@@ -689,8 +689,8 @@ async fn an_uninstall_leaves_what_is_the_users(install: &Install, shop: &Namespa
     let definitions = left.iter().filter(|name| name.starts_with("customresourcedefinition.")).count();
     assert_eq!(definitions, 3, "{left:?}");
     assert_eq!(shop.kubectl(&["get", "prewarmtask/kept", "prewarmschedule/kept", "-o", "name"], "").lines().count(), 2);
-    let pods = install.kubectl(&["get", "pods", "-o", "name"]);
-    assert_eq!(pods, "", "no pod stays in the installation's namespace");
+    let none = || async { install.kubectl(&["get", "pods", "-o", "name"]).is_empty().then_some(()) };
+    shop.eventually("no pod in the installation's namespace", LONG, none).await;
     shop.apply(&deployment("after", 0, &["after:1"]));
 }
 
