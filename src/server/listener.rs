@@ -130,12 +130,16 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
     SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }
 
-/// Waits until the peer has sent something.
+/// Waits until the peer has sent something. A look at the first byte, because readiness alone may be said too early.
 async fn first_byte(stream: &TcpStream, how: &How, place: &Place) -> Result<(), Failure> {
     prepare(stream)?;
+    let mut byte = [0];
     tokio::select! {
-        readable = tokio::time::timeout(how.times.first, stream.readable()) => {
-            Ok(readable.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??)
+        read = tokio::time::timeout(how.times.first, stream.peek(&mut byte)) => {
+            match read.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?? {
+                0 => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+                _ => Ok(()),
+            }
         }
         () = place.connection().evicted() => Err("its place was needed before its first byte".into()),
         () = how.stop.cancelled() => Err("the server stopped before its first byte".into()),
