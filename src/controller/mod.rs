@@ -341,7 +341,9 @@ impl Controller {
                 self.shared.budgets.complain(host, retry_after(&message), now);
             }
         }
+        // What may pass is counted as long as it lasts, and listed by `doctor`.
         if let Some((kind, stranger)) = stranger
+            && !stranger.reason.may_pass()
             && self.world.is_complete()
             && self.told.is_none_or(|told| told.elapsed() >= TELL)
         {

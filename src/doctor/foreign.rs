@@ -96,9 +96,8 @@ fn sort(pods: &[ReducedPod], jobs: &[ReducedJob], tasks: &[PrewarmTask], places:
 }
 
 fn note(foreign: &mut Foreign, kind: &str, object: &impl ResourceExt, reason: Rejection) {
-    let owner_is_gone = matches!(reason, Rejection::UnknownTask | Rejection::UnknownJob);
     // The garbage collector is at it.
-    if owner_is_gone && object.meta().deletion_timestamp.is_some() {
+    if reason.may_pass() && object.meta().deletion_timestamp.is_some() {
         return;
     }
     foreign.number += 1;

@@ -62,6 +62,12 @@ impl Rejection {
         }
     }
 
+    /// Whether this is also so of a worker of ours for a moment: watches differ by moments, and a pod is deleted after its owner.
+    #[must_use]
+    pub fn may_pass(self) -> bool {
+        matches!(self, Self::UnknownTask | Self::UnknownJob)
+    }
+
     /// What is wrong, for people.
     #[must_use]
     pub fn explain(self) -> &'static str {
