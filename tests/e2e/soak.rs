@@ -109,12 +109,18 @@ async fn second(n: usize, deployments: &Api<Deployment>, caller: &Caller, server
     }
 }
 
+/// Descriptors of a server at rest, beside those that it had before its first call: connections to the API server, of which as many
+/// as were used at once are kept for 90 s. One lost for each watch and sign-in would be 45 in half a minute.
+const KEPT: u64 = 40;
+
 async fn soak(cluster: &'static Cluster, namespace: &Namespace, seconds: usize) -> Vec<Held> {
     let image = format!("--worker-image={HELPER}");
     let words = [image.as_str(), "--admission-task-ttl-seconds=30"];
     let server = Server::with(cluster, namespace, namespace, &words).await;
     let caller = Caller::editor(&server, namespace);
     let deployments = Api::<Deployment>::namespaced(cluster.client().await, &namespace.name);
+    namespace.eventually("a leader", Duration::from_secs(30), || async { server.leads().then_some(()) }).await;
+    let at_rest = Held::now(&server);
     let (begun, mut crowd, mut samples, mut last_sample) = (Instant::now(), JoinSet::new(), Vec::new(), Instant::now());
     for n in 0..seconds {
         let due = begun + Duration::from_secs(n as u64);
@@ -130,6 +136,9 @@ async fn soak(cluster: &'static Cluster, namespace: &Namespace, seconds: usize) 
         }
     }
     crowd.join_all().await;
+    // Nobody calls any more, so that what is still open is lost.
+    let rests = || async { (server.descriptors() <= at_rest.descriptors + KEPT).then_some(()) };
+    namespace.eventually("the descriptors of a server at rest", Duration::from_secs(30), rests).await;
     let metrics = server.get("/metrics");
     assert!(metrics.contains("\nprewarm_leader 1\n"), "it does not lead any more:\n{}", server.log());
     samples
@@ -149,7 +158,9 @@ async fn what_is_held_stays_flat() {
     // In half a minute caches are still filling: only what grows fast is found.
     let slack = if seconds >= 600 { 4 * 1024 } else { 24 * 1024 };
     assert!(last.resident <= first.resident + slack, "memory grows: {samples:#?}");
-    assert!(last.descriptors <= first.descriptors + 16, "file descriptors grow: {samples:#?}");
+    // How many calls are under way at once is the machine's speed; half a minute does not average it.
+    let slack = if seconds >= 600 { 16 } else { 64 };
+    assert!(last.descriptors <= first.descriptors + slack, "file descriptors grow: {samples:#?}");
     assert!(last.threads <= first.threads + 4, "threads grow: {samples:#?}");
     assert!(last.series <= first.series + 8, "series of metrics grow: {samples:#?}");
 }
