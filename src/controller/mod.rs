@@ -341,7 +341,7 @@ impl Controller {
                 self.shared.budgets.complain(host, retry_after(&message), now);
             }
         }
-        // What may pass is counted as long as it lasts, and listed by `doctor`.
+        // Rejections that may pass are in the metric while they last, and `doctor` lists them; a log line would be a false alarm.
         if let Some((kind, stranger)) = stranger
             && !stranger.reason.may_pass()
             && self.world.is_complete()

@@ -62,7 +62,8 @@ impl Rejection {
         }
     }
 
-    /// Whether this is also so of a worker of ours for a moment: watches differ by moments, and a pod is deleted after its owner.
+    /// Returns whether a worker of ours can be rejected for this for a moment: watches are not ordered among one another, and a pod is
+    /// deleted after its owner.
     #[must_use]
     pub fn may_pass(self) -> bool {
         matches!(self, Self::UnknownTask | Self::UnknownJob)
