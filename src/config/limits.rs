@@ -22,8 +22,8 @@ const MAX_YIELD: Duration = Duration::from_secs(3600);
 /// Shares and limits, as text.
 #[derive(Debug, Args, Clone)]
 pub struct LimitArgs {
-    /// Tasks of one namespace that run at once; `0`: as many as `--max-concurrent-tasks`. A namespace of which no task runs
-    /// gets a place beside those of `--max-concurrent-tasks`.
+    /// Tasks of one namespace that run at once; `0`: as many as `--max-concurrent-tasks`. A namespace without a running
+    /// task may start one above `--max-concurrent-tasks`.
     #[arg(long, env = "MAX_CONCURRENT_TASKS_PER_NAMESPACE", default_value = "0")]
     pub max_concurrent_tasks_per_namespace: String,
     /// Workers of one namespace's tasks; `0`: nine tenths of `--max-workers`.
@@ -68,7 +68,7 @@ pub struct LimitArgs {
     /// every taint), or keys separated by commas. The Namespace's annotation `prewarm.io/allow-all-nodes: "true"` lifts it.
     #[arg(long, env = "ADMISSION_TOLERATIONS", default_value = "keyed")]
     pub admission_tolerations: String,
-    /// `true`: the annotation `prewarm.io/nodes` of any workload may ask for more nodes than `auto` comes to. Otherwise only in
+    /// `true`: the annotation `prewarm.io/nodes` of any workload may ask for more nodes than `auto` selects. Otherwise only in
     /// namespaces whose Namespace has `prewarm.io/allow-all-nodes: "true"`.
     #[arg(long, env = "ADMISSION_ALL_NODES", default_value = "false")]
     pub admission_all_nodes: String,
