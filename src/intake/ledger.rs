@@ -20,6 +20,9 @@ const LIFETIME: Duration = Duration::from_secs(3600);
 /// tasks that find their images present.
 const MAX_TASKS: usize = 10_000;
 
+/// Images of completed tasks that count no longer are dropped this often.
+const PRUNE_EVERY: Duration = Duration::from_secs(60);
+
 /// Names the workloads of a task, separated by commas.
 pub const WORKLOADS_ANNOTATION: &str = "prewarm.io/workloads";
 /// Counts the workloads that [`WORKLOADS_ANNOTATION`] has no room for.
@@ -79,6 +82,7 @@ impl Asked {
 struct Inner {
     tasks: HashMap<TaskName, Asked>,
     by_key: HashMap<Key, Vec<TaskName>>,
+    pruned: Option<Instant>,
 }
 
 /// Images asked for lately, by where and with what, and the tasks that ask.
@@ -184,11 +188,15 @@ impl Ledger {
             void: is_void(task) || task.metadata.deletion_timestamp.is_some(),
         };
         inner.put(name, asked);
+        inner.prune(now);
     }
 
-    /// A task was deleted. What it had warmed stays warm; what it had still to do is not asked for any more.
+    /// A task was deleted. What it had warmed stays warm, and what it failed to warm was tried; what it had still to do, or what no
+    /// workload needs, is not asked for any more.
     pub fn removed(&self, task: &PrewarmTask) {
-        if !task.phase().is_terminal() {
+        let phase = task.phase();
+        let obsolete = task.annotations().contains_key(OBSOLETE_ANNOTATION) && phase == Phase::Cancelled;
+        if !phase.is_terminal() || obsolete {
             self.forget(&(task.namespace().unwrap_or_default(), task.name_any()));
         }
     }
@@ -220,6 +228,20 @@ impl Inner {
             self.by_key.entry(*key).or_default().push(name.clone());
         }
         self.tasks.insert(name, asked);
+    }
+
+    /// Drops completed tasks whose images count no longer.
+    fn prune(&mut self, now: Instant) {
+        if self.pruned.is_some_and(|last| now < last + PRUNE_EVERY) {
+            return;
+        }
+        self.pruned = Some(now);
+        let expired = |asked: &Asked| asked.until.is_some_and(|until| until <= now);
+        let expired: Vec<TaskName> =
+            self.tasks.iter().filter(|(_, asked)| expired(asked)).map(|(name, _)| name.clone()).collect();
+        for name in &expired {
+            self.remove(name);
+        }
     }
 
     fn remove(&mut self, name: &TaskName) {
@@ -280,6 +302,24 @@ mod tests {
         ledger.learn(&open, now);
         ledger.removed(&open);
         assert!(!ledger.covers(&keys("redis"), now));
+    }
+
+    #[test]
+    fn nothing_is_kept_of_deleted_tasks_that_count_no_longer() {
+        let (ledger, now) = (Ledger::default(), Instant::now());
+        let kept = |ledger: &Ledger| ledger.read().tasks.len();
+        let mut obsolete = task("a", "nginx", Phase::Cancelled);
+        obsolete.metadata.annotations.get_or_insert_default().insert(OBSOLETE_ANNOTATION.into(), "why".into());
+        ledger.learn(&obsolete, now);
+        ledger.removed(&obsolete);
+        assert_eq!(kept(&ledger), 0, "no workload needs its images");
+        for (name, phase) in [("b", Phase::Cancelled), ("c", Phase::Failed), ("d", Phase::Completed)] {
+            ledger.learn(&task(name, name, phase), now);
+            ledger.removed(&task(name, name, phase));
+        }
+        assert_eq!(kept(&ledger), 3, "they were tried, or are warm");
+        ledger.learn(&task("e", "redis", Phase::Running), now + LIFETIME);
+        assert_eq!((kept(&ledger), ledger.read().by_key.contains_key(&keys("d")[0])), (3, false), "its hour is over");
     }
 
     #[test]

@@ -27,6 +27,12 @@ const DEPLOYMENT_LIFE: usize = 20;
 /// A watcher stays for this long.
 const WATCH: Duration = Duration::from_secs(8);
 
+/// Nodes of each task, of four tasks in three seconds: 8 nodes a second, a third of what two busy cores have time for. A load that
+/// exceeds this leaves tasks waiting, and these take memory.
+const NODES: usize = 6;
+/// Tasks that may wait at the end of a steady load: those of half a minute.
+const MOST_WAITING: u64 = 40;
+
 /// What the server holds.
 #[derive(Debug, Clone, Copy)]
 struct Held {
@@ -83,7 +89,9 @@ async fn sign_in(address: &str, token: &str) {
 /// One second of the day.
 async fn second(n: usize, deployments: &Api<Deployment>, caller: &Caller, server: &Server, crowd: &mut JoinSet<()>) {
     let name = |n: usize| format!("web-{n}");
-    let object = serde_json::from_value(deployment(&name(n), 0, &[&format!("app-{n}:1")])).unwrap();
+    let mut object = deployment(&name(n), 0, &[&format!("app-{n}:1")]);
+    object["metadata"]["annotations"]["prewarm.io/nodes"] = json!(NODES.to_string());
+    let object = serde_json::from_value(object).unwrap();
     deployments.create(&PostParams::default(), &object).await.unwrap();
     if let Some(older) = n.checked_sub(DEPLOYMENT_LIFE / 2) {
         let scale = Scale {
@@ -97,8 +105,8 @@ async fn second(n: usize, deployments: &Api<Deployment>, caller: &Caller, server
         let _ = deployments.delete(&name(old), &DeleteParams::background()).await;
     }
     if n.is_multiple_of(3) {
-        let body =
-            json!({"images": [format!("rest-{n}:1")], "nodeSelector": {"type": "fake"}, "ttlSecondsAfterFinished": 20});
+        let body = json!({"images": [format!("rest-{n}:1")], "nodeSelector": {"type": "fake"}, "nodes": NODES,
+            "ttlSecondsAfterFinished": 20});
         let id = caller.task(&body).await;
         for _ in 0..3 {
             crowd.spawn(watch(server.api().to_owned(), caller.secret().to_owned(), id.clone()));
@@ -140,6 +148,8 @@ async fn soak(cluster: &'static Cluster, namespace: &Namespace, seconds: usize) 
     let rests = || async { (server.descriptors() <= at_rest.descriptors + KEPT).then_some(()) };
     namespace.eventually("the descriptors of a server at rest", Duration::from_secs(30), rests).await;
     let metrics = server.get("/metrics");
+    let waiting = metrics.lines().find_map(|line| line.strip_prefix("prewarm_task_places{state=\"waiting\"} ")).unwrap();
+    assert!(waiting.parse::<u64>().unwrap() <= MOST_WAITING, "{waiting} tasks wait: the load is more than this machine can work on");
     assert!(metrics.contains("\nprewarm_leader 1\n"), "it does not lead any more:\n{}", server.log());
     samples
 }
