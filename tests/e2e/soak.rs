@@ -148,8 +148,12 @@ async fn soak(cluster: &'static Cluster, namespace: &Namespace, seconds: usize) 
     let rests = || async { (server.descriptors() <= at_rest.descriptors + KEPT).then_some(()) };
     namespace.eventually("the descriptors of a server at rest", Duration::from_secs(30), rests).await;
     let metrics = server.get("/metrics");
-    let waiting = metrics.lines().find_map(|line| line.strip_prefix("prewarm_task_places{state=\"waiting\"} ")).unwrap();
-    assert!(waiting.parse::<u64>().unwrap() <= MOST_WAITING, "{waiting} tasks wait: the load is more than this machine can work on");
+    let waiting =
+        metrics.lines().find_map(|line| line.strip_prefix("prewarm_task_places{state=\"waiting\"} ")).unwrap();
+    assert!(
+        waiting.parse::<u64>().unwrap() <= MOST_WAITING,
+        "{waiting} tasks wait: the load is more than this machine can work on"
+    );
     assert!(metrics.contains("\nprewarm_leader 1\n"), "it does not lead any more:\n{}", server.log());
     samples
 }
