@@ -60,7 +60,9 @@ pub fn token(namespace: &Namespace, account: &str, verbs: &[&str]) -> String {
             std::thread::sleep(Duration::from_millis(50));
         }
     }
-    namespace.kubectl(&["create", "token", account, "--audience", "prewarmer"], "").trim().to_owned()
+    // An hour, which is the default, is shorter than the longest test.
+    let words = ["create", "token", account, "--audience", "prewarmer", "--duration", "3h"];
+    namespace.kubectl(&words, "").trim().to_owned()
 }
 
 /// The same, and that account may list the cluster's nodes too. To be taken back by [`forget_nodes`].
