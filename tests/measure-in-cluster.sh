@@ -10,30 +10,7 @@ seconds=${1:-5} peer=${2:-}
 serve
 echo "memory, idle: $(memory)"
 
-cat > "$work/deployment.yaml" <<'D'
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: web, namespace: default, annotations: {note: "NOTE"}}
-spec:
-  replicas: 0
-  selector: {matchLabels: {app: web}}
-  template:
-    metadata: {labels: {app: web}}
-    spec:
-      nodeSelector: {type: fake}
-      containers:
-      - {name: web, image: "registry.example/shop/web:1.0", ports: [{containerPort: 80}], env: [{name: A, value: b}]}
-      - {name: proxy, image: "registry.example/shop/proxy:1.0"}
-D
-sed -i "s/NOTE/$(head -c 3000 /dev/zero | tr '\0' x)/" "$work/deployment.yaml"
-k apply -o json -f "$work/deployment.yaml" > "$work/object.json"
-{
-  printf '{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"u","kind":{"group":"apps","version":"v1","kind":"Deployment"},"namespace":"default","operation":"CREATE","object":'
-  tr -d '\n' < "$work/object.json"
-  printf '}}'
-} > "$work/review.json"
-sleep 15 # the task of that Deployment has ended; the webhook finds its images covered, as for all but the first of a rollout
-k get secret -n prewarmer prewarmer-ca -o jsonpath='{.data.ca\.crt}' | base64 -d > "$work/ca.pem"
+make_review
 target/release/examples/allocations "$work/review.json"
 run() { # run ADDRESS CA PID CONNECTIONS...
   local address=$1 ca=$2 pid=$3; shift 3

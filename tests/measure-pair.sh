@@ -10,43 +10,12 @@ if [ "${1:-}" != --inside ]; then
   cargo build --quiet --release --locked --example load
   exec tests/cluster/cluster with --fake-nodes 20 -- "$0" --inside "$1" "$2" "${3:-60}"
 fi
+# The first call serves BEFORE and calls itself in a second cluster, where it serves AFTER (given twice) and measures both.
 program=$2 turns=$4
-work=$(mktemp -d)
-server=''
-finish() { [ -z "$server" ] || { kill "$server"; wait "$server"; } 2> /dev/null || true; rm -rf "$work"; }
-trap finish EXIT
-k() { "$KUBECTL" "$@"; }
-port=$((${APISERVER_URL##*:} + 4))
-"$program" crds | k apply --server-side -f - > /dev/null
-k create namespace prewarmer > /dev/null
-"$program" serve --api-addr=none --webhook-addr "127.0.0.1:$port" --webhook-url "https://127.0.0.1:$port" --health-addr "127.0.0.1:$((port + 1))" \
-  --worker-image registry.example/helper:1 --log-level warn 2> "$work/log" &
-server=$!
-for _ in $(seq 300); do curl -s "http://127.0.0.1:$((port + 1))/metrics" | grep -q '^prewarm_leader 1' && break; sleep 0.1; done
-cat > "$work/web.yaml" <<'D'
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: web, namespace: default, annotations: {note: "NOTE"}}
-spec:
-  replicas: 0
-  selector: {matchLabels: {app: web}}
-  template:
-    metadata: {labels: {app: web}}
-    spec:
-      nodeSelector: {type: fake}
-      containers:
-      - {name: web, image: "registry.example/shop/web:1.0", ports: [{containerPort: 80}], env: [{name: A, value: b}]}
-      - {name: proxy, image: "registry.example/shop/proxy:1.0"}
-D
-sed -i "s/NOTE/$(head -c 3000 /dev/zero | tr '\0' x)/" "$work/web.yaml"
-k apply -o json -f "$work/web.yaml" > "$work/object.json"
-{
-  printf '{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"u","kind":{"group":"apps","version":"v1","kind":"Deployment"},"namespace":"default","operation":"CREATE","object":'
-  tr -d '\n' < "$work/object.json"
-  printf '}}'
-} > "$work/review.json"
-k get secret -n prewarmer prewarmer-ca -o jsonpath='{.data.ca\.crt}' | base64 -d > "$work/ca.pem"
-sleep 20 # the task of the Deployment has ended: its images are covered, as for all reviews but the first
+# shellcheck source=tests/measure-lib.sh
+. tests/measure-lib.sh
+serve
+make_review
 here="127.0.0.1:$port $work/ca.pem $work/review.json $server"
 if [ -z "${PAIR_BEFORE:-}" ]; then
   PAIR_BEFORE=$here tests/cluster/cluster with --fake-nodes 20 -- "$0" --inside "$3" "$3" "$turns"

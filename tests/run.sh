@@ -18,7 +18,7 @@ export RUST_TEST_THREADS=$((2 * $(nproc)))
 run() {
   bash tests/prometheus/rules.sh &&
   tests/cluster/cluster with --fake-nodes 120 --real-nodes 2 -- cargo test --locked -- --show-output --skip hostile:: --skip large_and_slow_reviews &&
-  say "what bounds latency and loads both processors, with nothing beside it: large reviews, and a hostile tenant on a cluster of its own" &&
+  say "tests that bound latency, run alone: large reviews, and a hostile tenant on a cluster of its own" &&
   tests/cluster/cluster with --fake-nodes 10 -- cargo test --locked --test e2e -- --show-output large_and_slow_reviews &&
   cargo test --locked --test e2e -- --show-output hostile:: &&
   say "the chart, installed into a cluster of its own" &&

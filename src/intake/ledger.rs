@@ -218,11 +218,7 @@ impl Inner {
     fn put(&mut self, name: TaskName, asked: Asked) {
         self.remove(&name);
         if self.tasks.len() >= MAX_TASKS {
-            let ended: Vec<TaskName> =
-                self.tasks.iter().filter(|(_, asked)| !asked.is_open()).map(|(name, _)| name.clone()).collect();
-            for name in &ended {
-                self.remove(name);
-            }
+            self.remove_where(|asked| !asked.is_open());
         }
         for key in &asked.keys {
             self.by_key.entry(*key).or_default().push(name.clone());
@@ -236,10 +232,13 @@ impl Inner {
             return;
         }
         self.pruned = Some(now);
-        let expired = |asked: &Asked| asked.until.is_some_and(|until| until <= now);
-        let expired: Vec<TaskName> =
-            self.tasks.iter().filter(|(_, asked)| expired(asked)).map(|(name, _)| name.clone()).collect();
-        for name in &expired {
+        self.remove_where(|asked| asked.until.is_some_and(|until| until <= now));
+    }
+
+    fn remove_where(&mut self, matches: impl Fn(&Asked) -> bool) {
+        let names: Vec<TaskName> =
+            self.tasks.iter().filter(|(_, asked)| matches(asked)).map(|(name, _)| name.clone()).collect();
+        for name in &names {
             self.remove(name);
         }
     }

@@ -20,7 +20,7 @@ use super::{Refusal, refuse};
 /// Largest review, in bytes. The API server takes requests of up to 3 MiB, and a review carries the object twice, new and
 /// old: 2 × 3 MiB, and 2 MiB for escapes and the envelope.
 pub(super) const MAX_BODY: usize = 8 * 1024 * 1024;
-/// All bodies at once, in bytes: three of the largest beside the small ones, or thousands of the usual 10 KB. A quarter of the
+/// All bodies at once, in bytes: three of the largest and the small ones, or thousands of the usual 10 KB. A quarter of the
 /// 128 MB to which tests/e2e/hostile.rs bounds the whole process.
 const MAX_BODIES: usize = 32 * 1024 * 1024;
 /// Bodies of up to this size are small: six times the usual one.
