@@ -36,7 +36,7 @@ struct Found<'r> {
 /// Finds the workload in a review, unless it is none of ours.
 fn find<'r>(review: &'r Review<'_>, policy: &'r Policy) -> Option<Found<'r>> {
     let request = &review.request;
-    let wanted = matches!(request.operation.as_str(), "CREATE" | "UPDATE")
+    let wanted = matches!(&*request.operation, "CREATE" | "UPDATE")
         && request.sub_resource.as_deref().unwrap_or_default().is_empty()
         && policy.covers(&request.namespace);
     let kind =
@@ -112,7 +112,7 @@ pub(super) fn identify(review: &Review<'_>, policy: &Policy) -> Option<Claim> {
 /// What is more than the operator's limits is refused or a warning when the object is created: one that is there can still be
 /// cancelled.
 pub(super) fn decide_task(review: &Review<'_>, caps: &Caps) -> Verdict {
-    if !matches!(review.request.operation.as_str(), "CREATE" | "UPDATE") {
+    if !matches!(&*review.request.operation, "CREATE" | "UPDATE") {
         return allowed("ignored");
     }
     let Some(raw) = review.request.object else { return allowed("ignored") };

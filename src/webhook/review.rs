@@ -1,5 +1,7 @@
 //! `AdmissionReview` `admission.k8s.io/v1`, as far as we look at it.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
@@ -23,8 +25,10 @@ const KINDS: &[&str] = &[
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Review<'a> {
-    api_version: String,
-    kind: String,
+    #[serde(borrow)]
+    api_version: Cow<'a, str>,
+    #[serde(borrow)]
+    kind: Cow<'a, str>,
     #[serde(borrow)]
     pub(super) request: Request<'a>,
 }
@@ -32,13 +36,16 @@ pub(super) struct Review<'a> {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Request<'a> {
-    uid: String,
-    pub(super) kind: Kind,
-    #[serde(default)]
-    pub(super) sub_resource: Option<String>,
-    #[serde(default)]
-    pub(super) namespace: String,
-    pub(super) operation: String,
+    #[serde(borrow)]
+    uid: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(super) kind: Kind<'a>,
+    #[serde(default, borrow)]
+    pub(super) sub_resource: Option<Cow<'a, str>>,
+    #[serde(default, borrow)]
+    pub(super) namespace: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(super) operation: Cow<'a, str>,
     #[serde(default)]
     pub(super) dry_run: Option<bool>,
     #[serde(default)]
@@ -50,13 +57,13 @@ pub(super) struct Request<'a> {
 }
 
 #[derive(Debug, Deserialize)]
-pub(super) struct Kind {
-    #[serde(default)]
-    pub(super) group: String,
-    #[serde(default)]
-    pub(super) version: String,
-    #[serde(rename = "kind")]
-    pub(super) name: String,
+pub(super) struct Kind<'a> {
+    #[serde(default, borrow)]
+    pub(super) group: Cow<'a, str>,
+    #[serde(default, borrow)]
+    pub(super) version: Cow<'a, str>,
+    #[serde(rename = "kind", borrow)]
+    pub(super) name: Cow<'a, str>,
 }
 
 impl<'a> Review<'a> {

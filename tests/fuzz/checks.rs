@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::LazyLock};
 
 use prewarmer::{
     controller::{Answer, Reconciler},
-    image::Reference,
+    image::{Reference, ReferenceError},
     surroundings::Surroundings,
     task::Amount,
     webhook::rehearse,
@@ -30,9 +30,19 @@ pub fn review(bytes: &[u8]) {
     }
 }
 
-/// A text as an image reference.
+/// A text as an image reference. What is accepted is what the regular expression of the distribution project accepts, and means
+/// the same; that it accepts letters of other alphabets in tags is a defect.
 pub fn reference(text: &str) {
-    if let Ok(reference) = text.parse::<Reference>() {
+    let parsed = text.parse::<Reference>();
+    match text.trim().parse::<oci_spec::distribution::Reference>() {
+        Err(_) => assert!(parsed.is_err(), "{parsed:?}"),
+        Ok(expected) => match &parsed {
+            Ok(reference) => assert_eq!(reference.normalized(), expected.whole()),
+            Err(ReferenceError::Grammar(_)) => assert!(!text.is_ascii(), "{text:?} was refused"),
+            Err(_) => {}
+        },
+    }
+    if let Ok(reference) = parsed {
         assert_eq!(reference.as_written(), text.trim());
         let again = reference.normalized().parse::<Reference>();
         assert_eq!(again.as_ref(), Ok(&reference), "the full form is the same reference");
