@@ -1,4 +1,4 @@
-# Prewarmer's commands; `make` lists them.
+# Commands for developers; `make` lists them.
 SHELL := /bin/bash
 HELPER ?= target/prewarmer-helper
 HELPER_FLAGS := --edition 2024 -O -C target-feature=+crt-static -C panic=abort -C strip=symbols
@@ -7,18 +7,18 @@ TEST_CLUSTER := --fake-nodes 120 --real-nodes 2
 
 .PHONY: help
 help: ## list the commands
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 18
 
 .PHONY: demo
-demo: ## show the main job on a real Kubernetes, on this machine
+demo: ## show how Prewarmer warms nodes, on a real Kubernetes on this machine
 	@bash tests/demo/run.sh
 
 .PHONY: test
-test: ## run every test, on a real Kubernetes (the first run builds it, about 7 minutes on 2 cores)
+test: ## run all tests, on a real Kubernetes (the first run builds it: about 7 minutes on 2 cores)
 	@bash tests/run.sh
 
 .PHONY: test-long
-test-long: ## run the measurements and the long forms of the tests, about three and a half hours on 2 cores
+test-long: ## run the measurements and the long variants of tests, about three and a half hours on 2 cores
 	@bash tests/measure.sh
 
 .PHONY: build
@@ -34,30 +34,60 @@ images: ## build the images of the server and the helper into target/images, wit
 	deploy/images.sh --sbom target/images
 
 .PHONY: plugin
-plugin: ## build the archives of kubectl prewarm and the manifest for krew into target/plugin (deploy/plugin.sh --help)
+plugin: ## build the archives of the kubectl plugin and its krew manifest into target/plugin (deploy/plugin.sh --help)
 	deploy/plugin.sh target/plugin
 
 .PHONY: generate
-generate: ## write what is generated: deploy/crds.yaml, deploy/openapi.json, deploy/prewarmer.yaml, the Go SDK's types
+generate: ## write the generated files: deploy/crds.yaml, deploy/openapi.json, deploy/prewarmer.yaml, the types of the Go SDK
 	@bash deploy/generate.sh
 
 .PHONY: check-generated
-check-generated: ## fail when a generated file is not current
+check-generated: ## fail if a generated file is not current
 	@bash deploy/generate.sh --check
+
+.PHONY: check
+check: ## check formatting and clippy, and run the unit tests (no cluster)
+	cargo fmt --check
+	cargo clippy --all-targets --locked -- -D warnings
+	@$(MAKE) -s test-unit
+
+.PHONY: fmt
+fmt: ## format the Rust code
+	cargo fmt
 
 .PHONY: lint
 lint: ## check formatting and clippy, warnings as errors
 	cargo fmt --check
 	cargo clippy --all-targets --locked -- -D warnings
 
+.PHONY: test-unit
+test-unit: ## run the unit tests, the fuzz corpus and the tests of the documentation (no cluster)
+	cargo test --locked --lib --bins --test docs --test fuzz_corpus
+
+.PHONY: test-e2e
+test-e2e: ## run the end-to-end tests on a separate cluster: make test-e2e TEST=name (default: all)
+	$(CLUSTER) with $(TEST_CLUSTER) -- cargo test --locked --test e2e -- $(TEST)
+
+.PHONY: dev
+dev: ## run a server against a test cluster, rebuilt on change; prints its URL and a token (Ctrl-C stops it)
+	@bash tests/dev.sh
+
+.PHONY: dev-stop
+dev-stop: ## stop the cluster of make dev
+	@bash tests/dev.sh --stop
+
+.PHONY: check-scripts
+check-scripts: ## check shell scripts with shellcheck and workflows with actionlint
+	@bash tests/scripts.sh
+
 .PHONY: deny
 deny: ## check licences, bans and sources of dependencies
 	@bash tests/deny.sh
 
 .PHONY: advisories
-advisories: ## check dependencies for known vulnerabilities; says NOT RUN where a database cannot be reached
+advisories: ## check dependencies for known vulnerabilities; reports NOT RUN if a database cannot be reached
 	@bash tests/advisories.sh
 
 .PHONY: clean
-clean: ## remove what was built here
+clean: ## remove build results
 	cargo clean

@@ -1,15 +1,16 @@
-//! The engine at 5,000 nodes: choosing them, one look at a running task, and what is kept of a node.
+//! Benchmarks of the engine with 5,000 nodes: planning, one reconcile of a running task, and memory
+//! per node.
 
 use std::{hint::black_box, time::Duration};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use prewarmer::{
-    controller::{Limits, Rehearsal, Settings, WorkerNamespace},
-    node::{Facts, Interner},
-    reduced::ReducedNode,
+    controller::{BatchFixture, ControllerSettings, FairnessLimits, WorkerNamespace},
+    node::{Interner, NodeInfo},
+    slim::SlimNode,
     task::{
         Amount, PrewarmTaskSpec, WorkerKind,
-        plan::{Breaker, Findings, plan},
+        plan::{BatchSizeBreaker, NodeCheckFindings, select_nodes},
         validate::validate,
     },
     worker::WorkerSettings,
@@ -22,13 +23,15 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const NODES: usize = 5_000;
 const IMAGES: usize = 100;
-const BREAKER: Breaker = Breaker { nodes: NODES, at_once: 50 };
+const BREAKER: BatchSizeBreaker = BatchSizeBreaker { node_threshold: NODES, batch_size: 50 };
 
-/// A Node as a cloud makes it: 20 labels, three of them its own, 50 images with two names each.
+/// Returns a Node as a cloud provider creates it: 20 labels, three of them unique to the node, and
+/// 50 images with two names each.
 fn node(index: usize) -> Value {
     let name = format!("ip-10-{}-{}-1.eu-central-1.compute.internal", index / 256, index % 256);
-    let mut labels: serde_json::Map<String, Value> =
-        (0..17).map(|label| (format!("example.com/label-{label}"), json!("shared-value"))).collect();
+    let mut labels: serde_json::Map<String, Value> = (0..17)
+        .map(|label| (format!("example.com/label-{label}"), json!("shared-value")))
+        .collect();
     for own in ["kubernetes.io/hostname", "example.com/instance", "example.com/address"] {
         labels.insert(own.into(), json!(format!("{name}-{own}").replace('/', "-")));
     }
@@ -52,12 +55,14 @@ fn spec(images: usize) -> PrewarmTaskSpec {
     PrewarmTaskSpec {
         batch_size: Amount::Count(100),
         worker: WorkerKind::Pod,
-        ..PrewarmTaskSpec::new((0..images).map(|image| format!("registry.example/app-{image}:1")).collect())
+        ..PrewarmTaskSpec::new(
+            (0..images).map(|image| format!("registry.example/app-{image}:1")).collect(),
+        )
     }
 }
 
-fn settings() -> Settings {
-    Settings {
+fn settings() -> ControllerSettings {
+    ControllerSettings {
         worker: WorkerSettings {
             owner: None,
             service_account: None,
@@ -72,14 +77,14 @@ fn settings() -> Settings {
         fallback_on_policy: false,
         worker_namespace: WorkerNamespace::Workload,
         breaker: BREAKER,
-        examine: false,
+        node_checks_enabled: false,
         max_workers: 300,
-        limits: Limits::default(),
+        limits: FairnessLimits::default(),
         registry_concurrency: 200,
-        known_for: Duration::from_secs(600),
+        warm_image_ttl: Duration::from_secs(600),
         public_registries: Vec::new(),
-        max_retained: 8000,
-        cluster: prewarmer::egress::Cluster::default(),
+        max_retained_workers: 8000,
+        egress_cluster: prewarmer::egress::ClusterNetworks::default(),
     }
 }
 
@@ -87,14 +92,18 @@ fn allocated() -> usize {
     epoch::advance().and_then(|_| stats::allocated::read()).unwrap_or_default()
 }
 
-fn read_nodes() -> Vec<Facts> {
+fn read_nodes() -> Vec<NodeInfo> {
     let texts = Interner::default();
-    let one = |index| serde_json::from_value::<ReducedNode>(node(index)).ok().map(|node| Facts::new(&node, &texts));
+    let one = |index| {
+        serde_json::from_value::<SlimNode>(node(index))
+            .ok()
+            .map(|node| NodeInfo::new(&node, &texts))
+    };
     (0..NODES).filter_map(one).collect()
 }
 
 fn engine(criterion: &mut Criterion) {
-    // What the parser of references builds at its first uses is no node's.
+    // The parser of image references allocates at its first use; that memory does not count.
     drop(read_nodes());
     let before = allocated();
     let nodes = read_nodes();
@@ -103,16 +112,21 @@ fn engine(criterion: &mut Criterion) {
     let spec = spec(IMAGES);
     criterion.bench_function("validate and plan 5,000 nodes x 100 images", |bencher| {
         bencher.iter(|| {
-            let task = validate(black_box(&spec)).unwrap_or_else(|problems| unreachable!("{problems:?}"));
-            plan(&task, &nodes, &Findings::default(), BREAKER)
+            let task =
+                validate(black_box(&spec)).unwrap_or_else(|problems| unreachable!("{problems:?}"));
+            select_nodes(&task, &nodes, &NodeCheckFindings::default(), BREAKER)
         });
     });
 
-    let mut rehearsal = Rehearsal::new(nodes, spec, settings()).unwrap_or_else(|error| unreachable!("{error}"));
+    let mut rehearsal =
+        BatchFixture::new(nodes, spec, settings()).unwrap_or_else(|error| unreachable!("{error}"));
     assert_eq!(rehearsal.workers(), 100);
-    criterion.bench_function("one look at a task on 5,000 nodes x 100 images, 100 at work", |bencher| {
-        bencher.iter(|| black_box(rehearsal.step()));
-    });
+    criterion.bench_function(
+        "reconcile a task on 5,000 nodes x 100 images, 100 workers",
+        |bencher| {
+            bencher.iter(|| black_box(rehearsal.reconcile()));
+        },
+    );
 }
 
 criterion_group!(benches, engine);

@@ -1,5 +1,6 @@
-//! What warming nodes costs at least: a bare script that creates each batch of workers in parallel, waits for it and
-//! deletes it by collection. The measurements run it beside the server (docs/measurements.md).
+//! Baseline for the cost of warming nodes: creates each batch of workers in parallel, waits for it
+//! and deletes it by one collection request. The measurements compare it with the server
+//! (docs/measurements.md).
 //!
 //! usage: floor Job|Pod NODES IMAGES BATCH
 
@@ -19,7 +20,7 @@ use kube::{
 };
 use prewarmer::{
     task::{PrewarmTaskSpec, PullMethod, WorkerKind, validate::validate},
-    worker::{Assignment, TASK_UID_LABEL, Worker, WorkerSettings, build},
+    worker::{Assignment, TASK_UID_LABEL, WorkerObject, WorkerSettings, build},
 };
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
@@ -44,17 +45,29 @@ async fn main() -> anyhow::Result<()> {
     let begun = Instant::now();
     match kind {
         WorkerKind::Job => {
-            run(&Api::namespaced(client, NAMESPACE), jobs(workers), batch, &DeleteParams::foreground()).await?;
+            run(
+                &Api::namespaced(client, NAMESPACE),
+                jobs(workers),
+                batch,
+                &DeleteParams::foreground(),
+            )
+            .await?;
         }
         WorkerKind::Pod => {
-            run(&Api::namespaced(client, NAMESPACE), pods(workers), batch, &DeleteParams::default()).await?;
+            run(
+                &Api::namespaced(client, NAMESPACE),
+                pods(workers),
+                batch,
+                &DeleteParams::default(),
+            )
+            .await?;
         }
     }
     println!("{}", begun.elapsed().as_millis());
     Ok(())
 }
 
-fn workers(kind: WorkerKind, nodes: &[String], images: usize) -> anyhow::Result<Vec<Worker>> {
+fn workers(kind: WorkerKind, nodes: &[String], images: usize) -> anyhow::Result<Vec<WorkerObject>> {
     let images = (0..images).map(|image| format!("app-{image}:1")).collect();
     let spec = PrewarmTaskSpec { worker: kind, ..PrewarmTaskSpec::new(images) };
     let task = validate(&spec).map_err(|problems| anyhow::anyhow!("{problems:?}"))?;
@@ -70,15 +83,15 @@ fn workers(kind: WorkerKind, nodes: &[String], images: usize) -> anyhow::Result<
     let one = |node: &String| {
         let at = Assignment {
             namespace: NAMESPACE,
-            // Nothing owns them: there is no task.
+            // The workers have no owner, because there is no task.
             task_namespace: "",
             task: "floor",
-            uid: UID,
+            task_uid: UID,
             batch: 0,
             node,
             attempt: 0,
             part: 0,
-            asked: &asked,
+            images: &asked,
             method: PullMethod::Helper,
         };
         build(&task, &at, &settings)
@@ -86,17 +99,17 @@ fn workers(kind: WorkerKind, nodes: &[String], images: usize) -> anyhow::Result<
     Ok(nodes.iter().map(one).collect())
 }
 
-fn jobs(workers: Vec<Worker>) -> Vec<Job> {
-    let job = |worker| if let Worker::Job(job) = worker { Some(*job) } else { None };
+fn jobs(workers: Vec<WorkerObject>) -> Vec<Job> {
+    let job = |worker| if let WorkerObject::Job(job) = worker { Some(*job) } else { None };
     workers.into_iter().filter_map(job).collect()
 }
 
-fn pods(workers: Vec<Worker>) -> Vec<Pod> {
-    let pod = |worker| if let Worker::Pod(pod) = worker { Some(*pod) } else { None };
+fn pods(workers: Vec<WorkerObject>) -> Vec<Pod> {
+    let pod = |worker| if let WorkerObject::Pod(pod) = worker { Some(*pod) } else { None };
     workers.into_iter().filter_map(pod).collect()
 }
 
-/// Whether a worker has ended.
+/// Completion of a worker.
 trait Ended {
     fn has_ended(&self) -> bool;
 }
@@ -113,7 +126,12 @@ impl Ended for Pod {
     }
 }
 
-async fn run<K>(api: &Api<K>, workers: Vec<K>, batch: usize, delete: &DeleteParams) -> anyhow::Result<()>
+async fn run<K>(
+    api: &Api<K>,
+    workers: Vec<K>,
+    batch: usize,
+    delete: &DeleteParams,
+) -> anyhow::Result<()>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Ended,
     K: Clone + Debug + DeserializeOwned + serde::Serialize + Send + Sync + 'static,

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Writes what follows from the code and the chart; with --check, fails when that is not what is there.
+# Writes the files that are generated from the code and the chart. With --check, writes nothing and
+# fails if a file is not current.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 helm=$(tests/cluster/cluster build)/helm
@@ -13,7 +14,7 @@ mkdir -p "$new/chart/files"
 cp "$new/crds.yaml" "$new/chart/files/crds.yaml"
 "$program" openapi > "$new/openapi.json"
 (cd sdk/go && GOTOOLCHAIN=local go run ./internal/gen -in "$new/openapi.json" -out "$new/types.gen.go")
-# The chart with its defaults, and the namespace; as of these definitions.
+# The chart with its default values and the namespace, rendered with the new CRDs.
 cp -r deploy/chart "$new/render"
 cp "$new/crds.yaml" "$new/render/files/crds.yaml"
 {
@@ -23,13 +24,13 @@ cp "$new/crds.yaml" "$new/render/files/crds.yaml"
 mkdir "$new/sets"
 for values in tests/chart/*.yaml; do
   set=$(basename "$values" .yaml)
-  # The definitions and the dashboard are files of their own.
+  # Without the CRDs and the dashboard, which are separate files.
   "$helm" template prewarmer "$new/render" --namespace prewarmer -f "$values" --set crds.install=false > "$new/sets/$set.txt"
   sed -i '/^  prewarmer.json: |-/,/^---/{/^  prewarmer.json: |-/!{/^---/!d}}' "$new/sets/$set.txt"
 done
 rm -rf "$new/render"
 
-settle() { # settle NEW OLD
+settle() { # settle NEW OLD: replaces OLD by NEW, or compares them with --check
   if [[ $check ]]; then
     diff -u "$2" "$1" || { echo "$2 is not current: run make generate" >&2; exit 1; }
   else

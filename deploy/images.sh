@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Builds the images of the server and the helper without a container engine: static programs, nothing else beside the
-# certificates of public authorities. The same commit on the same Debian gives the same digests.
+# Builds the images of the server and the helper without a container engine. They contain a static
+# program and, for the server, the certificates of public authorities. Builds are reproducible: the
+# same commit on the same Debian release results in the same digests.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -8,11 +9,11 @@ usage() {
   cat << 'U'
 usage: images.sh [--arch ARCH[,ARCH]] [--profile PROFILE] [--sbom] [--push REGISTRY/FOLDER] OUT
 
-OUT        a folder: OUT/prewarmer and OUT/prewarmer-helper become OCI image layouts, OUT/digests their digests
---arch     amd64, arm64 or both; this machine's by default. The other one needs its target of Rust and its C compiler
---profile  cargo's profile (release)
---sbom     also what the server is made of, CycloneDX: OUT/prewarmer.cdx.json (the helper is Rust's standard library alone)
---push     also to there, by crane, with the credentials of ~/.docker/config.json
+OUT        output directory: OUT/prewarmer and OUT/prewarmer-helper are OCI image layouts, OUT/digests lists their digests
+--arch     amd64, arm64 or both (default: this machine's). The other architecture needs its Rust target and C compiler
+--profile  cargo profile (default: release)
+--sbom     also write an SBOM of the server, CycloneDX: OUT/prewarmer.cdx.json (the helper contains only Rust's standard library)
+--push     also push the images there, with crane and the credentials of ~/.docker/config.json
 U
 }
 die() { echo "images: $*" >&2; exit 1; }
@@ -38,7 +39,7 @@ done
 [[ -n $out ]] || { usage >&2; exit 2; }
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
-for tool in cargo rustc tar git; do command -v "$tool" > /dev/null || die "$tool is needed, and is not on the PATH"; done
+for tool in cargo rustc tar git; do command -v "$tool" > /dev/null || die "$tool is required, but is not on the PATH"; done
 crane=$(tests/cluster/cluster build)/crane
 authorities=/etc/ssl/certs/ca-certificates.crt
 [[ -f $authorities ]] || die "$authorities is missing: install ca-certificates"
@@ -102,28 +103,30 @@ write_sbom() {
     say "installing cargo-cyclonedx $tool, about 2 minutes on 2 cores"
     cargo install --quiet --locked --debug --root "$root" --version "$tool" cargo-cyclonedx
   fi
-  # With what builds it: a build script runs on the machine that makes the images.
+  # Includes build dependencies: build scripts run on the machine that builds the images.
   PATH="$root/bin:$PATH" cargo cyclonedx --quiet --format json --spec-version 1.5 --describe binaries \
     --target "$(target_of "$machine")"
-  # No path of this machine, no time and no chance in it; and of the helper, which is the standard library alone, none.
+  # Paths of this machine, the time and random identifiers are removed. The helper gets no SBOM,
+  # because it contains only the standard library.
   sed -e "s#file://$PWD#file:///prewarmer#g" -e '/"serialNumber": /d' \
     -e "s#\"timestamp\": \"[^\"]*\"#\"timestamp\": \"$(date -u -d "@$SOURCE_DATE_EPOCH" +%Y-%m-%dT%H:%M:%SZ)\"#" \
     prewarmer_bin.cdx.json > "$work/prewarmer.cdx.json"
-  # Files in the program that are no crates: without the outer brackets of their list, before the first crate.
+  # Adds vendored files that are not crates before the first crate, without the outer brackets of
+  # their list.
   sed -e '1d;$d' -e 's/^/  /' deploy/vendored.json | sed '$s/$/,/' > "$work/vendored"
   sed "/^  \"components\": \[/r $work/vendored" "$work/prewarmer.cdx.json" > "$out/prewarmer.cdx.json"
   rm prewarmer_bin.cdx.json prewarmer-helper_bin.cdx.json
 }
 
 for arch in ${arches//,/ }; do
-  [[ $arch == amd64 || $arch == arm64 ]] || die "--arch: expected amd64 or arm64, not $arch"
+  [[ $arch == amd64 || $arch == arm64 ]] || die "--arch: expected amd64 or arm64, got $arch"
   build "$arch"
 done
 start_registry
 rm -f "$out/digests"
 {
   assemble prewarmer "Pulls container images to Kubernetes nodes before the pods that need them"
-  assemble prewarmer-helper "Runs in the pods that pull, and does nothing"
+  assemble prewarmer-helper "Runs in Prewarmer's worker pods and exits"
 } > "$work/crane.log" 2>&1 || die "crane failed: $(tail -n 3 "$work/crane.log")"
 [[ -z $sbom ]] || write_sbom
 say "the images are in $out:"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds kubectl's plugin as it is given to users: an archive for each architecture, with completions, manual page and licence,
-# and the manifest by which krew installs it.
+# Builds the release files of the kubectl plugin: an archive for each architecture, with
+# completions, manual page and licence, and the manifest for krew.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -8,13 +8,13 @@ usage() {
   cat << 'U'
 usage: plugin.sh [--arch ARCH[,ARCH]] [--profile PROFILE] [--url URL] OUT
 
-OUT        a folder: OUT/kubectl-prewarm-linux-ARCH.tar.gz and OUT/prewarm.yaml
---arch     amd64, arm64 or both; this machine's by default. The other one needs its target of Rust and its C compiler
---profile  cargo's profile (release)
---url      where the archives will be found, without their names (file:// and OUT by default)
+OUT        output directory: OUT/kubectl-prewarm-linux-ARCH.tar.gz and OUT/prewarm.yaml
+--arch     amd64, arm64 or both (default: this machine's). The other architecture needs its Rust target and C compiler
+--profile  cargo profile (default: release)
+--url      URL of the directory of the archives (default: file://OUT)
 
 Install: kubectl krew install --manifest=OUT/prewarm.yaml --archive=OUT/kubectl-prewarm-linux-amd64.tar.gz,
-or put the program into a folder of the PATH.
+or copy the program into a directory on the PATH.
 U
 }
 die() { echo "plugin: $*" >&2; exit 1; }
@@ -47,7 +47,8 @@ pack() { # pack ARCH PROGRAM
   local folder=$work/$1
   mkdir -p "$folder"
   cp "$2" LICENSE "$folder/"
-  # The completions and the page are the same for all: this machine's program writes them.
+  # Completions and manual page do not depend on the architecture: the program for this machine
+  # writes them.
   for shell in bash zsh fish; do "$native" completion "$shell" > "$folder/completion.$shell"; done
   "$native" completion kubectl > "$folder/kubectl_complete-prewarm"
   chmod +x "$folder/kubectl_complete-prewarm"
@@ -73,9 +74,9 @@ spec:
   version: v$version
   shortDescription: Pull images to nodes before the pods that need them
   description: |
-    Makes and follows PrewarmTasks and PrewarmSchedules: warm images or those of a
-    workload, see how far it is, why a node failed and what to do, try the failed
-    nodes again, and what is warm where. Needs Prewarmer in the cluster.
+    Creates and watches PrewarmTasks and PrewarmSchedules: warm images, or the
+    images of a workload; show progress, failure reasons and remedies; retry failed
+    nodes; list warm images by node. Requires Prewarmer in the cluster.
   platforms:
 M
   for arch in ${arches//,/ }; do
@@ -89,4 +90,4 @@ M
 M
   done
 } > "$out/prewarm.yaml"
-say "in $out: $(cd "$out" && ls | tr '\n' ' ')"
+say "files in $out: $(cd "$out" && printf '%s ' *)"

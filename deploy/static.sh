@@ -1,26 +1,28 @@
-# How programs are built that need nothing beside them; for images.sh and plugin.sh, which say `die` and `say` in their own name.
 # shellcheck shell=bash
+# Library to build static programs. Sourced by images.sh and plugin.sh, which define `die` and
+# `say`. The variables that this file sets are used by these scripts.
+# shellcheck disable=SC2034
 
-# This machine's architecture, as images and archives name it.
+# This machine's architecture, in the notation of images and archives.
 machine=$(uname -m | sed 's/x86_64/amd64/; s/aarch64/arm64/')
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct 2> /dev/null || echo 0)
 export SOURCE_DATE_EPOCH
 
-# No path of this machine in the programs, and nothing that another build of the same commit would not have.
+# Removes paths of this machine from the programs, so that builds of the same commit are identical.
 flags="-C target-feature=+crt-static --remap-path-prefix=$PWD=/prewarmer --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
-# What tar needs so that the same files give the same archive.
+# Options of tar for reproducible archives.
 same=(--sort=name "--mtime=@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner)
 
 target_of() { sed 's/amd64/x86_64-unknown-linux-gnu/; s/arm64/aarch64-unknown-linux-gnu/' <<< "$1"; }
 
-compiler_of() { # compiler_of ARCH: the C compiler; nothing for this machine's own
+compiler_of() { # compiler_of ARCH: prints the C compiler; prints nothing for this machine's architecture
   local target
   target=$(target_of "$1")
   [[ $1 = "$machine" ]] || echo "${target%-unknown-linux-gnu}-linux-gnu-gcc"
 }
 
-build_static() { # build_static ARCH PROFILE PROGRAM: prints where the program is
+build_static() { # build_static ARCH PROFILE PROGRAM: builds the program, and prints its path
   local arch=$1 profile=$2 program=$3 target compiler
   target=$(target_of "$arch")
   compiler=$(compiler_of "$arch")
@@ -30,7 +32,7 @@ build_static() { # build_static ARCH PROFILE PROGRAM: prints where the program i
     export "CC_${target//-/_}=$compiler" "CARGO_TARGET_$(tr a-z- A-Z_ <<< "$target")_LINKER=$compiler"
   fi
   say "building $program for $arch, profile $profile"
-  # In a command substitution a failure does not end the script by itself.
+  # Explicit, because set -e does not apply within a command substitution.
   RUSTFLAGS=$flags cargo build --locked --quiet --profile "$profile" --target "$target" --bin "$program" || return
   echo "${CARGO_TARGET_DIR:-target}/$target/${profile/#dev/debug}/$program"
 }

@@ -1,10 +1,11 @@
-//! Durations as Kubernetes and Go write them: `500ms`, `10m`, `1h30m`. *Pure.*
+//! Durations in the format of Kubernetes and Go: `500ms`, `10m`, `1h30m`. Pure: no client, no
+//! clock, no I/O.
 
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-/// Reads a duration. The error says what was expected.
+/// Parses a duration. The error states the expected format.
 pub fn parse(text: &str) -> Result<Duration, String> {
     let wrong = || "expected a duration such as 500ms, 30s, 10m or 1h30m".to_owned();
     let mut total = Duration::ZERO;
@@ -28,7 +29,7 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     if text.is_empty() { Err(wrong()) } else { Ok(total) }
 }
 
-/// Writes a duration as [`parse`] reads it, in whole seconds or, below one, in milliseconds.
+/// Formats a duration for [`parse`], in whole seconds or, below one second, in milliseconds.
 #[must_use]
 pub fn format(span: Duration) -> String {
     let seconds = span.as_secs();
@@ -40,9 +41,9 @@ pub fn format(span: Duration) -> String {
     parts.iter().filter_map(part).collect::<Vec<_>>().concat()
 }
 
-/// From a time to another, both RFC 3339; nothing where one is missing, or none.
+/// Returns the time from `start` to `end`, both RFC 3339; `None` if one is missing or invalid.
 #[must_use]
-pub fn between(start: Option<&str>, end: Option<&str>) -> Option<SignedDuration> {
+pub fn elapsed(start: Option<&str>, end: Option<&str>) -> Option<SignedDuration> {
     let time = |text: Option<&str>| text.and_then(|text| text.parse::<Timestamp>().ok());
     Some(time(end)?.duration_since(time(start)?))
 }
@@ -65,22 +66,22 @@ mod tests {
     #[case("-1s", None)]
     #[case("s", None)]
     #[case("99999999999999999999h", None)]
-    fn durations(#[case] text: &str, #[case] milliseconds: Option<u64>) {
+    fn parses_durations(#[case] text: &str, #[case] milliseconds: Option<u64>) {
         assert_eq!(parse(text).ok(), milliseconds.map(Duration::from_millis));
     }
 
     #[test]
-    fn what_is_written_can_be_read() {
+    fn formatted_durations_can_be_parsed() {
         for text in ["0s", "500ms", "1s", "10m", "1h30m", "24h", "2h5s"] {
             assert_eq!(format(parse(text).unwrap()), text);
         }
     }
 
     #[test]
-    fn from_a_time_to_another() {
+    fn elapsed_between_times() {
         let (start, end) = (Some("2026-11-21T10:00:00Z"), Some("2026-11-21T11:30:00+01:00"));
-        assert_eq!(between(start, end), Some(SignedDuration::from_mins(30)));
-        assert_eq!(between(end, start), Some(SignedDuration::from_mins(-30)));
-        assert!(between(start, None).is_none() && between(Some("soon"), end).is_none());
+        assert_eq!(elapsed(start, end), Some(SignedDuration::from_mins(30)));
+        assert_eq!(elapsed(end, start), Some(SignedDuration::from_mins(-30)));
+        assert!(elapsed(start, None).is_none() && elapsed(Some("soon"), end).is_none());
     }
 }

@@ -1,4 +1,4 @@
-//! Prewarmer: a pod should never wait for its image.
+//! Prewarmer pulls container images to the nodes of a Kubernetes cluster before pods need them.
 //!
 //! ```text
 //!  kubectl apply Deployment            curl (api, every replica)   kubectl apply PrewarmTask   schedule (leader)
@@ -12,67 +12,69 @@
 //!                               nodes     batches    Jobs       pods     one writer
 //! ```
 //!
-//! A folder is a room with one job; its `mod.rs` says what comes in, what goes
-//! out and whom it may call. Rooms marked *pure* import no client and do no I/O.
+//! Each module has one purpose; its `mod.rs` states its inputs, its outputs and the modules it may
+//! call. Modules marked *pure* use no client and do no I/O.
 //!
-//! | room | job |
+//! | module | purpose |
 //! |---|---|
-//! | [`serve`] | puts the running service together |
-//! | [`config`], [`duration`], [`telemetry`] | every setting, once; durations; logs |
-//! | [`image`] | what an image reference is (pure) |
-//! | [`workload`] | what a workload tells us: images, placement, credentials, annotations (pure) |
-//! | [`surroundings`] | what decides with a workload: namespaces, runtime classes, autoscalers |
+//! | [`serve`] | assembles and runs the service |
+//! | [`config`], [`duration`], [`telemetry`] | settings, durations, logging |
+//! | [`image`] | image references (pure) |
+//! | [`workload`] | images, placement, credentials and annotations of a workload (pure) |
+//! | [`cluster_context`] | cluster context of workloads: namespaces, runtime classes, autoscalers |
 //! | [`task`] | `PrewarmTask`: resource, validation, plan, status, conditions (pure) |
-//! | [`node`] | which nodes exist and which are eligible (pure) |
-//! | [`reduced`] | objects as watches deliver them, without what nobody reads (pure) |
-//! | `scope` | objects of one namespace, or of all |
-//! | [`egress`] | where requests to the outside may go |
-//! | [`health`] | opinions on nodes: Prometheus, disks, platforms |
-//! | [`worker`] | the Job or pod that pulls, and how it is read (pure) |
+//! | [`node`] | nodes and their eligibility (pure) |
+//! | [`slim`] | watched objects, reduced to the fields that are read (pure) |
+//! | `scope` | API clients for one namespace or for all namespaces |
+//! | [`egress`] | egress policy of outgoing requests |
+//! | [`node_checks`] | node checks: Prometheus, disk, platform |
+//! | [`worker`] | the Job or pod that pulls images, and the parsing of its results (pure) |
 //! | [`intake`] | hints in, deduplicated and coalesced `PrewarmTask`s out |
 //! | [`controller`] | snapshot, plan, dispatch, observe, status, reap |
-//! | [`rollout`] | the workloads as they are: what hints missed, what nobody needs any more |
-//! | [`starts`] | what it was good for: whether containers found their images |
-//! | [`webhook`] | admission: review in, verdict out |
-//! | [`catalog`] | the tasks and schedules as this replica knows them |
-//! | [`api`] | REST, over the same resources, and the pages at `/ui` |
+//! | [`rollout`] | workload watch: workloads that no hint reported, and obsolete tasks |
+//! | [`pod_start`] | pod starts, classified as warm or cold |
+//! | [`webhook`] | admission: review in, response out |
+//! | [`store`] | tasks and schedules in the memory of this replica |
+//! | [`api`] | REST API over the same resources, and the web pages at `/ui` |
 //! | [`schedule`] | tasks at times of day |
-//! | [`notify`] | the end of a task, told to the outside |
-//! | [`token`] | makes API tokens |
-//! | [`leader`] | which replica leads |
-//! | [`supervise`] | parts of the service that must not end before shutdown |
+//! | [`notify`] | notifications about ended tasks |
+//! | [`token`] | creation of API tokens |
+//! | [`leader`] | leader election |
+//! | [`supervise`] | supervision of components that must not end before shutdown |
 //! | [`server`] | listeners, TLS, certificates, registration, graceful shutdown |
-//! | [`doctor`] | looks at a cluster from outside, and says what is wrong |
+//! | [`doctor`] | diagnosis of a cluster and an installation from outside |
 //! | [`plugin`], [`terminal`] | `kubectl prewarm`; tables and colours |
-//! | [`manifests`] | the objects of a complete install (pure) |
-//! | [`metrics`], [`trace`] | every metric, once; spans |
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unwrap_in_result))]
+//! | [`manifests`] | objects of a complete installation (pure) |
+//! | [`metrics`], [`trace`] | metric definitions; spans |
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unwrap_in_result)
+)]
 
 pub mod api;
-pub mod catalog;
+pub mod cluster_context;
 pub mod config;
 pub mod controller;
 pub mod doctor;
 pub mod duration;
 pub mod egress;
-pub mod health;
 pub mod image;
 pub mod intake;
 pub mod leader;
 pub mod manifests;
 pub mod metrics;
 pub mod node;
+pub mod node_checks;
 pub mod notify;
 pub mod plugin;
-pub mod reduced;
-pub mod rollout;
+pub mod pod_start;
 pub mod schedule;
 mod scope;
 pub mod serve;
 pub mod server;
-pub mod starts;
+pub mod slim;
+pub mod store;
 pub mod supervise;
-pub mod surroundings;
 pub mod task;
 pub mod telemetry;
 pub mod terminal;
@@ -81,14 +83,19 @@ pub mod trace;
 pub mod webhook;
 pub mod worker;
 pub mod workload;
+pub mod workload_watch;
 
-/// Bytes as lower-case hexadecimal digits.
+/// Encodes bytes as lower-case hexadecimal digits.
 fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
+    bytes
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .map(|digit| char::from(DIGITS[usize::from(digit)]))
+        .collect()
 }
 
-/// Items between commas, without the white space around them; empty ones are none.
-fn items(text: &str) -> impl Iterator<Item = &str> {
+/// Returns the trimmed, non-empty items of a comma-separated list.
+fn comma_separated(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|item| !item.is_empty())
 }

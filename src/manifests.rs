@@ -1,7 +1,8 @@
-//! The objects of a complete install. *Pure.*
+//! Manifests of a complete installation. Pure: no client, no clock, no I/O.
 //!
-//! The chart (`deploy/chart`) says what they are; `deploy/prewarmer.yaml` is what it comes to by default, and lies in the
-//! program. Here names and images are put in.
+//! The chart (`deploy/chart`) defines the objects. `deploy/prewarmer.yaml` is the chart rendered
+//! with its defaults and is embedded in the binary. This module replaces namespace, images and
+//! kinds in it with those of the arguments.
 
 use kube::CustomResourceExt;
 use serde_json::{Value, json};
@@ -10,44 +11,45 @@ use crate::{
     config::{DEFAULT_NAMESPACE, ManifestArgs},
     schedule::PrewarmSchedule,
     task::{PrewarmPlan, PrewarmTask, bounds},
-    workload::Kind,
+    workload::WorkloadKind,
 };
 
-/// The schema of a spec in a definition.
-const SPEC: &str = "/spec/versions/0/schema/openAPIV3Schema/properties/spec";
-/// The schema of a task's spec in that of a schedule.
-const TEMPLATE: &str = "/properties/taskTemplate/properties/spec";
+/// JSON pointer to the schema of the spec in a custom resource definition.
+const SPEC_SCHEMA: &str = "/spec/versions/0/schema/openAPIV3Schema/properties/spec";
+/// JSON pointer from the schema of a schedule's spec to the schema of the task's spec.
+const TASK_TEMPLATE_SCHEMA: &str = "/properties/taskTemplate/properties/spec";
 
-/// The objects could not be written as YAML.
+/// Error of parsing the embedded manifests, of `--kinds`, or of writing YAML.
 pub type ManifestError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What the chart comes to.
+/// Chart rendered with its defaults.
 const INSTALL: &str = include_str!("../deploy/prewarmer.yaml");
-/// The images in it.
+/// Image of the server in [`INSTALL`].
 const IMAGE: &str = concat!("prewarmer:", env!("CARGO_PKG_VERSION"));
+/// Image of the worker helper in [`INSTALL`].
 const WORKER_IMAGE: &str = concat!("prewarmer-helper:", env!("CARGO_PKG_VERSION"));
-/// The roles in it that say which workloads may be read, and how.
+/// `ClusterRole`s in [`INSTALL`] that permit reading workloads, with their verbs.
 const WORKLOAD_ROLES: [(&str, &[&str]); 2] =
     [("prewarmer-webhook", &["get"]), ("prewarmer-controller", &["list", "watch"])];
 
-/// The custom resource definitions, as YAML.
+/// Returns the custom resource definitions as YAML.
 pub fn crds() -> Result<String, ManifestError> {
-    yaml(&definitions()?)
+    to_yaml(&crd_objects()?)
 }
 
-/// Everything that `kubectl apply` needs to run Prewarmer, as YAML.
+/// Returns all objects of an installation as YAML for `kubectl apply`.
 pub fn install(args: &ManifestArgs) -> Result<String, ManifestError> {
-    let kinds = further_kinds(args)?;
+    let kinds = parse_kinds(args)?;
     let documents: Vec<Value> = serde_saphyr::from_multiple(INSTALL)?;
     let mut objects: Vec<Value> = documents.into_iter().filter(Value::is_object).collect();
     for object in &mut objects {
-        settle(object, args, &kinds);
+        apply_args(object, args, &kinds);
     }
-    yaml(&objects)
+    to_yaml(&objects)
 }
 
-/// Puts what was asked for into one object.
-fn settle(object: &mut Value, args: &ManifestArgs, kinds: &[Kind]) {
+/// Applies the arguments to one object: namespace, images and kinds.
+fn apply_args(object: &mut Value, args: &ManifestArgs, kinds: &[WorkloadKind]) {
     let (kind, name) = (object["kind"].clone(), object["metadata"]["name"].clone());
     if kind == "Namespace" {
         object["metadata"]["name"] = json!(args.namespace);
@@ -56,21 +58,22 @@ fn settle(object: &mut Value, args: &ManifestArgs, kinds: &[Kind]) {
         && let Some((_, verbs)) = WORKLOAD_ROLES.iter().find(|(role, _)| name == *role)
         && let Some(rules) = object["rules"].as_array_mut()
     {
-        rules.extend(
-            kinds.iter().map(|kind| json!({"apiGroups": [kind.group], "resources": [kind.plural], "verbs": verbs})),
-        );
+        rules.extend(kinds.iter().map(
+            |kind| json!({"apiGroups": [kind.group], "resources": [kind.plural], "verbs": verbs}),
+        ));
     }
     if kind == "Deployment"
         && !args.kinds.is_empty()
-        && let Some(words) = object["spec"]["template"]["spec"]["containers"][0]["args"].as_array_mut()
+        && let Some(words) =
+            object["spec"]["template"]["spec"]["containers"][0]["args"].as_array_mut()
     {
         words.push(json!(format!("--kinds={}", args.kinds)));
     }
-    rename(object, args);
+    replace_defaults(object, args);
 }
 
-/// Namespaces and images, wherever they are said.
-fn rename(value: &mut Value, args: &ManifestArgs) {
+/// Replaces the default namespace and images in all fields of a value.
+fn replace_defaults(value: &mut Value, args: &ManifestArgs) {
     match value {
         Value::Object(fields) => {
             for (key, value) in fields {
@@ -78,11 +81,11 @@ fn rename(value: &mut Value, args: &ManifestArgs) {
                     Value::String(text) if key == "namespace" && text == DEFAULT_NAMESPACE => {
                         text.clone_from(&args.namespace);
                     }
-                    other => rename(other, args),
+                    other => replace_defaults(other, args),
                 }
             }
         }
-        Value::Array(items) => items.iter_mut().for_each(|item| rename(item, args)),
+        Value::Array(items) => items.iter_mut().for_each(|item| replace_defaults(item, args)),
         Value::String(text) if text == IMAGE => text.clone_from(&args.image),
         Value::String(text) => {
             *text = text.replace(WORKER_IMAGE, &args.worker_image).replace(
@@ -94,12 +97,15 @@ fn rename(value: &mut Value, args: &ManifestArgs) {
     }
 }
 
-fn further_kinds(args: &ManifestArgs) -> Result<Vec<Kind>, ManifestError> {
-    let kind = |text: &str| Kind::parse(text).map_err(|expected| format!("--kinds: {text:?}: {expected}").into());
-    crate::items(&args.kinds).map(kind).collect()
+fn parse_kinds(args: &ManifestArgs) -> Result<Vec<WorkloadKind>, ManifestError> {
+    let kind = |text: &str| {
+        WorkloadKind::parse(text)
+            .map_err(|expected| format!("--kinds: {text:?}: {expected}").into())
+    };
+    crate::comma_separated(&args.kinds).map(kind).collect()
 }
 
-fn yaml(objects: &[Value]) -> Result<String, ManifestError> {
+fn to_yaml(objects: &[Value]) -> Result<String, ManifestError> {
     let mut text = String::from("# Generated by `make generate`; do not edit.\n");
     for object in objects {
         text.push_str("---\n");
@@ -108,46 +114,53 @@ fn yaml(objects: &[Value]) -> Result<String, ManifestError> {
     Ok(text)
 }
 
-fn definitions() -> Result<Vec<Value>, ManifestError> {
+fn crd_objects() -> Result<Vec<Value>, ManifestError> {
     let mut schedules = serde_json::to_value(PrewarmSchedule::crd())?;
-    without_transitions(&mut schedules);
+    remove_transition_rules(&mut schedules);
     let mut tasks = serde_json::to_value(PrewarmTask::crd())?;
     let mut plans = serde_json::to_value(PrewarmPlan::crd())?;
-    tasks.pointer_mut(SPEC).into_iter().for_each(bounds::bound_task);
-    plans.pointer_mut(SPEC).into_iter().for_each(bounds::bound_plan);
-    schedules.pointer_mut(&format!("{SPEC}{TEMPLATE}")).into_iter().for_each(bounds::bound_task);
+    tasks.pointer_mut(SPEC_SCHEMA).into_iter().for_each(bounds::add_task_bounds);
+    plans.pointer_mut(SPEC_SCHEMA).into_iter().for_each(bounds::add_plan_bounds);
+    schedules
+        .pointer_mut(&format!("{SPEC_SCHEMA}{TASK_TEMPLATE_SCHEMA}"))
+        .into_iter()
+        .for_each(bounds::add_task_bounds);
     let mut definitions = vec![tasks, plans, schedules];
-    definitions.iter_mut().for_each(signed_formats);
+    definitions.iter_mut().for_each(replace_unsigned_formats);
     Ok(definitions)
 }
 
-/// A task's fields are immutable, those of a schedule's template are not: the rules that compare with what was go.
-fn without_transitions(schema: &mut Value) {
+/// Removes the validation rules that refer to `oldSelf`: the fields of a task are immutable, those
+/// of the task template of a schedule are not.
+fn remove_transition_rules(schema: &mut Value) {
     match schema {
         Value::Object(fields) => {
             if let Some(Value::Array(rules)) = fields.get_mut("x-kubernetes-validations") {
-                rules.retain(|rule| !rule["rule"].as_str().is_some_and(|text| text.contains("oldSelf")));
+                rules.retain(|rule| {
+                    !rule["rule"].as_str().is_some_and(|text| text.contains("oldSelf"))
+                });
                 if rules.is_empty() {
                     fields.remove("x-kubernetes-validations");
                 }
             }
-            fields.values_mut().for_each(without_transitions);
+            fields.values_mut().for_each(remove_transition_rules);
         }
-        Value::Array(items) => items.iter_mut().for_each(without_transitions),
+        Value::Array(items) => items.iter_mut().for_each(remove_transition_rules),
         _ => {}
     }
 }
 
-/// The API server knows `int32` and `int64` only, and warns of schemars' `uint32`; our numbers are small.
-fn signed_formats(schema: &mut Value) {
+/// Replaces the format `uint32`, which schemars writes, with `int32`. The API server supports
+/// `int32` and `int64` only and warns about others; all values fit in `int32`.
+fn replace_unsigned_formats(schema: &mut Value) {
     match schema {
         Value::Object(fields) => {
             if fields.get("format").and_then(Value::as_str) == Some("uint32") {
                 fields.insert("format".into(), json!("int32"));
             }
-            fields.values_mut().for_each(signed_formats);
+            fields.values_mut().for_each(replace_unsigned_formats);
         }
-        Value::Array(items) => items.iter_mut().for_each(signed_formats),
+        Value::Array(items) => items.iter_mut().for_each(replace_unsigned_formats),
         _ => {}
     }
 }
@@ -167,10 +180,10 @@ mod tests {
     }
 
     #[test]
-    fn nothing_of_the_defaults_is_left() {
+    fn all_defaults_are_replaced() {
         let text = install(&args()).unwrap();
         for gone in [IMAGE, WORKER_IMAGE, "namespace: prewarmer", "serviceaccount:prewarmer:"] {
-            assert!(INSTALL.contains(gone), "{gone} is what the chart says");
+            assert!(INSTALL.contains(gone), "{gone} is not in the rendered chart");
             assert!(!text.contains(gone), "{gone}");
         }
         for there in [
@@ -185,11 +198,13 @@ mod tests {
         assert!(install(&ManifestArgs { kinds: "Rollout".into(), ..args() }).is_err());
     }
 
-    /// What is false or unset here is the chart's own business.
+    /// Settings in `by_chart` are set by the chart itself and are not values of it.
     #[test]
-    fn the_chart_knows_every_setting() {
-        let schema: Value = serde_json::from_str(include_str!("../deploy/chart/values.schema.json")).unwrap();
-        let known: Vec<&String> = schema["properties"]["settings"]["properties"].as_object().unwrap().keys().collect();
+    fn chart_values_cover_all_settings() {
+        let schema: Value =
+            serde_json::from_str(include_str!("../deploy/chart/values.schema.json")).unwrap();
+        let known: Vec<&String> =
+            schema["properties"]["settings"]["properties"].as_object().unwrap().keys().collect();
         let by_chart = [
             "config",
             "components",

@@ -1,98 +1,111 @@
-//! Every metric, once. Names are promises (docs/metrics.md); labels never carry image, node or task names.
+//! Definitions of all Prometheus metrics. Names are part of the API (docs/metrics.md). Labels never
+//! contain names of images, nodes or tasks.
 
 use prometheus::{
-    Counter, Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, TextEncoder,
+    Counter, Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use crate::supervise::Work;
+use crate::supervise::WorkKind;
 
-/// Admission answers in microseconds to milliseconds; the webhook's own time-out is 2 s.
-const ADMISSION_BUCKETS: &[f64] = &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.0];
-/// Reads come from memory; what writes waits for the API server.
+/// Buckets of admission durations, in seconds. Responses take microseconds to milliseconds; the
+/// timeout of the webhook is 2 s.
+const ADMISSION_BUCKETS: &[f64] =
+    &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.0];
+/// Buckets of REST durations, in seconds. Reads are served from memory; writes wait for the API
+/// server.
 const API_BUCKETS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
-/// From an image that is there already to the longest time-out in common use, 1 h.
-const PULL_BUCKETS: &[f64] = &[0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0];
+/// Buckets of pull durations, in seconds: from an image that is already present to 1 h, the longest
+/// timeout in common use.
+const PULL_BUCKETS: &[f64] =
+    &[0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0];
 
-/// From a pod right behind its image to one that comes the next day.
+/// Buckets of lead times, in seconds: from a pod that starts directly after the pull to one that
+/// starts the next day.
 const LEAD_BUCKETS: &[f64] = &[1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 21_600.0, 86_400.0];
 
-/// The process's metrics, registered with a registry of their own.
+/// Metrics of the process, registered with a separate registry.
 pub struct Metrics {
     registry: Registry,
-    /// Tasks that ended, by final phase in lower case.
+    /// Ended tasks, by final phase in lower case.
     pub tasks: IntCounterVec,
-    /// From a task's start to its end.
+    /// Seconds from the start of a task to its end.
     pub task_duration: Histogram,
-    /// Nodes that ended, by result.
+    /// Processed nodes, by result.
     pub nodes: IntCounterVec,
-    /// Tasks that are begun and not ended.
+    /// Tasks that have started and not ended.
     pub active_tasks: IntGauge,
-    /// Tasks, by state: `running`, `waiting` for a place, or `parked` (begun, and without a pull under way).
-    pub task_places: IntGaugeVec,
-    /// Nodes put behind the others of their task because they were at work for another.
+    /// Tasks, by state: `running`, `waiting` for capacity, or `parked` (started, without a pull in
+    /// progress).
+    pub tasks_by_state: IntGaugeVec,
+    /// Nodes moved to the end of the plan of their task because another task was using them.
     pub nodes_deferred: IntCounter,
-    /// Registries that do not answer, of tasks that run.
+    /// Unreachable registries of running tasks.
     pub registries_unreachable: IntGauge,
-    /// Images that ended on a node, by result.
+    /// Images processed on a node, by result.
     pub images: IntCounterVec,
     /// Images that failed on a node, by reason.
     pub image_failures: IntCounterVec,
-    /// Registries that get fewer pulls than they might, because they asked for it.
+    /// Registries with reduced pull concurrency because they answered that they are overloaded.
     pub registries_limited: IntGauge,
-    /// Time the webhook took, by kind and verdict.
+    /// Seconds to answer an admission review, by kind and verdict.
     pub admission_duration: HistogramVec,
-    /// Hints, by what became of them: `queued`, `duplicate`, `opted_out`, `unidentified`, `limited`, `dropped`, `not_stored`,
-    /// `forbidden`.
+    /// Hints, by outcome: `queued`, `duplicate`, `opted_out`, `unidentified`, `limited`, `dropped`,
+    /// `not_stored`, `forbidden`.
     pub hints: IntCounterVec,
-    /// Reviews that were allowed unread, by why: `budget_full`, `pool_full`, `deadline`.
-    pub unexamined: IntCounterVec,
-    /// Workloads that the leader's watch found and no hint had brought.
-    pub recovered: IntCounter,
-    /// Hints that wait.
+    /// Reviews that were allowed without being read, by reason: `budget_full`, `pool_full`,
+    /// `deadline`.
+    pub reviews_unexamined: IntCounterVec,
+    /// Workloads that the leader's watch found and that no hint had reported.
+    pub workloads_recovered: IntCounter,
+    /// Hints in the intake queue.
     pub queue_depth: IntGauge,
-    /// From a worker pod's start to its last image.
+    /// Seconds from the start of a worker pod to the end of its last image.
     pub pull_duration: Histogram,
-    /// Worker Jobs and pods alive.
+    /// Existing worker Jobs and worker pods.
     pub jobs_active: IntGauge,
-    /// Objects with the labels of workers that others made, by kind and what is wrong with them.
+    /// Foreign objects with the labels of workers, by kind and by the check that they fail.
     pub foreign_objects: IntGaugeVec,
     /// Requests to the API server, by verb and resource.
     pub kube_requests: IntCounterVec,
-    /// Time to answer a REST call, by method, route and status.
+    /// Seconds to answer a REST request, by method, route and status.
     pub api_duration: HistogramVec,
-    /// Watchers of tasks by REST.
+    /// Open REST watches of tasks.
     pub api_watchers: IntGauge,
-    /// Tries to tell the end of a task, by result: `delivered`, `failed` or `given_up`.
+    /// Delivery attempts of notifications about ended tasks, by result: `delivered`, `failed` or
+    /// `given_up`.
     pub notifications: IntCounterVec,
-    /// Tries that failed, by what was wrong, such as `timeout`, `denied` or `status`.
+    /// Failed delivery attempts, by reason, such as `timeout`, `denied` or `status`.
     pub notification_errors: IntCounterVec,
-    /// Images looked up at registries, by result: `found`, or what was wrong.
+    /// Image lookups at registries, by result: `found`, or the class of the error.
     pub registry_lookups: IntCounterVec,
-    /// Runs of schedules that ended, by status.
+    /// Ended executions of schedules, by status.
     pub schedule_runs: IntCounterVec,
-    /// Containers of watched workloads that started, by whether their image was there: `warm` or `cold`.
+    /// Started containers of watched workloads, by presence of their image: `warm` or `cold`.
     pub pod_starts: IntCounterVec,
-    /// How long an image of ours had been on a node before the first container there that needed it.
+    /// Seconds from the pull of an image by a worker to the first start of a container on that node
+    /// that needs it.
     pub lead_time: Histogram,
-    /// What those containers would have waited for their images.
+    /// Seconds that those containers would have waited for their images.
     pub seconds_saved: Counter,
-    /// 1 on the replica that leads.
+    /// 1 on the leader, 0 on other replicas.
     pub leader: IntGauge,
-    /// Internal errors that ended the work on one object, by the kind of work.
+    /// Panics that ended the processing of one object, by kind of work.
     pub internal_errors: IntCounterVec,
-    /// Objects that a watch delivered and that could not be read, by resource.
-    pub unreadable: IntCounterVec,
-    /// When the controller last completed a round, in seconds since 1970; 0 on a replica that has not led.
+    /// Objects that a watch delivered and that could not be decoded, by resource.
+    pub unreadable_objects: IntCounterVec,
+    /// Time of the last completed iteration of the controller loop, in seconds since the Unix
+    /// epoch; 0 on a replica that has not led.
     pub last_reconcile: IntGauge,
     /// Seconds until the serving certificate expires.
     pub certificate_expiry: Gauge,
-    /// Seconds since the Secret of API tokens was seen last.
+    /// Seconds since the Secret of API tokens was last read.
     pub api_tokens_age: Gauge,
 }
 
 impl Metrics {
-    /// All metrics at zero. An error means that two share a name.
+    /// Creates and registers all metrics with value zero. Fails when two metrics have the same
+    /// name.
     #[allow(clippy::too_many_lines, reason = "a line for each metric")]
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
@@ -107,67 +120,104 @@ impl Metrics {
             prometheus::Result::Ok(metric)
         };
         let histogram = |name: &str, help: &str, buckets: &[f64]| {
-            let metric = Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?;
+            let metric =
+                Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?;
             registry.register(Box::new(metric.clone()))?;
             prometheus::Result::Ok(metric)
         };
         let admission_duration = HistogramVec::new(
-            HistogramOpts::new("prewarm_admission_duration_seconds", "Time to answer an admission review.")
-                .buckets(ADMISSION_BUCKETS.to_vec()),
+            HistogramOpts::new(
+                "prewarm_admission_duration_seconds",
+                "Time to answer an admission review.",
+            )
+            .buckets(ADMISSION_BUCKETS.to_vec()),
             &["kind", "verdict"],
         )?;
         registry.register(Box::new(admission_duration.clone()))?;
         let api_duration = HistogramVec::new(
-            HistogramOpts::new("prewarm_api_request_duration_seconds", "Time to answer a REST call.")
-                .buckets(API_BUCKETS.to_vec()),
+            HistogramOpts::new(
+                "prewarm_api_request_duration_seconds",
+                "Time to answer a REST request.",
+            )
+            .buckets(API_BUCKETS.to_vec()),
             &["method", "route", "status"],
         )?;
         registry.register(Box::new(api_duration.clone()))?;
-        let certificate_expiry =
-            Gauge::new("prewarm_certificate_expiry_seconds", "Seconds until the serving certificate expires.")?;
+        let certificate_expiry = Gauge::new(
+            "prewarm_certificate_expiry_seconds",
+            "Seconds until the serving certificate expires.",
+        )?;
         registry.register(Box::new(certificate_expiry.clone()))?;
-        let api_tokens_age =
-            Gauge::new("prewarm_api_tokens_age_seconds", "Seconds since the Secret of API tokens was seen last.")?;
+        let api_tokens_age = Gauge::new(
+            "prewarm_api_tokens_age_seconds",
+            "Seconds since the Secret of API tokens was last read.",
+        )?;
         registry.register(Box::new(api_tokens_age.clone()))?;
         let foreign_objects = IntGaugeVec::new(
-            Opts::new("prewarm_foreign_objects", "Objects with Prewarmer's labels that Prewarmer did not make."),
+            Opts::new(
+                "prewarm_foreign_objects",
+                "Objects with Prewarmer labels that Prewarmer did not create.",
+            ),
             &["kind", "reason"],
         )?;
         registry.register(Box::new(foreign_objects.clone()))?;
-        let recovered =
-            IntCounter::new("prewarm_workloads_recovered_total", "Workloads that were found and no hint had brought.")?;
+        let recovered = IntCounter::new(
+            "prewarm_workloads_recovered_total",
+            "Workloads found by a watch that no hint had reported.",
+        )?;
         registry.register(Box::new(recovered.clone()))?;
         let task_places = IntGaugeVec::new(
-            Opts::new("prewarm_task_places", "Tasks that run, that wait for a place, and that run without one."),
+            Opts::new(
+                "prewarm_task_places",
+                "Tasks by state: running, waiting for capacity, or parked.",
+            ),
             &["state"],
         )?;
         registry.register(Box::new(task_places.clone()))?;
         let nodes_deferred = IntCounter::new(
             "prewarm_nodes_deferred_total",
-            "Nodes put behind the others of their task because they were at work for another.",
+            "Nodes moved to the end of their task's plan because another task was using them.",
         )?;
         registry.register(Box::new(nodes_deferred.clone()))?;
-        let seconds_saved =
-            Counter::new("prewarm_seconds_saved_total", "Seconds that containers would have waited for their images.")?;
+        let seconds_saved = Counter::new(
+            "prewarm_seconds_saved_total",
+            "Seconds that containers would have waited for their images.",
+        )?;
         registry.register(Box::new(seconds_saved.clone()))?;
-        let internal_errors =
-            counter("prewarm_internal_errors_total", "Internal errors that ended the work on one object.", &["part"])?;
-        // An alert sees an increase only where there was a value before.
-        for kind in Work::ALL {
+        let internal_errors = counter(
+            "prewarm_internal_errors_total",
+            "Internal errors that ended the processing of one object.",
+            &["part"],
+        )?;
+        // An alert detects an increase only if the series existed before, so all series start at
+        // zero.
+        for kind in WorkKind::ALL {
             internal_errors.with_label_values(&[kind.as_str()]).reset();
         }
         Ok(Self {
             internal_errors,
-            unreadable: counter(
+            unreadable_objects: counter(
                 "prewarm_unreadable_objects_total",
-                "Objects that were delivered by a watch and could not be read, by resource.",
+                "Objects delivered by a watch that could not be decoded, by resource.",
                 &["resource"],
             )?,
-            tasks: counter("prewarm_tasks_total", "Tasks that ended, by status.", &["status"])?,
-            task_duration: histogram("prewarm_task_duration_seconds", "From a task's start to its end.", PULL_BUCKETS)?,
-            nodes: counter("prewarm_nodes_processed_total", "Nodes that ended, by result.", &["result"])?,
-            active_tasks: gauge("prewarm_active_tasks", "Tasks that are begun and not ended.")?,
-            images: counter("prewarm_images_total", "Images that ended on a node, by result.", &["result"])?,
+            tasks: counter("prewarm_tasks_total", "Ended tasks, by status.", &["status"])?,
+            task_duration: histogram(
+                "prewarm_task_duration_seconds",
+                "Time from the start of a task to its end.",
+                PULL_BUCKETS,
+            )?,
+            nodes: counter(
+                "prewarm_nodes_processed_total",
+                "Processed nodes, by result.",
+                &["result"],
+            )?,
+            active_tasks: gauge("prewarm_active_tasks", "Tasks that have started and not ended.")?,
+            images: counter(
+                "prewarm_images_total",
+                "Images processed on a node, by result.",
+                &["result"],
+            )?,
             image_failures: counter(
                 "prewarm_image_failures_total",
                 "Images that failed on a node, by reason.",
@@ -175,72 +225,76 @@ impl Metrics {
             )?,
             registries_limited: gauge(
                 "prewarm_registries_limited",
-                "Registries that get fewer pulls because they asked for it.",
+                "Registries with reduced pull concurrency because they answered 429 or 503.",
             )?,
-            task_places,
+            tasks_by_state: task_places,
             nodes_deferred,
             registries_unreachable: gauge(
                 "prewarm_registries_unreachable",
-                "Registries that do not answer, of tasks that run.",
+                "Unreachable registries of running tasks.",
             )?,
             admission_duration,
-            hints: counter("prewarm_admission_hints_total", "Hints from admission, by outcome.", &["outcome"])?,
-            unexamined: counter(
+            hints: counter(
+                "prewarm_admission_hints_total",
+                "Hints from admission, by outcome.",
+                &["outcome"],
+            )?,
+            reviews_unexamined: counter(
                 "prewarm_admission_unexamined_total",
-                "Reviews that were allowed unread, by reason.",
+                "Reviews allowed without being read, by reason.",
                 &["reason"],
             )?,
-            recovered,
-            queue_depth: gauge("prewarm_queue_depth", "Hints that wait to be turned into tasks.")?,
+            workloads_recovered: recovered,
+            queue_depth: gauge("prewarm_queue_depth", "Hints in the intake queue.")?,
             pull_duration: histogram(
                 "prewarm_pull_duration_seconds",
-                "From a worker pod's start to its end.",
+                "Time from the start of a worker pod to its end.",
                 PULL_BUCKETS,
             )?,
             foreign_objects,
-            jobs_active: gauge("prewarm_jobs_active", "Worker Jobs alive.")?,
+            jobs_active: gauge("prewarm_jobs_active", "Existing worker Jobs and worker pods.")?,
             kube_requests: counter(
                 "prewarm_kube_requests_total",
                 "Requests to the API server, by verb and resource.",
                 &["verb", "resource"],
             )?,
             api_duration,
-            api_watchers: gauge("prewarm_api_watchers", "Watchers of tasks by REST.")?,
+            api_watchers: gauge("prewarm_api_watchers", "Open REST watches of tasks.")?,
             notifications: counter(
                 "prewarm_notifications_total",
-                "Tries to tell the end of a task, by result.",
+                "Delivery attempts of notifications about ended tasks, by result.",
                 &["result"],
             )?,
             notification_errors: counter(
                 "prewarm_notification_errors_total",
-                "Notifications that could not be delivered, by what was wrong.",
+                "Failed delivery attempts of notifications, by reason.",
                 &["reason"],
             )?,
             registry_lookups: counter(
                 "prewarm_registry_lookups_total",
-                "Images looked up at registries, by result.",
+                "Image lookups at registries, by result.",
                 &["result"],
             )?,
             schedule_runs: counter(
                 "prewarm_schedule_runs_total",
-                "Runs of schedules that ended, by status.",
+                "Ended executions of schedules, by status.",
                 &["status"],
             )?,
             pod_starts: counter(
                 "prewarm_pod_starts_total",
-                "Containers of watched workloads that started, by whether their image was there.",
+                "Started containers of watched workloads, by image presence (warm or cold).",
                 &["image"],
             )?,
             lead_time: histogram(
                 "prewarm_lead_time_seconds",
-                "How long an image had been on a node before the first container that needed it.",
+                "Time from the pull of an image to the start of the first container that needs it on that node.",
                 LEAD_BUCKETS,
             )?,
             seconds_saved,
-            leader: gauge("prewarm_leader", "1 on the replica that leads.")?,
+            leader: gauge("prewarm_leader", "1 on the leader, 0 on other replicas.")?,
             last_reconcile: gauge(
                 "prewarm_last_reconcile_timestamp_seconds",
-                "When the controller last completed a round, in seconds since 1970.",
+                "Time of the last completed iteration of the controller loop, in seconds since the Unix epoch.",
             )?,
             certificate_expiry,
             api_tokens_age,
@@ -248,7 +302,7 @@ impl Metrics {
         })
     }
 
-    /// The metrics in Prometheus' text format.
+    /// Encodes the metrics in the Prometheus text format.
     pub fn encode(&self) -> prometheus::Result<Vec<u8>> {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
@@ -269,16 +323,37 @@ mod tests {
         assert!(text.contains("# HELP prewarm_queue_depth "));
     }
 
-    /// The rules of Prometheus' own linter (promtool check metrics).
+    /// Rules of the Prometheus linter (`promtool check metrics`).
     #[test]
-    fn names_and_units_are_as_prometheus_wants_them() {
+    fn metrics_follow_the_rules_of_the_prometheus_linter() {
         let metrics = Metrics::new().unwrap();
         for family in metrics.registry.gather() {
             let (name, kind) = (family.name(), family.get_field_type());
-            assert!(family.help().ends_with('.') && family.help().len() > 10, "{name}: {}", family.help());
-            assert!(name.starts_with("prewarm_") && name.chars().all(|c| c.is_ascii_lowercase() || c == '_'), "{name}");
-            assert_eq!(kind == prometheus::proto::MetricType::COUNTER, name.ends_with("_total"), "{name}");
-            for unit in ["milliseconds", "minutes", "kilobytes", "percent", "_ms", "_count", "_sum", "_bucket"] {
+            assert!(
+                family.help().ends_with('.') && family.help().len() > 10,
+                "{name}: {}",
+                family.help()
+            );
+            assert!(
+                name.starts_with("prewarm_")
+                    && name.chars().all(|c| c.is_ascii_lowercase() || c == '_'),
+                "{name}"
+            );
+            assert_eq!(
+                kind == prometheus::proto::MetricType::COUNTER,
+                name.ends_with("_total"),
+                "{name}"
+            );
+            for unit in [
+                "milliseconds",
+                "minutes",
+                "kilobytes",
+                "percent",
+                "_ms",
+                "_count",
+                "_sum",
+                "_bucket",
+            ] {
                 assert!(!name.contains(unit), "{name}: {unit}");
             }
             if kind == prometheus::proto::MetricType::HISTOGRAM {
@@ -288,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn the_dashboard_asks_for_metrics_that_there_are() {
+    fn dashboard_queries_refer_to_existing_metrics() {
         let metrics = Metrics::new().unwrap();
         metrics.hints.with_label_values(&["queued"]).inc();
         metrics.admission_duration.with_label_values(&["Pod", "hinted"]).observe(0.1);

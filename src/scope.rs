@@ -1,9 +1,10 @@
-//! Objects of one namespace, or of all.
+//! Namespaced or cluster-wide client for a kind.
 
 use k8s_openapi::NamespaceResourceScope;
 use kube::{Api, Client, Resource};
 
-/// The objects of a kind in `namespace`; in all of them where there is none.
+/// Creates a client for the objects of a kind in `namespace`, or in all namespaces when it is
+/// `None`.
 pub(crate) fn scoped<K>(client: &Client, namespace: Option<&str>) -> Api<K>
 where
     K: Resource<Scope = NamespaceResourceScope>,

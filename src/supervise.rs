@@ -1,9 +1,11 @@
-//! Supervision of the parts of a running service.
+//! Supervision of the components of the running service.
 //!
-//! A part is a future that must not end before it is asked to. One that ends or panics earlier is a [`Failure`] that
-//! names it, and whoever supervises it ends as well: a service that has lost a part must not look healthy.
+//! A component is a future that must not end before shutdown is requested. One that ends or panics
+//! earlier is reported as a failure with its name, and its supervisor ends as well: a service that
+//! has lost a component must not appear healthy.
 //!
-//! The name of the part at work is known to the panic hook, so that each panic is one line in the log.
+//! The name of the running component is available to the panic hook, which logs each panic as one
+//! line.
 
 use std::{
     any::Any,
@@ -21,65 +23,70 @@ use tokio::{
 use crate::metrics::Metrics;
 
 tokio::task_local! {
-    /// The part that the present task belongs to.
-    static PART: &'static str;
+    /// Name of the component that the current task belongs to.
+    static COMPONENT: &'static str;
 }
 
-/// Characters of a panic's message that are kept.
-const MAX_MESSAGE: usize = 500;
+/// Maximum length of a recorded panic message, in characters.
+const MAX_PANIC_MESSAGE: usize = 500;
 
-/// Why a supervised part is not at work any more.
+/// Failure of a supervised component.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
-    /// It returned before it was asked to.
-    #[error("{part}: the part ended before shutdown")]
+pub enum ComponentFailure {
+    /// Component that returned before shutdown was requested.
+    #[error("{part}: the component ended before shutdown")]
     Ended {
-        /// The part.
+        /// Name of the component.
         part: &'static str,
     },
-    /// It panicked.
-    #[error("{part}: the part panicked: {message}")]
+    /// Component that panicked.
+    #[error("{part}: the component panicked: {message}")]
     Panicked {
-        /// The part.
+        /// Name of the component.
         part: &'static str,
-        /// The panic's message.
+        /// Panic message, cut to a bounded length.
         message: String,
     },
 }
 
-impl Failure {
-    /// The part that failed.
+impl ComponentFailure {
+    /// Returns the name of the failed component.
     #[must_use]
-    pub fn part(&self) -> &'static str {
+    pub fn component(&self) -> &'static str {
         match self {
             Self::Ended { part } | Self::Panicked { part, .. } => part,
         }
     }
 }
 
-/// Parts at work, each under a name. Dropping them aborts them.
+/// Set of running components, each with a name. Dropping the set aborts them.
 #[derive(Default)]
-pub struct Parts {
-    set: JoinSet<Result<(), Failure>>,
+pub struct ComponentSet {
+    set: JoinSet<Result<(), ComponentFailure>>,
     names: HashMap<Id, &'static str>,
 }
 
-impl Parts {
-    /// Starts a part on the present runtime.
+impl ComponentSet {
+    /// Spawns a component on the current runtime.
     pub fn spawn(&mut self, part: &'static str, work: impl Future<Output = ()> + Send + 'static) {
-        self.start(part, None, done(work));
+        self.start(part, None, infallible(work));
     }
 
-    /// Starts a part on another runtime.
-    pub fn spawn_on(&mut self, part: &'static str, runtime: &Handle, work: impl Future<Output = ()> + Send + 'static) {
-        self.start(part, Some(runtime), done(work));
+    /// Spawns a component on another runtime.
+    pub fn spawn_on(
+        &mut self,
+        part: &'static str,
+        runtime: &Handle,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) {
+        self.start(part, Some(runtime), infallible(work));
     }
 
-    /// Starts a part that supervises others, and reports which of them failed.
+    /// Spawns a component that supervises others and reports the failed one.
     pub fn spawn_supervisor(
         &mut self,
         part: &'static str,
-        work: impl Future<Output = Result<(), Failure>> + Send + 'static,
+        work: impl Future<Output = Result<(), ComponentFailure>> + Send + 'static,
     ) {
         self.start(part, None, work);
     }
@@ -88,9 +95,9 @@ impl Parts {
         &mut self,
         part: &'static str,
         runtime: Option<&Handle>,
-        work: impl Future<Output = Result<(), Failure>> + Send + 'static,
+        work: impl Future<Output = Result<(), ComponentFailure>> + Send + 'static,
     ) {
-        let work = PART.scope(part, work);
+        let work = COMPONENT.scope(part, work);
         let handle = match runtime {
             Some(runtime) => self.set.spawn_on(work, runtime),
             None => self.set.spawn(work),
@@ -98,8 +105,9 @@ impl Parts {
         self.names.insert(handle.id(), part);
     }
 
-    /// Waits for the next part that ends: its name, or how it failed. `None` when no part is left.
-    pub async fn next(&mut self) -> Option<Result<&'static str, Failure>> {
+    /// Waits for the next component to end. Returns its name or its failure, and `None` when the
+    /// set is empty.
+    pub async fn next(&mut self) -> Option<Result<&'static str, ComponentFailure>> {
         let ended = self.set.join_next_with_id().await?;
         let id = match &ended {
             Ok((id, _)) => *id,
@@ -108,24 +116,30 @@ impl Parts {
         let part = self.names.remove(&id).unwrap_or("unknown");
         Some(match ended {
             Ok((_, result)) => result.map(|()| part),
-            Err(error) => Err(Failure::Panicked { part, message: text_of(error) }),
+            Err(error) => {
+                Err(ComponentFailure::Panicked { part, message: join_error_message(error) })
+            }
         })
     }
 
-    /// Waits for the first part that ends, where none may.
-    pub async fn failed(&mut self) -> Failure {
+    /// Waits for the first component to end and returns that as a failure. Never resolves when the
+    /// set is empty.
+    pub async fn next_failure(&mut self) -> ComponentFailure {
         match self.next().await {
-            Some(ended) => ended.map_or_else(|failure| failure, |part| Failure::Ended { part }),
+            Some(ended) => {
+                ended.map_or_else(|failure| failure, |part| ComponentFailure::Ended { part })
+            }
             None => std::future::pending().await,
         }
     }
 
-    /// Waits until all parts have ended, after they were asked to; the first that failed instead.
-    pub async fn ended(&mut self) -> Option<Failure> {
+    /// Waits until all components have ended after a shutdown request. Returns the first failure,
+    /// if any.
+    pub async fn join_all(&mut self) -> Option<ComponentFailure> {
         let mut first = None;
         while let Some(ended) = self.next().await {
             if let Err(failure) = ended {
-                tracing::error!(part = failure.part(), reason = %failure, "a part failed while it ended");
+                tracing::error!(part = failure.component(), reason = %failure, "a component failed during shutdown");
                 first.get_or_insert(failure);
             }
         }
@@ -133,61 +147,67 @@ impl Parts {
     }
 }
 
-async fn done(work: impl Future<Output = ()>) -> Result<(), Failure> {
+async fn infallible(work: impl Future<Output = ()>) -> Result<(), ComponentFailure> {
     work.await;
     Ok(())
 }
 
-/// Runs `work` under the name of a part, where it is spawned by other means than [`Parts`].
-pub fn named<F: Future>(part: &'static str, work: F) -> impl Future<Output = F::Output> {
-    PART.scope(part, work)
+/// Runs `work` under the name of a component, for futures that are not spawned by a component set.
+pub fn with_component_name<F: Future>(
+    part: &'static str,
+    work: F,
+) -> impl Future<Output = F::Output> {
+    COMPONENT.scope(part, work)
 }
 
-/// The part at work where this is called, if any.
+/// Returns the name of the component of the current task, if any.
 #[must_use]
-pub fn part() -> Option<&'static str> {
-    PART.try_with(|part| *part).ok()
+pub fn current_component() -> Option<&'static str> {
+    COMPONENT.try_with(|part| *part).ok()
 }
 
-fn text_of(error: JoinError) -> String {
+fn join_error_message(error: JoinError) -> String {
     match error.try_into_panic() {
-        Ok(payload) => message_of(payload.as_ref()),
+        Ok(payload) => panic_message(payload.as_ref()),
         Err(error) => error.to_string(),
     }
 }
 
-/// The message of a panic, cut to a bounded length.
+/// Returns the message of a panic, cut to a bounded length.
 #[must_use]
-pub fn message_of(payload: &(dyn Any + Send)) -> String {
-    let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("no message").chars().take(MAX_MESSAGE).collect()
+pub fn panic_message(payload: &(dyn Any + Send)) -> String {
+    let text = payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("no message").chars().take(MAX_PANIC_MESSAGE).collect()
 }
 
-/// Work on one object of somebody else's, as a label of `prewarm_internal_errors_total`.
+/// Kind of work on one object, as a label value of `prewarm_internal_errors_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Work {
-    /// The step of a task.
+pub enum WorkKind {
+    /// Reconcile of a task.
     Task,
-    /// An effect of the controller.
+    /// Effect of the controller.
     Effect,
-    /// Reading what a watch delivers.
+    /// Processing of a watch event of the controller.
     Watch,
-    /// The decision on a schedule.
+    /// Decision on a schedule.
     Schedule,
-    /// A notification.
+    /// Delivery of a notification.
     Notification,
-    /// Taking an object into the catalog.
+    /// Update of the task store or schedule store.
     Catalog,
-    /// What a workload asks for.
+    /// Extraction of the images of a workload.
     Workload,
-    /// An event of the kubelet.
+    /// Processing of a kubelet event.
     PodStart,
-    /// Creating a task, or marking one as obsolete.
+    /// Creation of a task, or marking of an obsolete one.
     Creation,
 }
 
-impl Work {
-    /// All kinds of work.
+impl WorkKind {
+    /// All kinds, in the order of declaration.
     pub const ALL: [Self; 9] = [
         Self::Task,
         Self::Effect,
@@ -200,7 +220,7 @@ impl Work {
         Self::Creation,
     ];
 
-    /// The label.
+    /// Returns the label value.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -217,27 +237,39 @@ impl Work {
     }
 }
 
-/// Does `work` on one object. A panic ends that work and nothing else: it is counted and logged with the object, and `None`
-/// is returned. What `work` has changed halfway must not be used again.
-pub fn contain<T>(metrics: &Metrics, kind: Work, object: impl Display, work: impl FnOnce() -> T) -> Option<T> {
+/// Runs `work` on one object and catches a panic: it is counted and logged with the object, and
+/// `None` is returned. State that `work` has changed partially must not be used afterwards.
+pub fn catch_panic<T>(
+    metrics: &Metrics,
+    kind: WorkKind,
+    object: impl Display,
+    work: impl FnOnce() -> T,
+) -> Option<T> {
     let result = catch_unwind(AssertUnwindSafe(work));
-    result.map_err(|payload| contained(metrics, kind, object, payload.as_ref())).ok()
+    result.map_err(|payload| record_panic(metrics, kind, object, payload.as_ref())).ok()
 }
 
-/// Counts and logs a panic that was contained.
-pub fn contained(metrics: &Metrics, kind: Work, object: impl Display, payload: &(dyn Any + Send)) {
+/// Counts and logs a caught panic.
+pub fn record_panic(
+    metrics: &Metrics,
+    kind: WorkKind,
+    object: impl Display,
+    payload: &(dyn Any + Send),
+) {
     metrics.internal_errors.with_label_values(&[kind.as_str()]).inc();
-    let message = message_of(payload);
-    tracing::error!(work = kind.as_str(), %object, message, "internal error: the work on this object has ended");
+    let message = panic_message(payload);
+    tracing::error!(work = kind.as_str(), %object, message, "internal error: processing of this object was aborted");
 }
 
-/// Logs each panic as one line, with the part, the thread and the place in the code.
+/// Installs a panic hook that logs each panic as one line, with component, thread and source
+/// location.
 pub fn log_panics() {
     std::panic::set_hook(Box::new(|panic: &PanicHookInfo<'_>| {
-        let message = message_of(panic.payload());
+        let message = panic_message(panic.payload());
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let thread = std::thread::current();
-        let (thread, part) = (thread.name().unwrap_or("unnamed"), part().unwrap_or("none"));
+        let (thread, part) =
+            (thread.name().unwrap_or("unnamed"), current_component().unwrap_or("none"));
         tracing::error!(part, thread, place, message, "panic");
     }));
 }
@@ -247,50 +279,51 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_part_that_returns_is_named() {
-        let mut parts = Parts::default();
+    async fn a_component_that_returns_is_reported_by_name() {
+        let mut parts = ComponentSet::default();
         parts.spawn("idle", std::future::pending());
         parts.spawn("short", async {});
-        let failure = parts.failed().await;
-        assert_eq!(failure, Failure::Ended { part: "short" });
-        assert_eq!(failure.to_string(), "short: the part ended before shutdown");
+        let failure = parts.next_failure().await;
+        assert_eq!(failure, ComponentFailure::Ended { part: "short" });
+        assert_eq!(failure.to_string(), "short: the component ended before shutdown");
     }
 
     #[tokio::test]
-    async fn a_part_that_panics_is_named_with_its_message() {
-        let mut parts = Parts::default();
+    async fn a_component_that_panics_is_reported_with_its_message() {
+        let mut parts = ComponentSet::default();
         parts.spawn("idle", std::future::pending());
         parts.spawn("bad", async { panic!("item {}", 7) });
-        let failure = parts.failed().await;
-        assert_eq!(failure, Failure::Panicked { part: "bad", message: "item 7".into() });
-        assert_eq!(failure.part(), "bad");
+        let failure = parts.next_failure().await;
+        assert_eq!(failure, ComponentFailure::Panicked { part: "bad", message: "item 7".into() });
+        assert_eq!(failure.component(), "bad");
     }
 
     #[tokio::test]
-    async fn a_supervisor_reports_its_own_part() {
-        let mut parts = Parts::default();
-        parts.spawn_supervisor("outer", async { Err(Failure::Ended { part: "inner" }) });
-        assert_eq!(parts.next().await, Some(Err(Failure::Ended { part: "inner" })));
+    async fn a_supervisor_reports_the_failed_component() {
+        let mut parts = ComponentSet::default();
+        parts.spawn_supervisor("outer", async { Err(ComponentFailure::Ended { part: "inner" }) });
+        assert_eq!(parts.next().await, Some(Err(ComponentFailure::Ended { part: "inner" })));
         assert_eq!(parts.next().await, None);
     }
 
     #[test]
-    fn a_panic_over_one_object_is_contained() {
+    fn a_panic_on_one_object_is_caught_and_counted() {
         let metrics = Metrics::new().unwrap();
-        assert_eq!(contain(&metrics, Work::Task, "shop/a", || 7), Some(7));
-        let nothing: Option<u32> = contain(&metrics, Work::Task, "shop/b", || panic!("no"));
+        assert_eq!(catch_panic(&metrics, WorkKind::Task, "shop/a", || 7), Some(7));
+        let nothing: Option<u32> = catch_panic(&metrics, WorkKind::Task, "shop/b", || panic!("no"));
         assert_eq!(nothing, None);
-        let count = |kind: Work| metrics.internal_errors.with_label_values(&[kind.as_str()]).get();
-        assert_eq!((count(Work::Task), count(Work::Watch)), (1, 0));
+        let count =
+            |kind: WorkKind| metrics.internal_errors.with_label_values(&[kind.as_str()]).get();
+        assert_eq!((count(WorkKind::Task), count(WorkKind::Watch)), (1, 0));
     }
 
     #[tokio::test]
-    async fn a_part_knows_its_name() {
+    async fn the_current_component_is_known() {
         let (sender, receiver) = tokio::sync::oneshot::channel();
-        let mut parts = Parts::default();
-        parts.spawn("curious", async { sender.send(part()).unwrap_or_default() });
+        let mut parts = ComponentSet::default();
+        parts.spawn("curious", async { sender.send(current_component()).unwrap_or_default() });
         assert_eq!(receiver.await.unwrap(), Some("curious"));
-        assert_eq!(part(), None);
-        assert_eq!(parts.ended().await, None);
+        assert_eq!(current_component(), None);
+        assert_eq!(parts.join_all().await, None);
     }
 }

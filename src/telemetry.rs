@@ -1,4 +1,4 @@
-//! Structured logs: text on a terminal, JSON otherwise.
+//! Structured logging to standard error: text on a terminal, JSON otherwise.
 
 use std::io::IsTerminal;
 
@@ -6,7 +6,8 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::LogFormat;
 
-/// Starts logging to standard error. `filter` was checked with the settings; what cannot be read falls back to `info`.
+/// Starts logging to standard error. `filter` is validated with the settings; an invalid one falls
+/// back to `info`. Without `format`, a terminal gets text and any other output JSON.
 pub fn start(filter: &str, format: Option<LogFormat>) {
     let terminal = std::io::stderr().is_terminal();
     let format = format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });

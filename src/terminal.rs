@@ -1,26 +1,26 @@
-//! What a person reads in a terminal: tables and colours. *Pure*, but for whether somebody looks.
+//! Text output on a terminal: tables, colours and durations.
 
 use std::io::IsTerminal;
 
 use jiff::{SignedDuration, Timestamp};
 
-/// The colour of a word.
+/// Colour of a text.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Colour {
-    /// The terminal's own.
+    /// Default colour of the terminal.
     #[default]
     Plain,
-    /// All is well.
+    /// Success.
     Green,
-    /// Look here.
+    /// Warning.
     Yellow,
-    /// Wrong.
+    /// Failure.
     Red,
-    /// At work.
+    /// In progress.
     Blue,
-    /// Of no weight.
+    /// Less important text.
     Dim,
-    /// A title.
+    /// Title.
     Bold,
 }
 
@@ -37,52 +37,63 @@ impl Colour {
         }
     }
 
-    /// The text in this colour, where `on`.
+    /// Returns the text with the escape sequences of this colour, if `on`.
     #[must_use]
     pub fn paint(self, text: &str, on: bool) -> String {
-        if !on || self == Self::Plain { text.to_owned() } else { format!("\x1b[{}m{text}\x1b[0m", self.code()) }
+        if !on || self == Self::Plain {
+            text.to_owned()
+        } else {
+            format!("\x1b[{}m{text}\x1b[0m", self.code())
+        }
     }
 }
 
-/// Whether colours are wanted there: on terminals, unless `NO_COLOR` says otherwise (<https://no-color.org>).
+/// Reports whether colours are used on a stream: on terminals, unless `NO_COLOR` is set
+/// (<https://no-color.org>).
 #[must_use]
 pub fn wants_colour(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// A cell of a table.
+/// Cell of a table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Cell {
+pub struct TableCell {
     text: String,
     colour: Colour,
 }
 
-impl<T: Into<String>> From<T> for Cell {
+impl<T: Into<String>> From<T> for TableCell {
     fn from(text: T) -> Self {
         Self { text: text.into(), colour: Colour::Plain }
     }
 }
 
-impl Cell {
-    fn harmless(self) -> Self {
+impl TableCell {
+    fn sanitized(self) -> Self {
         Self { text: printable(&self.text), ..self }
     }
 
-    /// A text in a colour.
-    pub fn painted(text: impl Into<String>, colour: Colour) -> Self {
+    /// Creates a cell with a coloured text.
+    pub fn coloured(text: impl Into<String>, colour: Colour) -> Self {
         Self { text: text.into(), colour }
     }
 }
 
-/// Columns, as kubectl prints them: three spaces between, no trailing ones.
+/// Formats a table as kubectl does: three spaces between columns, no trailing spaces.
 #[must_use]
-pub fn table(titles: &[&str], rows: Vec<Vec<Cell>>, colour: bool) -> String {
-    let titles = titles.iter().map(|title| Cell::from(*title)).collect();
-    let rows: Vec<Vec<Cell>> =
-        std::iter::once(titles).chain(rows).map(|row| row.into_iter().map(Cell::harmless).collect()).collect();
+pub fn table(titles: &[&str], rows: Vec<Vec<TableCell>>, colour: bool) -> String {
+    let titles = titles.iter().map(|title| TableCell::from(*title)).collect();
+    let rows: Vec<Vec<TableCell>> = std::iter::once(titles)
+        .chain(rows)
+        .map(|row| row.into_iter().map(TableCell::sanitized).collect())
+        .collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
     let width = |column: usize| {
-        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.text.chars().count()).max().unwrap_or_default()
+        rows.iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.text.chars().count())
+            .max()
+            .unwrap_or_default()
     };
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut out = String::new();
@@ -100,15 +111,15 @@ pub fn table(titles: &[&str], rows: Vec<Vec<Cell>>, colour: bool) -> String {
     out
 }
 
-/// The text without control characters: what others have written must not command the terminal.
+/// Replaces control characters by spaces: text of other users must not control the terminal.
 #[must_use]
 pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// A span as kubectl writes ages: `45s`, `5m`, `3h12m`, `2d4h`.
+/// Formats a duration as kubectl formats ages: `45s`, `5m`, `3h12m`, `2d4h`.
 #[must_use]
-pub fn span(span: SignedDuration) -> String {
+pub fn format_duration(span: SignedDuration) -> String {
     let seconds = span.as_secs().max(0);
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
     let two = |major: i64, unit: char, minor: i64, small: char| {
@@ -125,11 +136,11 @@ pub fn span(span: SignedDuration) -> String {
     }
 }
 
-/// How long ago a time was, RFC 3339; nothing where there is none.
+/// Returns the age of a time in RFC 3339; empty where there is no valid time.
 #[must_use]
-pub fn ago(time: Option<&str>, now: Timestamp) -> String {
+pub fn format_age(time: Option<&str>, now: Timestamp) -> String {
     let time = time.and_then(|text| text.parse::<Timestamp>().ok());
-    time.map(|time| span(now.duration_since(time))).unwrap_or_default()
+    time.map(|time| format_duration(now.duration_since(time))).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -139,15 +150,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_stand_below_one_another() {
+    fn columns_are_aligned() {
         let rows = vec![
-            vec![Cell::from("task-1"), Cell::painted("Failed", Colour::Red), Cell::default()],
+            vec![
+                TableCell::from("task-1"),
+                TableCell::coloured("Failed", Colour::Red),
+                TableCell::default(),
+            ],
             vec!["a".into(), "Completed".into(), "x\x1b[2J".into()],
         ];
         let plain = table(&["NAME", "PHASE", "MESSAGE"], rows.clone(), false);
-        assert_eq!(plain, "NAME     PHASE       MESSAGE\ntask-1   Failed\na        Completed   x [2J\n");
+        assert_eq!(
+            plain,
+            "NAME     PHASE       MESSAGE\ntask-1   Failed\na        Completed   x [2J\n"
+        );
         let coloured = table(&["NAME", "PHASE", "MESSAGE"], rows, true);
-        assert!(coloured.contains("task-1   \x1b[31mFailed\x1b[0m") && !coloured.contains("\x1b[2J"), "{coloured:?}");
+        assert!(
+            coloured.contains("task-1   \x1b[31mFailed\x1b[0m") && !coloured.contains("\x1b[2J"),
+            "{coloured:?}"
+        );
     }
 
     #[rstest]
@@ -160,6 +181,6 @@ mod tests {
     #[case(3 * 86_400 + 7200, "3d2h")]
     #[case(90 * 86_400, "90d")]
     fn spans(#[case] seconds: i64, #[case] expected: &str) {
-        assert_eq!(span(SignedDuration::from_secs(seconds)), expected);
+        assert_eq!(format_duration(SignedDuration::from_secs(seconds)), expected);
     }
 }

@@ -1,22 +1,25 @@
-//! `prewarmer token create`. *Pure*, but for chance.
+//! `prewarmer token create`: generates an API token and the Secret that stores its digest. Pure
+//! except for random numbers: no client, no clock, no I/O.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
 use crate::{
-    api::auth::{ALL_NAMESPACES, TokenEntry, digest, generate, is_name},
+    api::auth::{ALL_NAMESPACES, TokenEntry, generate_token, is_token_name, token_digest},
+    comma_separated,
     config::{TokenArgs, object_name},
-    duration, items,
+    duration,
     serve::token_secret_name,
 };
 
-/// A token that was made.
+/// Created API token.
 #[derive(Debug)]
-pub struct Made {
-    /// What its maker is told, the token among it.
-    pub told: String,
-    /// The Secret that makes it good; the token is not in it.
+pub struct CreatedToken {
+    /// Instructions for the user, which contain the token.
+    pub instructions: String,
+    /// Manifest of the Secret that enables the token, as JSON. It contains the digest, not the
+    /// token.
     pub manifest: String,
 }
 
@@ -24,18 +27,24 @@ fn whole_seconds(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
 
-/// Makes a token; every mistake is told.
-pub fn create(args: &TokenArgs, now: Timestamp) -> Result<Made, Vec<String>> {
+/// Creates a token. The error lists every invalid argument.
+pub fn create(args: &TokenArgs, now: Timestamp) -> Result<CreatedToken, Vec<String>> {
     let mut problems = Vec::new();
-    if !is_name(&args.name) {
-        problems.push(format!("NAME: {:?}: expected at most 40 lower-case letters, digits and dashes", args.name));
+    if !is_token_name(&args.name) {
+        problems.push(format!(
+            "NAME: {:?}: expected 1 to 40 lower-case letters, digits and dashes",
+            args.name
+        ));
     }
-    let namespaces: Vec<String> = items(&args.namespaces).map(str::to_owned).collect();
+    let namespaces: Vec<String> = comma_separated(&args.namespaces).map(str::to_owned).collect();
     if namespaces.is_empty() {
-        problems.push("--namespaces: name at least one, or * for all".into());
+        problems.push("--namespaces: expected at least one namespace, or * for all".into());
     }
     let expires_at = args.expires_in.as_deref().and_then(|text| match duration::parse(text) {
-        Ok(span) => SignedDuration::try_from(span).ok().and_then(|span| now.checked_add(span).ok()).map(whole_seconds),
+        Ok(span) => SignedDuration::try_from(span)
+            .ok()
+            .and_then(|span| now.checked_add(span).ok())
+            .map(whole_seconds),
         Err(expected) => {
             problems.push(format!("--expires-in: {text:?}: {expected}"));
             None
@@ -44,23 +53,29 @@ pub fn create(args: &TokenArgs, now: Timestamp) -> Result<Made, Vec<String>> {
     if !problems.is_empty() {
         return Err(problems);
     }
-    let token = generate(&args.name);
+    let token = generate_token(&args.name);
     let object = args.instance.as_deref().filter(|text| !text.is_empty());
     let secret = token_secret_name(&object_name(object));
-    let entry =
-        TokenEntry { sha256: digest(&token), namespaces, read_only: args.read_only, nodes: args.nodes, expires_at };
+    let entry = TokenEntry {
+        sha256: token_digest(&token),
+        namespaces,
+        read_only: args.read_only,
+        nodes: args.nodes,
+        expires_at,
+    };
     let where_to = if entry.namespaces.iter().any(|name| name == ALL_NAMESPACES) {
         "all namespaces".to_owned()
     } else {
         entry.namespaces.join(", ")
     };
     let may = if args.read_only { "read" } else { "read and change" };
-    let until = expires_at.map_or_else(|| "for ever".to_owned(), |end| format!("until {end}"));
+    let until =
+        expires_at.map_or_else(|| "without expiry".to_owned(), |end| format!("until {end}"));
     let told = format!(
-        "This token may {may} tasks and schedules in {where_to}{nodes}, {until}. It is shown once and stored nowhere:\n\n{token}\n\n\
-         It is good as soon as the Secret below is applied:\n\
+        "This token may {may} tasks and schedules in {where_to}{nodes}, {until}. It is shown once and not stored:\n\n{token}\n\n\
+         It becomes valid when the Secret below is applied:\n\
          kubectl apply --server-side --field-manager=prewarmer-token-{name} -f -\n\
-         To take it back: kubectl -n {namespace} patch secret {secret} --type=json -p '[{{\"op\":\"remove\",\"path\":\"/data/{name}\"}}]'\n",
+         To revoke it: kubectl -n {namespace} patch secret {secret} --type=json -p '[{{\"op\":\"remove\",\"path\":\"/data/{name}\"}}]'\n",
         nodes = if args.nodes { ", and list the cluster's nodes" } else { "" },
         name = args.name,
         namespace = args.namespace,
@@ -71,9 +86,11 @@ pub fn create(args: &TokenArgs, now: Timestamp) -> Result<Made, Vec<String>> {
         "metadata": {"name": secret, "namespace": args.namespace},
         "data": {&args.name: STANDARD.encode(data)},
     });
-    Ok(Made {
-        told,
-        manifest: serde_json::to_string_pretty(&manifest).map_err(|error| vec![error.to_string()])? + "\n",
+    Ok(CreatedToken {
+        instructions: told,
+        manifest: serde_json::to_string_pretty(&manifest)
+            .map_err(|error| vec![error.to_string()])?
+            + "\n",
     })
 }
 
@@ -97,20 +114,29 @@ mod tests {
     fn the_secret_does_not_hold_the_token() {
         let now: Timestamp = "2026-11-21T00:00:00Z".parse().unwrap();
         let made = create(&args(), now).unwrap();
-        let token = made.told.lines().find(|line| line.starts_with("prw_ci_")).unwrap();
+        let token = made.instructions.lines().find(|line| line.starts_with("prw_ci_")).unwrap();
         assert!(!made.manifest.contains(token));
         let manifest: serde_json::Value = serde_json::from_str(&made.manifest).unwrap();
-        let entry: TokenEntry =
-            serde_json::from_slice(&STANDARD.decode(manifest["data"]["ci"].as_str().unwrap()).unwrap()).unwrap();
-        assert_eq!((entry.sha256, entry.namespaces.len(), entry.read_only), (digest(token), 2, true));
+        let entry: TokenEntry = serde_json::from_slice(
+            &STANDARD.decode(manifest["data"]["ci"].as_str().unwrap()).unwrap(),
+        )
+        .unwrap();
+        assert_eq!(
+            (entry.sha256, entry.namespaces.len(), entry.read_only),
+            (token_digest(token), 2, true)
+        );
         assert_eq!(entry.expires_at.unwrap().to_string(), "2026-11-22T00:00:00Z");
         assert_eq!(manifest["metadata"]["name"], "prewarmer-api-tokens");
     }
 
     #[test]
-    fn mistakes() {
-        let wrong =
-            TokenArgs { name: "C I".into(), namespaces: String::new(), expires_in: Some("soon".into()), ..args() };
+    fn invalid_arguments_are_all_reported() {
+        let wrong = TokenArgs {
+            name: "C I".into(),
+            namespaces: String::new(),
+            expires_in: Some("soon".into()),
+            ..args()
+        };
         assert_eq!(create(&wrong, Timestamp::UNIX_EPOCH).unwrap_err().len(), 3);
     }
 }

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# make advisories: known vulnerabilities of dependencies. A vulnerability is a failure, an unmaintained or unsound crate a
-# warning. A database that cannot be reached is printed as NOT RUN; with STRICT=1, as in the scheduled workflow, it is a failure.
-# ADVISORY_DB=URL uses another copy of RustSec's database, such as file:///folder of a clone.
+# make advisories: checks dependencies for known vulnerabilities. A vulnerability is a failure; an
+# unmaintained or unsound crate is a warning. A database that cannot be reached is reported as NOT
+# RUN; with STRICT=1, as in the scheduled workflow, this is a failure. ADVISORY_DB=URL uses another
+# copy of the RustSec database, such as file:///path/to/clone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/prewarmer
@@ -16,16 +17,16 @@ rust() {
     not_run "crates: $database cannot be reached"
     return
   fi
-  # Where it is missing, tests/deny.sh installs it.
+  # tests/deny.sh installs cargo-deny if it is missing.
   bash tests/deny.sh || return 1
   config=$(mktemp --suffix .toml)
   sed "s|^\[advisories\]|&\ndb-urls = [\"$database\"]|" deny.toml > "$config"
-  PATH="$(ls -d "$cache"/cargo-deny-*/bin | tail -n 1):$PATH" cargo deny check --config "$config" --hide-inclusion-graph \
+  PATH="$(printf '%s\n' "$cache"/cargo-deny-*/bin | tail -n 1):$PATH" cargo deny check --config "$config" --hide-inclusion-graph \
     --warn unmaintained --warn unsound --warn notice advisories || failed+=' crates'
   rm -f "$config"
 }
 
-go_modules() { # The SDK alone reaches users; the modules of tests/ build programs of the test cluster.
+go_modules() { # Only the SDK is checked: the other Go modules build programs for tests.
   if ! reached https://vuln.go.dev/index/db.json; then
     not_run "Go modules: vuln.go.dev cannot be reached"
     return
@@ -35,7 +36,7 @@ go_modules() { # The SDK alone reaches users; the modules of tests/ build progra
 
 python() {
   if ! reached https://pypi.org/pypi/httpx/0.28.1/json; then
-    not_run "Python packages: the API of PyPI that has the advisories cannot be reached"
+    not_run "Python packages: the advisory API of PyPI cannot be reached"
     return
   fi
   python3 -m venv "$cache/pip-audit" && "$cache/pip-audit/bin/pip" install --quiet pip-audit==2.9.0 &&
@@ -43,20 +44,20 @@ python() {
 }
 
 npm_packages() {
-  local said
-  if said=$(cd tests/browser && npm audit --package-lock-only --audit-level=high 2>&1); then
+  local output
+  if output=$(cd tests/browser && npm audit --package-lock-only --audit-level=high 2>&1); then
     echo "advisories: npm: none"
-  elif grep -q 'audit endpoint returned an error\|ENOTFOUND\|EAI_AGAIN\|ETIMEDOUT' <<< "$said"; then
-    not_run "npm packages: the registry's audit cannot be reached"
+  elif grep -q 'audit endpoint returned an error\|ENOTFOUND\|EAI_AGAIN\|ETIMEDOUT' <<< "$output"; then
+    not_run "npm packages: the audit endpoint of the registry cannot be reached"
   else
-    echo "$said"
+    echo "$output"
     failed+=' npm'
   fi
 }
 
 rust
-if command -v go > /dev/null; then go_modules; else not_run "Go modules: go is missing"; fi
-if command -v python3 > /dev/null; then python; else not_run "Python packages: python3 is missing"; fi
-if command -v npm > /dev/null; then npm_packages; else not_run "npm packages: npm is missing"; fi
-[[ -z $failed ]] || { echo "advisories: vulnerabilities in:$failed"; exit 1; }
-[[ -z $missing || ${STRICT:-} != 1 ]] || { echo "advisories: not everything was checked"; exit 1; }
+if command -v go > /dev/null; then go_modules; else not_run "Go modules: go is not installed"; fi
+if command -v python3 > /dev/null; then python; else not_run "Python packages: python3 is not installed"; fi
+if command -v npm > /dev/null; then npm_packages; else not_run "npm packages: npm is not installed"; fi
+[[ -z $failed ]] || { echo "advisories: vulnerabilities found in:$failed"; exit 1; }
+[[ -z $missing || ${STRICT:-} != 1 ]] || { echo "advisories: incomplete, and STRICT=1 is set"; exit 1; }

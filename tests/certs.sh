@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# certs/make-certs.sh makes what it says: a chain that verifies, for the names asked for, readable by the owner alone.
+# Tests certs/make-certs.sh: the certificate chain verifies, the requested names are in the
+# certificate, and only the owner can read the key.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$(mktemp -d)

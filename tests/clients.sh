@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The SDKs, the pages in a browser and the examples of the documentation, against one running server.
-# Run by tests/cluster/cluster with, which says where the cluster is.
+# Tests the SDKs, the web pages in a browser and the examples of the documentation against one
+# server. Run by `tests/cluster/cluster with`, which sets the environment of the cluster.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 say() { echo "clients: $*"; }
@@ -9,7 +9,7 @@ server=''
 finish() {
   local code=$?
   trap - EXIT INT TERM
-  [[ $code -eq 0 ]] || { say "FAILED; the server's last lines:"; tail -n 20 "$work/server.log" 2> /dev/null || true; }
+  [[ $code -eq 0 ]] || { say "FAILED; end of the server's log:"; tail -n 20 "$work/server.log" 2> /dev/null || true; }
   [[ -z $server ]] || { kill "$server" 2> /dev/null && wait "$server" 2> /dev/null; } || true
   rm -rf "$work"
   exit "$code"
@@ -24,21 +24,21 @@ k wait --for=condition=Established crd/prewarmtasks.prewarm.io crd/prewarmplans.
 for name in prewarmer shop; do k create namespace "$name" > /dev/null; done
 k annotate namespace shop prewarm.io/allow-all-nodes=true > /dev/null # for prewarm.io/nodes: all
 
-port=$((${APISERVER_URL##*:} + 4)) # the cluster's own range; +4 to +6 are free in it
+port=$((${APISERVER_URL##*:} + 4)) # +4 to +6 are free in the port range of the cluster
 "$program/prewarmer" serve --api-addr "127.0.0.1:$((port + 2))" --webhook-addr "127.0.0.1:$port" --webhook-url "https://127.0.0.1:$port" \
   --health-addr "127.0.0.1:$((port + 1))" --worker-image registry.example/helper:1 > "$work/server.log" 2>&1 &
 server=$!
 for _ in $(seq 100); do
   curl -fs "http://127.0.0.1:$((port + 1))/readyz" > /dev/null && break
-  kill -0 "$server" 2> /dev/null || { say "the server ended"; exit 1; }
+  kill -0 "$server" 2> /dev/null || { say "the server exited"; exit 1; }
   sleep 0.2
 done
 
-token() { # token NAME ARGUMENT...: makes an API token, and prints it
+token() { # token NAME ARGUMENT...: creates an API token, and prints it
   local name=$1; shift
-  "$program/prewarmer" token create "$name" "$@" 2> "$work/told" |
+  "$program/prewarmer" token create "$name" "$@" 2> "$work/token.txt" |
     k apply --server-side --force-conflicts "--field-manager=prewarmer-token-$name" -f - > /dev/null
-  grep -o 'prw_[A-Za-z0-9_-]*' "$work/told"
+  grep -o 'prw_[A-Za-z0-9_-]*' "$work/token.txt"
 }
 PREWARMER_TOKEN=$(token ci --namespaces shop,prewarmer --nodes)
 PREWARMER_READ_TOKEN=$(token reader --namespaces '*' --read-only)
@@ -46,7 +46,7 @@ k get validatingwebhookconfiguration prewarmer -o jsonpath='{.webhooks[0].client
 export PREWARMER_TOKEN PREWARMER_READ_TOKEN PREWARMER_CA_FILE=$work/ca.crt PREWARMER_TEST_NAMESPACE=shop
 export PREWARMER_URL=https://127.0.0.1:$((port + 2)) PREWARMER_NAMESPACE=shop
 export PATH=$program:$PATH
-# A token that was put into the Secret is good when the server's watch has seen it.
+# A token is accepted once the server's watch of the Secret has received it.
 for _ in $(seq 50); do
   curl -fs --cacert "$PREWARMER_CA_FILE" -H "Authorization: Bearer $PREWARMER_READ_TOKEN" "$PREWARMER_URL/api/v1/stats" > /dev/null && break
   sleep 0.1
@@ -58,10 +58,10 @@ if python3 -c 'import venv, ensurepip' 2> /dev/null; then
   say "the Python SDK"
   sdk/python/check.sh --live
 else
-  echo "NOT RUN: the Python SDK: python3 with venv is needed"
+  echo "NOT RUN: the Python SDK: python3 with venv is required"
 fi
 say "the examples of docs/clients.md"
 tests/examples.sh
-say "the pages, in a browser"
+say "the web pages, in a browser"
 tests/browser/run.sh
 say "passed"

@@ -1,4 +1,4 @@
-//! The test cluster itself: it must leave nothing behind, however a test ends.
+//! Test cluster: no process and no file remains, however a test ends.
 
 #![allow(clippy::unwrap_used)] // helpers of tests are not themselves tests to clippy
 
@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The promise of `--owner`: no process is left this long after the owner's end.
+/// Maximum time from the owner's end until all processes have ended, as promised by `--owner`.
 const GRACE: Duration = Duration::from_secs(20);
 
 fn cluster(words: &[&str]) -> Output {
@@ -18,19 +18,28 @@ fn cluster(words: &[&str]) -> Output {
     Command::new(script).args(words).stdin(Stdio::null()).output().unwrap()
 }
 
-fn alive(process: &str) -> bool {
+fn is_running(process: &str) -> bool {
     Path::new("/proc").join(process).exists()
         && !fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default().contains(") Z ")
 }
 
 #[test]
-fn ends_with_its_owner_even_by_kill_9() {
+fn cluster_ends_with_killed_owner() {
     let parent = tempfile::tempdir().unwrap();
     let folder = parent.path().join("c");
     let path = folder.to_str().unwrap();
-    // The owner is never waited for: what is left of it then still has its process id.
+    // The test does not wait for the owner before the end, so that its process ID stays in use by
+    // the zombie.
     let mut owner = Command::new("sleep").arg("600").spawn().unwrap();
-    let started = cluster(&["start", path, "--fake-nodes", "5", "--owner", &owner.id().to_string(), "--purge"]);
+    let started = cluster(&[
+        "start",
+        path,
+        "--fake-nodes",
+        "5",
+        "--owner",
+        &owner.id().to_string(),
+        "--purge",
+    ]);
     let said = String::from_utf8_lossy(&started.stderr).into_owned();
 
     let status = cluster(&["status", path]);
@@ -43,14 +52,17 @@ fn ends_with_its_owner_even_by_kill_9() {
     assert!(started.status.success(), "{said}");
     let seen = String::from_utf8_lossy(&status.stdout).into_owned();
     assert!(status.status.success() && seen.contains("5 of 5"), "{seen}");
-    assert!(processes.len() >= 6, "etcd, three of Kubernetes, kwok and the watchdog run: {seen}");
+    assert!(
+        processes.len() >= 6,
+        "expected etcd, three Kubernetes processes, kwok and the watchdog: {seen}"
+    );
 
     let begun = Instant::now();
-    while folder.exists() || processes.iter().any(|process| alive(process)) {
+    while folder.exists() || processes.iter().any(|process| is_running(process)) {
         assert!(
             begun.elapsed() < GRACE,
-            "still there: {:?}",
-            processes.iter().filter(|p| alive(p)).collect::<Vec<_>>()
+            "still running: {:?}",
+            processes.iter().filter(|p| is_running(p)).collect::<Vec<_>>()
         );
         sleep(Duration::from_millis(200));
     }
@@ -58,7 +70,7 @@ fn ends_with_its_owner_even_by_kill_9() {
 }
 
 #[test]
-fn never_touches_a_folder_that_it_did_not_make() {
+fn cluster_keeps_other_directories() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("precious");
     fs::write(&file, "").unwrap();

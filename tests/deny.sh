@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# make deny: licences, bans and sources of dependencies, by cargo-deny; installed into the user's cache where it is missing.
+# make deny: checks licences, bans and sources of dependencies with cargo-deny, which is installed
+# into the user's cache if it is missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 version=0.20.2

@@ -1,5 +1,5 @@
-//! Files beside the code: links in the documentation lead somewhere, files of others are as they were published, and base images are
-//! named by digest.
+//! Checks of files outside the code: links in the documentation resolve, vendored files are
+//! unchanged, base images are pinned by digest, and prose uses the terms of the glossary.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,44 +8,54 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-fn files(folder: &Path, ending: &str, into: &mut Vec<PathBuf>) {
+fn collect_files(folder: &Path, ending: &str, into: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
         if path.is_dir() {
-            files(&path, ending, into);
+            collect_files(&path, ending, into);
         } else if path.to_string_lossy().ends_with(ending) {
             into.push(path);
         }
     }
 }
 
-fn pages(folder: &Path, into: &mut Vec<PathBuf>) {
-    files(folder, ".md", into);
+fn collect_pages(folder: &Path, into: &mut Vec<PathBuf>) {
+    collect_files(folder, ".md", into);
 }
 
-/// A heading as GitHub's anchors have it.
+/// Returns the anchor that GitHub generates for a heading.
 fn anchor(heading: &str) -> String {
     let kept = heading.trim().to_lowercase();
-    let kept: String = kept.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_')).collect();
+    let kept: String =
+        kept.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_')).collect();
     kept.replace(' ', "-")
 }
 
 fn anchors(page: &Path) -> BTreeSet<String> {
     let text = std::fs::read_to_string(page).unwrap_or_default();
-    text.lines().filter(|line| line.starts_with('#')).map(|line| anchor(line.trim_start_matches('#'))).collect()
+    text.lines()
+        .filter(|line| line.starts_with('#'))
+        .map(|line| anchor(line.trim_start_matches('#')))
+        .collect()
 }
 
 fn links(text: &str) -> Vec<&str> {
-    text.split("](").skip(1).filter_map(|rest| rest.split(')').next()).filter(|link| !link.contains(' ')).collect()
+    text.split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split(')').next())
+        .filter(|link| !link.contains(' '))
+        .collect()
 }
 
 #[test]
-fn every_link_leads_somewhere() {
+fn all_links_resolve() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut all: Vec<PathBuf> =
-        ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"].iter().map(|page| root.join(page)).collect();
+    let mut all: Vec<PathBuf> = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"]
+        .iter()
+        .map(|page| root.join(page))
+        .collect();
     for folder in ["docs", "certs", "sdk", "tests"] {
-        pages(&root.join(folder), &mut all);
+        collect_pages(&root.join(folder), &mut all);
     }
     assert!(all.len() > 15, "{all:?}");
     let mut broken = Vec::new();
@@ -53,7 +63,8 @@ fn every_link_leads_somewhere() {
         let text = std::fs::read_to_string(page).unwrap();
         for link in links(&text).into_iter().filter(|link| !link.contains("://")) {
             let (path, heading) = link.split_once('#').unwrap_or((link, ""));
-            let target = if path.is_empty() { page.clone() } else { page.parent().unwrap().join(path) };
+            let target =
+                if path.is_empty() { page.clone() } else { page.parent().unwrap().join(path) };
             if !target.exists() || (!heading.is_empty() && !anchors(&target).contains(heading)) {
                 broken.push(format!("{}: {link}", page.display()));
             }
@@ -62,19 +73,24 @@ fn every_link_leads_somewhere() {
     assert!(broken.is_empty(), "{broken:#?}");
 }
 
-/// The threat model names tests and files: each exists.
+/// Verifies that each test and file named in the threat model exists.
 #[test]
-fn the_tests_that_the_threat_model_names_exist() {
+fn threat_model_tests_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut sources = Vec::new();
-    files(&root.join("src"), ".rs", &mut sources);
-    files(&root.join("tests"), ".rs", &mut sources);
+    collect_files(&root.join("src"), ".rs", &mut sources);
+    collect_files(&root.join("tests"), ".rs", &mut sources);
     let code: String = sources.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
     let page = std::fs::read_to_string(root.join("docs/security.md")).unwrap();
-    let rows = page.lines().filter(|line| line.starts_with("| ")).filter_map(|line| line.split('|').nth_back(1));
+    let rows = page
+        .lines()
+        .filter(|line| line.starts_with("| "))
+        .filter_map(|line| line.split('|').nth_back(1));
     let names: BTreeSet<&str> = rows.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
-    let is_test =
-        |name: &str| name.len() > 15 && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    let is_test = |name: &str| {
+        name.len() > 15
+            && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+    };
     let is_there = |name: &str| {
         if is_test(name) {
             code.contains(&format!("fn {name}("))
@@ -86,31 +102,41 @@ fn the_tests_that_the_threat_model_names_exist() {
     assert!(names.len() > 60 && missing.is_empty(), "of {}: {missing:#?}", names.len());
 }
 
-/// `deploy/vendored.json` has each minified file that is not ours, with its hash as published; the SBOM contains the list.
+/// `deploy/vendored.json` lists each minified third-party file with its published hash; the SBOM
+/// contains the list.
 #[test]
-fn files_of_others_are_as_they_were_published() {
+fn vendored_files_match_published_hashes() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let list: Vec<serde_json::Value> =
         serde_json::from_slice(&std::fs::read(root.join("deploy/vendored.json")).unwrap()).unwrap();
     let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
     let published: BTreeMap<PathBuf, String> = list
         .iter()
-        .map(|one| (root.join(text(&one["properties"][0]["value"])), text(&one["hashes"][0]["content"])))
+        .map(|one| {
+            (root.join(text(&one["properties"][0]["value"])), text(&one["hashes"][0]["content"]))
+        })
         .collect();
     let mut vendored = Vec::new();
-    files(&root.join("src"), ".min.js", &mut vendored);
+    collect_files(&root.join("src"), ".min.js", &mut vendored);
     assert_eq!(vendored.iter().collect::<BTreeSet<_>>(), published.keys().collect::<BTreeSet<_>>());
     for (file, expected) in published {
         let hash = Sha256::digest(std::fs::read(&file).unwrap());
         let hash = hash.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
-        assert_eq!(hash, expected, "{}: is it another version, or was it changed?", file.display());
+        assert_eq!(
+            hash,
+            expected,
+            "{}: the hash differs from the published one; update deploy/vendored.json for a new version",
+            file.display()
+        );
     }
 }
 
-/// Nothing that somebody may put behind a tag tomorrow is built with, and nothing but our programs is in an image.
+/// Verifies that no image of the build can change behind a tag, and that the images contain only
+/// our programs.
 #[test]
-fn base_images_are_named_by_digest() {
-    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Dockerfile")).unwrap();
+fn base_images_are_pinned_by_digest() {
+    let text =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Dockerfile")).unwrap();
     let arguments: BTreeMap<String, &str> = text
         .lines()
         .filter_map(|line| line.strip_prefix("ARG ")?.split_once('='))
@@ -123,8 +149,232 @@ fn base_images_are_named_by_digest() {
         let image = arguments.get(image).copied().unwrap_or(image);
         let name = words.nth(1).unwrap_or_default();
         let pinned = image.split_once("@sha256:").is_some_and(|(_, digest)| digest.len() == 64);
-        assert!(image == "scratch" || pinned, "FROM {line}: expected scratch, or an image by digest");
+        assert!(
+            image == "scratch" || pinned,
+            "FROM {line}: expected scratch, or an image by digest"
+        );
         stages.push((name, image == "scratch"));
     }
     assert_eq!(stages, [("build", false), ("helper", true), ("server", true)]);
+}
+
+/// Line of `docs/develop/words.tsv`: the phrases that the pattern matches, in lower case, and the
+/// reason.
+struct ForbiddenWord {
+    phrases: Vec<String>,
+    reason: String,
+}
+
+impl ForbiddenWord {
+    /// Parses a line; returns `None` for comments and lines without a TAB.
+    fn parse(line: &str) -> Option<Self> {
+        let (pattern, reason) = line.split_once('\t').filter(|_| !line.starts_with('#'))?;
+        let phrases = pattern.split('|').flat_map(Self::expand).collect();
+        Some(Self { phrases, reason: reason.to_owned() })
+    }
+
+    /// Returns all phrases that an alternative matches, with and without each optional character.
+    fn expand(alternative: &str) -> Vec<String> {
+        let mut phrases = vec![String::new()];
+        for character in alternative.to_lowercase().chars() {
+            if character == '?' {
+                let mut shorter = phrases.clone();
+                for phrase in &mut shorter {
+                    phrase.pop();
+                }
+                phrases.extend(shorter);
+            } else {
+                for phrase in &mut phrases {
+                    phrase.push(character);
+                }
+            }
+        }
+        phrases
+    }
+
+    /// Returns offset and phrase of each match in a text that is in lower case.
+    fn matches(&self, text: &str) -> BTreeSet<(usize, &str)> {
+        let of =
+            |phrase| phrase_offsets(text, phrase).into_iter().map(move |offset| (offset, phrase));
+        self.phrases.iter().flat_map(|phrase| of(phrase.as_str())).collect()
+    }
+}
+
+/// Returns the offsets at which a phrase occurs between word boundaries. A space of the phrase
+/// matches any white space.
+fn phrase_offsets(text: &str, phrase: &str) -> Vec<usize> {
+    let is_word = |character: char| character.is_alphanumeric() || character == '_';
+    let mut words = phrase.split(' ');
+    let first = words.next().unwrap_or_default();
+    let is_match = |start: &usize| {
+        let mut rest = &text[start + first.len()..];
+        let continues = words.clone().all(|word| {
+            let next = rest.trim_start();
+            let found = next.len() < rest.len() && next.starts_with(word);
+            if found {
+                rest = &next[word.len()..];
+            }
+            found
+        });
+        let before = text[..*start].chars().next_back();
+        continues && !before.is_some_and(is_word) && !rest.chars().next().is_some_and(is_word)
+    };
+    text.match_indices(first).map(|(start, _)| start).filter(is_match).collect()
+}
+
+/// Returns the doc comments and string literals of Rust code with the line of each. Consecutive
+/// lines of a doc comment are one text.
+fn rust_prose(source: &str) -> Vec<(usize, String)> {
+    let mut found: Vec<(usize, String)> = Vec::new();
+    let (mut at, mut line, mut last_doc_line) = (0, 1, None);
+    while at < source.len() {
+        let rest = &source[at..];
+        let end_of = |from: usize, end: &str| {
+            rest[from..].find(end).map_or(rest.len(), |n| from + n + end.len())
+        };
+        let word = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
+        let hashes = rest[word..].bytes().take_while(|byte| *byte == b'#').count();
+        let length = if rest.starts_with("///") || rest.starts_with("//!") {
+            let length = rest.find('\n').unwrap_or(rest.len());
+            if let Some((_, text)) = found.last_mut().filter(|_| last_doc_line == Some(line - 1)) {
+                text.push('\n');
+                text.push_str(&rest[3..length]);
+            } else {
+                found.push((line, rest[3..length].to_owned()));
+            }
+            last_doc_line = Some(line);
+            length
+        } else if rest.starts_with("//") {
+            rest.find('\n').unwrap_or(rest.len())
+        } else if rest.starts_with("/*") {
+            end_of(2, "*/")
+        } else if ["r", "br", "cr"].contains(&&rest[..word])
+            && rest[word + hashes..].starts_with('"')
+        {
+            let start = word + hashes + 1;
+            let length = end_of(start, &format!("\"{}", "#".repeat(hashes)));
+            found.push((line, rest[start..length].to_owned()));
+            length
+        } else if rest.starts_with('"') {
+            let (length, text) = string_literal(rest);
+            found.push((line, text));
+            length
+        } else if rest.starts_with("'\\") {
+            end_of(3, "'")
+        } else if rest.starts_with('\'') {
+            // A character, or a lifetime.
+            let mut characters = rest.char_indices().skip(2);
+            characters
+                .next()
+                .filter(|(_, character)| *character == '\'')
+                .map_or(1, |(index, _)| index + 1)
+        } else {
+            word.max(rest.chars().next().map_or(1, char::len_utf8))
+        };
+        line += rest[..length].matches('\n').count();
+        at += length;
+    }
+    found
+}
+
+/// Returns the length of the string literal at the start of the code, and its text. Escape
+/// sequences become spaces, so that the text has the same line breaks as the code.
+fn string_literal(code: &str) -> (usize, String) {
+    let mut text = String::new();
+    let mut characters = code.char_indices().skip(1);
+    while let Some((index, character)) = characters.next() {
+        match character {
+            '"' => return (index + 1, text),
+            '\\' => {
+                let escaped = characters.next().map(|(_, escaped)| escaped);
+                text.push(if escaped == Some('\n') { '\n' } else { ' ' });
+            }
+            _ => text.push(character),
+        }
+    }
+    (code.len(), text)
+}
+
+/// Returns the Unreleased section of the changelog. The text before it becomes empty lines.
+fn unreleased(changelog: &str) -> String {
+    let mut is_inside = false;
+    let mut kept = String::new();
+    for line in changelog.lines() {
+        if line.starts_with("## ") {
+            is_inside = line.to_lowercase().contains("unreleased");
+        }
+        kept += if is_inside { line } else { "" };
+        kept.push('\n');
+    }
+    kept
+}
+
+/// Returns the prose of a file with the line of each text.
+fn prose(name: &str, text: &str) -> Vec<(usize, String)> {
+    match name {
+        "CHANGELOG.md" => vec![(1, unreleased(text))],
+        // The tables list terms, with old names of them.
+        "docs/develop/glossary.md" => {
+            let lines = text.lines().map(|line| if line.starts_with('|') { "" } else { line });
+            vec![(1, lines.collect::<Vec<_>>().join("\n"))]
+        }
+        _ if Path::new(name).extension().is_some_and(|ending| ending == "rs") => rust_prose(text),
+        _ => vec![(1, text.to_owned())],
+    }
+}
+
+/// Verifies that prose of documents, code and chart does not use the words of
+/// `docs/develop/words.tsv`.
+#[test]
+fn documents_use_the_glossary() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let list = std::fs::read_to_string(root.join("docs/develop/words.tsv")).unwrap();
+    let words: Vec<ForbiddenWord> = list.lines().filter_map(ForbiddenWord::parse).collect();
+    assert!(words.len() > 10, "docs/develop/words.tsv has {} words", words.len());
+    let names = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "deploy/chart/values.yaml"];
+    let mut all: Vec<PathBuf> = names.iter().map(|name| root.join(name)).collect();
+    collect_pages(&root.join("docs"), &mut all);
+    collect_files(&root.join("deploy/chart/templates"), "", &mut all);
+    for folder in ["src", "crates"] {
+        collect_files(&root.join(folder), ".rs", &mut all);
+    }
+    let mut hits = Vec::new();
+    for path in &all {
+        let name = path.strip_prefix(root).unwrap().to_string_lossy().replace('\\', "/");
+        for (first_line, text) in prose(&name, &std::fs::read_to_string(path).unwrap()) {
+            let text = text.to_lowercase();
+            for word in &words {
+                for (offset, phrase) in word.matches(&text) {
+                    let line = first_line + text[..offset].matches('\n').count();
+                    hits.push(format!("{name}:{line}: {phrase}: {}", word.reason));
+                }
+            }
+        }
+    }
+    assert!(
+        hits.is_empty(),
+        "{} words of docs/develop/words.tsv are used:\n{}",
+        hits.len(),
+        hits.join("\n")
+    );
+}
+
+#[test]
+fn forbidden_words_are_found_in_rust_prose() {
+    let code = concat!(
+        "/// One comes\n/// to two.\nfn f<'a>(x: &'a str) { g(\"a\\nTold \\\"b\\\"\", '\"', '\\'', r#\"kin\"told\"#); }\n",
+        "// told\nconst TOLD: &str = \"one\\\n two tells\\\n three\";\n",
+    );
+    let word = ForbiddenWord::parse("told|tells?|comes? to\tuse others").unwrap();
+    let mut lines = Vec::new();
+    for (first_line, text) in rust_prose(code) {
+        let text = text.to_lowercase();
+        lines.extend(
+            word.matches(&text)
+                .iter()
+                .map(|(at, _)| first_line + text[..*at].matches('\n').count()),
+        );
+    }
+    assert_eq!(lines, [1, 3, 3, 6]);
+    assert!(word.matches("untold, told_by and comes today").is_empty());
 }

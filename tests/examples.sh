@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs each example of docs/clients.md as it stands. Wants what tests/clients.sh exports.
+# Runs each example of docs/clients.md unmodified. Requires the variables that tests/clients.sh
+# exports.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -7,7 +8,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 page=docs/clients.md
 
-block() { # block HEADING LANGUAGE: the first block of that language below the heading
+block() { # block HEADING LANGUAGE: prints the first code block in this language below the heading
   awk -v heading="## $1" -v fence='```'"$2" '
     $0 == heading { below = 1; next }
     /^## / { below = 0 }
@@ -17,16 +18,16 @@ block() { # block HEADING LANGUAGE: the first block of that language below the h
 }
 show() { echo "examples: $*"; }
 
-# kubectl as users have it: by its name, on the PATH.
+# The examples call kubectl by name, from the PATH.
 mkdir "$work/bin"
 ln -s "$KUBECTL" "$work/bin/kubectl"
 export PATH=$work/bin:$PATH
 
 for heading in curl kubectl; do
   block "$heading" sh > "$work/$heading.sh"
-  [[ -s $work/$heading.sh ]] || { show "$page has no $heading"; exit 1; }
+  [[ -s $work/$heading.sh ]] || { show "$page has no example for $heading"; exit 1; }
   bash -eu "$work/$heading.sh" | tail -n 1
-  show "$heading: as it stands"
+  show "$heading: passed"
 done
 
 mkdir "$work/go"
@@ -38,13 +39,13 @@ block Go go > "$work/go/main.go"
   go mod edit -require=github.com/prewarmer/prewarmer/sdk/go@v0.0.0 "-replace=github.com/prewarmer/prewarmer/sdk/go=$root/sdk/go"
   go run . 2>&1 | tail -n 1
 )
-show "Go: as it stands"
+show "Go: passed"
 
-tools=$(ls -d "${PREWARMER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/prewarmer}"/python-sdk/*/bin/python 2> /dev/null | head -n 1 || true)
+tools=$(compgen -G "${PREWARMER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/prewarmer}/python-sdk/*/bin/python" | head -n 1 || true)
 if [[ -n $tools ]]; then
   block Python python > "$work/example.py"
   PYTHONPATH=$root/sdk/python/src PYTHONDONTWRITEBYTECODE=1 "$tools" "$work/example.py" 2>&1 | tail -n 1
-  show "Python: as it stands"
+  show "Python: passed"
 else
-  echo "NOT RUN: the example for Python: the SDK's tools are not there"
+  echo "NOT RUN: the example for Python: the tools of the Python SDK are not installed"
 fi

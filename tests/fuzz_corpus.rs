@@ -1,4 +1,4 @@
-//! The short form of fuzzing: what was found of interest so far is replayed, and random inputs are tried.
+//! Short form of fuzzing: replays the corpus and tries random inputs.
 #![allow(clippy::unwrap_used)]
 
 #[path = "fuzz/checks.rs"]
@@ -8,17 +8,19 @@ use std::{fs, path::Path};
 
 use proptest::prelude::*;
 
-/// The files of a target's corpus.
+/// Reads the corpus files of a target.
 fn corpus(target: &str) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(target);
-    let files: Vec<Vec<u8>> =
-        fs::read_dir(folder).unwrap().map(|entry| fs::read(entry.unwrap().path()).unwrap()).collect();
+    let files: Vec<Vec<u8>> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| fs::read(entry.unwrap().path()).unwrap())
+        .collect();
     assert!(!files.is_empty(), "the corpus of {target} is missing");
     files
 }
 
 #[test]
-fn replayed() {
+fn corpus_is_replayed() {
     for bytes in corpus("review") {
         checks::review(&bytes);
     }
@@ -36,9 +38,9 @@ fn replayed() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
-    /// A review of the corpus in which some bytes are others.
+    /// Mutates some bytes of a review from the corpus.
     #[test]
-    fn reviews(at in any::<prop::sample::Index>(), changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..8)) {
+    fn mutated_reviews(at in any::<prop::sample::Index>(), changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..8)) {
         let corpus = corpus("review");
         let mut bytes = corpus[at.index(corpus.len())].clone();
         for (place, byte) in changes {
@@ -51,18 +53,18 @@ proptest! {
     }
 
     #[test]
-    fn references(text in r"([a-zA-Z0-9.\[\]:-]{0,20}/)?[a-z0-9/._-]{0,30}(:[\w.]{0,20})?(@sha(256|512):[0-9a-f]{0,130})?|\PC{0,40}") {
+    fn random_references(text in r"([a-zA-Z0-9.\[\]:-]{0,20}/)?[a-z0-9/._-]{0,30}(:[\w.]{0,20})?(@sha(256|512):[0-9a-f]{0,130})?|\PC{0,40}") {
         checks::reference(&text);
     }
 
-    /// A round of the controller over tasks, nodes, workers and plans into which anybody has written.
+    /// Runs one reconcile over tasks, nodes, workers and plans with arbitrary contents.
     #[test]
-    fn rounds(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+    fn reconcile_of_random_state(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
         checks::reconcile(&bytes);
     }
 
     #[test]
-    fn annotations(lines in prop::collection::vec(r"(true|false|auto|all|[0-9]{1,12}%?|[0-9]{0,5}(ms|s|m|h)|[a-z:/,]{0,30}|\PC{0,20})", 0..24)) {
+    fn random_annotations(lines in prop::collection::vec(r"(true|false|auto|all|[0-9]{1,12}%?|[0-9]{0,5}(ms|s|m|h)|[a-z:/,]{0,30}|\PC{0,20})", 0..24)) {
         checks::annotations(&lines.join("\n"));
     }
 }

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Called by measure.sh with a cluster's environment: nodes warmed by the server beside the floor, in the same run.
+# Measures nodes warmed per second by the server, and by the baseline (benches/floor.rs) in the same
+# run. Called by measure.sh with the environment of a cluster.
 # usage: measure-engine.sh NODES IMAGES BATCH KINDS [--no-floor]
 set -euo pipefail
 nodes=$1 images=$2 batch=$3 kinds=$4 floor=${5:-}
-# shellcheck source=/dev/null
+# shellcheck source=tests/measure-lib.sh
 . tests/measure-lib.sh
 
 one_floor() {
@@ -35,4 +36,4 @@ for kind in $kinds; do
   one_task "$kind"
   if [ "$floor" != --no-floor ]; then one_floor "$kind"; fi
 done
-if [ -s "$work/log" ]; then echo "the server's log:"; head -c 4000 "$work/log"; fi
+if [ -s "$work/log" ]; then echo "log of the server:"; head -c 4000 "$work/log"; fi

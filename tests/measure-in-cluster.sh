@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Called by measure.sh with a cluster's environment: the webhook's throughput and memory, beside a peer's where one is given,
-# and API requests per warmed node.
+# Measures throughput and memory of the webhook, of the program PEER for comparison where it is
+# given, and API requests per warmed node. Called by measure.sh with the environment of a cluster.
 # usage: measure-in-cluster.sh [SECONDS [PEER]]
 set -euo pipefail
 seconds=${1:-5} peer=${2:-}
-# shellcheck source=/dev/null
+# shellcheck source=tests/measure-lib.sh
 . tests/measure-lib.sh
 
 serve
@@ -21,7 +21,7 @@ if [ -n "$peer" ]; then
   "$peer" --port $((port + 2)) --certificates "$work/certs" 2> /dev/null &
   other=$!
   for _ in $(seq 100); do (: < "/dev/tcp/127.0.0.1/$((port + 2))") 2> /dev/null && break; sleep 0.1; done
-  echo "in turns, because the machine's speed changes: ours, then controller-runtime (benches/peer)"
+  echo "alternating, because the speed of the machine varies: prewarmer (ours), controller-runtime (peer, benches/peer)"
   echo "        connections  requests/s  requests/CPU-s  p50 ms  p99 ms  max ms"
   for connections in 1 8 64 1 8 64 1 8 64; do
     echo "ours    $(run "127.0.0.1:$port" "$work/ca.pem" "$server" "$connections" | tail -n 1)"

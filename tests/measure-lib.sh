@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# For measure-*.sh, with a cluster's environment: a server, and what it and the API server count.
+# Library of measure-*.sh, which run with the environment of a cluster: starts a server ($program),
+# and reads the counters of the server and of the API server.
 program=${program:-target/release/prewarmer}
 work=$(mktemp -d)
 server=''
@@ -20,13 +21,14 @@ serve() {
     --health-addr "127.0.0.1:$((port + 1))" --worker-image registry.example/helper:1 --log-level warn 2>> "$work/log" &
   server=$!
   for _ in $(seq 300); do curl -fs "http://127.0.0.1:$((port + 1))/readyz" > /dev/null && break; sleep 0.1; done
-  # Leadership, and the first lists, are not what is measured.
+  # Leader election and the initial lists are not measured.
   for _ in $(seq 300); do curl -s "http://127.0.0.1:$((port + 1))/metrics" | grep -q '^prewarm_leader 1' && break; sleep 0.1; done
   sleep 5
 }
 
-# Applies a Deployment, and writes the review of it to $work/review.json and the CA's certificate to $work/ca.pem. Returns when the
-# Deployment's task has ended: the webhook finds its images covered, as for all reviews but the first of a rollout.
+# Applies a Deployment, and writes its review to $work/review.json and the CA certificate to
+# $work/ca.pem. Returns when the Deployment's task has ended: its images are then covered, the usual
+# case in a rollout.
 make_review() {
   cat > "$work/deployment.yaml" <<'D'
 apiVersion: apps/v1

@@ -1,16 +1,19 @@
 #!/usr/bin/env bash
-# Compares the webhooks of two builds: each serves in a cluster of its own, both at the same time, and they are loaded in turns of
-# a second, so that both see the same changes of the machine's speed.
-# usage: tests/measure-pair.sh BEFORE AFTER [TURNS]     paths of two release builds of prewarmer; 60 turns by default
-# The figure is requests per second of the server's processor time: the ratio of the sums, and the median of the ratios of neighbouring turns.
+# Compares the webhooks of two builds. Both run at the same time, each in a separate cluster, and
+# the load alternates between them every second, so that changes of the machine's speed affect both.
+# usage: tests/measure-pair.sh BEFORE AFTER [TURNS]
+# BEFORE and AFTER are the paths of two release builds of prewarmer; the default is 60 turns.
+# Prints requests per second of the server's processor time over all turns, and the median and the
+# quartiles of the ratios of adjacent turns.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ "${1:-}" != --inside ]; then
-  [ $# -ge 2 ] || { sed -n '2,5s/^# //p' "$0"; exit 2; }
+  [ $# -ge 2 ] || { sed -n '2,7s/^# //p' "$0"; exit 2; }
   cargo build --quiet --release --locked --example load
   exec tests/cluster/cluster with --fake-nodes 20 -- "$0" --inside "$1" "$2" "${3:-60}"
 fi
-# The first call serves BEFORE and calls itself in a second cluster, where it serves AFTER (given twice) and measures both.
+# The first call starts BEFORE and calls this script in a second cluster, with AFTER for both
+# programs. The second call starts AFTER and measures both.
 program=$2 turns=$4
 # shellcheck source=tests/measure-lib.sh
 . tests/measure-lib.sh

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# kubectl's plugin as users get it: packed, its manifest read by krew itself, installed, and called by kubectl.
-# Run by tests/cluster/cluster with, which says where the cluster is.
+# Tests the release files of the kubectl plugin: builds them, installs them with krew, and calls the
+# plugin through kubectl. Run by `tests/cluster/cluster with`, which sets the environment of the
+# cluster.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 say() { echo "plugin: $*"; }
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# The profile and the flags of the images for tests: what they have built is used again.
+# The same profile and flags as for the test images, so that build results are reused.
 deploy/plugin.sh --profile quick "$work/out"
-say "building krew, where it is not built yet"
+say "building krew, if it is not built yet"
 cache=${PREWARMER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/prewarmer}/krew-$(cat tests/krew/go.* | sha256sum | cut -c1-16)
 if [[ ! -x $cache/krew ]]; then
   mkdir -p "$cache"
@@ -23,15 +24,15 @@ export PATH=$KREW_ROOT/bin:$PATH
 "$KUBECTL" wait --for=condition=Established crd/prewarmtasks.prewarm.io --timeout=30s > /dev/null
 "$KUBECTL" prewarm run nginx:1.27 --node-selector type=fake --name by-krew
 "$KUBECTL" prewarm ls | grep -q '^by-krew *Pending' || { say "the task is not listed"; exit 1; }
-"$KUBECTL" prewarm explain by-krew | grep -q 'is Prewarmer running?' || { say "nobody looks at the task, and it is not said"; exit 1; }
-# The page and the completions are what their readers expect.
+"$KUBECTL" prewarm explain by-krew | grep -q 'is Prewarmer running?' || { say "explain does not report that no controller processes the task"; exit 1; }
+# Syntax of the manual page and the completions.
 tar -xzf "$work"/out/*.tar.gz -C "$work"
 bash -n "$work/completion.bash"
 grep -q '^\.TH kubectl-prewarm' "$work/kubectl-prewarm.1"
 if command -v man > /dev/null; then
   complaints=$(LC_ALL=C.UTF-8 man --warnings -E UTF-8 -l -Tutf8 -Z "$work/kubectl-prewarm.1" 2>&1 > /dev/null)
-  [[ -z $complaints ]] || { say "the manual page: $complaints"; exit 1; }
+  [[ -z $complaints ]] || { say "warnings of man for the manual page: $complaints"; exit 1; }
 else
-  echo "NOT RUN: the manual page, read by man: man is not installed"
+  echo "NOT RUN: the check of the manual page: man is not installed"
 fi
 say "passed"

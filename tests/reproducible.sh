@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Builds the images twice, from two clones in two places, and compares the digests. For the commit that is checked out.
-# Takes cargo's profile; with release about 20 minutes on 2 cores.
+# Builds the images of the current commit twice, from two clones in different directories, and
+# compares the digests.
+# usage: reproducible.sh [PROFILE]   (cargo profile; release takes about 20 minutes on 2 cores)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 profile=${1:-release}
@@ -11,4 +12,4 @@ for place in one another/place; do
   (cd "$work/$place/prewarmer" && env -u CARGO_TARGET_DIR deploy/images.sh --profile "$profile" "$work/$place/images")
 done
 diff "$work/one/images/digests" "$work/another/place/images/digests" || { echo "the digests differ"; exit 1; }
-echo "the same digests, built in two places"
+echo "the digests of both builds are equal"

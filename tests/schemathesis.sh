@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Has schemathesis compare what the REST API does with what its OpenAPI document says: schemathesis.sh BASE-URL TOKEN [OPTIONS]
-# BASE-URL is such as http://127.0.0.1:8080; TASK and SCHEDULE name some that there are. schemathesis comes from PyPI, into the
-# cache.
+# Checks the behaviour of the REST API against its OpenAPI document with schemathesis, which is
+# installed from PyPI into the user's cache.
+# usage: schemathesis.sh BASE-URL TOKEN [OPTION...]   (BASE-URL such as http://127.0.0.1:8080)
+# The variables TASK and SCHEDULE name an existing task and an existing schedule.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 version=4.32.5
@@ -12,7 +13,7 @@ if [ ! -x "$cache/bin/schemathesis" ]; then
   rm -rf "$cache"
   if ! { python3 -m venv "$cache" && "$cache/bin/pip" --quiet --disable-pip-version-check install "schemathesis==$version"; } >&2; then
     rm -rf "$cache"
-    echo "NOT RUN: schemathesis: it could not be installed (python3 with venv, and PyPI, are needed)" >&2
+    echo "NOT RUN: schemathesis: installation failed (python3 with venv and access to PyPI are required)" >&2
     exit 77
   fi
 fi

@@ -1,5 +1,5 @@
-// A minimal admission webhook on controller-runtime that extracts the same images as Prewarmer's: what a Go project would
-// write first. benches/webhook.sh runs it beside ours.
+// Command peer is a minimal admission webhook with controller-runtime that extracts the same images
+// as Prewarmer's webhook. tests/measure-in-cluster.sh compares both.
 package main
 
 import (
@@ -44,7 +44,7 @@ func (e *extractor) spec(request admission.Request) (*corev1.PodSpec, error) {
 	}
 }
 
-// images lists each image once, from containers of every kind and image volumes.
+// images returns the images of all kinds of containers and of image volumes, without duplicates.
 func images(spec *corev1.PodSpec) []string {
 	seen := map[string]bool{}
 	var found []string
@@ -83,8 +83,8 @@ func (e *extractor) Handle(_ context.Context, request admission.Request) admissi
 }
 
 func main() {
-	port := flag.Int("port", 9443, "where to listen")
-	certificates := flag.String("certificates", "", "the folder of tls.crt and tls.key")
+	port := flag.Int("port", 9443, "port to listen on")
+	certificates := flag.String("certificates", "", "directory of tls.crt and tls.key")
 	flag.Parse()
 	ctrl.SetLogger(zap.New(zap.WriteTo(os.Stderr)))
 	scheme := runtime.NewScheme()

@@ -6,26 +6,27 @@ import (
 	"strconv"
 )
 
-// Amount is a number of nodes, or a text such as a percentage of them. The zero Amount leaves the choice to the server.
+// Amount is a number of nodes, or a text such as a percentage of nodes. For the zero Amount the
+// server uses its default.
 type Amount struct {
 	text  string
 	count int
 	set   bool
 }
 
-// Count is so many nodes.
+// Count returns the Amount of n nodes.
 func Count(n int) Amount { return Amount{count: n, set: true} }
 
-// Percent is so many of a hundred nodes.
+// Percent returns the Amount of n percent of the nodes.
 func Percent(n int) Amount { return Word(strconv.Itoa(n) + "%") }
 
-// Word is an amount by name: "all" or "auto".
+// Word returns the Amount with a name: "all" or "auto".
 func Word(text string) Amount { return Amount{text: text, set: true} }
 
-// IsZero tells whether it is left to the server.
+// IsZero reports whether the Amount is not set.
 func (a Amount) IsZero() bool { return !a.set }
 
-// String is 10, 25%, all, or nothing.
+// String returns the Amount as text, such as 10, 25% or all; it is empty if the Amount is not set.
 func (a Amount) String() string {
 	if a.set && a.text == "" {
 		return strconv.Itoa(a.count)
@@ -33,7 +34,7 @@ func (a Amount) String() string {
 	return a.text
 }
 
-// MarshalJSON writes a number or a text.
+// MarshalJSON encodes the Amount as a number or a string.
 func (a Amount) MarshalJSON() ([]byte, error) {
 	switch {
 	case !a.set:
@@ -44,7 +45,7 @@ func (a Amount) MarshalJSON() ([]byte, error) {
 	return json.Marshal(a.count)
 }
 
-// UnmarshalJSON reads a number or a text.
+// UnmarshalJSON decodes a number or a string.
 func (a *Amount) UnmarshalJSON(data []byte) error {
 	var value any
 	if err := json.Unmarshal(data, &value); err != nil {
@@ -58,10 +59,11 @@ func (a *Amount) UnmarshalJSON(data []byte) error {
 	case float64:
 		*a = Count(int(value))
 	default:
-		return fmt.Errorf("%s: expected a number or a text", data)
+		return fmt.Errorf("%s: expected a number or a string", data)
 	}
 	return nil
 }
 
-// Ptr is for optional fields where zero has a meaning of its own: MaxRetries: prewarmer.Ptr(2).
+// Ptr returns a pointer to value, for optional fields whose zero value is meaningful:
+// MaxRetries: prewarmer.Ptr(0).
 func Ptr[T any](value T) *T { return &value }

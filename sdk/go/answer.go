@@ -12,10 +12,11 @@ import (
 	"unicode"
 )
 
-// maxSnippet is how much is shown of an answer that is not the API's.
+// maxSnippet is the number of bytes shown of a response that is not from the API.
 const maxSnippet = 200
 
-// newAPIError reads the answer's words. A proxy that repeats the request in its page must not make the token readable.
+// newAPIError parses an error response. It redacts the token, which a proxy may repeat in its error
+// page.
 func newAPIError(r *request, resp *http.Response, body []byte, token string, now time.Time) *APIError {
 	if token != "" {
 		body = bytes.ReplaceAll(body, []byte(token), []byte("[token]"))
@@ -37,18 +38,18 @@ func newAPIError(r *request, resp *http.Response, body []byte, token string, now
 	return e
 }
 
-// foreign describes an answer that Prewarmer does not give.
+// foreign describes a response that does not come from Prewarmer.
 func foreign(resp *http.Response, body []byte) string {
 	if to, err := resp.Location(); err == nil && resp.StatusCode/100 == 3 {
 		place := url.URL{Scheme: to.Scheme, Host: to.Host, Path: to.Path}
-		return fmt.Sprintf("a redirect to %s is not followed, as it would carry the token elsewhere or change the call: "+
-			"is the base URL right?", place.String())
+		return fmt.Sprintf("the redirect to %s is not followed, because it would send the token elsewhere or change the method; "+
+			"check the base URL", place.String())
 	}
 	kind := resp.Header.Get("Content-Type")
 	if kind == "" {
-		kind = "nothing that has a type"
+		kind = "no content type"
 	}
-	return fmt.Sprintf("the answer is not the API's JSON but %s, as from a proxy or another server: %q", kind, snippet(body))
+	return fmt.Sprintf("the response is not the API's JSON, but %s, for example from a proxy or another server: %q", kind, snippet(body))
 }
 
 func snippet(body []byte) string {
@@ -61,7 +62,8 @@ func snippet(body []byte) string {
 	return text
 }
 
-// retryAfter knows both forms: seconds, and a date.
+// retryAfter parses the header Retry-After, in seconds or as a date. It returns 0 if the value is
+// invalid.
 func retryAfter(value string, now time.Time) time.Duration {
 	if seconds, err := strconv.Atoi(value); err == nil {
 		return time.Duration(max(seconds, 0)) * time.Second

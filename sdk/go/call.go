@@ -19,59 +19,60 @@ const (
 	requestIDKey   = "X-Request-Id"
 )
 
-// CallOption sets up one call. A call refuses an option that it has no use for: it would be silently without effect.
+// CallOption configures one call. Calls return an error for options that they do not support.
 type CallOption struct{ name, value string }
 
-// InNamespace is the namespace of what is made, asked for, or listed.
+// InNamespace sets the namespace of the object or list.
 func InNamespace(namespace string) CallOption { return CallOption{namespaceKey, namespace} }
 
-// AllNamespaces lists in every namespace that the caller may read, whatever [WithNamespace] says.
+// AllNamespaces lists objects in every namespace that the caller may read, and overrides
+// [WithNamespace].
 func AllNamespaces() CallOption { return InNamespace("") }
 
-// IdempotencyKey names a CreateTask: repeated with the same key within a day, it makes no second task. Without it, each
-// CreateTask has a key of its own.
+// IdempotencyKey sets the idempotency key of CreateTask: calls with the same key within a day
+// create only one task. By default each CreateTask has a random key.
 func IdempotencyKey(key string) CallOption { return CallOption{idempotencyKey, key} }
 
-// RequestID names the call in the server's log; the server makes one otherwise.
+// RequestID sets the request ID in the server's log. By default the server generates it.
 func RequestID(id string) CallOption { return CallOption{requestIDKey, id} }
 
-// Limit is how many a page holds at most; in iterators, how many are asked for at once.
+// Limit sets the maximum number of items of a page; for iterators, the number of items per request.
 func Limit(n int) CallOption { return CallOption{limitKey, strconv.Itoa(n)} }
 
-// Offset is after how many a page begins.
+// Offset sets the number of items to skip.
 func Offset(n int) CallOption { return CallOption{offsetKey, strconv.Itoa(n)} }
 
-// WithStatus lists only tasks of this status.
+// WithStatus lists only tasks with this status.
 func WithStatus(status Status) CallOption { return CallOption{"status", string(status)} }
 
-// WithSearch lists only tasks in whose name or images this text stands; the server takes at most 200 characters.
+// WithSearch lists only tasks whose name or images contain this text, of at most 200 characters.
 func WithSearch(text string) CallOption { return CallOption{"search", text} }
 
-// WithEnabled lists only schedules that are enabled, or are not.
+// WithEnabled lists only enabled or only disabled schedules.
 func WithEnabled(enabled bool) CallOption { return CallOption{"enabled", strconv.FormatBool(enabled)} }
 
-// WithEligible lists only nodes that a task would be given now, or would not.
+// WithEligible lists only nodes that are currently eligible for tasks, or only those that are not.
 func WithEligible(eligible bool) CallOption {
 	return CallOption{"eligible", strconv.FormatBool(eligible)}
 }
 
-// operation is a call of the API, as its document has it.
+// operation is an operation of the OpenAPI document.
 type operation struct {
 	method, path string
 	query        []string
 }
 
-// request is a call with everything in its place.
+// request is a call of an operation with all parameters.
 type request struct {
 	method, path string
 	query        url.Values
 	header       http.Header
 	body         []byte
-	// repeatable: done twice, it has the effect of once.
+	// repeatable reports whether the call is idempotent.
 	repeatable bool
 }
 
-// request puts the ids into the path and the options into the query.
+// request builds a request with the ids in the path and the options in the query.
 func (c *Client) request(op operation, opts []CallOption, ids ...string) (*request, error) {
 	path, err := fillPath(op.path, ids)
 	if err != nil {
@@ -94,7 +95,7 @@ func (r *request) set(op operation, opt CallOption) error {
 	case opt.name == requestIDKey:
 		r.header.Set(opt.name, opt.value)
 	case !slices.Contains(op.query, opt.name):
-		return fmt.Errorf("prewarmer: %s %s takes no option %s", op.method, op.path, opt.name)
+		return fmt.Errorf("prewarmer: %s %s: the option %s is not supported", op.method, op.path, opt.name)
 	case opt.value == "":
 		r.query.Del(opt.name)
 	default:
@@ -103,7 +104,8 @@ func (r *request) set(op operation, opt CallOption) error {
 	return nil
 }
 
-// setBody is for structs of this package: of them only Tolerations can hold what JSON has no word for.
+// setBody encodes a struct of this package as JSON. Only Tolerations can contain values that JSON
+// cannot represent.
 func (r *request) setBody(value any) error {
 	body, err := json.Marshal(value)
 	if err != nil {
@@ -114,11 +116,12 @@ func (r *request) setBody(value any) error {
 	return nil
 }
 
-// fillPath refuses what would make another path of it: GET /tasks/ would be a list.
+// fillPath inserts the ids into the path. It rejects ids that would change the path: GET /tasks/ is
+// a list.
 func fillPath(path string, ids []string) (string, error) {
 	for _, id := range ids {
 		if id == "" || id == "." || id == ".." {
-			return "", errors.New("the id is empty, or no name")
+			return "", errors.New("the id is empty or not a valid name")
 		}
 		start := strings.Index(path, "{")
 		end := strings.Index(path, "}")
@@ -127,7 +130,8 @@ func fillPath(path string, ids []string) (string, error) {
 	return path, nil
 }
 
-// take takes an option out, for calls that have it elsewhere than in their query. The last one counts.
+// take removes the options with this name, for calls that do not send them in the query, and
+// returns the last value.
 func take(opts []CallOption, name, value string) (string, []CallOption) {
 	var rest []CallOption
 	for _, opt := range opts {

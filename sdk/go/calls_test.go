@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// seen serves, and tells the last request: METHOD path?query body.
+// seen starts a server, and returns the last request: METHOD path?query body.
 func seen(t *testing.T, opts ...Option) (*Client, *string) {
 	var last string
 	client, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
@@ -23,7 +23,7 @@ func seen(t *testing.T, opts ...Option) (*Client, *string) {
 	return client, &last
 }
 
-func TestWhatIsSent(t *testing.T) {
+func TestRequests(t *testing.T) {
 	ctx := context.Background()
 	client, last := seen(t, WithNamespace("bank"))
 	minimal := ScheduleRequest{CronExpr: "@daily", TaskConfig: TaskRequest{Images: []string{"a"}}}
@@ -70,7 +70,7 @@ func TestWhatIsSent(t *testing.T) {
 	}
 }
 
-func TestWhatIsRefusedBeforeItIsSent(t *testing.T) {
+func TestInvalidCallsAreNotSent(t *testing.T) {
 	ctx := context.Background()
 	client, last := seen(t)
 	for name, call := range map[string]func() (any, error){
@@ -122,7 +122,7 @@ func TestAmounts(t *testing.T) {
 	}
 }
 
-func TestNewerServersBreakNothing(t *testing.T) {
+func TestUnknownFieldsAndValuesAreAccepted(t *testing.T) {
 	client, _ := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 		reply(w, 200, taskJSON("paused", `,"createdAt":"2026-11-21T09:00:00Z","startedAt":null,"mood":{"a":[1]},"retryStrategy":"random"`))
 	})
@@ -139,7 +139,7 @@ func TestExtracted(t *testing.T) {
 	const text = `{"workload":"Pod/x","namespace":"default","verdict":"wanted","images":["nginx:1.27"],` +
 		`"placement":{"nodeSelector":{"type":"fake"},"tolerations":[{"operator":"Exists"}]},"credentials":{"imagePullSecrets":["registry"]},` +
 		`"nodes":100,"warnings":["odd"],"nodeCount":0,"nodeNames":["n1"]}`
-	const ignored = `{"workload":"Pod/y","namespace":"default","verdict":"ignored","reason":"it says so","images":[],"placement":{},"credentials":{},"nodes":"25%"}`
+	const ignored = `{"workload":"Pod/y","namespace":"default","verdict":"ignored","reason":"not supported","images":[],"placement":{},"credentials":{},"nodes":"25%"}`
 	client, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		if kind := r.Header.Get("Content-Type"); kind != "application/json" {
 			t.Error(kind)
@@ -159,7 +159,7 @@ func TestExtracted(t *testing.T) {
 		Credentials: map[string]any{"imagePullSecrets": []any{"registry"}},
 		Nodes:       Count(100), Warnings: []string{"odd"}, NodeCount: Ptr(0), NodeNames: []string{"n1"},
 	}, {
-		Workload: "Pod/y", Namespace: "default", Verdict: "ignored", Reason: "it says so", Images: []string{},
+		Workload: "Pod/y", Namespace: "default", Verdict: "ignored", Reason: "not supported", Images: []string{},
 		Placement: map[string]any{}, Credentials: map[string]any{}, Nodes: Percent(25),
 	}} {
 		view := found.Workloads[i]

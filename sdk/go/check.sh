@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# Checks the Go SDK: format, vet, generated code, tests (with a server where PREWARMER_URL and PREWARMER_TOKEN are set), and
-# its use from another module.
+# Checks the Go SDK: format, vet, generated code, tests (with a server if PREWARMER_URL and
+# PREWARMER_TOKEN are set), and its use from another module.
 set -euo pipefail
-# The CA of an https server is named from where this was called.
+# A relative path is relative to the caller's working directory.
 if [[ -n ${PREWARMER_CA_FILE:-} ]]; then
   PREWARMER_CA_FILE=$(realpath "$PREWARMER_CA_FILE")
   export PREWARMER_CA_FILE
 fi
 cd "$(dirname "$0")"
-# What is installed is enough: nothing is to be fetched.
+# No toolchain and no modules are downloaded.
 export GOTOOLCHAIN=local GOPROXY=off
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 unformatted=$(gofmt -l .)
 if [[ -n $unformatted ]]; then
-  echo "sdk/go: run gofmt -w on:" $unformatted >&2
+  echo "sdk/go: run gofmt -w on: ${unformatted//$'\n'/ }" >&2
   exit 1
 fi
 go vet ./...
@@ -29,7 +29,7 @@ fi
 
 go test -count=1 -timeout 10m ./...
 
-# A module of somebody else's, with nothing but a requirement.
+# A module of a user that only requires the SDK.
 mkdir "$work/user"
 cat >"$work/user/main.go" <<'GO'
 package main
@@ -44,7 +44,7 @@ import (
 
 func main() {
 	client, err := prewarmer.FromEnv()
-	if err == nil && len(os.Args) == 1 { // an argument: no server
+	if err == nil && len(os.Args) == 1 { // with an argument: no server
 		var stats *prewarmer.Stats
 		if stats, err = client.GetStats(context.Background()); err == nil {
 			fmt.Println("tasks:", stats.TotalTasks)
@@ -63,8 +63,8 @@ go mod edit -require=github.com/prewarmer/prewarmer/sdk/go@v0.0.0 -replace="gith
 go build -o user .
 if [[ -n ${PREWARMER_URL:-} && -n ${PREWARMER_TOKEN:-} ]]; then
   ./user
-  echo "sdk/go: everything is in order, with the server at $PREWARMER_URL"
+  echo "sdk/go: all checks passed, with the server at $PREWARMER_URL"
 else
   PREWARMER_URL=http://localhost ./user offline
-  echo "sdk/go: everything is in order. NOT RUN: tests with a server, as PREWARMER_URL and PREWARMER_TOKEN are not set"
+  echo "sdk/go: all checks passed. NOT RUN: tests with a server, because PREWARMER_URL and PREWARMER_TOKEN are not set"
 fi

@@ -12,10 +12,10 @@ import (
 	"time"
 )
 
-// apiPath ends every base URL.
+// apiPath is the last part of every base URL.
 const apiPath = "/api/v1"
 
-// Client calls one Prewarmer. Make it by [New] or [FromEnv].
+// Client is a client of one Prewarmer server. Create it with [New] or [FromEnv].
 type Client struct {
 	base      string
 	http      *http.Client
@@ -27,7 +27,8 @@ type Client struct {
 	clock     clock
 }
 
-// New makes a client of the Prewarmer at baseURL, such as https://prewarmer.example.com; /api/v1 at its end is optional.
+// New returns a client for the server at baseURL, such as https://prewarmer.example.com, with or
+// without /api/v1.
 func New(baseURL string, opts ...Option) (*Client, error) {
 	base, err := parseBase(baseURL)
 	if err != nil {
@@ -55,8 +56,9 @@ func New(baseURL string, opts ...Option) (*Client, error) {
 	}, nil
 }
 
-// FromEnv makes a client of PREWARMER_URL, with the token PREWARMER_TOKEN and the CA in the file PREWARMER_CA_FILE where they
-// are set. PREWARMER_NAMESPACE is as [WithNamespace]. The options come after the environment: WithNamespace("") undoes the latter.
+// FromEnv returns a client for the server at PREWARMER_URL. PREWARMER_TOKEN, PREWARMER_CA_FILE and
+// PREWARMER_NAMESPACE correspond to [WithToken], [WithCAFile] and [WithNamespace]. Options override
+// the environment: WithNamespace("") unsets the namespace.
 func FromEnv(opts ...Option) (*Client, error) {
 	baseURL := os.Getenv("PREWARMER_URL")
 	if baseURL == "" {
@@ -75,22 +77,23 @@ func FromEnv(opts ...Option) (*Client, error) {
 	return New(baseURL, append(env, opts...)...)
 }
 
-// String names the server. It has no secret, and neither has any other way to print a Client.
+// String returns the URL of the server. Neither this nor any other format of a Client contains
+// secrets.
 func (c Client) String() string { return "prewarmer.Client(" + c.base + ")" }
 
-// Format prints String for every verb, so that %+v and %#v show nothing else.
+// Format writes String for every verb, so that %+v and %#v do not print fields.
 func (c Client) Format(state fmt.State, _ rune) { _, _ = io.WriteString(state, c.String()) }
 
-// parseBase keeps what was given out of its errors: people put passwords into URLs.
+// parseBase parses a base URL. Its errors do not contain the URL, which may contain a password.
 func parseBase(baseURL string) (string, error) {
 	u, err := url.Parse(strings.TrimSpace(baseURL))
 	switch {
 	case err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https"):
-		return "", errors.New("prewarmer: the base URL is no http or https URL, such as https://prewarmer.example.com")
+		return "", errors.New("prewarmer: the base URL must be an http or https URL, such as https://prewarmer.example.com")
 	case u.User != nil:
-		return "", errors.New("prewarmer: the base URL names a user; give the token by WithToken")
+		return "", errors.New("prewarmer: the base URL must not contain a user; set the token with WithToken")
 	case u.RawQuery != "" || u.Fragment != "":
-		return "", errors.New("prewarmer: the base URL has a query or a fragment")
+		return "", errors.New("prewarmer: the base URL must not contain a query or a fragment")
 	}
 	path := strings.TrimRight(u.EscapedPath(), "/")
 	return u.Scheme + "://" + u.Host + strings.TrimSuffix(path, apiPath) + apiPath, nil

@@ -92,7 +92,7 @@ func TestCertificateAuthorities(t *testing.T) {
 	}
 }
 
-func TestOptionsThatMakeNoSense(t *testing.T) {
+func TestInvalidOptions(t *testing.T) {
 	for name, opt := range map[string]Option{
 		"retries": WithRetries(-1), "timeout": WithTimeout(0), "client": WithHTTPClient(nil), "no token": WithToken(" \n"),
 		"token": WithToken("hush\nhush"),
@@ -105,7 +105,7 @@ func TestOptionsThatMakeNoSense(t *testing.T) {
 
 func TestTheTokenIsNeverPrinted(t *testing.T) {
 	client, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
-		// A proxy that shows the request in its page.
+		// A proxy that repeats the request in its error page.
 		reply(w, 403, `{"error":"`+r.Header.Get("Authorization")+`","details":[{"field":"x","message":"`+testToken+`"}]}`)
 	})
 	_, apiError := client.GetStats(context.Background())
@@ -183,7 +183,7 @@ func TestRedirectsToPlainHTTP(t *testing.T) {
 	many := make([]*http.Request, 6)
 	many[0] = first
 	if err := followRedirect(first, many); err == nil {
-		t.Error("redirected for ever")
+		t.Error("the redirect loop was not detected")
 	}
 }
 

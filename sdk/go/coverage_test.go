@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// methods has the method of each operation of the API's document.
+// methods maps each operation of the OpenAPI document to its method.
 var methods = map[string]string{
 	"create_task":      "CreateTask",
 	"get_task":         "GetTask",

@@ -8,21 +8,21 @@ import (
 	"time"
 )
 
-// What an [APIError] is, by errors.Is.
+// Kinds of [APIError], for use with errors.Is.
 var (
-	// ErrBadRequest: fields are wrong, or the cluster does not take them (400, 413, 415, 422).
+	// ErrBadRequest: fields are invalid, or the cluster rejects them (400, 413, 415, 422).
 	ErrBadRequest = errors.New("bad request")
-	// ErrUnauthorized: there is no token, or nobody knows it (401).
+	// ErrUnauthorized: the token is missing or invalid (401).
 	ErrUnauthorized = errors.New("unauthorized")
-	// ErrForbidden: the token does not allow that (403).
+	// ErrForbidden: the caller does not have the permission (403).
 	ErrForbidden = errors.New("forbidden")
-	// ErrNotFound: there is no such thing, or the caller may not know of it (404).
+	// ErrNotFound: the object does not exist, or the caller may not read it (404).
 	ErrNotFound = errors.New("not found")
-	// ErrConflict: what is asked for is in the way of what is (409).
+	// ErrConflict: the request conflicts with the current state (409).
 	ErrConflict = errors.New("conflict")
-	// ErrTooManyRequests: it stayed so after every try (429).
+	// ErrTooManyRequests: the rate limit is exceeded, after all retries (429).
 	ErrTooManyRequests = errors.New("too many requests")
-	// ErrUnavailable: the cluster or the server did not answer (502, 503, 504).
+	// ErrUnavailable: the server or the cluster is unavailable, after all retries (502, 503, 504).
 	ErrUnavailable = errors.New("unavailable")
 )
 
@@ -41,29 +41,29 @@ var kinds = map[int]error{
 	http.StatusGatewayTimeout:        ErrUnavailable,
 }
 
-// APIError is an answer that is no success.
+// APIError is an error response of the server.
 type APIError struct {
-	// StatusCode is HTTP's.
+	// StatusCode is the HTTP status code.
 	StatusCode int
-	// Message is what was wrong, in the server's words.
+	// Message is the server's error message.
 	Message string
-	// Details names every bad field.
+	// Details lists all invalid fields.
 	Details []Detail
-	// TaskID is the task or schedule that was asked for.
+	// TaskID is the ID of the requested task or schedule.
 	TaskID string
-	// Status is where it stands, when that is in the way.
+	// Status is the current status of the object, if it conflicts with the request.
 	Status string
-	// RequestID finds the call in the server's log.
+	// RequestID identifies the call in the server's log.
 	RequestID string
-	// RetryAfter is when the server would take the call; 0 where it did not say.
+	// RetryAfter is the delay requested by the server before the next attempt; 0 if it sent none.
 	RetryAfter time.Duration
-	// Method and Path are the call's.
+	// Method and Path of the request.
 	Method, Path string
-	// Attempts is how often it was tried.
+	// Attempts is the number of attempts.
 	Attempts int
 }
 
-// Error has the server's words and every bad field.
+// Error returns the request, the status, the server's message and all invalid fields.
 func (e *APIError) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "prewarmer: %s %s: %d %s: %s", e.Method, e.Path, e.StatusCode, http.StatusText(e.StatusCode), e.Message)
@@ -80,7 +80,7 @@ func (e *APIError) Error() string {
 	}
 	var notes []string
 	if e.Attempts > 1 {
-		notes = append(notes, fmt.Sprintf("tried %d times", e.Attempts))
+		notes = append(notes, fmt.Sprintf("%d attempts", e.Attempts))
 	}
 	if e.RequestID != "" {
 		notes = append(notes, "request "+e.RequestID)
@@ -91,7 +91,7 @@ func (e *APIError) Error() string {
 	return b.String()
 }
 
-// Is tells errors.Is which of ErrBadRequest and the others it is.
+// Is reports whether target is the kind of the status code, such as ErrBadRequest.
 func (e *APIError) Is(target error) bool {
 	return kinds[e.StatusCode] == target && target != nil
 }

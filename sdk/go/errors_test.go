@@ -8,14 +8,14 @@ import (
 	"testing"
 )
 
-func TestErrorsHaveTheServersWords(t *testing.T) {
+func TestErrorsContainTheServerMessage(t *testing.T) {
 	client, _ := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("X-Request-Id", "r1")
-		reply(w, 400, `{"error":"2 fields are wrong","details":[{"field":"batchSize","message":"1000: expected 1 to 100"},`+
+		reply(w, 400, `{"error":"2 fields are invalid","details":[{"field":"batchSize","message":"1000: expected 1 to 100"},`+
 			`{"field":"","message":"nothing fits"}],"new":{"in":"a newer server"}}`)
 	})
 	_, err := client.CreateTask(context.Background(), TaskRequest{})
-	const expected = "prewarmer: POST /api/v1/tasks: 400 Bad Request: 2 fields are wrong: batchSize: 1000: expected 1 to 100; " +
+	const expected = "prewarmer: POST /api/v1/tasks: 400 Bad Request: 2 fields are invalid: batchSize: 1000: expected 1 to 100; " +
 		"nothing fits (request r1)"
 	if err == nil || err.Error() != expected {
 		t.Errorf("%v", err)
@@ -26,7 +26,7 @@ func TestErrorsHaveTheServersWords(t *testing.T) {
 	}
 }
 
-func TestErrorsTellWhereATaskStands(t *testing.T) {
+func TestConflictReportsTheTaskStatus(t *testing.T) {
 	client, _ := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 		reply(w, 409, `{"error":"the task has ended","status":"completed","taskId":"t1"}`)
 	})
@@ -53,7 +53,7 @@ func TestErrorsHaveKinds(t *testing.T) {
 	}
 }
 
-func TestForeignAnswersAreNamed(t *testing.T) {
+func TestForeignResponsesAreDescribed(t *testing.T) {
 	page := "<html>\n<title>Sign in</title>\x1b[31m " + strings.Repeat("é", 300)
 	for status, kind := range map[int]string{200: "text/html; charset=utf-8", 404: "text/html", 500: ""} {
 		client, _ := serve(t, func(w http.ResponseWriter, _ *http.Request) {
@@ -77,10 +77,10 @@ func TestForeignAnswersAreNamed(t *testing.T) {
 	}
 }
 
-func TestAnAnswerThatIsNotAsExpected(t *testing.T) {
+func TestUnexpectedResponse(t *testing.T) {
 	client, _ := serve(t, func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, `{"totalTasks":"many"}`) })
 	_, err := client.GetStats(context.Background())
-	if err == nil || !strings.Contains(err.Error(), "GET /stats: the answer is not as expected") {
+	if err == nil || !strings.Contains(err.Error(), "GET /stats: unexpected response") {
 		t.Errorf("%v", err)
 	}
 }

@@ -6,14 +6,15 @@ import (
 	"strings"
 )
 
-// maxEvent is more than the largest task has.
+// maxEvent is the maximum size of a line in bytes. It exceeds the size of the largest task.
 const maxEvent = 16 << 20
 
 // event is a server-sent event.
 type event struct{ id, data string }
 
-// readEvents calls each for every event until the stream ends or each says false. alive is called for every line: comments
-// are signs of life. An event that the end of the stream cuts is none.
+// readEvents calls each for every event until the stream ends or each returns false. It calls alive
+// for every line, because comments are keep-alives. An incomplete event at the end of the stream is
+// discarded.
 func readEvents(stream io.Reader, alive func(), each func(event) bool) error {
 	lines := bufio.NewScanner(stream)
 	lines.Buffer(nil, maxEvent)

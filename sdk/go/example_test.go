@@ -20,7 +20,7 @@ func taskAs(status, done, message string) string {
 	return strings.NewReplacer("STATUS", status, "DONE", done, "MESSAGE", message, "\n", "").Replace(task)
 }
 
-// demoServer stands for a Prewarmer, so that the examples run anywhere.
+// demoServer simulates a Prewarmer server, so that the examples need no cluster.
 func demoServer() *httptest.Server {
 	mux := http.NewServeMux()
 	answer := func(pattern, body string) {
@@ -29,7 +29,7 @@ func demoServer() *httptest.Server {
 			_, _ = fmt.Fprint(w, body)
 		})
 	}
-	answer("POST /api/v1/tasks", taskAs("pending", "0", "The task was made"))
+	answer("POST /api/v1/tasks", taskAs("pending", "0", "The task was created"))
 	answer("GET /api/v1/tasks", `{"tasks": [`+taskAs("running", "1", "")+`], "total": 1, "limit": 100, "offset": 0}`)
 	answer("POST /api/v1/tasks:extract", `{"workloads": [{"workload": "Deployment/web", "images": ["nginx:1.27"], "nodes": "25%"}], "skipped": []}`)
 	answer("POST /api/v1/scheduled-tasks", `{"id": "scheduled-task-1", "cronExpr": "@daily", "enabled": true}`)
@@ -41,7 +41,7 @@ func demoServer() *httptest.Server {
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(http.StatusNotFound)
-		_, _ = fmt.Fprint(w, `{"error": "there is no such task", "taskId": "task-9"}`)
+		_, _ = fmt.Fprint(w, `{"error": "no such task", "taskId": "task-9"}`)
 	})
 	return httptest.NewServer(mux)
 }
@@ -147,5 +147,5 @@ func ExampleAPIError() {
 	}
 	// Output:
 	// true
-	// 404 there is no such task
+	// 404 no such task
 }

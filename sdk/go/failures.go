@@ -7,24 +7,24 @@ import (
 	"strings"
 )
 
-// maxNamed is how many nodes an error's text names of each group.
+// maxNamed is the maximum number of nodes of each group in an error message.
 const maxNamed = 3
 
-// TaskFailedError is a task that did not complete.
+// TaskFailedError reports a task that failed or was cancelled.
 type TaskFailedError struct {
-	// Task is the task at its end.
+	// Task is the final state of the task.
 	Task *TaskView
-	// Failures are what went wrong, what struck most nodes first.
+	// Failures by reason, in descending order of affected nodes.
 	Failures []FailureGroup
 }
 
-// FailureGroup is what went wrong for one reason.
+// FailureGroup contains the failures with one reason.
 type FailureGroup struct {
-	// Reason is one word, such as ImageNotFound.
+	// Reason of the failures, such as ImageNotFound.
 	Reason string
-	// Message is the first node's.
+	// Message of the first node.
 	Message string
-	// Images and Nodes are those that it struck.
+	// Images and Nodes that are affected.
 	Images, Nodes []string
 }
 
@@ -58,7 +58,7 @@ func addNew(list []string, item string) []string {
 	return append(list, item)
 }
 
-// Error says where the task stands, and each reason with some of its nodes.
+// Error returns the status and message of the task, and each reason with some of its nodes.
 func (e *TaskFailedError) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "prewarmer: %s in %s is %s: %s", e.Task.TaskID, e.Task.Namespace, e.Task.Status, e.Task.Message)
@@ -70,7 +70,7 @@ func (e *TaskFailedError) Error() string {
 		fmt.Fprintf(&b, ": %s", group.Message)
 	}
 	if listed := len(e.Task.FailedNodeDetails); listed > 0 && e.Task.Progress.FailedNodes > listed {
-		fmt.Fprintf(&b, "\n  of %d nodes that failed, the server lists %d failures", e.Task.Progress.FailedNodes, listed)
+		fmt.Fprintf(&b, "\n  %d nodes failed; the server lists %d failures", e.Task.Progress.FailedNodes, listed)
 	}
 	return b.String()
 }

@@ -12,7 +12,7 @@ import (
 
 const testToken = "prw_test_secret-0123456789"
 
-// fakeClock sleeps in no time, and remembers how long it would have been.
+// fakeClock does not sleep, and records the requested durations.
 type fakeClock struct {
 	mu    sync.Mutex
 	time  time.Time
@@ -44,10 +44,11 @@ func (f *fakeClock) pass(d time.Duration) {
 	f.time = f.time.Add(d)
 }
 
-// serve gives a client of a server that answers by handler.
+// serve returns a client of a server with this handler.
 func serve(t *testing.T, handler http.HandlerFunc, opts ...Option) (*Client, *fakeClock) {
 	t.Helper()
-	// What a handler has written, the next one may read, also where the connection was cut between them.
+	// Orders the accesses of handlers to shared variables, also across aborted connections, for the
+	// race detector.
 	var order atomic.Int64
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		order.Add(1)
@@ -75,7 +76,7 @@ func reply(w http.ResponseWriter, status int, body string) {
 	_, _ = w.Write([]byte(body))
 }
 
-// cut ends the connection without an answer.
+// cut closes the connection without a response.
 func cut(http.ResponseWriter) { panic(http.ErrAbortHandler) }
 
 func taskJSON(status string, more string) string {
@@ -85,7 +86,8 @@ func taskJSON(status string, more string) string {
 		`"failedNodeDetails":[],"message":"at work"` + more + `}`
 }
 
-// fresh makes a connection for each try: on one that was used before, Go repeats by itself.
+// fresh uses a new connection for each attempt, because net/http itself retries on reused
+// connections.
 func fresh() Option {
 	return WithHTTPClient(&http.Client{Transport: &http.Transport{DisableKeepAlives: true}})
 }

@@ -13,10 +13,10 @@ import (
 	"time"
 )
 
-// The live tests' nodes: those of the fake cluster.
+// Node selector of the live tests: fake nodes of the test cluster.
 var fakeNodes = map[string]string{"type": "fake"}
 
-// live gives a client of the server that the environment names.
+// live returns a client of the server named by the environment.
 func live(t *testing.T) (context.Context, *Client) {
 	t.Helper()
 	if os.Getenv("PREWARMER_URL") == "" || os.Getenv("PREWARMER_TOKEN") == "" {
@@ -138,7 +138,7 @@ func TestLivePages(t *testing.T) {
 		}
 		ids[task.TaskID] = true
 	}
-	// Old tasks are deleted in the background meanwhile.
+	// Old tasks may be deleted concurrently.
 	if total < 3 || len(ids) < 3 {
 		t.Errorf("%d of %d tasks", len(ids), total)
 	}
@@ -152,7 +152,8 @@ func TestLivePages(t *testing.T) {
 
 func TestLiveSearch(t *testing.T) {
 	ctx, client := live(t)
-	// Everything that may be in an image and means something in a URL would be refused; a slash and a colon are let through.
+	// Slash and colon are the only characters of an image reference that have a meaning in a URL.
+	// Both must be escaped correctly.
 	word := fmt.Sprintf("go/search-%d:1", time.Now().UnixNano())
 	request := liveTask("registry.example/" + word)
 	request.Nodes = Count(1)
@@ -221,7 +222,8 @@ func TestLiveSchedule(t *testing.T) {
 
 func liveExecutions(ctx context.Context, t *testing.T, client *Client, id, taskID string) {
 	t.Helper()
-	// The run is written into the schedule's status by the leader, a moment after its task was made.
+	// The leader records the execution in the status of the schedule shortly after the creation of
+	// its task.
 	list := must[*ExecutionList](t)(client.ListExecutions(ctx, id, Limit(1)))
 	for begun := time.Now(); list.Total == 0 && time.Since(begun) < time.Minute; time.Sleep(200 * time.Millisecond) {
 		list = must[*ExecutionList](t)(client.ListExecutions(ctx, id, Limit(1)))
@@ -317,8 +319,8 @@ func TestLiveErrors(t *testing.T) {
 	if _, err := first(client.WatchTask(ctx, "no-such-task")); !errors.Is(err, ErrNotFound) {
 		t.Errorf("%v", err)
 	}
-	stranger := must[*Client](t)(FromEnv(WithToken("prw_nobody_knows_me")))
-	if _, err := stranger.GetStats(ctx); !errors.Is(err, ErrUnauthorized) {
+	unknown := must[*Client](t)(FromEnv(WithToken("prw_unknown_token")))
+	if _, err := unknown.GetStats(ctx); !errors.Is(err, ErrUnauthorized) {
 		t.Errorf("%v", err)
 	}
 }

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// A server refuses a notification that has both url and urlFrom: what was not set must not be sent.
+// The server rejects a notification with both url and urlFrom, so unset fields must not be sent.
 func TestNotifyRequestSendsOneAddress(t *testing.T) {
 	source := UrlSource{SecretKeyRef: SecretKeyReference{Name: "slack", Key: "url"}}
 	for want, one := range map[string]NotifyRequest{

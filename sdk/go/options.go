@@ -13,11 +13,12 @@ import (
 
 const (
 	defaultRetries = 4
-	// defaultTimeout is for one try of a call, with its answer. A watch has none.
+	// defaultTimeout applies to one attempt of a call, including its response. Watches have no
+	// timeout.
 	defaultTimeout = 30 * time.Second
 )
 
-// Option sets up a Client.
+// Option configures a Client.
 type Option func(*config) error
 
 type config struct {
@@ -30,7 +31,7 @@ type config struct {
 	timeout    time.Duration
 }
 
-// WithToken sends this token with every call.
+// WithToken authenticates every call with this token.
 func WithToken(token string) Option {
 	return func(c *config) error {
 		clean, err := cleanToken(token)
@@ -42,7 +43,8 @@ func WithToken(token string) Option {
 	}
 }
 
-// WithTokenSource asks source for a token before each try of a call, for tokens that are renewed.
+// WithTokenSource calls source for a token before each attempt of a call, for tokens that are
+// renewed.
 func WithTokenSource(source func(context.Context) (string, error)) Option {
 	return func(c *config) error {
 		c.token = source
@@ -50,22 +52,22 @@ func WithTokenSource(source func(context.Context) (string, error)) Option {
 	}
 }
 
-// WithCAFile trusts the certificate authorities in this PEM file, and no others.
+// WithCAFile trusts only the certificate authorities in this PEM file.
 func WithCAFile(path string) Option {
 	return func(c *config) error {
 		text, err := os.ReadFile(path)
 		if err != nil {
-			return fmt.Errorf("the CA file: %w", err)
+			return fmt.Errorf("CA file: %w", err)
 		}
 		c.roots = x509.NewCertPool()
 		if !c.roots.AppendCertsFromPEM(text) {
-			return fmt.Errorf("the CA file %s holds no certificate in PEM", path)
+			return fmt.Errorf("CA file %s: no PEM certificate found", path)
 		}
 		return nil
 	}
 }
 
-// WithRootCAs trusts these certificate authorities, and no others.
+// WithRootCAs trusts only these certificate authorities.
 func WithRootCAs(pool *x509.CertPool) Option {
 	return func(c *config) error {
 		c.roots = pool
@@ -73,8 +75,8 @@ func WithRootCAs(pool *x509.CertPool) Option {
 	}
 }
 
-// WithHTTPClient uses the transport, cookies and timeout of this client. Its CheckRedirect is not used:
-// redirects to another place would carry the token there.
+// WithHTTPClient uses the transport, cookies and timeout of this client. Its CheckRedirect is not
+// used, because redirects to other servers would send the token there.
 func WithHTTPClient(client *http.Client) Option {
 	return func(c *config) error {
 		if client == nil {
@@ -85,29 +87,30 @@ func WithHTTPClient(client *http.Client) Option {
 	}
 }
 
-// WithRetries sets how often a call is repeated at most; 4 by default, 0 for never.
+// WithRetries sets the maximum number of retries of a call, by default 4; 0 disables retries.
 func WithRetries(n int) Option {
 	return func(c *config) error {
 		if n < 0 {
-			return fmt.Errorf("WithRetries: %d is less than 0", n)
+			return fmt.Errorf("WithRetries: expected 0 or more, got %d", n)
 		}
 		c.retries = n
 		return nil
 	}
 }
 
-// WithTimeout sets how long one try of a call may take; 30 seconds by default. The context bounds all of them together.
+// WithTimeout sets the timeout of one attempt of a call, by default 30 seconds. The context limits
+// all attempts together.
 func WithTimeout(d time.Duration) Option {
 	return func(c *config) error {
 		if d <= 0 {
-			return fmt.Errorf("WithTimeout: %v is not more than 0", d)
+			return fmt.Errorf("WithTimeout: expected more than 0, got %v", d)
 		}
 		c.timeout = d
 		return nil
 	}
 }
 
-// WithNamespace sets the namespace of calls that name none; [AllNamespaces] undoes it for one call.
+// WithNamespace sets the default namespace of calls; [AllNamespaces] overrides it for one call.
 func WithNamespace(namespace string) Option {
 	return func(c *config) error {
 		c.namespace = namespace
@@ -115,7 +118,7 @@ func WithNamespace(namespace string) Option {
 	}
 }
 
-// WithUserAgent names your program in the server's log.
+// WithUserAgent sets the header User-Agent, which identifies the program in the server's log.
 func WithUserAgent(name string) Option {
 	return func(c *config) error {
 		c.userAgent = name
@@ -137,7 +140,7 @@ func (c *config) newHTTPClient() (*http.Client, error) {
 	}
 	transport, ok := client.Transport.(*http.Transport)
 	if !ok {
-		return nil, errors.New("certificate authorities cannot be set on the transport of WithHTTPClient: set them there")
+		return nil, errors.New("certificate authorities cannot be set on the custom transport of WithHTTPClient; configure them there")
 	}
 	transport = transport.Clone()
 	if transport.TLSClientConfig == nil {

@@ -9,13 +9,14 @@ import (
 	"strings"
 )
 
-// How many the iterators ask for at once: what the API allows at most.
+// Page sizes of iterators: the maximum that the API allows.
 const (
 	pageSize     = 100
 	nodePageSize = 1000
 )
 
-// Tasks goes through the tasks, newest first, page by page as they were when it began. It ends after an error.
+// Tasks iterates over the tasks as of its start, newest first, page by page. It stops after an
+// error.
 func (c *Client) Tasks(ctx context.Context, opts ...CallOption) iter.Seq2[*TaskView, error] {
 	return func(yield func(*TaskView, error) bool) {
 		r, err := c.pageRequest(opListTasks, pageSize, opts)
@@ -36,28 +37,28 @@ func (c *Client) Tasks(ctx context.Context, opts ...CallOption) iter.Seq2[*TaskV
 	}
 }
 
-// Schedules goes through the schedules. It ends after an error.
+// Schedules iterates over the schedules. It stops after an error.
 func (c *Client) Schedules(ctx context.Context, opts ...CallOption) iter.Seq2[*ScheduleView, error] {
 	return byOffset(ctx, c, opListSchedules, pageSize, opts, nil, func(page *ScheduleList) ([]ScheduleView, int) {
 		return page.Tasks, page.Total
 	})
 }
 
-// Nodes goes through the cluster's nodes. It ends after an error.
+// Nodes iterates over the cluster's nodes. It stops after an error.
 func (c *Client) Nodes(ctx context.Context, opts ...CallOption) iter.Seq2[*NodeView, error] {
 	return byOffset(ctx, c, opListNodes, nodePageSize, opts, nil, func(page *NodeList) ([]NodeView, int) {
 		return page.Nodes, page.Total
 	})
 }
 
-// Executions goes through the runs of a schedule, newest first. It ends after an error.
+// Executions iterates over the executions of a schedule, newest first. It stops after an error.
 func (c *Client) Executions(ctx context.Context, id string, opts ...CallOption) iter.Seq2[*ExecutionView, error] {
 	return byOffset(ctx, c, opListExecutions, pageSize, opts, []string{id}, func(page *ExecutionList) ([]ExecutionView, int) {
 		return page.Executions, page.Total
 	})
 }
 
-// byOffset is for lists without a Link header.
+// byOffset iterates over the pages of lists without a Link header.
 func byOffset[P, T any](
 	ctx context.Context, c *Client, op operation, size int, opts []CallOption, ids []string, read func(*P) ([]T, int),
 ) iter.Seq2[*T, error] {
@@ -72,7 +73,7 @@ func byOffset[P, T any](
 			if !yieldAll(items, yield) {
 				return
 			}
-			// The query holds an offset or nothing, which is 0.
+			// Without an offset in the query, Atoi returns 0.
 			offset, _ := strconv.Atoi(r.query.Get(offsetKey))
 			offset += len(items)
 			if len(items) == 0 || offset >= total {
@@ -97,7 +98,8 @@ func yieldAll[T any](items []T, yield func(*T, error) bool) bool {
 	return true
 }
 
-// nextQuery is the query of the next page, or nil. Of the link only that is taken: the token goes where the base URL says.
+// nextQuery returns the query of the next page, or nil. Only the query of the link is used, so that
+// the token is sent to the server of the base URL only.
 func nextQuery(header http.Header) url.Values {
 	for _, line := range header.Values("Link") {
 		for _, link := range strings.Split(line, ",") {

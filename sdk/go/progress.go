@@ -8,18 +8,18 @@ import (
 	"unicode"
 )
 
-// maxLine is what fits on a narrow terminal: a longer line would not be drawn over, but pushed up.
+// maxLine is the maximum width of a line on a terminal. A wrapped line could not be overwritten.
 const maxLine = 79
 
-// ProgressWriter is for [WithProgress]: it draws one line over and over on a terminal, and writes a line for each change
-// elsewhere, as in the log of a pipeline.
+// ProgressWriter returns a function for [WithProgress]. On a terminal it redraws one line;
+// otherwise, for example in the log of a pipeline, it writes a line for each change.
 func ProgressWriter(w io.Writer) func(*TaskView) {
 	if isTerminal(w) {
 		return drawProgress(w)
 	}
 	last := ""
 	return func(task *TaskView) {
-		// What failed to be written is no reason to stop waiting.
+		// Write errors are ignored, because they must not stop the wait.
 		if line := progressLine(task); line != last {
 			_, _ = fmt.Fprintln(w, line)
 			last = line
@@ -47,7 +47,7 @@ func progressLine(task *TaskView) string {
 	if task.Message != "" {
 		line += ", " + task.Message
 	}
-	// Messages hold words of registries, which must not steer a terminal.
+	// Messages contain text of registries; control characters are replaced to protect the terminal.
 	return strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {
 			return ' '

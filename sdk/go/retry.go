@@ -12,16 +12,16 @@ import (
 const (
 	firstWait = 250 * time.Millisecond
 	maxWait   = 10 * time.Second
-	// maxRetrying is from the first try of a call to the last.
+	// maxRetrying is the maximum time from the first attempt of a call to the last.
 	maxRetrying = 2 * time.Minute
 )
 
-// clock is what tests put something else for.
+// clock contains functions of time and chance, which tests replace.
 type clock struct {
 	now    func() time.Time
 	sleep  func(context.Context, time.Duration) error
 	random func() float64
-	// silence is how long a stream may be without a sign of life.
+	// silence is the maximum time without data from a stream.
 	silence time.Duration
 }
 
@@ -36,7 +36,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// retryIn tells whether a call that failed is made again, and when.
+// retryIn reports whether a failed call is retried, and the delay before the retry.
 func (c *Client) retryIn(ctx context.Context, r *request, err error, try int, elapsed time.Duration) (time.Duration, bool) {
 	if try > c.retries || ctx.Err() != nil || !mayRepeat(err, r.repeatable) {
 		return 0, false
@@ -45,14 +45,15 @@ func (c *Client) retryIn(ctx context.Context, r *request, err error, try int, el
 	if elapsed+wait > maxRetrying {
 		return 0, false
 	}
-	// To sleep until the context ends would only hide the error.
+	// Sleeping until the deadline of the context would only hide the error.
 	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < wait {
 		return 0, false
 	}
 	return wait, true
 }
 
-// mayRepeat is the rule: what is not repeatable is made again only where the server certainly did nothing.
+// mayRepeat reports whether the call may be retried after err. Calls that are not repeatable are
+// retried only if the server cannot have processed them.
 func mayRepeat(err error, repeatable bool) bool {
 	var apiError *APIError
 	if errors.As(err, &apiError) {
@@ -66,13 +67,13 @@ func mayRepeat(err error, repeatable bool) bool {
 	}
 	var connection *connectionError
 	if errors.As(err, &connection) {
-		return !connection.hopeless && (connection.unsent || repeatable)
+		return !connection.permanent && (connection.unsent || repeatable)
 	}
 	return false
 }
 
-// backoff doubles from try to try. The half of it that is chance keeps many clients from coming back together; the server's
-// Retry-After is the least.
+// backoff returns the delay before the next attempt, which doubles with each attempt. Half of it is
+// random, so that clients do not retry at the same time. The server's Retry-After is a lower bound.
 func (c *Client) backoff(err error, try int) time.Duration {
 	wait := maxWait
 	if try < 10 {
@@ -86,14 +87,14 @@ func (c *Client) backoff(err error, try int) time.Duration {
 	return wait
 }
 
-// isDial: there was no connection yet.
+// isDial reports whether err occurred before a connection was established.
 func isDial(err error) bool {
 	var op *net.OpError
 	return errors.As(err, &op) && op.Op == "dial"
 }
 
-// isHopeless: a certificate does not become good by asking again.
-func isHopeless(err error) bool {
+// isPermanent reports whether err is permanent: certificate verification would fail again.
+func isPermanent(err error) bool {
 	var certificate *tls.CertificateVerificationError
 	return errors.As(err, &certificate)
 }

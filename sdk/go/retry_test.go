@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// calls are one of each kind: what may be repeated, and what may not.
+// calls contains calls of each kind, repeatable and not repeatable.
 var calls = map[string]func(*Client) error{
 	"get":    func(c *Client) error { _, err := c.GetTask(context.Background(), "t1"); return err },
 	"create": func(c *Client) error { _, err := c.CreateTask(context.Background(), TaskRequest{}); return err },
@@ -35,7 +35,7 @@ var unrepeatable = []string{"schedule", "trigger", "delete"}
 func TestRetriesOnlyWhatIsSafe(t *testing.T) {
 	failures := map[string]struct {
 		fail func(http.ResponseWriter)
-		// always: even what may not be done twice.
+		// always: also calls that are not repeatable.
 		retried, always bool
 	}{
 		"429": {func(w http.ResponseWriter) { reply(w, 429, `{"error":"slow down"}`) }, true, true},
@@ -61,14 +61,14 @@ func TestRetriesOnlyWhatIsSafe(t *testing.T) {
 				err := call(client)
 				again := failure.retried && (failure.always || !slices.Contains(unrepeatable, name))
 				if (err == nil) != again || (tries.Load() == 2) != again {
-					t.Errorf("tried %d times, then %v; expected another try: %v", tries.Load(), err, again)
+					t.Errorf("%d attempts, then %v; expected a retry: %v", tries.Load(), err, again)
 				}
 			})
 		}
 	}
 }
 
-func TestRetriesEverythingWhileNothingIsConnected(t *testing.T) {
+func TestRetriesAllCallsBeforeConnecting(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -78,7 +78,7 @@ func TestRetriesEverythingWhileNothingIsConnected(t *testing.T) {
 	for name, call := range calls {
 		client, clock := clientOf(t, "http://"+address)
 		err := call(client)
-		if err == nil || !strings.Contains(err.Error(), "tried 5 times") || len(clock.slept) != 4 {
+		if err == nil || !strings.Contains(err.Error(), "5 attempts") || len(clock.slept) != 4 {
 			t.Errorf("%s: %v after %v", name, err, clock.slept)
 		}
 	}
@@ -99,7 +99,7 @@ func TestBackoffDoublesUpToABound(t *testing.T) {
 		sum += slept
 	}
 	if sum > maxRetrying || sum < maxRetrying-maxWait {
-		t.Errorf("waited %v in all, expected up to %v", sum, maxRetrying)
+		t.Errorf("waited %v in total, expected up to %v", sum, maxRetrying)
 	}
 }
 
@@ -129,14 +129,15 @@ func TestRetryAfterIsHonoured(t *testing.T) {
 		if _, err := client.TriggerSchedule(context.Background(), "s1"); err != nil {
 			t.Fatal(err)
 		}
-		// At its most, chance adds a quarter of a second; without a Retry-After that is the first wait.
+		// The maximum of the random part is a quarter of a second; without Retry-After that is the
+		// first delay.
 		if clock.slept[0] != expected+firstWait {
 			t.Errorf("Retry-After %s: waited %v", value, clock.slept[0])
 		}
 	}
 }
 
-func TestNoWaitThatCannotHelp(t *testing.T) {
+func TestNoRetryBeyondTheDeadline(t *testing.T) {
 	client, clock := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Retry-After", "60")
 		reply(w, 503, `{"error":"no cluster"}`)
@@ -158,7 +159,7 @@ func TestRetriesCanBeTurnedOff(t *testing.T) {
 	}
 }
 
-func TestACreateKeepsItsKeyWhenRepeated(t *testing.T) {
+func TestCreateKeepsItsKeyInRetries(t *testing.T) {
 	var keys []string
 	client, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		keys = append(keys, r.Header.Get("Idempotency-Key"))
@@ -176,28 +177,28 @@ func TestACreateKeepsItsKeyWhenRepeated(t *testing.T) {
 		t.Errorf("%q", keys)
 	}
 	if _, err := client.CreateTask(context.Background(), TaskRequest{}, IdempotencyKey("")); err == nil {
-		t.Error("an empty key was taken")
+		t.Error("an empty key was accepted")
 	}
 }
 
-func TestACancelWhoseAnswerWasLostIsDone(t *testing.T) {
+func TestCancelSucceedsAfterALostResponse(t *testing.T) {
 	tries := 0
 	client, _ := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 		if tries++; tries == 1 {
 			cut(w)
 		}
-		reply(w, 409, `{"error":"the task has ended: it is cancelled","status":"cancelled"}`)
+		reply(w, 409, `{"error":"the task has ended already: its status is cancelled","status":"cancelled"}`)
 	}, fresh())
 	done, err := client.CancelTask(context.Background(), "t1")
 	if err != nil || done.Status != StatusCancelled {
 		t.Errorf("%+v, %v", done, err)
 	}
 	if _, err = client.CancelTask(context.Background(), "t1"); !errors.Is(err, ErrConflict) {
-		t.Errorf("a first try: %v", err)
+		t.Errorf("first attempt: %v", err)
 	}
 }
 
-func TestEachTryHasItsTime(t *testing.T) {
+func TestEachAttemptHasATimeout(t *testing.T) {
 	tries := make(chan int, 10)
 	client, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		tries <- 1
@@ -217,7 +218,7 @@ func TestEachTryHasItsTime(t *testing.T) {
 	}
 }
 
-func TestTheContextEndsEverything(t *testing.T) {
+func TestTheContextStopsRetries(t *testing.T) {
 	client, _ := serve(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Millisecond)
 	defer cancel()
@@ -233,7 +234,7 @@ func TestTheContextEndsEverything(t *testing.T) {
 	}
 }
 
-func TestABadCertificateIsNotTriedAgain(t *testing.T) {
+func TestCertificateErrorsAreNotRetried(t *testing.T) {
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, `{}`) }))
 	server.Config.ErrorLog = log.New(io.Discard, "", 0)
 	server.StartTLS()

@@ -6,8 +6,8 @@ import (
 	"strconv"
 )
 
-// CreateSchedule makes a schedule. The server has no key for repeating that: after an error of the connection, look whether
-// it was made.
+// CreateSchedule creates a schedule. It has no idempotency key: after a connection error, check
+// whether the schedule exists.
 func (c *Client) CreateSchedule(ctx context.Context, schedule ScheduleRequest, opts ...CallOption) (*ScheduleView, error) {
 	namespace, opts := take(opts, namespaceKey, c.namespace)
 	schedule.Namespace = cmp.Or(schedule.Namespace, namespace)
@@ -15,7 +15,7 @@ func (c *Client) CreateSchedule(ctx context.Context, schedule ScheduleRequest, o
 	if err != nil {
 		return nil, err
 	}
-	// The body names it.
+	// The namespace is part of the body.
 	r.query.Del(namespaceKey)
 	if err := r.setBody(schedule); err != nil {
 		return nil, err
@@ -23,17 +23,17 @@ func (c *Client) CreateSchedule(ctx context.Context, schedule ScheduleRequest, o
 	return answer[ScheduleView](ctx, c, r)
 }
 
-// ListSchedules is a page of the schedules. [Client.Schedules] goes through all pages.
+// ListSchedules returns a page of the schedules. [Client.Schedules] iterates over all pages.
 func (c *Client) ListSchedules(ctx context.Context, opts ...CallOption) (*ScheduleList, error) {
 	return simple[ScheduleList](ctx, c, opListSchedules, opts)
 }
 
-// GetSchedule is the schedule as it is now.
+// GetSchedule returns a schedule.
 func (c *Client) GetSchedule(ctx context.Context, id string, opts ...CallOption) (*ScheduleView, error) {
 	return simple[ScheduleView](ctx, c, opGetSchedule, opts, id)
 }
 
-// ReplaceSchedule replaces a schedule: what is not named takes its default.
+// ReplaceSchedule replaces a schedule. Omitted fields get their default values.
 func (c *Client) ReplaceSchedule(ctx context.Context, id string, schedule ScheduleRequest, opts ...CallOption) (*ScheduleView, error) {
 	namespace, opts := take(opts, namespaceKey, c.namespace)
 	schedule.Namespace = cmp.Or(schedule.Namespace, namespace)
@@ -47,10 +47,10 @@ func (c *Client) ReplaceSchedule(ctx context.Context, id string, schedule Schedu
 	return answer[ScheduleView](ctx, c, r)
 }
 
-// DeleteSchedule deletes a schedule and the tasks that it has made.
+// DeleteSchedule deletes a schedule and the tasks that it has created.
 //
-// It is not repeated where the server may have done it: whoever keeps schedules in a repository may have made one of the
-// same name meanwhile.
+// It is not retried if the server may have processed it, because another client, such as a GitOps
+// tool, may have created a schedule with the same name since.
 func (c *Client) DeleteSchedule(ctx context.Context, id string, opts ...CallOption) (*ScheduleDone, error) {
 	r, err := c.request(opDeleteSchedule, opts, id)
 	if err != nil {
@@ -60,27 +60,29 @@ func (c *Client) DeleteSchedule(ctx context.Context, id string, opts ...CallOpti
 	return answer[ScheduleDone](ctx, c, r)
 }
 
-// EnableSchedule has a schedule run from now on.
+// EnableSchedule enables a schedule.
 func (c *Client) EnableSchedule(ctx context.Context, id string, opts ...CallOption) (*ScheduleView, error) {
 	return simple[ScheduleView](ctx, c, opEnableSchedule, opts, id)
 }
 
-// DisableSchedule has a schedule rest. What is at work goes on.
+// DisableSchedule disables a schedule. A running execution continues.
 func (c *Client) DisableSchedule(ctx context.Context, id string, opts ...CallOption) (*ScheduleView, error) {
 	return simple[ScheduleView](ctx, c, opDisableSchedule, opts, id)
 }
 
-// TriggerSchedule has a schedule run now, enabled or not. While a run is at work and the schedule skips, it is an ErrConflict.
+// TriggerSchedule starts an execution of a schedule now, whether it is enabled or not. It returns
+// ErrConflict if an execution is running and the schedule's overlap policy is to skip.
 func (c *Client) TriggerSchedule(ctx context.Context, id string, opts ...CallOption) (*Triggered, error) {
 	return simple[Triggered](ctx, c, opTriggerSchedule, opts, id)
 }
 
-// ListExecutions is a page of the runs of a schedule, newest first. [Client.Executions] goes through all pages.
+// ListExecutions returns a page of the executions of a schedule, newest first. [Client.Executions]
+// iterates over all pages.
 func (c *Client) ListExecutions(ctx context.Context, id string, opts ...CallOption) (*ExecutionList, error) {
 	return simple[ExecutionList](ctx, c, opListExecutions, opts, id)
 }
 
-// GetExecution is a run of a schedule, by its number.
+// GetExecution returns an execution of a schedule by its number.
 func (c *Client) GetExecution(ctx context.Context, id string, number int, opts ...CallOption) (*ExecutionView, error) {
 	return simple[ExecutionView](ctx, c, opGetExecution, opts, id, strconv.Itoa(number))
 }

@@ -12,10 +12,10 @@ import (
 	"net/url"
 )
 
-// maxAnswer is more than any page of the API has.
+// maxAnswer is the maximum size of a response in bytes. It exceeds the size of any page of the API.
 const maxAnswer = 64 << 20
 
-// do sends the call, again where that is safe, and reads its answer.
+// do sends the call, with retries where they are safe, and decodes the response.
 func (c *Client) do(ctx context.Context, r *request, into any) error {
 	_, err := c.doHeader(ctx, r, into)
 	return err
@@ -33,12 +33,13 @@ func (c *Client) doHeader(ctx context.Context, r *request, into any) (http.Heade
 			return nil, describeTries(err, try)
 		}
 		if stopped := c.clock.sleep(ctx, wait); stopped != nil {
-			return nil, fmt.Errorf("%w, while waiting to try again: %w", stopped, err)
+			return nil, fmt.Errorf("%w while waiting for a retry: %w", stopped, err)
 		}
 	}
 }
 
-// try is one try: it has its own time, so that a server that does not answer leaves some for the next.
+// try makes one attempt with its own timeout, so that time remains for a retry if the server does
+// not answer.
 func (c *Client) try(ctx context.Context, r *request, into any) (http.Header, error) {
 	timed, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
@@ -55,12 +56,12 @@ func (c *Client) try(ctx context.Context, r *request, into any) (http.Header, er
 		return nil, newAPIError(r, resp, body, token, c.clock.now())
 	}
 	if err := json.Unmarshal(body, into); err != nil {
-		return nil, fmt.Errorf("prewarmer: %s %s: the answer is not as expected: %w", r.method, r.path, err)
+		return nil, fmt.Errorf("prewarmer: %s %s: unexpected response: %w", r.method, r.path, err)
 	}
 	return resp.Header, nil
 }
 
-// roundTrip gives back the token too, for what the answer may repeat of it.
+// roundTrip sends the request. It also returns the token, to redact it in the response.
 func (c *Client) roundTrip(ctx context.Context, client *http.Client, r *request) (*http.Response, string, error) {
 	address := c.base + r.path
 	if len(r.query) > 0 {
@@ -86,7 +87,7 @@ func (c *Client) roundTrip(ctx context.Context, client *http.Client, r *request)
 	return resp, token, nil
 }
 
-// explainTimeout tells the end of one try's time from the end of the caller's context.
+// explainTimeout distinguishes the timeout of one attempt from the end of the caller's context.
 func (c *Client) explainTimeout(ctx, timed context.Context, r *request, err error) error {
 	if ctx.Err() == nil && timed.Err() != nil {
 		return &connectionError{request: r, err: fmt.Errorf("no answer within %v", c.timeout)}
@@ -99,7 +100,7 @@ func isJSON(resp *http.Response) bool {
 	return err == nil && kind == "application/json"
 }
 
-// describeTries says how often it was tried: that is the first question about a failure.
+// describeTries adds the number of attempts to an error.
 func describeTries(err error, tries int) error {
 	var apiError *APIError
 	if errors.As(err, &apiError) {
@@ -109,24 +110,24 @@ func describeTries(err error, tries int) error {
 	if tries == 1 {
 		return err
 	}
-	return fmt.Errorf("%w (tried %d times)", err, tries)
+	return fmt.Errorf("%w (%d attempts)", err, tries)
 }
 
-// connectionError is a call without an answer.
+// connectionError is a failed call without a response.
 type connectionError struct {
 	request *request
 	err     error
-	// unsent: the server cannot have heard of it. hopeless: it will be so again.
-	unsent, hopeless bool
+	// unsent: the server cannot have received the call. permanent: a retry would fail again.
+	unsent, permanent bool
 }
 
 func newConnectionError(r *request, err error) *connectionError {
-	// The URL is in the text twice otherwise.
+	// Otherwise the message would contain the URL twice.
 	var wrapped *url.Error
 	if errors.As(err, &wrapped) {
 		err = wrapped.Err
 	}
-	return &connectionError{request: r, err: err, unsent: isDial(err), hopeless: isHopeless(err)}
+	return &connectionError{request: r, err: err, unsent: isDial(err), permanent: isPermanent(err)}
 }
 
 func (e *connectionError) Error() string {

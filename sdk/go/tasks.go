@@ -10,7 +10,8 @@ import (
 	"io"
 )
 
-// CreateTask makes a task. It may be repeated by the client without making a second one: see [IdempotencyKey].
+// CreateTask creates a task. It is idempotent, so that retries do not create a second task: see
+// [IdempotencyKey].
 func (c *Client) CreateTask(ctx context.Context, task TaskRequest, opts ...CallOption) (*TaskCreated, error) {
 	namespace, opts := take(opts, namespaceKey, c.namespace)
 	task.Namespace = cmp.Or(task.Namespace, namespace)
@@ -19,7 +20,7 @@ func (c *Client) CreateTask(ctx context.Context, task TaskRequest, opts ...CallO
 	if err != nil {
 		return nil, err
 	}
-	// The body names it.
+	// The namespace is part of the body.
 	r.query.Del(namespaceKey)
 	if key == "" {
 		return nil, errors.New("prewarmer: the Idempotency-Key is empty")
@@ -32,35 +33,36 @@ func (c *Client) CreateTask(ctx context.Context, task TaskRequest, opts ...CallO
 	return answer[TaskCreated](ctx, c, r)
 }
 
-// GetTask is the task as it is now.
+// GetTask returns a task.
 func (c *Client) GetTask(ctx context.Context, id string, opts ...CallOption) (*TaskView, error) {
 	return simple[TaskView](ctx, c, opGetTask, opts, id)
 }
 
-// ListTasks is a page of the tasks, newest first. [Client.Tasks] goes through all pages.
+// ListTasks returns a page of the tasks, newest first. [Client.Tasks] iterates over all pages.
 func (c *Client) ListTasks(ctx context.Context, opts ...CallOption) (*TaskList, error) {
 	return simple[TaskList](ctx, c, opListTasks, opts)
 }
 
-// CancelTask cancels a task. One that has ended is an ErrConflict.
+// CancelTask cancels a task. It returns ErrConflict if the task has ended.
 func (c *Client) CancelTask(ctx context.Context, id string, opts ...CallOption) (*TaskCancelled, error) {
 	done, err := simple[TaskCancelled](ctx, c, opCancelTask, opts, id)
 	var conflict *APIError
 	if errors.As(err, &conflict) && conflict.Attempts > 1 && conflict.Status == string(StatusCancelled) {
-		// The answer to an earlier try was lost; the task is as the caller wants it.
+		// An earlier attempt cancelled the task, but its response was lost.
 		return &TaskCancelled{TaskID: id, Status: StatusCancelled, Message: conflict.Message}, nil
 	}
 	return done, err
 }
 
-// Extract tells what would be warmed for the workloads of a manifest, JSON or YAML. It changes nothing.
+// Extract returns the images that would be warmed for the workloads of a manifest in JSON or YAML.
+// It changes nothing.
 func (c *Client) Extract(ctx context.Context, manifest io.Reader, opts ...CallOption) (*ExtractAnswer, error) {
 	r, err := c.request(opExtract, opts)
 	if err != nil {
 		return nil, err
 	}
 	if r.body, err = io.ReadAll(manifest); err != nil {
-		return nil, fmt.Errorf("prewarmer: the manifest: %w", err)
+		return nil, fmt.Errorf("prewarmer: manifest: %w", err)
 	}
 	kind := "application/yaml"
 	if json.Valid(r.body) {
@@ -71,12 +73,13 @@ func (c *Client) Extract(ctx context.Context, manifest io.Reader, opts ...CallOp
 	return answer[ExtractAnswer](ctx, c, r)
 }
 
-// Ended tells whether nothing more will become of the task. A word for its end that this package does not know yet counts too.
+// Ended reports whether the task has ended, including with a final status that this package does
+// not know.
 func (v *TaskView) Ended() bool {
 	return v.FinishedAt != nil || v.Status == StatusCompleted || v.Status == StatusFailed || v.Status == StatusCancelled
 }
 
-// simple is a call without a body.
+// simple makes a call without a body.
 func simple[T any](ctx context.Context, c *Client, op operation, opts []CallOption, ids ...string) (*T, error) {
 	r, err := c.request(op, opts, ids...)
 	if err != nil {

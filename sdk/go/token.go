@@ -9,12 +9,14 @@ import (
 	"strings"
 )
 
-// TokenSource gives the token for one try of a call.
+// TokenSource returns the token for one attempt of a call.
 //
-// A Client holds its token in such a function only: nothing that prints the Client's memory prints a function's.
+// A Client stores its token only in such a function, so that printing a Client does not print the
+// token.
 type TokenSource = func(context.Context) (string, error)
 
-// TokenFile reads the token from a file each time, such as the token that Kubernetes renews in a pod.
+// TokenFile returns a source that reads the token from a file for each attempt, such as the service
+// account token that Kubernetes renews in a pod.
 func TokenFile(path string) TokenSource {
 	return func(context.Context) (string, error) {
 		text, err := os.ReadFile(path)
@@ -22,7 +24,8 @@ func TokenFile(path string) TokenSource {
 	}
 }
 
-// cleanToken takes the newline of a file away. Its errors do not show the token.
+// cleanToken removes surrounding white space and validates the token. Its errors do not contain the
+// token.
 func cleanToken(token string) (string, error) {
 	token = strings.TrimSpace(token)
 	if token == "" {
@@ -30,20 +33,20 @@ func cleanToken(token string) (string, error) {
 	}
 	for _, r := range token {
 		if r <= ' ' || r > '~' {
-			return "", errors.New("the token has characters that no token has")
+			return "", errors.New("the token contains invalid characters")
 		}
 	}
 	return token, nil
 }
 
-// authorize puts the token into the request, and gives it back for the answer's redaction.
+// authorize sets the token in the request, and returns it for redaction of the response.
 func (c *Client) authorize(req *http.Request) (string, error) {
 	if c.token == nil {
 		return "", nil
 	}
 	raw, err := c.token(req.Context())
 	if err != nil {
-		return "", fmt.Errorf("prewarmer: no token: %w", err)
+		return "", fmt.Errorf("prewarmer: cannot obtain a token: %w", err)
 	}
 	token, err := cleanToken(raw)
 	if err != nil {
@@ -53,8 +56,8 @@ func (c *Client) authorize(req *http.Request) (string, error) {
 	return token, nil
 }
 
-// followRedirect follows within the same server only, and only where the method stays: the token is nobody else's, and a
-// POST that became a GET would be answered by something else.
+// followRedirect follows redirects only within the same server, so that the token is not sent
+// elsewhere, and only with the same method, because a POST that becomes a GET is another operation.
 func followRedirect(req *http.Request, via []*http.Request) error {
 	first := via[0]
 	same := req.URL.Scheme == first.URL.Scheme && req.URL.Host == first.URL.Host

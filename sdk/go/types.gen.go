@@ -4,52 +4,52 @@ package prewarmer
 
 import "time"
 
-// BatchPolicy: how batches of nodes follow one another.
+// BatchPolicy: order in which batches of nodes follow one another.
 type BatchPolicy string
 
-// The words of BatchPolicy. A newer server may know more.
+// Values of BatchPolicy. Newer servers may add values.
 const (
 	BatchPolicyBarrier  BatchPolicy = "Barrier"
 	BatchPolicyRolling  BatchPolicy = "Rolling"
 	BatchPolicyDoubling BatchPolicy = "Doubling"
 )
 
-// Detail: what is wrong with a field.
+// Detail: problem of one field.
 type Detail struct {
-	// Field: its path, such as `images[1]`; empty where it is the whole.
+	// Field: path of the field, such as `images[1]`; empty for the entire body.
 	Field string `json:"field"`
-	// Message: what is wrong, and what is expected.
+	// Message: problem, and the value that is expected.
 	Message string `json:"message"`
 }
 
-// ErrorBody: the body of an error.
+// ErrorBody: body of an error response.
 type ErrorBody struct {
-	// Error: what was wrong, and what to do.
+	// Error: problem, and what to do about it.
 	Error string `json:"error"`
-	// Details: every bad field.
+	// Details: every invalid field.
 	Details []Detail `json:"details,omitempty"`
-	// Status: where it stands, when that is in the way.
+	// Status: current status of the object, when that status conflicts with the request.
 	Status string `json:"status,omitempty"`
-	// TaskID: the task or schedule that was asked for.
+	// TaskID: name of the requested task or schedule.
 	TaskID string `json:"taskId,omitempty"`
 }
 
-// ExecutionList: a page of runs.
+// ExecutionList: page of executions.
 type ExecutionList struct {
-	// Executions: the runs, newest first.
+	// Executions: executions, newest first.
 	Executions []ExecutionView `json:"executions"`
-	// Total: how many there are in all pages.
+	// Total: number of executions in all pages.
 	Total int `json:"total"`
-	// Limit: how many are in a page at most.
+	// Limit: largest number of executions in a page.
 	Limit int `json:"limit"`
-	// Offset: after how many this page begins.
+	// Offset: number of executions before this page.
 	Offset int `json:"offset"`
 }
 
-// ExecutionStatus: what became of a run.
+// ExecutionStatus: status of an execution.
 type ExecutionStatus string
 
-// The words of ExecutionStatus. A newer server may know more.
+// Values of ExecutionStatus. Newer servers may add values.
 const (
 	ExecutionStatusRunning ExecutionStatus = "running"
 	ExecutionStatusSuccess ExecutionStatus = "success"
@@ -58,326 +58,330 @@ const (
 	ExecutionStatusTimeout ExecutionStatus = "timeout"
 )
 
-// ExecutionView: a run of a schedule.
+// ExecutionView: execution of a schedule.
 type ExecutionView struct {
-	// ID: counted from 1, for each schedule.
+	// ID: number of the execution, from 1, per schedule.
 	ID int `json:"id"`
-	// ScheduledTaskID: the schedule.
+	// ScheduledTaskID: name of the schedule.
 	ScheduledTaskID string `json:"scheduledTaskId"`
-	// Status: what became of it.
+	// Status: status of the execution.
 	Status ExecutionStatus `json:"status"`
-	// Trigger: `schedule` or `manual`.
+	// Trigger: trigger of the execution: `schedule` or `manual`.
 	Trigger string `json:"trigger"`
-	// TriggeredAt: the tick, or when it was asked for, RFC 3339.
+	// TriggeredAt: scheduled time, or the time of a manual trigger, RFC 3339.
 	TriggeredAt time.Time `json:"triggeredAt"`
-	// DurationSeconds: from its start to its end.
+	// DurationSeconds: time from start to end, in seconds.
 	DurationSeconds *int64 `json:"durationSeconds,omitempty"`
-	// ErrorMessage: why, where it did not succeed.
+	// ErrorMessage: reason why it did not succeed.
 	ErrorMessage string `json:"errorMessage,omitempty"`
-	// FinishedAt: RFC 3339.
+	// FinishedAt: end time, RFC 3339.
 	FinishedAt *time.Time `json:"finishedAt,omitempty"`
-	// StartedAt: RFC 3339.
+	// StartedAt: start time, RFC 3339.
 	StartedAt *time.Time `json:"startedAt,omitempty"`
-	// TaskID: its task, if it has one.
+	// TaskID: name of its task; null when it has none.
 	TaskID string `json:"taskId,omitempty"`
 }
 
-// ExtractAnswer: what would be warmed.
+// ExtractAnswer: images that would be warmed for a manifest.
 type ExtractAnswer struct {
-	// Workloads: each workload: images, placement, credentials, and on how many nodes.
+	// Workloads: workloads with images, placement, credentials and number of nodes.
 	Workloads []ExtractedView `json:"workloads"`
-	// Skipped: the documents that are no workload.
+	// Skipped: documents that are not workloads.
 	Skipped []string `json:"skipped"`
 }
 
-// Extracted: what one pod template would have warmed.
+// Extracted: images, placement and credentials of one pod template.
 type Extracted struct {
-	// Workload: `Kind/name`.
+	// Workload: workload as `Kind/name`.
 	Workload string `json:"workload"`
-	// Namespace: its namespace.
+	// Namespace: namespace of the workload.
 	Namespace string `json:"namespace"`
-	// Verdict: `wanted`, `opted_out`, `nothing` or `ignored`.
+	// Verdict: decision: `wanted`, `opted_out`, `nothing` or `ignored`.
 	Verdict string `json:"verdict"`
-	// Images: the images.
+	// Images: images to warm.
 	Images []string `json:"images"`
-	// Placement: the nodes, in the words of a pod: `nodeSelector`, `nodeAffinity`, `tolerations`.
+	// Placement: placement with the fields of a pod spec: `nodeSelector`, `nodeAffinity`, `tolerations`.
 	Placement map[string]any `json:"placement"`
-	// Credentials: the credentials: `imagePullSecrets`, `serviceAccountName`.
+	// Credentials: pull credentials: `imagePullSecrets`, `serviceAccountName`.
 	Credentials map[string]any `json:"credentials"`
-	// Nodes: how many of the matching nodes: a number, `all`, or a percentage.
+	// Nodes: number of matching nodes to warm: a number, `all`, or a percentage.
 	Nodes Amount `json:"nodes,omitzero"`
-	// Reason: why it is ignored, if so.
+	// Reason: reason why the workload is ignored; absent for other verdicts.
 	Reason string `json:"reason,omitempty"`
-	// Warnings: what made no sense, as kubectl would print it.
+	// Warnings: warnings about invalid values, with the texts that kubectl prints.
 	Warnings []string `json:"warnings,omitempty"`
 }
 
-// ExtractedView: what would be warmed for one pod template.
+// ExtractedView: images that would be warmed for one pod template.
 type ExtractedView struct {
-	// Workload: `Kind/name`.
+	// Workload: workload as `Kind/name`.
 	Workload string `json:"workload"`
-	// Namespace: its namespace.
+	// Namespace: namespace of the workload.
 	Namespace string `json:"namespace"`
-	// Verdict: `wanted`, `opted_out`, `nothing` or `ignored`.
+	// Verdict: decision: `wanted`, `opted_out`, `nothing` or `ignored`.
 	Verdict string `json:"verdict"`
-	// Images: the images.
+	// Images: images to warm.
 	Images []string `json:"images"`
-	// Placement: the nodes, in the words of a pod: `nodeSelector`, `nodeAffinity`, `tolerations`.
+	// Placement: placement with the fields of a pod spec: `nodeSelector`, `nodeAffinity`, `tolerations`.
 	Placement map[string]any `json:"placement"`
-	// Credentials: the credentials: `imagePullSecrets`, `serviceAccountName`.
+	// Credentials: pull credentials: `imagePullSecrets`, `serviceAccountName`.
 	Credentials map[string]any `json:"credentials"`
-	// NodeCount: how many nodes match and can be warmed now; absent where the caller may not read nodes.
+	// NodeCount: number of nodes that would be warmed now; absent when the caller may not list nodes.
 	NodeCount *int `json:"nodeCount,omitempty"`
-	// NodeNames: the first hundred of them.
+	// NodeNames: names of the first 100 of these nodes; absent when they are chosen only when the task
+	// starts.
 	NodeNames []string `json:"nodeNames,omitempty"`
-	// Nodes: how many of the matching nodes: a number, `all`, or a percentage.
+	// Nodes: number of matching nodes to warm: a number, `all`, or a percentage.
 	Nodes Amount `json:"nodes,omitzero"`
-	// Reason: why it is ignored, if so.
+	// Reason: reason why the workload is ignored; absent for other verdicts.
 	Reason string `json:"reason,omitempty"`
-	// Warnings: what made no sense, as kubectl would print it.
+	// Warnings: warnings about invalid values, with the texts that kubectl prints.
 	Warnings []string `json:"warnings,omitempty"`
 }
 
-// FailedNodeDetail: an image that could not be had on a node.
+// FailedNodeDetail: failed image on a node.
 type FailedNodeDetail struct {
-	// NodeName: the node.
+	// NodeName: name of the node.
 	NodeName string `json:"nodeName"`
-	// Image: the image; empty where the failure is the node's.
+	// Image: image reference; empty when the failure concerns the node.
 	Image string `json:"image"`
-	// Reason: one word of a closed set, such as `ImageNotFound`.
+	// Reason: reason, one word of a closed set, such as `ImageNotFound`.
 	Reason string `json:"reason"`
-	// Message: the words of the kubelet, the API server or the controller.
+	// Message: message of the kubelet, the API server or the controller.
 	Message string `json:"message"`
-	// Timestamp: when it was seen, RFC 3339.
+	// Timestamp: time at which the failure was observed, RFC 3339.
 	Timestamp time.Time `json:"timestamp"`
 }
 
-// ImageDetail: what became of an image.
+// ImageDetail: results of one image.
 type ImageDetail struct {
-	// Image: the image.
+	// Image: image reference.
 	Image string `json:"image"`
-	// CompletedNodes: on how many nodes it is warm.
+	// CompletedNodes: number of nodes on which the image is warm.
 	CompletedNodes int `json:"completedNodes"`
-	// FailedNodes: on how many nodes it could not be had.
+	// FailedNodes: number of nodes on which the image failed.
 	FailedNodes int `json:"failedNodes"`
-	// Digest: its digest, where the nodes have told it.
+	// Digest: digest of the image, when the nodes have reported it.
 	Digest string `json:"digest,omitempty"`
 }
 
-// NodeList: a page of nodes.
+// NodeList: page of nodes.
 type NodeList struct {
-	// Nodes: the nodes, by name.
+	// Nodes: nodes, sorted by name.
 	Nodes []NodeView `json:"nodes"`
-	// Total: how many there are in all pages.
+	// Total: number of nodes in all pages.
 	Total int `json:"total"`
-	// Limit: how many are in a page at most.
+	// Limit: largest number of nodes in a page.
 	Limit int `json:"limit"`
-	// Offset: after how many this page begins.
+	// Offset: number of nodes before this page.
 	Offset int `json:"offset"`
 }
 
-// NodeView: a node.
+// NodeView: node of the cluster.
 type NodeView struct {
-	// Name: its name.
+	// Name: name of the node.
 	Name string `json:"name"`
-	// Eligible: whether a task that tolerates no taint would be given it now.
+	// Eligible: true when a task without tolerations would use the node now.
 	Eligible bool `json:"eligible"`
-	// Ready: whether it is ready.
+	// Ready: true when the node's `Ready` condition is true.
 	Ready bool `json:"ready"`
-	// Unschedulable: whether it is cordoned.
+	// Unschedulable: true when the node is cordoned.
 	Unschedulable bool `json:"unschedulable"`
-	// Architecture: such as `amd64`.
+	// Architecture: CPU architecture, such as `amd64`.
 	Architecture string `json:"architecture"`
-	// OS: such as `linux`.
+	// OS: operating system, such as `linux`.
 	OS string `json:"os"`
-	// Runtime: the container runtime.
+	// Runtime: container runtime and its version.
 	Runtime string `json:"runtime"`
-	// ImageVolumes: whether images can be pulled there without being run.
+	// ImageVolumes: true when the node supports image volumes, by which images are pulled without running them.
 	ImageVolumes bool `json:"imageVolumes"`
-	// Labels: its labels, for `nodeSelector`.
+	// Labels: labels of the node, for `nodeSelector`.
 	Labels map[string]string `json:"labels"`
-	// Reason: why not: one word, such as `NotReady`.
+	// Reason: reason why the node is not eligible, such as `NotReady`.
 	Reason string `json:"reason,omitempty"`
 }
 
-// NotifyRequest: who is told of a task's end: exactly one of `url` and `urlFrom`.
+// NotifyRequest: notification of the end of a task. Exactly one of `url` and `urlFrom` is required.
 type NotifyRequest struct {
-	// Format: `json` (default), `cloudevents`, `slack`, `dingtalk` or `alertmanager`.
+	// Format: format of the body: `json` (default), `cloudevents`, `slack`, `dingtalk` or `alertmanager`.
 	Format string `json:"format,omitempty"`
-	// Secret: a Secret of the task's namespace whose `key` signs the message.
+	// Secret: name of a Secret in the task's namespace whose `key` signs the notification.
 	Secret string `json:"secret,omitempty"`
-	// URL: `http` or `https`. Everybody who may read the task can read it: give an address that carries a token by `urlFrom`.
+	// URL: address that receives the notification, `http` or `https`. Every user who may read the task
+	// can read it: use `urlFrom` for an address that contains a token.
 	URL string `json:"url,omitempty"`
-	// URLFrom: the key of a Secret of the task's namespace whose value is the address.
+	// URLFrom: key of a Secret in the task's namespace whose value is the address.
 	URLFrom UrlSource `json:"urlFrom,omitzero"`
 }
 
-// Overlap: what happens when a run is due while one is at work.
+// Overlap: policy for an execution that is due while another one is running.
 type Overlap string
 
-// The words of Overlap. A newer server may know more.
+// Values of Overlap. Newer servers may add values.
 const (
 	OverlapSkip  Overlap = "skip"
 	OverlapAllow Overlap = "allow"
 	OverlapQueue Overlap = "queue"
 )
 
-// Progress: how far a task is.
+// Progress: progress of a task.
 type Progress struct {
-	// TotalNodes: how many nodes were chosen.
+	// TotalNodes: number of planned nodes.
 	TotalNodes int `json:"totalNodes"`
-	// CompletedNodes: on how many of them every image is warm.
+	// CompletedNodes: number of nodes on which every image is warm.
 	CompletedNodes int `json:"completedNodes"`
-	// FailedNodes: how many failed.
+	// FailedNodes: number of failed nodes.
 	FailedNodes int `json:"failedNodes"`
-	// CurrentBatch: the batch at work, from 1; 0 before the first.
+	// CurrentBatch: number of the current batch, from 1; 0 before the first.
 	CurrentBatch int `json:"currentBatch"`
-	// TotalBatches: how many batches there are.
+	// TotalBatches: number of batches.
 	TotalBatches int `json:"totalBatches"`
-	// Percentage: 100 × `completedNodes` / `totalNodes`, with one decimal.
+	// Percentage: completed nodes in percent: 100 × `completedNodes` / `totalNodes`, with one decimal.
 	Percentage float64 `json:"percentage"`
 }
 
-// PullMethod: which method pulls an image on a node.
+// PullMethod: method that pulls an image on a node.
 type PullMethod string
 
-// The words of PullMethod. A newer server may know more.
+// Values of PullMethod. Newer servers may add values.
 const (
 	PullMethodAuto        PullMethod = "Auto"
 	PullMethodImageVolume PullMethod = "ImageVolume"
 	PullMethodHelper      PullMethod = "Helper"
 )
 
-// PullPolicy: when the kubelet asks the registry.
+// PullPolicy: condition under which the kubelet contacts the registry.
 type PullPolicy string
 
-// The words of PullPolicy. A newer server may know more.
+// Values of PullPolicy. Newer servers may add values.
 const (
 	PullPolicyIfNotPresent PullPolicy = "IfNotPresent"
 	PullPolicyAlways       PullPolicy = "Always"
 )
 
-// RetryGrowth: how the time between tries grows.
+// RetryGrowth: growth of the delay between retries.
 type RetryGrowth string
 
-// The words of RetryGrowth. A newer server may know more.
+// Values of RetryGrowth. Newer servers may add values.
 const (
 	RetryGrowthLinear      RetryGrowth = "linear"
 	RetryGrowthExponential RetryGrowth = "exponential"
 )
 
-// ScheduleDone: what was done to a schedule.
+// ScheduleDone: result of a change of a schedule.
 type ScheduleDone struct {
-	// ID: the schedule.
+	// ID: name of the schedule.
 	ID string `json:"id"`
-	// Message: for people.
+	// Message: description of the result.
 	Message string `json:"message"`
 }
 
-// ScheduleList: a page of schedules.
+// ScheduleList: page of schedules.
 type ScheduleList struct {
-	// Tasks: the schedules, by namespace and name.
+	// Tasks: schedules, sorted by namespace and name.
 	Tasks []ScheduleView `json:"tasks"`
-	// Total: how many there are in all pages.
+	// Total: number of schedules in all pages.
 	Total int `json:"total"`
-	// Limit: how many are in a page at most.
+	// Limit: largest number of schedules in a page.
 	Limit int `json:"limit"`
-	// Offset: after how many this page begins.
+	// Offset: number of schedules before this page.
 	Offset int `json:"offset"`
 }
 
-// ScheduleRequest: a schedule that is asked for.
+// ScheduleRequest: schedule to create, or its replacement.
 type ScheduleRequest struct {
-	// CronExpr: five fields of cron, or `@hourly`, `@daily`, `@weekly`, `@monthly`, `@yearly`.
+	// CronExpr: cron expression of five fields, or `@hourly`, `@daily`, `@weekly`, `@monthly`, `@yearly`.
 	CronExpr string `json:"cronExpr"`
-	// TaskConfig: what each run asks for.
+	// TaskConfig: task that each execution creates.
 	TaskConfig TaskRequest `json:"taskConfig"`
-	// Description: what it is for.
+	// Description: description of the schedule.
 	Description string `json:"description,omitempty"`
-	// Enabled: whether there are runs at all; yes by default.
+	// Enabled: false to disable the schedule; true by default.
 	Enabled *bool `json:"enabled,omitempty"`
-	// HistoryLimit: how many runs are remembered, with their tasks; 10 by default.
+	// HistoryLimit: number of executions that are kept, with their tasks; 10 by default.
 	HistoryLimit int `json:"historyLimit,omitempty"`
-	// Name: a name for people.
+	// Name: display name.
 	Name string `json:"name,omitempty"`
-	// Namespace: the schedule's namespace, and that of its tasks; the server's own by default.
+	// Namespace: namespace of the schedule and of its tasks; the server's default namespace when absent.
 	Namespace string `json:"namespace,omitempty"`
-	// OverlapPolicy: what happens when a run is due while one is at work: `skip` (default), `allow` or `queue`.
+	// OverlapPolicy: policy for an execution that is due while another one is running: `skip` (default), `allow`
+	// or `queue`.
 	OverlapPolicy Overlap `json:"overlapPolicy,omitzero"`
-	// StartingDeadlineSeconds: how many seconds late a run may begin; any by default.
+	// StartingDeadlineSeconds: largest delay with which an execution may start, in seconds; unlimited by default.
 	StartingDeadlineSeconds int `json:"startingDeadlineSeconds,omitempty"`
-	// TimeoutSeconds: seconds after which a run is cancelled; 0 for never, as by default.
+	// TimeoutSeconds: time after which an execution is cancelled, in seconds; 0 or absent for no timeout.
 	TimeoutSeconds *int `json:"timeoutSeconds,omitempty"`
-	// Timezone: the time zone in which they are meant; UTC by default.
+	// Timezone: time zone of the cron expression, an IANA name; UTC by default.
 	Timezone string `json:"timezone,omitempty"`
 }
 
-// ScheduleView: a schedule.
+// ScheduleView: schedule.
 type ScheduleView struct {
-	// ID: the name of its `PrewarmSchedule`.
+	// ID: name of its `PrewarmSchedule`.
 	ID string `json:"id"`
-	// Namespace: its namespace.
+	// Namespace: namespace of the schedule and of its tasks.
 	Namespace string `json:"namespace"`
-	// Name: its name for people.
+	// Name: display name; the name of the object when it has none.
 	Name string `json:"name"`
-	// Description: what it is for.
+	// Description: description of the schedule.
 	Description string `json:"description"`
-	// CronExpr: when.
+	// CronExpr: cron expression.
 	CronExpr string `json:"cronExpr"`
-	// Timezone: in which time zone.
+	// Timezone: time zone of the cron expression.
 	Timezone string `json:"timezone"`
-	// Enabled: whether there are runs at all.
+	// Enabled: false when the schedule is disabled.
 	Enabled bool `json:"enabled"`
-	// TaskConfig: what each run asks for.
+	// TaskConfig: task that each execution creates.
 	TaskConfig TaskRequest `json:"taskConfig"`
-	// OverlapPolicy: `skip`, `allow` or `queue`.
+	// OverlapPolicy: overlap policy: `skip`, `allow` or `queue`.
 	OverlapPolicy Overlap `json:"overlapPolicy"`
-	// HistoryLimit: how many runs are remembered.
+	// HistoryLimit: number of executions that are kept.
 	HistoryLimit int `json:"historyLimit"`
-	// CreatedBy: who made it.
+	// CreatedBy: name of the user that created the schedule by REST, otherwise `kubectl`.
 	CreatedBy string `json:"createdBy"`
-	// CreatedAt: RFC 3339.
+	// CreatedAt: creation time, RFC 3339.
 	CreatedAt *time.Time `json:"createdAt,omitempty"`
-	// LastExecutionAt: RFC 3339.
+	// LastExecutionAt: time of the last execution, RFC 3339.
 	LastExecutionAt *time.Time `json:"lastExecutionAt,omitempty"`
-	// Message: what is wrong with it, if anything.
+	// Message: first problem of the spec; absent when it is valid.
 	Message string `json:"message,omitempty"`
-	// NextExecutionAt: RFC 3339.
+	// NextExecutionAt: time of the next execution, RFC 3339; null when the schedule is disabled.
 	NextExecutionAt *time.Time `json:"nextExecutionAt,omitempty"`
-	// StartingDeadlineSeconds: how many seconds late a run may begin.
+	// StartingDeadlineSeconds: largest delay with which an execution may start, in seconds; null for no limit.
 	StartingDeadlineSeconds *int `json:"startingDeadlineSeconds,omitempty"`
-	// TimeoutSeconds: seconds after which a run is cancelled.
+	// TimeoutSeconds: time after which an execution is cancelled, in seconds; null for no timeout.
 	TimeoutSeconds *int `json:"timeoutSeconds,omitempty"`
-	// UpdatedAt: RFC 3339.
+	// UpdatedAt: time of the last change of the spec or the metadata, RFC 3339.
 	UpdatedAt *time.Time `json:"updatedAt,omitempty"`
 }
 
-// SecretKeyReference: a key of a Secret in the task's own namespace.
+// SecretKeyReference: key of a Secret in the task's namespace.
 type SecretKeyReference struct {
-	// Name: the Secret's name.
+	// Name: name of the Secret.
 	Name string `json:"name"`
-	// Key: the key of the Secret's data.
+	// Key: key in the Secret's data.
 	Key string `json:"key"`
 }
 
-// Stats: how much there is of everything that the caller may see.
+// Stats: numbers of the tasks and schedules that the caller may list.
 type Stats struct {
-	// Tasks: how many tasks there are, by status.
+	// Tasks: number of tasks by status.
 	Tasks map[string]int `json:"tasks"`
-	// TotalTasks: all of them.
+	// TotalTasks: number of all tasks.
 	TotalTasks int `json:"totalTasks"`
-	// EnabledSchedules: how many of them are enabled; none where the caller may not list them.
+	// EnabledSchedules: number of enabled schedules; null when the caller may not list schedules.
 	EnabledSchedules *int `json:"enabledSchedules,omitempty"`
-	// Schedules: how many schedules there are; none where the caller may not list them.
+	// Schedules: number of schedules; null when the caller may not list schedules.
 	Schedules *int `json:"schedules,omitempty"`
-	// SuccessRate: of those that completed or failed, how many percent completed; none where none did either.
+	// SuccessRate: completed tasks in percent of those that completed or failed; null when there are none of
+	// either.
 	SuccessRate *float64 `json:"successRate,omitempty"`
 }
 
-// Status: where a task stands.
+// Status: status of a task.
 type Status string
 
-// The words of Status. A newer server may know more.
+// Values of Status. Newer servers may add values.
 const (
 	StatusPending   Status = "pending"
 	StatusRunning   Status = "running"
@@ -386,172 +390,174 @@ const (
 	StatusCancelled Status = "cancelled"
 )
 
-// TaskCancelled: a task that was cancelled.
+// TaskCancelled: result of a cancellation.
 type TaskCancelled struct {
-	// TaskID: the name of its `PrewarmTask`.
+	// TaskID: name of its `PrewarmTask`.
 	TaskID string `json:"taskId"`
-	// Status: `cancelled`.
+	// Status: status of the task, always `cancelled`.
 	Status Status `json:"status"`
-	// Message: for people.
+	// Message: description of the result.
 	Message string `json:"message"`
 }
 
-// TaskCreated: a task that was made.
+// TaskCreated: created task.
 type TaskCreated struct {
-	// TaskID: the name of its `PrewarmTask`.
+	// TaskID: name of its `PrewarmTask`.
 	TaskID string `json:"taskId"`
-	// Namespace: its namespace.
+	// Namespace: namespace of the task.
 	Namespace string `json:"namespace"`
-	// Status: where it stands.
+	// Status: status of the task.
 	Status Status `json:"status"`
-	// Images: the images.
+	// Images: image references.
 	Images []string `json:"images"`
-	// BatchSize: how many nodes at once: a number, or a percentage such as `25%`.
+	// BatchSize: number of nodes per batch: a number, or a percentage such as `25%`.
 	BatchSize Amount `json:"batchSize"`
-	// Message: for people.
+	// Message: description of the result.
 	Message string `json:"message"`
-	// CreatedAt: RFC 3339.
+	// CreatedAt: creation time, RFC 3339.
 	CreatedAt *time.Time `json:"createdAt,omitempty"`
 }
 
-// TaskEvent: a server-sent event.
+// TaskEvent: server-sent event.
 type TaskEvent struct {
-	// ID: what `Last-Event-ID` takes the watch up from.
+	// ID: ID of the event; a client sends it as `Last-Event-ID` to resume the watch.
 	ID string `json:"id"`
-	// Data: the JSON of a `TaskView`.
+	// Data: JSON of a `TaskView`.
 	Data string `json:"data"`
 }
 
-// TaskList: a page of tasks.
+// TaskList: page of tasks.
 type TaskList struct {
-	// Tasks: the tasks, newest first.
+	// Tasks: tasks, newest first.
 	Tasks []TaskView `json:"tasks"`
-	// Total: how many there are in all pages.
+	// Total: number of tasks in all pages.
 	Total int `json:"total"`
-	// Limit: how many are in a page at most.
+	// Limit: largest number of tasks in a page.
 	Limit int `json:"limit"`
-	// Offset: after how many this page begins.
+	// Offset: number of tasks before this page.
 	Offset int `json:"offset"`
 }
 
-// TaskRequest: a task that is asked for.
+// TaskRequest: task to create.
 type TaskRequest struct {
-	// Images: 1 to 100 references, as a pod would name them.
+	// Images: image references, 1 to 100, as in a pod.
 	Images []string `json:"images"`
-	// BatchPolicy: how batches follow one another: `Barrier` (default), `Rolling` or `Doubling`.
+	// BatchPolicy: order of batches: `Barrier` (default), `Rolling` or `Doubling`.
 	BatchPolicy BatchPolicy `json:"batchPolicy,omitzero"`
-	// BatchSize: how many nodes at once: 1 to 100, or a percentage such as `25%`; 10 by default.
+	// BatchSize: number of nodes per batch: 1 to 100, or a percentage such as `25%`; 10 by default.
 	BatchSize Amount `json:"batchSize,omitzero"`
-	// Deadline: how long the whole task may take, such as `1h`.
+	// Deadline: timeout of the entire task, such as `1h`; none by default.
 	Deadline string `json:"deadline,omitempty"`
-	// ImagePullPolicy: `IfNotPresent` (default), or `Always` to check a tag that may have moved.
+	// ImagePullPolicy: pull policy: `IfNotPresent` (default), or `Always` to resolve a mutable tag again.
 	ImagePullPolicy PullPolicy `json:"imagePullPolicy,omitzero"`
-	// ImagePullSecrets: names of Secrets of the task's namespace, for private registries.
+	// ImagePullSecrets: names of pull secrets in the task's namespace, for private registries.
 	ImagePullSecrets []string `json:"imagePullSecrets,omitempty"`
-	// MaxRetries: how many further tries a failed node gets; 0 by default.
+	// MaxRetries: number of retries of a failed node, 0 to 5; 0 by default.
 	MaxRetries *int `json:"maxRetries,omitempty"`
-	// Namespace: the task's namespace; the server's own by default.
+	// Namespace: namespace of the task; the server's default namespace when absent.
 	Namespace string `json:"namespace,omitempty"`
-	// NodeSelector: labels that a node must carry.
+	// NodeSelector: labels that a node must have.
 	NodeSelector map[string]string `json:"nodeSelector,omitempty"`
-	// Nodes: how many of the matching nodes: `all` (default), `auto`, a number, or a percentage such as `25%`.
+	// Nodes: number of matching nodes to warm: `all` (default), `auto`, a number, or a percentage such as `25%`.
 	Nodes Amount `json:"nodes,omitzero"`
-	// Notify: who is told of the end.
+	// Notify: notifications of the end of the task, at most 10.
 	Notify []NotifyRequest `json:"notify,omitempty"`
-	// Priority: 1 to 10; higher goes first; 5 by default.
+	// Priority: priority among waiting tasks, 1 to 10, higher first; 5 by default.
 	Priority int `json:"priority,omitempty"`
-	// PullMethod: `Auto` (default), `ImageVolume` or `Helper`.
+	// PullMethod: pull method: `Auto` (default), `ImageVolume` or `Helper`.
 	PullMethod PullMethod `json:"pullMethod,omitzero"`
-	// Retain: how long finished worker pods hold the images, such as `30m`.
+	// Retain: time for which finished worker pods are kept, such as `30m`. While they exist, the kubelet
+	// keeps their images.
 	Retain string `json:"retain,omitempty"`
-	// RetryDelay: seconds before the first further try; 30 by default.
+	// RetryDelay: delay before the first retry, in seconds; 30 by default.
 	RetryDelay *int `json:"retryDelay,omitempty"`
-	// RetryStrategy: how the time between tries grows: `linear` (default) or `exponential`.
+	// RetryStrategy: growth of the delay between retries: `linear` (default) or `exponential`.
 	RetryStrategy RetryGrowth `json:"retryStrategy,omitzero"`
-	// ServiceAccountName: the service account of the task's namespace whose pull secrets count.
+	// ServiceAccountName: name of the service account in the task's namespace whose pull secrets are used.
 	ServiceAccountName string `json:"serviceAccountName,omitempty"`
-	// SuccessThreshold: the share of nodes that must be warm for the task to count as completed; `90%` by default.
+	// SuccessThreshold: share of nodes that must be warm for the task to complete; `90%` by default.
 	SuccessThreshold string `json:"successThreshold,omitempty"`
-	// Timeout: how long a node may take, such as `10m` (default).
+	// Timeout: timeout per node, such as `10m` (default).
 	Timeout string `json:"timeout,omitempty"`
-	// Tolerations: taints that are accepted, as in a pod.
+	// Tolerations: tolerations, as in a pod.
 	Tolerations []any `json:"tolerations,omitempty"`
-	// TTLSecondsAfterFinished: seconds after its end until the task is deleted; kept by default.
+	// TTLSecondsAfterFinished: time after its end at which the task is deleted, in seconds; never by default.
 	TTLSecondsAfterFinished *int `json:"ttlSecondsAfterFinished,omitempty"`
-	// WebhookURL: who is told of the end by a POST of JSON; `notify` can say more.
+	// WebhookURL: address that receives a notification as JSON when the task ends; `notify` has more options.
 	WebhookURL string `json:"webhookUrl,omitempty"`
-	// Worker: `Job` (default) or `Pod`.
+	// Worker: kind of the workers: `Job` (default) or `Pod`.
 	Worker WorkerKind `json:"worker,omitzero"`
 }
 
-// TaskView: a task.
+// TaskView: task.
 type TaskView struct {
-	// TaskID: the name of its `PrewarmTask`.
+	// TaskID: name of its `PrewarmTask`.
 	TaskID string `json:"taskId"`
-	// Namespace: its namespace.
+	// Namespace: namespace of the task.
 	Namespace string `json:"namespace"`
-	// Status: where it stands.
+	// Status: status of the task.
 	Status Status `json:"status"`
-	// Images: the images.
+	// Images: image references.
 	Images []string `json:"images"`
-	// BatchSize: how many nodes at once: a number, or a percentage such as `25%`.
+	// BatchSize: number of nodes per batch: a number, or a percentage such as `25%`.
 	BatchSize Amount `json:"batchSize"`
-	// NodeSelector: labels that its nodes carry.
+	// NodeSelector: labels that a node must have.
 	NodeSelector map[string]string `json:"nodeSelector"`
-	// Priority: 1 to 10; higher goes first.
+	// Priority: priority among waiting tasks, 1 to 10, higher first.
 	Priority int `json:"priority"`
-	// MaxRetries: how many further tries a failed node gets.
+	// MaxRetries: number of retries of a failed node.
 	MaxRetries int `json:"maxRetries"`
-	// RetryStrategy: how the time between tries grows.
+	// RetryStrategy: growth of the delay between retries.
 	RetryStrategy RetryGrowth `json:"retryStrategy"`
-	// RetryDelay: seconds before the first further try.
+	// RetryDelay: delay before the first retry, in seconds.
 	RetryDelay int64 `json:"retryDelay"`
-	// Origin: who made it: `rest`, `admission`, `schedule` or `user`.
+	// Origin: origin of the task: `rest`, `admission`, `schedule` or `user`.
 	Origin string `json:"origin"`
-	// Progress: how far it is.
+	// Progress: progress of the task.
 	Progress Progress `json:"progress"`
-	// ImageDetails: what became of each image.
+	// ImageDetails: results of each image.
 	ImageDetails []ImageDetail `json:"imageDetails"`
-	// FailedNodeDetails: the failures; at most 100, of which `progress.failedNodes` counts all.
+	// FailedNodeDetails: failures, at most 100; `progress.failedNodes` counts all failed nodes.
 	FailedNodeDetails []FailedNodeDetail `json:"failedNodeDetails"`
-	// Message: what it is doing, or why it ended as it did.
+	// Message: current activity, or the reason for the result.
 	Message string `json:"message"`
-	// CreatedAt: RFC 3339.
+	// CreatedAt: creation time, RFC 3339.
 	CreatedAt *time.Time `json:"createdAt,omitempty"`
-	// EstimatedCompletion: RFC 3339; when it may end at the present pace.
+	// EstimatedCompletion: estimated end time at the current rate, RFC 3339.
 	EstimatedCompletion *time.Time `json:"estimatedCompletion,omitempty"`
-	// FinishedAt: RFC 3339; absent before its end.
+	// FinishedAt: end time, RFC 3339; null before the end.
 	FinishedAt *time.Time `json:"finishedAt,omitempty"`
-	// StartedAt: RFC 3339; absent before it is begun.
+	// StartedAt: start time, RFC 3339; null before the start.
 	StartedAt *time.Time `json:"startedAt,omitempty"`
 }
 
-// Triggered: a run by hand.
+// Triggered: result of a manual trigger.
 type Triggered struct {
-	// ID: the schedule.
+	// ID: name of the schedule.
 	ID string `json:"id"`
-	// Message: for people.
+	// Message: description of the result.
 	Message string `json:"message"`
-	// TaskID: the run's task; none yet where it waits for another.
+	// TaskID: name of the task of the execution; null while the execution waits for another one.
 	TaskID string `json:"taskId,omitempty"`
 }
 
-// UrlSource: where an address is read from when it is used.
+// UrlSource: source of a URL, read when the URL is used.
 type UrlSource struct {
-	// SecretKeyRef: the key of a Secret of the task's namespace whose value is the address. The server needs `get` on that Secret.
+	// SecretKeyRef: key of a Secret in the task's namespace whose value is the URL. The server needs `get` on
+	// that Secret.
 	SecretKeyRef SecretKeyReference `json:"secretKeyRef"`
 }
 
-// WorkerKind: what kind of object pulls on a node.
+// WorkerKind: kind of the object that pulls on a node.
 type WorkerKind string
 
-// The words of WorkerKind. A newer server may know more.
+// Values of WorkerKind. Newer servers may add values.
 const (
 	WorkerKindJob WorkerKind = "Job"
 	WorkerKindPod WorkerKind = "Pod"
 )
 
-// The calls of the API: method, path, and the parameters of the query.
+// Operations of the API: method, path and query parameters.
 var (
 	opListNodes       = operation{"GET", "/nodes", []string{"limit", "offset", "eligible"}}
 	opListSchedules   = operation{"GET", "/scheduled-tasks", []string{"enabled", "namespace", "limit", "offset"}}

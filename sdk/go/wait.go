@@ -9,13 +9,13 @@ import (
 )
 
 const (
-	// pollEvery is how often Wait asks where it cannot watch.
+	// pollEvery is the polling interval of Wait where watching is not possible.
 	pollEvery = 2 * time.Second
-	// settling is how long a task that was just made may be unknown to the replica that is asked.
+	// settling is the time for which a new task may be unknown to another replica.
 	settling = 3 * time.Second
 )
 
-// WaitOption sets up a [Client.Wait]. A [CallOption] such as [InNamespace] is one too.
+// WaitOption configures [Client.Wait]. Each [CallOption], such as [InNamespace], is a WaitOption.
 type WaitOption interface{ applyWait(*waiter) }
 
 type waitFunc func(*waiter)
@@ -24,23 +24,25 @@ func (f waitFunc) applyWait(w *waiter) { f(w) }
 
 func (o CallOption) applyWait(w *waiter) { w.opts = append(w.opts, o) }
 
-// WithInterval asks for the task this often instead of watching it, for proxies that pass no streams.
+// WithInterval polls the task at this interval instead of watching it, for proxies that do not
+// support streams.
 func WithInterval(d time.Duration) WaitOption {
 	return waitFunc(func(w *waiter) { w.interval = d })
 }
 
-// WithProgress calls report with the task at first and after each change. [ProgressWriter] makes one that writes.
+// WithProgress calls report with the task at the start and after each change. [ProgressWriter]
+// returns such a function.
 func WithProgress(report func(*TaskView)) WaitOption {
 	return waitFunc(func(w *waiter) { w.report = report })
 }
 
-// FailUnlessCompleted makes a task that failed or was cancelled a [*TaskFailedError].
+// FailUnlessCompleted returns a [*TaskFailedError] for a task that failed or was cancelled.
 func FailUnlessCompleted() WaitOption {
 	return waitFunc(func(w *waiter) { w.strict = true })
 }
 
-// Wait returns the task when it has ended, however it ended: see [FailUnlessCompleted]. The context says how long to wait.
-// With an error, it returns the task as it was seen last, if it was.
+// Wait returns the task when it has ended with any status: see [FailUnlessCompleted]. The context
+// limits the wait. With an error, it also returns the last known state of the task, if any.
 func (c *Client) Wait(ctx context.Context, id string, opts ...WaitOption) (*TaskView, error) {
 	w := &waiter{client: c, id: id}
 	for _, opt := range opts {
@@ -65,7 +67,8 @@ type waiter struct {
 	last     *TaskView
 }
 
-// run watches, and asks from time to time where there is no watching: a proxy, or a token, may allow one and not the other.
+// run watches the task, and polls if the watch fails: a proxy or a token may allow only one of
+// them.
 func (w *waiter) run(ctx context.Context) error {
 	if w.interval <= 0 {
 		w.interval = pollEvery
@@ -77,7 +80,7 @@ func (w *waiter) run(ctx context.Context) error {
 	return w.poll(ctx)
 }
 
-// watch keeps its errors to itself: poll meets what is behind them, or does not.
+// watch watches the task. Its errors are ignored, because poll reports persistent ones.
 func (w *waiter) watch(ctx context.Context) {
 	for task, err := range w.client.WatchTask(ctx, w.id, w.opts...) {
 		if err != nil {

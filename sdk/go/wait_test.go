@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// states answers each GET of the task with the next state, and has no watch.
+// states answers each GET of the task with the next state, and does not support watches.
 func states(t *testing.T, answers ...string) (*Client, *fakeClock) {
 	asked := 0
 	return serve(t, func(w http.ResponseWriter, r *http.Request) {
@@ -29,7 +29,7 @@ func states(t *testing.T, answers ...string) (*Client, *fakeClock) {
 	})
 }
 
-func TestWaitAsksWhereItCannotWatch(t *testing.T) {
+func TestWaitPollsWithoutAWatch(t *testing.T) {
 	running := taskJSON("running", "")
 	client, clock := states(t, "404", taskJSON("pending", ""), running, running, taskJSON("completed", ""))
 	var seen []string
@@ -61,7 +61,7 @@ func TestWaitWithInterval(t *testing.T) {
 		if r.URL.Path != "/api/v1/tasks/t1" {
 			t.Error(r.URL)
 		}
-		// A word that is not known yet, with its end.
+		// An unknown status with the time of its end.
 		reply(w, 200, taskJSON("expired", `,"finishedAt":"2026-11-21T09:00:00Z"`))
 	})
 	if task, err := client.Wait(context.Background(), "t1", WithInterval(time.Minute)); err != nil || task.Status != "expired" || len(clock.slept) != 0 {
@@ -69,7 +69,7 @@ func TestWaitWithInterval(t *testing.T) {
 	}
 }
 
-func TestWaitBelievesThatThereIsNoTask(t *testing.T) {
+func TestWaitReturnsNotFound(t *testing.T) {
 	client, clock := states(t, "404")
 	if task, err := client.Wait(context.Background(), "t1"); !errors.Is(err, ErrNotFound) || task != nil || len(clock.slept) != 2 {
 		t.Errorf("%v, %v, %v", task, err, clock.slept)
@@ -80,7 +80,7 @@ func TestWaitBelievesThatThereIsNoTask(t *testing.T) {
 	}
 }
 
-func TestWaitEndsWithItsContext(t *testing.T) {
+func TestWaitStopsWithTheContext(t *testing.T) {
 	client, _ := states(t, taskJSON("running", ""))
 	client.clock.sleep = sleep
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
@@ -114,7 +114,7 @@ func TestFailuresAreGrouped(t *testing.T) {
   ImageNotFound on n2, n3, n4 and 1 more, b, c: of n2
   NodeGone on n6: of n6
   Timeout on n1, a: of n1
-  of 9 nodes that failed, the server lists 7 failures`
+  9 nodes failed; the server lists 7 failures`
 	if err.Error() != expected {
 		t.Errorf("%s", err)
 	}

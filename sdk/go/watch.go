@@ -13,16 +13,17 @@ import (
 )
 
 const (
-	// silence is how long a stream may be without a sign of life; the server gives one every 15 seconds.
+	// silence is the maximum time without data from a stream. The server sends a keep-alive every
+	// 15 seconds.
 	silence = 60 * time.Second
-	// steady is how long a connection has to last for the next break not to count as a repetition of the last.
+	// steady is the duration of a connection after which the count of failures is reset.
 	steady = 10 * time.Second
 )
 
 var errCut = errors.New("the stream ended before the task did")
 
-// WatchTask gives the task at once, and again whenever it changes, until it has ended. Breaks of the connection are taken up
-// again. It ends after an error.
+// WatchTask iterates over states of the task: the current one, and one for each change until the
+// task has ended. It reconnects after connection errors. It stops after an error.
 func (c *Client) WatchTask(ctx context.Context, id string, opts ...CallOption) iter.Seq2[*TaskView, error] {
 	return func(yield func(*TaskView, error) bool) {
 		r, err := c.request(opWatchTask, opts, id)
@@ -42,10 +43,10 @@ type watch struct {
 	client  *Client
 	request *request
 	yield   func(*TaskView, error) bool
-	// lastID is of the last event; heard: there was one since the last connection was made.
+	// lastID is the ID of the last event. heard: the current connection has delivered an event.
 	lastID string
 	heard  bool
-	// over: the task has ended, or the caller reads no further.
+	// over: the task has ended, or the caller has stopped the iteration.
 	over bool
 }
 
@@ -73,7 +74,8 @@ func (w *watch) run(ctx context.Context) error {
 	}
 }
 
-// connect reads one connection to its end. Its error is never nil unless the watch is over.
+// connect opens one connection and reads it until its end. The error is nil only if the watch is
+// over.
 func (w *watch) connect(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -92,7 +94,7 @@ func (w *watch) connect(ctx context.Context) error {
 		w.over = true
 		return nil
 	case resp.StatusCode != http.StatusOK || !isEventStream(resp):
-		body, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<20)) // what there is of it explains the status
+		body, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<20)) // a partial body may explain the status
 		return newAPIError(w.request, resp, body, token, w.client.clock.now())
 	}
 	var bad error
@@ -106,27 +108,27 @@ func (w *watch) connect(ctx context.Context) error {
 	return w.stop(ctx, err)
 }
 
-// take hands an event on. What comes again after a break is not new.
+// take passes an event to the caller. An event that is repeated after a reconnect is ignored.
 func (w *watch) take(e event) error {
 	if e.id != "" && e.id == w.lastID {
 		return nil
 	}
 	var task TaskView
 	if err := json.Unmarshal([]byte(e.data), &task); err != nil {
-		return fmt.Errorf("prewarmer: watching %s: the event is no task: %w", w.request.path, err)
+		return fmt.Errorf("prewarmer: watching %s: invalid event: %w", w.request.path, err)
 	}
 	w.lastID, w.heard = e.id, true
 	w.over = !w.yield(&task, nil) || task.Ended()
 	return nil
 }
 
-// stop says why a connection ended.
+// stop returns the reason why a connection ended.
 func (w *watch) stop(ctx context.Context, err error) error {
 	switch {
 	case err == nil:
 		err = errCut
 	case ctx.Err() != nil:
-		err = fmt.Errorf("nothing was heard for %v", w.client.clock.silence)
+		err = fmt.Errorf("no data received for %v", w.client.clock.silence)
 	}
 	var connection *connectionError
 	if errors.As(err, &connection) {
@@ -135,7 +137,7 @@ func (w *watch) stop(ctx context.Context, err error) error {
 	return newConnectionError(w.request, err)
 }
 
-// streaming is the client without a time limit: a watch takes as long as its task.
+// streaming returns the HTTP client without a timeout, because a watch lasts as long as its task.
 func (c *Client) streaming() *http.Client {
 	client := *c.http
 	client.Timeout = 0

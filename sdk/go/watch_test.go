@@ -26,7 +26,7 @@ func watchAll(client *Client) (statuses []string, failed error) {
 	return statuses, nil
 }
 
-func TestAWatchIsTakenUpAgain(t *testing.T) {
+func TestWatchReconnects(t *testing.T) {
 	var lastIDs []string
 	client, clock := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Accept") != "text/event-stream" {
@@ -58,7 +58,7 @@ func TestAWatchIsTakenUpAgain(t *testing.T) {
 	}
 }
 
-func TestAWatchEndsWithoutContent(t *testing.T) {
+func TestWatchEndsWithNoContent(t *testing.T) {
 	connections := 0
 	client, _ := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 		if connections++; connections == 1 {
@@ -72,7 +72,7 @@ func TestAWatchEndsWithoutContent(t *testing.T) {
 	}
 }
 
-func TestAWatchGivesUp(t *testing.T) {
+func TestWatchFailsAfterRetries(t *testing.T) {
 	for name, c := range map[string]struct {
 		handler     http.HandlerFunc
 		connections int
@@ -84,7 +84,7 @@ func TestAWatchGivesUp(t *testing.T) {
 		"no task": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "text/event-stream")
 			_, _ = w.Write([]byte("data: soon\n\n"))
-		}, 1, "the event is no task"},
+		}, 1, "invalid event"},
 	} {
 		connections := 0
 		client, _ := serve(t, func(w http.ResponseWriter, r *http.Request) { connections++; c.handler(w, r) })
@@ -95,7 +95,7 @@ func TestAWatchGivesUp(t *testing.T) {
 	}
 }
 
-func TestBreaksOfALongWatchDoNotAddUp(t *testing.T) {
+func TestLongConnectionsResetTheFailureCount(t *testing.T) {
 	connections := 0
 	client, _ := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 		connections++
@@ -110,7 +110,7 @@ func TestBreaksOfALongWatchDoNotAddUp(t *testing.T) {
 	}
 }
 
-func TestAWatchEndsWithItsReaderAndItsContext(t *testing.T) {
+func TestWatchStopsWithIterationOrContext(t *testing.T) {
 	client, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		sendEvent(w, 1, "running")
 		<-r.Context().Done()
@@ -130,7 +130,7 @@ func TestAWatchEndsWithItsReaderAndItsContext(t *testing.T) {
 	}
 }
 
-func TestAWatchOutlivesTheClientsTimeout(t *testing.T) {
+func TestWatchHasNoTimeout(t *testing.T) {
 	client, _ := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 		sendEvent(w, 1, "running")
 		time.Sleep(150 * time.Millisecond)
@@ -141,7 +141,7 @@ func TestAWatchOutlivesTheClientsTimeout(t *testing.T) {
 	}
 }
 
-func TestASilentStreamIsTakenUpAgain(t *testing.T) {
+func TestWatchReconnectsAfterSilence(t *testing.T) {
 	connections := make(chan int, 10)
 	client, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		connections <- 1
@@ -153,7 +153,7 @@ func TestASilentStreamIsTakenUpAgain(t *testing.T) {
 			return
 		}
 		w.Header().Set("Content-Type", "text/event-stream")
-		// Signs of life, for longer than silence may be.
+		// Keep-alives, for longer than the maximum silence.
 		for range 8 {
 			time.Sleep(50 * time.Millisecond)
 			_, _ = fmt.Fprint(w, ":\n")
@@ -167,7 +167,7 @@ func TestASilentStreamIsTakenUpAgain(t *testing.T) {
 	}
 }
 
-func TestAProxyThatCutsALongSilenceIsNoFailure(t *testing.T) {
+func TestWatchToleratesIdleTimeoutsOfProxies(t *testing.T) {
 	var client *Client
 	var clock *fakeClock
 	connections := 0

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Everything that must hold for the Python SDK: ruff, mypy, the build of sdist and wheel, and the tests with what was built.
-#   check.sh           live tests too where PREWARMER_URL is set
-#   check.sh --live    live tests are a must
-# The tools are kept in PREWARMER_CACHE; the first run fetches them from the package index that pip is set up for.
+# Checks the Python SDK: ruff, mypy, the build of sdist and wheel, and the tests with the built
+# package.
+#   check.sh           also runs the live tests if PREWARMER_URL is set
+#   check.sh --live    fails if the live tests cannot run
+# The tools are installed into PREWARMER_CACHE, from the package index that is configured for pip.
 set -euo pipefail
-# The CA of an https server is named from where this was called.
+# A relative path is relative to the caller's working directory.
 if [[ -n ${PREWARMER_CA_FILE:-} ]]; then
   PREWARMER_CA_FILE=$(realpath "$PREWARMER_CA_FILE")
   export PREWARMER_CA_FILE
@@ -19,31 +20,32 @@ case ${1:-} in
   --live) live=yes ;;
   *) fail "usage: check.sh [--live]" ;;
 esac
-[[ $live = no || -n ${PREWARMER_URL:-} ]] || fail "--live needs PREWARMER_URL and PREWARMER_TOKEN"
+[[ $live = no || -n ${PREWARMER_URL:-} ]] || fail "--live requires PREWARMER_URL and PREWARMER_TOKEN"
 
 python=${PYTHON:-python3}
 "$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' ||
-  fail "the tools need Python 3.10 or newer with venv: name one in PYTHON"
+  fail "Python 3.10 or newer with venv is required; set PYTHON to its path"
 
 key=$({ cat requirements-dev.txt; "$python" -c 'import sys; print(sys.executable, sys.version)'; } | sha256sum | cut -c1-16)
 tools=${PREWARMER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/prewarmer}/python-sdk/$key
 mkdir -p "$(dirname "$tools")"
-# Two runs at once must not install into each other; what was interrupted has no mark, and is made anew.
+# The lock protects against concurrent runs. An interrupted installation has no marker file, and is
+# repeated.
 exec 9> "$tools.lock"
 flock 9
 if [[ ! -e $tools/complete ]]; then
-  echo "== tools into $tools"
+  echo "== installing tools into $tools"
   rm -rf "$tools"
   "$python" -m venv "$tools"
   "$tools/bin/python" -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt ||
-    fail "the tools could not be fetched: is a package index within reach?"
+    fail "the tools could not be installed; check that the package index is reachable"
   touch "$tools/complete"
 fi
 flock -u 9
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-# Nothing is left in the source tree.
+# No files are left in the source tree.
 export PYTHONDONTWRITEBYTECODE=1 RUFF_CACHE_DIR=$work/ruff MYPY_CACHE_DIR=$work/mypy
 
 echo "== ruff"
@@ -52,17 +54,17 @@ echo "== ruff"
 echo "== mypy"
 "$tools/bin/mypy" --no-error-summary
 echo "== sdist and wheel"
-# The wheel comes from the sdist, which shows that the sdist is whole.
+# The wheel is built from the sdist, which proves that the sdist is complete.
 "$tools/bin/python" -m build --no-isolation --outdir "$work/dist" . > "$work/build.log" 2>&1 ||
-  { cat "$work/build.log" >&2; fail "the build"; }
+  { cat "$work/build.log" >&2; fail "the build failed"; }
 "$tools/bin/python" -m pip install --quiet --disable-pip-version-check --no-index --no-deps --target "$work/site" \
   "$work"/dist/*.whl
 echo "== tests"
 export PYTHONPATH=$work/site
 "$tools/bin/python" -c 'import prewarmer, sys; sys.exit(not prewarmer.__file__.startswith(sys.argv[1]))' "$work/site" ||
-  fail "the tests would not use what was built"
-"$tools/bin/python" -m pytest -q -p no:cacheprovider | tee "$work/tests.log" || fail "the tests"
-[[ $live = no ]] || ! grep -q 'NOT RUN: PREWARMER_URL' "$work/tests.log" || fail "live tests were left out"
+  fail "the tests would not import the built package"
+"$tools/bin/python" -m pytest -q -p no:cacheprovider | tee "$work/tests.log" || fail "the tests failed"
+[[ $live = no ]] || ! grep -q 'NOT RUN: PREWARMER_URL' "$work/tests.log" || fail "live tests were skipped"
 
 result=$(tail -n 1 "$work/tests.log")
 if [[ -n ${PREWARMER_URL:-} ]]; then

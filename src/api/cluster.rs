@@ -1,4 +1,4 @@
-//! Nodes, and how much there is of everything.
+//! Nodes of the cluster, and numbers of tasks and schedules.
 
 use std::{
     collections::BTreeMap,
@@ -18,157 +18,163 @@ use utoipa::ToSchema;
 
 use super::{
     Api,
-    auth::{Caller, Deed, Visible},
+    auth::{Caller, NamespaceScope, Permission},
     error::ApiError,
-    params::{Pairs, Params},
-    schedules::answer,
+    params::{Params, QueryPairs},
+    schedules::json_response,
     tasks::LIST,
 };
 use crate::{
-    catalog::{Counts, Status},
     metrics::Metrics,
-    node::{Demand, Facts, Interner},
-    reduced::ReducedNode,
+    node::{Interner, NodeInfo, NodeRequirements},
     schedule::PrewarmSchedule,
-    task::{plan::candidates, validate::ValidTask},
+    slim::SlimNode,
+    store::{Status, StatusCounts},
+    task::{plan::matching_nodes, validate::ValidTask},
 };
 
-pub(super) const LIST_NODES: Deed = Deed { verb: "list", resource: "nodes" };
-/// How long a list of nodes is used: the leader alone watches nodes, and one list of 5,000 is 75 MB for the API server.
-const KEPT: Duration = Duration::from_secs(15);
-/// Objects per page.
-const PAGE: u32 = 200;
-/// Nodes in an answer at most.
+pub(super) const LIST_NODES: Permission = Permission { verb: "list", resource: "nodes" };
+/// Time for which a list of nodes is cached. Only the leader watches nodes, and one list of 5,000
+/// nodes costs the API server 75 MB.
+const CACHE_TTL: Duration = Duration::from_secs(15);
+/// Nodes per page of a list request.
+const LIST_PAGE_SIZE: u32 = 200;
+/// Largest page of a response, in nodes.
 const MAX_NODES: usize = 1000;
 
-/// The nodes as they were a moment ago. Clones share them.
+/// Cached list of the nodes. Clones share it.
 #[derive(Clone)]
-pub(super) struct Nodes {
+pub(super) struct NodeCache {
     client: Client,
     metrics: Arc<Metrics>,
-    texts: Arc<Interner>,
-    kept: Arc<Mutex<Option<Snapshot>>>,
+    interner: Arc<Interner>,
+    cached: Arc<Mutex<Option<NodeSnapshot>>>,
 }
 
-/// A list of nodes, and when it was made.
+/// List of nodes with the time at which it was read.
 #[derive(Clone)]
-pub(super) struct Snapshot {
-    pub(super) nodes: Arc<Vec<Facts>>,
-    made: Instant,
+pub(super) struct NodeSnapshot {
+    pub(super) nodes: Arc<Vec<NodeInfo>>,
+    listed_at: Instant,
 }
 
-impl Nodes {
+impl NodeCache {
     pub(super) fn new(api: &Api) -> Self {
         Self {
             client: api.client.clone(),
             metrics: Arc::clone(&api.metrics),
-            texts: Arc::default(),
-            kept: Arc::default(),
+            interner: Arc::default(),
+            cached: Arc::default(),
         }
     }
 
-    /// Of several callers one asks the API server, and the others wait for his answer.
-    pub(super) async fn get(&self) -> Result<Snapshot, ApiError> {
-        let mut kept = self.kept.lock().await;
-        if let Some(snapshot) = kept.as_ref().filter(|snapshot| snapshot.made.elapsed() < KEPT) {
+    /// Returns the nodes from the cache, or from the API server when the cached list has expired.
+    /// Concurrent callers share one list request. Error 503 when the API server does not answer.
+    pub(super) async fn get(&self) -> Result<NodeSnapshot, ApiError> {
+        let mut kept = self.cached.lock().await;
+        if let Some(snapshot) =
+            kept.as_ref().filter(|snapshot| snapshot.listed_at.elapsed() < CACHE_TTL)
+        {
             return Ok(snapshot.clone());
         }
-        let api = KubeApi::<ReducedNode>::all(self.client.clone());
-        let (mut nodes, mut params) = (Vec::new(), ListParams::default().limit(PAGE));
+        let api = KubeApi::<SlimNode>::all(self.client.clone());
+        let (mut nodes, mut params) = (Vec::new(), ListParams::default().limit(LIST_PAGE_SIZE));
         loop {
             self.metrics.kube_requests.with_label_values(&["list", "nodes"]).inc();
             let page = api.list(&params).await?;
-            nodes.extend(page.items.iter().map(|node| Facts::new(node, &self.texts)));
+            nodes.extend(page.items.iter().map(|node| NodeInfo::new(node, &self.interner)));
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => params = params.continue_token(&token),
                 None => break,
             }
         }
         nodes.sort_by(|a, b| a.name.cmp(&b.name));
-        let snapshot = Snapshot { nodes: Arc::new(nodes), made: Instant::now() };
+        let snapshot = NodeSnapshot { nodes: Arc::new(nodes), listed_at: Instant::now() };
         *kept = Some(snapshot.clone());
         Ok(snapshot)
     }
 }
 
-/// Which nodes a task would warm, as they are now.
-pub(super) struct Reach<'a> {
-    able: Vec<&'a str>,
-    /// How many of those that can be warmed are wanted.
-    pub(super) many: usize,
-    /// How many match, whether they can be warmed or not.
+/// Nodes that a task would warm at present.
+pub(super) struct NodeSelection<'a> {
+    eligible: Vec<&'a str>,
+    /// Number of eligible nodes that the task would warm.
+    pub(super) selected: usize,
+    /// Number of nodes that match the placement, eligible or not.
     pub(super) matching: usize,
-    /// Why some cannot, and how many.
-    pub(super) obstacles: Vec<(&'static str, usize)>,
+    /// Reasons for which matching nodes are not eligible, each with the number of nodes.
+    pub(super) ineligible: Vec<(&'static str, usize)>,
 }
 
-impl<'a> Reach<'a> {
-    /// Of these nodes.
-    pub(super) fn of(task: &'a ValidTask, nodes: &'a [Facts]) -> Self {
-        let mut reach = Self { able: Vec::new(), many: 0, matching: 0, obstacles: Vec::new() };
-        for (node, obstacle) in candidates(task, nodes) {
+impl<'a> NodeSelection<'a> {
+    /// Selects the nodes of a task from these nodes.
+    pub(super) fn for_task(task: &'a ValidTask, nodes: &'a [NodeInfo]) -> Self {
+        let mut reach =
+            Self { eligible: Vec::new(), selected: 0, matching: 0, ineligible: Vec::new() };
+        for (node, obstacle) in matching_nodes(task, nodes) {
             reach.matching += 1;
             let Some(reason) = obstacle else {
-                reach.able.push(&node.name);
+                reach.eligible.push(&node.name);
                 continue;
             };
-            match reach.obstacles.iter_mut().find(|(known, _)| *known == reason) {
+            match reach.ineligible.iter_mut().find(|(known, _)| *known == reason) {
                 Some((_, count)) => *count += 1,
-                None => reach.obstacles.push((reason, 1)),
+                None => reach.ineligible.push((reason, 1)),
             }
         }
-        reach.many = task.nodes.of(reach.able.len());
+        reach.selected = task.nodes.of_total(reach.eligible.len());
         reach
     }
 
-    /// Their names. Where fewer are wanted than match, which ones is chosen when the task runs.
-    pub(super) fn named(&self) -> Option<&[&'a str]> {
-        (self.many == self.able.len()).then_some(&self.able)
+    /// Returns the names of the nodes. `None` when the task warms only some of the eligible nodes:
+    /// those are chosen when it starts.
+    pub(super) fn names(&self) -> Option<&[&'a str]> {
+        (self.selected == self.eligible.len()).then_some(&self.eligible)
     }
 }
 
-/// A node.
+/// Node of the cluster.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own, under its own name")]
 pub struct NodeView {
-    /// Its name.
+    /// Name of the node.
     pub name: String,
-    /// Whether a task that tolerates no taint would be given it now.
+    /// True when a task without tolerations would use the node now.
     pub eligible: bool,
-    /// Why not: one word, such as `NotReady`.
+    /// Reason why the node is not eligible, such as `NotReady`.
     pub reason: Option<String>,
-    /// Whether it is ready.
+    /// True when the node's `Ready` condition is true.
     pub ready: bool,
-    /// Whether it is cordoned.
+    /// True when the node is cordoned.
     pub unschedulable: bool,
-    /// Such as `amd64`.
+    /// CPU architecture, such as `amd64`.
     pub architecture: String,
-    /// Such as `linux`.
+    /// Operating system, such as `linux`.
     pub os: String,
-    /// The container runtime.
+    /// Container runtime and its version.
     pub runtime: String,
-    /// Whether images can be pulled there without being run.
+    /// True when the node supports image volumes, by which images are pulled without running them.
     pub image_volumes: bool,
-    /// Its labels, for `nodeSelector`.
+    /// Labels of the node, for `nodeSelector`.
     pub labels: BTreeMap<String, String>,
 }
 
-/// A page of nodes.
+/// Page of nodes.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct NodeList {
-    /// The nodes, by name.
+    /// Nodes, sorted by name.
     pub nodes: Vec<NodeView>,
-    /// How many there are in all pages.
+    /// Number of nodes in all pages.
     pub total: usize,
-    /// How many are in a page at most.
+    /// Largest number of nodes in a page.
     pub limit: usize,
-    /// After how many this page begins.
+    /// Number of nodes before this page.
     pub offset: usize,
 }
 
-fn view(node: &Facts) -> NodeView {
-    let obstacle = Demand::default().obstacle(node);
+fn node_view(node: &NodeInfo) -> NodeView {
+    let obstacle = NodeRequirements::default().ineligible(node);
     NodeView {
         name: node.name.clone(),
         eligible: obstacle.is_none(),
@@ -178,104 +184,125 @@ fn view(node: &Facts) -> NodeView {
         architecture: node.architecture.to_string(),
         os: node.os.to_string(),
         runtime: node.runtime.to_string(),
-        image_volumes: node.mounts_image_volumes(),
+        image_volumes: node.supports_image_volumes(),
         labels: node.labels.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
     }
 }
 
-/// A page of the cluster's nodes, as they were within the last 15 seconds.
+/// Lists the nodes of the cluster, at most 15 seconds old.
 #[utoipa::path(get, path = "/nodes", tag = "cluster",
     params(
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "How many at most; 10 by default"),
-        ("offset" = Option<u32>, Query, maximum = 2_147_483_647, description = "After how many"),
-        ("eligible" = Option<bool>, Query, description = "Only those that a task would be given now, or would not"),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "Largest number of nodes to return; 10 by default"),
+        ("offset" = Option<u32>, Query, maximum = 2_147_483_647, description = "Number of nodes to skip"),
+        ("eligible" = Option<bool>, Query, description = "Return only nodes that a task would use now (`true`), or only others (`false`)"),
     ),
-    responses((status = 200, description = "The page", body = NodeList)))]
+    responses((status = 200, description = "Page of nodes", body = NodeList)))]
 pub(super) async fn list_nodes(
     State(api): State<Api>,
-    State(nodes): State<Nodes>,
+    State(nodes): State<NodeCache>,
     caller: Caller,
-    pairs: Pairs,
+    pairs: QueryPairs,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let mut params = Params::of(pairs);
+    let mut params = Params::from_query(pairs);
     let eligible = params.choice("eligible", &[("true", true), ("false", false)]);
     let (limit, offset) = params.page(MAX_NODES);
-    params.done()?;
-    api.auth.nodes(&caller).await?;
+    params.finish()?;
+    api.auth.authorize_node_list(&caller).await?;
     let snapshot = nodes.get().await?;
-    let fits = |node: &&Facts| eligible.is_none_or(|wanted| Demand::default().obstacle(node).is_none() == wanted);
+    let fits = |node: &&NodeInfo| {
+        eligible
+            .is_none_or(|wanted| NodeRequirements::default().ineligible(node).is_none() == wanted)
+    };
     let total = snapshot.nodes.iter().filter(fits).count();
-    let page = snapshot.nodes.iter().filter(fits).skip(offset).take(limit).map(view).collect();
-    let mut response = answer(&api, &headers, &NodeList { nodes: page, total, limit, offset });
-    response.headers_mut().insert(header::AGE, HeaderValue::from(snapshot.made.elapsed().as_secs()));
+    let page = snapshot.nodes.iter().filter(fits).skip(offset).take(limit).map(node_view).collect();
+    let mut response =
+        json_response(&api, &headers, &NodeList { nodes: page, total, limit, offset });
+    response
+        .headers_mut()
+        .insert(header::AGE, HeaderValue::from(snapshot.listed_at.elapsed().as_secs()));
     Ok(response)
 }
 
-/// How much there is of everything that the caller may see.
+/// Numbers of the tasks and schedules that the caller may list.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Stats {
-    /// How many tasks there are, by status.
+    /// Number of tasks by status.
     #[schema(value_type = BTreeMap<String, usize>)]
     pub tasks: BTreeMap<&'static str, usize>,
-    /// All of them.
+    /// Number of all tasks.
     pub total_tasks: usize,
-    /// Of those that completed or failed, how many percent completed; none where none did either.
+    /// Completed tasks in percent of those that completed or failed; null when there are none of
+    /// either.
     pub success_rate: Option<f64>,
-    /// How many schedules there are; none where the caller may not list them.
+    /// Number of schedules; null when the caller may not list schedules.
     pub schedules: Option<usize>,
-    /// How many of them are enabled; none where the caller may not list them.
+    /// Number of enabled schedules; null when the caller may not list schedules.
     pub enabled_schedules: Option<usize>,
 }
 
-/// Of a thousand tasks that completed or failed, how many completed; none where none did either.
-pub(super) fn success_permille(counts: &Counts) -> Option<f64> {
+/// Computes the completed tasks per thousand of those that completed or failed; `None` when there
+/// are none of either.
+pub(super) fn success_permille(counts: &StatusCounts) -> Option<f64> {
     let of = |status: Status| counts.get(&status).copied().unwrap_or_default();
     let (good, bad) = (of(Status::Completed), of(Status::Failed));
-    #[allow(clippy::cast_precision_loss, reason = "nobody has 2^52 tasks")]
+    #[allow(clippy::cast_precision_loss, reason = "the number of tasks is far below 2^52")]
     let rate = (good + bad > 0).then(|| good as f64 * 1000.0 / (good + bad) as f64);
     rate
 }
 
-/// The schedules that the caller may list, in the namespace if one is named; none where the caller may list none.
-pub(super) async fn listed_schedules(
+/// Returns the schedules that the caller may list, in `namespace` or in all; `None` when the caller
+/// may list no schedules.
+pub(super) async fn visible_schedules(
     api: &Api,
     caller: &Caller,
     namespace: Option<String>,
 ) -> Result<Option<Vec<Arc<PrewarmSchedule>>>, ApiError> {
-    let visible = match super::tasks::readable(api, caller, super::schedules::LIST, namespace).await {
+    let visible = match super::tasks::visible_namespaces(
+        api,
+        caller,
+        super::schedules::LIST,
+        namespace,
+    )
+    .await
+    {
         Ok(visible) => visible,
         Err(error) if error.code == StatusCode::FORBIDDEN => return Ok(None),
         Err(error) => return Err(error),
     };
-    let seen = |one: &Arc<PrewarmSchedule>| visible.has(one.metadata.namespace.as_deref().unwrap_or_default());
+    let seen = |one: &Arc<PrewarmSchedule>| {
+        visible.contains(one.metadata.namespace.as_deref().unwrap_or_default())
+    };
     Ok(Some(api.schedules.all().into_iter().filter(seen).collect()))
 }
 
-/// How many tasks and schedules there are.
+/// Returns the numbers of tasks and schedules.
 #[utoipa::path(get, path = "/stats", tag = "cluster",
-    params(("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Only of this namespace")),
-    responses((status = 200, description = "The numbers", body = Stats)))]
+    params(("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Count only objects of this namespace")),
+    responses((status = 200, description = "Numbers of tasks and schedules", body = Stats)))]
 pub(super) async fn get_stats(
     State(api): State<Api>,
     caller: Caller,
-    pairs: Pairs,
+    pairs: QueryPairs,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let mut params = Params::of(pairs);
+    let mut params = Params::from_query(pairs);
     let namespace = params.namespace();
-    params.done()?;
-    let visible: Visible = super::tasks::readable(&api, &caller, LIST, namespace.clone()).await?;
-    let counts = api.catalog.counts(&|namespace| visible.has(namespace));
+    params.finish()?;
+    let visible: NamespaceScope =
+        super::tasks::visible_namespaces(&api, &caller, LIST, namespace.clone()).await?;
+    let counts = api.catalog.counts(&|namespace| visible.contains(namespace));
     let rate = success_permille(&counts).map(|rate| rate.round() / 10.0);
-    let schedules = listed_schedules(&api, &caller, namespace).await?;
+    let schedules = visible_schedules(&api, &caller, namespace).await?;
     let stats = Stats {
         total_tasks: counts.values().sum(),
         tasks: counts.into_iter().map(|(status, count)| (status.as_str(), count)).collect(),
         success_rate: rate,
-        enabled_schedules: schedules.as_ref().map(|all| all.iter().filter(|one| one.spec.enabled).count()),
+        enabled_schedules: schedules
+            .as_ref()
+            .map(|all| all.iter().filter(|one| one.spec.enabled).count()),
         schedules: schedules.map(|all| all.len()),
     };
-    Ok(answer(&api, &headers, &stats))
+    Ok(json_response(&api, &headers, &stats))
 }

@@ -1,4 +1,4 @@
-//! `/docs`: the `OpenAPI` document as one page, with nothing from elsewhere.
+//! `/docs`: the `OpenAPI` document as one HTML page that loads nothing.
 
 use std::{fmt::Write, sync::LazyLock};
 
@@ -9,8 +9,8 @@ use axum::{
 use serde_json::Value;
 
 use super::{
-    openapi::{ERRORS, LATER, document},
-    still::Still,
+    openapi::{ERRORS, UNAVAILABLE, document},
+    static_response::StaticResponse,
 };
 
 const STYLE: &str = "
@@ -28,13 +28,17 @@ td, th { text-align: left; vertical-align: top; padding: .25rem .8rem .25rem 0; 
 a { color: var(--accent); }
 ";
 
-/// Nothing is loaded, nothing runs, nobody frames it.
-const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'";
+/// Content security policy of the page: no external resources, no scripts, no framing.
+const CONTENT_SECURITY_POLICY: &str =
+    "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'";
 
 pub(super) async fn page(headers: HeaderMap) -> Response {
-    static PAGE: LazyLock<Still> = LazyLock::new(|| Still::new("text/html; charset=utf-8", render(&document())));
-    let mut response = PAGE.answer(&headers);
-    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    static PAGE: LazyLock<StaticResponse> =
+        LazyLock::new(|| StaticResponse::new("text/html; charset=utf-8", render(&document())));
+    let mut response = PAGE.respond(&headers);
+    response
+        .headers_mut()
+        .insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(CONTENT_SECURITY_POLICY));
     response
 }
 
@@ -42,16 +46,22 @@ fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+fn string_field<'a>(value: &'a Value, name: &str) -> &'a str {
     value[name].as_str().unwrap_or_default()
 }
 
-/// Text of doc comments: what stands in backticks is code.
-fn prose(text: &str) -> String {
+/// Renders the text of a doc comment as HTML; text in backticks becomes code.
+fn render_markdown(text: &str) -> String {
     let escaped = escape(text);
     let parts = escaped.split('`').enumerate();
     parts
-        .map(|(index, part)| if index % 2 == 1 { format!("<code>{part}</code>") } else { part.replace("\n\n", "<br>") })
+        .map(|(index, part)| {
+            if index % 2 == 1 {
+                format!("<code>{part}</code>")
+            } else {
+                part.replace("\n\n", "<br>")
+            }
+        })
         .collect()
 }
 
@@ -59,18 +69,23 @@ fn render(document: &Value) -> String {
     let mut out = format!(
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
          <title>Prewarmer API</title><style>{STYLE}</style><h1>Prewarmer API</h1><p>{} Version {}. \
-         The same for programs: <a href=\"/api/v1/openapi.json\">openapi.json</a>.</p>\
-         <p>Examples want two variables: <code>API</code>, such as <code>https://HOST:8080/api/v1</code>, and \
-         <code>TOKEN</code>: a token of Kubernetes (<code>kubectl create token NAME --audience prewarmer</code>, or whatever \
-         <code>--token-audience</code> of the server says) or one that \
-         <code>prewarmer token create</code> has made. Lists and tasks come from memory: <code>Age</code> says how many \
-         seconds ago the cluster was last heard of.</p>",
-        prose(text(&document["info"], "description")),
-        escape(text(&document["info"], "version")),
+         OpenAPI document: <a href=\"/api/v1/openapi.json\">openapi.json</a>.</p>\
+         <p>The examples use two variables: <code>API</code>, such as <code>https://HOST:8080/api/v1</code>, and \
+         <code>TOKEN</code>: a Kubernetes token (<code>kubectl create token NAME --audience prewarmer</code>, or the audience \
+         set by <code>--token-audience</code> of the server) or an API token created by \
+         <code>prewarmer token create</code>. Lists and tasks are served from a cache: the header <code>Age</code> states \
+         for how many seconds its watch has been interrupted.</p>",
+        render_markdown(string_field(&document["info"], "description")),
+        escape(string_field(&document["info"], "version")),
     );
     for tag in document["tags"].as_array().into_iter().flatten() {
-        // Writing to a text does not fail.
-        let _ = write!(out, "<h2>{}</h2><p>{}</p>", escape(text(tag, "name")), prose(text(tag, "description")));
+        // Writing to a String does not fail.
+        let _ = write!(
+            out,
+            "<h2>{}</h2><p>{}</p>",
+            escape(string_field(tag, "name")),
+            render_markdown(string_field(tag, "description"))
+        );
         for (path, methods) in document["paths"].as_object().into_iter().flatten() {
             for (method, call) in methods.as_object().into_iter().flatten() {
                 if call["tags"][0] == tag["name"] {
@@ -79,18 +94,18 @@ fn render(document: &Value) -> String {
             }
         }
     }
-    out += "<h2>errors</h2><p>Any call may be answered by one of these, with <a href=\"#ErrorBody\">ErrorBody</a>.</p>\
-            <table><tr><th>answer<th>meaning";
-    for (code, meaning) in ERRORS.iter().chain([&LATER]) {
-        let _ = write!(out, "<tr><td>{code}<td>{}", prose(meaning));
+    out += "<h2>errors</h2><p>Any call may return one of these errors, with the body <a href=\"#ErrorBody\">ErrorBody</a>.</p>\
+            <table><tr><th>status<th>meaning";
+    for (code, meaning) in ERRORS.iter().chain([&UNAVAILABLE]) {
+        let _ = write!(out, "<tr><td>{code}<td>{}", render_markdown(meaning));
     }
-    out += "</table><h2>shapes</h2>";
+    out += "</table><h2>schemas</h2>";
     for (name, schema) in document["components"]["schemas"].as_object().into_iter().flatten() {
         let _ = write!(
             out,
             "<details><summary><code>{0}</code></summary><a id=\"{0}\"></a>{1}</details>",
             escape(name),
-            fields(schema)
+            render_fields(schema)
         );
     }
     out
@@ -101,70 +116,93 @@ fn render_call(path: &str, method: &str, call: &Value) -> String {
         "<details><summary><b>{}</b> <code>{}</code> {}</summary><p>{}</p>",
         method.to_uppercase(),
         escape(path),
-        prose(text(call, "summary")),
-        prose(text(call, "description")),
+        render_markdown(string_field(call, "summary")),
+        render_markdown(string_field(call, "description")),
     );
-    let _ = write!(out, "<pre>{}</pre>", escape(text(&call["x-codeSamples"][0], "source")));
-    let parameters: Vec<String> = call["parameters"].as_array().into_iter().flatten().map(parameter).collect();
+    let _ = write!(out, "<pre>{}</pre>", escape(string_field(&call["x-codeSamples"][0], "source")));
+    let parameters: Vec<String> =
+        call["parameters"].as_array().into_iter().flatten().map(render_parameter).collect();
     if !parameters.is_empty() {
-        let _ = write!(out, "<table><tr><th>parameter<th>in<th>meaning{}</table>", parameters.concat());
+        let _ =
+            write!(out, "<table><tr><th>parameter<th>in<th>meaning{}</table>", parameters.concat());
     }
-    if let Some(kind) = call["requestBody"]["content"].as_object().and_then(|kinds| kinds.values().next()) {
-        let _ = write!(out, "<p>Body: {}</p>", shape(&kind["schema"]));
+    if let Some(kind) =
+        call["requestBody"]["content"].as_object().and_then(|kinds| kinds.values().next())
+    {
+        let _ = write!(out, "<p>Body: {}</p>", render_type(&kind["schema"]));
     }
-    out += "<table><tr><th>answer<th>meaning<th>body";
-    // Errors are the same everywhere, and stand at the end.
+    out += "<table><tr><th>status<th>meaning<th>body";
+    // Errors are the same for all calls; the page lists them once, at the end.
     let answers = call["responses"].as_object().into_iter().flatten();
     for (code, answer) in answers.filter(|(code, _)| code.as_str() < "400") {
         let kind = answer["content"].as_object().and_then(|kinds| kinds.values().next());
-        let body = kind.map_or_else(String::new, |kind| shape(&kind["schema"]));
-        let _ = write!(out, "<tr><td>{}<td>{}<td>{body}", escape(code), prose(text(answer, "description")));
+        let body = kind.map_or_else(String::new, |kind| render_type(&kind["schema"]));
+        let _ = write!(
+            out,
+            "<tr><td>{}<td>{}<td>{body}",
+            escape(code),
+            render_markdown(string_field(answer, "description"))
+        );
     }
     out + "</table></details>"
 }
 
-fn parameter(parameter: &Value) -> String {
-    let meaning = prose(text(parameter, "description"));
+fn render_parameter(parameter: &Value) -> String {
+    let meaning = render_markdown(string_field(parameter, "description"));
     format!(
         "<tr><td><code>{}</code><td>{}<td>{meaning}",
-        escape(text(parameter, "name")),
-        escape(text(parameter, "in"))
+        escape(string_field(parameter, "name")),
+        escape(string_field(parameter, "in"))
     )
 }
 
-/// The name of a shape, as a link to it; of others, what it is.
-fn shape(schema: &Value) -> String {
-    if let Some(name) = text(schema, "$ref").rsplit('/').next().filter(|name| !name.is_empty()) {
+/// Renders the type of a schema: a link for a named schema, otherwise the JSON type.
+fn render_type(schema: &Value) -> String {
+    if let Some(name) =
+        string_field(schema, "$ref").rsplit('/').next().filter(|name| !name.is_empty())
+    {
         return format!("<a href=\"#{0}\">{0}</a>", escape(name));
     }
-    if let Some(one) = schema["oneOf"].as_array().and_then(|all| all.iter().find(|one| one["type"] != "null")) {
-        return shape(one);
+    if let Some(one) =
+        schema["oneOf"].as_array().and_then(|all| all.iter().find(|one| one["type"] != "null"))
+    {
+        return render_type(one);
     }
     let kind = match &schema["type"] {
         Value::String(kind) => kind.clone(),
-        Value::Array(kinds) => kinds.iter().filter_map(Value::as_str).filter(|kind| *kind != "null").collect(),
+        Value::Array(kinds) => {
+            kinds.iter().filter_map(Value::as_str).filter(|kind| *kind != "null").collect()
+        }
         _ => String::new(),
     };
-    if kind == "array" { format!("list of {}", shape(&schema["items"])) } else { escape(&kind) }
+    if kind == "array" {
+        format!("list of {}", render_type(&schema["items"]))
+    } else {
+        escape(&kind)
+    }
 }
 
-fn fields(schema: &Value) -> String {
+fn render_fields(schema: &Value) -> String {
     if let Some(words) = schema["enum"].as_array() {
         let words: Vec<&str> = words.iter().filter_map(Value::as_str).collect();
         return format!("<p>One of <code>{}</code></p>", escape(&words.join(", ")));
     }
-    let needed: Vec<&str> = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let needed: Vec<&str> =
+        schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let row = |(name, field): (&String, &Value)| {
         let star = if needed.contains(&name.as_str()) { " *" } else { "" };
         format!(
             "<tr><td><code>{}</code>{star}<td>{}<td>{}",
             escape(name),
-            shape(field),
-            prose(text(field, "description"))
+            render_type(field),
+            render_markdown(string_field(field, "description"))
         )
     };
     let rows: String = schema["properties"].as_object().into_iter().flatten().map(row).collect();
-    format!("<p>{}</p><table><tr><th>field<th>type<th>meaning{rows}</table>", prose(text(schema, "description")))
+    format!(
+        "<p>{}</p><table><tr><th>field<th>type<th>meaning{rows}</table>",
+        render_markdown(string_field(schema, "description"))
+    )
 }
 
 #[cfg(test)]
@@ -178,12 +216,15 @@ mod tests {
         for path in document["paths"].as_object().unwrap().keys() {
             assert!(page.contains(&escape(path)), "{path}");
         }
-        assert!(!page.contains("src=") && !page.contains("<script") && !page.contains("http://"), "it loads something");
+        assert!(
+            !page.contains("src=") && !page.contains("<script") && !page.contains("http://"),
+            "it loads something"
+        );
         assert_eq!(page.matches("<details").count(), page.matches("</details>").count());
     }
 
     #[test]
-    fn text_is_no_markup() {
-        assert_eq!(prose("a <b> `c & d`"), "a &lt;b&gt; <code>c &amp; d</code>");
+    fn html_in_text_is_escaped() {
+        assert_eq!(render_markdown("a <b> `c & d`"), "a &lt;b&gt; <code>c &amp; d</code>");
     }
 }

@@ -1,4 +1,4 @@
-//! What is answered when something is wrong.
+//! Errors of the REST API as HTTP responses.
 
 use std::fmt;
 
@@ -10,127 +10,142 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::task::Problem;
+use crate::task::FieldError;
 
-/// What is wrong with a field.
+/// Problem of one field.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Detail {
-    /// Its path, such as `images[1]`; empty where it is the whole.
+    /// Path of the field, such as `images[1]`; empty for the entire body.
     pub field: String,
-    /// What is wrong, and what is expected.
+    /// Problem, and the value that is expected.
     pub message: String,
 }
 
 impl fmt::Display for Detail {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.field.is_empty() { f.write_str(&self.message) } else { write!(f, "{}: {}", self.field, self.message) }
+        if self.field.is_empty() {
+            f.write_str(&self.message)
+        } else {
+            write!(f, "{}: {}", self.field, self.message)
+        }
     }
 }
 
-/// The body of an error.
+/// Body of an error response.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ErrorBody {
-    /// What was wrong, and what to do.
+    /// Problem, and what to do about it.
     pub error: String,
-    /// Every bad field.
+    /// Every invalid field.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     pub details: Vec<Detail>,
-    /// The task or schedule that was asked for.
+    /// Name of the requested task or schedule.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub task_id: Option<String>,
-    /// Where it stands, when that is in the way.
+    /// Current status of the object, when that status conflicts with the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<String>,
 }
 
-/// An error, as an answer.
+/// Error response: status, body, and an optional header.
 #[derive(Debug, Clone)]
 pub struct ApiError {
-    /// The status.
+    /// HTTP status.
     pub code: StatusCode,
     body: Box<ErrorBody>,
     header: Option<(HeaderName, HeaderValue)>,
 }
 
 impl ApiError {
-    /// An error with a sentence.
+    /// Creates an error with a message.
     pub fn new(code: StatusCode, error: impl Into<String>) -> Self {
-        let body = ErrorBody { error: error.into(), details: Vec::new(), task_id: None, status: None };
+        let body =
+            ErrorBody { error: error.into(), details: Vec::new(), task_id: None, status: None };
         Self { code, body: Box::new(body), header: None }
     }
 
-    /// Fields that cannot be meant.
-    pub fn bad(details: Vec<Detail>) -> Self {
+    /// Creates a 400 for invalid fields.
+    pub fn invalid_fields(details: Vec<Detail>) -> Self {
         let many = details.len();
-        let error = if many == 1 { "1 field is wrong".into() } else { format!("{many} fields are wrong") };
+        let error = if many == 1 {
+            "1 field is invalid".into()
+        } else {
+            format!("{many} fields are invalid")
+        };
         let mut this = Self::new(StatusCode::BAD_REQUEST, error);
         this.body.details = details;
         this
     }
 
-    /// One field that cannot be meant.
-    pub fn bad_field(field: &str, message: impl Into<String>) -> Self {
-        Self::bad(vec![Detail { field: field.into(), message: message.into() }])
+    /// Creates a 400 for one invalid field.
+    pub fn invalid_field(field: &str, message: impl Into<String>) -> Self {
+        Self::invalid_fields(vec![Detail { field: field.into(), message: message.into() }])
     }
 
-    /// There is no such task or schedule.
+    /// Creates a 404 for an object that does not exist or that the caller may not read. `what` is
+    /// its kind.
     pub fn not_found(what: &str, id: &str) -> Self {
-        let error = format!("there is no such {what} in the namespaces that you may read");
+        let error = format!("no such {what} in the namespaces that you may read");
         let mut this = Self::new(StatusCode::NOT_FOUND, error);
         this.body.task_id = Some(id.chars().take(260).collect());
         this
     }
 
-    /// What is asked for is in the way of what is.
+    /// Creates a 409 for a request that conflicts with the current `status` of the object.
     pub fn conflict(error: impl Into<String>, status: &str) -> Self {
         let mut this = Self::new(StatusCode::CONFLICT, error);
         this.body.status = Some(status.into());
         this
     }
 
-    /// Not now.
-    pub fn later(code: StatusCode, error: impl Into<String>, seconds: u64) -> Self {
-        Self { header: Some((header::RETRY_AFTER, HeaderValue::from(seconds.max(1)))), ..Self::new(code, error) }
+    /// Creates an error with `Retry-After`, of at least one second.
+    pub fn retry_after(code: StatusCode, error: impl Into<String>, seconds: u64) -> Self {
+        Self {
+            header: Some((header::RETRY_AFTER, HeaderValue::from(seconds.max(1)))),
+            ..Self::new(code, error)
+        }
     }
 
-    /// Who are you?
+    /// Creates a 401 with `WWW-Authenticate`.
     pub fn unauthorized(error: &str) -> Self {
-        let header = (header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"prewarmer\""));
+        let header =
+            (header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"prewarmer\""));
         Self { header: Some(header), ..Self::new(StatusCode::UNAUTHORIZED, error) }
     }
 
-    /// Whether the same call may succeed a moment later.
+    /// Reports whether a retry of the same call may succeed: 429 and 503.
     #[must_use]
-    pub fn is_passing(&self) -> bool {
+    pub fn is_transient(&self) -> bool {
         matches!(self.code, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS)
     }
 
-    /// Every bad field.
+    /// Returns every invalid field.
     #[must_use]
     pub fn details(&self) -> &[Detail] {
         &self.body.details
     }
 
-    /// The sentence.
+    /// Returns the message.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.body.error
     }
 }
 
-/// How long a caller is asked to wait when the API server has no time.
+/// `Retry-After` when the API server is unavailable, in seconds.
 const RETRY_AFTER: u64 = 2;
 
 impl From<kube::Error> for ApiError {
-    /// What the API server says of an object is the caller's business; that it cannot be reached is not his fault.
+    /// Converts an error of the API server: its verdict on an object is passed on to the caller
+    /// (403, 404, 409, 422); an unreachable or overloaded API server is a 503.
     fn from(error: kube::Error) -> Self {
         let kube::Error::Api(status) = &error else {
-            tracing::warn!(%error, "the API server could not be asked");
-            return Self::later(
+            tracing::warn!(%error, "request to the API server failed");
+            return Self::retry_after(
                 StatusCode::SERVICE_UNAVAILABLE,
-                "the cluster's API server does not answer",
+                "the cluster's API server does not answer: try again later",
                 RETRY_AFTER,
             );
         };
@@ -145,9 +160,9 @@ impl From<kube::Error> for ApiError {
             404 => StatusCode::NOT_FOUND,
             409 => StatusCode::CONFLICT,
             _ => {
-                tracing::warn!(%error, "the API server refused");
-                let words = "the cluster's API server has no time";
-                return Self::later(StatusCode::SERVICE_UNAVAILABLE, words, RETRY_AFTER);
+                tracing::warn!(%error, "the API server returned an unexpected error");
+                let words = "the cluster's API server is overloaded or failing: try again later";
+                return Self::retry_after(StatusCode::SERVICE_UNAVAILABLE, words, RETRY_AFTER);
             }
         };
         let mut this = Self::new(code, status.message.clone());
@@ -156,10 +171,13 @@ impl From<kube::Error> for ApiError {
     }
 }
 
-impl From<Problem> for Detail {
-    fn from(problem: Problem) -> Self {
-        let message =
-            if problem.value.is_empty() { problem.reason } else { format!("{:?}: {}", problem.value, problem.reason) };
+impl From<FieldError> for Detail {
+    fn from(problem: FieldError) -> Self {
+        let message = if problem.value.is_empty() {
+            problem.reason
+        } else {
+            format!("{:?}: {}", problem.value, problem.reason)
+        };
         Self { field: problem.field, message }
     }
 }

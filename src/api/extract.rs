@@ -1,4 +1,4 @@
-//! What would be warmed for a manifest. Changes nothing.
+//! Extraction of the images that would be warmed for a manifest. Creates and changes no object.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -16,126 +16,137 @@ use super::{
     Api,
     auth::Caller,
     body,
-    cluster::{LIST_NODES, Nodes, Reach, Snapshot},
+    cluster::{LIST_NODES, NodeCache, NodeSelection, NodeSnapshot},
     error::ApiError,
-    params::{Pairs, Params},
+    params::{Params, QueryPairs},
     tasks::{CREATE, LIST},
 };
 use crate::{
     task::validate::validate,
-    workload::{Bounds, DEFAULT_NAMESPACE, ExtractError, Extracted, Manifest},
+    workload::{DEFAULT_NAMESPACE, ExtractError, Extracted, ManifestLimits, ParsedManifest},
 };
 
-/// The kinds of a body of JSON or YAML.
-const KINDS: [&str; 5] = ["application/yaml", "application/json", "application/x-yaml", "text/yaml", "text/x-yaml"];
-/// Namespaces of a manifest: of each it is asked what the caller may do there.
+/// Content types of a manifest, JSON or YAML.
+const CONTENT_TYPES: [&str; 5] =
+    ["application/yaml", "application/json", "application/x-yaml", "text/yaml", "text/x-yaml"];
+/// Largest number of namespaces in a manifest. The caller's permission is checked in each.
 const MAX_NAMESPACES: usize = 20;
-/// Nodes that are named.
+/// Largest number of node names in a response.
 const MAX_NODES: usize = 100;
 
-/// What would be warmed for one pod template.
+/// Images that would be warmed for one pod template.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ExtractedView {
     #[serde(flatten)]
     what: Extracted,
-    /// How many nodes match and can be warmed now; absent where the caller may not read nodes.
+    /// Number of nodes that would be warmed now; absent when the caller may not list nodes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node_count: Option<usize>,
-    /// The first hundred of them.
+    /// Names of the first 100 of these nodes; absent when they are chosen only when the task
+    /// starts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node_names: Option<Vec<String>>,
 }
 
-/// What would be warmed.
+/// Images that would be warmed for a manifest.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct ExtractAnswer {
-    /// Each workload: images, placement, credentials, and on how many nodes.
+    /// Workloads with images, placement, credentials and number of nodes.
     pub workloads: Vec<ExtractedView>,
-    /// The documents that are no workload.
+    /// Documents that are not workloads.
     pub skipped: Vec<String>,
 }
 
-/// Tell what would be warmed for the workloads of a manifest, JSON or YAML. Changes nothing.
+/// Returns the images that would be warmed for a manifest.
+///
+/// The manifest is JSON or YAML, of one or more workloads. The call creates and changes no object.
 #[utoipa::path(post, path = "/tasks:extract", tag = "tasks",
     params(
-        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "The namespace of workloads that name none; `default` where it is not given"),
+        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Namespace of workloads that name none; `default` when absent"),
     ),
     request_body(content((Object = "application/json"), (String = "application/yaml")),
-        description = "Workloads; Namespaces, RuntimeClasses and HorizontalPodAutoscalers beside them count"),
-    responses((status = 200, description = "What would be warmed", body = ExtractAnswer)))]
+        description = "Workloads; Namespaces, RuntimeClasses and HorizontalPodAutoscalers in the same manifest are taken into account"),
+    responses((status = 200, description = "Images that would be warmed", body = ExtractAnswer)))]
 pub(super) async fn extract(
     State(api): State<Api>,
-    State(nodes): State<Nodes>,
+    State(nodes): State<NodeCache>,
     caller: Caller,
-    pairs: Pairs,
+    pairs: QueryPairs,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let mut params = Params::of(pairs);
+    let mut params = Params::from_query(pairs);
     let named = params.namespace();
-    params.done()?;
+    params.finish()?;
     if let Some(namespace) = &named {
         api.auth.authorize(&caller, CREATE, namespace).await?;
     }
     let default = named.clone().unwrap_or_else(|| DEFAULT_NAMESPACE.into());
-    let body = body::bytes(&api.bounds.bodies, &caller.name, &headers, body, &KINDS).await?;
-    // Given back when the threads are done, and not when the caller has lost patience.
-    let turn = Arc::new(api.bounds.extraction(&caller)?);
+    let body =
+        body::read_bytes(&api.budgets.bodies, &caller.name, &headers, body, &CONTENT_TYPES).await?;
+    // Held by the threads, so that it is released when they finish and not when the client
+    // disconnects.
+    let turn = Arc::new(api.budgets.reserve_extraction(&caller)?);
     let (held, policy, space) = (Arc::clone(&turn), Arc::clone(&api.policy), default.clone());
-    let manifest = on_a_thread(move || {
+    let manifest = run_blocking(move || {
         let _held = held;
-        let text =
-            std::str::from_utf8(&body.bytes).map_err(|_| ExtractError::Unreadable("the body is not UTF-8".into()))?;
-        let manifest = Manifest::read(text, Bounds::SERVED)?;
+        let text = std::str::from_utf8(&body.bytes)
+            .map_err(|_| ExtractError::Unreadable("the body is not UTF-8".into()))?;
+        let manifest = ParsedManifest::parse(text, ManifestLimits::SERVER)?;
         let namespaces = manifest.namespaces(&policy, &space);
         Ok((manifest, namespaces))
     });
     let (manifest, namespaces) = manifest.await?;
     if namespaces.len() > MAX_NAMESPACES {
         let error = ExtractError::TooMany(MAX_NAMESPACES, "namespaces");
-        return Err(refusal(&error));
+        return Err(extract_error(&error));
     }
     if named.is_none() {
-        may_create_somewhere(&api, &caller, &namespaces).await?;
+        authorize_in_any_namespace(&api, &caller, &namespaces).await?;
     }
-    let around = api.around.seen_from(readable_of(&api, &caller, namespaces).await?);
+    let around = api.context.layer_for(listable_namespaces(&api, &caller, namespaces).await?);
     let policy = Arc::clone(&api.policy);
-    let read = on_a_thread(move || {
+    let read = run_blocking(move || {
         let _turn = turn;
         manifest.extract(&policy, &around, &default)
     });
     let (found, skipped) = read.await?;
     if found.is_empty() && skipped.is_empty() {
-        return Err(ApiError::bad_field("", "there is no object in the manifest"));
+        return Err(ApiError::invalid_field("", "the manifest contains no object"));
     }
     let may = api.auth.allows(&caller, LIST_NODES, None).await?;
     let nodes = if may && !found.is_empty() { Some(nodes.get().await?) } else { None };
-    let workloads = found.into_iter().map(|what| place(what, nodes.as_ref())).collect();
+    let workloads = found.into_iter().map(|what| add_nodes(what, nodes.as_ref())).collect();
     Ok(Json(ExtractAnswer { workloads, skipped }).into_response())
 }
 
-/// Runs what takes a while where it holds nothing else up.
-async fn on_a_thread<T: Send + 'static>(
+/// Runs blocking work on a thread outside the async executor.
+async fn run_blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ExtractError> + Send + 'static,
 ) -> Result<T, ApiError> {
     let done = tokio::task::spawn_blocking(work).await;
-    let done = done.map_err(|_| ApiError::bad_field("", "the manifest cannot be read"))?;
-    done.map_err(|error| refusal(&error))
+    let done = done.map_err(|_| ApiError::invalid_field("", "parsing of the manifest failed"))?;
+    done.map_err(|error| extract_error(&error))
 }
 
-fn refusal(error: &ExtractError) -> ApiError {
+fn extract_error(error: &ExtractError) -> ApiError {
     match error {
-        ExtractError::Unreadable(_) => ApiError::bad_field("", error.to_string()),
+        ExtractError::Unreadable(_) => ApiError::invalid_field("", error.to_string()),
         ExtractError::TooMany(..) | ExtractError::TooSlow(_) => {
             ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, error.to_string())
         }
     }
 }
 
-/// Checks that the caller may create tasks in one of the manifest's namespaces, or in the one where `POST /tasks` without a
-/// namespace would create them: most manifests name none. The error names the first right that is missing.
-async fn may_create_somewhere(api: &Api, caller: &Caller, namespaces: &BTreeSet<String>) -> Result<(), ApiError> {
+/// Checks that the caller may create tasks in one of the manifest's namespaces, or in the default
+/// namespace of `POST /tasks`: most manifests name no namespace. The error names the first missing
+/// permission.
+async fn authorize_in_any_namespace(
+    api: &Api,
+    caller: &Caller,
+    namespaces: &BTreeSet<String>,
+) -> Result<(), ApiError> {
     let own = api.default_namespace();
     for namespace in namespaces.iter().map(String::as_str).chain([own]) {
         if api.auth.allows(caller, CREATE, Some(namespace)).await? {
@@ -145,8 +156,13 @@ async fn may_create_somewhere(api: &Api, caller: &Caller, namespaces: &BTreeSet<
     api.auth.authorize(caller, CREATE, namespaces.first().map_or(own, String::as_str)).await
 }
 
-/// Those of the namespaces whose tasks the caller may read: what is known of others does not count.
-async fn readable_of(api: &Api, caller: &Caller, namespaces: BTreeSet<String>) -> Result<BTreeSet<String>, ApiError> {
+/// Returns those of the namespaces in which the caller may list tasks. The cluster context of other
+/// namespaces is not used, because it would disclose their annotations.
+async fn listable_namespaces(
+    api: &Api,
+    caller: &Caller,
+    namespaces: BTreeSet<String>,
+) -> Result<BTreeSet<String>, ApiError> {
     let mut readable = BTreeSet::new();
     for namespace in namespaces {
         if api.auth.allows(caller, LIST, Some(&namespace)).await? {
@@ -156,12 +172,15 @@ async fn readable_of(api: &Api, caller: &Caller, namespaces: BTreeSet<String>) -
     Ok(readable)
 }
 
-fn place(what: Extracted, nodes: Option<&Snapshot>) -> ExtractedView {
-    let task = what.spec.as_deref().filter(|_| nodes.is_some()).and_then(|spec| validate(spec).ok());
+fn add_nodes(what: Extracted, nodes: Option<&NodeSnapshot>) -> ExtractedView {
+    let task =
+        what.spec.as_deref().filter(|_| nodes.is_some()).and_then(|spec| validate(spec).ok());
     let (Some(nodes), Some(task)) = (nodes, task) else {
         return ExtractedView { what, node_count: None, node_names: None };
     };
-    let reach = Reach::of(&task, &nodes.nodes);
-    let shown = reach.named().map(|names| names.iter().take(MAX_NODES).map(|name| (*name).to_owned()).collect());
-    ExtractedView { what, node_count: Some(reach.many), node_names: shown }
+    let reach = NodeSelection::for_task(&task, &nodes.nodes);
+    let shown = reach
+        .names()
+        .map(|names| names.iter().take(MAX_NODES).map(|name| (*name).to_owned()).collect());
+    ExtractedView { what, node_count: Some(reach.selected), node_names: shown }
 }

@@ -1,13 +1,12 @@
-//! `Idempotency-Key`: a call that is repeated makes no second task, whichever replica it comes to.
+//! `Idempotency-Key`: a repeated call creates no second task, on whichever replica it arrives.
 //!
-//! Before the task a Lease is created whose name follows from the caller, the
-//! namespace and the key, and which holds the task's name: of two calls one
-//! creates it, and the other reads there which task is meant. When the task has
-//! been made, that is noted on the Lease: a call that is repeated after the
-//! task was deleted does not make it anew.
+//! A Lease is created before the task. Its name is derived from the caller, the namespace and the
+//! key, and it holds the task's name: of two concurrent calls one creates the Lease, and the other
+//! reads the task's name from it. After the task is created, the Lease is annotated, so that a call
+//! that is repeated after the deletion of the task does not create it again.
 //!
-//! Leases are objects in our own namespace, where no quota of a caller's counts
-//! them: how many each caller has, and all together, is bounded here.
+//! The Leases are in Prewarmer's own namespace, where no quota of the caller applies. This module
+//! therefore bounds their number, per caller and in total.
 
 use std::{
     collections::HashMap,
@@ -35,112 +34,118 @@ use crate::{
     task::{PrewarmTask, PrewarmTaskSpec},
 };
 
-/// Longest key.
+/// Longest key, in characters.
 const MAX_KEY: usize = 255;
-/// Keys that are remembered in all: Leases of about 1 KB each, so 20 MB of etcd at the most.
-const MAX_KEYS: usize = 20_000;
-/// How long a key is remembered at least.
-const REMEMBERED: SignedDuration = SignedDuration::from_hours(24);
-/// How often what is older is looked for.
-const SWEEP: Duration = Duration::from_secs(1800);
-/// How long the number of keys is believed before they are counted again: between two counts a replica knows of those that it
-/// has made itself.
-const COUNTED: Duration = Duration::from_secs(600);
-/// Leases in a page.
-const PAGE: u32 = 500;
-/// When a caller with too many keys is asked to come again, in seconds.
-const LATER: u64 = 600;
-/// Marks the Leases.
-const LABEL: &str = "prewarm.io/idempotency";
-/// On a Lease: whose key it is, as a digest.
+/// Largest number of stored keys in total: Leases of about 1 KB each, at most 20 MB in etcd.
+const MAX_STORED_KEYS: usize = 20_000;
+/// Minimum time for which a key is stored.
+const KEY_TTL: SignedDuration = SignedDuration::from_hours(24);
+/// Interval between deletions of expired keys.
+const GC_INTERVAL: Duration = Duration::from_secs(1800);
+/// Interval after which the keys are counted again. Between two counts a replica adds only the keys
+/// that it created itself.
+const RECOUNT_INTERVAL: Duration = Duration::from_secs(600);
+/// Leases per page of a list request.
+const LIST_PAGE_SIZE: u32 = 500;
+/// `Retry-After` for a caller with too many keys, in seconds.
+const RETRY_AFTER: u64 = 600;
+/// Label of the Leases of keys.
+const KEY_LABEL: &str = "prewarm.io/idempotency";
+/// Label of a Lease: digest of the caller that owns the key.
 const CALLER_LABEL: &str = "prewarm.io/idempotency-caller";
-/// On a Lease: the SHA-256 of what was asked for.
+/// Annotation of a Lease: SHA-256 of the requested namespace and spec.
 const DIGEST_ANNOTATION: &str = "prewarm.io/request-digest";
-/// On a Lease: the task has been made.
-const MADE_ANNOTATION: &str = "prewarm.io/task-made";
+/// Annotation of a Lease: the task was created.
+const CREATED_ANNOTATION: &str = "prewarm.io/task-made";
 
-/// How many keys there are, of each caller.
-pub(super) struct Keys {
-    own: usize,
-    known: Mutex<Known>,
+/// Number of stored keys per caller, and their limit.
+pub(super) struct KeyQuota {
+    caller_limit: usize,
+    counts: Mutex<KeyCounts>,
 }
 
 #[derive(Default)]
-struct Known {
-    counts: HashMap<String, usize>,
+struct KeyCounts {
+    by_caller: HashMap<String, usize>,
     total: usize,
-    counted: Option<Instant>,
+    counted_at: Option<Instant>,
 }
 
-impl Known {
+impl KeyCounts {
     fn add(&mut self, caller: &str) {
         self.total = self.total.saturating_add(1);
-        let count = self.counts.entry(caller.to_owned()).or_default();
+        let count = self.by_caller.entry(caller.to_owned()).or_default();
         *count = count.saturating_add(1);
     }
 
     fn remove(&mut self, caller: &str) {
         self.total = self.total.saturating_sub(1);
-        if let Some(count) = self.counts.get_mut(caller) {
+        if let Some(count) = self.by_caller.get_mut(caller) {
             *count = count.saturating_sub(1);
         }
     }
 
-    /// Whether a caller may have one more. *Pure.*
-    fn room(&self, caller: &str, own: usize) -> Result<(), ApiError> {
-        let later = |words: String| Err(ApiError::later(StatusCode::TOO_MANY_REQUESTS, words, LATER));
-        if self.counts.get(caller).copied().unwrap_or_default() >= own {
+    /// Checks that the caller may store one more key. Error 429 at the caller's limit or the total
+    /// limit. Pure: no client, no clock, no I/O.
+    fn check_capacity(&self, caller: &str, own: usize) -> Result<(), ApiError> {
+        let later = |words: String| {
+            Err(ApiError::retry_after(StatusCode::TOO_MANY_REQUESTS, words, RETRY_AFTER))
+        };
+        if self.by_caller.get(caller).copied().unwrap_or_default() >= own {
             return later(format!(
-                "you have used {own} Idempotency-Keys within a day, which is all that one caller may use"
+                "you have used {own} Idempotency-Keys within a day, the limit of one caller: try again later"
             ));
         }
-        if self.total >= MAX_KEYS {
+        if self.total >= MAX_STORED_KEYS {
             return later(format!(
-                "{MAX_KEYS} Idempotency-Keys were used within a day, which is all that are remembered"
+                "{MAX_STORED_KEYS} Idempotency-Keys were used within a day, the limit of this server: try again later"
             ));
         }
         Ok(())
     }
 }
 
-impl Keys {
+impl KeyQuota {
     pub(super) fn new(own: usize) -> Self {
-        Self { own, known: Mutex::default() }
+        Self { caller_limit: own, counts: Mutex::default() }
     }
 
-    /// Counts one more key of the caller's, unless there are too many.
-    async fn take(&self, leases: &KubeApi<Lease>, caller: &str) -> Result<(), ApiError> {
-        let mut known = self.known.lock().await;
-        if known.counted.is_none_or(|at| at.elapsed() >= COUNTED) {
-            let mut counted = Known { counted: Some(Instant::now()), ..Known::default() };
-            each(leases, |lease| {
+    /// Reserves one key for the caller. Counts the stored keys first when the last count is too
+    /// old.
+    async fn reserve(&self, leases: &KubeApi<Lease>, caller: &str) -> Result<(), ApiError> {
+        let mut known = self.counts.lock().await;
+        if known.counted_at.is_none_or(|at| at.elapsed() >= RECOUNT_INTERVAL) {
+            let mut counted =
+                KeyCounts { counted_at: Some(Instant::now()), ..KeyCounts::default() };
+            delete_matching(leases, |lease| {
                 counted.add(lease.labels().get(CALLER_LABEL).map_or("", String::as_str));
                 None
             })
             .await?;
             *known = counted;
         }
-        known.room(caller, self.own)?;
+        known.check_capacity(caller, self.caller_limit)?;
         known.add(caller);
         Ok(())
     }
 
-    async fn give_back(&self, caller: &str) {
-        self.known.lock().await.remove(caller);
+    async fn release(&self, caller: &str) {
+        self.counts.lock().await.remove(caller);
     }
 }
 
-/// Looks at the Leases of all keys, page by page, and deletes those that `look` returns the name of.
-async fn each(
+/// Calls a function for the Lease of every key, page by page, and deletes the Leases whose name it
+/// returns.
+async fn delete_matching(
     leases: &KubeApi<Lease>,
-    mut look: impl FnMut(&PartialObjectMeta<Lease>) -> Option<String>,
+    mut select: impl FnMut(&PartialObjectMeta<Lease>) -> Option<String>,
 ) -> kube::Result<()> {
-    let mut params = ListParams::default().labels(LABEL).limit(PAGE);
+    let mut params = ListParams::default().labels(KEY_LABEL).limit(LIST_PAGE_SIZE);
     loop {
         let page = leases.list_metadata(&params).await?;
-        for name in page.items.iter().filter_map(&mut look) {
+        for name in page.items.iter().filter_map(&mut select) {
             if let Err(error) = leases.delete(&name, &DeleteParams::default()).await {
-                tracing::debug!(%error, "an old Idempotency-Key could not be forgotten");
+                tracing::debug!(%error, "failed to delete the Lease of an expired Idempotency-Key");
             }
         }
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
@@ -150,11 +155,17 @@ async fn each(
     }
 }
 
-/// The key that a call carries.
-pub(super) fn key(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
+/// Returns the `Idempotency-Key` of a call. Error 400 when it is empty, too long, or not visible
+/// ASCII.
+pub(super) fn key_from_headers(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
     let text = value.to_str().ok().filter(|text| !text.is_empty() && text.len() <= MAX_KEY);
-    let expected = || ApiError::bad_field("Idempotency-Key", format!("expected 1 to {MAX_KEY} visible characters"));
+    let expected = || {
+        ApiError::invalid_field(
+            "Idempotency-Key",
+            format!("expected 1 to {MAX_KEY} visible characters"),
+        )
+    };
     text.map(Some).ok_or_else(expected)
 }
 
@@ -167,16 +178,18 @@ fn digest(parts: &[&str]) -> String {
     crate::hex(&hash.finalize())
 }
 
-/// What is known of a key.
-enum Claim {
-    /// This call is the first with it.
-    First(Lease),
-    /// Another call was.
-    Known(Lease),
+/// Result of claiming a key.
+enum KeyClaim {
+    /// Lease created by this call.
+    New(Lease),
+    /// Lease created by an earlier call.
+    Existing(Lease),
 }
 
-/// The task that is meant by the key, and whether an earlier call has made it. Calls at the same moment get the same task.
-pub(super) async fn obtain(
+/// Creates the task of a key, or returns the one that an earlier call created, in which case the
+/// flag is true. Concurrent calls get the same task. Errors: 422 when the key was used for another
+/// request, 409 when its task was deleted.
+pub(super) async fn create_or_get_by_key(
     api: &Api,
     caller: &Caller,
     namespace: &str,
@@ -185,140 +198,168 @@ pub(super) async fn obtain(
 ) -> Result<(PrewarmTask, bool), ApiError> {
     let asked = digest(&[namespace, &serde_json::to_string(&spec).unwrap_or_default()]);
     let leases = KubeApi::<Lease>::namespaced(api.client.clone(), &api.settings.namespace);
-    let (lease, first) = match claim(api, &leases, caller, (namespace, key), &asked).await? {
-        Claim::First(lease) => (lease, true),
-        Claim::Known(lease) => (lease, false),
+    let (lease, first) = match claim_key(api, &leases, caller, (namespace, key), &asked).await? {
+        KeyClaim::New(lease) => (lease, true),
+        KeyClaim::Existing(lease) => (lease, false),
     };
     if lease.annotations().get(DIGEST_ANNOTATION) != Some(&asked) {
-        let words = "this Idempotency-Key was used for another task: use another key";
+        let words = "this Idempotency-Key was used for a different request: use another key";
         return Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, words));
     }
-    let name = lease.spec.as_ref().and_then(|spec| spec.holder_identity.clone()).unwrap_or_default();
-    if !first && lease.annotations().contains_key(MADE_ANNOTATION) {
+    let name =
+        lease.spec.as_ref().and_then(|spec| spec.holder_identity.clone()).unwrap_or_default();
+    if !first && lease.annotations().contains_key(CREATED_ANNOTATION) {
         let tasks = KubeApi::<PrewarmTask>::namespaced(api.client.clone(), namespace);
-        api.count("get", "prewarmtasks");
-        let task = tasks.get_opt(&name).await?.ok_or_else(|| deleted(&name))?;
+        api.count_request("get", "prewarmtasks");
+        let task = tasks.get_opt(&name).await?.ok_or_else(|| task_deleted_error(&name))?;
         return Ok((task, true));
     }
-    match tasks::obtain(api, namespace, &name, spec, caller, true).await {
+    match tasks::create_or_get(api, namespace, &name, spec, caller, true).await {
         Ok(task) => {
-            note_made(api, &leases, lease).await;
+            mark_created(api, &leases, lease).await;
             Ok((task, !first))
         }
         Err(error) if first && error.code.is_client_error() => {
-            forget(api, &leases, caller, &lease).await;
+            release_key(api, &leases, caller, &lease).await;
             Err(error)
         }
         Err(error) => Err(error),
     }
 }
 
-fn deleted(name: &str) -> ApiError {
-    let words =
-        format!("the task {name}, which this Idempotency-Key has made, was deleted: use another key for a new task");
+fn task_deleted_error(name: &str) -> ApiError {
+    let words = format!(
+        "the task {name}, created with this Idempotency-Key, was deleted: use another key for a new task"
+    );
     ApiError::conflict(words, "deleted")
 }
 
-/// Whose key it is, as a label's value.
-fn owner_of(caller: &Caller) -> String {
-    digest(&[&caller.holder()]).chars().take(40).collect()
+/// Returns the digest of the caller as the value of a label.
+fn caller_digest(caller: &Caller) -> String {
+    digest(&[&caller.identity_key()]).chars().take(40).collect()
 }
 
-async fn claim(
+async fn claim_key(
     api: &Api,
     leases: &KubeApi<Lease>,
     caller: &Caller,
     (namespace, key): (&str, &str),
     asked: &str,
-) -> Result<Claim, ApiError> {
-    let hash: String = digest(&[&caller.holder(), namespace, key]).chars().take(40).collect();
-    let (name, whose) = (format!("{}-idem-{hash}", api.settings.object_name), owner_of(caller));
+) -> Result<KeyClaim, ApiError> {
+    let hash: String = digest(&[&caller.identity_key(), namespace, key]).chars().take(40).collect();
+    let (name, whose) =
+        (format!("{}-idem-{hash}", api.settings.object_prefix), caller_digest(caller));
     let get = async || {
-        api.count("get", "leases");
+        api.count_request("get", "leases");
         leases.get_opt(&name).await
     };
-    if let Err(full) = api.bounds.keys.take(leases, &whose).await {
-        // A key that is known is not one more.
-        return get().await?.map(Claim::Known).ok_or(full);
+    if let Err(full) = api.budgets.idempotency_keys.reserve(leases, &whose).await {
+        // A key that is already stored needs no further capacity.
+        return get().await?.map(KeyClaim::Existing).ok_or(full);
     }
-    let labels = [(LABEL.to_owned(), "true".to_owned()), (CALLER_LABEL.to_owned(), whose.clone())];
+    let labels =
+        [(KEY_LABEL.to_owned(), "true".to_owned()), (CALLER_LABEL.to_owned(), whose.clone())];
     let made = async {
         let lease = Lease {
             metadata: ObjectMeta {
                 name: Some(name.clone()),
-                owner_references: owner(api, leases).await?.map(|owner| vec![owner]),
+                owner_references: owner_reference(api, leases).await?.map(|owner| vec![owner]),
                 labels: Some(labels.into()),
                 annotations: Some([(DIGEST_ANNOTATION.to_owned(), asked.to_owned())].into()),
                 ..ObjectMeta::default()
             },
-            spec: Some(LeaseSpec { holder_identity: Some(random_task_name(Timestamp::now())), ..LeaseSpec::default() }),
+            spec: Some(LeaseSpec {
+                holder_identity: Some(random_task_name(Timestamp::now())),
+                ..LeaseSpec::default()
+            }),
         };
-        api.count("create", "leases");
+        api.count_request("create", "leases");
         Ok::<_, ApiError>(leases.create(&PostParams::default(), &lease).await)
     };
     match made.await {
-        Ok(Ok(lease)) => return Ok(Claim::First(lease)),
+        Ok(Ok(lease)) => return Ok(KeyClaim::New(lease)),
         Ok(Err(kube::Error::Api(status))) if status.reason == "AlreadyExists" => {}
         Ok(Err(error)) => {
-            api.bounds.keys.give_back(&whose).await;
+            api.budgets.idempotency_keys.release(&whose).await;
             return Err(error.into());
         }
         Err(error) => {
-            api.bounds.keys.give_back(&whose).await;
+            api.budgets.idempotency_keys.release(&whose).await;
             return Err(error);
         }
     }
-    api.bounds.keys.give_back(&whose).await;
-    let busy = || ApiError::later(StatusCode::SERVICE_UNAVAILABLE, "the call with this key was refused just now", 1);
-    get().await?.map(Claim::Known).ok_or_else(busy)
+    api.budgets.idempotency_keys.release(&whose).await;
+    let busy = || {
+        ApiError::retry_after(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "an earlier call with this Idempotency-Key was rejected just now: try again",
+            1,
+        )
+    };
+    get().await?.map(KeyClaim::Existing).ok_or_else(busy)
 }
 
-/// Notes that the task was made. Where that fails the next call with the key finds the task itself, as long as it is there.
-async fn note_made(api: &Api, leases: &KubeApi<Lease>, mut lease: Lease) {
-    lease.annotations_mut().insert(MADE_ANNOTATION.to_owned(), "true".to_owned());
-    api.count("update", "leases");
+/// Annotates the Lease after the task was created. When that fails, the next call with the key
+/// still finds the task, as long as it exists.
+async fn mark_created(api: &Api, leases: &KubeApi<Lease>, mut lease: Lease) {
+    lease.annotations_mut().insert(CREATED_ANNOTATION.to_owned(), "true".to_owned());
+    api.count_request("update", "leases");
     match leases.replace(&lease.name_any(), &PostParams::default(), &lease).await {
-        // Another call with the key has noted it.
+        // Another call with the key has written the annotation.
         Ok(_) => {}
         Err(kube::Error::Api(status)) if status.code == 409 => {}
-        Err(error) => tracing::warn!(%error, "it could not be noted that the task of an Idempotency-Key was made"),
+        Err(error) => {
+            tracing::warn!(%error, "failed to annotate the Lease of an Idempotency-Key after its task was created");
+        }
     }
 }
 
-/// Forgets a key whose task was refused: it can be used again. Not where another call with it has made the task meanwhile.
-async fn forget(api: &Api, leases: &KubeApi<Lease>, caller: &Caller, lease: &Lease) {
-    let preconditions =
-        Preconditions { uid: lease.metadata.uid.clone(), resource_version: lease.metadata.resource_version.clone() };
+/// Deletes the Lease of a key whose task was rejected, so that the key can be used again. The
+/// preconditions keep the Lease when another call with the key has created the task meanwhile.
+async fn release_key(api: &Api, leases: &KubeApi<Lease>, caller: &Caller, lease: &Lease) {
+    let preconditions = Preconditions {
+        uid: lease.metadata.uid.clone(),
+        resource_version: lease.metadata.resource_version.clone(),
+    };
     let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-    api.count("delete", "leases");
+    api.count_request("delete", "leases");
     match leases.delete(&lease.name_any(), &params).await {
-        Ok(_) => api.bounds.keys.give_back(&owner_of(caller)).await,
-        Err(error) => tracing::debug!(%error, "the Idempotency-Key of a task that was refused could not be forgotten"),
+        Ok(_) => api.budgets.idempotency_keys.release(&caller_digest(caller)).await,
+        Err(error) => {
+            tracing::debug!(%error, "failed to delete the Lease of an Idempotency-Key whose task was rejected");
+        }
     }
 }
 
-/// The Lease of the leader: with it the keys go, when we are uninstalled.
-async fn owner(api: &Api, leases: &KubeApi<Lease>) -> Result<Option<OwnerReference>, ApiError> {
-    api.count("get", "leases");
-    let lease = leases.get_opt(&api.settings.object_name).await?;
+/// Returns an owner reference to the leader's Lease: when Prewarmer is uninstalled, the keys are
+/// garbage-collected with it.
+async fn owner_reference(
+    api: &Api,
+    leases: &KubeApi<Lease>,
+) -> Result<Option<OwnerReference>, ApiError> {
+    api.count_request("get", "leases");
+    let lease = leases.get_opt(&api.settings.object_prefix).await?;
     Ok(lease.and_then(|lease| lease.owner_ref(&())))
 }
 
-/// Forgets old keys until `stop`. Runs on the leader only.
-pub async fn sweep(client: Client, namespace: String, stop: CancellationToken) {
+/// Deletes expired keys periodically until `stop` is cancelled. Runs on the leader only.
+pub async fn collect_expired_keys(client: Client, namespace: String, stop: CancellationToken) {
     let leases = KubeApi::<Lease>::namespaced(client, &namespace);
     loop {
         let now = Timestamp::now();
-        let swept = each(&leases, |lease| {
-            let old = lease.creation_timestamp().is_some_and(|time| now.duration_since(time.0) > REMEMBERED);
+        let swept = delete_matching(&leases, |lease| {
+            let old =
+                lease.creation_timestamp().is_some_and(|time| now.duration_since(time.0) > KEY_TTL);
             old.then(|| lease.name_any())
         });
         match stop.run_until_cancelled(swept).await {
             Some(Ok(())) => {}
-            Some(Err(error)) => tracing::warn!(%error, "old Idempotency-Keys could not be looked for"),
+            Some(Err(error)) => {
+                tracing::warn!(%error, "failed to list the Leases of Idempotency-Keys");
+            }
             None => return,
         }
-        if stop.run_until_cancelled(tokio::time::sleep(SWEEP)).await.is_none() {
+        if stop.run_until_cancelled(tokio::time::sleep(GC_INTERVAL)).await.is_none() {
             return;
         }
     }
@@ -329,23 +370,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_are_kept_apart() {
+    fn digest_separates_its_parts() {
         assert_ne!(digest(&["a", "bc"]), digest(&["ab", "c"]));
         assert_eq!(digest(&["a"]), digest(&["a"]));
     }
 
     #[test]
-    fn keys_are_bounded_for_each_caller_and_in_all() {
-        let mut known = Known::default();
+    fn keys_are_limited_per_caller_and_in_total() {
+        let mut known = KeyCounts::default();
         for _ in 0..3 {
-            assert!(known.room("a", 3).is_ok());
+            assert!(known.check_capacity("a", 3).is_ok());
             known.add("a");
         }
-        assert_eq!(known.room("a", 3).unwrap_err().code, StatusCode::TOO_MANY_REQUESTS);
-        assert!(known.room("b", 3).is_ok());
+        assert_eq!(known.check_capacity("a", 3).unwrap_err().code, StatusCode::TOO_MANY_REQUESTS);
+        assert!(known.check_capacity("b", 3).is_ok());
         known.remove("a");
-        assert!(known.room("a", 3).is_ok());
-        (0..MAX_KEYS).for_each(|index| known.add(&format!("c{index}")));
-        assert_eq!(known.room("b", 3).unwrap_err().code, StatusCode::TOO_MANY_REQUESTS);
+        assert!(known.check_capacity("a", 3).is_ok());
+        (0..MAX_STORED_KEYS).for_each(|index| known.add(&format!("c{index}")));
+        assert_eq!(known.check_capacity("b", 3).unwrap_err().code, StatusCode::TOO_MANY_REQUESTS);
     }
 }

@@ -1,32 +1,33 @@
-//! The REST API, over the same resources that kubectl shows, and the pages for people (`ui`), which act by its handlers.
+//! REST API over the same resources that kubectl shows, and the web pages (`ui`), which use its
+//! handlers.
 //!
-//! In: HTTP. Out: `PrewarmTask`s and `PrewarmSchedule`s, written in the name of
-//! callers that the API server knows and lets; lists and watches from the
-//! catalog, without a request to the API server. May call `catalog`,
-//! `notify` (which addresses may be told), `schedule`, `task` and `workload`.
+//! Input: HTTP requests. Output: `PrewarmTask`s and `PrewarmSchedule`s, written for callers that
+//! the API server authenticates and authorizes; lists and watches, served from the store without a
+//! request to the API server. May call `store`, `notify` (for the addresses that notifications
+//! may go to), `schedule`, `task` and `workload`.
 
 pub mod auth;
 mod body;
-mod bounds;
+mod bounded_json;
+mod budgets;
+mod call_middleware;
 mod cluster;
 mod docs;
 mod error;
 mod executions;
 mod extract;
 mod fields;
-mod front;
 mod idempotency;
 mod openapi;
 mod params;
-mod recent;
+mod recent_tasks;
 mod request;
 mod samples;
 mod schedule_request;
 mod schedules;
-mod still;
+mod static_response;
 mod tasks;
 mod ui;
-mod values;
 mod watch;
 
 use std::sync::Arc;
@@ -46,174 +47,211 @@ use tower_http::{
     cors::{AllowOrigin, Any, CorsLayer},
 };
 
-use self::{auth::Auth, bounds::Bounds, cluster::Nodes, error::ApiError, recent::Recent, ui::Plans};
+use self::{
+    auth::Auth, budgets::CallerBudgets, cluster::NodeCache, error::ApiError,
+    recent_tasks::RecentTasks, ui::PlanCache,
+};
 pub use self::{
-    bounds::Limits,
-    idempotency::sweep,
+    budgets::CallerLimits,
+    idempotency::collect_expired_keys,
     openapi::{document, document_text},
 };
 use crate::{
-    catalog::{Catalog, Schedules},
+    cluster_context::ClusterContext,
     metrics::Metrics,
-    notify::Guard,
-    starts::Totals,
-    surroundings::Surroundings,
+    notify::NotificationPolicy,
+    pod_start::OutcomeTotals,
+    store::{ScheduleStore, TaskStore},
     workload::Policy,
 };
 
-/// Where all calls begin.
-pub const BASE: &str = "/api/v1";
+/// Path prefix of all REST calls.
+pub const BASE_PATH: &str = "/api/v1";
 
-/// What the API must be told.
+/// Settings of the REST API.
 #[derive(Debug, Clone)]
 pub struct ApiSettings {
-    /// The namespace of tasks that name none, and of our own objects.
+    /// Namespace of Prewarmer's own objects, and default namespace of tasks.
     pub namespace: String,
-    /// The only namespace looked at, where set.
-    pub watched: Option<String>,
-    /// What the names of our own objects begin with.
-    pub object_name: String,
-    /// Origins of web pages that may call; `*` for all.
+    /// Only namespace that this server watches; `None` for all.
+    pub watched_namespace: Option<String>,
+    /// Prefix of the names of Prewarmer's own objects.
+    pub object_prefix: String,
+    /// Origins of web pages that may call the API (CORS); `*` for all.
     pub origins: Vec<String>,
-    /// Whether there are pages for people at all.
+    /// Serve the web pages under `/ui`.
     pub ui: bool,
-    /// What each caller may have.
-    pub limits: Limits,
+    /// Limits per caller.
+    pub limits: CallerLimits,
 }
 
-/// What the handlers share.
+/// State that the handlers share. Clones share it.
 #[derive(Clone)]
 pub struct Api {
-    inner: Arc<Inner>,
-    plans: Plans,
-    recent: Recent,
-    bounds: Arc<Bounds>,
+    inner: Arc<ApiInner>,
+    plans: PlanCache,
+    recent_tasks: RecentTasks,
+    budgets: Arc<CallerBudgets>,
 }
 
-/// The parts of an [`Api`].
-pub struct Inner {
-    /// The way to the API server.
+/// Components that an [`Api`] is built from.
+pub struct ApiInner {
+    /// Client of the API server.
     pub client: Client,
-    /// The tasks.
-    pub catalog: Catalog,
-    /// The schedules.
-    pub schedules: Schedules,
-    /// Who calls.
+    /// Store of the tasks.
+    pub catalog: TaskStore,
+    /// Store of the schedules.
+    pub schedules: ScheduleStore,
+    /// Authentication and authorization of callers.
     pub auth: Auth,
-    /// Which workloads count.
+    /// Policy that decides which workloads are warmed.
     pub policy: Arc<Policy>,
-    /// What surrounds workloads.
-    pub around: Surroundings,
-    /// Who may be told of a task's end.
-    pub guard: Guard,
-    /// Where durations are noted.
+    /// Cluster context of workloads: namespaces, `RuntimeClasses` and autoscalers.
+    pub context: ClusterContext,
+    /// Check of the addresses that notifications may go to.
+    pub guard: NotificationPolicy,
+    /// Metrics of the process.
     pub metrics: Arc<Metrics>,
-    /// What it was good for.
-    pub totals: Totals,
-    /// The rest.
+    /// Totals of pod starts, for the overview page.
+    pub totals: OutcomeTotals,
+    /// Settings of the REST API.
     pub settings: ApiSettings,
-    /// Ends watches.
+    /// Token that ends open watches at shutdown.
     pub stop: CancellationToken,
 }
 
 impl std::ops::Deref for Api {
-    type Target = Inner;
+    type Target = ApiInner;
 
-    fn deref(&self) -> &Inner {
+    fn deref(&self) -> &ApiInner {
         &self.inner
     }
 }
 
-/// The state of the router.
+/// State of the router.
 #[derive(Clone)]
-struct State {
+struct RouterState {
     api: Api,
-    nodes: Nodes,
+    nodes: NodeCache,
 }
 
-impl FromRef<State> for Api {
-    fn from_ref(state: &State) -> Self {
+impl FromRef<RouterState> for Api {
+    fn from_ref(state: &RouterState) -> Self {
         state.api.clone()
     }
 }
 
-impl FromRef<State> for Auth {
-    fn from_ref(state: &State) -> Self {
+impl FromRef<RouterState> for Auth {
+    fn from_ref(state: &RouterState) -> Self {
         state.api.auth.clone()
     }
 }
 
-impl FromRef<State> for Nodes {
-    fn from_ref(state: &State) -> Self {
+impl FromRef<RouterState> for NodeCache {
+    fn from_ref(state: &RouterState) -> Self {
         state.nodes.clone()
     }
 }
 
 impl Api {
-    /// An API of these parts.
+    /// Creates the shared state from its components.
     #[must_use]
-    pub fn new(inner: Inner) -> Self {
-        let bounds = Arc::new(Bounds::new(inner.settings.limits));
-        Self { inner: Arc::new(inner), plans: Plans::default(), recent: Recent::default(), bounds }
+    pub fn new(inner: ApiInner) -> Self {
+        let bounds = Arc::new(CallerBudgets::new(inner.settings.limits));
+        Self {
+            inner: Arc::new(inner),
+            plans: PlanCache::default(),
+            recent_tasks: RecentTasks::default(),
+            budgets: bounds,
+        }
     }
 
-    /// Forgets callers and addresses that have not called for long.
-    pub fn forget(&self) {
-        self.auth.forget();
-        self.bounds.forget();
+    /// Removes the rate limits of callers and addresses that have not called recently.
+    pub fn evict_idle(&self) {
+        self.auth.evict_idle();
+        self.budgets.evict_idle();
     }
 
-    /// The namespace that is meant where none is named.
+    /// Returns the namespace of calls that name none.
     fn default_namespace(&self) -> &str {
-        self.settings.watched.as_deref().unwrap_or(&self.settings.namespace)
+        self.settings.watched_namespace.as_deref().unwrap_or(&self.settings.namespace)
     }
 
-    /// A namespace that nobody looks at takes no task.
+    /// Rejects a namespace that this server does not watch: a task created there would never run.
     fn check_namespace(&self, namespace: &str) -> Result<(), ApiError> {
-        match &self.settings.watched {
-            Some(watched) if watched != namespace => {
-                Err(ApiError::bad_field("namespace", format!("this server looks after the namespace {watched} only")))
-            }
+        match &self.settings.watched_namespace {
+            Some(watched) if watched != namespace => Err(ApiError::invalid_field(
+                "namespace",
+                format!("this server manages the namespace {watched} only"),
+            )),
             _ => Ok(()),
         }
     }
 
-    fn count(&self, verb: &str, resource: &str) {
+    fn count_request(&self, verb: &str, resource: &str) {
         self.metrics.kube_requests.with_label_values(&[verb, resource]).inc();
     }
 }
 
-/// The routes.
+/// Builds the router with all routes and middleware.
 pub fn router(api: Api) -> Router {
     let (router, _) = openapi::routes().split_for_parts();
-    let state = State { nodes: Nodes::new(&api), api: api.clone() };
-    let (router, first) = if api.settings.ui { (router.merge(ui::routes()), ui::HOME) } else { (router, "/docs") };
+    let state = RouterState { nodes: NodeCache::new(&api), api: api.clone() };
+    let (router, first) =
+        if api.settings.ui { (router.merge(ui::routes()), ui::HOME) } else { (router, "/docs") };
     let router = router
         .route("/", axum::routing::get(async move || axum::response::Redirect::temporary(first)))
         .route("/docs", axum::routing::get(docs::page))
         .fallback(async || {
-            ApiError::new(http::StatusCode::NOT_FOUND, "there is nothing here: see /docs").into_response()
+            ApiError::new(
+                http::StatusCode::NOT_FOUND,
+                "no such path: see /docs for the list of calls",
+            )
+            .into_response()
         })
-        .method_not_allowed_fallback(front::other_method)
+        .method_not_allowed_fallback(call_middleware::method_not_allowed)
         .with_state(state)
-        // Bodies are read by `body` alone, within its limits. What an extractor of axum would read is limited all the same.
+        // Only `body` reads bodies, within its own limits. This limit covers any body that an axum
+        // extractor would read.
         .layer(DefaultBodyLimit::max(body::MAX_FORM))
-        .layer(middleware::from_fn_with_state(api.clone(), front::counted))
-        .layer(CompressionLayer::new().compress_when(DefaultPredicate::new().and(still::may_be_compressed)));
-    let router = router.layer(middleware::from_fn_with_state(api.clone(), front::bounded));
-    let router = if api.settings.origins.is_empty() { router } else { router.layer(cors(&api.settings.origins)) };
-    router.layer(CatchPanicLayer::custom(front::panicked)).layer(middleware::from_fn_with_state(api, front::front))
+        .layer(middleware::from_fn_with_state(api.clone(), call_middleware::limit_unread_responses))
+        .layer(
+            CompressionLayer::new()
+                .compress_when(DefaultPredicate::new().and(static_response::may_be_compressed)),
+        );
+    let router = router
+        .layer(middleware::from_fn_with_state(api.clone(), call_middleware::limit_anonymous_calls));
+    let router = if api.settings.origins.is_empty() {
+        router
+    } else {
+        router.layer(cors(&api.settings.origins))
+    };
+    router
+        .layer(CatchPanicLayer::custom(call_middleware::panic_response))
+        .layer(middleware::from_fn_with_state(api, call_middleware::handle_call))
 }
 
-/// Pages of these origins may call; without a setting no answer says that any may. Callers are known by their token and by no cookie, so a page can do
-/// nothing in the name of its visitor that it has not been given the token for.
+/// Allows pages of these origins to call; without the setting no response carries CORS headers.
+/// REST callers are authenticated by a bearer token and not by a cookie, so a page cannot act for
+/// its visitor without having the token.
 fn cors(origins: &[String]) -> CorsLayer {
-    let listed: Vec<HeaderValue> = origins.iter().filter_map(|origin| origin.parse().ok()).collect();
-    let allowed =
-        if origins.iter().any(|origin| origin == "*") { AllowOrigin::from(Any) } else { AllowOrigin::list(listed) };
-    let headers =
-        ["authorization", "content-type", "idempotency-key", "if-none-match", "last-event-id", "x-request-id"];
-    let exposed = ["age", "etag", "link", "location", "retry-after", "x-request-id", "x-resource-version"];
+    let listed: Vec<HeaderValue> =
+        origins.iter().filter_map(|origin| origin.parse().ok()).collect();
+    let allowed = if origins.iter().any(|origin| origin == "*") {
+        AllowOrigin::from(Any)
+    } else {
+        AllowOrigin::list(listed)
+    };
+    let headers = [
+        "authorization",
+        "content-type",
+        "idempotency-key",
+        "if-none-match",
+        "last-event-id",
+        "x-request-id",
+    ];
+    let exposed =
+        ["age", "etag", "link", "location", "retry-after", "x-request-id", "x-resource-version"];
     CorsLayer::new()
         .allow_origin(allowed)
         .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE])
@@ -222,8 +260,8 @@ fn cors(origins: &[String]) -> CorsLayer {
 }
 
 #[cfg(test)]
-mod fake;
+mod fake_cluster;
 #[cfg(test)]
-mod rights_tests;
+mod permission_tests;
 #[cfg(test)]
 mod tests;

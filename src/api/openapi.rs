@@ -1,4 +1,4 @@
-//! The routes, and the `OpenAPI` document that follows from them.
+//! Routes of the REST API, and the `OpenAPI` document generated from them.
 
 use std::sync::LazyLock;
 
@@ -7,30 +7,36 @@ use serde_json::{Value, json};
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::catalog::TaskView;
+use crate::store::TaskView;
 
 use super::{
-    BASE, State, cluster, error::ErrorBody, executions, extract, front, samples::SAMPLES, schedules, still::Still,
-    tasks, watch,
+    BASE_PATH, RouterState, call_middleware, cluster, error::ErrorBody, executions, extract,
+    samples::SAMPLES, schedules, static_response::StaticResponse, tasks, watch,
 };
 
-/// Every call may be answered so.
+/// Errors that every call may return: status and meaning.
 pub(super) const ERRORS: [(&str, &str); 12] = [
-    ("400", "Fields or parameters are wrong: each is named in details"),
-    ("401", "No token, or one that nobody knows"),
-    ("403", "The caller may not do that"),
-    ("404", "There is no such thing, or the caller may not know of it"),
-    ("405", "The path has not this method; Allow says which it has"),
-    ("406", "The caller takes no JSON"),
-    ("408", "The body did not arrive"),
-    ("409", "What is asked for is in the way of what is; status says what that is"),
+    ("400", "Fields or parameters are invalid: each is listed in details"),
+    ("401", "The token is missing or invalid"),
+    ("403", "The caller lacks the permission"),
+    ("404", "The object does not exist, or the caller may not read it"),
+    ("405", "The path does not support this method; the header Allow lists the supported ones"),
+    ("406", "The Accept header does not permit JSON"),
+    ("408", "The body did not arrive in time"),
+    ("409", "The request conflicts with the current state of the object, which status contains"),
     ("413", "The body is too large"),
-    ("415", "The body is of another kind"),
-    ("422", "The cluster does not take it, or the Idempotency-Key was used for something else"),
-    ("429", "Too many calls; Retry-After says when the next is taken"),
+    ("415", "The Content-Type of the body is not supported"),
+    (
+        "422",
+        "The API server rejects the object, or the Idempotency-Key was used for a different request",
+    ),
+    ("429", "A rate limit or another limit is reached; Retry-After states when to try again"),
 ];
-/// And so, when it is not the caller's fault.
-pub(super) const LATER: (&str, &str) = ("503", "The cluster does not answer; Retry-After says when to try again");
+/// Error that every call may return when the cluster or this server is unavailable or overloaded.
+pub(super) const UNAVAILABLE: (&str, &str) = (
+    "503",
+    "The API server does not answer, or this server is overloaded; Retry-After states when to try again",
+);
 
 #[derive(OpenApi)]
 #[openapi(
@@ -41,21 +47,25 @@ pub(super) const LATER: (&str, &str) = ("503", "The cluster does not answer; Ret
     ),
     components(schemas(ErrorBody, TaskView)),
     tags(
-        (name = "tasks", description = "Images to have on nodes"),
-        (name = "schedules", description = "Tasks at times of day"),
-        (name = "cluster", description = "Nodes and numbers"),
+        (name = "tasks", description = "Images that are pulled to nodes"),
+        (name = "schedules", description = "Tasks that are created by a cron schedule"),
+        (name = "cluster", description = "Nodes and statistics"),
     ),
 )]
-struct Document;
+struct ApiDocument;
 
-/// The calls, and their description.
-pub(super) fn routes() -> OpenApiRouter<State> {
+/// Builds the routes of all calls, with their `OpenAPI` description.
+pub(super) fn routes() -> OpenApiRouter<RouterState> {
     let json = OpenApiRouter::new()
         .routes(routes!(tasks::create_task, tasks::list_tasks))
         .routes(routes!(tasks::get_task, tasks::cancel_task))
         .routes(routes!(extract::extract))
         .routes(routes!(schedules::create_schedule, schedules::list_schedules))
-        .routes(routes!(schedules::get_schedule, schedules::replace_schedule, schedules::delete_schedule))
+        .routes(routes!(
+            schedules::get_schedule,
+            schedules::replace_schedule,
+            schedules::delete_schedule
+        ))
         .routes(routes!(schedules::enable_schedule))
         .routes(routes!(schedules::disable_schedule))
         .routes(routes!(schedules::trigger_schedule))
@@ -63,45 +73,47 @@ pub(super) fn routes() -> OpenApiRouter<State> {
         .routes(routes!(executions::get_execution))
         .routes(routes!(cluster::list_nodes))
         .routes(routes!(cluster::get_stats))
-        .route("/openapi.json", axum::routing::get(served))
-        .route_layer(middleware::from_fn(front::speaks_json));
+        .route("/openapi.json", axum::routing::get(serve_document))
+        .route_layer(middleware::from_fn(call_middleware::require_json));
     let calls = json.merge(OpenApiRouter::new().routes(routes!(watch::watch_task)));
-    let calls = calls.route_layer(middleware::from_fn(front::note_route));
-    OpenApiRouter::with_openapi(Document::openapi()).nest(BASE, calls)
+    let calls = calls.route_layer(middleware::from_fn(call_middleware::record_route));
+    OpenApiRouter::with_openapi(ApiDocument::openapi()).nest(BASE_PATH, calls)
 }
 
-async fn served(headers: HeaderMap) -> Response {
-    static TEXT: LazyLock<Still> = LazyLock::new(|| Still::new("application/json", document_text()));
-    TEXT.answer(&headers)
+async fn serve_document(headers: HeaderMap) -> Response {
+    static TEXT: LazyLock<StaticResponse> =
+        LazyLock::new(|| StaticResponse::new("application/json", document_text()));
+    TEXT.respond(&headers)
 }
 
-/// The document.
+/// Builds the `OpenAPI` document as JSON.
 #[must_use]
 pub fn document() -> Value {
     let (_, document) = routes().split_for_parts();
-    // What utoipa has built is JSON.
+    // A document built by utoipa always serializes to JSON.
     let mut document = serde_json::to_value(document).unwrap_or_default();
     document["components"]["securitySchemes"] = json!({"token": {
         "type": "http", "scheme": "bearer",
-        "description": "A token of Kubernetes, or one that `prewarmer token create` has made",
+        "description": "A Kubernetes token, or an API token created by `prewarmer token create`",
     }});
-    // A manifest in YAML is whatever YAML is.
-    let path = format!("{BASE}/tasks:extract");
-    document["paths"][path]["post"]["requestBody"]["content"]["application/yaml"]["schema"] = json!({});
+    // A YAML manifest has no schema.
+    let path = format!("{BASE_PATH}/tasks:extract");
+    document["paths"][path]["post"]["requestBody"]["content"]["application/yaml"]["schema"] =
+        json!({});
     document["security"] = json!([{"token": []}]);
     let calls = document["paths"].as_object_mut().into_iter().flat_map(|paths| paths.values_mut());
     for call in calls.filter_map(Value::as_object_mut).flat_map(|methods| methods.values_mut()) {
-        complete(call);
+        add_errors_and_sample(call);
     }
     document
 }
 
-fn complete(call: &mut Value) {
+fn add_errors_and_sample(call: &mut Value) {
     let error = |description: &str| {
         let schema = json!({"$ref": "#/components/schemas/ErrorBody"});
         json!({"description": description, "content": {"application/json": {"schema": schema}}})
     };
-    for (code, description) in ERRORS.iter().chain([&LATER]) {
+    for (code, description) in ERRORS.iter().chain([&UNAVAILABLE]) {
         call["responses"][*code] = error(description);
     }
     call["responses"]["429"]["headers"] = retry_after();
@@ -113,10 +125,10 @@ fn complete(call: &mut Value) {
 }
 
 fn retry_after() -> Value {
-    json!({"Retry-After": {"description": "Seconds", "schema": {"type": "integer", "minimum": 1}}})
+    json!({"Retry-After": {"description": "Seconds until the next attempt", "schema": {"type": "integer", "minimum": 1}}})
 }
 
-/// The document, as it is served and committed.
+/// Returns the `OpenAPI` document as pretty-printed JSON, as it is served and committed.
 #[must_use]
 pub fn document_text() -> String {
     serde_json::to_string_pretty(&document()).unwrap_or_default() + "\n"
@@ -131,11 +143,19 @@ mod unit {
         let document = document();
         assert_eq!(document["openapi"], "3.1.0");
         let paths = document["paths"].as_object().unwrap();
-        let calls: Vec<&Value> = paths.values().flat_map(|path| path.as_object().unwrap().values()).collect();
-        let without: Vec<&Value> =
-            calls.iter().filter(|call| call["x-codeSamples"].is_null()).map(|call| &call["operationId"]).collect();
+        let calls: Vec<&Value> =
+            paths.values().flat_map(|path| path.as_object().unwrap().values()).collect();
+        let without: Vec<&Value> = calls
+            .iter()
+            .filter(|call| call["x-codeSamples"].is_null())
+            .map(|call| &call["operationId"])
+            .collect();
         assert!(without.is_empty(), "{without:?}");
         assert_eq!(calls.len(), SAMPLES.len());
-        assert!(calls.iter().all(|call| call["summary"].is_string() && call["responses"]["429"].is_object()));
+        assert!(
+            calls
+                .iter()
+                .all(|call| call["summary"].is_string() && call["responses"]["429"].is_object())
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Reads the parameters of a query; every mistake is told. *Pure.*
+//! Reader of query parameters, which collects every problem instead of stopping at the first.
+//! Pure: no client, no clock, no I/O.
 
 use std::collections::BTreeMap;
 
@@ -6,105 +7,112 @@ use axum::extract::Query;
 
 use super::{
     error::{ApiError, Detail},
-    request::is_label,
+    request::is_dns_label,
 };
 
-/// Pages are at most this long.
+/// Largest page, in items.
 pub(super) const MAX_LIMIT: usize = 100;
-/// And this long where nothing is said.
-const LIMIT: usize = 10;
+/// Default page size, in items.
+const DEFAULT_LIMIT: usize = 10;
 
-/// Longest text that is searched for.
+/// Longest search text, in characters.
 const MAX_SEARCH: usize = 200;
 
-/// What stands behind the `?`.
-pub(super) type Pairs = Query<Vec<(String, String)>>;
+/// Parameters of the query string, in the order sent.
+pub(super) type QueryPairs = Query<Vec<(String, String)>>;
 
-/// The parameters that were not read yet, and what was wrong with those that were.
+/// Unread parameters of a query, and the problems of those that were read.
 pub(super) struct Params {
-    left: BTreeMap<String, String>,
+    unread: BTreeMap<String, String>,
     problems: Vec<Detail>,
 }
 
 impl Params {
-    /// The parameters of a query.
-    pub(super) fn of(Query(pairs): Pairs) -> Self {
-        let mut this = Self { left: BTreeMap::new(), problems: Vec::new() };
+    /// Creates a reader of a query string. A repeated parameter is a problem.
+    pub(super) fn from_query(Query(pairs): QueryPairs) -> Self {
+        let mut this = Self { unread: BTreeMap::new(), problems: Vec::new() };
         for (name, value) in pairs {
-            if this.left.insert(name.clone(), value).is_some() {
-                this.wrong(&name, "is there twice");
+            if this.unread.insert(name.clone(), value).is_some() {
+                this.add_problem(&name, "must not be repeated");
             }
         }
         this
     }
 
-    fn wrong(&mut self, name: &str, message: &str) {
+    fn add_problem(&mut self, name: &str, message: &str) {
         self.problems.push(Detail { field: name.into(), message: message.into() });
     }
 
-    /// A text; an empty one is none.
+    /// Reads a string; `None` when it is absent or empty.
     pub(super) fn text(&mut self, name: &str) -> Option<String> {
-        self.left.remove(name).filter(|text| !text.is_empty())
+        self.unread.remove(name).filter(|text| !text.is_empty())
     }
 
-    /// Takes a parameter without a value as one that is not there.
+    /// Removes a parameter whose value is empty, so that it counts as absent.
     pub(super) fn drop_empty(&mut self, name: &str) {
-        if self.left.get(name).is_some_and(String::is_empty) {
-            self.left.remove(name);
+        if self.unread.get(name).is_some_and(String::is_empty) {
+            self.unread.remove(name);
         }
     }
 
-    /// One of a few words.
+    /// Reads one of the given words, and returns its value.
     pub(super) fn choice<T: Copy>(&mut self, name: &str, words: &[(&str, T)]) -> Option<T> {
-        let text = self.left.remove(name)?;
+        let text = self.unread.remove(name)?;
         let found = words.iter().find(|(word, _)| *word == text);
         if found.is_none() {
             let all = words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
-            self.wrong(name, &format!("{text:?}: expected one of {all}"));
+            self.add_problem(name, &format!("{text:?}: expected one of {all}"));
         }
         found.map(|(_, value)| *value)
     }
 
     fn number(&mut self, name: &str, default: usize, most: usize, least: usize) -> usize {
-        let Some(text) = self.left.remove(name) else { return default };
+        let Some(text) = self.unread.remove(name) else { return default };
         match text.parse() {
             Ok(number) if (least..=most).contains(&number) => number,
             _ => {
-                self.wrong(name, &format!("{text:?}: expected a number from {least} to {most}"));
+                self.add_problem(
+                    name,
+                    &format!("{text:?}: expected a number from {least} to {most}"),
+                );
                 default
             }
         }
     }
 
-    /// How many at most, and after how many.
+    /// Reads `limit` and `offset`.
     pub(super) fn page(&mut self, most: usize) -> (usize, usize) {
-        (self.number("limit", LIMIT, most, 1), self.number("offset", 0, i32::MAX as usize, 0))
+        (
+            self.number("limit", DEFAULT_LIMIT, most, 1),
+            self.number("offset", 0, i32::MAX as usize, 0),
+        )
     }
 
-    /// What is searched for.
+    /// Reads `search`.
     pub(super) fn search(&mut self) -> Option<String> {
         let text = self.text("search")?;
         if text.chars().count() > MAX_SEARCH {
-            self.wrong("search", &format!("expected at most {MAX_SEARCH} characters"));
+            self.add_problem("search", &format!("expected at most {MAX_SEARCH} characters"));
         }
         Some(text)
     }
 
-    /// The namespace.
+    /// Reads `namespace`.
     pub(super) fn namespace(&mut self) -> Option<String> {
         let name = self.text("namespace")?;
-        if !is_label(&name) {
-            self.wrong("namespace", &format!("{name:?}: expected the name of a namespace"));
+        if !is_dns_label(&name) {
+            self.add_problem("namespace", &format!("{name:?}: expected a namespace name"));
         }
         Some(name)
     }
 
-    /// What was wrong, if anything; a parameter that nobody has asked for is.
-    pub(super) fn done(mut self) -> Result<(), ApiError> {
-        for name in std::mem::take(&mut self.left).into_keys() {
-            self.wrong(&name, "there is no such parameter");
+    /// Returns a 400 with all problems, including one for each parameter that was not read; `Ok`
+    /// when there are none.
+    pub(super) fn finish(mut self) -> Result<(), ApiError> {
+        for name in std::mem::take(&mut self.unread).into_keys() {
+            self.add_problem(&name, "unknown parameter");
         }
-        if self.problems.is_empty() { Ok(()) } else { Err(ApiError::bad(self.problems)) }
+        if self.problems.is_empty() { Ok(()) } else { Err(ApiError::invalid_fields(self.problems)) }
     }
 }
 
@@ -113,24 +121,26 @@ mod tests {
     use super::*;
 
     fn params(text: &str) -> Params {
-        Params::of(Query::try_from_uri(&format!("http://x/?{text}").parse().unwrap()).unwrap())
+        Params::from_query(
+            Query::try_from_uri(&format!("http://x/?{text}").parse().unwrap()).unwrap(),
+        )
     }
 
     #[test]
-    fn all_that_is_wrong() {
+    fn every_problem_is_collected() {
         let mut params = params("limit=101&offset=-1&namespace=No&status=gone&status=running&x=1");
         assert_eq!(params.page(MAX_LIMIT), (10, 0));
         params.namespace();
         params.choice("status", &[("pending", 1)]);
         assert_eq!(params.problems.len(), 5, "{:?}", params.problems);
-        assert!(params.done().is_err());
+        assert!(params.finish().is_err());
     }
 
     #[test]
-    fn what_is_right() {
+    fn empty_values_count_as_absent() {
         let mut params = params("limit=20&offset=40&namespace=&status=");
         params.drop_empty("status");
         assert_eq!((params.page(MAX_LIMIT), params.namespace()), ((20, 40), None));
-        assert!(params.done().is_ok());
+        assert!(params.finish().is_ok());
     }
 }

@@ -1,4 +1,4 @@
-//! Schedules: create, list, get, replace, delete, enable, disable, trigger.
+//! Handlers of schedules: create, list, get, replace, delete, enable, disable, trigger.
 
 use std::sync::Arc;
 
@@ -19,157 +19,177 @@ use serde_json::json;
 use utoipa::ToSchema;
 
 use super::{
-    Api, BASE,
-    auth::{Caller, Deed},
+    Api, BASE_PATH,
+    auth::{Caller, Permission},
     body,
+    call_middleware::AuditSubject,
     error::ApiError,
-    front::Subject,
-    params::{MAX_LIMIT, Pairs, Params},
+    params::{MAX_LIMIT, Params, QueryPairs},
     schedule_request::{self, ScheduleRequest, ScheduleView},
-    tasks::{self, CREATED_BY_ANNOTATION, etag_of, fresh, in_namespace, is_name, pick, readable},
+    tasks::{
+        self, CREATED_BY_ANNOTATION, cached_response, content_etag, creation_error, is_object_name,
+        resolve_by_name, visible_namespaces,
+    },
 };
 use crate::{
-    schedule::{Made, Manual, PrewarmSchedule, QueuedRun, RunFacts, Trigger, decide_manual, random_task_name, task_of},
+    schedule::{
+        ExecutionOrigin, ExecutionTask, ManualDecision, PrewarmSchedule, QueuedRun, Trigger,
+        build_task, decide_manual, random_task_name,
+    },
     task::PrewarmTask,
 };
 
 const RESOURCE: &str = "prewarmschedules";
-pub(super) const CREATE: Deed = Deed { verb: "create", resource: RESOURCE };
-pub(super) const GET: Deed = Deed { verb: "get", resource: RESOURCE };
-pub(super) const LIST: Deed = Deed { verb: "list", resource: RESOURCE };
-pub(super) const UPDATE: Deed = Deed { verb: "update", resource: RESOURCE };
-pub(super) const DELETE: Deed = Deed { verb: "delete", resource: RESOURCE };
-/// Tries to write what is being written at the same moment.
-const TRIES: u32 = 8;
+pub(super) const CREATE: Permission = Permission { verb: "create", resource: RESOURCE };
+pub(super) const GET: Permission = Permission { verb: "get", resource: RESOURCE };
+pub(super) const LIST: Permission = Permission { verb: "list", resource: RESOURCE };
+pub(super) const UPDATE: Permission = Permission { verb: "update", resource: RESOURCE };
+pub(super) const DELETE: Permission = Permission { verb: "delete", resource: RESOURCE };
+/// Largest number of attempts of a write that conflicts with other writers.
+const MAX_ATTEMPTS: u32 = 8;
 
-/// A page of schedules.
+/// Page of schedules.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct ScheduleList {
-    /// The schedules, by namespace and name.
+    /// Schedules, sorted by namespace and name.
     pub tasks: Vec<ScheduleView>,
-    /// How many there are in all pages.
+    /// Number of schedules in all pages.
     pub total: usize,
-    /// How many are in a page at most.
+    /// Largest number of schedules in a page.
     pub limit: usize,
-    /// After how many this page begins.
+    /// Number of schedules before this page.
     pub offset: usize,
 }
 
-/// What was done to a schedule.
+/// Result of a change of a schedule.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct ScheduleDone {
-    /// The schedule.
+    /// Name of the schedule.
     pub id: String,
-    /// For people.
+    /// Description of the result.
     pub message: String,
 }
 
-/// A run by hand.
+/// Result of a manual trigger.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Triggered {
-    /// The schedule.
+    /// Name of the schedule.
     pub id: String,
-    /// The run's task; none yet where it waits for another.
+    /// Name of the task of the execution; null while the execution waits for another one.
     pub task_id: Option<String>,
-    /// For people.
+    /// Description of the result.
     pub message: String,
 }
 
-fn api_of(api: &Api, namespace: &str) -> KubeApi<PrewarmSchedule> {
+fn schedule_client(api: &Api, namespace: &str) -> KubeApi<PrewarmSchedule> {
     KubeApi::namespaced(api.client.clone(), namespace)
 }
 
-fn about(mut response: Response, namespace: &str, name: &str) -> Response {
-    response.extensions_mut().insert(Subject(format!("{namespace}/{name}")));
+fn with_audit_subject(mut response: Response, namespace: &str, name: &str) -> Response {
+    response.extensions_mut().insert(AuditSubject(format!("{namespace}/{name}")));
     response
 }
 
-fn shown(api: &Api, schedule: PrewarmSchedule, code: StatusCode) -> Response {
-    let view = ScheduleView::of(&schedule, Timestamp::now());
+fn schedule_response(api: &Api, schedule: PrewarmSchedule, code: StatusCode) -> Response {
+    let view = ScheduleView::from_schedule(&schedule, Timestamp::now());
     let (namespace, name) = (view.namespace.clone(), view.id.clone());
     api.schedules.put(schedule);
-    let location = [(header::LOCATION, format!("{BASE}/scheduled-tasks/{name}"))];
+    let location = [(header::LOCATION, format!("{BASE_PATH}/scheduled-tasks/{name}"))];
     let response = match code {
         StatusCode::CREATED => (code, location, Json(view)).into_response(),
         _ => (code, Json(view)).into_response(),
     };
-    about(response, &namespace, &name)
+    with_audit_subject(response, &namespace, &name)
 }
 
-/// Make a schedule.
+/// Creates a schedule.
 #[utoipa::path(post, path = "/scheduled-tasks", tag = "schedules", request_body = ScheduleRequest,
     params(
-        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "The namespace, where the body names none; with it the right is checked before the body is read"),
+        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Namespace of the schedule when the body names none; with it the permission is checked before the body is read"),
     ),
-    responses((status = 201, description = "The schedule was made", body = ScheduleView,
-        headers(("Location" = String, description = "Where the schedule is")))))]
+    responses((status = 201, description = "Created schedule", body = ScheduleView,
+        headers(("Location" = String, description = "Path of the schedule")))))]
 pub(super) async fn create_schedule(
     State(api): State<Api>,
     caller: Caller,
-    pairs: Pairs,
+    pairs: QueryPairs,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let (namespace, body) = tasks::body_of(&api, &caller, CREATE, pairs, &headers, body).await?;
-    let wanted = schedule_request::read(body.value, &api.guard).map_err(ApiError::bad)?;
+    let (namespace, body) =
+        tasks::read_authorized_body(&api, &caller, CREATE, pairs, &headers, body).await?;
+    let wanted =
+        schedule_request::parse(body.value, &api.guard).map_err(ApiError::invalid_fields)?;
     let namespace = namespace.as_str();
     let name = format!("scheduled-{}", random_task_name(Timestamp::now()));
     let schedule = PrewarmSchedule {
         metadata: ObjectMeta {
             name: Some(name),
             namespace: Some(namespace.to_owned()),
-            labels: Some([("app.kubernetes.io/managed-by".to_owned(), "prewarmer".to_owned())].into()),
+            labels: Some(
+                [("app.kubernetes.io/managed-by".to_owned(), "prewarmer".to_owned())].into(),
+            ),
             annotations: Some([(CREATED_BY_ANNOTATION.to_owned(), caller.name)].into()),
             ..ObjectMeta::default()
         },
         spec: wanted.spec,
         status: None,
     };
-    api.count("create", RESOURCE);
-    let made = api_of(&api, namespace).create(&PostParams::default(), &schedule).await;
-    Ok(shown(&api, made.map_err(|error| in_namespace(error, namespace))?, StatusCode::CREATED))
+    api.count_request("create", RESOURCE);
+    let made = schedule_client(&api, namespace).create(&PostParams::default(), &schedule).await;
+    Ok(schedule_response(
+        &api,
+        made.map_err(|error| creation_error(error, namespace))?,
+        StatusCode::CREATED,
+    ))
 }
 
-/// A page of the schedules.
+/// Lists the schedules.
 #[utoipa::path(get, path = "/scheduled-tasks", tag = "schedules",
     params(
-        ("enabled" = Option<bool>, Query, description = "Only those that are, or are not"),
-        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Only of this namespace"),
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 100, description = "How many at most; 10 by default"),
-        ("offset" = Option<u32>, Query, maximum = 2_147_483_647, description = "After how many"),
+        ("enabled" = Option<bool>, Query, description = "Return only enabled (`true`) or only disabled (`false`) schedules"),
+        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Return only schedules of this namespace"),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 100, description = "Largest number of schedules to return; 10 by default"),
+        ("offset" = Option<u32>, Query, maximum = 2_147_483_647, description = "Number of schedules to skip"),
     ),
-    responses((status = 200, description = "The page", body = ScheduleList)))]
+    responses((status = 200, description = "Page of schedules", body = ScheduleList)))]
 pub(super) async fn list_schedules(
     State(api): State<Api>,
     caller: Caller,
-    pairs: Pairs,
+    pairs: QueryPairs,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let mut params = Params::of(pairs);
+    let mut params = Params::from_query(pairs);
     let enabled = params.choice("enabled", &[("true", true), ("false", false)]);
     let namespace = params.namespace();
     let (limit, offset) = params.page(MAX_LIMIT);
-    params.done()?;
-    let visible = readable(&api, &caller, LIST, namespace).await?;
+    params.finish()?;
+    let visible = visible_namespaces(&api, &caller, LIST, namespace).await?;
     let fits = |schedule: &Arc<PrewarmSchedule>| {
-        visible.has(&schedule.namespace().unwrap_or_default()) && enabled.is_none_or(|one| schedule.spec.enabled == one)
+        visible.contains(&schedule.namespace().unwrap_or_default())
+            && enabled.is_none_or(|one| schedule.spec.enabled == one)
     };
     let all: Vec<_> = api.schedules.all().into_iter().filter(fits).collect();
     let now = Timestamp::now();
-    let tasks = all.iter().skip(offset).take(limit).map(|schedule| ScheduleView::of(schedule, now)).collect();
+    let tasks = all
+        .iter()
+        .skip(offset)
+        .take(limit)
+        .map(|schedule| ScheduleView::from_schedule(schedule, now))
+        .collect();
     let list = ScheduleList { tasks, total: all.len(), limit, offset };
-    Ok(answer(&api, &headers, &list))
+    Ok(json_response(&api, &headers, &list))
 }
 
-/// Any value, from memory.
-pub(super) fn answer(api: &Api, headers: &HeaderMap, value: &impl Serialize) -> Response {
+/// Responds with a value as JSON, with an `ETag` and the age of the store.
+pub(super) fn json_response(api: &Api, headers: &HeaderMap, value: &impl Serialize) -> Response {
     let text = serde_json::to_vec(value).unwrap_or_default();
-    fresh(api, headers, &etag_of(&text), text.into())
+    cached_response(api, headers, &content_etag(&text), text.into())
 }
 
-/// The schedule of that name that the caller may read.
-pub(super) async fn find(
+/// Returns the schedule named `id` that the caller may read. Error 404 when there is none.
+pub(super) async fn get_visible(
     api: &Api,
     caller: &Caller,
     id: &str,
@@ -178,217 +198,253 @@ pub(super) async fn find(
     if let Some(namespace) = &namespace {
         api.auth.authorize(caller, GET, namespace).await?;
     }
-    let named = if is_name(id) { api.schedules.named(id) } else { Vec::new() };
+    let named = if is_object_name(id) { api.schedules.by_name(id) } else { Vec::new() };
     let found = named.into_iter().map(|one| (one.namespace().unwrap_or_default(), one)).collect();
-    let found = pick(api, caller, GET, namespace.as_deref(), found).await?;
+    let found = resolve_by_name(api, caller, GET, namespace.as_deref(), found).await?;
     found.ok_or_else(|| ApiError::not_found("schedule", id))
 }
 
-pub(super) fn only_namespace(pairs: Pairs) -> Result<Option<String>, ApiError> {
-    let mut params = Params::of(pairs);
+pub(super) fn namespace_param(pairs: QueryPairs) -> Result<Option<String>, ApiError> {
+    let mut params = Params::from_query(pairs);
     let namespace = params.namespace();
-    params.done()?;
+    params.finish()?;
     Ok(namespace)
 }
 
-/// The schedule that is to be changed, as the API server has it, if the caller may do that.
-async fn to_change(
+/// Reads a schedule from the API server in order to change it, after checking that the caller may
+/// do so.
+async fn get_for_change(
     api: &Api,
     caller: &Caller,
     id: &str,
-    pairs: Pairs,
-    deed: Deed,
+    pairs: QueryPairs,
+    deed: Permission,
 ) -> Result<(KubeApi<PrewarmSchedule>, PrewarmSchedule), ApiError> {
-    let known = find(api, caller, id, only_namespace(pairs)?).await?;
+    let known = get_visible(api, caller, id, namespace_param(pairs)?).await?;
     let namespace = known.namespace().unwrap_or_default();
     api.auth.authorize(caller, deed, &namespace).await?;
-    let schedules = api_of(api, &namespace);
-    api.count("get", RESOURCE);
+    let schedules = schedule_client(api, &namespace);
+    api.count_request("get", RESOURCE);
     let now = schedules.get_opt(id).await?.ok_or_else(|| ApiError::not_found("schedule", id))?;
     Ok((schedules, now))
 }
 
-/// The schedule.
+/// Returns a schedule.
 #[utoipa::path(get, path = "/scheduled-tasks/{id}", tag = "schedules",
     params(
-        ("id" = String, Path, max_length = 253, pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", description = "The schedule's name"),
-        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Its namespace; needed where several have one of that name"),
-        ("If-None-Match" = Option<String>, Header, description = "An ETag: answered by 304 while it is current"),
+        ("id" = String, Path, max_length = 253, pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", description = "Name of the schedule"),
+        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Namespace of the schedule; required when several namespaces have a schedule of that name"),
+        ("If-None-Match" = Option<String>, Header, description = "ETag of an earlier response; the response is 304 while it is current"),
     ),
     responses((status = 200, description = "The schedule", body = ScheduleView),
-        (status = 304, description = "It has not changed")))]
+        (status = 304, description = "The schedule has not changed")))]
 pub(super) async fn get_schedule(
     State(api): State<Api>,
     caller: Caller,
     Path(id): Path<String>,
-    pairs: Pairs,
+    pairs: QueryPairs,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let schedule = find(&api, &caller, &id, only_namespace(pairs)?).await?;
-    Ok(answer(&api, &headers, &ScheduleView::of(&schedule, Timestamp::now())))
+    let schedule = get_visible(&api, &caller, &id, namespace_param(pairs)?).await?;
+    Ok(json_response(&api, &headers, &ScheduleView::from_schedule(&schedule, Timestamp::now())))
 }
 
-/// Replace a schedule: what is not named takes its default.
+/// Replaces a schedule. Fields that are absent get their defaults.
 #[utoipa::path(put, path = "/scheduled-tasks/{id}", tag = "schedules", request_body = ScheduleRequest,
     params(
-        ("id" = String, Path, max_length = 253, pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", description = "The schedule's name"),
-        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Its namespace; needed where several have one of that name"),
+        ("id" = String, Path, max_length = 253, pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", description = "Name of the schedule"),
+        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Namespace of the schedule; required when several namespaces have a schedule of that name"),
     ),
-    responses((status = 200, description = "The schedule as it is now", body = ScheduleView)))]
+    responses((status = 200, description = "Schedule after the change", body = ScheduleView)))]
 pub(super) async fn replace_schedule(
     State(api): State<Api>,
     caller: Caller,
     Path(id): Path<String>,
-    pairs: Pairs,
+    pairs: QueryPairs,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let (schedules, mut schedule) = to_change(&api, &caller, &id, pairs, UPDATE).await?;
-    let body = body::json(&api.bounds.bodies, &caller.name, &headers, body).await?;
-    let wanted = schedule_request::read(body.value, &api.guard).map_err(ApiError::bad)?;
+    let (schedules, mut schedule) = get_for_change(&api, &caller, &id, pairs, UPDATE).await?;
+    let body = body::read_json(&api.budgets.bodies, &caller.name, &headers, body).await?;
+    let wanted =
+        schedule_request::parse(body.value, &api.guard).map_err(ApiError::invalid_fields)?;
     let namespace = schedule.namespace().unwrap_or_default();
     if wanted.namespace.is_some_and(|other| other != namespace) {
-        return Err(ApiError::bad_field("namespace", format!("the schedule is in {namespace}, and stays there")));
+        return Err(ApiError::invalid_field(
+            "namespace",
+            format!("the namespace of a schedule cannot be changed: expected {namespace}"),
+        ));
     }
-    for _ in 0..TRIES {
+    for _ in 0..MAX_ATTEMPTS {
         schedule.spec = wanted.spec.clone();
-        api.count("update", RESOURCE);
+        api.count_request("update", RESOURCE);
         match schedules.replace(&id, &PostParams::default(), &schedule).await {
-            Ok(changed) => return Ok(shown(&api, changed, StatusCode::OK)),
-            // The leader has written its status.
-            Err(kube::Error::Api(status)) if status.code == 409 => schedule = schedules.get(&id).await?,
+            Ok(changed) => return Ok(schedule_response(&api, changed, StatusCode::OK)),
+            // The leader has written the status meanwhile.
+            Err(kube::Error::Api(status)) if status.code == 409 => {
+                schedule = schedules.get(&id).await?;
+            }
             Err(error) => return Err(error.into()),
         }
     }
-    Err(busy())
+    Err(conflicting_writes())
 }
 
-/// Somebody else was quicker, again and again.
-fn busy() -> ApiError {
-    ApiError::later(StatusCode::SERVICE_UNAVAILABLE, "the schedule is being changed all the time", 1)
+/// Returns the 503 for a write that conflicted with other writers on every attempt.
+fn conflicting_writes() -> ApiError {
+    ApiError::retry_after(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "the schedule was changed by other clients on every attempt: try again",
+        1,
+    )
 }
 
-/// Delete a schedule, and the tasks that it has made.
+/// Deletes a schedule and the tasks that it created.
 #[utoipa::path(delete, path = "/scheduled-tasks/{id}", tag = "schedules",
     params(
-        ("id" = String, Path, max_length = 253, pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", description = "The schedule's name"),
-        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Its namespace; needed where several have one of that name"),
+        ("id" = String, Path, max_length = 253, pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", description = "Name of the schedule"),
+        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Namespace of the schedule; required when several namespaces have a schedule of that name"),
     ),
-    responses((status = 200, description = "It was deleted", body = ScheduleDone)))]
+    responses((status = 200, description = "The schedule was deleted", body = ScheduleDone)))]
 pub(super) async fn delete_schedule(
     State(api): State<Api>,
     caller: Caller,
     Path(id): Path<String>,
-    pairs: Pairs,
+    pairs: QueryPairs,
 ) -> Result<Response, ApiError> {
-    let (schedules, schedule) = to_change(&api, &caller, &id, pairs, DELETE).await?;
-    api.count("delete", RESOURCE);
+    let (schedules, schedule) = get_for_change(&api, &caller, &id, pairs, DELETE).await?;
+    api.count_request("delete", RESOURCE);
     match schedules.delete(&id, &DeleteParams::background()).await {
         Ok(_) => {}
-        Err(kube::Error::Api(status)) if status.code == 404 => return Err(ApiError::not_found("schedule", &id)),
+        Err(kube::Error::Api(status)) if status.code == 404 => {
+            return Err(ApiError::not_found("schedule", &id));
+        }
         Err(error) => return Err(error.into()),
     }
     api.schedules.remove(&schedule);
     let namespace = schedule.namespace().unwrap_or_default();
-    let body = ScheduleDone { id: id.clone(), message: "The schedule was deleted, and its tasks go with it".into() };
-    Ok(about(Json(body).into_response(), &namespace, &id))
+    let body = ScheduleDone {
+        id: id.clone(),
+        message: "The schedule was deleted; its tasks are deleted with it".into(),
+    };
+    Ok(with_audit_subject(Json(body).into_response(), &namespace, &id))
 }
 
-async fn set_enabled(api: Api, caller: Caller, id: String, pairs: Pairs, enabled: bool) -> Result<Response, ApiError> {
-    let (schedules, _) = to_change(&api, &caller, &id, pairs, UPDATE).await?;
-    api.count("patch", RESOURCE);
+async fn set_enabled(
+    api: Api,
+    caller: Caller,
+    id: String,
+    pairs: QueryPairs,
+    enabled: bool,
+) -> Result<Response, ApiError> {
+    let (schedules, _) = get_for_change(&api, &caller, &id, pairs, UPDATE).await?;
+    api.count_request("patch", RESOURCE);
     let patch = Patch::Merge(json!({"spec": {"enabled": enabled}}));
     let changed = schedules.patch(&id, &PatchParams::default(), &patch).await?;
-    Ok(shown(&api, changed, StatusCode::OK))
+    Ok(schedule_response(&api, changed, StatusCode::OK))
 }
 
-/// Have a schedule run from now on.
+/// Enables a schedule.
 #[utoipa::path(put, path = "/scheduled-tasks/{id}/enable", tag = "schedules",
     params(
-        ("id" = String, Path, max_length = 253, pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", description = "The schedule's name"),
-        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Its namespace; needed where several have one of that name"),
+        ("id" = String, Path, max_length = 253, pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", description = "Name of the schedule"),
+        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Namespace of the schedule; required when several namespaces have a schedule of that name"),
     ),
-    responses((status = 200, description = "The schedule as it is now", body = ScheduleView)))]
+    responses((status = 200, description = "Schedule after the change", body = ScheduleView)))]
 pub(super) async fn enable_schedule(
     State(api): State<Api>,
     caller: Caller,
     Path(id): Path<String>,
-    pairs: Pairs,
+    pairs: QueryPairs,
 ) -> Result<Response, ApiError> {
     set_enabled(api, caller, id, pairs, true).await
 }
 
-/// Have a schedule rest. What is at work goes on.
+/// Disables a schedule. A running execution continues.
 #[utoipa::path(put, path = "/scheduled-tasks/{id}/disable", tag = "schedules",
     params(
-        ("id" = String, Path, max_length = 253, pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", description = "The schedule's name"),
-        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Its namespace; needed where several have one of that name"),
+        ("id" = String, Path, max_length = 253, pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", description = "Name of the schedule"),
+        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Namespace of the schedule; required when several namespaces have a schedule of that name"),
     ),
-    responses((status = 200, description = "The schedule as it is now", body = ScheduleView)))]
+    responses((status = 200, description = "Schedule after the change", body = ScheduleView)))]
 pub(super) async fn disable_schedule(
     State(api): State<Api>,
     caller: Caller,
     Path(id): Path<String>,
-    pairs: Pairs,
+    pairs: QueryPairs,
 ) -> Result<Response, ApiError> {
     set_enabled(api, caller, id, pairs, false).await
 }
 
-/// Have a schedule run now, enabled or not.
+/// Triggers an execution of a schedule now, enabled or not.
 ///
-/// While a run is at work, `overlapPolicy` says what happens: `allow` runs beside it, `queue` waits, `skip` is answered by 409.
+/// While another execution is running, `overlapPolicy` decides: `allow` runs both, `queue` waits,
+/// `skip` returns 409.
 #[utoipa::path(post, path = "/scheduled-tasks/{id}/trigger", tag = "schedules",
     params(
-        ("id" = String, Path, max_length = 253, pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", description = "The schedule's name"),
-        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Its namespace; needed where several have one of that name"),
+        ("id" = String, Path, max_length = 253, pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", description = "Name of the schedule"),
+        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Namespace of the schedule; required when several namespaces have a schedule of that name"),
     ),
-    responses((status = 202, description = "It runs, or waits for the run that is at work", body = Triggered)))]
+    responses((status = 202, description = "The execution starts, or waits for the running one", body = Triggered)))]
 pub(super) async fn trigger_schedule(
     State(api): State<Api>,
     caller: Caller,
     Path(id): Path<String>,
-    pairs: Pairs,
+    pairs: QueryPairs,
 ) -> Result<Response, ApiError> {
-    let namespace = only_namespace(pairs)?;
-    let known = find(&api, &caller, &id, namespace).await?;
+    let namespace = namespace_param(pairs)?;
+    let known = get_visible(&api, &caller, &id, namespace).await?;
     let namespace = known.namespace().unwrap_or_default();
-    // A run is a task.
+    // An execution is a task, so that the permission to create tasks is required.
     api.auth.authorize(&caller, tasks::CREATE, &namespace).await?;
-    let schedules = api_of(&api, &namespace);
-    for _ in 0..TRIES {
-        api.count("get", RESOURCE);
-        let schedule = schedules.get_opt(&id).await?.ok_or_else(|| ApiError::not_found("schedule", &id))?;
-        let runs = api.catalog.runs_of(&namespace, &schedule.uid().unwrap_or_default());
-        let runs: Vec<RunFacts> =
-            runs.iter().filter_map(|entry| entry.run.as_ref().map(|run| run.facts.clone())).collect();
+    let schedules = schedule_client(&api, &namespace);
+    for _ in 0..MAX_ATTEMPTS {
+        api.count_request("get", RESOURCE);
+        let schedule =
+            schedules.get_opt(&id).await?.ok_or_else(|| ApiError::not_found("schedule", &id))?;
+        let runs = api.catalog.executions_of(&namespace, &schedule.uid().unwrap_or_default());
+        let runs: Vec<ExecutionTask> = runs
+            .iter()
+            .filter_map(|entry| entry.execution.as_ref().map(|run| run.facts.clone()))
+            .collect();
         let queued = schedule.status.as_ref().is_some_and(|status| status.queued.is_some());
-        let made = Made { tick: now_in_seconds(), trigger: Trigger::Manual };
+        let made = ExecutionOrigin { scheduled_at: now_in_seconds(), trigger: Trigger::Manual };
         let (task, message) = match decide_manual(schedule.spec.overlap_policy, &runs, queued) {
-            Manual::Start => {
-                let name = random_task_name(made.tick);
+            ManualDecision::Start => {
+                let name = random_task_name(made.scheduled_at);
                 let tasks = KubeApi::<PrewarmTask>::namespaced(api.client.clone(), &namespace);
-                api.count("create", "prewarmtasks");
-                let task = tasks.create(&PostParams::default(), &task_of(&schedule, &name, &made)).await?;
+                api.count_request("create", "prewarmtasks");
+                let task = tasks
+                    .create(&PostParams::default(), &build_task(&schedule, &name, &made))
+                    .await?;
                 api.catalog.put(&task);
-                (Some(name), "The run begins".to_owned())
+                (Some(name), "The execution starts".to_owned())
             }
-            Manual::Queue(open) => {
-                // That a run waits is written into the schedule, which takes a right on the schedule.
+            ManualDecision::Queue(open) => {
+                // The queued execution is written into the schedule, which requires the permission
+                // to update it.
                 api.auth.authorize(&caller, UPDATE, &namespace).await?;
                 if !enqueue(&api, &schedules, schedule, &made).await? {
                     continue;
                 }
-                (None, format!("The run waits for the end of {}", open.join(", ")))
+                (None, format!("The execution waits for the end of {}", open.join(", ")))
             }
-            Manual::Refuse(open) => {
-                let words = format!("{} is at work, and the schedule's overlapPolicy allows no other", open.join(", "));
+            ManualDecision::Refuse(open) => {
+                let words = format!(
+                    "{} is running, and the schedule's overlapPolicy permits no other execution",
+                    open.join(", ")
+                );
                 return Err(ApiError::conflict(words, "running"));
             }
         };
         let body = Triggered { id: id.clone(), task_id: task, message };
-        return Ok(about((StatusCode::ACCEPTED, Json(body)).into_response(), &namespace, &id));
+        return Ok(with_audit_subject(
+            (StatusCode::ACCEPTED, Json(body)).into_response(),
+            &namespace,
+            &id,
+        ));
     }
-    Err(busy())
+    Err(conflicting_writes())
 }
 
 fn now_in_seconds() -> Timestamp {
@@ -396,16 +452,17 @@ fn now_in_seconds() -> Timestamp {
     Timestamp::from_second(now.as_second()).unwrap_or(now)
 }
 
-/// Writes down that a run waits; not where somebody else has written at the same moment.
+/// Writes a queued execution into the schedule's status. Returns false when the write conflicts
+/// with another writer.
 async fn enqueue(
     api: &Api,
     schedules: &KubeApi<PrewarmSchedule>,
     mut schedule: PrewarmSchedule,
-    made: &Made,
+    made: &ExecutionOrigin,
 ) -> Result<bool, ApiError> {
-    let queued = QueuedRun { scheduled_time: made.tick.to_string(), trigger: made.trigger };
+    let queued = QueuedRun { scheduled_time: made.scheduled_at.to_string(), trigger: made.trigger };
     schedule.status.get_or_insert_default().queued = Some(queued);
-    api.count("update", RESOURCE);
+    api.count_request("update", RESOURCE);
     match schedules.replace_status(&schedule.name_any(), &PostParams::default(), &schedule).await {
         Ok(schedule) => {
             api.schedules.put(schedule);

@@ -1,4 +1,4 @@
-//! The router in process: what needs no cluster.
+//! Tests of the router in process, without a cluster.
 
 use std::net::SocketAddr;
 
@@ -13,43 +13,49 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use super::{auth::Tokens, *};
+use super::{auth::ApiTokens, *};
 
-mod bounds;
+mod body_limits;
 
-/// An API that asks nobody who he is, before a cluster that nobody answers for.
-fn api(origins: &[&str], asks: bool) -> Router {
-    api_with(origins, asks, Tokens::default())
+/// Builds an API whose cluster does not answer, with or without authentication.
+fn api(origins: &[&str], authenticate: bool) -> Router {
+    api_with(origins, authenticate, ApiTokens::default())
 }
 
-fn api_with(origins: &[&str], asks: bool, tokens: Tokens) -> Router {
+fn api_with(origins: &[&str], authenticate: bool, tokens: ApiTokens) -> Router {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let client = Client::try_from(Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
     let metrics = Arc::new(Metrics::new().unwrap());
     let settings = ApiSettings {
         namespace: "prewarmer".into(),
-        watched: None,
-        object_name: "prewarmer".into(),
+        watched_namespace: None,
+        object_prefix: "prewarmer".into(),
         origins: origins.iter().map(|origin| (*origin).to_owned()).collect(),
         ui: true,
-        limits: Limits::default(),
+        limits: CallerLimits::default(),
     };
-    router(Api::new(Inner {
+    router(Api::new(ApiInner {
         client: client.clone(),
-        catalog: Catalog::default(),
-        schedules: Schedules::default(),
-        auth: Auth::new(asks.then_some(client), tokens, 1000, Arc::clone(&metrics)),
+        catalog: TaskStore::default(),
+        schedules: ScheduleStore::default(),
+        auth: Auth::new(authenticate.then_some(client), tokens, 1000, Arc::clone(&metrics)),
         policy: Arc::default(),
-        around: Surroundings::default(),
-        guard: Guard::default(),
+        context: ClusterContext::default(),
+        guard: NotificationPolicy::default(),
         metrics,
-        totals: crate::starts::Totals::default(),
+        totals: crate::pod_start::OutcomeTotals::default(),
         settings,
         stop: CancellationToken::new(),
     }))
 }
 
-async fn call(api: Router, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Response {
+async fn call(
+    api: Router,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Response {
     let mut request = Request::builder().method(method).uri(path);
     for (name, value) in headers {
         request = request.header(*name, *value);
@@ -66,7 +72,7 @@ async fn json_of(response: Response) -> Value {
 const JSON: (&str, &str) = ("content-type", "application/json");
 
 #[tokio::test]
-async fn a_cluster_that_does_not_answer_is_503_and_reads_go_on() {
+async fn unreachable_cluster_is_503_and_cached_reads_work() {
     let api = api(&[], false);
     let body = json!({"images": ["a:1"]}).to_string();
     let response = call(api.clone(), "POST", "/api/v1/tasks", &[JSON], &body).await;
@@ -77,39 +83,50 @@ async fn a_cluster_that_does_not_answer_is_503_and_reads_go_on() {
     let list = call(api.clone(), "GET", "/api/v1/tasks", &[], "").await;
     assert_eq!(list.status(), StatusCode::OK);
     assert_eq!(json_of(list).await, json!({"tasks": [], "total": 0, "limit": 10, "offset": 0}));
-    assert_eq!(call(api, "GET", "/api/v1/nodes", &[], "").await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(
+        call(api, "GET", "/api/v1/nodes", &[], "").await.status(),
+        StatusCode::SERVICE_UNAVAILABLE
+    );
 }
 
 #[tokio::test]
-async fn without_the_cluster_nobody_is_known() {
+async fn unreachable_cluster_authenticates_no_caller() {
     let token = [("authorization", "Bearer abc")];
     let response = call(api(&[], true), "GET", "/api/v1/tasks", &token, "").await;
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!(call(api(&[], true), "GET", "/api/v1/tasks", &[], "").await.status(), StatusCode::UNAUTHORIZED);
-    // What is nobody's secret is everybody's to read.
+    assert_eq!(
+        call(api(&[], true), "GET", "/api/v1/tasks", &[], "").await.status(),
+        StatusCode::UNAUTHORIZED
+    );
+    // The documentation is public.
     for path in ["/docs", "/api/v1/openapi.json"] {
         assert_eq!(call(api(&[], true), "GET", path, &[], "").await.status(), StatusCode::OK);
     }
 }
 
 #[tokio::test]
-async fn pages_of_other_origins_may_call_where_a_setting_says_so() {
+async fn cors_is_limited_to_configured_origins() {
     let origin = ("origin", "https://portal.example.com");
-    let ask = [origin, ("access-control-request-method", "POST"), ("access-control-request-headers", "authorization")];
+    let ask = [
+        origin,
+        ("access-control-request-method", "POST"),
+        ("access-control-request-headers", "authorization"),
+    ];
     let allowed = "access-control-allow-origin";
     let open = api(&["https://portal.example.com"], false);
     let preflight = call(open.clone(), "OPTIONS", "/api/v1/tasks", &ask, "").await;
     assert_eq!(preflight.headers()[allowed], "https://portal.example.com");
     let answer = call(open.clone(), "GET", "/api/v1/tasks", &[origin], "").await;
     assert_eq!(answer.headers()[allowed], "https://portal.example.com");
-    let stranger = call(open, "GET", "/api/v1/tasks", &[("origin", "https://evil.example.com")], "").await;
-    assert!(!stranger.headers().contains_key(allowed));
+    let other_origin =
+        call(open, "GET", "/api/v1/tasks", &[("origin", "https://evil.example.com")], "").await;
+    assert!(!other_origin.headers().contains_key(allowed));
     let closed = call(api(&[], false), "GET", "/api/v1/tasks", &[origin], "").await;
     assert!(!closed.headers().contains_key(allowed));
 }
 
 #[tokio::test]
-async fn what_there_is_not_is_told_in_json() {
+async fn unknown_paths_return_json_404() {
     for path in ["/", "/nothing", "/api/v1", "/api/v1/nothing", "/api/v2/tasks"] {
         let response = call(api(&[], false), "GET", path, &[], "").await;
         if path == "/" {
@@ -141,9 +158,10 @@ fn any_json() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
-    /// Whatever stands in the fields: what is taken is a task that the engine takes too, and the rest is named.
+    /// For any values of the fields: an accepted request passes the task controller's validation,
+    /// and a rejected one names the problems.
     #[test]
-    fn any_body_is_taken_or_explained(
+    fn any_body_is_accepted_or_rejected_with_details(
         images in prop_oneof![any_json(), Just(json!(["nginx:1"]))],
         fields in prop::collection::btree_map(
             prop::sample::select(vec!["batchSize", "nodes", "priority", "maxRetries", "retryDelay", "timeout", "nodeSelector",
@@ -152,19 +170,22 @@ proptest! {
     ) {
         let mut body = json!(fields);
         body["images"] = images;
-        match request::read(body.clone(), &Guard::default()) {
+        match request::parse(body.clone(), &NotificationPolicy::default()) {
             Ok(wanted) => prop_assert!(crate::task::validate::validate(&wanted.spec).is_ok()),
             Err(details) => prop_assert!(!details.is_empty() && details.iter().all(|one| !one.message.is_empty())),
         }
         let schedule = json!({"cronExpr": body["images"].clone(), "taskConfig": body});
-        let _ = schedule_request::read(schedule, &Guard::default());
+        let _ = schedule_request::parse(schedule, &NotificationPolicy::default());
     }
 }
 
-/// Where nobody is asked who he is, a page elsewhere could have its own name lead here (DNS rebinding).
+/// Without authentication, a page of another site could resolve its own name to this machine (DNS
+/// rebinding).
 #[tokio::test]
-async fn without_sign_in_only_localhost_is_served() {
-    let code = async |host: &str| call(api(&[], false), "GET", "/ui", &[("host", host)], "").await.status();
+async fn without_authentication_only_localhost_is_served() {
+    let code = async |host: &str| {
+        call(api(&[], false), "GET", "/ui", &[("host", host)], "").await.status()
+    };
     assert_eq!(code("localhost:8080").await, StatusCode::OK);
     assert_eq!(code("evil.example:8080").await, StatusCode::MISDIRECTED_REQUEST);
     let asked = call(api(&[], true), "GET", "/ui", &[("host", "prewarm.example")], "").await;

@@ -1,14 +1,13 @@
-//! The helper that runs in worker pods, in place of an image's own program.
+//! Helper that runs in worker pods instead of the entrypoint of an image.
 //!
-//! `install DIR` copies this program to `DIR/prewarmer-helper`; `ok` ends with
-//! exit code 0: an image whose container got this far is on the node. It uses
-//! the standard library alone and is linked statically, so that it runs in an
-//! image that has nothing in it.
+//! `install DIR` copies this program to `DIR/prewarmer-helper`. `ok` exits with code 0: the image
+//! of a container that runs it is present on the node. The helper uses the standard library only
+//! and is linked statically, so that it runs in an empty image.
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::ExitCode};
 
 const NAME: &str = "prewarmer-helper";
-const USAGE: u8 = 2;
+const USAGE_ERROR: u8 = 2;
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -24,7 +23,7 @@ fn main() -> ExitCode {
         },
         _ => {
             eprintln!("usage: {NAME} ok | {NAME} install DIR");
-            ExitCode::from(USAGE)
+            ExitCode::from(USAGE_ERROR)
         }
     }
 }

@@ -1,11 +1,13 @@
-//! `kubectl prewarm`, as kubectl calls it.
+//! `kubectl-prewarm` binary: the kubectl plugin that `kubectl prewarm` runs.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // Before anything else: rustls panics at first use when it has no provider.
+    // rustls panics at first use when no crypto provider is installed.
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
-        eprintln!("kubectl-prewarm: a crypto provider is installed already");
+        eprintln!(
+            "kubectl-prewarm: the TLS crypto provider could not be installed: another one is active"
+        );
         return ExitCode::FAILURE;
     }
     prewarmer::plugin::main()

@@ -1,41 +1,46 @@
-//! Reads single settings; every problem names its flag and variable, the value, and what is expected.
+//! Checks of single settings. Every problem names the flag and variable, the value, and what is
+//! expected.
 
 use std::{net::SocketAddr, time::Duration};
 
 use http::Uri;
 use ipnet::IpNet;
 
-use super::{ApiConfig, CertificateFiles, Clients, Components, LogFormat, PolicyArgs, PolicySettings, ServeArgs};
+use super::{
+    ApiConfig, CertificateFiles, ClientCertificates, Components, LogFormat, PolicyArgs,
+    PolicySettings, ServeArgs,
+};
 use crate::{
     controller::WorkerNamespace,
     duration,
-    egress::Ports,
-    health::{DiskSettings, PrometheusSettings},
-    intake::Rates,
-    node::bytes,
-    server::certificates::Lifetimes,
-    task::plan::Breaker,
-    workload::{DefaultMode, Kind, Kinds},
+    egress::PortSet,
+    intake::RateLimits,
+    node::parse_byte_quantity,
+    node_checks::{DiskSettings, PrometheusSettings},
+    server::certificates::CertificateLifetimes,
+    task::plan::BatchSizeBreaker,
+    workload::{DefaultMode, WorkloadKind, WorkloadKinds},
 };
 
-/// Shortest and longest life of a self-made certificate. Less than seconds no renewal can keep up with; browsers and
-/// libraries refuse what lives for decades.
-const LIFETIME: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(10 * 365 * 24 * 3600));
+/// Shortest and longest lifetime of a managed certificate. Renewal cannot keep up below a few
+/// seconds. Browsers and libraries refuse lifetimes of decades.
+const LIFETIME_BOUNDS: (Duration, Duration) =
+    (Duration::from_secs(5), Duration::from_secs(10 * 365 * 24 * 3600));
 
-/// Most requests in a second that a setting may allow: more than an API server answers.
+/// Highest rate per second that a setting may allow: more than an API server can serve.
 const MAX_RATE: u32 = 10_000;
 
-/// Collects what is wrong.
-pub(super) struct Check {
+/// Collector of problems.
+pub(super) struct SettingsChecker {
     pub(super) problems: Vec<String>,
 }
 
-impl Check {
+impl SettingsChecker {
     pub(super) fn problem(&mut self, setting: &str, value: &str, expected: &str) {
         self.problems.push(format!("{setting}: {value:?}: {expected}"));
     }
 
-    pub(super) fn label(&mut self, setting: &str, value: &str) {
+    pub(super) fn dns_label(&mut self, setting: &str, value: &str) {
         let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         if value.is_empty()
             || value.len() > 50
@@ -43,7 +48,11 @@ impl Check {
             || value.starts_with('-')
             || value.ends_with('-')
         {
-            self.problem(setting, value, "expected at most 50 lower-case letters, digits and dashes");
+            self.problem(
+                setting,
+                value,
+                "expected at most 50 lower-case letters, digits and dashes",
+            );
         }
     }
 
@@ -57,7 +66,9 @@ impl Check {
     pub(super) fn url(&mut self, value: Option<&str>) -> Option<Uri> {
         let value = value?;
         let parsed: Option<Uri> = value.parse().ok();
-        let good = parsed.filter(|uri| uri.scheme_str() == Some("https") && uri.host().is_some() && uri.path() == "/");
+        let good = parsed.filter(|uri| {
+            uri.scheme_str() == Some("https") && uri.host().is_some() && uri.path() == "/"
+        });
         if good.is_none() {
             let expected = "expected https, a host and a port, such as https://127.0.0.1:9443";
             self.problem("--webhook-url (WEBHOOK_URL)", value, expected);
@@ -66,20 +77,27 @@ impl Check {
     }
 
     pub(super) fn api(&mut self, args: &ServeArgs) -> Option<ApiConfig> {
-        let port = u16::try_from(self.number("--server-port (SERVER_PORT)", &args.server_port, 1, 65_535)).unwrap_or(0);
+        let port =
+            u16::try_from(self.number("--server-port (SERVER_PORT)", &args.server_port, 1, 65_535))
+                .unwrap_or(0);
         let given = args.api_addr.as_deref().filter(|text| !text.is_empty());
-        let tls = self.flag("--api-tls (API_TLS)", &args.api_tls);
+        let tls = self.boolean("--api-tls (API_TLS)", &args.api_tls);
         let rate = self.number("--api-rate (API_RATE)", &args.api_rate, 1, 1_000_000);
-        let ui = self.flag("--ui (UI)", &args.ui);
-        let watches = self.number("--api-watches (API_WATCHES)", &args.api_watches, 1, 4096) as usize;
-        let keys = self.number("--api-idempotency-keys (API_IDEMPOTENCY_KEYS)", &args.api_idempotency_keys, 1, 20_000)
-            as usize;
-        let origins = list(&args.api_cors_origins);
+        let ui = self.boolean("--ui (UI)", &args.ui);
+        let watches =
+            self.number("--api-watches (API_WATCHES)", &args.api_watches, 1, 4096) as usize;
+        let keys = self.number(
+            "--api-idempotency-keys (API_IDEMPOTENCY_KEYS)",
+            &args.api_idempotency_keys,
+            1,
+            20_000,
+        ) as usize;
+        let origins = split_list(&args.api_cors_origins);
         for origin in origins.iter().filter(|origin| !is_origin(origin)) {
             let expected = "expected an origin such as https://portal.example.com, or *";
             self.problem("--api-cors-origins (API_CORS_ORIGINS)", origin, expected);
         }
-        let audiences = list(&args.token_audience);
+        let audiences = split_list(&args.token_audience);
         for audience in audiences.iter().filter(|audience| !is_audience(audience)) {
             let expected = "expected an audience such as prewarmer: at most 200 visible characters";
             self.problem("--token-audience (TOKEN_AUDIENCE)", audience, expected);
@@ -94,25 +112,42 @@ impl Check {
             "kubernetes" => true,
             "none" if addr.ip().is_loopback() => false,
             "none" => {
-                self.problem("--auth (AUTH)", "none", "needs a loopback --api-addr, such as 127.0.0.1:8080");
+                self.problem(
+                    "--auth (AUTH)",
+                    "none",
+                    "requires a loopback --api-addr, such as 127.0.0.1:8080",
+                );
                 false
             }
             other => {
-                self.problem("--auth (AUTH)", other, "expected kubernetes, or none");
+                self.problem("--auth (AUTH)", other, "expected kubernetes or none");
                 true
             }
         };
         if !auth && origins.iter().any(|origin| origin == "*") {
-            let expected = "with --auth=none every page that is looked at could do anything here: name the origins";
+            let expected = "not allowed with --auth=none, where every web page could then use the API: list the origins";
             self.problem("--api-cors-origins (API_CORS_ORIGINS)", "*", expected);
         }
-        Some(ApiConfig { addr, tls, auth, audiences, proxies, rate, origins, ui, watches, keys })
+        Some(ApiConfig {
+            addr,
+            tls,
+            auth,
+            audiences,
+            trusted_proxies: proxies,
+            rate,
+            origins,
+            ui,
+            watches,
+            idempotency_keys: keys,
+        })
     }
 
     fn proxies(&mut self, value: &str) -> Vec<IpNet> {
         let mut networks = Vec::new();
-        for text in list(value) {
-            if let Ok(network) = text.parse().or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from)) {
+        for text in split_list(value) {
+            if let Ok(network) =
+                text.parse().or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from))
+            {
                 networks.push(network);
             } else {
                 let expected = "expected a network or an address, such as 10.0.0.0/8";
@@ -124,7 +159,7 @@ impl Check {
 
     pub(super) fn networks(&mut self, setting: &str, value: &str) -> Vec<IpNet> {
         let mut networks = Vec::new();
-        for text in list(value) {
+        for text in split_list(value) {
             match text.parse() {
                 Ok(network) => networks.push(network),
                 Err(_) => self.problem(setting, &text, "expected a network such as 10.0.0.0/8"),
@@ -133,10 +168,10 @@ impl Check {
         networks
     }
 
-    pub(super) fn ports(&mut self, setting: &str, value: &str) -> Ports {
+    pub(super) fn ports(&mut self, setting: &str, value: &str) -> PortSet {
         value.parse().unwrap_or_else(|expected: String| {
             self.problem(setting, value, &expected);
-            Ports::default()
+            PortSet::default()
         })
     }
 
@@ -144,49 +179,62 @@ impl Check {
         PolicySettings {
             default_mode: self.mode(&args.default_mode),
             kinds: self.kinds(&args.kinds),
-            include_namespaces: list(&args.include_namespaces),
+            include_namespaces: split_list(&args.include_namespaces),
             auto_nodes: self.number("--auto-nodes (AUTO_NODES)", &args.auto_nodes, 1, 100_000),
         }
     }
 
-    fn kinds(&mut self, value: &str) -> Kinds {
+    fn kinds(&mut self, value: &str) -> WorkloadKinds {
         let setting = "--kinds (KINDS)";
-        let mut kinds: Vec<Kind> = Vec::new();
-        for text in list(value) {
-            match Kind::parse(&text) {
-                Ok(kind) if kinds.iter().any(|known| known.kind == kind.kind && known.group == kind.group) => {
-                    self.problem(setting, &text, "this kind is named twice");
+        let mut kinds: Vec<WorkloadKind> = Vec::new();
+        for text in split_list(value) {
+            match WorkloadKind::parse(&text) {
+                Ok(kind)
+                    if kinds
+                        .iter()
+                        .any(|known| known.kind == kind.kind && known.group == kind.group) =>
+                {
+                    self.problem(setting, &text, "kind is listed twice");
                 }
                 Ok(kind) => kinds.push(kind),
                 Err(expected) => self.problem(setting, &text, &expected),
             }
         }
-        Kinds::with(kinds)
+        WorkloadKinds::with_custom(kinds)
     }
 
-    pub(super) fn clients(&mut self, args: &ServeArgs) -> Option<Clients> {
-        let names = list(&args.client_names);
+    pub(super) fn clients(&mut self, args: &ServeArgs) -> Option<ClientCertificates> {
+        let names = split_list(&args.client_names);
         if args.client_ca_file.is_none() && !names.is_empty() {
-            self.problems.push("--client-names (CLIENT_NAMES): needs --client-ca-file".into());
+            self.problems.push("--client-names (CLIENT_NAMES): requires --client-ca-file".into());
         }
-        args.client_ca_file.clone().map(|ca_file| Clients { ca_file, names })
+        args.client_ca_file.clone().map(|ca_file| ClientCertificates { ca_file, names })
     }
 
-    pub(super) fn lifetimes(&mut self, args: &ServeArgs) -> Lifetimes {
+    pub(super) fn lifetimes(&mut self, args: &ServeArgs) -> CertificateLifetimes {
         let mut life = |setting: &str, value: &str| {
-            let span = self.span(setting, value, LIFETIME.1);
-            if span < LIFETIME.0 {
-                self.problem(setting, value, &format!("expected at least {}s", LIFETIME.0.as_secs()));
+            let span = self.duration(setting, value, LIFETIME_BOUNDS.1);
+            if span < LIFETIME_BOUNDS.0 {
+                self.problem(
+                    setting,
+                    value,
+                    &format!("expected at least {}s", LIFETIME_BOUNDS.0.as_secs()),
+                );
             }
             span
         };
         let ca = life("--ca-lifetime (CA_LIFETIME)", &args.ca_lifetime);
-        let leaf = life("--certificate-lifetime (CERTIFICATE_LIFETIME)", &args.certificate_lifetime);
+        let leaf =
+            life("--certificate-lifetime (CERTIFICATE_LIFETIME)", &args.certificate_lifetime);
         if leaf > ca {
-            let expected = "expected no more than --ca-lifetime: a certificate does not outlive its CA";
-            self.problem("--certificate-lifetime (CERTIFICATE_LIFETIME)", &args.certificate_lifetime, expected);
+            let expected = "expected at most --ca-lifetime: a certificate must not outlive its CA";
+            self.problem(
+                "--certificate-lifetime (CERTIFICATE_LIFETIME)",
+                &args.certificate_lifetime,
+                expected,
+            );
         }
-        Lifetimes { ca, leaf }
+        CertificateLifetimes { ca, leaf }
     }
 
     pub(super) fn mode(&mut self, value: &str) -> DefaultMode {
@@ -200,7 +248,7 @@ impl Check {
         }
     }
 
-    pub(super) fn span(&mut self, setting: &str, value: &str, most: Duration) -> Duration {
+    pub(super) fn duration(&mut self, setting: &str, value: &str, most: Duration) -> Duration {
         match duration::parse(value) {
             Ok(span) if span <= most => return span,
             Ok(_) => self.problem(setting, value, &format!("expected at most {}s", most.as_secs())),
@@ -209,7 +257,7 @@ impl Check {
         Duration::ZERO
     }
 
-    pub(super) fn flag(&mut self, setting: &str, value: &str) -> bool {
+    pub(super) fn boolean(&mut self, setting: &str, value: &str) -> bool {
         if !matches!(value, "true" | "false") {
             self.problem(setting, value, "expected true or false");
         }
@@ -229,16 +277,25 @@ impl Check {
             "Own" => WorkerNamespace::Own,
             "Fallback" => WorkerNamespace::Fallback,
             _ => {
-                self.problem("--worker-namespace (WORKER_NAMESPACE)", value, "expected Workload, Own or Fallback");
+                self.problem(
+                    "--worker-namespace (WORKER_NAMESPACE)",
+                    value,
+                    "expected Workload, Own or Fallback",
+                );
                 WorkerNamespace::Workload
             }
         }
     }
 
-    pub(super) fn breaker(&mut self, args: &ServeArgs) -> Breaker {
+    pub(super) fn breaker(&mut self, args: &ServeArgs) -> BatchSizeBreaker {
         let nodes = self.number("--breaker-nodes (BREAKER_NODES)", &args.breaker_nodes, 1, 100_000);
-        let at_once = self.number("--breaker-batch-size (BREAKER_BATCH_SIZE)", &args.breaker_batch_size, 1, 100_000);
-        Breaker { nodes: nodes as usize, at_once: at_once as usize }
+        let at_once = self.number(
+            "--breaker-batch-size (BREAKER_BATCH_SIZE)",
+            &args.breaker_batch_size,
+            1,
+            100_000,
+        );
+        BatchSizeBreaker { node_threshold: nodes as usize, batch_size: at_once as usize }
     }
 
     pub(super) fn prometheus(&mut self, args: &ServeArgs) -> Option<PrometheusSettings> {
@@ -249,14 +306,21 @@ impl Check {
             return None;
         }
         let known = url.as_ref().and_then(|url| url.parse::<Uri>().ok());
-        let good = known.is_some_and(|url| matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some());
+        let good = known.is_some_and(|url| {
+            matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some()
+        });
         if !good {
-            let expected = "expected http or https and a host, such as http://prometheus.monitoring:9090";
-            self.problem("--prometheus-url (PROMETHEUS_URL)", url.as_deref().unwrap_or_default(), expected);
+            let expected =
+                "expected http or https and a host, such as http://prometheus.monitoring:9090";
+            self.problem(
+                "--prometheus-url (PROMETHEUS_URL)",
+                url.as_deref().unwrap_or_default(),
+                expected,
+            );
         }
         if query.is_none() || threshold.is_none() {
             let both = "--prometheus-query (PROMETHEUS_QUERY), --prometheus-threshold (PROMETHEUS_THRESHOLD)";
-            self.problems.push(format!("{both}: give both with --prometheus-url"));
+            self.problems.push(format!("{both}: both are required with --prometheus-url"));
         }
         let setting = "--prometheus-max-ignored (PROMETHEUS_MAX_IGNORED)";
         let max_ignored = self.number(setting, &args.prometheus_max_ignored, 1, 100);
@@ -271,26 +335,39 @@ impl Check {
                 max_ignored: u8::try_from(max_ignored).unwrap_or(100),
             }),
             Err(expected) => {
-                self.problem("--prometheus-threshold (PROMETHEUS_THRESHOLD)", &threshold, &expected);
+                self.problem(
+                    "--prometheus-threshold (PROMETHEUS_THRESHOLD)",
+                    &threshold,
+                    &expected,
+                );
                 None
             }
         }
     }
 
     pub(super) fn disk(&mut self, args: &ServeArgs) -> Option<DiskSettings> {
-        let on = self.flag("--disk-check (DISK_CHECK)", &args.disk_check);
-        let ask_kubelets = self.flag("--ask-kubelets (ASK_KUBELETS)", &args.ask_kubelets);
+        let on = self.boolean("--disk-check (DISK_CHECK)", &args.disk_check);
+        let ask_kubelets = self.boolean("--ask-kubelets (ASK_KUBELETS)", &args.ask_kubelets);
         let size = args.max_image_size.as_deref().filter(|text| !text.is_empty());
-        let max_image_size = size.and_then(bytes);
+        let max_image_size = size.and_then(parse_byte_quantity);
         if let Some(size) = size.filter(|_| max_image_size.is_none()) {
-            self.problem("--max-image-size (MAX_IMAGE_SIZE)", size, "expected bytes, such as 20Gi or 500M");
+            self.problem(
+                "--max-image-size (MAX_IMAGE_SIZE)",
+                size,
+                "expected bytes, such as 20Gi or 500M",
+            );
         }
-        let plain_registries = list(&args.plain_http_registries);
+        let plain_registries = split_list(&args.plain_http_registries);
         let allow = self.networks("--disk-check-allow (DISK_CHECK_ALLOW)", &args.disk_check_allow);
         if !on && args.disk_check == "false" && ask_kubelets {
-            self.problems.push("--ask-kubelets (ASK_KUBELETS): needs --disk-check=true".into());
+            self.problems.push("--ask-kubelets (ASK_KUBELETS): requires --disk-check=true".into());
         }
-        on.then_some(DiskSettings { max_image_size, ask_kubelets, plain_registries, allow })
+        on.then_some(DiskSettings {
+            max_image_size,
+            query_kubelets: ask_kubelets,
+            plain_registries,
+            allowed_networks: allow,
+        })
     }
 
     pub(super) fn number(&mut self, setting: &str, value: &str, least: u32, most: u32) -> u32 {
@@ -300,33 +377,44 @@ impl Check {
         })
     }
 
-    pub(super) fn lookup_rates(&mut self, args: &ServeArgs) -> Rates {
-        self.rates(["LOOKUP_RATE", "NAMESPACE_LOOKUP_RATE"], [&args.lookup_rate, &args.namespace_lookup_rate])
+    pub(super) fn lookup_rates(&mut self, args: &ServeArgs) -> RateLimits {
+        self.rates(
+            ["LOOKUP_RATE", "NAMESPACE_LOOKUP_RATE"],
+            [&args.lookup_rate, &args.namespace_lookup_rate],
+        )
     }
 
-    pub(super) fn creation_rates(&mut self, args: &ServeArgs) -> Rates {
-        self.rates(["CREATION_RATE", "NAMESPACE_CREATION_RATE"], [&args.creation_rate, &args.namespace_creation_rate])
+    pub(super) fn creation_rates(&mut self, args: &ServeArgs) -> RateLimits {
+        self.rates(
+            ["CREATION_RATE", "NAMESPACE_CREATION_RATE"],
+            [&args.creation_rate, &args.namespace_creation_rate],
+        )
     }
 
-    /// Reads the rates of all namespaces together and of each, from the settings of these variables.
-    fn rates(&mut self, variables: [&str; 2], values: [&String; 2]) -> Rates {
+    /// Reads a total and a per-namespace rate from the settings of these variables.
+    fn rates(&mut self, variables: [&str; 2], values: [&String; 2]) -> RateLimits {
         let mut read = |variable: &str, value: &str| {
             let flag = variable.to_ascii_lowercase().replace('_', "-");
             self.number(&format!("--{flag} ({variable})"), value, 1, MAX_RATE)
         };
-        Rates { total: read(variables[0], values[0]), namespace: read(variables[1], values[1]) }
+        RateLimits {
+            total: read(variables[0], values[0]),
+            namespace: read(variables[1], values[1]),
+        }
     }
 
     pub(super) fn certificates(&mut self, args: &ServeArgs) -> Option<CertificateFiles> {
         match (&args.tls_cert_file, &args.tls_key_file, &args.tls_ca_file) {
             (None, None, None) => None,
-            (Some(certificate), Some(key), Some(ca)) => {
-                Some(CertificateFiles { certificate: certificate.clone(), key: key.clone(), ca: ca.clone() })
-            }
+            (Some(certificate), Some(key), Some(ca)) => Some(CertificateFiles {
+                certificate: certificate.clone(),
+                key: key.clone(),
+                ca: ca.clone(),
+            }),
             _ => {
                 self.problems.push(
                     "--tls-cert-file (TLS_CERT_FILE), --tls-key-file (TLS_KEY_FILE), --tls-ca-file (TLS_CA_FILE): \
-                     give all three, or none for a self-made certificate"
+                     set all three, or none for a managed certificate"
                         .into(),
                 );
                 None
@@ -347,21 +435,25 @@ impl Check {
     }
 }
 
-/// Whether it can be the audience of a token.
+/// Reports whether the text can be the audience of a token.
 fn is_audience(text: &str) -> bool {
     text.len() <= 200 && text.chars().all(|c| c.is_ascii_graphic())
 }
 
-/// Whether it is a scheme, a host and perhaps a port, as browsers write an origin.
+/// Reports whether the text is an origin as browsers write it (scheme, host and an optional port),
+/// or `*`.
 fn is_origin(text: &str) -> bool {
     let parsed: Option<Uri> = text.parse().ok();
     text == "*"
         || parsed.is_some_and(|uri| {
-            uri.scheme().is_some() && uri.host().is_some() && !text.ends_with('/') && uri.path() == "/"
+            uri.scheme().is_some()
+                && uri.host().is_some()
+                && !text.ends_with('/')
+                && uri.path() == "/"
         })
 }
 
-/// Items between commas.
-pub(super) fn list(text: &str) -> Vec<String> {
-    crate::items(text).map(str::to_owned).collect()
+/// Splits a comma-separated list.
+pub(super) fn split_list(text: &str) -> Vec<String> {
+    crate::comma_separated(text).map(str::to_owned).collect()
 }

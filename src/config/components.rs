@@ -1,23 +1,26 @@
-//! Which parts of the service a process runs. By default all of them; the chart runs them as two Deployments, so that what
-//! others may call has no rights to make pods.
+//! Components that a process runs. By default all of them; the chart runs them as two Deployments,
+//! so that the one that other clients may call has no permission to create pods.
 
-/// The parts of a process.
+/// Components of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Components {
-    /// Answers reviews, and makes tasks of them.
+    /// Webhook and intake: answers admission reviews and creates tasks from them.
     pub admission: bool,
-    /// Serves REST and the pages.
+    /// REST API and web pages.
     pub api: bool,
-    /// Stands for election and, when it leads, works on tasks; registers the webhook; makes and renews the CA.
+    /// Leader election and, on the leader, the controllers of tasks and schedules; registration of
+    /// the webhook; creation and renewal of the CA.
     pub controller: bool,
 }
 
 impl Components {
-    /// Reads names between commas. The error says what was expected.
+    /// Parses component names separated by commas. The error describes what is expected.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let expected = || "expected one or more of admission, api and controller, separated by commas".to_owned();
+        let expected = || {
+            "expected one or more of admission, api and controller, separated by commas".to_owned()
+        };
         let mut components = Self { admission: false, api: false, controller: false };
-        for name in crate::items(text) {
+        for name in crate::comma_separated(text) {
             match name {
                 "admission" => components.admission = true,
                 "api" => components.api = true,
@@ -37,11 +40,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_between_commas() {
+    fn component_names_are_parsed() {
         let front = Components::parse("admission, api").unwrap();
         assert_eq!((front.admission, front.api, front.controller), (true, true, false));
         for wrong in ["", ",", "webhook", "admission;api"] {
-            assert!(Components::parse(wrong).unwrap_err().contains("admission, api and controller"), "{wrong}");
+            assert!(
+                Components::parse(wrong).unwrap_err().contains("admission, api and controller"),
+                "{wrong}"
+            );
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The settings of `doctor`.
+//! Settings of `doctor`.
 
 use std::time::Duration;
 
@@ -6,49 +6,51 @@ use clap::Args;
 
 use super::{
     DEFAULT_NAMESPACE,
-    check::{self, Check},
+    check::{self, SettingsChecker},
     object_name,
 };
 
-/// Longest that it waits.
+/// Longest time that `--wait` may be.
 const MAX_WAIT: Duration = Duration::from_secs(3600);
 
-/// What `doctor` takes.
+/// Arguments of `doctor`.
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
-    /// Before an installation: whether the cluster and your rights will do.
+    /// Check before an installation: the cluster's version and nodes, and your permissions.
     #[arg(long)]
     pub pre: bool,
-    /// How long to wait for all to be well, such as `2m`.
+    /// Time to wait until no check fails, such as `2m`, up to 1h.
     #[arg(long)]
     pub wait: Option<String>,
-    /// Print JSON: `json` or `text`.
+    /// Output format: `json` or `text`.
     #[arg(short, long, default_value = "text", value_parser = ["text", "json"])]
     pub output: String,
     /// Namespace of the installation.
     #[arg(long, env = "K8S_NAMESPACE", default_value = DEFAULT_NAMESPACE)]
     pub namespace: String,
-    /// Suffix of the installation's names, as of `serve`.
+    /// Suffix of the installation's object names, as in `serve`.
     #[arg(long, env = "PREWARMER_INSTANCE")]
     pub instance: Option<String>,
-    /// The only namespace that the installation looks at, as of `serve`.
+    /// Only namespace that the installation watches, as in `serve`.
     #[arg(long, env = "WATCH_NAMESPACE")]
     pub watch_namespace: Option<String>,
-    /// Namespaces, separated by commas: whether they take the pods that pull, with their Pod Security, quotas and policies.
+    /// Namespaces to check, separated by commas: whether their Pod Security, quotas and policies
+    /// admit worker pods.
     #[arg(long, default_value = "")]
     pub namespaces: String,
-    /// Namespace in which a workload is rehearsed, to see whether the webhook is called; nothing is stored.
+    /// Namespace in which a sample workload is created by dry run, to check that the webhook is
+    /// called; nothing is stored.
     #[arg(long, default_value = "default")]
     pub review_in: String,
-    /// The helper's image, as of `serve`, for policies that ask where images come from.
+    /// Image of the helper, as in `serve`, for policies that restrict where images come from.
     #[arg(long, env = "WORKER_IMAGE", default_value = concat!("prewarmer-helper:", env!("CARGO_PKG_VERSION")))]
     pub worker_image: String,
 }
 
-/// What `doctor` is asked, checked.
+/// Validated settings of `doctor`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs, reason = "as of DoctorArgs")]
-pub struct Doctor {
+pub struct DoctorSettings {
     pub pre: bool,
     pub wait: Option<Duration>,
     pub json: bool,
@@ -60,11 +62,11 @@ pub struct Doctor {
     pub worker_image: String,
 }
 
-impl Doctor {
-    /// Checks what was asked; every mistake is told.
+impl DoctorSettings {
+    /// Checks the arguments. Returns every problem with its flag.
     pub fn check(args: &DoctorArgs) -> Result<Self, Vec<String>> {
-        let mut check = Check { problems: Vec::new() };
-        let wait = args.wait.as_deref().map(|text| check.span("--wait", text, MAX_WAIT));
+        let mut check = SettingsChecker { problems: Vec::new() };
+        let wait = args.wait.as_deref().map(|text| check.duration("--wait", text, MAX_WAIT));
         let instance = args.instance.as_deref().filter(|text| !text.is_empty());
         let doctor = Self {
             pre: args.pre,
@@ -73,15 +75,16 @@ impl Doctor {
             namespace: args.namespace.clone(),
             object_name: object_name(instance),
             watch_namespace: args.watch_namespace.clone().filter(|name| !name.is_empty()),
-            namespaces: check::list(&args.namespaces),
+            namespaces: check::split_list(&args.namespaces),
             review_in: args.review_in.clone(),
             worker_image: args.worker_image.clone(),
         };
-        for (flag, name) in [("--namespace", &doctor.namespace), ("--review-in", &doctor.review_in)] {
-            check.label(flag, name);
+        for (flag, name) in [("--namespace", &doctor.namespace), ("--review-in", &doctor.review_in)]
+        {
+            check.dns_label(flag, name);
         }
         for name in &doctor.namespaces {
-            check.label("--namespaces", name);
+            check.dns_label("--namespaces", name);
         }
         if check.problems.is_empty() { Ok(doctor) } else { Err(check.problems) }
     }

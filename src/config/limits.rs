@@ -1,82 +1,92 @@
-//! Settings that keep tenants from one another: shares, deadlines and what a task may ask for at most.
+//! Settings that isolate tenants: shares of capacity, deadlines and upper bounds of tasks.
 
 use std::{sync::Arc, time::Duration};
 
 use clap::Args;
 
-use super::check::{Check, list};
+use super::check::{SettingsChecker, split_list};
 use crate::{
-    controller::Limits,
-    task::caps::{AdmissionCaps, Caps, Registries, Tolerations},
+    controller::FairnessLimits,
+    task::caps::{AdmissionCaps, Caps, RegistryRules, TolerationFilter},
 };
 
-/// Longest time-out, `retain` and deadline that any setting may allow: a week.
-const MAX_SPAN: Duration = Duration::from_secs(7 * 24 * 3600);
-/// The longest `timeout` that a task may have anyway.
+/// Longest timeout, `retain` and deadline that a setting may allow: a week.
+const MAX_DURATION: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Longest `timeout` of a task under any settings.
 const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
-/// The most nodes that a setting may name.
+/// Highest value of `--max-nodes-per-task`.
 const MAX_NODES: u32 = 1_000_000;
-/// A worker keeps its node to itself for an hour at most.
-const MAX_YIELD: Duration = Duration::from_secs(3600);
+/// Longest value of `--node-yield-after`.
+const MAX_NODE_YIELD: Duration = Duration::from_secs(3600);
 
-/// Shares and limits, as text.
+/// Limits for tasks and namespaces, unparsed.
 #[derive(Debug, Args, Clone)]
 pub struct LimitArgs {
-    /// Tasks of one namespace that run at once; `0`: as many as `--max-concurrent-tasks`. A namespace without a running
-    /// task may start one above `--max-concurrent-tasks`.
+    /// Concurrent tasks of one namespace, 0 to 1,000; `0`: as many as `--max-concurrent-tasks`. A
+    /// namespace without a running task may start one task above `--max-concurrent-tasks`.
     #[arg(long, env = "MAX_CONCURRENT_TASKS_PER_NAMESPACE", default_value = "0")]
     pub max_concurrent_tasks_per_namespace: String,
-    /// Workers of one namespace's tasks; `0`: nine tenths of `--max-workers`.
+    /// Concurrent workers for the tasks of one namespace, 0 to 10,000; `0`: nine tenths of
+    /// `--max-workers`.
     #[arg(long, env = "MAX_WORKERS_PER_NAMESPACE", default_value = "0")]
     pub max_workers_per_namespace: String,
-    /// How long a worker that pulls keeps its node from workers of other tasks. One that waits in the kubelet's back-off does
-    /// not at all.
+    /// Time for which a worker that pulls keeps its node from workers of other tasks, up to 1h. A
+    /// worker in image pull back-off does not keep its node.
     #[arg(long, env = "NODE_YIELD_AFTER", default_value = "60s")]
     pub node_yield_after: String,
-    /// Nodes on which a registry must fail, and none succeed, before a task pulls from it on two nodes at once at most.
+    /// Nodes on which pulls from a registry must fail, without any success, before a task pulls
+    /// from it on at most two nodes at once, 1 to 1,000.
     #[arg(long, env = "REGISTRY_FAILURE_THRESHOLD", default_value = "3")]
     pub registry_failure_threshold: String,
-    /// `deadline` of tasks that have none.
+    /// `deadline` of tasks that do not set one, up to 168h.
     #[arg(long, env = "DEFAULT_DEADLINE", default_value = "2h")]
     pub default_deadline: String,
-    /// Longest `deadline` of a task.
+    /// Longest `deadline` of a task, up to 168h. A longer one is reduced.
     #[arg(long, env = "MAX_DEADLINE", default_value = "24h")]
     pub max_deadline: String,
-    /// Longest `timeout` of a task.
+    /// Longest `timeout` of a task, up to 24h. A longer one is reduced.
     #[arg(long, env = "MAX_TIMEOUT", default_value = "24h")]
     pub max_timeout: String,
-    /// Longest `retain` of a task.
+    /// Longest `retain` of a task, up to 24h. A longer one is reduced.
     #[arg(long, env = "MAX_RETAIN", default_value = "24h")]
     pub max_retain: String,
-    /// Highest `priority` that counts, 1 to 10.
+    /// Highest effective `priority` of a task, 1 to 10.
     #[arg(long, env = "MAX_PRIORITY", default_value = "10")]
     pub max_priority: String,
-    /// Most nodes of a task; `0`: any number.
+    /// Largest number of nodes of a task, 0 to 1,000,000; `0`: unlimited.
     #[arg(long, env = "MAX_NODES_PER_TASK", default_value = "0")]
     pub max_nodes_per_task: String,
-    /// Most images of a task, 1 to 100. A task with more is refused.
+    /// Largest number of images of a task, 1 to 100. Tasks with more are refused.
     #[arg(long, env = "MAX_IMAGES_PER_TASK", default_value = "100")]
     pub max_images_per_task: String,
-    /// Registries whose images may be pulled, separated by commas: `HOST[:PORT][/PATH]`, such as
-    /// `registry.example.com/team,docker.io/library`. All where empty.
+    /// Registries from which images may be pulled, separated by commas: `HOST[:PORT][/PATH]`, such
+    /// as `registry.example.com/team,docker.io/library`. Empty: all registries.
     #[arg(long, env = "ALLOWED_REGISTRIES", default_value = "")]
     pub allowed_registries: String,
-    /// Registries whose images may not be pulled, in the same form; stronger than `--allowed-registries`.
+    /// Registries from which no images may be pulled, in the same form; takes precedence over
+    /// `--allowed-registries`.
     #[arg(long, env = "DENIED_REGISTRIES", default_value = "")]
     pub denied_registries: String,
-    /// Tolerations of a workload's pods that admission takes over: `keyed` (those that name a key), `*` (all, also those of
-    /// every taint), or keys separated by commas. The Namespace's annotation `prewarm.io/allow-all-nodes: "true"` lifts it.
+    /// Tolerations that admission copies from a workload's pods to the task: `keyed` (those with a
+    /// key), `*` (all, including those of every taint), or keys separated by commas. The annotation
+    /// `prewarm.io/allow-all-nodes: "true"` of the Namespace lifts this limit.
     #[arg(long, env = "ADMISSION_TOLERATIONS", default_value = "keyed")]
     pub admission_tolerations: String,
-    /// `true`: the annotation `prewarm.io/nodes` of any workload may ask for more nodes than `auto` selects. Otherwise only in
-    /// namespaces whose Namespace has `prewarm.io/allow-all-nodes: "true"`.
+    /// `true`: the annotation `prewarm.io/nodes` of any workload may request more nodes than `auto`
+    /// selects. `false`: only in namespaces whose Namespace has the annotation
+    /// `prewarm.io/allow-all-nodes: "true"`.
     #[arg(long, env = "ADMISSION_ALL_NODES", default_value = "false")]
     pub admission_all_nodes: String,
 }
 
-impl Check {
-    /// Reads the limits; those of one namespace follow from those of all where they are 0.
-    pub(super) fn limits(&mut self, args: &LimitArgs, max_tasks: usize, max_workers: usize) -> Limits {
+impl SettingsChecker {
+    /// Checks the limits. Limits per namespace that are 0 follow from the total limits.
+    pub(super) fn limits(
+        &mut self,
+        args: &LimitArgs,
+        max_tasks: usize,
+        max_workers: usize,
+    ) -> FairnessLimits {
         let tasks = self.number(
             "--max-concurrent-tasks-per-namespace (MAX_CONCURRENT_TASKS_PER_NAMESPACE)",
             &args.max_concurrent_tasks_per_namespace,
@@ -95,53 +105,79 @@ impl Check {
             1,
             1000,
         ) as usize;
-        Limits {
+        FairnessLimits {
             tasks_per_namespace: if tasks == 0 { max_tasks } else { tasks.min(max_tasks) },
-            workers_per_namespace: if workers == 0 { nine_tenths(max_workers) } else { workers.min(max_workers) },
-            yield_after: self.span("--node-yield-after (NODE_YIELD_AFTER)", &args.node_yield_after, MAX_YIELD),
-            registry_failures: failures,
+            workers_per_namespace: if workers == 0 {
+                nine_tenths(max_workers)
+            } else {
+                workers.min(max_workers)
+            },
+            exclusive_node_time: self.duration(
+                "--node-yield-after (NODE_YIELD_AFTER)",
+                &args.node_yield_after,
+                MAX_NODE_YIELD,
+            ),
+            registry_failure_threshold: failures,
             caps: Arc::new(self.caps(args)),
         }
     }
 
     fn caps(&mut self, args: &LimitArgs) -> Caps {
         let mut time = |setting: &str, value: &str, most: Duration| {
-            let span = self.span(setting, value, most);
+            let span = self.duration(setting, value, most);
             if span.is_zero() && crate::duration::parse(value).is_ok_and(|span| span.is_zero()) {
                 self.problem(setting, value, "expected more than 0s");
             }
             span
         };
-        let default_deadline = time("--default-deadline (DEFAULT_DEADLINE)", &args.default_deadline, MAX_SPAN);
-        let deadline = time("--max-deadline (MAX_DEADLINE)", &args.max_deadline, MAX_SPAN);
+        let default_deadline =
+            time("--default-deadline (DEFAULT_DEADLINE)", &args.default_deadline, MAX_DURATION);
+        let deadline = time("--max-deadline (MAX_DEADLINE)", &args.max_deadline, MAX_DURATION);
         let timeout = time("--max-timeout (MAX_TIMEOUT)", &args.max_timeout, MAX_TIMEOUT);
-        let retain = self.span("--max-retain (MAX_RETAIN)", &args.max_retain, MAX_TIMEOUT);
+        let retain = self.duration("--max-retain (MAX_RETAIN)", &args.max_retain, MAX_TIMEOUT);
         Caps {
-            nodes: self.number("--max-nodes-per-task (MAX_NODES_PER_TASK)", &args.max_nodes_per_task, 0, MAX_NODES),
-            images: self.number("--max-images-per-task (MAX_IMAGES_PER_TASK)", &args.max_images_per_task, 1, 100),
+            nodes: self.number(
+                "--max-nodes-per-task (MAX_NODES_PER_TASK)",
+                &args.max_nodes_per_task,
+                0,
+                MAX_NODES,
+            ),
+            images: self.number(
+                "--max-images-per-task (MAX_IMAGES_PER_TASK)",
+                &args.max_images_per_task,
+                1,
+                100,
+            ),
             priority: self.number("--max-priority (MAX_PRIORITY)", &args.max_priority, 1, 10),
             timeout,
             retain,
             default_deadline,
             deadline,
-            registries: Registries {
-                allowed: self.registries("--allowed-registries (ALLOWED_REGISTRIES)", &args.allowed_registries),
-                denied: self.registries("--denied-registries (DENIED_REGISTRIES)", &args.denied_registries),
+            registries: RegistryRules {
+                allowed: self.registries(
+                    "--allowed-registries (ALLOWED_REGISTRIES)",
+                    &args.allowed_registries,
+                ),
+                denied: self
+                    .registries("--denied-registries (DENIED_REGISTRIES)", &args.denied_registries),
             },
             admission: AdmissionCaps {
-                all_nodes: self.flag("--admission-all-nodes (ADMISSION_ALL_NODES)", &args.admission_all_nodes),
+                all_nodes: self.boolean(
+                    "--admission-all-nodes (ADMISSION_ALL_NODES)",
+                    &args.admission_all_nodes,
+                ),
                 tolerations: tolerations(&args.admission_tolerations),
             },
         }
     }
 
     fn registries(&mut self, setting: &str, value: &str) -> Vec<String> {
-        let rules = list(value);
+        let rules = split_list(value);
         for rule in &rules {
             let host = rule.split('/').next().unwrap_or_default();
             let odd = |c: char| c.is_whitespace() || matches!(c, '*' | '@' | '?');
             if host.is_empty() || rule.contains("://") || rule.contains(odd) {
-                let expected = "expected a host and perhaps the beginning of a path, such as registry.example.com/team";
+                let expected = "expected a host and an optional path prefix, such as registry.example.com/team";
                 self.problem(setting, rule, expected);
             }
         }
@@ -149,15 +185,15 @@ impl Check {
     }
 }
 
-fn tolerations(value: &str) -> Tolerations {
+fn tolerations(value: &str) -> TolerationFilter {
     match value.trim() {
-        "keyed" => Tolerations::Keyed,
-        "*" => Tolerations::All,
-        keys => Tolerations::Keys(list(keys)),
+        "keyed" => TolerationFilter::Keyed,
+        "*" => TolerationFilter::All,
+        keys => TolerationFilter::Keys(split_list(keys)),
     }
 }
 
-/// Of 300 workers 270; of less than 10, all but one, where there are two.
+/// Returns nine tenths: 270 of 300 workers; below 10 workers, one less than all, and at least 1.
 fn nine_tenths(all: usize) -> usize {
     all.saturating_sub((all / 10).max(1)).max(1)
 }
@@ -167,15 +203,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tenth_is_left_to_others() {
+    fn one_tenth_is_reserved() {
         assert_eq!([1, 2, 9, 10, 300].map(nine_tenths), [1, 1, 8, 9, 270]);
     }
 
     #[test]
-    fn words_of_tolerations() {
-        assert_eq!(tolerations("keyed"), Tolerations::Keyed);
-        assert_eq!(tolerations("*"), Tolerations::All);
-        assert_eq!(tolerations("gpu, spot"), Tolerations::Keys(vec!["gpu".into(), "spot".into()]));
-        assert_eq!(tolerations(""), Tolerations::Keys(Vec::new()));
+    fn toleration_keywords_are_parsed() {
+        assert_eq!(tolerations("keyed"), TolerationFilter::Keyed);
+        assert_eq!(tolerations("*"), TolerationFilter::All);
+        assert_eq!(
+            tolerations("gpu, spot"),
+            TolerationFilter::Keys(vec!["gpu".into(), "spot".into()])
+        );
+        assert_eq!(tolerations(""), TolerationFilter::Keys(Vec::new()));
     }
 }

@@ -1,7 +1,8 @@
-//! The controller's clock: the API server's time as it was at the beginning, and since then only what a monotonic clock has counted.
+//! Clock of the controller: the API server's time at the start, advanced by a monotonic clock.
 //!
-//! Creation times are the API server's. Were they compared with this machine's clock, one that is ahead would end every node at once;
-//! and a clock that is set while tasks run would do so too.
+//! Creation times are set by the API server. If they were compared with the local clock, a clock
+//! that is ahead would time out every node at once, and so would a clock that is adjusted while
+//! tasks run.
 
 use std::time::Duration;
 
@@ -11,53 +12,61 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::{Client, client::Body};
 use tokio::time::Instant;
 
-/// An answer of the API server that takes longer says too little of its time.
-const LONGEST: Duration = Duration::from_secs(3);
+/// Maximum duration of the request for the API server's time. A slower response is too inaccurate.
+const MAX_REQUEST_TIME: Duration = Duration::from_secs(3);
 
-/// A clock that differs from the `Date` by no more may be right: the header is in whole seconds, and the answer took its time. Then it
-/// counts, so that an end is not written down a second before the beginning that the API server has written.
-const AGREES: SignedDuration = SignedDuration::from_secs(2);
-/// Clocks that differ by more are told of.
-const TOLERATED: SignedDuration = SignedDuration::from_secs(5);
+/// Maximum difference from the `Date` header at which the local clock is used. The header has whole
+/// seconds and the response takes time, so such a clock may be correct. Otherwise an end time could
+/// be a second before the start time that the API server has written.
+const MAX_IGNORED_SKEW: SignedDuration = SignedDuration::from_secs(2);
+/// Difference above which a warning is logged.
+const MAX_SILENT_SKEW: SignedDuration = SignedDuration::from_secs(5);
 
-/// A clock that only goes forward.
+/// Monotonic clock.
 #[derive(Debug, Clone)]
-pub(super) struct Clock {
+pub(super) struct ServerClock {
     base: Timestamp,
-    begun: Instant,
+    started: Instant,
 }
 
-impl Clock {
-    /// From `base` on.
-    pub(super) fn from(base: Timestamp) -> Self {
-        Self { base, begun: Instant::now() }
+impl ServerClock {
+    /// Returns a clock that starts at `base`.
+    pub(super) fn starting_at(base: Timestamp) -> Self {
+        Self { base, started: Instant::now() }
     }
 
-    /// By the API server's time; by this machine's, where it tells none.
-    pub(super) async fn of_server(client: &Client) -> Self {
-        let Ok(Some(base)) = tokio::time::timeout(LONGEST, server_time(client)).await else {
-            tracing::warn!("the API server does not tell its time; this machine's counts");
-            return Self::from(Timestamp::now());
+    /// Returns a clock that starts at the API server's time, or at local time if that cannot be
+    /// read.
+    pub(super) async fn from_api_server(client: &Client) -> Self {
+        let Ok(Some(base)) = tokio::time::timeout(MAX_REQUEST_TIME, server_time(client)).await
+        else {
+            tracing::warn!("cannot read the time of the API server; using the local clock");
+            return Self::starting_at(Timestamp::now());
         };
         let here = Timestamp::now();
         let ahead = here.duration_since(base);
-        if ahead.abs() <= AGREES {
-            return Self::from(here);
+        if ahead.abs() <= MAX_IGNORED_SKEW {
+            return Self::starting_at(here);
         }
-        if ahead.abs() > TOLERATED {
+        if ahead.abs() > MAX_SILENT_SKEW {
             let seconds = ahead.as_secs();
-            tracing::warn!(seconds, "this machine's clock is ahead of the API server's; the API server's counts");
+            tracing::warn!(
+                seconds,
+                "local clock is ahead of the API server by `seconds` (negative: behind); using the API server's time"
+            );
         }
-        Self::from(base)
+        Self::starting_at(base)
     }
 
     pub(super) fn now(&self) -> Timestamp {
-        let passed = SignedDuration::try_from(self.begun.elapsed()).unwrap_or(SignedDuration::MAX);
+        let passed =
+            SignedDuration::try_from(self.started.elapsed()).unwrap_or(SignedDuration::MAX);
         self.base.saturating_add(passed).unwrap_or(self.base)
     }
 }
 
-/// The `Date` of an answer, whatever the answer: in whole seconds, so up to a second behind, which makes nothing end early.
+/// Returns the `Date` header of a response with any status code. It has whole seconds, so it is up
+/// to a second behind, which cannot cause an early timeout.
 async fn server_time(client: &Client) -> Option<Timestamp> {
     let request = Request::get("/version").body(Body::empty()).ok()?;
     let answer = client.send(request).await.ok()?;
@@ -75,7 +84,8 @@ mod tests {
             let date = date.clone();
             async move {
                 let answer = http::Response::builder();
-                let answer = date.into_iter().fold(answer, |answer, date| answer.header("date", date));
+                let answer =
+                    date.into_iter().fold(answer, |answer, date| answer.header("date", date));
                 Ok::<_, std::convert::Infallible>(answer.body(Body::empty()).unwrap())
             }
         });
@@ -83,24 +93,28 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn time_is_the_api_servers_and_passes_by_itself() {
-        let clock = Clock::of_server(&client(Some("Sun, 06 Nov 1994 08:49:37 GMT"))).await;
+    async fn clock_starts_at_api_server_time_and_advances() {
+        let clock =
+            ServerClock::from_api_server(&client(Some("Sun, 06 Nov 1994 08:49:37 GMT"))).await;
         assert_eq!(clock.now().to_string(), "1994-11-06T08:49:37Z");
         tokio::time::advance(Duration::from_secs(90)).await;
         assert_eq!(clock.now().to_string(), "1994-11-06T08:51:07Z");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whole_seconds_do_not_set_a_good_clock_back() {
+    async fn small_skew_keeps_the_local_clock() {
         let before = Timestamp::now();
         let date = before.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
-        assert!(Clock::of_server(&client(Some(&date))).await.now() >= before);
+        assert!(ServerClock::from_api_server(&client(Some(&date))).await.now() >= before);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_an_answer_it_is_this_machines() {
+    async fn without_a_date_the_local_clock_is_used() {
         for date in [None, Some("yesterday")] {
-            let apart = Clock::of_server(&client(date)).await.now().duration_since(Timestamp::now());
+            let apart = ServerClock::from_api_server(&client(date))
+                .await
+                .now()
+                .duration_since(Timestamp::now());
             assert!(apart.abs() < SignedDuration::from_secs(60), "{apart}");
         }
     }

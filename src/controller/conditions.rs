@@ -1,28 +1,34 @@
-//! A task's conditions, as a function of what was and what is.
+//! Conditions of a task, computed from its previous conditions and its current state. Pure: no
+//! client, no clock, no I/O.
 
 use k8s_openapi::jiff::Timestamp;
 
 use crate::task::{Condition, Phase};
 
-/// What is to be said of a task.
-pub(super) struct Word<'a> {
+/// Inputs of a task's conditions.
+pub(super) struct ConditionInputs<'a> {
     pub(super) phase: Phase,
     pub(super) reason: &'a str,
     pub(super) message: &'a str,
-    /// Why fewer nodes are worked on at once than was asked for: a reason and a sentence.
+    /// Reason and message of the condition `Throttled`: why fewer nodes are worked on at the same
+    /// time than requested.
     pub(super) throttled: Option<(&'static str, String)>,
-    /// What of the spec is more than the operator's settings allow; empty where nothing is.
-    pub(super) limited: String,
-    /// Why workers go to our own namespace.
-    pub(super) away: Option<String>,
-    /// What the checks of nodes could not find out; none where there are no checks.
-    pub(super) unchecked: Option<String>,
+    /// Fields of the spec that exceed the operator's limits. Empty where none does.
+    pub(super) limited_fields: String,
+    /// Cause for which workers are created in Prewarmer's own namespace.
+    pub(super) workers_elsewhere: Option<String>,
+    /// Errors of the node checks, empty if all succeeded. `None` where no check is configured.
+    pub(super) node_check_errors: Option<String>,
     pub(super) generation: Option<i64>,
 }
 
-/// The conditions of a task; a transition time changes only with the status beside it. `Throttled` and `NodesChecked` are
-/// there once there was something to say.
-pub(super) fn compute(old: &[Condition], word: &Word<'_>, now: Timestamp) -> Vec<Condition> {
+/// Computes the conditions of a task. A transition time changes only with the status of its
+/// condition. `Throttled` and `NodesChecked` exist once they were reported for the first time.
+pub(super) fn compute_conditions(
+    old: &[Condition],
+    word: &ConditionInputs<'_>,
+    now: Timestamp,
+) -> Vec<Condition> {
     let is = |yes: bool| if yes { "True" } else { "False" };
     let phase = word.phase;
     let (reason, message) = (word.reason.to_owned(), word.message.to_owned());
@@ -34,21 +40,31 @@ pub(super) fn compute(old: &[Condition], word: &Word<'_>, now: Timestamp) -> Vec
     )];
     let (reason, message) = (word.reason, word.message);
     states.push(("Complete", is(phase == Phase::Completed), reason.into(), message.into()));
-    states.push(("Failed", is(matches!(phase, Phase::Failed | Phase::Cancelled)), reason.into(), message.into()));
+    states.push((
+        "Failed",
+        is(matches!(phase, Phase::Failed | Phase::Cancelled)),
+        reason.into(),
+        message.into(),
+    ));
     let known = |name: &str| old.iter().any(|condition| condition.type_ == name);
     match &word.throttled {
-        Some((reason, message)) => states.push(("Throttled", "True", (*reason).into(), message.clone())),
-        None if known("Throttled") => states.push(("Throttled", "False", "NoLimit".into(), String::new())),
+        Some((reason, message)) => {
+            states.push(("Throttled", "True", (*reason).into(), message.clone()));
+        }
+        None if known("Throttled") => {
+            states.push(("Throttled", "False", "NoLimit".into(), String::new()));
+        }
         None => {}
     }
-    if !word.limited.is_empty() {
-        states.push(("Limited", "True", "OperatorLimits".into(), word.limited.clone()));
+    if !word.limited_fields.is_empty() {
+        states.push(("Limited", "True", "OperatorLimits".into(), word.limited_fields.clone()));
     }
-    if let Some(message) = &word.away {
+    if let Some(message) = &word.workers_elsewhere {
         states.push(("WorkersElsewhere", "True", "NamespaceRefused".into(), message.clone()));
     }
-    if let Some(message) = &word.unchecked {
-        let (checked, why) = if message.is_empty() { ("True", "Checked") } else { ("Unknown", "NoOpinion") };
+    if let Some(message) = &word.node_check_errors {
+        let (checked, why) =
+            if message.is_empty() { ("True", "Checked") } else { ("Unknown", "NoOpinion") };
         states.push(("NodesChecked", checked, why.into(), message.clone()));
     }
     let condition = |(type_, status, reason, message): (&str, &str, String, String)| {
@@ -56,23 +72,30 @@ pub(super) fn compute(old: &[Condition], word: &Word<'_>, now: Timestamp) -> Vec
         Condition {
             type_: type_.into(),
             status: status.into(),
-            last_transition_time: same.map_or_else(|| seconds(now), |known| known.last_transition_time.clone()),
+            last_transition_time: same
+                .map_or_else(|| format_seconds(now), |known| known.last_transition_time.clone()),
             reason,
             message,
             observed_generation: word.generation,
         }
     };
     let mut all: Vec<Condition> = states.into_iter().map(condition).collect();
-    // What a predecessor found out stays said: a successor does not find it out again.
-    let lasting = |known: &&Condition| matches!(known.type_.as_str(), "Limited" | "NodesChecked" | "WorkersElsewhere");
-    let unsaid: Vec<Condition> =
-        old.iter().filter(lasting).filter(|known| all.iter().all(|now| now.type_ != known.type_)).cloned().collect();
+    // Conditions that a previous leader found are kept, because they are not computed again.
+    let lasting = |known: &&Condition| {
+        matches!(known.type_.as_str(), "Limited" | "NodesChecked" | "WorkersElsewhere")
+    };
+    let unsaid: Vec<Condition> = old
+        .iter()
+        .filter(lasting)
+        .filter(|known| all.iter().all(|now| now.type_ != known.type_))
+        .cloned()
+        .collect();
     all.extend(unsaid);
     all
 }
 
-/// A time as Kubernetes writes it, in whole seconds.
-pub(super) fn seconds(time: Timestamp) -> String {
+/// Formats a time as Kubernetes does, in whole seconds.
+pub(super) fn format_seconds(time: Timestamp) -> String {
     Timestamp::from_second(time.as_second()).unwrap_or(time).to_string()
 }
 
@@ -80,15 +103,15 @@ pub(super) fn seconds(time: Timestamp) -> String {
 mod tests {
     use super::*;
 
-    fn word(phase: Phase) -> Word<'static> {
-        Word {
+    fn inputs(phase: Phase) -> ConditionInputs<'static> {
+        ConditionInputs {
             phase,
             reason: "Because",
             message: "",
             throttled: None,
-            limited: String::new(),
-            away: None,
-            unchecked: None,
+            limited_fields: String::new(),
+            workers_elsewhere: None,
+            node_check_errors: None,
             generation: Some(1),
         }
     }
@@ -98,37 +121,46 @@ mod tests {
     }
 
     #[test]
-    fn transition_times_stay_while_the_status_does() {
+    fn transition_time_changes_only_with_the_status() {
         let early = Timestamp::from_second(100).unwrap();
         let late = Timestamp::from_second(200).unwrap();
-        let first = compute(&[], &word(Phase::Running), early);
-        let second = compute(&first, &word(Phase::Completed), late);
+        let first = compute_conditions(&[], &inputs(Phase::Running), early);
+        let second = compute_conditions(&first, &inputs(Phase::Completed), late);
         let time = |name: &str| find(&second, name).unwrap().last_transition_time.clone();
-        assert_eq!(time("Failed"), seconds(early));
-        assert_eq!(time("Complete"), seconds(late));
-        assert_eq!(time("Progressing"), seconds(late));
+        assert_eq!(time("Failed"), format_seconds(early));
+        assert_eq!(time("Complete"), format_seconds(late));
+        assert_eq!(time("Progressing"), format_seconds(late));
     }
 
     #[test]
-    fn what_was_throttled_is_said_to_be_so_no_more() {
-        let throttled = Word { throttled: Some(("CircuitBreaker", "less".into())), ..word(Phase::Running) };
-        let first = compute(&[], &throttled, Timestamp::UNIX_EPOCH);
-        assert_eq!(find(&first, "Throttled").unwrap().status, "True");
-        let second = compute(&first, &word(Phase::Running), Timestamp::UNIX_EPOCH);
-        assert_eq!(find(&second, "Throttled").unwrap().status, "False");
-        assert_eq!(find(&compute(&[], &word(Phase::Running), Timestamp::UNIX_EPOCH), "Throttled"), None);
-    }
-
-    #[test]
-    fn what_was_found_out_stays_said_after_a_restart() {
-        let found = Word {
-            unchecked: Some(String::new()),
-            away: Some("full".into()),
-            limited: "less".into(),
-            ..word(Phase::Running)
+    fn throttled_becomes_false_when_throttling_ends() {
+        let throttled = ConditionInputs {
+            throttled: Some(("CircuitBreaker", "less".into())),
+            ..inputs(Phase::Running)
         };
-        let first = compute(&[], &found, Timestamp::UNIX_EPOCH);
-        let second = compute(&first, &word(Phase::Completed), Timestamp::UNIX_EPOCH);
+        let first = compute_conditions(&[], &throttled, Timestamp::UNIX_EPOCH);
+        assert_eq!(find(&first, "Throttled").unwrap().status, "True");
+        let second = compute_conditions(&first, &inputs(Phase::Running), Timestamp::UNIX_EPOCH);
+        assert_eq!(find(&second, "Throttled").unwrap().status, "False");
+        assert_eq!(
+            find(
+                &compute_conditions(&[], &inputs(Phase::Running), Timestamp::UNIX_EPOCH),
+                "Throttled"
+            ),
+            None
+        );
+    }
+
+    #[test]
+    fn lasting_conditions_survive_a_leader_change() {
+        let found = ConditionInputs {
+            node_check_errors: Some(String::new()),
+            workers_elsewhere: Some("full".into()),
+            limited_fields: "less".into(),
+            ..inputs(Phase::Running)
+        };
+        let first = compute_conditions(&[], &found, Timestamp::UNIX_EPOCH);
+        let second = compute_conditions(&first, &inputs(Phase::Completed), Timestamp::UNIX_EPOCH);
         for name in ["Limited", "NodesChecked", "WorkersElsewhere"] {
             assert_eq!(find(&second, name), find(&first, name));
             assert!(find(&second, name).is_some(), "{name}");
@@ -136,11 +168,20 @@ mod tests {
     }
 
     #[test]
-    fn no_opinion_is_said() {
+    fn failed_node_checks_are_unknown() {
         let said = |unchecked: &str| {
-            let word = Word { unchecked: Some(unchecked.into()), ..word(Phase::Running) };
-            find(&compute(&[], &word, Timestamp::UNIX_EPOCH), "NodesChecked").unwrap().status.clone()
+            let word = ConditionInputs {
+                node_check_errors: Some(unchecked.into()),
+                ..inputs(Phase::Running)
+            };
+            find(&compute_conditions(&[], &word, Timestamp::UNIX_EPOCH), "NodesChecked")
+                .unwrap()
+                .status
+                .clone()
         };
-        assert_eq!((said("").as_str(), said("Prometheus: timed out").as_str()), ("True", "Unknown"));
+        assert_eq!(
+            (said("").as_str(), said("Prometheus: timed out").as_str()),
+            ("True", "Unknown")
+        );
     }
 }

@@ -1,92 +1,94 @@
-//! What the controller may do to the outside: effects, as values.
+//! Effects: changes that the controller requests from the executor, as values.
 
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::{
-    health::{Candidate, Examination},
-    image::Reference,
-    task::{Phase, PrewarmPlanSpec, PrewarmTaskStatus, WorkerKind, plan::Findings},
-    worker::{Reason, Worker, WorkerFacts},
+    image::ImageRef,
+    node_checks::{CheckInput, NodeCandidate},
+    task::{Phase, PrewarmPlanSpec, PrewarmTaskStatus, WorkerKind, plan::NodeCheckFindings},
+    worker::{FailureReason, WorkerInfo, WorkerObject},
 };
 
-/// The task that an effect is for.
+/// Task that an effect belongs to.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Target {
+pub(super) struct TaskRef {
     pub(super) namespace: String,
     pub(super) name: String,
     pub(super) uid: String,
 }
 
-/// A change of phase, to be told as a Kubernetes Event.
+/// Change of phase, sent as a Kubernetes Event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Told {
+pub(super) struct PhaseEvent {
     pub(super) phase: Phase,
     pub(super) message: String,
 }
 
-/// A status to write, and the changes of phase that it brings.
+/// Status to write, with the Events of its phase changes.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct StatusWrite {
     pub(super) status: PrewarmTaskStatus,
-    /// The resource version that it is based on.
+    /// Resource version that the status is based on.
     pub(super) version: Option<String>,
-    pub(super) told: Vec<Told>,
+    pub(super) events: Vec<PhaseEvent>,
 }
 
-/// A worker to create, as the API server is to get it: a hundred typed pods of twenty images would take 10 MB.
+/// Worker to create, serialized for the API server. A hundred typed pods of twenty images would
+/// take 10 MB.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Creation {
+pub(super) struct WorkerCreation {
     pub(super) kind: WorkerKind,
     pub(super) namespace: String,
     pub(super) name: String,
-    /// JSON.
+    /// JSON of the object.
     pub(super) body: Vec<u8>,
 }
 
-impl Creation {
-    /// An error means that the worker cannot be written as JSON.
-    pub(super) fn new(worker: &Worker) -> Result<Self, serde_json::Error> {
+impl WorkerCreation {
+    /// Serializes a worker. Fails when it cannot be written as JSON.
+    pub(super) fn new(worker: &WorkerObject) -> Result<Self, serde_json::Error> {
         let (kind, body) = match worker {
-            Worker::Job(job) => (WorkerKind::Job, serde_json::to_vec(job)?),
-            Worker::Pod(pod) => (WorkerKind::Pod, serde_json::to_vec(pod)?),
+            WorkerObject::Job(job) => (WorkerKind::Job, serde_json::to_vec(job)?),
+            WorkerObject::Pod(pod) => (WorkerKind::Pod, serde_json::to_vec(pod)?),
         };
         let namespace = worker.metadata().namespace.clone().unwrap_or_default();
         Ok(Self { kind, namespace, name: worker.name().to_owned(), body })
     }
 }
 
-/// A worker to delete: this one, and none that was made anew under its name.
+/// Worker to delete, identified by UID. A worker that was recreated under the same name is not
+/// deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Doomed {
+pub(super) struct WorkerDeletion {
     pub(super) kind: WorkerKind,
     pub(super) namespace: String,
     pub(super) name: String,
     pub(super) uid: Box<str>,
 }
 
-/// What should be done.
+/// Change requested by a reconcile.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Effect {
-    /// Ask the checks of nodes.
-    Examine(Box<Examination>),
+    /// Runs the node checks.
+    CheckNodes(Box<CheckInput>),
     CreatePlan(Arc<PrewarmPlanSpec>),
-    Create(Box<Creation>),
-    /// Ask by a dry run whether the API server would take the pod.
-    Probe(Box<Pod>),
-    Delete(Box<Doomed>),
-    /// All workers of the task in a namespace, or those of one batch.
-    DeleteMany(WorkerKind, String, Option<u32>),
+    CreateWorker(Box<WorkerCreation>),
+    /// Creates the pod as a dry run, to find out whether the API server accepts it.
+    DryRun(Box<Pod>),
+    DeleteWorker(Box<WorkerDeletion>),
+    /// Deletes all workers of the task in a namespace, or those of one batch.
+    DeleteWorkers(WorkerKind, String, Option<u32>),
     WriteStatus(Box<StatusWrite>),
-    /// With the resource version that the decision is based on.
+    /// Deletes the task at the resource version on which the decision is based.
     DeleteTask(Option<String>),
 }
 
 impl Effect {
-    /// The deletion of one worker.
-    pub(super) fn delete(worker: &WorkerFacts) -> Self {
-        Self::Delete(Box::new(Doomed {
+    /// Returns the deletion of one worker.
+    pub(super) fn delete_worker(worker: &WorkerInfo) -> Self {
+        Self::DeleteWorker(Box::new(WorkerDeletion {
             kind: worker.kind,
             namespace: worker.namespace.clone(),
             name: worker.name.clone(),
@@ -94,62 +96,79 @@ impl Effect {
         }))
     }
 
-    /// Verb and resource, for metrics and logs.
-    pub(super) fn request(&self) -> (&'static str, &'static str) {
+    /// Returns verb and resource, for metrics and logs.
+    pub(super) fn verb_and_resource(&self) -> (&'static str, &'static str) {
         let plural = |kind: WorkerKind| if kind == WorkerKind::Job { "jobs" } else { "pods" };
         match self {
-            Self::Examine(_) => ("examine", "nodes"),
+            Self::CheckNodes(_) => ("examine", "nodes"),
             Self::CreatePlan(_) => ("create", "prewarmplans"),
-            Self::Create(creation) => ("create", plural(creation.kind)),
-            Self::Probe(_) => ("dryrun", "pods"),
-            Self::Delete(doomed) => ("delete", plural(doomed.kind)),
-            Self::DeleteMany(kind, ..) => ("deletecollection", plural(*kind)),
+            Self::CreateWorker(creation) => ("create", plural(creation.kind)),
+            Self::DryRun(_) => ("dryrun", "pods"),
+            Self::DeleteWorker(doomed) => ("delete", plural(doomed.kind)),
+            Self::DeleteWorkers(kind, ..) => ("deletecollection", plural(*kind)),
             Self::WriteStatus(_) => ("patch", "prewarmtasks"),
             Self::DeleteTask(_) => ("delete", "prewarmtasks"),
         }
     }
 
-    /// What it is known by while it is under way: none is sent a second time meanwhile.
+    /// Returns the key of the effect. No second effect with this key is sent while one is running.
     pub(super) fn key(&self) -> String {
         match self {
-            Self::Examine(_) => "examine".into(),
+            Self::CheckNodes(_) => "examine".into(),
             Self::CreatePlan(_) => "plan".into(),
-            Self::Create(creation) => format!("create/{}/{}", creation.namespace, creation.name),
-            Self::Probe(_) => "probe".into(),
-            Self::Delete(doomed) => format!("delete/{}/{}/{}", doomed.namespace, doomed.name, doomed.uid),
-            Self::DeleteMany(_, namespace, Some(batch)) => format!("delete-batch/{namespace}/{batch}"),
-            Self::DeleteMany(_, namespace, None) => format!("delete-all/{namespace}"),
+            Self::CreateWorker(creation) => {
+                format!("create/{}/{}", creation.namespace, creation.name)
+            }
+            Self::DryRun(_) => "probe".into(),
+            Self::DeleteWorker(doomed) => {
+                format!("delete/{}/{}/{}", doomed.namespace, doomed.name, doomed.uid)
+            }
+            Self::DeleteWorkers(_, namespace, Some(batch)) => {
+                format!("delete-batch/{namespace}/{batch}")
+            }
+            Self::DeleteWorkers(_, namespace, None) => format!("delete-all/{namespace}"),
             Self::WriteStatus(_) => "status".into(),
             Self::DeleteTask(_) => "delete-task".into(),
         }
     }
 }
 
-/// What an effect leaves.
+/// Output of an effect.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Written {
-    /// For a status: the object's new resource version.
+pub(super) struct EffectOutput {
+    /// New resource version of the object, after a status write.
     pub(super) resource_version: Option<String>,
-    /// For an examination.
-    pub(super) findings: Option<Box<Findings>>,
+    /// Results of node checks.
+    pub(super) check_results: Option<Box<NodeCheckFindings>>,
 }
 
-/// Why an effect failed.
+/// Error of an effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Refusal {
-    /// Somebody else wrote in between: what is newest must be seen first.
-    Stale(String),
-    /// Another try may succeed.
-    Passing(String),
-    /// The API server will not take it as things are.
-    Final(Reason, String),
-    /// The API server does not store a plan or status like this: it is too large, or not valid. Another try is in vain.
+pub(super) enum ApplyError {
+    /// The object was changed or deleted concurrently. The newest version must be seen before the
+    /// next attempt.
+    Conflict(String),
+    /// Transient failure: another attempt may succeed.
+    Transient(String),
+    /// Rejection of the object by the API server in its current state, with the failure reason.
+    Rejected(FailureReason, String),
+    /// The API server cannot store this plan or status: it is too large or not valid. Retries
+    /// cannot succeed.
     Unstorable(String),
-    /// It panicked; the panic was logged.
-    Broken,
+    /// Panic during execution. It was logged.
+    Panicked,
 }
 
-/// An examination of these nodes for these images; with a namespace, to choose among them.
-pub(super) fn examination(images: &[Reference], nodes: Vec<Candidate>, choose_for: Option<String>) -> Effect {
-    Effect::Examine(Box::new(Examination { images: images.to_vec(), nodes, choose_for }))
+/// Returns an effect that checks these nodes for these images. With a namespace, the nodes are
+/// chosen among them.
+pub(super) fn check_nodes(
+    images: &[ImageRef],
+    nodes: Vec<NodeCandidate>,
+    choose_for: Option<String>,
+) -> Effect {
+    Effect::CheckNodes(Box::new(CheckInput {
+        images: images.to_vec(),
+        nodes,
+        rank_for_namespace: choose_for,
+    }))
 }

@@ -1,4 +1,5 @@
-//! The only code that writes to the API server.
+//! Execution of effects. Contains the only code of the task controller that writes to the API
+//! server.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -16,7 +17,10 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions, Request},
+    api::{
+        DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions,
+        Request,
+    },
     core::PartialObjectMeta,
 };
 use serde::de::IgnoredAny;
@@ -25,41 +29,49 @@ use tokio::sync::{Semaphore, mpsc::Sender};
 use tokio_util::task::TaskTracker;
 
 use super::{
-    effect::{Creation, Doomed, Effect, Refusal, StatusWrite, Target, Told, Written},
-    observation::{Done, Observation},
+    effect::{
+        ApplyError, Effect, EffectOutput, PhaseEvent, StatusWrite, TaskRef, WorkerCreation,
+        WorkerDeletion,
+    },
+    observation::{EffectFinished, Observation},
 };
 use crate::{
-    health::Checks,
     leader::Term,
     metrics::Metrics,
-    supervise::{self, Work, contained},
-    task::{Phase, PrewarmPlan, PrewarmPlanSpec, PrewarmTask, WorkerKind, resource::owner_reference},
-    worker::{BATCH_LABEL, MANAGED_BY, Reason, TASK_UID_LABEL, event_name},
+    node_checks::NodeChecks,
+    supervise::{self, WorkKind, record_panic},
+    task::{
+        Phase, PrewarmPlan, PrewarmPlanSpec, PrewarmTask, WorkerKind, resource::owner_reference,
+    },
+    worker::{BATCH_LABEL, FailureReason, MANAGED_BY, TASK_UID_LABEL, event_name},
 };
 
-/// Creations and deletions under way at once: enough that a batch of 100 workers is created in a moment, few enough that
-/// the API server's fairness never has to queue us. Statuses and plans do not wait behind them: a task has one at a time.
-const CONCURRENCY: usize = 32;
-/// What the API server says of objects that are too large for etcd, or for its connection to it, under other codes.
-const TOO_LARGE: [&str; 2] = ["request is too large", "trying to send message larger than max"];
-/// Longest message of an Event that the API server takes.
+/// Maximum number of concurrent creations and deletions. Enough to create a batch of 100 workers in
+/// a moment, and few enough that API Priority and Fairness does not queue the requests. Statuses
+/// and plans are not limited: a task writes one at a time.
+const MAX_CONCURRENT_REQUESTS: usize = 32;
+/// Messages of the API server for objects too large for etcd or for its gRPC connection. They are
+/// sent with various status codes.
+const TOO_LARGE_MESSAGES: [&str; 2] =
+    ["request is too large", "trying to send message larger than max"];
+/// Maximum length of an Event message that the API server accepts, in bytes.
 const MAX_EVENT_MESSAGE: usize = 1024;
-/// Who the Events come from.
-const COMPONENT: &str = "prewarmer";
+/// Reporting component of Events.
+const REPORTING_COMPONENT: &str = "prewarmer";
 
-/// What becomes of effects.
+/// Destination of effects.
 pub(super) enum Executor {
-    /// They are performed.
-    Cluster(Box<Cluster>),
-    /// They are kept, for tests and fuzzing.
-    Memory(Mutex<Vec<(Target, Effect)>>),
+    /// Sends effects to the API server.
+    Api(Box<ApiExecutor>),
+    /// Records effects, for tests and fuzzing.
+    Memory(Mutex<Vec<(TaskRef, Effect)>>),
 }
 
 impl Executor {
-    /// Starts each effect; none waits for another.
-    pub(super) fn spawn(&self, target: &Target, effects: Vec<Effect>) {
+    /// Starts all effects concurrently.
+    pub(super) fn spawn(&self, target: &TaskRef, effects: Vec<Effect>) {
         match self {
-            Self::Cluster(cluster) => cluster.spawn(target, effects),
+            Self::Api(cluster) => cluster.spawn(target, effects),
             Self::Memory(kept) => {
                 let effects = effects.into_iter().map(|effect| (target.clone(), effect));
                 kept.lock().unwrap_or_else(PoisonError::into_inner).extend(effects);
@@ -67,110 +79,141 @@ impl Executor {
         }
     }
 
-    /// Waits until no effect is under way any more. The term must be over.
-    pub(super) async fn ended(&self) {
-        if let Self::Cluster(cluster) = self {
+    /// Waits until no effect is running. The term must have ended.
+    pub(super) async fn drained(&self) {
+        if let Self::Api(cluster) = self {
             cluster.tasks.close();
             cluster.tasks.wait().await;
         }
     }
 
-    /// The effects that were kept.
-    pub(super) fn kept(&self) -> Vec<(Target, Effect)> {
+    /// Removes and returns the recorded effects.
+    pub(super) fn take_recorded(&self) -> Vec<(TaskRef, Effect)> {
         match self {
-            Self::Cluster(_) => Vec::new(),
-            Self::Memory(kept) => std::mem::take(&mut kept.lock().unwrap_or_else(PoisonError::into_inner)),
+            Self::Api(_) => Vec::new(),
+            Self::Memory(kept) => {
+                std::mem::take(&mut kept.lock().unwrap_or_else(PoisonError::into_inner))
+            }
         }
     }
 }
 
-/// Performs effects as long as the term holds, and reports their ends. Those that are under way when the term ends are
-/// aborted: a successor decides anew.
-pub(super) struct Cluster {
+/// Applies effects while the term lasts, and reports their results. Effects that are still running
+/// at the end of the term are aborted; the next leader decides again.
+pub(super) struct ApiExecutor {
     client: Client,
     events: Sender<Observation>,
     metrics: Arc<Metrics>,
-    checks: Arc<Checks>,
+    checks: Arc<NodeChecks>,
     permits: Arc<Semaphore>,
     term: Term,
     tasks: TaskTracker,
 }
 
-impl Cluster {
+impl ApiExecutor {
     pub(super) fn new(
         client: Client,
         events: Sender<Observation>,
         metrics: Arc<Metrics>,
-        checks: Arc<Checks>,
+        checks: Arc<NodeChecks>,
         term: Term,
     ) -> Self {
-        let permits = Arc::new(Semaphore::new(CONCURRENCY));
+        let permits = Arc::new(Semaphore::new(MAX_CONCURRENT_REQUESTS));
         Self { client, events, metrics, checks, permits, term, tasks: TaskTracker::new() }
     }
 
-    fn spawn(&self, target: &Target, effects: Vec<Effect>) {
+    fn spawn(&self, target: &TaskRef, effects: Vec<Effect>) {
         for effect in effects {
-            let performer =
-                Performer { client: self.client.clone(), metrics: Arc::clone(&self.metrics), target: target.clone() };
-            let (events, permits, checks) = (self.events.clone(), Arc::clone(&self.permits), Arc::clone(&self.checks));
+            let performer = EffectClient {
+                client: self.client.clone(),
+                metrics: Arc::clone(&self.metrics),
+                target: target.clone(),
+            };
+            let (events, permits, checks) =
+                (self.events.clone(), Arc::clone(&self.permits), Arc::clone(&self.checks));
             let term = self.term.clone();
             let work = async move {
                 let attempt = async {
                     match &effect {
-                        Effect::Examine(examination) => {
-                            let findings = Some(Box::new(checks.examine(examination).await));
-                            Ok(Written { findings, ..Written::default() })
+                        Effect::CheckNodes(examination) => {
+                            let findings = Some(Box::new(checks.evaluate(examination).await));
+                            Ok(EffectOutput { check_results: findings, ..EffectOutput::default() })
                         }
-                        Effect::WriteStatus(_) | Effect::CreatePlan(_) => performer.perform(&effect).await,
+                        Effect::WriteStatus(_) | Effect::CreatePlan(_) => {
+                            performer.apply(&effect).await
+                        }
                         _ => match permits.acquire().await {
-                            Ok(_permit) => performer.perform(&effect).await,
-                            Err(error) => Err(Refusal::Passing(error.to_string())),
+                            Ok(_permit) => performer.apply(&effect).await,
+                            Err(error) => Err(ApplyError::Transient(error.to_string())),
                         },
                     }
                 };
-                let result = AssertUnwindSafe(attempt).catch_unwind().await.unwrap_or_else(|payload| {
-                    let Target { namespace, name, uid } = &performer.target;
-                    let task = format!("PrewarmTask {namespace}/{name} ({uid})");
-                    contained(&performer.metrics, Work::Effect, task, payload.as_ref());
-                    Err(Refusal::Broken)
-                });
+                let result =
+                    AssertUnwindSafe(attempt).catch_unwind().await.unwrap_or_else(|payload| {
+                        let TaskRef { namespace, name, uid } = &performer.target;
+                        let task = format!("PrewarmTask {namespace}/{name} ({uid})");
+                        record_panic(&performer.metrics, WorkKind::Effect, task, payload.as_ref());
+                        Err(ApplyError::Panicked)
+                    });
                 let uid = performer.target.uid;
-                // The receiver is gone only when the controller has stopped: nobody is left to tell.
-                let _ = events.send(Observation::Done(Done { uid, effect, result })).await;
+                // Sending fails only after the controller has stopped and needs no result.
+                let _ = events
+                    .send(Observation::EffectFinished(EffectFinished {
+                        task_uid: uid,
+                        effect,
+                        result,
+                    }))
+                    .await;
             };
-            self.tasks.spawn(supervise::named("controller", async move { term.run(work).await }));
+            self.tasks.spawn(supervise::with_component_name("controller", async move {
+                term.run(work).await
+            }));
         }
     }
 }
 
-/// Performs one effect.
-struct Performer {
+/// Client that applies the effects of one task.
+struct EffectClient {
     client: Client,
     metrics: Arc<Metrics>,
-    target: Target,
+    target: TaskRef,
 }
 
-impl Performer {
-    async fn perform(&self, effect: &Effect) -> Result<Written, Refusal> {
-        let (verb, resource) = effect.request();
-        self.count(verb, resource);
-        let result = self.request(effect).await.or_else(|error| accept(effect, error));
-        let Target { name, namespace, .. } = &self.target;
+impl EffectClient {
+    async fn apply(&self, effect: &Effect) -> Result<EffectOutput, ApplyError> {
+        let (verb, resource) = effect.verb_and_resource();
+        self.count_request(verb, resource);
+        let result = self.send(effect).await.or_else(|error| map_api_error(effect, error));
+        let TaskRef { name, namespace, .. } = &self.target;
         match &result {
-            Err(Refusal::Passing(message) | Refusal::Final(_, message) | Refusal::Unstorable(message))
-                if !matches!(effect, Effect::Probe(_)) =>
-            {
-                tracing::warn!(task = name, namespace, verb, resource, message, "the API server refused");
+            Err(
+                ApplyError::Transient(message)
+                | ApplyError::Rejected(_, message)
+                | ApplyError::Unstorable(message),
+            ) if !matches!(effect, Effect::DryRun(_)) => {
+                tracing::warn!(
+                    task = name,
+                    namespace,
+                    verb,
+                    resource,
+                    message,
+                    "request to the API server failed"
+                );
             }
-            Err(Refusal::Stale(message)) => {
-                tracing::debug!(task = name, namespace, message, "somebody wrote in between");
+            Err(ApplyError::Conflict(message)) => {
+                tracing::debug!(
+                    task = name,
+                    namespace,
+                    message,
+                    "object was changed or deleted concurrently"
+                );
             }
             _ => {}
         }
         result
     }
 
-    fn count(&self, verb: &str, resource: &str) {
+    fn count_request(&self, verb: &str, resource: &str) {
         self.metrics.kube_requests.with_label_values(&[verb, resource]).inc();
     }
 
@@ -181,100 +224,129 @@ impl Performer {
         Api::namespaced(self.client.clone(), namespace)
     }
 
-    async fn request(&self, effect: &Effect) -> kube::Result<Written> {
+    async fn send(&self, effect: &Effect) -> kube::Result<EffectOutput> {
         let (target, post) = (&self.target, PostParams::default());
         match effect {
-            Effect::Examine(_) => {}
+            Effect::CheckNodes(_) => {}
             Effect::CreatePlan(spec) => {
-                let body = serde_json::to_vec(&owned_plan(target, spec)).map_err(kube::Error::SerdeError)?;
+                let body = serde_json::to_vec(&plan_object(target, spec))
+                    .map_err(kube::Error::SerdeError)?;
                 self.create::<PrewarmPlan>(&target.namespace, body, &post).await?;
             }
-            Effect::Create(creation) => {
-                let Creation { kind, namespace, body, .. } = &**creation;
+            Effect::CreateWorker(creation) => {
+                let WorkerCreation { kind, namespace, body, .. } = &**creation;
                 match kind {
                     WorkerKind::Job => self.create::<Job>(namespace, body.clone(), &post).await?,
                     WorkerKind::Pod => self.create::<Pod>(namespace, body.clone(), &post).await?,
                 }
             }
-            Effect::Probe(pod) => {
+            Effect::DryRun(pod) => {
                 let dry = PostParams { dry_run: true, ..PostParams::default() };
                 let body = serde_json::to_vec(pod).map_err(kube::Error::SerdeError)?;
                 self.create::<Pod>(&pod.namespace().unwrap_or_default(), body, &dry).await?;
             }
-            // In the foreground a Job goes after its pods: no pod outlives it.
-            Effect::Delete(doomed) => {
-                let Doomed { kind, namespace, name, uid } = &**doomed;
+            // Foreground deletion removes a Job after its pods, so that no pod outlives it.
+            Effect::DeleteWorker(doomed) => {
+                let WorkerDeletion { kind, namespace, name, uid } = &**doomed;
                 match kind {
                     WorkerKind::Job => {
-                        self.api::<Job>(namespace).delete(name, &only(DeleteParams::foreground(), uid, None)).await?;
+                        self.api::<Job>(namespace)
+                            .delete(name, &delete_params(DeleteParams::foreground(), uid, None))
+                            .await?;
                     }
                     WorkerKind::Pod => {
-                        self.api::<Pod>(namespace).delete(name, &only(DeleteParams::default(), uid, None)).await?;
+                        self.api::<Pod>(namespace)
+                            .delete(name, &delete_params(DeleteParams::default(), uid, None))
+                            .await?;
                     }
                 }
             }
-            Effect::DeleteMany(kind, namespace, batch) => {
-                let batch = batch.map(|batch| format!(",{BATCH_LABEL}={batch}")).unwrap_or_default();
-                let which = format!("{}={},{TASK_UID_LABEL}={}{batch}", MANAGED_BY.0, MANAGED_BY.1, target.uid);
+            Effect::DeleteWorkers(kind, namespace, batch) => {
+                let batch =
+                    batch.map(|batch| format!(",{BATCH_LABEL}={batch}")).unwrap_or_default();
+                let which = format!(
+                    "{}={},{TASK_UID_LABEL}={}{batch}",
+                    MANAGED_BY.0, MANAGED_BY.1, target.uid
+                );
                 let which = ListParams::default().labels(&which);
                 let (url, how) = match kind {
-                    WorkerKind::Job => (Job::url_path(&(), Some(namespace)), DeleteParams::foreground()),
-                    WorkerKind::Pod => (Pod::url_path(&(), Some(namespace)), DeleteParams::default()),
+                    WorkerKind::Job => {
+                        (Job::url_path(&(), Some(namespace)), DeleteParams::foreground())
+                    }
+                    WorkerKind::Pod => {
+                        (Pod::url_path(&(), Some(namespace)), DeleteParams::default())
+                    }
                 };
-                let request = Request::new(url).delete_collection(&how, &which).map_err(kube::Error::BuildRequest)?;
+                let request = Request::new(url)
+                    .delete_collection(&how, &which)
+                    .map_err(kube::Error::BuildRequest)?;
                 self.client.request::<IgnoredAny>(request).await?;
             }
             Effect::WriteStatus(write) => return self.write_status(write).await,
             Effect::DeleteTask(version) => {
-                let how = only(DeleteParams::default(), &target.uid, version.clone());
+                let how = delete_params(DeleteParams::default(), &target.uid, version.clone());
                 self.api::<PrewarmTask>(&target.namespace).delete(&target.name, &how).await?;
             }
         }
-        Ok(Written::default())
+        Ok(EffectOutput::default())
     }
 
-    /// Creates an object. The answer repeats it, and is not read: the watches tell what matters of it.
+    /// Creates an object. The response is not parsed: the watches deliver what is needed.
     async fn create<K>(&self, namespace: &str, body: Vec<u8>, how: &PostParams) -> kube::Result<()>
     where
         K: Resource<DynamicType = ()>,
     {
-        let request =
-            Request::new(K::url_path(&(), Some(namespace))).create(how, body).map_err(kube::Error::BuildRequest)?;
+        let request = Request::new(K::url_path(&(), Some(namespace)))
+            .create(how, body)
+            .map_err(kube::Error::BuildRequest)?;
         self.client.request::<IgnoredAny>(request).await.map(drop)
     }
 
-    /// The Events come first: a crash in between repeats them under the same names, where none would be lost.
-    async fn write_status(&self, write: &StatusWrite) -> kube::Result<Written> {
-        for told in &write.told {
-            self.tell(told).await;
+    /// Writes the Events before the status. A crash in between then repeats the Events under the
+    /// same names, and none is lost.
+    async fn write_status(&self, write: &StatusWrite) -> kube::Result<EffectOutput> {
+        for told in &write.events {
+            self.create_event(told).await;
         }
         let patch = Patch::Merge(status_patch(write));
         let request = Request::new(PrewarmTask::url_path(&(), Some(&self.target.namespace)))
             .patch_subresource("status", &self.target.name, &PatchParams::default(), &patch)
             .map_err(kube::Error::BuildRequest)?;
-        // Of the answer only the version is read: the rest may be what nobody can read.
+        // Only the resource version of the response is parsed. The rest may be a task that cannot
+        // be decoded.
         let written = self.client.request::<PartialObjectMeta<PrewarmTask>>(request).await?;
-        Ok(Written { resource_version: written.metadata.resource_version, findings: None })
+        Ok(EffectOutput {
+            resource_version: written.metadata.resource_version,
+            check_results: None,
+        })
     }
 
-    /// An Event is for people; that it cannot be written holds up nothing.
-    async fn tell(&self, told: &Told) {
-        self.count("create", "events");
+    /// Creates an Event. A failure is logged and ignored, because Events are informative only.
+    async fn create_event(&self, told: &PhaseEvent) {
+        self.count_request("create", "events");
         let events = self.api::<Event>(&self.target.namespace);
-        match events.create(&PostParams::default(), &event(&self.target, told, Timestamp::now())).await {
+        match events
+            .create(&PostParams::default(), &phase_event(&self.target, told, Timestamp::now()))
+            .await
+        {
             Ok(_) => {}
             Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {}
-            Err(error) => tracing::debug!(task = self.target.name, %error, "an Event was not taken"),
+            Err(error) => tracing::debug!(task = self.target.name, %error, "cannot create Event"),
         }
     }
 }
 
-/// A deletion of the object with this UID, and with a version of this state, and of no other that has its name.
-fn only(how: DeleteParams, uid: &str, resource_version: Option<String>) -> DeleteParams {
-    how.preconditions(Preconditions { uid: Some(uid.to_owned()).filter(|uid| !uid.is_empty()), resource_version })
+/// Returns parameters that delete only the object with this UID and, where given, this resource
+/// version.
+fn delete_params(how: DeleteParams, uid: &str, resource_version: Option<String>) -> DeleteParams {
+    how.preconditions(Preconditions {
+        uid: Some(uid.to_owned()).filter(|uid| !uid.is_empty()),
+        resource_version,
+    })
 }
 
-/// With the resource version, so that a predecessor that has not noticed its end cannot overwrite ours.
+/// Returns a merge patch with the resource version, so that a previous leader that has not noticed
+/// the end of its term cannot overwrite the status of its successor.
 fn status_patch(write: &StatusWrite) -> serde_json::Value {
     json!({
         "apiVersion": "prewarm.io/v1alpha1",
@@ -284,7 +356,7 @@ fn status_patch(write: &StatusWrite) -> serde_json::Value {
     })
 }
 
-fn owned_plan(target: &Target, spec: &PrewarmPlanSpec) -> PrewarmPlan {
+fn plan_object(target: &TaskRef, spec: &PrewarmPlanSpec) -> PrewarmPlan {
     let metadata = ObjectMeta {
         name: Some(format!("plan-{}", target.uid)),
         namespace: Some(target.namespace.clone()),
@@ -295,8 +367,9 @@ fn owned_plan(target: &Target, spec: &PrewarmPlanSpec) -> PrewarmPlan {
     PrewarmPlan { metadata, spec: spec.clone() }
 }
 
-/// The name follows from the task and the phase: however often a phase is told, there is one Event of it.
-fn event(target: &Target, told: &Told, now: Timestamp) -> Event {
+/// Returns the Event of a phase. Its name is derived from task and phase, so that each phase has
+/// one Event however often it is sent.
+fn phase_event(target: &TaskRef, told: &PhaseEvent, now: Timestamp) -> Event {
     let phase = told.phase.as_str();
     Event {
         metadata: ObjectMeta {
@@ -318,31 +391,44 @@ fn event(target: &Target, told: &Told, now: Timestamp) -> Event {
         count: Some(1),
         first_timestamp: Some(Time(now)),
         last_timestamp: Some(Time(now)),
-        source: Some(EventSource { component: Some(COMPONENT.into()), host: None }),
-        reporting_component: Some(COMPONENT.into()),
+        source: Some(EventSource { component: Some(REPORTING_COMPONENT.into()), host: None }),
+        reporting_component: Some(REPORTING_COMPONENT.into()),
         ..Event::default()
     }
 }
 
-/// What a refusal means. Creating what is there already, and deleting what is gone, is success.
-fn accept(effect: &Effect, error: kube::Error) -> Result<Written, Refusal> {
-    let kube::Error::Api(status) = error else { return Err(Refusal::Passing(error.to_string())) };
-    let creates = matches!(effect, Effect::Create(_) | Effect::CreatePlan(_));
-    let deletes = matches!(effect, Effect::Delete(..) | Effect::DeleteMany(..) | Effect::DeleteTask(_));
+/// Maps an error of the API server. Creating an object that exists and deleting one that does not
+/// are successes.
+fn map_api_error(effect: &Effect, error: kube::Error) -> Result<EffectOutput, ApplyError> {
+    let kube::Error::Api(status) = error else {
+        return Err(ApplyError::Transient(error.to_string()));
+    };
+    let creates = matches!(effect, Effect::CreateWorker(_) | Effect::CreatePlan(_));
+    let deletes = matches!(
+        effect,
+        Effect::DeleteWorker(..) | Effect::DeleteWorkers(..) | Effect::DeleteTask(_)
+    );
     let updates = matches!(effect, Effect::WriteStatus(_));
     let stores = matches!(effect, Effect::CreatePlan(_) | Effect::WriteStatus(_));
-    if stores && (matches!(status.code, 413 | 422) || TOO_LARGE.iter().any(|words| status.message.contains(words))) {
-        return Err(Refusal::Unstorable(status.message));
+    if stores
+        && (matches!(status.code, 413 | 422)
+            || TOO_LARGE_MESSAGES.iter().any(|words| status.message.contains(words)))
+    {
+        return Err(ApplyError::Unstorable(status.message));
     }
     match status.code {
-        409 if creates && status.reason == "AlreadyExists" => Ok(Written::default()),
-        404 if deletes => Ok(Written::default()),
-        // What has the name now is another object, or another state of it.
-        409 if deletes => Err(Refusal::Stale(status.message)),
-        404 | 409 if updates => Err(Refusal::Stale(status.message)),
-        403 if status.message.contains("exceeded quota") => Err(Refusal::Final(Reason::QuotaExceeded, status.message)),
-        400 | 403 | 404 | 422 => Err(Refusal::Final(Reason::Forbidden, status.message)),
-        _ => Err(Refusal::Passing(status.message)),
+        409 if creates && status.reason == "AlreadyExists" => Ok(EffectOutput::default()),
+        404 if deletes => Ok(EffectOutput::default()),
+        // The name belongs to another object now, or to another version of it.
+        409 if deletes => Err(ApplyError::Conflict(status.message)),
+        404 | 409 if updates => Err(ApplyError::Conflict(status.message)),
+        403 if status.message.contains("exceeded quota") => {
+            Err(ApplyError::Rejected(FailureReason::QuotaExceeded, status.message))
+        }
+        400 | 403 | 404 | 422 => {
+            Err(ApplyError::Rejected(FailureReason::Forbidden, status.message))
+        }
+        _ => Err(ApplyError::Transient(status.message)),
     }
 }
 
@@ -355,71 +441,124 @@ mod tests {
 
     fn create() -> Effect {
         let (namespace, name) = ("shop".into(), "w".into());
-        Effect::Create(Box::new(Creation { kind: WorkerKind::Job, namespace, name, body: Vec::new() }))
+        Effect::CreateWorker(Box::new(WorkerCreation {
+            kind: WorkerKind::Job,
+            namespace,
+            name,
+            body: Vec::new(),
+        }))
     }
 
-    fn refusal(effect: &Effect, code: u16, reason: &str, message: &str) -> Result<Written, Refusal> {
-        let status = Status { code, reason: reason.into(), message: message.into(), ..Status::default() };
-        accept(effect, kube::Error::Api(Box::new(status)))
+    fn map_status(
+        effect: &Effect,
+        code: u16,
+        reason: &str,
+        message: &str,
+    ) -> Result<EffectOutput, ApplyError> {
+        let status =
+            Status { code, reason: reason.into(), message: message.into(), ..Status::default() };
+        map_api_error(effect, kube::Error::Api(Box::new(status)))
     }
 
     #[rstest]
-    #[case(403, "jobs is forbidden: exceeded quota: q, requested: count/jobs.batch=1", Reason::QuotaExceeded)]
-    #[case(403, "admission webhook denied the request", Reason::Forbidden)]
-    #[case(403, r#"pods "x" is forbidden: violates PodSecurity "restricted:latest""#, Reason::Forbidden)]
-    #[case(403, r#"pods "x" is forbidden: [minimum cpu usage per Container is 10m]"#, Reason::Forbidden)]
-    #[case(422, "spec.template: invalid", Reason::Forbidden)]
-    fn final_refusals(#[case] code: u16, #[case] message: &str, #[case] expected: Reason) {
-        for effect in [create(), Effect::Probe(Box::default())] {
+    #[case(
+        403,
+        "jobs is forbidden: exceeded quota: q, requested: count/jobs.batch=1",
+        FailureReason::QuotaExceeded
+    )]
+    #[case(403, "admission webhook denied the request", FailureReason::Forbidden)]
+    #[case(
+        403,
+        r#"pods "x" is forbidden: violates PodSecurity "restricted:latest""#,
+        FailureReason::Forbidden
+    )]
+    #[case(
+        403,
+        r#"pods "x" is forbidden: [minimum cpu usage per Container is 10m]"#,
+        FailureReason::Forbidden
+    )]
+    #[case(422, "spec.template: invalid", FailureReason::Forbidden)]
+    fn rejections_have_a_failure_reason(
+        #[case] code: u16,
+        #[case] message: &str,
+        #[case] expected: FailureReason,
+    ) {
+        for effect in [create(), Effect::DryRun(Box::default())] {
             assert!(
-                matches!(refusal(&effect, code, "", message), Err(Refusal::Final(reason, _)) if reason == expected)
+                matches!(map_status(&effect, code, "", message), Err(ApplyError::Rejected(reason, _)) if reason == expected)
             );
         }
     }
 
     #[test]
-    fn what_is_so_already_is_success() {
-        assert!(refusal(&create(), 409, "AlreadyExists", "").is_ok());
-        let one = Effect::delete(&crate::worker::WorkerFacts::default());
-        assert!(refusal(&one, 404, "NotFound", "").is_ok());
-        assert!(matches!(refusal(&one, 409, "Conflict", ""), Err(Refusal::Stale(_))), "another has its name");
-        let many = Effect::DeleteMany(WorkerKind::Pod, "a".into(), None);
-        assert!(matches!(refusal(&many, 500, "", ""), Err(Refusal::Passing(_))));
+    fn existing_on_create_and_missing_on_delete_succeed() {
+        assert!(map_status(&create(), 409, "AlreadyExists", "").is_ok());
+        let one = Effect::delete_worker(&crate::worker::WorkerInfo::default());
+        assert!(map_status(&one, 404, "NotFound", "").is_ok());
+        assert!(
+            matches!(map_status(&one, 409, "Conflict", ""), Err(ApplyError::Conflict(_))),
+            "the name belongs to another object"
+        );
+        let many = Effect::DeleteWorkers(WorkerKind::Pod, "a".into(), None);
+        assert!(matches!(map_status(&many, 500, "", ""), Err(ApplyError::Transient(_))));
     }
 
-    /// Such an object is refused at each further try as well.
+    /// Every further attempt for such an object would fail as well.
     #[test]
-    fn what_cannot_be_stored_is_final() {
-        let status = StatusWrite { status: crate::task::PrewarmTaskStatus::default(), version: None, told: Vec::new() };
+    fn objects_that_cannot_be_stored_are_not_retried() {
+        let status = StatusWrite {
+            status: crate::task::PrewarmTaskStatus::default(),
+            version: None,
+            events: Vec::new(),
+        };
         for effect in [Effect::CreatePlan(Arc::default()), Effect::WriteStatus(Box::new(status))] {
             for (code, message) in [
                 (422, "PrewarmPlan.prewarm.io \"p\" is invalid: spec.nodes: Too many"),
                 (413, "Request entity too large: limit is 3145728"),
                 (500, "etcdserver: request is too large"),
-                (500, "rpc error: code = ResourceExhausted desc = trying to send message larger than max (2 vs. 1)"),
+                (
+                    500,
+                    "rpc error: code = ResourceExhausted desc = trying to send message larger than max (2 vs. 1)",
+                ),
             ] {
-                assert!(matches!(refusal(&effect, code, "", message), Err(Refusal::Unstorable(_))), "{message}");
+                assert!(
+                    matches!(
+                        map_status(&effect, code, "", message),
+                        Err(ApplyError::Unstorable(_))
+                    ),
+                    "{message}"
+                );
             }
-            assert!(matches!(refusal(&effect, 500, "", "etcdserver: leader changed"), Err(Refusal::Passing(_))));
+            assert!(matches!(
+                map_status(&effect, 500, "", "etcdserver: leader changed"),
+                Err(ApplyError::Transient(_))
+            ));
         }
-        assert!(matches!(refusal(&create(), 422, "", ""), Err(Refusal::Final(..))), "a worker's refusal is its node's");
+        assert!(
+            matches!(map_status(&create(), 422, "", ""), Err(ApplyError::Rejected(..))),
+            "a rejected worker is a failure of its node"
+        );
     }
 
     #[test]
-    fn a_write_in_between_is_not_overwritten() {
+    fn concurrent_status_write_is_a_conflict() {
         let status = Box::default();
-        let status = Effect::WriteStatus(Box::new(StatusWrite { status: *status, version: None, told: Vec::new() }));
-        assert!(matches!(refusal(&status, 409, "Conflict", ""), Err(Refusal::Stale(_))));
-        assert!(matches!(refusal(&status, 404, "NotFound", ""), Err(Refusal::Stale(_))));
+        let status = Effect::WriteStatus(Box::new(StatusWrite {
+            status: *status,
+            version: None,
+            events: Vec::new(),
+        }));
+        assert!(matches!(map_status(&status, 409, "Conflict", ""), Err(ApplyError::Conflict(_))));
+        assert!(matches!(map_status(&status, 404, "NotFound", ""), Err(ApplyError::Conflict(_))));
     }
 
     #[test]
     fn one_event_per_phase() {
-        let target = Target { namespace: "shop".into(), name: "t".repeat(253), uid: "u".into() };
-        let told = |phase| Told { phase, message: "m".into() };
+        let target = TaskRef { namespace: "shop".into(), name: "t".repeat(253), uid: "u".into() };
+        let told = |phase| PhaseEvent { phase, message: "m".into() };
         let name = |phase, second| {
             let now = Timestamp::from_second(second).unwrap();
-            event(&target, &told(phase), now).metadata.name.unwrap()
+            phase_event(&target, &told(phase), now).metadata.name.unwrap()
         };
         assert_eq!(name(Phase::Running, 1), name(Phase::Running, 2));
         assert_ne!(name(Phase::Running, 1), name(Phase::Failed, 1));

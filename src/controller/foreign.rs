@@ -1,97 +1,111 @@
-//! Objects with our labels that do not count, and what may come to count when its owner arrives. *Pure.*
+//! Foreign objects, and objects that are pending until their owner arrives. Pure: no client, no
+//! clock, no I/O.
 //!
-//! Somebody else decides how many there are, so of each only what is needed is kept, and only so many.
+//! Other users control the number of these objects. Only the needed fields are kept, up to fixed
+//! limits.
 
 use std::{
     collections::{BTreeMap, HashMap},
     hash::{DefaultHasher, Hash, Hasher},
 };
 
-use super::observation::{SeenPod, Source};
-use crate::worker::{WorkerFacts, provenance::Rejection};
+use super::observation::{WatchSource, WorkerPod};
+use crate::worker::{WorkerInfo, provenance::ProvenanceError};
 
-/// Objects remembered, 40 bytes each: 2 MB. Of more only that there are more is known.
+/// Maximum number of foreign objects that are remembered, 40 bytes each: 2 MB. Beyond it only the
+/// overflow is recorded.
 const MAX_FOREIGN: usize = 50_000;
-/// Workers of tasks that are not known, and pods of Jobs that are not known, are kept from one namespace up to this number: a task
-/// has 100 workers at once at most, and the watches differ by moments.
-const MAX_WAITING_OF_ONE: usize = 200;
-/// And from all: a kilobyte each, 2 MB.
-const MAX_WAITING: usize = 2_000;
+/// Maximum number of pending objects of one namespace: workers whose task, and pods whose Job, is
+/// not in the cache. A task has 100 workers at the same time at most, and the watches differ by
+/// moments only.
+const MAX_PENDING_PER_NAMESPACE: usize = 200;
+/// Maximum number of pending objects of all namespaces, 1 KB each: 2 MB.
+const MAX_PENDING: usize = 2_000;
 
-/// An object that does not count.
+/// Object with our labels that fails provenance.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Stranger {
-    /// Namespace and name.
+pub(super) struct ForeignObject {
+    /// Namespace and name, as `namespace/name`.
     pub(super) key: String,
-    pub(super) reason: Rejection,
-    /// The namespace and the UID of the task that it names, as one number.
+    pub(super) reason: ProvenanceError,
+    /// Hash of the namespace and the task UID in the labels.
     pub(super) claim: u64,
 }
 
-impl Stranger {
-    pub(super) fn new(namespace: &str, name: &str, task_uid: &str, reason: Rejection) -> Self {
-        Self { key: format!("{namespace}/{name}"), reason, claim: claim(namespace, task_uid) }
+impl ForeignObject {
+    pub(super) fn new(
+        namespace: &str,
+        name: &str,
+        task_uid: &str,
+        reason: ProvenanceError,
+    ) -> Self {
+        Self { key: format!("{namespace}/{name}"), reason, claim: claim_hash(namespace, task_uid) }
     }
 }
 
-fn claim(namespace: &str, task_uid: &str) -> u64 {
-    number(&(namespace, task_uid))
+fn claim_hash(namespace: &str, task_uid: &str) -> u64 {
+    hash_of(&(namespace, task_uid))
 }
 
-fn number(of: &impl Hash) -> u64 {
+fn hash_of(of: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     of.hash(&mut hasher);
     hasher.finish()
 }
 
-/// The objects that do not count, by the watch that shows them.
+/// Foreign objects by the watch that delivers them.
 #[derive(Debug, Default)]
-pub(super) struct Foreign {
-    known: HashMap<Source, HashMap<u64, (Rejection, u64)>>,
-    /// How many name a task of a namespace.
+pub(super) struct ForeignIndex {
+    by_source: HashMap<WatchSource, HashMap<u64, (ProvenanceError, u64)>>,
+    /// Number of foreign objects per claim.
     claims: HashMap<u64, usize>,
     number: usize,
-    /// Whether there were more than are remembered.
+    /// Set when there were more objects than are remembered.
     overflowed: bool,
 }
 
-impl Foreign {
-    /// Notes an object; whether it is news.
-    pub(super) fn put(&mut self, source: &Source, stranger: &Stranger) -> bool {
-        let id = number(&stranger.key);
-        let old = self.known.get_mut(source).and_then(|known| known.remove(&id));
+impl ForeignIndex {
+    /// Inserts an object. Reports whether it is new.
+    pub(super) fn insert(&mut self, source: &WatchSource, stranger: &ForeignObject) -> bool {
+        let id = hash_of(&stranger.key);
+        let old = self.by_source.get_mut(source).and_then(|known| known.remove(&id));
         if let Some((_, claim)) = old {
-            self.release(claim);
+            self.decrement(claim);
         } else if self.number >= MAX_FOREIGN {
             self.overflowed = true;
             return false;
         }
-        self.known.entry(source.clone()).or_default().insert(id, (stranger.reason, stranger.claim));
+        self.by_source
+            .entry(source.clone())
+            .or_default()
+            .insert(id, (stranger.reason, stranger.claim));
         let claims = self.claims.entry(stranger.claim).or_default();
         *claims = claims.saturating_add(1);
         self.number = self.number.saturating_add(1);
         old.is_none()
     }
 
-    /// The object is gone, or counts now.
-    pub(super) fn remove(&mut self, source: &Source, key: &str) {
+    /// Removes an object that was deleted or has been verified.
+    pub(super) fn remove(&mut self, source: &WatchSource, key: &str) {
         if self.number == 0 {
             return;
         }
-        if let Some((_, claim)) = self.known.get_mut(source).and_then(|known| known.remove(&number(&key))) {
-            self.release(claim);
+        if let Some((_, claim)) =
+            self.by_source.get_mut(source).and_then(|known| known.remove(&hash_of(&key)))
+        {
+            self.decrement(claim);
         }
     }
 
-    /// Forgets what a watch has shown: it begins anew.
-    pub(super) fn clear(&mut self, source: &Source) {
-        for (_, claim) in self.known.remove(source).into_iter().flat_map(HashMap::into_values) {
-            self.release(claim);
+    /// Removes all objects of a watch, because it restarts.
+    pub(super) fn clear(&mut self, source: &WatchSource) {
+        for (_, claim) in self.by_source.remove(source).into_iter().flat_map(HashMap::into_values) {
+            self.decrement(claim);
         }
         self.overflowed &= self.number >= MAX_FOREIGN;
     }
 
-    fn release(&mut self, claim: u64) {
+    fn decrement(&mut self, claim: u64) {
         self.number = self.number.saturating_sub(1);
         if let Some(count) = self.claims.get_mut(&claim) {
             *count = count.saturating_sub(1);
@@ -101,15 +115,16 @@ impl Foreign {
         }
     }
 
-    /// Whether objects of others in the namespace carry the labels of this task's workers, as far as is known.
-    pub(super) fn names(&self, namespace: &str, task_uid: &str) -> bool {
-        self.overflowed || self.claims.contains_key(&claim(namespace, task_uid))
+    /// Reports whether the namespace may have foreign objects with the labels of this task's
+    /// workers. True for all after an overflow.
+    pub(super) fn may_claim(&self, namespace: &str, task_uid: &str) -> bool {
+        self.overflowed || self.claims.contains_key(&claim_hash(namespace, task_uid))
     }
 
-    /// How many there are, by kind and reason.
-    pub(super) fn counts(&self) -> BTreeMap<(&'static str, Rejection), usize> {
+    /// Returns the number of objects by kind and reason.
+    pub(super) fn counts(&self) -> BTreeMap<(&'static str, ProvenanceError), usize> {
         let mut counts = BTreeMap::new();
-        for (source, known) in &self.known {
+        for (source, known) in &self.by_source {
             for (reason, _) in known.values() {
                 let count: &mut usize = counts.entry((source.kind, *reason)).or_default();
                 *count = count.saturating_add(1);
@@ -119,14 +134,14 @@ impl Foreign {
     }
 }
 
-/// What waits for its owner.
-pub(super) trait Waits {
+/// Object that can be pending until its owner arrives.
+pub(super) trait PendingObject {
     fn namespace(&self) -> &str;
-    /// Namespace and name.
+    /// Returns namespace and name, as `namespace/name`.
     fn id(&self) -> String;
 }
 
-impl Waits for WorkerFacts {
+impl PendingObject for WorkerInfo {
     fn namespace(&self) -> &str {
         &self.namespace
     }
@@ -136,43 +151,43 @@ impl Waits for WorkerFacts {
     }
 }
 
-impl Waits for Box<SeenPod> {
+impl PendingObject for Box<WorkerPod> {
     fn namespace(&self) -> &str {
-        &self.facts.namespace
+        &self.info.namespace
     }
 
     fn id(&self) -> String {
-        SeenPod::id(self)
+        WorkerPod::id(self)
     }
 }
 
-/// Objects that wait for their owner, by namespace, the oldest first. One namespace cannot push out what waits of others, unless
-/// it has the fewest.
+/// Pending objects by namespace, oldest first. The namespace with the most objects loses its oldest
+/// one when the total limit is reached.
 #[derive(Debug)]
-pub(super) struct Waiting<T> {
-    of: HashMap<String, Vec<T>>,
+pub(super) struct PendingObjects<T> {
+    by_namespace: HashMap<String, Vec<T>>,
     number: usize,
 }
 
-impl<T> Default for Waiting<T> {
+impl<T> Default for PendingObjects<T> {
     fn default() -> Self {
-        Self { of: HashMap::new(), number: 0 }
+        Self { by_namespace: HashMap::new(), number: 0 }
     }
 }
 
-impl<T: Waits> Waiting<T> {
-    /// Keeps an object, in the place of what was known of it.
-    pub(super) fn put(&mut self, object: T) {
+impl<T: PendingObject> PendingObjects<T> {
+    /// Inserts an object, and replaces its previous version.
+    pub(super) fn insert(&mut self, object: T) {
         self.remove(object.namespace(), &object.id());
         let namespace = object.namespace().to_owned();
-        let of_one = self.of.entry(namespace).or_default();
+        let of_one = self.by_namespace.entry(namespace).or_default();
         of_one.push(object);
         self.number = self.number.saturating_add(1);
-        if of_one.len() > MAX_WAITING_OF_ONE {
+        if of_one.len() > MAX_PENDING_PER_NAMESPACE {
             of_one.remove(0);
             self.number = self.number.saturating_sub(1);
-        } else if self.number > MAX_WAITING
-            && let Some(most) = self.of.values_mut().max_by_key(|of_one| of_one.len())
+        } else if self.number > MAX_PENDING
+            && let Some(most) = self.by_namespace.values_mut().max_by_key(|of_one| of_one.len())
         {
             most.remove(0);
             self.number = self.number.saturating_sub(1);
@@ -181,25 +196,25 @@ impl<T: Waits> Waiting<T> {
 
     pub(super) fn remove(&mut self, namespace: &str, id: &str) {
         if self.number > 0 {
-            self.take(namespace, |object| object.id() == id);
+            self.take_matching(namespace, |object| object.id() == id);
         }
     }
 
-    /// Takes out what fits, of one namespace.
-    pub(super) fn take(&mut self, namespace: &str, fits: impl Fn(&T) -> bool) -> Vec<T> {
-        let Some(of_one) = self.of.get_mut(namespace) else { return Vec::new() };
+    /// Removes and returns the matching objects of one namespace.
+    pub(super) fn take_matching(&mut self, namespace: &str, fits: impl Fn(&T) -> bool) -> Vec<T> {
+        let Some(of_one) = self.by_namespace.get_mut(namespace) else { return Vec::new() };
         let taken: Vec<T> = of_one.extract_if(.., |object| fits(object)).collect();
         self.number = self.number.saturating_sub(taken.len());
         if of_one.is_empty() {
-            self.of.remove(namespace);
+            self.by_namespace.remove(namespace);
         }
         taken
     }
 
-    /// Forgets all of the namespaces that a watch covers.
-    pub(super) fn clear(&mut self, source: &Source) {
-        self.of.retain(|namespace, _| !source.covers(namespace));
-        self.number = self.of.values().map(Vec::len).sum();
+    /// Removes all objects of the namespaces that a watch covers.
+    pub(super) fn clear(&mut self, source: &WatchSource) {
+        self.by_namespace.retain(|namespace, _| !source.covers(namespace));
+        self.number = self.by_namespace.values().map(Vec::len).sum();
     }
 
     #[cfg(test)]
@@ -212,56 +227,66 @@ impl<T: Waits> Waiting<T> {
 mod tests {
     use super::*;
 
-    fn stranger(namespace: &str, name: &str) -> Stranger {
-        Stranger::new(namespace, name, "uid", Rejection::Name)
+    fn foreign_object(namespace: &str, name: &str) -> ForeignObject {
+        ForeignObject::new(namespace, name, "uid", ProvenanceError::Name)
     }
 
     #[test]
-    fn each_is_counted_once_and_goes() {
-        let (mut foreign, jobs) = (Foreign::default(), Source::all("jobs"));
-        assert!(foreign.put(&jobs, &stranger("evil", "a")));
-        assert!(!foreign.put(&jobs, &stranger("evil", "a")), "a change is no news");
-        foreign.put(&Source::all("pods"), &stranger("evil", "a"));
-        assert_eq!(foreign.counts(), [(("jobs", Rejection::Name), 1), (("pods", Rejection::Name), 1)].into());
-        assert!(foreign.names("evil", "uid") && !foreign.names("shop", "uid") && !foreign.names("evil", "other"));
+    fn object_is_counted_once_until_removed() {
+        let (mut foreign, jobs) = (ForeignIndex::default(), WatchSource::all("jobs"));
+        assert!(foreign.insert(&jobs, &foreign_object("evil", "a")));
+        assert!(
+            !foreign.insert(&jobs, &foreign_object("evil", "a")),
+            "a changed object is not new"
+        );
+        foreign.insert(&WatchSource::all("pods"), &foreign_object("evil", "a"));
+        assert_eq!(
+            foreign.counts(),
+            [(("jobs", ProvenanceError::Name), 1), (("pods", ProvenanceError::Name), 1)].into()
+        );
+        assert!(
+            foreign.may_claim("evil", "uid")
+                && !foreign.may_claim("shop", "uid")
+                && !foreign.may_claim("evil", "other")
+        );
         foreign.remove(&jobs, "evil/a");
-        assert!(foreign.names("evil", "uid"), "the pod still does");
-        foreign.clear(&Source::all("pods"));
-        assert!(!foreign.names("evil", "uid"));
+        assert!(foreign.may_claim("evil", "uid"), "the pod still claims the task");
+        foreign.clear(&WatchSource::all("pods"));
+        assert!(!foreign.may_claim("evil", "uid"));
         assert!(foreign.counts().values().all(|count| *count == 0));
     }
 
     #[test]
-    fn of_too_many_it_is_known_that_there_are_more() {
-        let (mut foreign, jobs) = (Foreign::default(), Source::all("jobs"));
+    fn overflow_is_recorded() {
+        let (mut foreign, jobs) = (ForeignIndex::default(), WatchSource::all("jobs"));
         for n in 0..=MAX_FOREIGN {
-            foreign.put(&jobs, &stranger("evil", &n.to_string()));
+            foreign.insert(&jobs, &foreign_object("evil", &n.to_string()));
         }
         assert_eq!(foreign.number, MAX_FOREIGN);
-        assert!(foreign.names("shop", "any"), "what was not kept may name any task");
+        assert!(foreign.may_claim("shop", "any"), "an object that was not kept may claim any task");
         foreign.clear(&jobs);
-        assert!(!foreign.names("shop", "any"));
+        assert!(!foreign.may_claim("shop", "any"));
     }
 
     #[test]
-    fn those_who_wait_of_one_namespace_push_out_no_others() {
-        let worker = |namespace: &str, n: usize| WorkerFacts {
+    fn pending_objects_of_one_namespace_do_not_evict_others() {
+        let worker = |namespace: &str, n: usize| WorkerInfo {
             namespace: namespace.into(),
             name: n.to_string(),
-            ..WorkerFacts::default()
+            ..WorkerInfo::default()
         };
-        let mut waiting = Waiting::default();
-        waiting.put(worker("shop", 0));
-        for n in 0..3 * MAX_WAITING_OF_ONE {
-            waiting.put(worker("evil", n));
+        let mut waiting = PendingObjects::default();
+        waiting.insert(worker("shop", 0));
+        for n in 0..3 * MAX_PENDING_PER_NAMESPACE {
+            waiting.insert(worker("evil", n));
         }
-        assert_eq!(waiting.len(), MAX_WAITING_OF_ONE + 1);
-        for n in 0..2 * MAX_WAITING {
-            waiting.put(worker(&format!("evil-{}", n % 20), n));
+        assert_eq!(waiting.len(), MAX_PENDING_PER_NAMESPACE + 1);
+        for n in 0..2 * MAX_PENDING {
+            waiting.insert(worker(&format!("evil-{}", n % 20), n));
         }
-        assert_eq!(waiting.len(), MAX_WAITING);
-        assert_eq!(waiting.take("shop", |_| true).len(), 1);
-        waiting.clear(&Source::all("jobs"));
+        assert_eq!(waiting.len(), MAX_PENDING);
+        assert_eq!(waiting.take_matching("shop", |_| true).len(), 1);
+        waiting.clear(&WatchSource::all("jobs"));
         assert_eq!(waiting.len(), 0);
     }
 }

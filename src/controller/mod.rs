@@ -1,47 +1,48 @@
-//! Snapshot, plan, dispatch, observe, status, reap.
+//! Task controller: reconciles every open `PrewarmTask` on the leader.
 //!
 //! ```text
-//!   watches (tasks, plans, nodes, Jobs, pods)  ->  World     what is
-//!                                                    |
-//!                          Run::step (pure) per task: what should be done now
-//!                                                    |
-//!   Executor (the only code that writes)  <----------+
-//!        '--> the results come back to the Run, beside the watches' events
+//!   watches (tasks, plans, nodes, Jobs, pods)  ->  ClusterState
+//!                                                       |
+//!                    TaskReconciler::reconcile (pure), one task at a time
+//!                                                       |
+//!   Executor (the only code that writes)  <-- effects --+
+//!        '--> results of effects, next to the events of the watches
 //! ```
 //!
-//! In: what the watches tell. Out: plans, workers, status, Events, deletions.
-//! Runs on the leader only; a successor goes on from what is in the API server.
+//! Inputs: watch events and results of effects. Outputs: plans, workers, statuses, Events and
+//! deletions. A new leader continues from the objects in the API server.
+//!
 //! May call `health`, `leader`, `node`, `task` and `worker`.
 
-// Values that others write must not end the work: sums saturate, and what may not be there is asked for.
+// Values written by others must not cause a panic: sums saturate, and lookups return `Option`.
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
 
+mod batch_fixture;
+mod capacity;
 mod clock;
+mod cluster_state;
 mod conditions;
-mod credentials;
+mod credential_check;
 mod effect;
+mod evaluate;
 mod executor;
 #[cfg(test)]
-mod faults;
+mod fault_injection;
 mod foreign;
-mod judge;
-mod known;
-mod limits;
+mod gc;
+mod harness;
 mod observation;
-mod planned;
-mod reconciler;
-mod record;
-mod registries;
-mod rehearsal;
-mod run;
-mod sweep;
+mod plan_reconciler;
+mod queue;
+mod registry_breaker;
+mod results;
+mod snapshot;
+mod task_reconciler;
 #[cfg(test)]
 mod tests;
-mod turns;
-mod view;
+mod tracker;
+mod warm_images;
 mod watches;
-mod work;
-mod world;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -54,509 +55,606 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::{Client, ResourceExt};
 use tokio::{sync::mpsc, time::Instant};
 
-use self::{
-    clock::Clock,
-    effect::{Effect, Target},
-    executor::{Cluster, Executor},
-    known::Known,
-    limits::{Budgets, Most, Room, Seat},
-    observation::{Change, Done, Observation},
-    run::Run,
-    view::{Turn, View},
-    world::{Complaint, News, World},
-};
 #[doc(hidden)]
 pub use self::{
-    reconciler::{Answer, Asked, Reconciler},
-    rehearsal::Rehearsal,
+    batch_fixture::BatchFixture,
+    harness::{ControllerHarness, RecordedRequest, SimulatedResponse},
+};
+use self::{
+    capacity::{Capacity, RegistryBudgets, WorkerLimits, WorkerSlot},
+    clock::ServerClock,
+    cluster_state::{ClusterState, ObservationReport, RateLimitNotice},
+    effect::{Effect, TaskRef},
+    executor::{ApiExecutor, Executor},
+    observation::{EffectFinished, Observation, WatchChange},
+    snapshot::{QueueDecision, Snapshot},
+    task_reconciler::TaskReconciler,
+    warm_images::WarmImageCache,
 };
 use crate::{
     egress,
-    health::Checks,
     leader::{Heartbeat, Term},
     metrics::Metrics,
-    supervise::{Failure, Work, contain},
+    node_checks::NodeChecks,
+    supervise::{ComponentFailure, WorkKind, catch_panic},
     task::{
         PrewarmTask,
         caps::{self, Caps},
-        plan::Breaker,
+        plan::BatchSizeBreaker,
     },
-    worker::{WorkerFacts, WorkerSettings, retry_after},
+    worker::{WorkerInfo, WorkerSettings, retry_after},
 };
 
-/// Events that arrive this close together are worked on at once: a batch of 100 pods changes within it.
-const GATHER: Duration = Duration::from_millis(50);
-/// While tasks run, time-outs and delayed writes are looked at this often; it costs no request.
-const TICK: Duration = Duration::from_millis(250);
-/// Without tasks at work and without news, a round comes this often, for the heartbeat; it costs no request.
-const IDLE: Duration = Duration::from_secs(1);
-/// How often what has ended is looked at: times to live, retained and orphaned workers.
-const SWEEP: Duration = Duration::from_secs(5);
-/// Workers of a task that is not at work any more count in the limits for this long: they are being deleted. What then still exists,
-/// for example behind a finalizer of somebody's, does not hold up others.
-const LINGER: SignedDuration = SignedDuration::from_secs(60);
-/// Objects that are not ours are told of in the log at most this often.
-const TELL: Duration = Duration::from_secs(60);
-/// How often the addresses of nodes are told to `egress`: 2 ms for 5,000 nodes.
-const ADDRESSES: Duration = Duration::from_secs(15);
-/// Events that may wait: one re-list of 5,000 nodes and their pods is a single one, so this is ample.
-const QUEUE: usize = 10_000;
+/// Time during which arriving events are coalesced before a reconcile. 100 pods of a batch change
+/// within it.
+const COALESCE_WINDOW: Duration = Duration::from_millis(50);
+/// Interval of reconciles while tasks are active, for timeouts and delayed writes. A reconcile
+/// without changes sends no request.
+const ACTIVE_INTERVAL: Duration = Duration::from_millis(250);
+/// Interval of reconciles without active tasks and events, for the heartbeat. Sends no request.
+const IDLE_INTERVAL: Duration = Duration::from_secs(1);
+/// Interval of garbage collection: times to live, retained workers and orphaned workers.
+const GC_INTERVAL: Duration = Duration::from_secs(5);
+/// Time for which workers of an inactive task still count against the limits, because they are
+/// being deleted. A worker that exists for longer, for example because of another controller's
+/// finalizer, does not reduce the capacity for other tasks.
+const INACTIVE_WORKERS_COUNT_FOR: SignedDuration = SignedDuration::from_secs(60);
+/// Shortest interval between two log messages about foreign objects.
+const FOREIGN_LOG_INTERVAL: Duration = Duration::from_secs(60);
+/// Interval at which node addresses are passed to `egress`. One update takes 2 ms for 5,000 nodes.
+const ADDRESS_REFRESH_INTERVAL: Duration = Duration::from_secs(15);
+/// Capacity of the event queue. A re-list of 5,000 nodes and their pods is a single event.
+const EVENT_QUEUE_CAPACITY: usize = 10_000;
 
-/// Where workers run.
+/// Namespace in which workers are created.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum WorkerNamespace {
-    /// In the task's namespace, with its credentials.
+    /// Namespace of the task, with the task's pull credentials.
     #[default]
     Workload,
-    /// In our own, where the task needs no credentials of its namespace.
+    /// Prewarmer's own namespace, for tasks that need no credentials of their namespace.
     Own,
-    /// In our own, where the task's namespace takes no worker and no credentials of it are needed.
+    /// Prewarmer's own namespace, for tasks whose namespace rejects workers and that need no
+    /// credentials of it.
     Fallback,
 }
 
-/// What keeps the tasks of one namespace from holding up those of others.
+/// Limits that keep the tasks of one namespace from delaying those of others.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
-    /// Tasks of one namespace that run at once.
+pub struct FairnessLimits {
+    /// Maximum number of tasks of one namespace that run at the same time.
     pub tasks_per_namespace: usize,
-    /// Workers of one namespace's tasks.
+    /// Maximum number of workers of all tasks of one namespace.
     pub workers_per_namespace: usize,
-    /// How long a worker that pulls keeps its node to itself.
-    pub yield_after: Duration,
-    /// On how many nodes a registry must fail before only few ask it.
-    pub registry_failures: usize,
-    /// What a task may ask for.
+    /// Time for which a pulling worker occupies its node exclusively.
+    pub exclusive_node_time: Duration,
+    /// Number of nodes on which a registry must fail before its concurrency is reduced.
+    pub registry_failure_threshold: usize,
+    /// Upper bounds of what a task's spec may request.
     pub caps: Arc<Caps>,
 }
 
-impl Default for Limits {
-    /// The defaults of the settings.
+impl Default for FairnessLimits {
+    /// Returns the defaults of the command-line settings.
     fn default() -> Self {
         Self {
             tasks_per_namespace: 10,
             workers_per_namespace: 270,
-            yield_after: Duration::from_secs(60),
-            registry_failures: 3,
+            exclusive_node_time: Duration::from_secs(60),
+            registry_failure_threshold: 3,
             caps: Arc::default(),
         }
     }
 }
 
-/// What the controller must be told.
+/// Settings of the task controller.
 #[derive(Debug, Clone)]
-pub struct Settings {
-    /// How workers are built.
+pub struct ControllerSettings {
+    /// Settings from which workers are built.
     pub worker: WorkerSettings,
-    /// How many tasks may run at once.
+    /// Maximum number of tasks that run at the same time.
     pub max_concurrent_tasks: usize,
-    /// The only namespace looked at, where set.
+    /// Only namespace that is watched. `None` watches all namespaces.
     pub namespace: Option<String>,
-    /// The server's own namespace.
+    /// Namespace in which Prewarmer itself runs.
     pub own_namespace: String,
-    /// Where workers run.
+    /// Namespace in which workers are created.
     pub worker_namespace: WorkerNamespace,
-    /// With `Fallback`: whether workers also go to our namespace where a policy refuses them, and not only a quota or a `LimitRange`.
+    /// With `Fallback`: also create workers in Prewarmer's namespace when a policy rejects them,
+    /// not only for a quota or a `LimitRange`.
     pub fallback_on_policy: bool,
-    /// When a task may not work on as many nodes at once as it asks for.
-    pub breaker: Breaker,
-    /// Whether nodes are to be checked before they are chosen.
-    pub examine: bool,
-    /// How many workers may be at work in the cluster.
+    /// Thresholds above which the number of nodes that a task works on at the same time is reduced.
+    pub breaker: BatchSizeBreaker,
+    /// Enables node checks before nodes are chosen.
+    pub node_checks_enabled: bool,
+    /// Maximum number of active workers in the cluster.
     pub max_workers: usize,
-    /// What keeps namespaces from one another.
-    pub limits: Limits,
-    /// How many workers may pull from one registry.
+    /// Limits per namespace.
+    pub limits: FairnessLimits,
+    /// Maximum number of workers that pull from one registry at the same time.
     pub registry_concurrency: usize,
-    /// How long an image that was pulled to a node counts as being there.
-    pub known_for: Duration,
-    /// Registries all of whose images everybody may pull: what nodes report of them counts for every namespace.
+    /// Time for which a pulled image counts as present on its node.
+    pub warm_image_ttl: Duration,
+    /// Hosts of registries that allow anonymous pulls of all images. Their images on nodes count as
+    /// warm for every namespace.
     pub public_registries: Vec<String>,
-    /// How many finished workers may be retained in the cluster.
-    pub max_retained: usize,
-    /// Learns the addresses of nodes and their pods.
-    pub cluster: egress::Cluster,
+    /// Maximum number of retained finished workers in the cluster.
+    pub max_retained_workers: usize,
+    /// Receiver of the addresses of nodes and their pods, for the egress policy.
+    pub egress_cluster: egress::ClusterNetworks,
 }
 
-/// What all tasks share.
-struct Shared {
-    room: Room,
-    budgets: Budgets,
-    known: Known,
+/// State that all tasks share.
+struct ReconcileContext {
+    capacity: Capacity,
+    budgets: RegistryBudgets,
+    warm_images: WarmImageCache,
     metrics: Arc<Metrics>,
-    settings: Arc<Settings>,
+    settings: Arc<ControllerSettings>,
 }
 
-impl Shared {
-    fn new(settings: Arc<Settings>, metrics: Arc<Metrics>) -> Self {
+impl ReconcileContext {
+    fn new(settings: Arc<ControllerSettings>, metrics: Arc<Metrics>) -> Self {
         Self {
-            room: Room::default(),
-            budgets: Budgets::new(settings.registry_concurrency),
-            known: Known::new(settings.known_for),
+            capacity: Capacity::default(),
+            budgets: RegistryBudgets::new(settings.registry_concurrency),
+            warm_images: WarmImageCache::new(settings.warm_image_ttl),
             metrics,
             settings,
         }
     }
 }
 
-/// Works until the term is over, with a heartbeat after each round. Returns when its watches have ended, and its requests
-/// have ended or were aborted; with an error when a watch has ended before the term.
+/// Reconciles tasks until the term ends, and sends a heartbeat after each pass. Returns when all
+/// watches have stopped and all requests have completed or were aborted. Fails when a watch stops
+/// before the end of the term.
 pub async fn run(
     client: Client,
-    settings: Settings,
-    checks: Arc<Checks>,
+    settings: ControllerSettings,
+    checks: Arc<NodeChecks>,
     metrics: Arc<Metrics>,
     heartbeat: Heartbeat,
     term: Term,
-) -> Result<(), Failure> {
+) -> Result<(), ComponentFailure> {
     let settings = Arc::new(settings);
-    let (events, mut inbox) = mpsc::channel(QUEUE);
-    let mut watches = watches::start(&client, &settings, &events, &metrics, term.over());
-    let asked = async { tokio::join!(Clock::of_server(&client), credentials::warn(&client, &settings)).0 };
+    let (events, mut inbox) = mpsc::channel(EVENT_QUEUE_CAPACITY);
+    let mut watches = watches::start(&client, &settings, &events, &metrics, term.cancellation());
+    let asked = async {
+        tokio::join!(
+            ServerClock::from_api_server(&client),
+            credential_check::warn_about_pull_secrets(&client, &settings)
+        )
+        .0
+    };
     let Some(clock) = term.run(asked).await else {
-        watches.ended().await;
+        watches.stopped().await;
         return Ok(());
     };
-    let cluster = Cluster::new(client, events, Arc::clone(&metrics), checks, term.clone());
-    let executor = Executor::Cluster(Box::new(cluster));
+    let cluster = ApiExecutor::new(client, events, Arc::clone(&metrics), checks, term.clone());
+    let executor = Executor::Api(Box::new(cluster));
     let mut controller = Controller::new(executor, watches.count, settings, metrics, clock);
     let result = loop {
         let event = tokio::select! {
-            () = term.over().cancelled() => break Ok(()),
-            failure = watches.failed() => break if term.holds() { Err(failure) } else { Ok(()) },
+            () = term.cancellation().cancelled() => break Ok(()),
+            failure = watches.failed() => break if term.is_active() { Err(failure) } else { Ok(()) },
             event = inbox.recv() => event,
-            () = tokio::time::sleep(TICK), if !controller.runs.is_empty() => None,
-            () = tokio::time::sleep(IDLE) => None,
+            () = tokio::time::sleep(ACTIVE_INTERVAL), if !controller.reconcilers.is_empty() => None,
+            () = tokio::time::sleep(IDLE_INTERVAL) => None,
         };
         if let Some(event) = event {
-            controller.take(event);
-            tokio::time::sleep(GATHER).await;
+            controller.handle(event);
+            tokio::time::sleep(COALESCE_WINDOW).await;
         }
         while let Ok(event) = inbox.try_recv() {
-            controller.take(event);
+            controller.handle(event);
         }
-        if !term.holds() {
+        if !term.is_active() {
             break Ok(());
         }
-        if controller.world.is_complete() {
-            controller.work();
+        if controller.state.is_synced() {
+            controller.reconcile_all();
         }
         heartbeat.beat();
-        controller.shared.metrics.last_reconcile.set(Timestamp::now().as_second());
+        controller.context.metrics.last_reconcile.set(Timestamp::now().as_second());
     };
     term.end();
-    controller.executor.ended().await;
-    watches.ended().await;
+    controller.executor.drained().await;
+    watches.stopped().await;
     result
 }
 
 struct Controller {
     executor: Executor,
-    world: World,
-    /// By the task's UID.
-    runs: HashMap<String, Run>,
-    shared: Shared,
-    clock: Clock,
-    /// Since when tasks that have workers are not at work any more, by UID.
-    left: HashMap<String, Timestamp>,
-    /// Tasks over whose end the work has panicked too, by UID, with their generation: a status of ours does not change it.
-    left_alone: HashMap<String, Option<i64>>,
-    swept: Instant,
-    /// When the log last told of objects that are not ours.
-    told: Option<Instant>,
-    addresses: Option<Instant>,
+    state: ClusterState,
+    /// Reconcilers of open tasks, by task UID.
+    reconcilers: HashMap<String, TaskReconciler>,
+    context: ReconcileContext,
+    clock: ServerClock,
+    /// Time at which a task with workers became inactive, by task UID.
+    inactive_since: HashMap<String, Timestamp>,
+    /// Tasks that are no longer reconciled because ending them panicked too, by UID, with their
+    /// generation. Our status writes do not change the generation.
+    abandoned: HashMap<String, Option<i64>>,
+    last_gc: Instant,
+    /// Time of the last log message about a foreign object.
+    last_foreign_log: Option<Instant>,
+    last_address_refresh: Option<Instant>,
 }
 
-/// A task, for the log.
-struct Title<'a>(&'a PrewarmTask);
+/// Task identification for log messages.
+struct TaskDisplay<'a>(&'a PrewarmTask);
 
-impl fmt::Display for Title<'_> {
+impl fmt::Display for TaskDisplay<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = |text: &Option<String>| text.as_deref().unwrap_or_default().to_owned();
         let meta = &self.0.metadata;
-        write!(f, "PrewarmTask {}/{} ({})", text(&meta.namespace), text(&meta.name), text(&meta.uid))
+        write!(
+            f,
+            "PrewarmTask {}/{} ({})",
+            text(&meta.namespace),
+            text(&meta.name),
+            text(&meta.uid)
+        )
     }
 }
 
 impl Controller {
-    /// A controller that decides nothing before so many watches have delivered their first lists.
-    fn new(executor: Executor, sources: usize, settings: Arc<Settings>, metrics: Arc<Metrics>, clock: Clock) -> Self {
+    /// Creates a controller that reconciles nothing until `sources` watches have delivered their
+    /// first lists.
+    fn new(
+        executor: Executor,
+        sources: usize,
+        settings: Arc<ControllerSettings>,
+        metrics: Arc<Metrics>,
+        clock: ServerClock,
+    ) -> Self {
         Self {
             executor,
-            world: World::new(sources),
-            runs: HashMap::new(),
-            shared: Shared::new(settings, metrics),
+            state: ClusterState::new(sources),
+            reconcilers: HashMap::new(),
+            context: ReconcileContext::new(settings, metrics),
             clock,
-            left: HashMap::new(),
-            left_alone: HashMap::new(),
-            swept: Instant::now(),
-            told: None,
-            addresses: None,
+            inactive_since: HashMap::new(),
+            abandoned: HashMap::new(),
+            last_gc: Instant::now(),
+            last_foreign_log: None,
+            last_address_refresh: None,
         }
     }
 
-    /// Notes the newest state of an open task.
-    fn see(&mut self, uid: &str, task: &PrewarmTask) {
-        if self.left_alone.get(uid).is_some_and(|generation| *generation == task.metadata.generation) {
+    /// Passes the newest state of an open task to its reconciler, which is created if needed.
+    fn update_task(&mut self, uid: &str, task: &PrewarmTask) {
+        if self.abandoned.get(uid).is_some_and(|generation| *generation == task.metadata.generation)
+        {
             return;
         }
-        let (runs, metrics) = (&mut self.runs, Arc::clone(&self.shared.metrics));
-        let settings = &self.shared.settings;
-        let see = || runs.entry(uid.to_owned()).or_insert_with(|| Run::resume(task, settings)).see(task);
-        if contain(&metrics, Work::Task, Title(task), see).is_none() {
-            self.fail_over(uid, task);
+        let (runs, metrics) = (&mut self.reconcilers, Arc::clone(&self.context.metrics));
+        let settings = &self.context.settings;
+        let see = || {
+            runs.entry(uid.to_owned())
+                .or_insert_with(|| TaskReconciler::resume(task, settings))
+                .observe_task(task);
+        };
+        if catch_panic(&metrics, WorkKind::Task, TaskDisplay(task), see).is_none() {
+            self.fail_task(uid, task);
         }
     }
 
-    /// Ends a task over which the work has panicked. One whose end panics too is left alone until somebody changes its spec; so a
-    /// task costs one internal error or two, and never the others.
-    fn fail_over(&mut self, uid: &str, task: &PrewarmTask) {
-        let again = self.runs.remove(uid).is_some_and(|run| run.is_broken());
-        let broken = || (!again).then(|| Run::broken(task));
-        let broken = contain(&self.shared.metrics, Work::Task, Title(task), broken).flatten();
+    /// Fails a task whose reconcile panicked. If failing it panics too, the task is ignored until
+    /// its spec changes. A task thus causes two internal errors at most and never affects other
+    /// tasks.
+    fn fail_task(&mut self, uid: &str, task: &PrewarmTask) {
+        let again = self.reconcilers.remove(uid).is_some_and(|run| run.is_broken());
+        let broken = || (!again).then(|| TaskReconciler::broken(task));
+        let broken =
+            catch_panic(&self.context.metrics, WorkKind::Task, TaskDisplay(task), broken).flatten();
         match broken {
-            Some(run) => drop(self.runs.insert(uid.to_owned(), run)),
-            None => drop(self.left_alone.insert(uid.to_owned(), task.metadata.generation)),
+            Some(run) => drop(self.reconcilers.insert(uid.to_owned(), run)),
+            None => drop(self.abandoned.insert(uid.to_owned(), task.metadata.generation)),
         }
     }
 
-    fn take(&mut self, observation: Observation) {
+    fn handle(&mut self, observation: Observation) {
         let now = self.clock.now();
-        if let Observation::Done(Done { uid, effect, result }) = observation {
-            let Some(run) = self.runs.get_mut(&uid) else { return };
-            let (metrics, shared) = (Arc::clone(&self.shared.metrics), &mut self.shared);
-            let done = contain(&metrics, Work::Task, &uid, || run.done(&effect, result, shared, now));
-            if let (None, Some(task)) = (done, self.world.task(&uid).cloned()) {
-                self.fail_over(&uid, &task);
+        if let Observation::EffectFinished(EffectFinished { task_uid: uid, effect, result }) =
+            observation
+        {
+            let Some(run) = self.reconcilers.get_mut(&uid) else { return };
+            let (metrics, shared) = (Arc::clone(&self.context.metrics), &mut self.context);
+            let done = catch_panic(&metrics, WorkKind::Task, &uid, || {
+                run.effect_finished(&effect, result, shared, now);
+            });
+            if let (None, Some(task)) = (done, self.state.task(&uid).cloned()) {
+                self.fail_task(&uid, &task);
             }
             return;
         }
-        if let Observation::Node(Change::Put(node)) = &observation
+        if let Observation::Node(WatchChange::Applied(node)) = &observation
             && !node.ready
         {
-            self.shared.known.forget(node.identity);
+            self.context.warm_images.remove_node(node.identity);
         }
-        let News { complaints, stranger } = self.world.observe(observation, now);
-        for Complaint { task_uid, image, message } in complaints {
-            if let Some(host) = self.runs.get(&task_uid).and_then(|run| run.host_of(image)) {
-                self.shared.budgets.complain(host, retry_after(&message), now);
+        let ObservationReport { rate_limits: complaints, new_foreign: stranger } =
+            self.state.apply(observation, now);
+        for RateLimitNotice { task_uid, image, message } in complaints {
+            if let Some(host) =
+                self.reconcilers.get(&task_uid).and_then(|run| run.registry_of(image))
+            {
+                self.context.budgets.reduce(host, retry_after(&message), now);
             }
         }
-        // Rejections that may pass are in the metric while they last, and `doctor` lists them; a log line would be a false alarm.
+        // Transient rejections appear in the metric while they last, and `doctor` lists them. A log
+        // message would be a false alarm.
         if let Some((kind, stranger)) = stranger
-            && !stranger.reason.may_pass()
-            && self.world.is_complete()
-            && self.told.is_none_or(|told| told.elapsed() >= TELL)
+            && !stranger.reason.is_transient()
+            && self.state.is_synced()
+            && self.last_foreign_log.is_none_or(|told| told.elapsed() >= FOREIGN_LOG_INTERVAL)
         {
-            self.told = Some(Instant::now());
+            self.last_foreign_log = Some(Instant::now());
             tracing::warn!(
                 kind,
                 object = stranger.key,
                 reason = stranger.reason.as_str(),
-                "{}: an object with the labels of Prewarmer's workers was not made by Prewarmer and is ignored; `prewarmer doctor` lists all",
-                stranger.reason.explain()
+                "{}: ignored an object with the labels of Prewarmer's workers that Prewarmer did not create; `prewarmer doctor` lists all such objects",
+                stranger.reason.description()
             );
         }
     }
 
-    /// Tells which addresses are the cluster's own, before anything is asked of a registry.
-    fn note_addresses(&mut self) {
-        if self.addresses.is_none_or(|at| at.elapsed() >= ADDRESSES) {
-            self.addresses = Some(Instant::now());
-            let networks = self.world.nodes().values().flat_map(|node| node.networks.iter().copied());
-            self.shared.settings.cluster.set_nodes(&networks.collect::<Vec<_>>());
+    /// Passes the addresses of nodes to `egress`, before the first request to a registry.
+    fn refresh_addresses(&mut self) {
+        if self.last_address_refresh.is_none_or(|at| at.elapsed() >= ADDRESS_REFRESH_INTERVAL) {
+            self.last_address_refresh = Some(Instant::now());
+            let networks =
+                self.state.nodes().values().flat_map(|node| node.networks.iter().copied());
+            self.context.settings.egress_cluster.set_nodes(&networks.collect::<Vec<_>>());
         }
     }
 
-    fn work(&mut self) {
+    fn reconcile_all(&mut self) {
         let now = self.clock.now();
-        self.note_addresses();
-        let open = self.world.open_tasks();
-        self.dismiss(&open);
+        self.refresh_addresses();
+        let open = self.state.open_tasks();
+        self.remove_closed(&open);
         for (uid, task) in &open {
-            self.see(uid, task);
+            self.update_task(uid, task);
         }
-        self.shared.budgets.recover(now);
-        self.linger(now);
-        self.shared.room = self.room(now);
-        let (order, mut turns) = self.turns(&open, now);
+        self.context.budgets.recover(now);
+        self.track_inactive(now);
+        self.context.capacity = self.compute_capacity(now);
+        let (order, mut turns) = self.admission_order(&open, now);
         let mut failed = Vec::new();
         for uid in order {
-            let (Some(task), Some(run)) = (open.get(uid), self.runs.get_mut(uid)) else { continue };
-            let view = View {
-                nodes: self.world.nodes(),
-                workers: self.world.workers_of(uid),
-                pods: self.world.pods(),
-                plan: self.world.plan_of(uid),
-                contested: &|namespace| self.world.is_contested(namespace, uid),
-                turn: turns.remove(uid).unwrap_or(Turn::Now),
+            let (Some(task), Some(run)) = (open.get(uid), self.reconcilers.get_mut(uid)) else {
+                continue;
+            };
+            let view = Snapshot {
+                nodes: self.state.nodes(),
+                workers: self.state.workers_of(uid),
+                pods: self.state.pods(),
+                plan: self.state.plan_of(uid),
+                has_foreign_objects: &|namespace| self.state.has_foreign_objects(namespace, uid),
+                queue_decision: turns.remove(uid).unwrap_or(QueueDecision::Admitted),
                 now,
             };
-            let (metrics, shared) = (Arc::clone(&self.shared.metrics), &mut self.shared);
-            match contain(&metrics, Work::Task, Title(task), || run.step(task, &view, shared)) {
+            let (metrics, shared) = (Arc::clone(&self.context.metrics), &mut self.context);
+            match catch_panic(&metrics, WorkKind::Task, TaskDisplay(task), || {
+                run.reconcile(task, &view, shared)
+            }) {
                 Some(effects) => self.executor.spawn(run.target(), effects),
                 None => failed.push((uid, task)),
             }
         }
         for (uid, task) in failed {
-            self.fail_over(uid, task);
+            self.fail_task(uid, task);
         }
-        self.measure();
-        if self.swept.elapsed() >= SWEEP {
-            self.swept = Instant::now();
-            self.sweep(now);
+        self.update_metrics();
+        if self.last_gc.elapsed() >= GC_INTERVAL {
+            self.last_gc = Instant::now();
+            self.collect_garbage(now);
         }
     }
 
-    /// Forgets tasks that are not open any more. Of those that were deleted, the workers go too: in the task's namespace
-    /// the garbage collector would see to it, in ours nobody.
-    fn dismiss(&mut self, open: &BTreeMap<String, Arc<PrewarmTask>>) {
-        let gone: Vec<String> = self.runs.keys().filter(|uid| !open.contains_key(*uid)).cloned().collect();
-        self.left_alone.retain(|uid, _| open.contains_key(uid));
+    /// Removes the reconcilers of tasks that are not open any more, and deletes the workers of
+    /// deleted tasks. Garbage collection of Kubernetes would do so in the task's namespace, but not
+    /// in Prewarmer's own.
+    fn remove_closed(&mut self, open: &BTreeMap<String, Arc<PrewarmTask>>) {
+        let gone: Vec<String> =
+            self.reconcilers.keys().filter(|uid| !open.contains_key(*uid)).cloned().collect();
+        self.abandoned.retain(|uid, _| open.contains_key(uid));
         for uid in gone {
-            let Some(run) = self.runs.remove(&uid) else { continue };
-            if self.world.task(&uid).is_none_or(|task| task.metadata.deletion_timestamp.is_some()) {
-                let workers = self.world.workers_of(&uid);
-                self.executor.spawn(run.target(), sweep::delete_all(workers, self.contested(&uid)));
+            let Some(run) = self.reconcilers.remove(&uid) else { continue };
+            if self.state.task(&uid).is_none_or(|task| task.metadata.deletion_timestamp.is_some()) {
+                let workers = self.state.workers_of(&uid);
+                self.executor.spawn(
+                    run.target(),
+                    gc::delete_workers(workers, self.has_foreign_objects(&uid)),
+                );
             }
         }
     }
 
-    /// Whether others have made objects in a namespace that carry the labels of this task's workers.
-    fn contested(&self, uid: &str) -> impl Fn(&str) -> bool {
-        |namespace| self.world.is_contested(namespace, uid)
+    /// Returns a predicate that reports whether a namespace has foreign objects with the labels of
+    /// this task's workers.
+    fn has_foreign_objects(&self, uid: &str) -> impl Fn(&str) -> bool {
+        |namespace| self.state.has_foreign_objects(namespace, uid)
     }
 
-    /// Notes since when tasks that have workers are not at work any more.
-    fn linger(&mut self, now: Timestamp) {
-        let idle = |uid: &&String| !self.runs.contains_key(*uid);
-        self.left.retain(|uid, _| self.world.workers().contains_key(uid) && idle(&uid));
-        for uid in self.world.workers().keys().filter(idle) {
-            if !self.left.contains_key(uid) {
-                self.left.insert(uid.clone(), now);
+    /// Records since when tasks that have workers are inactive.
+    fn track_inactive(&mut self, now: Timestamp) {
+        let idle = |uid: &&String| !self.reconcilers.contains_key(*uid);
+        self.inactive_since.retain(|uid, _| self.state.workers().contains_key(uid) && idle(&uid));
+        for uid in self.state.workers().keys().filter(idle) {
+            if !self.inactive_since.contains_key(uid) {
+                self.inactive_since.insert(uid.clone(), now);
             }
         }
     }
 
-    /// What is left to start in this round. Notes of each task whether one of its workers pulls.
-    fn room(&mut self, now: Timestamp) -> Room {
-        let limits = &self.shared.settings.limits;
-        let alone = SignedDuration::try_from(limits.yield_after).unwrap_or(SignedDuration::MAX);
-        let (workers, pods) = (self.world.workers(), self.world.pods());
-        let mut seats: Vec<Seat<'_>> = Vec::new();
+    /// Computes the capacity for this reconcile, and records for each task whether one of its
+    /// workers pulls.
+    fn compute_capacity(&mut self, now: Timestamp) -> Capacity {
+        let limits = &self.context.settings.limits;
+        let alone =
+            SignedDuration::try_from(limits.exclusive_node_time).unwrap_or(SignedDuration::MAX);
+        let (workers, pods) = (self.state.workers(), self.state.pods());
+        let mut seats: Vec<WorkerSlot<'_>> = Vec::new();
         let mut pulling: HashMap<String, usize> = HashMap::new();
-        let lingers = |since: &Timestamp| now.duration_since(*since) < LINGER;
+        let lingers = |since: &Timestamp| now.duration_since(*since) < INACTIVE_WORKERS_COUNT_FOR;
         let mut at_work = HashSet::new();
-        for (uid, _) in self.left.iter().filter(|(_, since)| lingers(since)) {
+        for (uid, _) in self.inactive_since.iter().filter(|(_, since)| lingers(since)) {
             let left = workers.get(uid).into_iter().flat_map(BTreeMap::values);
-            let alive = left.filter_map(|worker| run::seat(uid, &worker.namespace, worker, pods, now, alone));
-            seats.extend(alive.take(self.world.most_at_work(uid)));
+            let alive = left.filter_map(|worker| {
+                task_reconciler::worker_slot(uid, &worker.namespace, worker, pods, now, alone)
+            });
+            seats.extend(alive.take(self.state.max_active_workers(uid)));
         }
-        for (uid, run) in &self.runs {
-            let own = run.seats(workers.get(uid), pods, now, alone, self.world.most_at_work(uid));
+        for (uid, run) in &self.reconcilers {
+            let own = run.worker_slots(
+                workers.get(uid),
+                pods,
+                now,
+                alone,
+                self.state.max_active_workers(uid),
+            );
             let nodes: HashSet<&str> = own.iter().map(|seat| seat.node).collect();
             for host in run.hosts() {
                 let pulls = pulling.entry(host.clone()).or_default();
                 *pulls = pulls.saturating_add(nodes.len());
             }
-            if own.iter().any(|seat| seat.holds) {
+            if own.iter().any(|seat| seat.holds_node) {
                 at_work.insert(uid.clone());
             }
             seats.extend(own);
         }
-        let most = Most { all: self.shared.settings.max_workers, per_namespace: limits.workers_per_namespace };
-        let room = Room::new(seats, most, pulling, &self.shared.budgets, now);
-        for (uid, run) in &mut self.runs {
-            run.note_progress(at_work.contains(uid), now);
+        let most = WorkerLimits {
+            all: self.context.settings.max_workers,
+            per_namespace: limits.workers_per_namespace,
+        };
+        let room = Capacity::new(seats, most, pulling, &self.context.budgets, now);
+        for (uid, run) in &mut self.reconcilers {
+            run.record_pulling(at_work.contains(uid), now);
         }
         room
     }
 
-    /// All open tasks in the order of their turns, and those of them that have to wait. A task that is held takes no place.
-    fn turns<'a>(
+    /// Returns all open tasks in the order in which they are reconciled, and the tasks that must
+    /// wait to start. A suspended task does not count against the maximum number of tasks.
+    fn admission_order<'a>(
         &self,
         open: &'a BTreeMap<String, Arc<PrewarmTask>>,
         now: Timestamp,
-    ) -> (Vec<&'a str>, HashMap<&'a str, Turn>) {
-        let limits = &self.shared.settings.limits;
-        let waiting = |(uid, task): (&'a String, &'a Arc<PrewarmTask>)| turns::Waiting {
+    ) -> (Vec<&'a str>, HashMap<&'a str, QueueDecision>) {
+        let limits = &self.context.settings.limits;
+        let waiting = |(uid, task): (&'a String, &'a Arc<PrewarmTask>)| queue::QueuedTask {
             uid,
             namespace: task.metadata.namespace.as_deref().unwrap_or_default(),
-            priority: caps::priority(&limits.caps, task.spec.priority).0,
+            priority: caps::effective_priority(&limits.caps, task.spec.priority).0,
             created: task.creation_timestamp().map(|time| time.0),
         };
-        let places =
-            turns::Places { all: self.shared.settings.max_concurrent_tasks, per_namespace: limits.tasks_per_namespace };
+        let places = queue::TaskLimits {
+            all: self.context.settings.max_concurrent_tasks,
+            per_namespace: limits.tasks_per_namespace,
+        };
         let (mut running, mut candidates) = (Vec::new(), Vec::new());
         for (uid, task) in open.iter().filter(|(_, task)| !task.spec.suspend) {
-            let Some(run) = self.runs.get(uid) else { continue };
-            if run.takes_place() {
+            let Some(run) = self.reconcilers.get(uid) else { continue };
+            if run.takes_task_slot() {
                 let namespace = task.metadata.namespace.as_deref().unwrap_or_default();
-                running.push(turns::Running { namespace, parked: run.is_parked(now) });
-            } else if !run.has_begun() {
+                running.push(queue::RunningTask { namespace, parked: run.is_parked(now) });
+            } else if !run.has_started() {
                 candidates.push(waiting((uid, task)));
             }
         }
-        let held: Vec<(&str, &str)> = candidates.iter().map(|task| (task.uid, task.namespace)).collect();
-        let (begin, why) = turns::admit(candidates, &running, places, now);
-        let turn = |(uid, namespace): (&'a str, &str)| Some((uid, Turn::Held(*why.get(namespace)?)));
-        let turns: HashMap<&str, Turn> =
+        let held: Vec<(&str, &str)> =
+            candidates.iter().map(|task| (task.uid, task.namespace)).collect();
+        let (begin, why) = queue::admit(candidates, &running, places, now);
+        let turn = |(uid, namespace): (&'a str, &str)| {
+            Some((uid, QueueDecision::Queued(*why.get(namespace)?)))
+        };
+        let turns: HashMap<&str, QueueDecision> =
             held.into_iter().filter(|(uid, _)| !begin.contains(uid)).filter_map(turn).collect();
-        let metrics = &self.shared.metrics;
+        let metrics = &self.context.metrics;
         for (state, number) in [
             ("running", running.iter().filter(|task| !task.parked).count()),
             ("parked", running.iter().filter(|task| task.parked).count()),
             ("waiting", turns.len()),
         ] {
-            metrics.task_places.with_label_values(&[state]).set(i64::try_from(number).unwrap_or(i64::MAX));
+            metrics
+                .tasks_by_state
+                .with_label_values(&[state])
+                .set(i64::try_from(number).unwrap_or(i64::MAX));
         }
-        (turns::in_order(open.iter().map(waiting).collect(), &self.shared.room.namespaces(), now), turns)
+        (
+            queue::admission_order(
+                open.iter().map(waiting).collect(),
+                &self.context.capacity.workers_by_namespace(),
+                now,
+            ),
+            turns,
+        )
     }
 
-    fn measure(&self) {
+    fn update_metrics(&self) {
         let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
-        let metrics = &self.shared.metrics;
-        metrics.active_tasks.set(count(self.runs.values().filter(|run| run.has_begun()).count()));
-        let silent: HashSet<&str> = self.runs.values().flat_map(Run::silent).collect();
+        let metrics = &self.context.metrics;
+        metrics
+            .active_tasks
+            .set(count(self.reconcilers.values().filter(|run| run.has_started()).count()));
+        let silent: HashSet<&str> =
+            self.reconcilers.values().flat_map(TaskReconciler::unreachable_registries).collect();
         metrics.registries_unreachable.set(count(silent.len()));
-        metrics.registries_limited.set(count(self.shared.budgets.reduced()));
+        metrics.registries_limited.set(count(self.context.budgets.reduced_count()));
         metrics.foreign_objects.reset();
-        for ((kind, reason), number) in self.world.foreign() {
+        for ((kind, reason), number) in self.state.foreign_counts() {
             metrics.foreign_objects.with_label_values(&[kind, reason.as_str()]).set(count(number));
         }
-        metrics.jobs_active.set(count(self.world.workers().keys().map(|uid| self.world.alive(uid).count()).sum()));
+        metrics.jobs_active.set(count(
+            self.state.workers().keys().map(|uid| self.state.active_nodes(uid).count()).sum(),
+        ));
     }
 
-    /// Removes what has ended and is not needed any more.
-    fn sweep(&mut self, now: Timestamp) {
-        let settings = &self.shared.settings;
-        let nodes = self.world.nodes().values().filter(|node| node.ready && !node.is_short_of_disk());
+    /// Collects garbage: ended tasks, their workers, orphaned workers, excess retained workers and
+    /// expired entries of the warm image cache.
+    fn collect_garbage(&mut self, now: Timestamp) {
+        let settings = &self.context.settings;
+        let nodes =
+            self.state.nodes().values().filter(|node| node.ready && !node.has_disk_pressure());
         let spared: HashSet<u64> = nodes.map(|node| node.identity).collect();
-        self.shared.known.prune(now, |node| spared.contains(&node));
-        for (uid, task) in self.world.ended_tasks() {
-            let (workers, pods) = (self.world.workers_of(uid), self.world.pods());
-            let ended = || sweep::ended(task, workers, pods, self.contested(uid), now);
-            if let Some(effects) = contain(&self.shared.metrics, Work::Task, Title(task), ended) {
-                self.executor.spawn(&run::target(task), effects);
+        self.context.warm_images.prune(now, |node| spared.contains(&node));
+        for (uid, task) in self.state.ended_tasks() {
+            let (workers, pods) = (self.state.workers_of(uid), self.state.pods());
+            let ended =
+                || gc::collect_ended(task, workers, pods, self.has_foreign_objects(uid), now);
+            if let Some(effects) =
+                catch_panic(&self.context.metrics, WorkKind::Task, TaskDisplay(task), ended)
+            {
+                self.executor.spawn(&task_reconciler::target(task), effects);
             }
         }
-        for (uid, workers) in self.world.workers().iter().filter(|(uid, _)| self.world.task(uid).is_none()) {
-            if sweep::are_orphans(workers, now) {
-                let target = Target { uid: uid.clone(), ..Target::default() };
-                self.executor.spawn(&target, sweep::delete_all(Some(workers), self.contested(uid)));
+        for (uid, workers) in
+            self.state.workers().iter().filter(|(uid, _)| self.state.task(uid).is_none())
+        {
+            if gc::are_orphans(workers, now) {
+                let target = TaskRef { uid: uid.clone(), ..TaskRef::default() };
+                self.executor.spawn(
+                    &target,
+                    gc::delete_workers(Some(workers), self.has_foreign_objects(uid)),
+                );
             }
         }
         let mut finished = Vec::new();
-        for (uid, workers) in self.world.workers() {
-            let run = self.runs.get(uid);
-            let may_go = |worker: &&WorkerFacts| {
+        for (uid, workers) in self.state.workers() {
+            let run = self.reconcilers.get(uid);
+            let may_go = |worker: &&WorkerInfo| {
                 let recorded = run.is_none_or(|run| run.is_recorded(worker));
-                recorded && !worker.deleting && !world::is_alive(worker)
+                recorded && !worker.deleting && !cluster_state::is_active(worker)
             };
             finished.extend(workers.values().filter(may_go));
         }
-        for worker in sweep::excess(finished, settings.max_retained) {
-            let target = Target { uid: worker.task_uid.clone(), ..Target::default() };
-            self.executor.spawn(&target, vec![Effect::delete(worker)]);
+        for worker in gc::excess_retained(finished, settings.max_retained_workers) {
+            let target = TaskRef { uid: worker.task_uid.clone(), ..TaskRef::default() };
+            self.executor.spawn(&target, vec![Effect::delete_worker(worker)]);
         }
     }
 }

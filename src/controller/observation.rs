@@ -1,98 +1,99 @@
-//! What the controller hears: what watches tell, and what came of its effects.
+//! Inputs of the controller: watch events and results of effects.
 
 use std::sync::Arc;
 
 use super::{
-    effect::{Effect, Refusal, Written},
-    foreign::Stranger,
+    effect::{ApplyError, Effect, EffectOutput},
+    foreign::ForeignObject,
 };
 use crate::{
-    node::Facts,
+    node::NodeInfo,
     task::{PrewarmPlanSpec, PrewarmTask},
-    worker::{PodFacts, WorkerFacts, provenance::PodClaim},
+    worker::{PodInfo, WorkerInfo, provenance::PodClaim},
 };
 
-/// What a watch looks at.
+/// Kind and namespace that a watch covers.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Source {
+pub(super) struct WatchSource {
     pub(super) kind: &'static str,
-    /// None: all of them.
+    /// Namespace that is watched. `None` means all namespaces.
     pub(super) namespace: Option<String>,
 }
 
-impl Source {
+impl WatchSource {
     pub(super) fn all(kind: &'static str) -> Self {
         Self { kind, namespace: None }
     }
 
-    /// Whether objects of the namespace are seen.
+    /// Reports whether the watch delivers objects of the namespace.
     pub(super) fn covers(&self, namespace: &str) -> bool {
         self.namespace.as_deref().is_none_or(|own| own == namespace)
     }
 }
 
-/// A change of one kind.
+/// Watch event of one kind.
 #[derive(Debug)]
-pub(super) enum Change<T> {
-    /// New or changed.
-    Put(T),
-    /// Gone.
-    Drop(T),
-    /// All there is: after a first or renewed list.
-    Replace(Vec<T>),
+pub(super) enum WatchChange<T> {
+    /// Object that was created or changed.
+    Applied(T),
+    /// Object that was deleted.
+    Deleted(T),
+    /// Complete list: the first one, or the one after a restart of the watch.
+    Restarted(Vec<T>),
 }
 
-/// An object with our labels: one that may be ours, as far as it says itself, or one that is not.
+/// Object with our labels: one that claims consistently to be ours, or a foreign one. The claim is
+/// not yet compared with the owner.
 #[derive(Debug)]
-pub(super) enum Sighting<T> {
+pub(super) enum Ownership<T> {
     Ours(T),
-    Foreign(Stranger),
+    Foreign(ForeignObject),
 }
 
-/// What the controller hears.
+/// Input of the controller.
 pub(super) enum Observation {
-    Task(Change<Arc<PrewarmTask>>),
-    Plan(Source, Change<Sighting<OwnedPlan>>),
-    Node(Change<Facts>),
-    Job(Source, Change<Sighting<WorkerFacts>>),
-    Pod(Source, Change<Sighting<Box<SeenPod>>>),
-    /// An effect has ended.
-    Done(Done),
+    Task(WatchChange<Arc<PrewarmTask>>),
+    Plan(WatchSource, WatchChange<Ownership<OwnedPlan>>),
+    Node(WatchChange<NodeInfo>),
+    Job(WatchSource, WatchChange<Ownership<WorkerInfo>>),
+    Pod(WatchSource, WatchChange<Ownership<Box<WorkerPod>>>),
+    /// Result of an effect.
+    EffectFinished(EffectFinished),
 }
 
-/// A plan and the task that owns it.
+/// Plan and the task that owns it.
 #[derive(Debug, Clone)]
 pub(super) struct OwnedPlan {
     pub(super) namespace: String,
-    /// The task's name.
+    /// Name of the task.
     pub(super) task: String,
     pub(super) task_uid: String,
     pub(super) spec: Arc<PrewarmPlanSpec>,
 }
 
-/// A pod, and the worker that it says it is or belongs to.
+/// Pod, and the worker that it claims to be or to belong to.
 #[derive(Debug, Clone)]
-pub(super) struct SeenPod {
-    pub(super) facts: PodFacts,
+pub(super) struct WorkerPod {
+    pub(super) info: PodInfo,
     pub(super) claim: PodClaim,
-    /// The images that it asks for, by their index in the task.
-    pub(super) pulls: Box<[(u16, Box<str>)]>,
+    /// Images that the pod pulls, by index in the task.
+    pub(super) pulled_images: Box<[(u16, Box<str>)]>,
 }
 
-impl SeenPod {
-    /// Namespace and its own name.
+impl WorkerPod {
+    /// Returns namespace and name of the pod.
     pub(super) fn id(&self) -> String {
-        format!("{}/{}", self.facts.namespace, self.facts.name)
+        format!("{}/{}", self.info.namespace, self.info.name)
     }
 }
 
-/// An effect that has ended.
+/// Result of an effect.
 #[derive(Debug)]
-pub(super) struct Done {
-    /// The task's UID.
-    pub(super) uid: String,
-    /// Which effect.
+pub(super) struct EffectFinished {
+    /// UID of the task.
+    pub(super) task_uid: String,
+    /// Effect that was executed.
     pub(super) effect: Effect,
-    /// What came of it.
-    pub(super) result: Result<Written, Refusal>,
+    /// Output of the effect, or its error.
+    pub(super) result: Result<EffectOutput, ApplyError>,
 }

@@ -1,4 +1,5 @@
-//! The watches. Each object is reduced as it arrives; none is kept whole.
+//! Watches of tasks, plans, nodes, Jobs and pods. Each object is reduced to the needed fields on
+//! arrival and then dropped.
 
 use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
 
@@ -16,232 +17,305 @@ use tokio::sync::mpsc::Sender;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Settings, WorkerNamespace,
-    foreign::Stranger,
-    observation::{Change, Observation, OwnedPlan, SeenPod, Sighting, Source},
-    run::UNREADABLE,
-    world::plan_name,
+    ControllerSettings, WorkerNamespace,
+    cluster_state::plan_name,
+    foreign::ForeignObject,
+    observation::{Observation, OwnedPlan, Ownership, WatchChange, WatchSource, WorkerPod},
+    task_reconciler::UNREADABLE_ANNOTATION,
 };
 use crate::{
     metrics::Metrics,
-    node::{Facts, Interner},
-    reduced::{ReducedJob, ReducedNode, ReducedPod},
+    node::{Interner, NodeInfo},
     scope::scoped,
-    supervise::{Failure, Parts, Work, contain},
+    slim::{SlimJob, SlimNode, SlimPod},
+    supervise::{ComponentFailure, ComponentSet, WorkKind, catch_panic},
     task::{OBSOLETE_ANNOTATION, PrewarmPlan, PrewarmTask},
     worker::{
-        MANAGED_BY, PodFacts, TASK_NAMESPACE_ANNOTATION, TASK_UID_LABEL, WorkerFacts,
-        provenance::{self, Places, Rejection},
+        MANAGED_BY, PodInfo, TASK_NAMESPACE_ANNOTATION, TASK_UID_LABEL, WorkerInfo,
+        provenance::{self, AllowedNamespaces, ProvenanceError},
     },
 };
 
-/// Objects per page of a first list: nodes are large, about 15 KB each.
-const PAGE: u32 = 100;
+/// Objects per page of an initial list. Nodes are large, about 15 KB each.
+const LIST_PAGE_SIZE: u32 = 100;
 
-/// Words of an error about an object that are kept, in characters.
-const MAX_ERROR: usize = 300;
+/// Maximum number of characters of a decoding error that are kept.
+const MAX_ERROR_CHARS: usize = 300;
 
-/// The watches at work.
+/// Handle of the running watches.
 pub(super) struct Watches {
-    /// How many there are.
+    /// Number of watches.
     pub(super) count: usize,
-    parts: Parts,
+    parts: ComponentSet,
 }
 
 impl Watches {
-    /// Waits until one has ended.
-    pub(super) async fn failed(&mut self) -> Failure {
-        self.parts.failed().await
+    /// Waits until one watch has stopped, and returns the cause.
+    pub(super) async fn failed(&mut self) -> ComponentFailure {
+        self.parts.next_failure().await
     }
 
-    /// Waits until all have ended.
-    pub(super) async fn ended(&mut self) {
-        let _ = self.parts.ended().await;
+    /// Waits until all watches have stopped.
+    pub(super) async fn stopped(&mut self) {
+        let _ = self.parts.join_all().await;
     }
 }
 
-/// Starts all watches. Workers are looked for where tasks are, and in our own namespace where they may go there.
+/// Starts all watches. Workers are watched in the namespaces of tasks, and in Prewarmer's own
+/// namespace if workers may be created there.
 pub(super) fn start(
     client: &Client,
-    settings: &Settings,
+    settings: &ControllerSettings,
     events: &Sender<Observation>,
     metrics: &Arc<Metrics>,
     stop: &CancellationToken,
 ) -> Watches {
     let namespace = settings.namespace.as_deref();
-    let ours = watcher::Config::default().page_size(PAGE).labels(&format!("{}={}", MANAGED_BY.0, MANAGED_BY.1));
-    let all = watcher::Config::default().page_size(PAGE);
-    let mut watch = Watch {
+    let ours = watcher::Config::default()
+        .page_size(LIST_PAGE_SIZE)
+        .labels(&format!("{}={}", MANAGED_BY.0, MANAGED_BY.1));
+    let all = watcher::Config::default().page_size(LIST_PAGE_SIZE);
+    let mut watch = WatchSpawner {
         events: events.clone(),
         metrics: Arc::clone(metrics),
         stop: stop.clone(),
         count: 0,
-        parts: Parts::default(),
+        parts: ComponentSet::default(),
     };
     let texts = Arc::new(Interner::default());
     let nodes = {
         let texts = Arc::clone(&texts);
-        move |node: ReducedNode, _| Some(Facts::new(&node, &texts))
+        move |node: SlimNode, _| Some(NodeInfo::new(&node, &texts))
     };
     let elsewhere = settings.worker_namespace != WorkerNamespace::Workload;
-    let places = Places { own: elsewhere.then(|| settings.own_namespace.clone()) };
-    // Each list comes after that of the owners, so that an object whose owner is not known is one whose owner is not there.
-    let (tasks_listed, none) = (Listed::default(), Listed::already());
-    let plans = Source { kind: "prewarmplans", namespace: namespace.map(str::to_owned) };
+    let places = AllowedNamespaces { own: elsewhere.then(|| settings.own_namespace.clone()) };
+    // Each list is delivered after the list of the owners. An owner that is not in the cache then
+    // does not exist.
+    let (tasks_listed, none) = (InitialList::default(), InitialList::completed());
+    let plans = WatchSource { kind: "prewarmplans", namespace: namespace.map(str::to_owned) };
     let api = scoped::<DeserializeGuard<PrewarmTask>>(client, namespace);
     let (of_tasks, of_plans) = (Arc::clone(metrics), Arc::clone(metrics));
-    let task = move |guarded, presence| Some(task(guarded, presence, &of_tasks));
-    watch.spawn("controller: task watch", api, all.clone(), (&none, &tasks_listed), task, Observation::Task);
+    let task = move |guarded, presence| Some(decode_task(guarded, presence, &of_tasks));
+    watch.spawn(
+        "controller: task watch",
+        api,
+        all.clone(),
+        (&none, &tasks_listed),
+        task,
+        Observation::Task,
+    );
     let api = scoped::<DeserializeGuard<PrewarmPlan>>(client, namespace);
-    let plan = move |guarded: DeserializeGuard<PrewarmPlan>, _| match guarded.0 {
-        Ok(read) => Some(plan(read)),
-        Err(invalid) => {
-            tracing::warn!(name = invalid.metadata.name, error = %invalid.error, "a PrewarmPlan cannot be read");
-            of_plans.unreadable.with_label_values(&["prewarmplans"]).inc();
-            None
-        }
-    };
+    let plan = move |guarded, _| decode_plan(guarded, &of_plans);
     let wrap = move |change| Observation::Plan(plans.clone(), change);
-    watch.spawn("controller: plan watch", api, all.clone(), (&tasks_listed, &Listed::default()), plan, wrap);
-    let api = Api::<ReducedNode>::all(client.clone());
-    watch.spawn("controller: node watch", api, all, (&none, &Listed::default()), nodes, Observation::Node);
+    watch.spawn(
+        "controller: plan watch",
+        api,
+        all.clone(),
+        (&tasks_listed, &InitialList::default()),
+        plan,
+        wrap,
+    );
+    let api = Api::<SlimNode>::all(client.clone());
+    watch.spawn(
+        "controller: node watch",
+        api,
+        all,
+        (&none, &InitialList::default()),
+        nodes,
+        Observation::Node,
+    );
     let own = namespace
         .filter(|watched| elsewhere && *watched != settings.own_namespace)
         .map(|_| settings.own_namespace.as_str());
     for place in [Some(namespace), own.map(Some)].into_iter().flatten() {
-        let source = |kind| Source { kind, namespace: place.map(str::to_owned) };
-        let (jobs, pods, jobs_listed) = (source("jobs"), source("pods"), Listed::default());
-        // In our own namespace may be workers of another installation, for another namespace.
+        let source = |kind| WatchSource { kind, namespace: place.map(str::to_owned) };
+        let (jobs, pods, jobs_listed) = (source("jobs"), source("pods"), InitialList::default());
+        // Prewarmer's namespace may contain workers of another installation that serves another
+        // namespace.
         let watched = namespace.filter(|_| place != namespace).map(str::to_owned);
         let concerns_us = move |annotations: &BTreeMap<String, String>| {
             watched.is_none() || annotations.get(TASK_NAMESPACE_ANNOTATION) == watched.as_ref()
         };
         let job = {
             let (places, concerns_us) = (places.clone(), concerns_us.clone());
-            move |job: ReducedJob, _| concerns_us(job.annotations()).then(|| see_job(&job, &places))
+            move |job: SlimJob, _| {
+                concerns_us(job.annotations()).then(|| classify_job(&job, &places))
+            }
         };
         let (places, texts) = (places.clone(), Arc::clone(&texts));
-        let pod = move |pod: ReducedPod, _| concerns_us(pod.annotations()).then(|| see_pod(&pod, &places, &texts));
-        let api = scoped::<ReducedJob>(client, place);
+        let pod = move |pod: SlimPod, _| {
+            concerns_us(pod.annotations()).then(|| classify_pod(&pod, &places, &texts))
+        };
+        let api = scoped::<SlimJob>(client, place);
         let wrap = move |change| Observation::Job(jobs.clone(), change);
-        watch.spawn("controller: Job watch", api, ours.clone(), (&tasks_listed, &jobs_listed), job, wrap);
-        let api = scoped::<ReducedPod>(client, place);
+        watch.spawn(
+            "controller: Job watch",
+            api,
+            ours.clone(),
+            (&tasks_listed, &jobs_listed),
+            job,
+            wrap,
+        );
+        let api = scoped::<SlimPod>(client, place);
         let wrap = move |change| Observation::Pod(pods.clone(), change);
-        watch.spawn("controller: pod watch", api, ours.clone(), (&jobs_listed, &Listed::default()), pod, wrap);
+        watch.spawn(
+            "controller: pod watch",
+            api,
+            ours.clone(),
+            (&jobs_listed, &InitialList::default()),
+            pod,
+            wrap,
+        );
     }
     Watches { count: watch.count, parts: watch.parts }
 }
 
-/// Whether an object is there, or is gone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Presence {
-    There,
-    Gone,
+/// Returns the plan of a watch event, or `None` if it cannot be decoded.
+fn decode_plan(
+    guarded: DeserializeGuard<PrewarmPlan>,
+    metrics: &Metrics,
+) -> Option<Ownership<OwnedPlan>> {
+    match guarded.0 {
+        Ok(plan) => Some(classify_plan(plan)),
+        Err(invalid) => {
+            tracing::warn!(name = invalid.metadata.name, error = %invalid.error, "PrewarmPlan cannot be decoded");
+            metrics.unreadable_objects.with_label_values(&["prewarmplans"]).inc();
+            None
+        }
+    }
 }
 
-/// A task that cannot be read is one that fails, and says so: one malformed object must not wedge the stream. That it is gone is
-/// known without reading it.
-pub(super) fn task(guarded: DeserializeGuard<PrewarmTask>, presence: Presence, metrics: &Metrics) -> Arc<PrewarmTask> {
+/// State of an object in a watch event: present or deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ObjectPresence {
+    Present,
+    Deleted,
+}
+
+/// Returns the task of a watch event. A task that cannot be decoded is returned with an annotation
+/// that makes it fail with this error, so that one malformed object does not stop the watch. A
+/// deletion needs no decoding.
+pub(super) fn decode_task(
+    guarded: DeserializeGuard<PrewarmTask>,
+    presence: ObjectPresence,
+    metrics: &Metrics,
+) -> Arc<PrewarmTask> {
     let (mut task, unreadable) = match guarded.0 {
         Ok(task) => (task, None),
         Err(invalid) => {
             let (name, namespace) = (&invalid.metadata.name, &invalid.metadata.namespace);
-            if presence == Presence::There {
-                tracing::warn!(name, namespace, error = %invalid.error, "a PrewarmTask cannot be read");
-                metrics.unreadable.with_label_values(&["prewarmtasks"]).inc();
+            if presence == ObjectPresence::Present {
+                tracing::warn!(name, namespace, error = %invalid.error, "PrewarmTask cannot be decoded");
+                metrics.unreadable_objects.with_label_values(&["prewarmtasks"]).inc();
             }
             let task = PrewarmTask { metadata: invalid.metadata, ..PrewarmTask::default() };
-            (task, Some(invalid.error.chars().take(MAX_ERROR).collect()))
+            (task, Some(invalid.error.chars().take(MAX_ERROR_CHARS).collect()))
         }
     };
-    // Nobody reads them, and they are half of an ended task.
+    // Managed fields are not used, and are half the size of an ended task.
     task.metadata.managed_fields = None;
     let annotations = task.metadata.annotations.get_or_insert_default();
     annotations.retain(|key, _| key == OBSOLETE_ANNOTATION);
-    annotations.extend(unreadable.map(|error| (UNREADABLE.to_owned(), error)));
+    annotations.extend(unreadable.map(|error| (UNREADABLE_ANNOTATION.to_owned(), error)));
     Arc::new(task)
 }
 
-/// A plan is named after its task, which owns it.
-pub(super) fn plan(plan: PrewarmPlan) -> Sighting<OwnedPlan> {
+/// Verifies that a plan is owned by a task and named after it.
+pub(super) fn classify_plan(plan: PrewarmPlan) -> Ownership<OwnedPlan> {
     let (namespace, name) = (plan.namespace().unwrap_or_default(), plan.name_any());
-    match provenance::owning_task(&plan.metadata) {
+    match provenance::owner_task(&plan.metadata) {
         Some(owner) if plan_name(&owner.uid) == name => {
             let (task, task_uid) = (owner.name.clone(), owner.uid.clone());
-            Sighting::Ours(OwnedPlan { namespace, task, task_uid, spec: Arc::new(plan.spec) })
+            Ownership::Ours(OwnedPlan { namespace, task, task_uid, spec: Arc::new(plan.spec) })
         }
         owner => {
-            let reason = if owner.is_some() { Rejection::Name } else { Rejection::Owner };
-            Sighting::Foreign(Stranger::new(&namespace, &name, "", reason))
+            let reason =
+                if owner.is_some() { ProvenanceError::Name } else { ProvenanceError::Owner };
+            Ownership::Foreign(ForeignObject::new(&namespace, &name, "", reason))
         }
     }
 }
 
-fn stranger<T>(object: &impl ResourceExt, reason: Rejection) -> Sighting<T> {
+fn foreign_object<T>(object: &impl ResourceExt, reason: ProvenanceError) -> Ownership<T> {
     let uid = object.labels().get(TASK_UID_LABEL).map_or("", String::as_str);
-    Sighting::Foreign(Stranger::new(&object.namespace().unwrap_or_default(), &object.name_any(), uid, reason))
+    Ownership::Foreign(ForeignObject::new(
+        &object.namespace().unwrap_or_default(),
+        &object.name_any(),
+        uid,
+        reason,
+    ))
 }
 
-pub(super) fn see_job(job: &ReducedJob, places: &Places) -> Sighting<WorkerFacts> {
-    match provenance::of_job(job, places) {
-        Ok(worker) => Sighting::Ours(worker),
-        Err(reason) => stranger(job, reason),
+pub(super) fn classify_job(job: &SlimJob, places: &AllowedNamespaces) -> Ownership<WorkerInfo> {
+    match provenance::verify_job(job, places) {
+        Ok(worker) => Ownership::Ours(worker),
+        Err(reason) => foreign_object(job, reason),
     }
 }
 
-pub(super) fn see_pod(pod: &ReducedPod, places: &Places, texts: &Interner) -> Sighting<Box<SeenPod>> {
-    match provenance::of_pod(pod, places) {
+pub(super) fn classify_pod(
+    pod: &SlimPod,
+    places: &AllowedNamespaces,
+    texts: &Interner,
+) -> Ownership<Box<WorkerPod>> {
+    match provenance::verify_pod(pod, places) {
         Ok(claim) => {
-            let pulls = provenance::pulls(pod);
-            Sighting::Ours(Box::new(SeenPod { facts: PodFacts::new(pod, texts), claim, pulls }))
+            let pulls = provenance::pulled_images(pod);
+            Ownership::Ours(Box::new(WorkerPod {
+                info: PodInfo::new(pod, texts),
+                claim,
+                pulled_images: pulls,
+            }))
         }
-        Err(reason) => stranger(pod, reason),
+        Err(reason) => foreign_object(pod, reason),
     }
 }
 
-/// Whether a watch has delivered its first list.
+/// Barrier that is released when a watch has delivered its first list.
 #[derive(Debug, Clone, Default)]
-struct Listed(CancellationToken);
+struct InitialList(CancellationToken);
 
-impl Listed {
-    /// For what waits for none.
-    fn already() -> Self {
+impl InitialList {
+    /// Returns a barrier that is released already, for watches without a predecessor.
+    fn completed() -> Self {
         let listed = Self::default();
         listed.0.cancel();
         listed
     }
 }
 
-struct Watch {
+struct WatchSpawner {
     events: Sender<Observation>,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
     count: usize,
-    parts: Parts,
+    parts: ComponentSet,
 }
 
-impl Watch {
+impl WatchSpawner {
     fn spawn<K, T: Send + 'static>(
         &mut self,
         part: &'static str,
         api: Api<K>,
         config: watcher::Config,
-        (after, listed): (&Listed, &Listed),
-        reduce: impl Fn(K, Presence) -> Option<T> + Send + 'static,
-        wrap: impl Fn(Change<T>) -> Observation + Send + 'static,
+        (after, listed): (&InitialList, &InitialList),
+        reduce: impl Fn(K, ObjectPresence) -> Option<T> + Send + 'static,
+        wrap: impl Fn(WatchChange<T>) -> Observation + Send + 'static,
     ) where
         K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
         K::DynamicType: Default,
     {
-        let (events, metrics, stop) = (self.events.clone(), Arc::clone(&self.metrics), self.stop.clone());
+        let (events, metrics, stop) =
+            (self.events.clone(), Arc::clone(&self.metrics), self.stop.clone());
         let kind = K::plural(&K::DynamicType::default()).into_owned();
         let (after, listed) = (after.clone(), listed.clone());
         let contained = (Arc::clone(&metrics), kind.clone());
-        // One object over which reading fails must not take the others with it.
-        let reduce = move |object: K, presence: Presence| {
+        // A panic while reducing one object must not affect other objects.
+        let reduce = move |object: K, presence: ObjectPresence| {
             let (metrics, kind) = &contained;
-            let name = format!("{kind} {}/{}", object.namespace().unwrap_or_default(), object.name_any());
-            contain(metrics, Work::Watch, name, || reduce(object, presence)).flatten()
+            let name =
+                format!("{kind} {}/{}", object.namespace().unwrap_or_default(), object.name_any());
+            catch_panic(metrics, WorkKind::Watch, name, || reduce(object, presence)).flatten()
         };
         let work = async move {
             after.0.cancelled().await;
@@ -255,21 +329,25 @@ impl Watch {
                         continue;
                     }
                     Ok(Event::InitApply(object)) => {
-                        list.extend(reduce(object, Presence::There));
+                        list.extend(reduce(object, ObjectPresence::Present));
                         continue;
                     }
                     Ok(Event::InitDone) => {
                         metrics.kube_requests.with_label_values(&["watch", &kind]).inc();
-                        Some(Change::Replace(std::mem::take(&mut list)))
+                        Some(WatchChange::Restarted(std::mem::take(&mut list)))
                     }
-                    Ok(Event::Apply(object)) => reduce(object, Presence::There).map(Change::Put),
-                    Ok(Event::Delete(object)) => reduce(object, Presence::Gone).map(Change::Drop),
+                    Ok(Event::Apply(object)) => {
+                        reduce(object, ObjectPresence::Present).map(WatchChange::Applied)
+                    }
+                    Ok(Event::Delete(object)) => {
+                        reduce(object, ObjectPresence::Deleted).map(WatchChange::Deleted)
+                    }
                     Err(error) => {
-                        tracing::warn!(%kind, %error, "a watch was interrupted; it is taken up again");
+                        tracing::warn!(%kind, %error, "watch interrupted; restarting it");
                         continue;
                     }
                 };
-                let is_list = matches!(change, Some(Change::Replace(_)));
+                let is_list = matches!(change, Some(WatchChange::Restarted(_)));
                 if let Some(change) = change
                     && events.send(wrap(change)).await.is_err()
                 {

@@ -1,15 +1,14 @@
-//! `prewarmer doctor`: looks at a cluster from outside, and says what is wrong and what to do.
+//! `prewarmer doctor`: checks a cluster and an installation, and prints problems and remedies.
 //!
-//! In: a kubeconfig, and what is asked for. Out: findings on standard output,
-//! and an exit code. `ask` puts questions to the API server and changes
-//! nothing; `judge` makes findings of the answers (pure); `report` prints them.
-//! May call `config`, `node`, `task` and `worker`.
+//! Inputs: a kubeconfig, and the arguments. Outputs: findings on standard output, and an exit code.
+//! `requests` sends requests to the API server and changes nothing; `evaluate` rates the results
+//! (pure); `report` prints the findings. May use `config`, `node`, `task` and `worker`.
 
-mod answers;
-mod ask;
+mod evaluate;
 mod foreign;
-mod judge;
 mod report;
+mod requests;
+mod results;
 
 use std::{
     process::ExitCode,
@@ -18,42 +17,46 @@ use std::{
 
 use kube::Client;
 
-use self::judge::{Finding, Level};
-use crate::config::Doctor;
+use self::evaluate::{Finding, Severity};
+use crate::config::DoctorSettings;
 
-/// Between two looks with `--wait`.
-const LOOK: Duration = Duration::from_secs(2);
-/// Something is wrong.
-const WRONG: u8 = 1;
-/// `--wait` is over, and something is still wrong.
-const TIMED_OUT: u8 = 3;
+/// Interval between checks with `--wait`.
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
+/// Exit code for a failed check.
+const EXIT_FAILED: u8 = 1;
+/// Exit code for a check that still fails after `--wait`.
+const EXIT_TIMED_OUT: u8 = 3;
 
-/// Looks, and prints what it finds. Exit code: 0 all is well, 1 something is wrong, 3 and still was after `--wait`.
-pub async fn run(asked: &Doctor) -> ExitCode {
+/// Runs the checks and prints the findings. Exit code: 0 no check failed, 1 a check failed, 3 a
+/// check still failed after `--wait`.
+pub async fn run(asked: &DoctorSettings) -> ExitCode {
     let begun = Instant::now();
     let mut told = String::new();
     loop {
-        let findings = look(asked).await;
-        let wrong: Vec<&Finding> = findings.iter().filter(|finding| finding.level == Level::Bad).collect();
+        let findings = run_checks(asked).await;
+        let wrong: Vec<&Finding> =
+            findings.iter().filter(|finding| finding.level == Severity::Bad).collect();
         let over = asked.wait.is_none_or(|wait| begun.elapsed() >= wait);
         if wrong.is_empty() || over {
             report::print(&findings, asked.json);
-            let code = if asked.wait.is_some() { TIMED_OUT } else { WRONG };
+            let code = if asked.wait.is_some() { EXIT_TIMED_OUT } else { EXIT_FAILED };
             return if wrong.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(code) };
         }
-        let waiting =
-            format!("waiting for: {}", wrong.iter().map(|finding| finding.area).collect::<Vec<_>>().join(", "));
+        let waiting = format!(
+            "waiting for: {}",
+            wrong.iter().map(|finding| finding.area).collect::<Vec<_>>().join(", ")
+        );
         if waiting != told {
             eprintln!("{waiting}");
             told = waiting;
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
-async fn look(asked: &Doctor) -> Vec<Finding> {
+async fn run_checks(asked: &DoctorSettings) -> Vec<Finding> {
     match Client::try_default().await {
-        Ok(client) => judge::judge(&ask::ask(&client, asked).await, asked),
-        Err(error) => vec![judge::no_way(&error.to_string())],
+        Ok(client) => evaluate::evaluate(&requests::collect(&client, asked).await, asked),
+        Err(error) => vec![evaluate::connection_failed(&error.to_string())],
     }
 }

@@ -1,4 +1,4 @@
-//! HTTP clients that connect only to where a policy allows.
+//! HTTP clients that connect only to addresses that an egress policy allows.
 
 use std::{error::Error, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -10,19 +10,20 @@ use reqwest::{
 use rustls::CertificateError;
 use tokio::sync::Semaphore;
 
-use super::{Denied, Policy};
+use super::{Denied, EgressPolicy};
 
-/// Names resolved at once by one client. A look-up takes a thread of the blocking pool until the resolver gives up, 10 s and
-/// more, whatever became of the request.
+/// Maximum number of concurrent name lookups per client. A lookup takes a thread of the blocking
+/// pool until the resolver times out, after 10 s and more, even if the request has ended before.
 const MAX_LOOKUPS: usize = 32;
-/// Addresses of a name that are tried: more makes one request into many connections.
+/// Maximum number of addresses tried per name, so that one request does not cause many connections.
 const MAX_ADDRESSES: usize = 4;
 
-/// A client that connects only to where the policy allows. Redirects are not followed, proxies are not used (what a proxy
-/// connects to cannot be checked), and no connection is kept. The error is the client's.
-pub fn client(policy: &Policy, timeout: Duration) -> reqwest::Result<Client> {
+/// Creates a client that connects only to addresses that the policy allows. It follows no
+/// redirects, uses no proxies (the connections of a proxy cannot be checked) and keeps no
+/// connections. Returns the error of the client builder.
+pub fn http_client(policy: &EgressPolicy, timeout: Duration) -> reqwest::Result<Client> {
     Client::builder()
-        .dns_resolver(Arc::new(Names::new(policy.clone())))
+        .dns_resolver(Arc::new(PolicyResolver::new(policy.clone())))
         .redirect(redirect::Policy::none())
         .no_proxy()
         .referer(false)
@@ -33,36 +34,40 @@ pub fn client(policy: &Policy, timeout: Duration) -> reqwest::Result<Client> {
         .build()
 }
 
-/// Why a name has no address to connect to.
+/// Reason why a name has no address to connect to.
 #[derive(Debug, thiserror::Error)]
-enum NameError {
+enum ResolveError {
     #[error("the name cannot be resolved")]
     NotFound,
     #[error(transparent)]
     Denied(Denied),
 }
 
-/// Resolves names to addresses that may be connected to: what was checked is what is connected to.
+/// DNS resolver that returns only allowed addresses, so that the checked address is the one that is
+/// connected to.
 #[derive(Debug, Clone)]
-pub struct Names {
-    policy: Policy,
-    slots: Arc<Semaphore>,
+pub struct PolicyResolver {
+    policy: EgressPolicy,
+    permits: Arc<Semaphore>,
 }
 
-impl Names {
-    /// Resolves by this policy.
+impl PolicyResolver {
+    /// Creates a resolver with this policy.
     #[must_use]
-    pub fn new(policy: Policy) -> Self {
-        Self { policy, slots: Arc::new(Semaphore::new(MAX_LOOKUPS)) }
+    pub fn new(policy: EgressPolicy) -> Self {
+        Self { policy, permits: Arc::new(Semaphore::new(MAX_LOOKUPS)) }
     }
 
-    async fn look_up(self, name: String) -> Result<Vec<SocketAddr>, NameError> {
-        let slot = self.slots.acquire_owned().await.map_err(|_| NameError::NotFound)?;
-        // A task of its own: the look-up goes on, and takes its slot, when the request has been given up.
+    async fn look_up(self, name: String) -> Result<Vec<SocketAddr>, ResolveError> {
+        let slot = self.permits.acquire_owned().await.map_err(|_| ResolveError::NotFound)?;
+        // A separate task, because the lookup continues and keeps its permit after the request is
+        // dropped.
         let found = tokio::spawn({
             let name = name.clone();
             async move {
-                let found = tokio::net::lookup_host((name.as_str(), 0)).await.map(Iterator::collect::<Vec<_>>);
+                let found = tokio::net::lookup_host((name.as_str(), 0))
+                    .await
+                    .map(Iterator::collect::<Vec<_>>);
                 drop(slot);
                 found
             }
@@ -78,14 +83,14 @@ impl Names {
         }
         good.truncate(MAX_ADDRESSES);
         match denied {
-            Some(why) if good.is_empty() => Err(NameError::Denied(why)),
-            None if good.is_empty() => Err(NameError::NotFound),
+            Some(why) if good.is_empty() => Err(ResolveError::Denied(why)),
+            None if good.is_empty() => Err(ResolveError::NotFound),
             _ => Ok(good),
         }
     }
 }
 
-impl Resolve for Names {
+impl Resolve for PolicyResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let names = self.clone();
         Box::pin(async move {
@@ -95,37 +100,37 @@ impl Resolve for Names {
     }
 }
 
-/// Why a request has no answer. The texts are fixed: nothing that the other side has sent is repeated, and no address is,
-/// for it may carry a token.
+/// Reason why a request has no response. The texts are fixed: they contain no data sent by the
+/// server, and no URL, because a URL may contain a token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Cause {
-    /// The policy denies it.
+pub enum RequestFailure {
+    /// Address denied by the policy.
     #[error("{0}")]
     Denied(Denied),
-    /// The name has no address.
+    /// Name without an address.
     #[error("the name cannot be resolved")]
     NameNotFound,
-    /// Nothing listens there.
+    /// Connection refused.
     #[error("the connection was refused")]
     Refused,
-    /// The certificate, or the handshake.
+    /// Invalid certificate or failed handshake.
     #[error("TLS: {0}")]
     Tls(&'static str),
-    /// It took too long.
-    #[error("no answer in time")]
+    /// Timeout.
+    #[error("no response within the timeout")]
     TimedOut,
-    /// The connection ended, or what came was no HTTP.
+    /// Failed connection, or a response that is not HTTP.
     #[error("the connection failed")]
     Connection,
-    /// The body is larger than what is read of it.
-    #[error("the answer is larger than {0} bytes")]
+    /// Body larger than the limit in bytes.
+    #[error("the response is larger than {0} bytes")]
     TooLarge(usize),
 }
 
-impl Cause {
-    /// One word for metrics.
+impl RequestFailure {
+    /// Returns the value of the metrics label.
     #[must_use]
-    pub fn class(&self) -> &'static str {
+    pub fn metric_label(&self) -> &'static str {
         match self {
             Self::Denied(_) => "denied",
             Self::NameNotFound => "dns",
@@ -138,24 +143,24 @@ impl Cause {
     }
 }
 
-/// Finds out why a request has failed.
+/// Classifies a failed request.
 #[must_use]
-pub fn cause(error: &reqwest::Error) -> Cause {
+pub fn classify_failure(error: &reqwest::Error) -> RequestFailure {
     let mut next: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(one) = next {
-        match one.downcast_ref::<NameError>() {
-            Some(NameError::Denied(denied)) => return Cause::Denied(denied.clone()),
-            Some(NameError::NotFound) => return Cause::NameNotFound,
+        match one.downcast_ref::<ResolveError>() {
+            Some(ResolveError::Denied(denied)) => return RequestFailure::Denied(denied.clone()),
+            Some(ResolveError::NotFound) => return RequestFailure::NameNotFound,
             None => {}
         }
         if let Some(found) = one.downcast_ref::<rustls::Error>() {
-            return Cause::Tls(tls(found));
+            return RequestFailure::Tls(tls_failure(found));
         }
         if let Some(found) = one.downcast_ref::<io::Error>() {
             if found.kind() == io::ErrorKind::ConnectionRefused {
-                return Cause::Refused;
+                return RequestFailure::Refused;
             }
-            // An error within one of I/O is not its source.
+            // `source` of an I/O error skips the inner error.
             if let Some(inner) = found.get_ref() {
                 next = Some(inner);
                 continue;
@@ -163,36 +168,43 @@ pub fn cause(error: &reqwest::Error) -> Cause {
         }
         next = one.source();
     }
-    if error.is_timeout() { Cause::TimedOut } else { Cause::Connection }
+    if error.is_timeout() { RequestFailure::TimedOut } else { RequestFailure::Connection }
 }
 
-/// In fixed words: the error's own repeat names out of the other side's certificate.
-fn tls(error: &rustls::Error) -> &'static str {
-    let rustls::Error::InvalidCertificate(certificate) = error else { return "the handshake failed" };
+/// Returns a fixed text: the texts of rustls contain names from the server's certificate.
+fn tls_failure(error: &rustls::Error) -> &'static str {
+    let rustls::Error::InvalidCertificate(certificate) = error else {
+        return "the handshake failed";
+    };
     match certificate {
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "the certificate has expired",
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "the certificate has expired"
+        }
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             "the certificate is not valid yet"
         }
-        CertificateError::UnknownIssuer => "the certificate is of an unknown issuer",
+        CertificateError::UnknownIssuer => "the certificate is signed by an unknown issuer",
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            "the certificate is for another name"
+            "the certificate is not valid for this host name"
         }
         CertificateError::Revoked => "the certificate is revoked",
         _ => "the certificate is not valid",
     }
 }
 
-/// Reads a body of at most `limit` bytes. Of a larger one, no more than that and one chunk is read.
-pub async fn read_limited(response: &mut Response, limit: usize) -> Result<Vec<u8>, Cause> {
+/// Reads a body of at most `limit` bytes. Of a larger body, it reads at most one chunk more.
+pub async fn read_limited(
+    response: &mut Response,
+    limit: usize,
+) -> Result<Vec<u8>, RequestFailure> {
     let announced = response.content_length().and_then(|length| usize::try_from(length).ok());
     if response.content_length().is_some() && announced.is_none_or(|length| length > limit) {
-        return Err(Cause::TooLarge(limit));
+        return Err(RequestFailure::TooLarge(limit));
     }
     let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| cause(&error))? {
+    while let Some(chunk) = response.chunk().await.map_err(|error| classify_failure(&error))? {
         if chunk.len() > limit.saturating_sub(body.len()) {
-            return Err(Cause::TooLarge(limit));
+            return Err(RequestFailure::TooLarge(limit));
         }
         body.extend_from_slice(&chunk);
     }
@@ -210,8 +222,8 @@ mod tests {
 
     use super::*;
 
-    fn loopback() -> Policy {
-        Policy::default().allowing(vec!["127.0.0.0/8".parse().unwrap()], "--notify-allow")
+    fn loopback() -> EgressPolicy {
+        EgressPolicy::default().with_allowed(vec!["127.0.0.0/8".parse().unwrap()], "--notify-allow")
     }
 
     async fn serve(router: Router) -> String {
@@ -222,43 +234,70 @@ mod tests {
         format!("http://localhost:{}", address.port())
     }
 
-    async fn failure(policy: Policy, url: &str) -> Cause {
-        let error = client(&policy, Duration::from_millis(300)).unwrap().get(url).send().await.unwrap_err();
-        cause(&error)
+    async fn failure_of_request(policy: EgressPolicy, url: &str) -> RequestFailure {
+        let error = http_client(&policy, Duration::from_millis(300))
+            .unwrap()
+            .get(url)
+            .send()
+            .await
+            .unwrap_err();
+        classify_failure(&error)
     }
 
     #[tokio::test]
-    async fn a_name_is_checked_by_what_it_resolves_to() {
-        let names = Names::new(Policy::default());
+    async fn resolved_addresses_are_checked() {
+        let names = PolicyResolver::new(EgressPolicy::default());
         let error = names.resolve(Name::from_str("localhost").unwrap()).await.err().unwrap();
         assert!(error.to_string().contains("not an address of the public internet"), "{error}");
-        let found = Names::new(loopback()).resolve(Name::from_str("localhost").unwrap()).await.unwrap();
+        let found = PolicyResolver::new(loopback())
+            .resolve(Name::from_str("localhost").unwrap())
+            .await
+            .unwrap();
         assert!(found.count() > 0);
     }
 
     #[tokio::test]
-    async fn failures_are_told_apart_in_fixed_words() {
+    async fn failures_are_classified() {
         let at = serve(Router::new().route("/slow", get(futures::future::pending::<()>))).await;
-        assert!(matches!(failure(Policy::default(), &at).await, Cause::Denied(Denied::NotPublic(..))));
-        assert_eq!(failure(loopback(), &format!("{at}/slow")).await, Cause::TimedOut);
-        let plain = failure(loopback(), &at.replace("http:", "https:")).await;
-        assert_eq!(plain, Cause::Tls("the handshake failed"));
+        assert!(matches!(
+            failure_of_request(EgressPolicy::default(), &at).await,
+            RequestFailure::Denied(Denied::NotPublic(..))
+        ));
+        assert_eq!(
+            failure_of_request(loopback(), &format!("{at}/slow")).await,
+            RequestFailure::TimedOut
+        );
+        let plain = failure_of_request(loopback(), &at.replace("http:", "https:")).await;
+        assert_eq!(plain, RequestFailure::Tls("the handshake failed"));
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        assert_eq!(failure(loopback(), &format!("http://{free}/")).await, Cause::Refused);
-        assert_eq!(failure(loopback(), "http://no-such-name.invalid/").await, Cause::NameNotFound);
+        assert_eq!(
+            failure_of_request(loopback(), &format!("http://{free}/")).await,
+            RequestFailure::Refused
+        );
+        assert_eq!(
+            failure_of_request(loopback(), "http://no-such-name.invalid/").await,
+            RequestFailure::NameNotFound
+        );
     }
 
     #[tokio::test]
-    async fn a_body_without_an_end_is_not_read_to_its_end() {
+    async fn endless_body_is_read_up_to_limit() {
         let endless = || async {
-            Body::from_stream(stream::repeat_with(|| Ok::<_, Infallible>(Bytes::from_static(&[b'a'; 1024]))))
+            Body::from_stream(stream::repeat_with(|| {
+                Ok::<_, Infallible>(Bytes::from_static(&[b'a'; 1024]))
+            }))
         };
-        let at = serve(Router::new().route("/", get(endless)).route("/short", get(async || "short"))).await;
-        let client = client(&loopback(), Duration::from_secs(10)).unwrap();
+        let at =
+            serve(Router::new().route("/", get(endless)).route("/short", get(async || "short")))
+                .await;
+        let client = http_client(&loopback(), Duration::from_secs(10)).unwrap();
         let mut response = client.get(&at).send().await.unwrap();
-        assert_eq!(read_limited(&mut response, 100_000).await, Err(Cause::TooLarge(100_000)));
+        assert_eq!(
+            read_limited(&mut response, 100_000).await,
+            Err(RequestFailure::TooLarge(100_000))
+        );
         let mut response = client.get(format!("{at}/short")).send().await.unwrap();
-        assert_eq!(read_limited(&mut response, 4).await, Err(Cause::TooLarge(4)));
+        assert_eq!(read_limited(&mut response, 4).await, Err(RequestFailure::TooLarge(4)));
         let mut response = client.get(format!("{at}/short")).send().await.unwrap();
         assert_eq!(read_limited(&mut response, 5).await.unwrap(), b"short");
     }

@@ -1,17 +1,15 @@
-//! Where requests to the outside may go.
+//! Egress policy: the addresses that outgoing requests may connect to.
 //!
-//! In: an address or a URL that somebody without rights of ours has chosen: a
-//! task's author (notifications, image references) or a server that answers
-//! (redirects, token realms). Out: whether it may be connected to, and HTTP
-//! clients that connect to nothing else. Without it, the server would reach
-//! from inside the cluster what those people cannot: the metadata service of a
-//! cloud, kubelets, Services of other namespaces.
+//! In: an address or a URL chosen by a user or a server without the permissions of Prewarmer: by
+//! the author of a task (notifications, image references) or by a server that responds (redirects,
+//! token realms). Out: whether it may be connected to, and HTTP clients that connect to no other
+//! address. Without the policy, these users could reach addresses through the server that only the
+//! cluster can reach: the metadata service of a cloud, kubelets, Services of other namespaces.
 //!
-//! Decisions ([`Policy`], [`Networks`]) are *pure*. Calls no other room.
+//! The decisions are pure: no client, no clock, no I/O. Calls no other module.
 //!
-//! Requests to addresses that only the operator can choose do not go through it:
-//! the API server, and Prometheus (`--prometheus-url`), which nearly always is a
-//! Service of the cluster.
+//! Requests to addresses that only the operator can choose do not use the policy: to the API
+//! server, and to Prometheus (`--prometheus-url`), which is almost always a Service of the cluster.
 
 mod client;
 mod cluster;
@@ -19,8 +17,8 @@ mod networks;
 mod policy;
 
 pub use self::{
-    client::{Cause, Names, cause, client, read_limited},
-    cluster::{Cluster, follow, of_node},
-    networks::Networks,
-    policy::{DEFAULT_PORTS, Denied, Policy, Ports, is_cluster_name},
+    client::{PolicyResolver, RequestFailure, classify_failure, http_client, read_limited},
+    cluster::{ClusterNetworks, node_networks, refresh_service_networks},
+    networks::NetworkSet,
+    policy::{DEFAULT_PORTS, Denied, EgressPolicy, PortSet, is_cluster_name},
 };

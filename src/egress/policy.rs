@@ -1,4 +1,4 @@
-//! Whether an address may be connected to. *Pure.*
+//! Decision whether an address may be connected to. Pure: no client, no clock, no I/O.
 
 use std::{
     fmt,
@@ -11,11 +11,12 @@ use std::{
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use reqwest::Url;
 
-use super::Cluster;
+use super::ClusterNetworks;
 
-/// All of IANA's special-purpose registry of IPv4 (RFC 6890 and its successors) that is not the public internet: this
-/// network, private, shared (CGNAT), loopback, link-local, protocol assignments, documentation, 6to4 relays, benchmarking,
-/// multicast, reserved and broadcast.
+/// Networks of IANA's special-purpose registry of IPv4 (RFC 6890 and its successors) that are not
+/// part of the public internet: this network, private, shared (CGNAT), loopback, link-local,
+/// protocol assignments, documentation, 6to4 relays, benchmarking, multicast, reserved and
+/// broadcast.
 const SPECIAL_V4: [(Ipv4Addr, u8); 15] = [
     (Ipv4Addr::UNSPECIFIED, 8),
     (Ipv4Addr::new(10, 0, 0, 0), 8),
@@ -33,18 +34,19 @@ const SPECIAL_V4: [(Ipv4Addr, u8); 15] = [
     (Ipv4Addr::new(224, 0, 0, 0), 4),
     (Ipv4Addr::new(240, 0, 0, 0), 4),
 ];
-/// The only part of IPv6 that is assigned to the public internet.
+/// Only network of IPv6 that is assigned to the public internet.
 const PUBLIC_V6: (Ipv6Addr, u8) = (Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3);
-/// What of it is special: protocol assignments with Teredo, documentation, 6to4 (whose addresses carry one of IPv4).
+/// Special-purpose networks within [`PUBLIC_V6`]: protocol assignments with Teredo, documentation,
+/// and 6to4 (whose addresses embed an IPv4 address).
 const SPECIAL_V6: [(Ipv6Addr, u8); 4] = [
     (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 23),
     (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0), 32),
     (Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0), 16),
     (Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 0), 20),
 ];
-/// Where clouds give credentials and configuration to their machines: link-local (AWS, Azure, GCP, `OpenStack`; AWS' pod
-/// identity), Azure's `WireServer` (a public address that only machines inside reach), Alibaba, Oracle, AWS by IPv6, GCP by
-/// IPv6.
+/// Networks of services that provide credentials and configuration to cloud machines: link-local
+/// (AWS, Azure, GCP, `OpenStack`; AWS' pod identity), Azure's `WireServer` (a public address that
+/// only machines inside reach), Alibaba, Oracle, AWS by IPv6, GCP by IPv6.
 const METADATA_V4: [(Ipv4Addr, u8); 4] = [
     (Ipv4Addr::new(169, 254, 0, 0), 16),
     (Ipv4Addr::new(168, 63, 129, 16), 32),
@@ -56,46 +58,51 @@ const METADATA_V6: [(Ipv6Addr, u8); 3] = [
     (Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0), 32),
     (Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0), 32),
 ];
-/// Prefixes whose addresses carry one of IPv4 in their last 32 bits: NAT64 (RFC 6052), and its local form (RFC 8215).
-const CARRIERS: [(Ipv6Addr, u8); 2] =
-    [(Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96), (Ipv6Addr::new(0x64, 0xff9b, 1, 0, 0, 0, 0, 0), 48)];
-/// Where notifications may be sent to, where no setting says otherwise: HTTP, HTTPS and its usual second port.
+/// Prefixes whose addresses embed an IPv4 address in their last 32 bits: NAT64 (RFC 6052) and its
+/// local form (RFC 8215).
+const IPV4_EMBEDDING_PREFIXES: [(Ipv6Addr, u8); 2] = [
+    (Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96),
+    (Ipv6Addr::new(0x64, 0xff9b, 1, 0, 0, 0, 0, 0), 48),
+];
+/// Default ports of notifications: HTTP, HTTPS and the usual second port of HTTPS.
 pub const DEFAULT_PORTS: &str = "80,443,8443";
-/// Ends of names that only the cluster's own DNS answers, or that mean this machine.
+/// Suffixes of names that only the cluster's own DNS resolves, or that mean this machine.
 const CLUSTER_DOMAINS: [&str; 7] =
     ["svc", "cluster.local", "local", "localhost", "internal", "localdomain", "home.arpa"];
 
-/// Why an address may not be connected to.
+/// Reason why an address may not be connected to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
-    /// It is the metadata service of a cloud, or link-local like most of them.
-    #[error("{0} is not an address of the public internet: it is link-local, or the metadata service of a cloud")]
+    /// Link-local address or metadata service of a cloud. Most of these services are link-local.
+    #[error(
+        "{0} is not an address of the public internet: it is link-local or a metadata service of a cloud"
+    )]
     Metadata(IpAddr),
-    /// `--egress-deny` names it.
+    /// Address within a network of `--egress-deny`.
     #[error("{0} is denied by --egress-deny")]
     Configured(IpAddr),
-    /// It belongs to the cluster.
+    /// Address of the cluster.
     #[error("{0} is an address of the cluster's own nodes, pods or Services{1}")]
-    Cluster(IpAddr, Setting),
-    /// It is not on the public internet.
+    Cluster(IpAddr, AllowFlag),
+    /// Address outside the public internet.
     #[error("{0} is not an address of the public internet{1}")]
-    NotPublic(IpAddr, Setting),
-    /// The name belongs to the cluster, and no setting allows what it resolves to.
-    #[error("{0} is a name inside the cluster and no address of the public internet{1}")]
-    ClusterName(String, Setting),
-    /// No notification goes to that port.
+    NotPublic(IpAddr, AllowFlag),
+    /// Name inside the cluster that resolves to an address which no setting allows.
+    #[error("{0} is a name inside the cluster, not on the public internet{1}")]
+    ClusterName(String, AllowFlag),
+    /// Port not allowed for notifications.
     #[error("port {0} is not allowed (--notify-ports)")]
     Port(u16),
-    /// The URL has no host.
+    /// URL without a host.
     #[error("the URL has no host")]
     NoHost,
 }
 
-/// The setting that can allow an address, for messages.
+/// Name of the flag that can allow an address, for messages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Setting(Option<&'static str>);
+pub struct AllowFlag(Option<&'static str>);
 
-impl fmt::Display for Setting {
+impl fmt::Display for AllowFlag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Some(name) => write!(f, ", and {name} does not allow it"),
@@ -104,25 +111,25 @@ impl fmt::Display for Setting {
     }
 }
 
-/// Ports that may be connected to.
+/// Set of ports that may be connected to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ports(Vec<RangeInclusive<u16>>);
+pub struct PortSet(Vec<RangeInclusive<u16>>);
 
-impl Ports {
-    /// Whether the port is one of them.
+impl PortSet {
+    /// Reports whether the set contains the port.
     #[must_use]
     pub fn contains(&self, port: u16) -> bool {
         self.0.iter().any(|range| range.contains(&port))
     }
 }
 
-impl Default for Ports {
+impl Default for PortSet {
     fn default() -> Self {
         Self(vec![80..=80, 443..=443, 8443..=8443])
     }
 }
 
-impl FromStr for Ports {
+impl FromStr for PortSet {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -131,90 +138,110 @@ impl FromStr for Ports {
             let (first, last) = item.split_once('-').unwrap_or((item, item));
             Some(port(first)?..=port(last)?).filter(|range| !range.is_empty())
         };
-        let ranges: Option<Vec<_>> = crate::items(text).map(range).collect();
+        let ranges: Option<Vec<_>> = crate::comma_separated(text).map(range).collect();
         let ranges = ranges.filter(|ranges| !ranges.is_empty());
-        ranges.map(Self).ok_or_else(|| "expected ports and ranges of ports, such as 443,8000-8999".into())
+        ranges
+            .map(Self)
+            .ok_or_else(|| "expected ports and ranges of ports, such as 443,8000-8999".into())
     }
 }
 
-/// Says which addresses may be connected to. Clones share it.
+/// Egress policy: decides which addresses may be connected to. Clones share it.
 ///
-/// In this order: what `--egress-deny` names is denied; metadata services are, unless a network of the allow list lies
-/// within theirs; what the allow list names is allowed; the cluster's own addresses are denied, and so is all that is not
-/// the public internet.
+/// The rules apply in this order. Networks of `--egress-deny` are denied. Metadata services are
+/// denied, unless the allow list contains a network within theirs. Networks of the allow list are
+/// allowed. The cluster's own addresses and all addresses outside the public internet are denied.
 #[derive(Debug, Clone, Default)]
-pub struct Policy(Arc<Inner>);
+pub struct EgressPolicy(Arc<EgressRules>);
 
 #[derive(Debug, Default)]
-struct Inner {
+struct EgressRules {
     allowed: Vec<IpNet>,
     denied: Vec<IpNet>,
-    setting: Setting,
-    ports: Option<Ports>,
-    cluster: Cluster,
+    setting: AllowFlag,
+    ports: Option<PortSet>,
+    cluster: ClusterNetworks,
     unrestricted: bool,
 }
 
-impl Policy {
-    /// A policy that allows every address: for what the operator has named, and nobody else can choose.
+impl EgressPolicy {
+    /// Creates a policy that allows every address, for addresses that only the operator can choose.
     #[must_use]
     pub fn unrestricted() -> Self {
-        Self(Arc::new(Inner { unrestricted: true, ..Inner::default() }))
+        Self(Arc::new(EgressRules { unrestricted: true, ..EgressRules::default() }))
     }
 
-    /// A policy that allows the public internet, and nothing of the cluster.
+    /// Creates a policy that allows the public internet without the addresses of the cluster.
     #[must_use]
-    pub fn new(denied: Vec<IpNet>, cluster: Cluster) -> Self {
-        Self(Arc::new(Inner { denied, cluster, ..Inner::default() }))
+    pub fn new(denied: Vec<IpNet>, cluster: ClusterNetworks) -> Self {
+        Self(Arc::new(EgressRules { denied, cluster, ..EgressRules::default() }))
     }
 
-    /// Allows these networks too; `setting` is the flag that names them, for messages.
+    /// Returns the policy with these networks allowed. `setting` is the flag that lists them, for
+    /// messages.
     #[must_use]
-    pub fn allowing(&self, allowed: Vec<IpNet>, setting: &'static str) -> Self {
-        let Inner { denied, ports, cluster, unrestricted, .. } = &*self.0;
+    pub fn with_allowed(&self, allowed: Vec<IpNet>, setting: &'static str) -> Self {
+        let EgressRules { denied, ports, cluster, unrestricted, .. } = &*self.0;
         let (denied, ports, cluster) = (denied.clone(), ports.clone(), cluster.clone());
-        let setting = Setting(Some(setting));
-        Self(Arc::new(Inner { allowed, denied, setting, ports, cluster, unrestricted: *unrestricted }))
+        let setting = AllowFlag(Some(setting));
+        Self(Arc::new(EgressRules {
+            allowed,
+            denied,
+            setting,
+            ports,
+            cluster,
+            unrestricted: *unrestricted,
+        }))
     }
 
-    /// Allows these ports only.
+    /// Returns the policy restricted to these ports.
     #[must_use]
-    pub fn at_ports(&self, ports: Ports) -> Self {
-        let Inner { allowed, denied, setting, cluster, unrestricted, .. } = &*self.0;
+    pub fn with_ports(&self, ports: PortSet) -> Self {
+        let EgressRules { allowed, denied, setting, cluster, unrestricted, .. } = &*self.0;
         let (allowed, denied, cluster) = (allowed.clone(), denied.clone(), cluster.clone());
         let ports = Some(ports);
-        Self(Arc::new(Inner { allowed, denied, setting: *setting, ports, cluster, unrestricted: *unrestricted }))
+        Self(Arc::new(EgressRules {
+            allowed,
+            denied,
+            setting: *setting,
+            ports,
+            cluster,
+            unrestricted: *unrestricted,
+        }))
     }
 
-    /// The same without the allow list: the public internet, and nothing of the cluster.
+    /// Returns the policy without the allow list, so that only the public internet is allowed.
     #[must_use]
     pub fn public_only(&self) -> Self {
         Self::new(self.0.denied.clone(), self.0.cluster.clone())
     }
 
-    /// Whether that address may be connected to.
+    /// Checks whether an address may be connected to. Returns the reason if it is denied.
     pub fn check(&self, address: IpAddr) -> Result<(), Denied> {
         if self.0.unrestricted {
             return Ok(());
         }
-        // An IPv4 address mapped into IPv6 reaches what the IPv4 address reaches.
+        // An IPv4-mapped IPv6 address reaches the same host as the IPv4 address.
         let address = address.to_canonical();
-        self.check_plain(address)?;
-        // A gateway translates these to IPv4: both addresses must be allowed.
-        match carried(address) {
-            Some(carried) => self.check_plain(carried),
+        self.check_single(address)?;
+        // A gateway translates such addresses to IPv4: both addresses must be allowed.
+        match embedded_ipv4(address) {
+            Some(carried) => self.check_single(carried),
             None => Ok(()),
         }
     }
 
-    fn check_plain(&self, address: IpAddr) -> Result<(), Denied> {
+    fn check_single(&self, address: IpAddr) -> Result<(), Denied> {
         let inner = &*self.0;
         let within = |networks: &[IpNet]| networks.iter().any(|network| network.contains(&address));
         if within(&inner.denied) {
             return Err(Denied::Configured(address));
         }
         if let Some(metadata) = metadata_network(address) {
-            let named = inner.allowed.iter().any(|allowed| metadata.contains(allowed) && allowed.contains(&address));
+            let named = inner
+                .allowed
+                .iter()
+                .any(|allowed| metadata.contains(allowed) && allowed.contains(&address));
             return if named { Ok(()) } else { Err(Denied::Metadata(address)) };
         }
         if within(&inner.allowed) {
@@ -229,8 +256,9 @@ impl Policy {
         Ok(())
     }
 
-    /// Whether the address may be connected to when it was found under that name. A name of the cluster may only lead to
-    /// what the allow list names: its public addresses, if it has any, are the cluster's own load balancers.
+    /// Checks whether an address may be connected to that a name has resolved to. A name inside the
+    /// cluster may only resolve to networks of the allow list: its public addresses, if it has any,
+    /// are the load balancers of the cluster. Returns the reason if it is denied.
     pub fn check_resolved(&self, name: &str, address: IpAddr) -> Result<(), Denied> {
         self.check(address)?;
         let canonical = address.to_canonical();
@@ -243,17 +271,17 @@ impl Policy {
         Ok(())
     }
 
-    /// What can be said of a URL without resolving its name.
+    /// Checks a URL without resolving its name. Returns the reason if it is denied.
     pub fn check_url(&self, url: &Url) -> Result<(), Denied> {
         if let (Some(ports), Some(port)) = (&self.0.ports, url.port_or_known_default())
             && !ports.contains(port)
         {
             return Err(Denied::Port(port));
         }
-        let host = host(url).ok_or(Denied::NoHost)?;
+        let host = normalized_host(url).ok_or(Denied::NoHost)?;
         match host.parse::<IpAddr>() {
             Ok(address) => self.check(address),
-            // With an allow list, the addresses decide when they are known.
+            // With an allow list, the resolved addresses decide.
             Err(_) if is_cluster_name(&host) && self.0.allowed.is_empty() => {
                 Err(Denied::ClusterName(host, self.0.setting))
             }
@@ -262,54 +290,67 @@ impl Policy {
     }
 }
 
-/// The host of a URL in lower case, without brackets and without the dot at its end.
-fn host(url: &Url) -> Option<String> {
+/// Returns the host of a URL in lower case, without brackets and without a trailing dot.
+fn normalized_host(url: &Url) -> Option<String> {
     let host = url.host_str()?.trim_matches(['[', ']']).trim_end_matches('.').to_lowercase();
     (!host.is_empty()).then_some(host)
 }
 
-/// Whether a name is one that only the cluster's DNS, or this machine, can resolve: of one label, or under a domain that
-/// is not on the internet.
+/// Reports whether only the cluster's DNS or this machine can resolve a name: one with a single
+/// label, or one under a domain that is not on the internet.
 #[must_use]
 pub fn is_cluster_name(name: &str) -> bool {
     let name = name.trim_end_matches('.').to_lowercase();
-    let under = |domain: &&str| name.strip_suffix(*domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
-    // `name.namespace.svc.DOMAIN`, whatever the cluster's domain is.
+    let under = |domain: &&str| {
+        name.strip_suffix(*domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    };
+    // Matches `name.namespace.svc.DOMAIN` with any cluster domain.
     !name.contains('.') || CLUSTER_DOMAINS.iter().any(under) || name.contains(".svc.")
 }
 
 fn is_public(address: IpAddr) -> bool {
     match address {
-        IpAddr::V4(address) => {
-            SPECIAL_V4.iter().all(|(network, length)| !Ipv4Net::new_assert(*network, *length).contains(&address))
-        }
+        IpAddr::V4(address) => SPECIAL_V4
+            .iter()
+            .all(|(network, length)| !Ipv4Net::new_assert(*network, *length).contains(&address)),
         IpAddr::V6(address) => {
-            let within = |(network, length): (Ipv6Addr, u8)| Ipv6Net::new_assert(network, length).contains(&address);
+            let within = |(network, length): (Ipv6Addr, u8)| {
+                Ipv6Net::new_assert(network, length).contains(&address)
+            };
             within(PUBLIC_V6) && !SPECIAL_V6.into_iter().any(within)
         }
     }
 }
 
-/// The network of metadata services that the address lies in.
+/// Returns the network of metadata services that contains the address, if there is one.
 fn metadata_network(address: IpAddr) -> Option<IpNet> {
-    let v4 = METADATA_V4.iter().map(|(network, length)| IpNet::from(Ipv4Net::new_assert(*network, *length)));
-    let v6 = METADATA_V6.iter().map(|(network, length)| IpNet::from(Ipv6Net::new_assert(*network, *length)));
+    let v4 = METADATA_V4
+        .iter()
+        .map(|(network, length)| IpNet::from(Ipv4Net::new_assert(*network, *length)));
+    let v6 = METADATA_V6
+        .iter()
+        .map(|(network, length)| IpNet::from(Ipv6Net::new_assert(*network, *length)));
     v4.chain(v6).find(|network| network.contains(&address))
 }
 
-/// The IPv4 address that one of IPv6 carries for a gateway to translate to.
-fn carried(address: IpAddr) -> Option<IpAddr> {
+/// Returns the IPv4 address embedded in an IPv6 address, to which a gateway translates it.
+fn embedded_ipv4(address: IpAddr) -> Option<IpAddr> {
     let IpAddr::V6(address) = address else { return None };
     let bits = address.to_bits();
-    let last = |bits: u128| u32::try_from(bits & u128::from(u32::MAX)).map(Ipv4Addr::from_bits).ok().map(IpAddr::V4);
-    // The IPv4-compatible form, but for the unspecified and the loopback address.
+    let last = |bits: u128| {
+        u32::try_from(bits & u128::from(u32::MAX)).map(Ipv4Addr::from_bits).ok().map(IpAddr::V4)
+    };
+    // The IPv4-compatible form, except the unspecified and the loopback address.
     if bits >> 32 == 0 && bits > 1 {
         return last(bits);
     }
-    if CARRIERS.iter().any(|(network, length)| Ipv6Net::new_assert(*network, *length).contains(&address)) {
+    if IPV4_EMBEDDING_PREFIXES
+        .iter()
+        .any(|(network, length)| Ipv6Net::new_assert(*network, *length).contains(&address))
+    {
         return last(bits);
     }
-    // 6to4 carries it behind its first 16 bits.
+    // 6to4 embeds the IPv4 address after the first 16 bits.
     (bits >> 112 == 0x2002).then(|| last(bits >> 80)).flatten()
 }
 
@@ -323,11 +364,11 @@ mod tests {
         texts.iter().map(|text| text.parse().unwrap()).collect()
     }
 
-    fn allowing(texts: &[&str]) -> Policy {
-        Policy::default().allowing(nets(texts), "--notify-allow")
+    fn allowing(texts: &[&str]) -> EgressPolicy {
+        EgressPolicy::default().with_allowed(nets(texts), "--notify-allow")
     }
 
-    fn check(policy: &Policy, address: &str) -> Result<(), Denied> {
+    fn check(policy: &EgressPolicy, address: &str) -> Result<(), Denied> {
         policy.check(address.parse().unwrap())
     }
 
@@ -372,12 +413,12 @@ mod tests {
     #[case::teredo("2001:0:1::1", false)]
     #[case::documentation("2001:db8::1", false)]
     #[case::multicast("ff02::1", false)]
-    fn by_default(#[case] address: &str, #[case] allowed: bool) {
-        assert_eq!(check(&Policy::default(), address).is_ok(), allowed, "{address}");
+    fn default_policy_allows_only_public_addresses(#[case] address: &str, #[case] allowed: bool) {
+        assert_eq!(check(&EgressPolicy::default(), address).is_ok(), allowed, "{address}");
     }
 
     #[test]
-    fn an_allow_list_allows_what_it_names() {
+    fn allow_list_permits_its_networks_only() {
         let policy = allowing(&["10.0.0.0/8", "127.0.0.0/8"]);
         assert!(check(&policy, "10.1.2.3").is_ok() && check(&policy, "::ffff:127.0.0.1").is_ok());
         let denied = check(&policy, "192.168.0.1").unwrap_err().to_string();
@@ -393,16 +434,18 @@ mod tests {
             let address: IpAddr = address.parse().unwrap();
             let wide = allowing(&["0.0.0.0/0", "::/0", "100.64.0.0/10", "fd00::/8"]);
             assert_eq!(wide.check(address), Err(Denied::Metadata(address)));
-            let narrow = Policy::default().allowing(vec![address.into()], "--notify-allow");
+            let narrow =
+                EgressPolicy::default().with_allowed(vec![address.into()], "--notify-allow");
             assert_eq!(narrow.check(address), Ok(()));
         }
     }
 
     #[test]
-    fn a_gateway_to_ipv4_reaches_only_what_is_allowed_there() {
+    fn embedded_ipv4_address_must_be_allowed_too() {
         let policy = allowing(&["64:ff9b::/96", "2002::/16"]);
         assert!(check(&policy, "64:ff9b::5db8:d822").is_ok(), "a public address behind NAT64");
-        for inside in ["64:ff9b::a9fe:a9fe", "64:ff9b::a00:1", "2002:a00:1::", "2002:a83f:8110::1"] {
+        for inside in ["64:ff9b::a9fe:a9fe", "64:ff9b::a00:1", "2002:a00:1::", "2002:a83f:8110::1"]
+        {
             assert!(check(&policy, inside).is_err(), "{inside}");
         }
     }
@@ -413,25 +456,36 @@ mod tests {
     }
 
     #[test]
-    fn the_deny_list_is_stronger_than_the_allow_list() {
-        let policy = Policy::new(nets(&["10.9.0.0/16", "93.184.216.0/24"]), Cluster::default())
-            .allowing(nets(&["10.0.0.0/8"]), "--notify-allow");
+    fn deny_list_overrides_allow_list() {
+        let policy = EgressPolicy::new(
+            nets(&["10.9.0.0/16", "93.184.216.0/24"]),
+            ClusterNetworks::default(),
+        )
+        .with_allowed(nets(&["10.0.0.0/8"]), "--notify-allow");
         assert!(check(&policy, "10.8.0.1").is_ok());
-        assert_eq!(check(&policy, "10.9.0.1"), Err(Denied::Configured("10.9.0.1".parse().unwrap())));
-        assert!(check(&policy, "93.184.216.34").is_err() && check(&policy, "93.184.217.34").is_ok());
+        assert_eq!(
+            check(&policy, "10.9.0.1"),
+            Err(Denied::Configured("10.9.0.1".parse().unwrap()))
+        );
+        assert!(
+            check(&policy, "93.184.216.34").is_err() && check(&policy, "93.184.217.34").is_ok()
+        );
     }
 
     #[test]
     fn the_clusters_own_public_addresses_are_denied() {
-        let cluster = Cluster::default();
-        let policy = Policy::new(Vec::new(), cluster.clone());
+        let cluster = ClusterNetworks::default();
+        let policy = EgressPolicy::new(Vec::new(), cluster.clone());
         assert!(check(&policy, "2a05:d018::17").is_ok());
         cluster.set_nodes(&nets(&["2a05:d018::/64", "93.184.216.34/32"]));
         assert!(matches!(check(&policy, "2a05:d018::17"), Err(Denied::Cluster(..))));
         assert!(matches!(check(&policy, "93.184.216.34"), Err(Denied::Cluster(..))));
         assert!(check(&policy, "2a05:d018:0:1::17").is_ok());
-        let allowing = policy.allowing(nets(&["2a05:d018::/64"]), "--notify-allow");
-        assert!(check(&allowing, "2a05:d018::17").is_ok() && check(&allowing.public_only(), "2a05:d018::17").is_err());
+        let allowing = policy.with_allowed(nets(&["2a05:d018::/64"]), "--notify-allow");
+        assert!(
+            check(&allowing, "2a05:d018::17").is_ok()
+                && check(&allowing.public_only(), "2a05:d018::17").is_err()
+        );
     }
 
     #[rstest]
@@ -454,12 +508,12 @@ mod tests {
     #[case("http://0177.0.0.1/", false)]
     #[case("http://[::ffff:a9fe:a9fe]/", false)]
     fn urls(#[case] text: &str, #[case] good: bool) {
-        let policy = Policy::default().at_ports(Ports::default());
+        let policy = EgressPolicy::default().with_ports(PortSet::default());
         assert_eq!(policy.check_url(&text.parse().unwrap()).is_ok(), good, "{text}");
     }
 
     #[test]
-    fn a_name_of_the_cluster_may_lead_to_what_is_allowed_only() {
+    fn cluster_name_resolves_only_to_allowed_networks() {
         let policy = allowing(&["10.0.0.0/8"]);
         assert!(policy.check_url(&"http://web.shop.svc/".parse().unwrap()).is_ok());
         assert!(policy.check_resolved("web.shop.svc", "10.0.0.1".parse().unwrap()).is_ok());
@@ -477,11 +531,11 @@ mod tests {
     #[case("https", None)]
     #[case("70000", None)]
     fn ports(#[case] text: &str, #[case] expected: Option<(u16, u16)>) {
-        let ports = text.parse::<Ports>().ok();
+        let ports = text.parse::<PortSet>().ok();
         assert_eq!(ports.is_some(), expected.is_some());
         if let (Some(ports), Some((inside, outside))) = (ports, expected) {
             assert!(ports.contains(inside) && !ports.contains(outside));
         }
-        assert_eq!(DEFAULT_PORTS.parse::<Ports>().unwrap(), Ports::default());
+        assert_eq!(DEFAULT_PORTS.parse::<PortSet>().unwrap(), PortSet::default());
     }
 }

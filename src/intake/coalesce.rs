@@ -1,4 +1,5 @@
-//! From hints to tasks: one for each namespace, placement, credentials and options. *Pure.*
+//! Coalescing of confirmed hints into tasks: one task for each combination of namespace,
+//! placement, credentials and options. Pure: no client, no clock, no I/O.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -7,139 +8,165 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use super::{
-    Hint,
-    keys::{Key, group_key, keys_of, keys_of_task},
-    ledger::{Ledger, TaskName},
+    ConfirmedHint,
+    dedup_index::{DedupIndex, TaskName},
+    dedup_keys::{DedupKey, dedup_keys, dedup_keys_of_task, group_key},
 };
-use crate::{image::Reference, task::PrewarmTaskSpec, workload::Workload};
+use crate::{image::ImageRef, task::PrewarmTaskSpec, workload::Workload};
 
-/// Images in one task at most, as its schema says.
+/// Maximum number of images in one task, as in the schema of `spec.images`.
 const MAX_IMAGES: usize = 100;
-/// Workloads named on a task at most: names of 253 characters and kinds of 63 make 80 KB of the 256 KB that an object may
-/// have of annotations.
+/// Maximum number of workloads named on a task. Names of up to 253 characters and kinds of up to
+/// 63 characters take 80 KB of the 256 KB that Kubernetes allows for an object's annotations.
 const MAX_WORKLOADS: usize = 250;
 
-/// A task to create.
+/// Task to create.
 #[derive(Debug, Clone, PartialEq)]
-pub struct PlannedTask {
-    /// Its namespace.
+pub struct TaskDraft {
+    /// Namespace of the task.
     pub namespace: String,
-    /// Its name: the same for the same work.
+    /// Name of the task, derived from its content: equal work results in an equal name.
     pub name: String,
-    /// The workloads that asked for it, as `Kind/name`, bounded.
+    /// Workloads that need the task, as `Kind/name`; at most 250.
     pub workloads: BTreeSet<String>,
-    /// How many more there are.
+    /// Number of further workloads that `workloads` does not contain.
     pub more_workloads: usize,
-    /// What it does.
+    /// Spec of the task.
     pub spec: PrewarmTaskSpec,
-    /// When the first of its hints came.
-    pub since: Timestamp,
-    pub(super) keys: Vec<Key>,
+    /// Time at which the first of its hints was received.
+    pub first_hint_at: Timestamp,
+    pub(super) keys: Vec<DedupKey>,
 }
 
-/// What follows from a window's hints.
+/// Result of coalescing the hints of one window.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Plan {
+pub struct CoalescedTasks {
     /// Tasks to create.
-    pub tasks: Vec<PlannedTask>,
-    /// Older tasks of the same workloads that are not needed any more, with the reason.
+    pub tasks: Vec<TaskDraft>,
+    /// Obsolete open tasks of the same workloads, each with the reason.
     pub obsolete: Vec<(TaskName, String)>,
 }
 
-/// Collects hints into as few tasks as possible. A workload that asks for other images than before makes its own older tasks
-/// obsolete, where they are open and were for workloads of these hints alone; what it still needs of them is taken over.
+/// Coalesces hints into as few tasks as possible. When a workload requires other images than
+/// before, its older tasks become obsolete if they are open and were created only for workloads of
+/// these hints. Images of them that are still needed become part of the new tasks.
 #[must_use]
-pub fn plan(hints: &[Hint], ledger: &Ledger, now: Instant) -> Plan {
-    let superseded = superseded(hints, ledger);
+pub fn coalesce_hints(
+    hints: &[ConfirmedHint],
+    ledger: &DedupIndex,
+    now: Instant,
+) -> CoalescedTasks {
+    let superseded = superseded_tasks(hints, ledger);
     let names: HashSet<TaskName> = superseded.iter().map(|(name, _)| name.clone()).collect();
-    let reopened: HashSet<Key> = superseded.into_iter().flat_map(|(_, keys)| keys).collect();
-    let mut groups: BTreeMap<Vec<u8>, Vec<(&Workload, Vec<&Reference>)>> = BTreeMap::new();
+    let reopened: HashSet<DedupKey> = superseded.into_iter().flat_map(|(_, keys)| keys).collect();
+    let mut groups: BTreeMap<Vec<u8>, Vec<(&Workload, Vec<&ImageRef>)>> = BTreeMap::new();
     for hint in hints {
-        let kept: HashSet<&Key> = hint.kept.iter().collect();
+        let kept: HashSet<&DedupKey> = hint.kept.iter().collect();
         for workload in &hint.workloads {
-            let keys = keys_of(workload);
-            let missing = ledger.missing(&keys, &names, now);
-            let needed = |key: &Key| missing.contains(key) && (!kept.contains(key) || reopened.contains(key));
-            let images: Vec<&Reference> =
-                workload.images.iter().zip(&keys).filter(|(_, key)| needed(key)).map(|(image, _)| image).collect();
+            let keys = dedup_keys(workload);
+            let missing = ledger.uncovered(&keys, &names, now);
+            let needed = |key: &DedupKey| {
+                missing.contains(key) && (!kept.contains(key) || reopened.contains(key))
+            };
+            let images: Vec<&ImageRef> = workload
+                .images
+                .iter()
+                .zip(&keys)
+                .filter(|(_, key)| needed(key))
+                .map(|(image, _)| image)
+                .collect();
             if !images.is_empty() {
                 groups.entry(group_key(workload)).or_default().push((workload, images));
             }
         }
     }
     let since = hints.iter().map(|hint| hint.since).min().unwrap_or_default();
-    let tasks: Vec<PlannedTask> = groups.iter().flat_map(|(key, members)| tasks(key, members, since)).collect();
+    let tasks: Vec<TaskDraft> =
+        groups.iter().flat_map(|(key, members)| task_drafts(key, members, since)).collect();
     let successor_of = |name: &TaskName| match tasks.iter().find(|task| task.namespace == name.0) {
         Some(task) => format!("superseded by {}", task.name),
-        None => "its workloads ask for other images now".to_owned(),
+        None => "its workloads now require other images".to_owned(),
     };
     let mut obsolete: Vec<(TaskName, String)> =
         names.into_iter().map(|name| (name.clone(), successor_of(&name))).collect();
-    obsolete.retain(|(name, _)| !tasks.iter().any(|task| task.namespace == name.0 && task.name == name.1));
+    obsolete.retain(|(name, _)| {
+        !tasks.iter().any(|task| task.namespace == name.0 && task.name == name.1)
+    });
     obsolete.sort();
-    Plan { tasks, obsolete }
+    CoalescedTasks { tasks, obsolete }
 }
 
-/// Open tasks that were made for nobody but workloads of these hints, and of which something is not asked for any more.
-fn superseded(hints: &[Hint], ledger: &Ledger) -> Vec<(TaskName, Vec<Key>)> {
-    let mut changed: BTreeMap<&str, (BTreeSet<String>, HashSet<Key>)> = BTreeMap::new();
+/// Returns the open tasks that were created only for workloads of these hints and that contain an
+/// image no longer needed, each with its deduplication keys.
+fn superseded_tasks(
+    hints: &[ConfirmedHint],
+    ledger: &DedupIndex,
+) -> Vec<(TaskName, Vec<DedupKey>)> {
+    let mut changed: BTreeMap<&str, (BTreeSet<String>, HashSet<DedupKey>)> = BTreeMap::new();
     for workload in hints.iter().flat_map(|hint| &hint.workloads) {
         let (titles, wanted) = changed.entry(&workload.namespace).or_default();
-        titles.insert(title(workload));
-        wanted.extend(keys_of(workload));
+        titles.insert(kind_and_name(workload));
+        wanted.extend(dedup_keys(workload));
     }
-    let stale = |(namespace, (titles, wanted)): (&str, (BTreeSet<String>, HashSet<Key>))| {
-        let open = ledger.open_for(namespace, &titles);
-        open.into_iter().filter(|(_, keys)| keys.iter().any(|key| !wanted.contains(key))).collect::<Vec<_>>()
+    let stale = |(namespace, (titles, wanted)): (&str, (BTreeSet<String>, HashSet<DedupKey>))| {
+        let open = ledger.open_tasks_for(namespace, &titles);
+        open.into_iter()
+            .filter(|(_, keys)| keys.iter().any(|key| !wanted.contains(key)))
+            .collect::<Vec<_>>()
     };
     changed.into_iter().flat_map(stale).collect()
 }
 
-fn title(workload: &Workload) -> String {
+fn kind_and_name(workload: &Workload) -> String {
     format!("{}/{}", workload.kind, workload.name)
 }
 
-fn tasks(key: &[u8], members: &[(&Workload, Vec<&Reference>)], since: Timestamp) -> Vec<PlannedTask> {
-    let mut images: BTreeMap<&str, &Reference> = BTreeMap::new();
+fn task_drafts(
+    key: &[u8],
+    members: &[(&Workload, Vec<&ImageRef>)],
+    since: Timestamp,
+) -> Vec<TaskDraft> {
+    let mut images: BTreeMap<&str, &ImageRef> = BTreeMap::new();
     for image in members.iter().flat_map(|(_, images)| images) {
         images.entry(image.normalized()).or_insert(image);
     }
     let Some((first, _)) = members.first() else { return Vec::new() };
-    let all: BTreeSet<String> = members.iter().map(|(workload, _)| title(workload)).collect();
+    let all: BTreeSet<String> =
+        members.iter().map(|(workload, _)| kind_and_name(workload)).collect();
     let workloads: BTreeSet<String> = all.iter().take(MAX_WORKLOADS).cloned().collect();
-    let images: Vec<(&str, &Reference)> = images.into_iter().collect();
-    let task = |part: &[(&str, &Reference)]| {
+    let images: Vec<(&str, &ImageRef)> = images.into_iter().collect();
+    let task = |part: &[(&str, &ImageRef)]| {
         let images = part.iter().map(|(_, image)| image.as_written().to_owned()).collect();
-        let spec = PrewarmTaskSpec { images, ..first.group_spec() };
-        PlannedTask {
+        let spec = PrewarmTaskSpec { images, ..first.task_spec() };
+        TaskDraft {
             namespace: first.namespace.clone(),
-            name: name(key, part.iter().map(|(full, _)| *full)),
+            name: task_name(key, part.iter().map(|(full, _)| *full)),
             more_workloads: all.len() - workloads.len(),
             workloads: workloads.clone(),
-            since,
-            keys: keys_of_task(&first.namespace, &spec),
+            first_hint_at: since,
+            keys: dedup_keys_of_task(&first.namespace, &spec),
             spec,
         }
     };
     images.chunks(MAX_IMAGES).map(task).collect()
 }
 
-fn name<'a>(key: &[u8], images: impl Iterator<Item = &'a str>) -> String {
+fn task_name<'a>(key: &[u8], images: impl Iterator<Item = &'a str>) -> String {
     let mut hasher = Sha256::new();
     hasher.update(key);
     for image in images {
         hasher.update([0]);
         hasher.update(image.as_bytes());
     }
-    named(&hasher.finalize())
+    name_from_hash(&hasher.finalize())
 }
 
-/// The name of the task that follows one which failed, was cancelled or became obsolete.
-pub(super) fn successor(name: &str, uid: &str) -> String {
-    named(&Sha256::digest(format!("{name}\0{uid}")))
+/// Returns the name of the task that replaces a failed, cancelled or obsolete one.
+pub(super) fn successor_name(name: &str, uid: &str) -> String {
+    name_from_hash(&Sha256::digest(format!("{name}\0{uid}")))
 }
 
-fn named(hash: &[u8]) -> String {
+fn name_from_hash(hash: &[u8]) -> String {
     format!("auto-{}", crate::hex(&hash[..8]))
 }
 
@@ -158,117 +185,156 @@ mod tests {
         }
     }
 
-    fn of(workload: Workload) -> Hint {
-        beyond(workload, Vec::new())
+    fn hint_of(workload: Workload) -> ConfirmedHint {
+        hint_with_previous_keys(workload, Vec::new())
     }
 
-    fn beyond(workload: Workload, kept: Vec<Key>) -> Hint {
-        Hint::stored(&workload.namespace.clone(), Timestamp::now(), vec![workload], kept)
+    fn hint_with_previous_keys(workload: Workload, kept: Vec<DedupKey>) -> ConfirmedHint {
+        ConfirmedHint::from_stored(
+            &workload.namespace.clone(),
+            Timestamp::now(),
+            vec![workload],
+            kept,
+        )
     }
 
-    fn hint(name: &str, images: &[&str]) -> Hint {
-        of(workload(name, images))
+    fn hint(name: &str, images: &[&str]) -> ConfirmedHint {
+        hint_of(workload(name, images))
     }
 
-    /// A change of a workload's images.
-    fn change(name: &str, before: &[&str], after: &[&str]) -> Hint {
-        beyond(workload(name, after), keys_of(&workload(name, before)))
+    /// Returns the hint for a change of a workload's images.
+    fn image_change(name: &str, before: &[&str], after: &[&str]) -> ConfirmedHint {
+        hint_with_previous_keys(workload(name, after), dedup_keys(&workload(name, before)))
     }
 
-    fn fresh(hints: &[Hint]) -> Vec<PlannedTask> {
-        plan(hints, &Ledger::default(), Instant::now()).tasks
+    fn coalesced_without_index(hints: &[ConfirmedHint]) -> Vec<TaskDraft> {
+        coalesce_hints(hints, &DedupIndex::default(), Instant::now()).tasks
     }
 
-    fn images(task: &PlannedTask) -> Vec<&str> {
+    fn images(task: &TaskDraft) -> Vec<&str> {
         task.spec.images.iter().map(String::as_str).collect()
     }
 
-    fn remember(ledger: &Ledger, tasks: &[PlannedTask]) {
+    fn insert_tasks(ledger: &DedupIndex, tasks: &[TaskDraft]) {
         for task in tasks {
             let name = (task.namespace.clone(), task.name.clone());
-            ledger.mark(name, task.keys.clone(), task.workloads.clone(), task.more_workloads == 0, Instant::now());
+            ledger.insert(
+                name,
+                task.keys.clone(),
+                task.workloads.clone(),
+                task.more_workloads == 0,
+                Instant::now(),
+            );
         }
     }
 
     #[test]
-    fn a_helm_upgrade_is_one_task() {
-        let hints: Vec<Hint> = (0..30)
-            .map(|n| hint(&format!("w{n}"), &[&format!("app:{n}"), "docker.io/library/proxy:1", "proxy:1"]))
+    fn helm_upgrade_creates_one_task() {
+        let hints: Vec<ConfirmedHint> = (0..30)
+            .map(|n| {
+                hint(
+                    &format!("w{n}"),
+                    &[&format!("app:{n}"), "docker.io/library/proxy:1", "proxy:1"],
+                )
+            })
             .collect();
-        let tasks = fresh(&hints);
+        let tasks = coalesced_without_index(&hints);
         assert_eq!(tasks.len(), 1);
-        assert_eq!((tasks[0].spec.images.len(), tasks[0].workloads.len(), tasks[0].more_workloads), (31, 30, 0));
+        assert_eq!(
+            (tasks[0].spec.images.len(), tasks[0].workloads.len(), tasks[0].more_workloads),
+            (31, 30, 0)
+        );
     }
 
     #[test]
-    fn the_same_work_has_the_same_name_in_any_order() {
-        let one = fresh(&[hint("a", &["x:1", "y:1"]), hint("b", &["z:1"])]);
-        let other = fresh(&[hint("b", &["z:1", "docker.io/library/y:1"]), hint("a", &["x:1"])]);
+    fn task_name_is_independent_of_order() {
+        let one = coalesced_without_index(&[hint("a", &["x:1", "y:1"]), hint("b", &["z:1"])]);
+        let other = coalesced_without_index(&[
+            hint("b", &["z:1", "docker.io/library/y:1"]),
+            hint("a", &["x:1"]),
+        ]);
         assert_eq!(one[0].name, other[0].name);
-        assert_ne!(one[0].name, fresh(&[hint("a", &["x:1"])])[0].name);
-        assert_ne!(one[0].name, successor(&one[0].name, "uid"));
+        assert_ne!(one[0].name, coalesced_without_index(&[hint("a", &["x:1"])])[0].name);
+        assert_ne!(one[0].name, successor_name(&one[0].name, "uid"));
     }
 
     #[test]
-    fn placement_credentials_and_namespace_keep_tasks_apart() {
+    fn placement_credentials_and_namespace_separate_tasks() {
         let mut placed = workload("a", &["x:1"]);
         placed.placement.node_selector.insert("pool".into(), "gpu".into());
         let mut secret = workload("a", &["x:1"]);
         secret.credentials.image_pull_secrets.push("s".into());
         let elsewhere = Workload { namespace: "bank".into(), ..workload("a", &["x:1"]) };
-        assert_eq!(fresh(&[hint("a", &["x:1"]), of(placed), of(secret), of(elsewhere)]).len(), 4);
+        assert_eq!(
+            coalesced_without_index(&[
+                hint("a", &["x:1"]),
+                hint_of(placed),
+                hint_of(secret),
+                hint_of(elsewhere)
+            ])
+            .len(),
+            4
+        );
     }
 
     #[test]
-    fn more_images_than_a_task_may_have_are_split() {
+    fn images_above_limit_are_split() {
         let images: Vec<String> = (0..150).map(|n| format!("app:{n}")).collect();
         let images: Vec<&str> = images.iter().map(String::as_str).collect();
-        let sizes: Vec<usize> = fresh(&[hint("a", &images)]).iter().map(|task| task.spec.images.len()).collect();
+        let sizes: Vec<usize> = coalesced_without_index(&[hint("a", &images)])
+            .iter()
+            .map(|task| task.spec.images.len())
+            .collect();
         assert_eq!(sizes, [100, 50]);
     }
 
     #[test]
-    fn a_workload_without_images_is_no_task() {
-        assert_eq!(fresh(&[hint("a", &[])]), []);
+    fn workload_without_images_creates_no_task() {
+        assert_eq!(coalesced_without_index(&[hint("a", &[])]), []);
     }
 
     #[test]
-    fn a_changed_image_warms_only_what_is_new() {
-        let tasks = fresh(&[change("a", &["x:1", "y:1"], &["x:2", "y:1"])]);
+    fn changed_image_creates_task_with_new_images_only() {
+        let tasks = coalesced_without_index(&[image_change("a", &["x:1", "y:1"], &["x:2", "y:1"])]);
         assert_eq!(images(&tasks[0]), ["x:2"]);
         let mut moved = workload("a", &["x:2", "y:1"]);
         moved.placement.node_selector.insert("pool".into(), "gpu".into());
-        let moved = beyond(moved, keys_of(&workload("a", &["x:1", "y:1"])));
-        assert_eq!(images(&fresh(&[moved])[0]), ["x:2", "y:1"], "elsewhere nothing is there");
+        let moved = hint_with_previous_keys(moved, dedup_keys(&workload("a", &["x:1", "y:1"])));
+        assert_eq!(
+            images(&coalesced_without_index(&[moved])[0]),
+            ["x:2", "y:1"],
+            "images on other nodes do not count as present"
+        );
     }
 
     #[test]
-    fn a_rollout_makes_its_own_open_task_obsolete_and_takes_over_what_it_needs() {
-        let (ledger, now) = (Ledger::default(), Instant::now());
-        let first = fresh(&[hint("a", &["x:1", "y:1"])]);
-        remember(&ledger, &first);
-        let next = plan(&[change("a", &["x:1", "y:1"], &["x:2", "y:1"])], &ledger, now);
+    fn rollout_makes_open_task_obsolete_and_keeps_needed_images() {
+        let (ledger, now) = (DedupIndex::default(), Instant::now());
+        let first = coalesced_without_index(&[hint("a", &["x:1", "y:1"])]);
+        insert_tasks(&ledger, &first);
+        let next =
+            coalesce_hints(&[image_change("a", &["x:1", "y:1"], &["x:2", "y:1"])], &ledger, now);
         assert_eq!(images(&next.tasks[0]), ["x:2", "y:1"]);
         let why = format!("superseded by {}", next.tasks[0].name);
         assert_eq!(next.obsolete, [(("shop".to_owned(), first[0].name.clone()), why)]);
     }
 
     #[test]
-    fn a_task_that_others_wait_for_stays() {
-        let (ledger, now) = (Ledger::default(), Instant::now());
-        let first = fresh(&[hint("a", &["x:1"]), hint("b", &["z:1"])]);
-        remember(&ledger, &first);
-        let next = plan(&[change("a", &["x:1"], &["x:2"])], &ledger, now);
+    fn task_of_other_workloads_is_not_obsolete() {
+        let (ledger, now) = (DedupIndex::default(), Instant::now());
+        let first = coalesced_without_index(&[hint("a", &["x:1"]), hint("b", &["z:1"])]);
+        insert_tasks(&ledger, &first);
+        let next = coalesce_hints(&[image_change("a", &["x:1"], &["x:2"])], &ledger, now);
         assert_eq!((next.tasks.len(), next.obsolete.len()), (1, 0));
-        let both = [change("a", &["x:1"], &["x:2"]), change("b", &["z:1"], &["z:2"])];
-        assert_eq!(plan(&both, &ledger, now).obsolete.len(), 1);
+        let both = [image_change("a", &["x:1"], &["x:2"]), image_change("b", &["z:1"], &["z:2"])];
+        assert_eq!(coalesce_hints(&both, &ledger, now).obsolete.len(), 1);
     }
 
     #[test]
-    fn a_further_image_leaves_the_open_task_alone() {
-        let (ledger, now) = (Ledger::default(), Instant::now());
-        remember(&ledger, &fresh(&[hint("a", &["x:1"])]));
-        let next = plan(&[change("a", &["x:1"], &["x:1", "y:1"])], &ledger, now);
+    fn additional_image_does_not_make_open_task_obsolete() {
+        let (ledger, now) = (DedupIndex::default(), Instant::now());
+        insert_tasks(&ledger, &coalesced_without_index(&[hint("a", &["x:1"])]));
+        let next = coalesce_hints(&[image_change("a", &["x:1"], &["x:1", "y:1"])], &ledger, now);
         assert_eq!((images(&next.tasks[0]), next.obsolete.len()), (vec!["y:1"], 0));
     }
 }

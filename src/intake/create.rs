@@ -1,4 +1,5 @@
-//! Creates planned tasks, and marks those that are not needed any more. The only code of intake that writes.
+//! Creation of tasks, and marking of obsolete ones: the only code of intake that writes to the
+//! API server.
 
 use std::time::Duration;
 
@@ -10,9 +11,11 @@ use kube::{
 use serde_json::json;
 
 use super::{
-    IntakeSettings, PlannedTask,
-    coalesce::successor,
-    ledger::{MORE_WORKLOADS_ANNOTATION, REWRITTEN_ANNOTATION, TaskName, WORKLOADS_ANNOTATION, is_void},
+    IntakeSettings, TaskDraft,
+    coalesce::successor_name,
+    dedup_index::{
+        MORE_WORKLOADS_ANNOTATION, REWRITTEN_ANNOTATION, TaskName, WORKLOADS_ANNOTATION, is_invalid,
+    },
 };
 use crate::{
     metrics::Metrics,
@@ -20,83 +23,100 @@ use crate::{
     trace::{self, Span},
 };
 
-/// Tries at a passing error: with doubling delays from [`FIRST_DELAY`] about 12 s in all, the time an API server needs to
-/// fail over. What is given up is taken up again by the next hint for it.
-const TRIES: u32 = 6;
-const FIRST_DELAY: Duration = Duration::from_millis(400);
-/// How many failed predecessors of the same work are stepped over.
+/// Maximum number of attempts after transient errors. With delays that double from
+/// 400 ms, all attempts take about 12 s: the time that an API server needs to fail over.
+/// The next hint for the same work starts an abandoned creation again.
+const MAX_ATTEMPTS: u32 = 6;
+const INITIAL_BACKOFF: Duration = Duration::from_millis(400);
+/// Maximum number of invalid tasks for the same work for which a successor name is tried.
 const MAX_PREDECESSORS: u32 = 5;
 
-/// Why no task was created; it was logged.
+/// Creation that failed permanently or exhausted its retries. The error is already logged.
 #[derive(Debug)]
-pub(super) struct GivenUp;
+pub(super) struct CreationFailed;
 
-/// Creates the task, unless the same work is there already. The name that it has in the end.
-pub(super) async fn create(
+/// Creates the task, unless a valid task for the same work exists. Returns the name of the created
+/// or existing task, which may be a successor name.
+pub(super) async fn create_or_get_task(
     client: &Client,
-    planned: &PlannedTask,
+    planned: &TaskDraft,
     settings: &IntakeSettings,
     metrics: &Metrics,
-) -> Result<String, GivenUp> {
+) -> Result<String, CreationFailed> {
     let tasks = Api::<PrewarmTask>::namespaced(client.clone(), &planned.namespace);
     let mut name = planned.name.clone();
-    let mut delay = FIRST_DELAY;
+    let mut delay = INITIAL_BACKOFF;
     let (mut tries, mut predecessors) = (0, 0);
     loop {
         metrics.kube_requests.with_label_values(&["create", "prewarmtasks"]).inc();
-        let error = match tasks.create(&PostParams::default(), &object(planned, &name, settings)).await {
+        let error = match tasks
+            .create(&PostParams::default(), &task_object(planned, &name, settings))
+            .await
+        {
             Ok(task) => {
-                created(planned, &name, &task.uid().unwrap_or_default());
+                record_creation(planned, &name, &task.uid().unwrap_or_default());
                 return Ok(name);
             }
             Err(error) => error,
         };
         match &error {
-            kube::Error::Api(status) if status.reason == "AlreadyExists" && predecessors < MAX_PREDECESSORS => {
-                match ended_badly(&tasks, &name).await {
+            kube::Error::Api(status)
+                if status.reason == "AlreadyExists" && predecessors < MAX_PREDECESSORS =>
+            {
+                match uid_if_invalid(&tasks, &name).await {
                     Ok(None) => return Ok(name),
                     Ok(Some(uid)) => {
-                        name = successor(&name, &uid);
+                        name = successor_name(&name, &uid);
                         predecessors += 1;
                         continue;
                     }
-                    Err(error) => tracing::debug!(%error, "the task that exists could not be read"),
+                    Err(error) => tracing::debug!(%error, "cannot read the existing task"),
                 }
             }
             kube::Error::Api(status) if matches!(status.code, 400 | 403 | 404 | 422) => {
-                tracing::warn!(namespace = planned.namespace, %error, "the namespace takes no PrewarmTask");
-                return Err(GivenUp);
+                tracing::warn!(namespace = planned.namespace, %error, "cannot create the task: the API server rejected it");
+                return Err(CreationFailed);
             }
             _ => {}
         }
         tries += 1;
-        if tries >= TRIES {
-            tracing::warn!(namespace = planned.namespace, task = name, %error, "gave up creating the task");
-            return Err(GivenUp);
+        if tries >= MAX_ATTEMPTS {
+            tracing::warn!(namespace = planned.namespace, task = name, %error, "cannot create the task: retries exhausted");
+            return Err(CreationFailed);
         }
         tokio::time::sleep(delay).await;
         delay *= 2;
     }
 }
 
-/// Tells what was made of which admissions.
-fn created(planned: &PlannedTask, name: &str, uid: &str) {
-    let workloads = planned.workloads.iter().take(10).map(String::as_str).collect::<Vec<_>>().join(", ");
+/// Logs and traces the creation of a task with the admitted workloads that need it.
+fn record_creation(planned: &TaskDraft, name: &str, uid: &str) {
+    let workloads =
+        planned.workloads.iter().take(10).map(String::as_str).collect::<Vec<_>>().join(", ");
     let (namespace, trace) = (&planned.namespace, trace::trace_id(uid));
-    tracing::info!(namespace, task = name, trace, workloads, "warming what was admitted");
+    tracing::info!(
+        namespace,
+        task = name,
+        trace,
+        workloads,
+        "created a task for admitted workloads"
+    );
     let attributes = [("namespace", namespace.as_str()), ("task", name), ("workloads", &workloads)];
-    let (start, end) = (planned.since, Timestamp::now());
-    trace::tell(&Span { name: "admission", task_uid: uid, start, end, attributes: &attributes });
+    let (start, end) = (planned.first_hint_at, Timestamp::now());
+    trace::record(&Span { name: "admission", task_uid: uid, start, end, attributes: &attributes });
 }
 
-/// The UID of the task, if it failed, was cancelled or is obsolete: then the work is asked for anew.
-async fn ended_badly(tasks: &Api<PrewarmTask>, name: &str) -> kube::Result<Option<String>> {
+/// Returns the UID of the task if it failed, was cancelled or is obsolete, so that the work needs a
+/// new task.
+async fn uid_if_invalid(tasks: &Api<PrewarmTask>, name: &str) -> kube::Result<Option<String>> {
     let Some(task) = tasks.get_opt(name).await? else { return Ok(None) };
-    Ok(task.uid().filter(|_| is_void(&task)))
+    Ok(task.uid().filter(|_| is_invalid(&task)))
 }
 
-fn object(planned: &PlannedTask, name: &str, settings: &IntakeSettings) -> PrewarmTask {
-    let owned = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+fn task_object(planned: &TaskDraft, name: &str, settings: &IntakeSettings) -> PrewarmTask {
+    let owned = |pairs: &[(&str, &str)]| {
+        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    };
     let retain = (!settings.retain.is_zero()).then(|| format!("{}s", settings.retain.as_secs()));
     let workloads: Vec<&str> = planned.workloads.iter().map(String::as_str).collect();
     let (workloads, more) = (workloads.join(","), planned.more_workloads.to_string());
@@ -107,32 +127,41 @@ fn object(planned: &PlannedTask, name: &str, settings: &IntakeSettings) -> Prewa
     if planned.spec.pull_method == PullMethod::Helper {
         annotations.push((
             REWRITTEN_ANNOTATION,
-            "another webhook gives the workload's pods other images than its template \
-            names; it treats the pods of the helper method alike",
+            "another webhook changes the images of the workload's pods; the Helper pull \
+            method is used, whose pods it changes in the same way",
         ));
     }
     PrewarmTask {
         metadata: ObjectMeta {
             name: Some(name.to_owned()),
             namespace: Some(planned.namespace.clone()),
-            labels: Some(owned(&[("app.kubernetes.io/managed-by", "prewarmer"), (ORIGIN_LABEL, "admission")])),
+            labels: Some(owned(&[
+                ("app.kubernetes.io/managed-by", "prewarmer"),
+                (ORIGIN_LABEL, "admission"),
+            ])),
             annotations: Some(owned(&annotations)),
             ..ObjectMeta::default()
         },
-        spec: PrewarmTaskSpec { ttl_seconds_after_finished: Some(settings.task_ttl), retain, ..planned.spec.clone() },
+        spec: PrewarmTaskSpec {
+            ttl_seconds_after_finished: Some(settings.task_ttl),
+            retain,
+            ..planned.spec.clone()
+        },
         status: None,
     }
 }
 
-/// Says of a task that nothing new is to be begun for it.
-pub async fn make_obsolete(client: &Client, task: &TaskName, why: &str, metrics: &Metrics) {
+/// Marks a task as obsolete by an annotation with the reason, so that no new work starts for it.
+pub async fn mark_obsolete(client: &Client, task: &TaskName, why: &str, metrics: &Metrics) {
     let (namespace, name) = task;
     metrics.kube_requests.with_label_values(&["patch", "prewarmtasks"]).inc();
     let patch = json!({"metadata": {"annotations": {OBSOLETE_ANNOTATION: why}}});
     let tasks = Api::<PrewarmTask>::namespaced(client.clone(), namespace);
     match tasks.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await {
-        Ok(_) => tracing::info!(namespace, task = name, why, "the task is not needed any more"),
+        Ok(_) => tracing::info!(namespace, task = name, why, "marked the task as obsolete"),
         Err(kube::Error::Api(status)) if status.code == 404 => {}
-        Err(error) => tracing::warn!(namespace, task = name, %error, "the task could not be marked as obsolete"),
+        Err(error) => {
+            tracing::warn!(namespace, task = name, %error, "cannot mark the task as obsolete");
+        }
     }
 }

@@ -1,129 +1,141 @@
-//! Hints: an object asks for something. What a review says is a claim; what was read from the API server is a fact.
+//! Hints: unverified statements of admission reviews that an object needs images; and confirmed
+//! hints, which rest on an object that was read from the API server.
 
 use std::{collections::HashSet, sync::Arc};
 
 use jiff::Timestamp;
 
-use super::keys::{Key, keys_of_all};
-use crate::workload::{Kind, ObjectView, Workload};
+use super::dedup_keys::{DedupKey, dedup_keys_of_all};
+use crate::workload::{ObjectView, Workload, WorkloadKind};
 
-/// Longest name of an object (a DNS-1123 subdomain).
+/// Maximum length of an object's name (a DNS-1123 subdomain).
 const MAX_NAME: usize = 253;
-/// Longest name of a namespace (a DNS-1123 label).
+/// Maximum length of a namespace's name (a DNS-1123 label).
 const MAX_LABEL: usize = 63;
-/// Longest UID that is believed to be one: those of Kubernetes are UUIDs, of 36 characters.
+/// Maximum length of a UID. UIDs of Kubernetes are UUIDs with 36 characters.
 const MAX_UID: usize = 64;
 
-/// What a review claims of an object. Whoever reaches the webhook's port can send reviews: nothing follows from a claim but a
-/// look at the object that it names, by namespace, name and UID.
+/// Unverified statement of an admission review about an object. Any client that reaches the
+/// webhook's port can send reviews. The only effect of a hint is a lookup of the object by
+/// namespace and name, whose UID must match.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Claim {
+pub struct Hint {
     /// Kind of the object.
-    pub(super) kind: Arc<Kind>,
+    pub(super) kind: Arc<WorkloadKind>,
     /// Namespace of the object.
     pub(super) namespace: String,
     /// Name of the object.
     pub(super) name: String,
-    /// UID of the object. The API server gives it before it asks validating webhooks.
+    /// UID of the object. The API server assigns it before it calls validating webhooks.
     pub(super) uid: String,
-    /// The version that the object had when its change was admitted; none where it was new.
-    pub(super) replaces: Option<String>,
-    /// When the review came.
+    /// `resourceVersion` of the object before the admitted change; `None` for a new object.
+    pub(super) replaced_version: Option<String>,
+    /// Time at which the review was received.
     pub(super) since: Timestamp,
-    /// What the object asks for; none where the review was not read that far.
-    fresh: Option<Vec<Key>>,
-    /// What it asked for before: that is there already.
-    pub(super) kept: Vec<Key>,
+    /// Keys that the object needs and did not need before; `None` if the review was not parsed so
+    /// far.
+    new_keys: Option<Vec<DedupKey>>,
+    /// Keys that the object needed before the change. Their images count as present.
+    pub(super) kept: Vec<DedupKey>,
 }
 
-impl Claim {
-    /// Makes a claim of an object of a review in `namespace`, of which nothing but its identity was read. None where the object
-    /// has no valid namespace, name or UID: such an object cannot be looked up.
+impl Hint {
+    /// Creates a hint for an object of a review in `namespace`, from the object's identity only.
+    /// Returns `None` if the object has no valid namespace, name or UID and so cannot be looked up.
     #[must_use]
-    pub fn new(kind: &Arc<Kind>, namespace: &str, object: &ObjectView) -> Option<Self> {
+    pub fn new(kind: &Arc<WorkloadKind>, namespace: &str, object: &ObjectView) -> Option<Self> {
         let metadata = &object.metadata;
         let same = metadata.namespace.is_empty() || metadata.namespace == namespace;
-        let valid = same && is_label(namespace) && is_subdomain(&metadata.name) && is_uid(&metadata.uid);
+        let valid =
+            same && is_label(namespace) && is_subdomain(&metadata.name) && is_uid(&metadata.uid);
         valid.then(|| Self {
             kind: Arc::clone(kind),
             namespace: namespace.to_owned(),
             name: metadata.name.clone(),
             uid: metadata.uid.clone(),
-            replaces: None,
+            replaced_version: None,
             since: Timestamp::now(),
-            fresh: None,
+            new_keys: None,
             kept: Vec::new(),
         })
     }
 
-    /// The same claim, of a change of an object that had this version.
+    /// Returns the hint with the `resourceVersion` of the object before its change.
     #[must_use]
-    pub fn replacing(self, version: &str) -> Self {
-        Self { replaces: Some(version.to_owned()), ..self }
+    pub fn with_replaced_version(self, version: &str) -> Self {
+        Self { replaced_version: Some(version.to_owned()), ..self }
     }
 
-    /// The same claim, of an object that asks for these, and asked for `kept` before.
+    /// Returns the hint with the keys of `workloads`, and with those needed before the change.
     #[must_use]
-    pub fn asking(self, workloads: &[Workload], kept: Vec<Key>) -> Self {
-        Self { fresh: Some(beyond(&keys_of_all(workloads), &kept)), kept, ..self }
+    pub fn with_workloads(self, workloads: &[Workload], kept: Vec<DedupKey>) -> Self {
+        Self { new_keys: Some(difference(&dedup_keys_of_all(workloads), &kept)), kept, ..self }
     }
 
-    /// Whether it says nothing that the other does not.
-    pub(super) fn says_the_same(&self, other: &Self) -> bool {
-        self.uid == other.uid && self.replaces == other.replaces && self.fresh == other.fresh && self.kept == other.kept
+    /// Reports whether both hints have the same UID, replaced version and keys.
+    pub(super) fn is_equal_hint(&self, other: &Self) -> bool {
+        self.uid == other.uid
+            && self.replaced_version == other.replaced_version
+            && self.new_keys == other.new_keys
+            && self.kept == other.kept
     }
 
-    /// What is new in it, as far as that is known.
+    /// Returns the keys that are new in the hint, or `None` if the review was not parsed so far.
     #[must_use]
-    pub fn fresh(&self) -> Option<&[Key]> {
-        self.fresh.as_deref()
+    pub fn new_keys(&self) -> Option<&[DedupKey]> {
+        self.new_keys.as_deref()
     }
 }
 
-/// What a stored object asks for. Only what was read from the API server becomes one: by [`super::WatchHints::hint`] from our
-/// own watch, and within intake from a look at the object.
+/// Hint whose object was read from the API server. It is created from our own watch, or within
+/// intake by a lookup of the object.
 #[derive(Debug, Clone)]
-pub struct Hint {
+pub struct ConfirmedHint {
     /// Namespace of the object.
     pub(super) namespace: String,
-    /// When its change was heard of.
+    /// Time at which the change of the object was received.
     pub(super) since: Timestamp,
-    /// What it asks for.
+    /// Workloads read from the object.
     pub(super) workloads: Vec<Workload>,
-    /// What it asked for before: that is there already.
-    pub(super) kept: Vec<Key>,
-    fresh: Vec<Key>,
+    /// Keys that the object needed before the change. Their images count as present.
+    pub(super) kept: Vec<DedupKey>,
+    new_keys: Vec<DedupKey>,
 }
 
-impl Hint {
-    pub(super) fn stored(namespace: &str, since: Timestamp, workloads: Vec<Workload>, kept: Vec<Key>) -> Self {
-        let fresh = beyond(&keys_of_all(&workloads), &kept);
-        Self { namespace: namespace.to_owned(), since, workloads, kept, fresh }
+impl ConfirmedHint {
+    pub(super) fn from_stored(
+        namespace: &str,
+        since: Timestamp,
+        workloads: Vec<Workload>,
+        kept: Vec<DedupKey>,
+    ) -> Self {
+        let fresh = difference(&dedup_keys_of_all(&workloads), &kept);
+        Self { namespace: namespace.to_owned(), since, workloads, kept, new_keys: fresh }
     }
 
-    /// What is new in it.
+    /// Returns the keys that are new in the hint.
     #[must_use]
-    pub fn fresh(&self) -> &[Key] {
-        &self.fresh
+    pub fn new_keys(&self) -> &[DedupKey] {
+        &self.new_keys
     }
 
-    /// What it asked for before.
+    /// Returns the keys that the object needed before the change.
     #[must_use]
-    pub fn into_kept(self) -> Vec<Key> {
+    pub fn into_previous_keys(self) -> Vec<DedupKey> {
         self.kept
     }
 }
 
-/// Those of `keys` that are not in `kept`.
-fn beyond(keys: &[Key], kept: &[Key]) -> Vec<Key> {
+/// Returns the keys that are not in `kept`.
+fn difference(keys: &[DedupKey], kept: &[DedupKey]) -> Vec<DedupKey> {
     if kept.is_empty() {
         return keys.to_vec();
     }
-    let kept: HashSet<&Key> = kept.iter().collect();
+    let kept: HashSet<&DedupKey> = kept.iter().collect();
     keys.iter().filter(|key| !kept.contains(key)).copied().collect()
 }
 
-/// Whether the text is a DNS-1123 label.
+/// Reports whether the text is a DNS-1123 label.
 fn is_label(text: &str) -> bool {
     let ends = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
     let bytes = text.as_bytes();
@@ -131,9 +143,10 @@ fn is_label(text: &str) -> bool {
     bytes.len() <= MAX_LABEL && bytes.iter().all(plain) && ends(bytes.first()) && ends(bytes.last())
 }
 
-/// Whether the text is a DNS-1123 subdomain, as the names of all objects with a pod template are.
+/// Reports whether the text is a DNS-1123 subdomain, the format of the names of all objects with a
+/// pod template.
 fn is_subdomain(text: &str) -> bool {
-    // Parts of a subdomain may be longer than a label: Kubernetes checks the whole alone.
+    // Parts of a subdomain may be longer than a label: Kubernetes checks only the total length.
     let ends = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
     let plain = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-';
     let part = |part: &str| {
@@ -155,18 +168,18 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::workload::Kinds;
+    use crate::workload::WorkloadKinds;
 
-    fn claim(namespace: &str, metadata: &serde_json::Value) -> Option<Claim> {
-        let kinds = Kinds::default();
-        let kind = kinds.find("apps/v1", "Deployment").unwrap();
-        Claim::new(kind, namespace, &kind.read_value(json!({"metadata": metadata})).unwrap())
+    fn hint(namespace: &str, metadata: &serde_json::Value) -> Option<Hint> {
+        let kinds = WorkloadKinds::default();
+        let kind = kinds.find_by_api_version("apps/v1", "Deployment").unwrap();
+        Hint::new(kind, namespace, &kind.parse_value(json!({"metadata": metadata})).unwrap())
     }
 
     #[test]
-    fn only_an_object_that_can_be_looked_up_is_claimed() {
-        assert!(claim("shop", &json!({"name": "web-1.v2", "uid": "0d6f-1"})).is_some());
-        assert!(claim("shop", &json!({"name": "web", "namespace": "shop", "uid": "u"})).is_some());
+    fn hint_requires_valid_namespace_name_and_uid() {
+        assert!(hint("shop", &json!({"name": "web-1.v2", "uid": "0d6f-1"})).is_some());
+        assert!(hint("shop", &json!({"name": "web", "namespace": "shop", "uid": "u"})).is_some());
         for (namespace, metadata) in [
             ("shop", json!({"generateName": "x-", "uid": "u"})),
             ("shop", json!({"name": "web"})),
@@ -179,30 +192,43 @@ mod tests {
             ("a.b", json!({"name": "web", "uid": "u"})),
             (&"a".repeat(64), json!({"name": "web", "uid": "u"})),
         ] {
-            assert_eq!(claim(namespace, &metadata), None, "{namespace} {metadata}");
+            assert_eq!(hint(namespace, &metadata), None, "{namespace} {metadata}");
         }
     }
 
     #[test]
-    fn names_lead_nowhere_else() {
+    fn subdomain_rejects_paths_and_escapes() {
         assert!(is_subdomain("web-1.shop") && is_subdomain(&"a".repeat(253)));
-        for text in ["", ".", "..", "../secrets/x", "a/b", "a?b", "a%2fb", "Web", "-a", "a-", "a..b", &"a".repeat(254)]
-        {
+        for text in [
+            "",
+            ".",
+            "..",
+            "../secrets/x",
+            "a/b",
+            "a?b",
+            "a%2fb",
+            "Web",
+            "-a",
+            "a-",
+            "a..b",
+            &"a".repeat(254),
+        ] {
             assert!(!is_subdomain(text), "{text}");
         }
     }
 
     #[test]
-    fn what_is_new_is_found_in_linear_time() {
+    fn difference_takes_linear_time() {
         let key = |n: u32| {
-            let mut key = Key::default();
+            let mut key = DedupKey::default();
             key[..4].copy_from_slice(&n.to_be_bytes());
             key
         };
-        let (all, kept): (Vec<Key>, Vec<Key>) = ((0..200_000).map(key).collect(), (1..200_000).map(key).collect());
+        let (all, kept): (Vec<DedupKey>, Vec<DedupKey>) =
+            ((0..200_000).map(key).collect(), (1..200_000).map(key).collect());
         let begun = Instant::now();
-        assert_eq!(beyond(&all, &kept), [key(0)]);
-        // Comparing each with each takes minutes.
+        assert_eq!(difference(&all, &kept), [key(0)]);
+        // A comparison of each key with each other key takes minutes.
         assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
     }
 }

@@ -1,4 +1,5 @@
-//! Reads the object that a claim names from the API server: whether it was stored, and what it asks for.
+//! Lookups: read the object that a hint names from the API server, and return whether it exists and
+//! which workloads it contains.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,38 +10,40 @@ use kube::{
     core::{DynamicObject, Request},
 };
 
-use super::queue::{Lookup, Seen};
-use crate::{metrics::Metrics, surroundings::Surroundings, workload::Policy};
+use super::queue::{Lookup, LookupResult};
+use crate::{cluster_context::ClusterContext, metrics::Metrics, workload::Policy};
 
-/// One lookup may take this long.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Objects of this size are read on a thread of their own: that takes milliseconds.
-const LARGE: usize = 256 * 1024;
+/// Timeout of one lookup.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
+/// Size in bytes from which objects are parsed on a blocking thread, because that takes
+/// milliseconds.
+const LARGE_OBJECT_BYTES: usize = 256 * 1024;
 
-/// What is needed to look an object up.
+/// Dependencies of a lookup.
 #[derive(Clone)]
-pub(super) struct Reader {
+pub(super) struct LookupContext {
     pub(super) client: Client,
     pub(super) policy: Arc<Policy>,
-    pub(super) around: Surroundings,
+    pub(super) context: ClusterContext,
     pub(super) metrics: Arc<Metrics>,
 }
 
-/// Looks an object up once. A panic counts as an answer that did not come.
-pub(super) async fn look(reader: Reader, lookup: Lookup) -> (u64, Seen) {
+/// Looks up one object once. A panic counts as a missing object.
+pub(super) async fn look_up(reader: LookupContext, lookup: Lookup) -> (u64, LookupResult) {
     let id = lookup.id;
-    let seen = std::panic::AssertUnwindSafe(read(reader, lookup)).catch_unwind().await;
-    (id, seen.unwrap_or(Seen::Missing))
+    let seen = std::panic::AssertUnwindSafe(read_object(reader, lookup)).catch_unwind().await;
+    (id, seen.unwrap_or(LookupResult::Missing))
 }
 
-async fn read(reader: Reader, lookup: Lookup) -> Seen {
+async fn read_object(reader: LookupContext, lookup: Lookup) -> LookupResult {
     reader.metrics.kube_requests.with_label_values(&["get", &lookup.kind.plural]).inc();
-    match tokio::time::timeout(PATIENCE, get(&reader.client, &lookup)).await {
-        Ok(Ok(text)) if text.len() >= LARGE => {
-            let reading = tokio::task::spawn_blocking(move || consider(&reader, &lookup, &text));
-            reading.await.unwrap_or(Seen::Missing)
+    match tokio::time::timeout(LOOKUP_TIMEOUT, get_object(&reader.client, &lookup)).await {
+        Ok(Ok(text)) if text.len() >= LARGE_OBJECT_BYTES => {
+            let reading =
+                tokio::task::spawn_blocking(move || evaluate_object(&reader, &lookup, &text));
+            reading.await.unwrap_or(LookupResult::Missing)
         }
-        Ok(Ok(text)) => consider(&reader, &lookup, &text),
+        Ok(Ok(text)) => evaluate_object(&reader, &lookup, &text),
         Ok(Err(kube::Error::Api(status))) if status.code == 403 => {
             let Lookup { namespace, name, kind, .. } = &lookup;
             tracing::warn!(
@@ -48,31 +51,38 @@ async fn read(reader: Reader, lookup: Lookup) -> Seen {
                 namespace,
                 name,
                 error = status.message,
-                "no right to read an admitted object: no task is made of its review"
+                "no permission to get an admitted object: its hint is discarded"
             );
-            Seen::Forbidden
+            LookupResult::Forbidden
         }
         Ok(Err(error)) => {
-            tracing::debug!(%error, namespace = lookup.namespace, name = lookup.name, "an admitted object is not stored");
-            Seen::Missing
+            tracing::debug!(%error, namespace = lookup.namespace, name = lookup.name, "cannot get an admitted object");
+            LookupResult::Missing
         }
-        Err(_) => Seen::Missing,
+        Err(_) => LookupResult::Missing,
     }
 }
 
-async fn get(client: &Client, lookup: &Lookup) -> kube::Result<String> {
-    let url = DynamicObject::url_path(&lookup.kind.resource(), Some(&lookup.namespace));
-    let request = Request::new(url).get(&lookup.name, &GetParams::default()).map_err(kube::Error::BuildRequest)?;
+async fn get_object(client: &Client, lookup: &Lookup) -> kube::Result<String> {
+    let url = DynamicObject::url_path(&lookup.kind.api_resource(), Some(&lookup.namespace));
+    let request = Request::new(url)
+        .get(&lookup.name, &GetParams::default())
+        .map_err(kube::Error::BuildRequest)?;
     client.request_text(request).await
 }
 
-/// Reads what is stored: a webhook after ours may have changed what was admitted.
-fn consider(reader: &Reader, lookup: &Lookup, text: &str) -> Seen {
-    let Ok(object) = lookup.kind.read(text) else { return Seen::Missing };
-    let (verdict, _) = reader.policy.consider(&lookup.kind, &object, &lookup.namespace, &reader.around);
+/// Evaluates the stored object: a webhook that runs after ours may have changed the admitted one.
+fn evaluate_object(reader: &LookupContext, lookup: &Lookup, text: &str) -> LookupResult {
+    let Ok(object) = lookup.kind.parse_text(text) else { return LookupResult::Missing };
+    let (verdict, _) =
+        reader.policy.evaluate(&lookup.kind, &object, &lookup.namespace, &reader.context);
     let metadata = object.metadata;
     if metadata.name != lookup.name || metadata.namespace != lookup.namespace {
-        return Seen::Missing;
+        return LookupResult::Missing;
     }
-    Seen::Stored { uid: metadata.uid, version: metadata.resource_version, workloads: verdict.workloads() }
+    LookupResult::Stored {
+        uid: metadata.uid,
+        version: metadata.resource_version,
+        workloads: verdict.workloads(),
+    }
 }

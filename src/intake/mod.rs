@@ -1,22 +1,21 @@
-//! Claims and hints in, deduplicated and coalesced `PrewarmTask`s out.
+//! Intake: confirms, deduplicates and coalesces hints, and creates `PrewarmTask`s from them.
 //!
-//! In: [`Claim`]s of objects that were admitted, of which nothing follows but a
-//! look at the object, and [`Hint`]s of stored objects from our own watch, by
-//! way of a bounded queue that never makes admission wait. Out: `PrewarmTask`s
-//! with deterministic names, so that two replicas or a retry make one task, not
-//! two. Lookups and writes are limited for each namespace and in all, and
-//! namespaces are served in turns. May call `task`, `workload` and
-//! `surroundings`.
+//! In: hints of admitted objects, whose only effect is a lookup of the object,
+//! and confirmed hints of stored objects from our own watch. Both pass a bounded
+//! queue that never blocks admission. Out: `PrewarmTask`s with deterministic
+//! names, so that two replicas or a retry create one task, not two. Lookups and
+//! writes are rate limited per namespace and in total, and namespaces are served
+//! round-robin. May call `task`, `workload` and `surroundings`.
 
 mod coalesce;
 mod create;
+mod dedup_index;
+mod dedup_keys;
+mod fair_queue;
 mod hint;
-mod keys;
-mod ledger;
-mod limits;
 mod lookup;
 mod queue;
-mod turns;
+mod rate_limit;
 
 use std::{
     ops::ControlFlow,
@@ -33,112 +32,124 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use coalesce::{Plan, PlannedTask, plan};
-pub use create::make_obsolete;
-pub use hint::{Claim, Hint};
-pub use keys::{Key, keys_of, keys_of_all};
-pub use ledger::{Asked, Ledger, REWRITTEN_ANNOTATION, TaskName, workloads_of};
-pub use limits::{BURST_SECONDS, Rates};
-pub use queue::Offered;
+pub use coalesce::{CoalescedTasks, TaskDraft, coalesce_hints};
+pub use create::mark_obsolete;
+pub use dedup_index::{DedupIndex, REWRITTEN_ANNOTATION, TaskName, TrackedTask, workloads_of};
+pub use dedup_keys::{DedupKey, dedup_keys, dedup_keys_of_all};
+pub use hint::{ConfirmedHint, Hint};
+pub use queue::OfferOutcome;
+pub use rate_limit::{BURST_SECONDS, RateLimits};
 
 use self::{
-    lookup::{Reader, look},
-    queue::{Lost, Queue, Step},
-    turns::{AtOnce, Turns},
+    fair_queue::{ConcurrencyLimits, FairQueue},
+    lookup::{LookupContext, look_up},
+    queue::{DiscardedHints, DueWork, HintQueue},
 };
 use crate::{
+    cluster_context::ClusterContext,
     metrics::Metrics,
-    supervise::{Work, contained},
-    surroundings::Surroundings,
+    supervise::{WorkKind, record_panic},
     workload::{Policy, Workload},
 };
 
-/// Writes at once. One that makes us try again takes 12 s: it holds up four others of its namespace, and no other namespace.
-const WRITES: AtOnce = AtOnce { total: 64, namespace: 4 };
-/// Writes that may wait, of one namespace and in all: a task of a hundred images has 10 KB. Beyond, hints are dropped.
-const NAMESPACE_WRITES: usize = 256;
-const MAX_WRITES: usize = 2048;
+/// Concurrency limits of writes. A write that is retried takes up to 12 s. Four such writes block
+/// their own namespace, but no other one.
+const WRITE_CONCURRENCY: ConcurrencyLimits = ConcurrencyLimits { total: 64, namespace: 4 };
+/// Maximum number of pending writes per namespace. A task of a hundred images takes 10 KB. Above
+/// this limit or the total limit, hints are dropped.
+const MAX_NAMESPACE_WRITES: usize = 256;
+const MAX_PENDING_WRITES: usize = 2048;
 
-/// How intake works.
+/// Settings of intake.
 #[derive(Debug, Clone)]
 pub struct IntakeSettings {
-    /// How long hints are collected into one task.
-    pub window: Duration,
-    /// Seconds after its end until a task made by admission is deleted.
+    /// Time for which hints are collected before they are coalesced.
+    pub coalesce_window: Duration,
+    /// Seconds from the end of a task created by admission to its deletion.
     pub task_ttl: u32,
-    /// How long its finished workers hold the images.
+    /// Time for which finished workers are retained, so that the kubelet keeps their images.
     pub retain: Duration,
-    /// Objects looked up in a second.
-    pub lookups: Rates,
-    /// Tasks created or marked as obsolete in a second.
-    pub creations: Rates,
+    /// Rate limits of object lookups.
+    pub lookup_limits: RateLimits,
+    /// Rate limits of task creations and of marking tasks as obsolete.
+    pub creation_limits: RateLimits,
 }
 
 impl Default for IntakeSettings {
     fn default() -> Self {
         Self {
-            window: Duration::from_secs(1),
+            coalesce_window: Duration::from_secs(1),
             task_ttl: 3600,
             retain: Duration::ZERO,
-            lookups: Rates { total: 100, namespace: 50 },
-            creations: Rates { total: 50, namespace: 5 },
+            lookup_limits: RateLimits { total: 100, namespace: 50 },
+            creation_limits: RateLimits { total: 50, namespace: 5 },
         }
     }
 }
 
-struct Shared {
-    queue: Mutex<Queue>,
-    /// Something is to be done earlier than before.
-    wake: Notify,
-    ledger: Arc<Ledger>,
-    around: Surroundings,
+struct IntakeState {
+    queue: Mutex<HintQueue>,
+    /// Notification that the next deadline has moved forward.
+    changed: Notify,
+    dedup_index: Arc<DedupIndex>,
+    context: ClusterContext,
     metrics: Arc<Metrics>,
     settings: IntakeSettings,
 }
 
-impl Shared {
-    fn queue(&self) -> MutexGuard<'_, Queue> {
+impl IntakeState {
+    fn queue(&self) -> MutexGuard<'_, HintQueue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn count(&self, offered: Offered) -> Offered {
+    fn count_outcome(&self, offered: OfferOutcome) -> OfferOutcome {
         self.metrics.hints.with_label_values(&[offered.as_str()]).inc();
         offered
     }
 
-    fn count_lost(&self, lost: Lost) {
-        let Lost { not_stored, forbidden, duplicate, dropped } = lost;
-        let all =
-            [("not_stored", not_stored), ("forbidden", forbidden), ("duplicate", duplicate), ("dropped", dropped)];
+    fn count_discarded(&self, lost: DiscardedHints) {
+        let DiscardedHints { not_stored, forbidden, duplicate, dropped } = lost;
+        let all = [
+            ("not_stored", not_stored),
+            ("forbidden", forbidden),
+            ("duplicate", duplicate),
+            ("dropped", dropped),
+        ];
         for (outcome, count) in all.into_iter().filter(|(_, count)| *count > 0) {
             self.metrics.hints.with_label_values(&[outcome]).inc_by(count as u64);
         }
     }
 }
 
-/// Takes claims of reviews. Clones share one queue.
+/// Sender of hints from admission reviews. Clones share one queue.
 #[derive(Clone)]
-pub struct ReviewHints(Arc<Shared>);
+pub struct ReviewHints(Arc<IntakeState>);
 
-/// Takes hints of our own watch, which has read the objects from the API server. Clones share one queue.
+/// Sender of confirmed hints from our own watch, which reads objects from the API server. Clones
+/// share one queue.
 #[derive(Clone)]
-pub struct WatchHints(Arc<Shared>);
+pub struct WatchHints(Arc<IntakeState>);
 
-/// Gives claims and hints to [`run`].
-pub struct HintReceiver(Arc<Shared>);
+/// Receiver of hints and confirmed hints, for [`run`].
+pub struct HintReceiver(Arc<IntakeState>);
 
-/// Makes a queue: one end for reviews, one for our own watch, and one for [`run`].
+/// Creates a queue and returns its sender for reviews, its sender for our own watch, and its
+/// receiver for [`run`].
 #[must_use]
 pub fn channel(
     metrics: &Arc<Metrics>,
     settings: IntakeSettings,
-    around: Surroundings,
+    around: ClusterContext,
 ) -> (ReviewHints, WatchHints, HintReceiver) {
-    let shared = Arc::new(Shared {
-        queue: Mutex::new(Queue::new(settings.window, settings.lookups, Instant::now())),
-        wake: Notify::new(),
-        ledger: Arc::default(),
-        around,
+    let shared = Arc::new(IntakeState {
+        queue: Mutex::new(HintQueue::new(
+            settings.coalesce_window,
+            settings.lookup_limits,
+            Instant::now(),
+        )),
+        changed: Notify::new(),
+        dedup_index: Arc::default(),
+        context: around,
         metrics: Arc::clone(metrics),
         settings,
     });
@@ -146,117 +157,136 @@ pub fn channel(
 }
 
 impl ReviewHints {
-    /// Takes a claim, or says why not; the metrics count which. Never waits.
+    /// Queues a hint and returns the outcome, which the metrics count. Never blocks.
     #[allow(clippy::must_use_candidate, reason = "the metrics have counted it")]
-    pub fn offer(&self, claim: Claim) -> Offered {
+    pub fn offer(&self, hint: Hint) -> OfferOutcome {
         let shared = &self.0;
         let now = Instant::now();
-        if claim.fresh().is_some_and(|keys| shared.ledger.covers(keys, now)) {
-            return shared.count(Offered::Duplicate);
+        if hint.new_keys().is_some_and(|keys| shared.dedup_index.covers(keys, now)) {
+            return shared.count_outcome(OfferOutcome::Duplicate);
         }
-        let known = shared.around.has_namespace(&claim.namespace);
-        let (offered, wake) = shared.queue().claim(claim, known, now);
+        let known = shared.context.namespace_exists(&hint.namespace);
+        let (offered, wake) = shared.queue().push_hint(hint, known, now);
         if wake {
-            shared.wake.notify_one();
+            shared.changed.notify_one();
         }
-        shared.count(offered)
+        shared.count_outcome(offered)
     }
 }
 
 impl WatchHints {
-    /// Makes a hint of an object that was read from the API server: what it asks for, and what it asked for before.
+    /// Creates a confirmed hint for an object that was read from the API server, from its workloads
+    /// and from the keys that it needed before.
     #[must_use]
-    pub fn hint(&self, namespace: &str, workloads: Vec<Workload>, kept: Vec<Key>) -> Hint {
-        Hint::stored(namespace, jiff::Timestamp::now(), workloads, kept)
+    pub fn confirmed_hint(
+        &self,
+        namespace: &str,
+        workloads: Vec<Workload>,
+        kept: Vec<DedupKey>,
+    ) -> ConfirmedHint {
+        ConfirmedHint::from_stored(namespace, jiff::Timestamp::now(), workloads, kept)
     }
 
-    /// Takes a hint, or says why not; the metrics count which. Never waits.
+    /// Queues a confirmed hint and returns the outcome, which the metrics count. Never blocks.
     #[allow(clippy::must_use_candidate, reason = "the metrics have counted it")]
-    pub fn offer(&self, hint: Hint) -> Offered {
+    pub fn offer(&self, confirmed: ConfirmedHint) -> OfferOutcome {
         let shared = &self.0;
         let now = Instant::now();
-        if shared.ledger.covers(hint.fresh(), now) {
-            return shared.count(Offered::Duplicate);
+        if shared.dedup_index.covers(confirmed.new_keys(), now) {
+            return shared.count_outcome(OfferOutcome::Duplicate);
         }
-        let (offered, wake) = shared.queue().hint(hint, now);
+        let (offered, wake) = shared.queue().push_confirmed_hint(confirmed, now);
         if wake {
-            shared.wake.notify_one();
+            shared.changed.notify_one();
         }
-        shared.count(offered)
+        shared.count_outcome(offered)
     }
 
-    /// What has been asked for; to be told of the tasks that exist.
+    /// Returns the index of requested images, which the caller updates with the tasks that exist.
     #[must_use]
-    pub fn ledger(&self) -> &Arc<Ledger> {
-        &self.0.ledger
+    pub fn dedup_index(&self) -> &Arc<DedupIndex> {
+        &self.0.dedup_index
     }
 }
 
-/// Turns claims and hints into tasks until `stop`; what is queued then is still worked off.
-pub async fn run(client: Client, hints: HintReceiver, policy: Arc<Policy>, stop: CancellationToken) {
+/// Creates tasks from hints until `stop`; hints that are queued by then are still processed.
+pub async fn run(
+    client: Client,
+    hints: HintReceiver,
+    policy: Arc<Policy>,
+    stop: CancellationToken,
+) {
     let shared = hints.0;
-    let (around, metrics) = (shared.around.clone(), Arc::clone(&shared.metrics));
-    let writes = Turns::new(shared.settings.creations, WRITES);
-    let reader = Reader { client, policy, around, metrics };
-    let mut intake =
-        Intake { shared, reader, writes, lookups: JoinSet::new(), writers: JoinSet::new(), closing: false };
-    while let ControlFlow::Continue(wakes) = intake.work() {
-        intake.wait(wakes, &stop).await;
+    let (around, metrics) = (shared.context.clone(), Arc::clone(&shared.metrics));
+    let writes = FairQueue::new(shared.settings.creation_limits, WRITE_CONCURRENCY);
+    let reader = LookupContext { client, policy, context: around, metrics };
+    let mut intake = Intake {
+        shared,
+        lookup_context: reader,
+        writes,
+        lookups: JoinSet::new(),
+        active_writes: JoinSet::new(),
+        closing: false,
+    };
+    while let ControlFlow::Continue(wakes) = intake.process_due() {
+        intake.wait_for_work(wakes, &stop).await;
     }
 }
 
-/// A request that changes something.
+/// Write request to the API server.
 #[derive(Debug)]
-enum Write {
-    Create(Box<PlannedTask>),
-    Obsolete(TaskName, String),
+enum TaskWrite {
+    Create(Box<TaskDraft>),
+    MarkObsolete(TaskName, String),
 }
 
-impl Write {
-    fn task(&self) -> TaskName {
+impl TaskWrite {
+    fn task_name(&self) -> TaskName {
         match self {
             Self::Create(planned) => (planned.namespace.clone(), planned.name.clone()),
-            Self::Obsolete(task, _) => task.clone(),
+            Self::MarkObsolete(task, _) => task.clone(),
         }
     }
 }
 
 struct Intake {
-    shared: Arc<Shared>,
-    reader: Reader,
-    writes: Turns<Write>,
-    lookups: JoinSet<(u64, queue::Seen)>,
-    writers: JoinSet<Arc<str>>,
+    shared: Arc<IntakeState>,
+    lookup_context: LookupContext,
+    writes: FairQueue<TaskWrite>,
+    lookups: JoinSet<(u64, queue::LookupResult)>,
+    active_writes: JoinSet<Arc<str>>,
     closing: bool,
 }
 
 impl Intake {
-    /// Does what is to be done now, and says when there is more without anything being offered or answered. `Break`: it is time to
-    /// end.
-    fn work(&mut self) -> ControlFlow<(), Option<Instant>> {
+    /// Processes everything that is due and returns the next deadline, if there is one. Returns
+    /// `Break` when `run` must end.
+    fn process_due(&mut self) -> ControlFlow<(), Option<Instant>> {
         let now = Instant::now();
-        let (shared, around) = (Arc::clone(&self.shared), &self.reader.around);
-        let (known, covered) =
-            (|name: &str| around.has_namespace(name), |keys: &[Key]| shared.ledger.covers(keys, now));
-        let step = shared.queue().advance(now, known, covered);
-        self.take(step);
+        let (shared, around) = (Arc::clone(&self.shared), &self.lookup_context.context);
+        let (known, covered) = (
+            |name: &str| around.namespace_exists(name),
+            |keys: &[DedupKey]| shared.dedup_index.covers(keys, now),
+        );
+        let step = shared.queue().process_due(now, known, covered);
+        self.handle_output(step);
         while let Some((namespace, write)) = self.writes.next(now, |_| true) {
-            self.write(namespace, write);
+            self.spawn_write(namespace, write);
         }
         let (waiting, wakes) = {
             let queue = shared.queue();
-            (queue.len(), queue.wakes())
+            (queue.len(), queue.next_deadline())
         };
         shared.metrics.queue_depth.set(i64::try_from(waiting).unwrap_or(i64::MAX));
-        let idle = waiting == 0 && self.writes.waiting() == 0 && self.writes.busy() == 0;
+        let idle = waiting == 0 && self.writes.waiting_len() == 0 && self.writes.in_progress() == 0;
         if self.closing && idle {
             return ControlFlow::Break(());
         }
-        ControlFlow::Continue([wakes, self.writes.wakes()].into_iter().flatten().min())
+        ControlFlow::Continue([wakes, self.writes.next_deadline()].into_iter().flatten().min())
     }
 
-    /// Waits until there is something to do.
-    async fn wait(&mut self, wakes: Option<Instant>, stop: &CancellationToken) {
+    /// Waits for the deadline, the end of a request, a new hint or `stop`.
+    async fn wait_for_work(&mut self, wakes: Option<Instant>, stop: &CancellationToken) {
         let time = async {
             match wakes {
                 Some(at) => sleep_until(at).await,
@@ -269,18 +299,18 @@ impl Intake {
                 let mut all = vec![answered];
                 all.extend(std::iter::from_fn(|| self.lookups.try_join_next()));
                 for (id, found) in all.into_iter().flatten() {
-                    let next = shared.queue().seen(id, found, Instant::now());
-                    self.take(next);
+                    let next = shared.queue().handle_lookup_result(id, found, Instant::now());
+                    self.handle_output(next);
                 }
             }
-            Some(written) = self.writers.join_next() => {
+            Some(written) = self.active_writes.join_next() => {
                 let mut all = vec![written];
-                all.extend(std::iter::from_fn(|| self.writers.try_join_next()));
+                all.extend(std::iter::from_fn(|| self.active_writes.try_join_next()));
                 for namespace in all.into_iter().flatten() {
-                    self.writes.done(&namespace);
+                    self.writes.finish(&namespace);
                 }
             }
-            () = shared.wake.notified() => {}
+            () = shared.changed.notified() => {}
             () = time => {}
             () = stop.cancelled(), if !self.closing => {
                 self.closing = true;
@@ -289,72 +319,91 @@ impl Intake {
         }
     }
 
-    fn take(&mut self, step: Step) {
-        self.shared.count_lost(step.lost);
+    fn handle_output(&mut self, step: DueWork) {
+        self.shared.count_discarded(step.discarded);
         for lookup in step.lookups {
-            self.lookups.spawn(look(self.reader.clone(), lookup));
+            self.lookups.spawn(look_up(self.lookup_context.clone(), lookup));
         }
         for hints in step.batches {
-            self.plan(&hints);
+            self.queue_writes(&hints);
         }
     }
 
-    /// Plans the tasks of one namespace's hints. A task is marked before it is created, so that hints that come meanwhile count
-    /// as duplicates.
-    fn plan(&mut self, hints: &[Hint]) {
-        let Some(namespace) = hints.first().map(|hint| Arc::<str>::from(hint.namespace.as_str())) else { return };
-        if self.writes.of(&namespace) >= NAMESPACE_WRITES || self.writes.waiting() >= MAX_WRITES {
-            tracing::warn!(%namespace, hints = hints.len(), "too many tasks wait to be created; hints are dropped");
+    /// Coalesces the hints of one namespace and queues the writes. A task is inserted into the
+    /// index before it is created, so that hints received meanwhile count as duplicates.
+    fn queue_writes(&mut self, hints: &[ConfirmedHint]) {
+        let Some(namespace) = hints.first().map(|hint| Arc::<str>::from(hint.namespace.as_str()))
+        else {
+            return;
+        };
+        if self.writes.namespace_len(&namespace) >= MAX_NAMESPACE_WRITES
+            || self.writes.waiting_len() >= MAX_PENDING_WRITES
+        {
+            tracing::warn!(%namespace, hints = hints.len(), "dropped hints: too many task writes are pending");
             self.shared.metrics.hints.with_label_values(&["limited"]).inc_by(hints.len() as u64);
             return;
         }
-        let ledger = &self.shared.ledger;
-        let Plan { tasks, obsolete } = plan(hints, ledger, Instant::now());
+        let ledger = &self.shared.dedup_index;
+        let CoalescedTasks { tasks, obsolete } = coalesce_hints(hints, ledger, Instant::now());
         for planned in tasks {
             let name = (planned.namespace.clone(), planned.name.clone());
             let whole = planned.more_workloads == 0;
-            ledger.mark(name, planned.keys.clone(), planned.workloads.clone(), whole, Instant::now());
-            self.writes.push(&namespace, Write::Create(Box::new(planned)));
+            ledger.insert(
+                name,
+                planned.keys.clone(),
+                planned.workloads.clone(),
+                whole,
+                Instant::now(),
+            );
+            self.writes.push(&namespace, TaskWrite::Create(Box::new(planned)));
         }
         for (task, why) in obsolete {
-            ledger.void(&task);
-            self.writes.push(&namespace, Write::Obsolete(task, why));
+            ledger.invalidate(&task);
+            self.writes.push(&namespace, TaskWrite::MarkObsolete(task, why));
         }
     }
 
-    fn write(&mut self, namespace: Arc<str>, write: Write) {
-        let (client, shared) = (self.reader.client.clone(), Arc::clone(&self.shared));
-        let task = write.task();
+    fn spawn_write(&mut self, namespace: Arc<str>, write: TaskWrite) {
+        let (client, shared) = (self.lookup_context.client.clone(), Arc::clone(&self.shared));
+        let task = write.task_name();
         let again = Arc::clone(&self.shared);
         let written = async move {
             match write {
-                Write::Create(planned) => create_task(&client, *planned, &shared).await,
-                Write::Obsolete(task, why) => make_obsolete(&client, &task, &why, &shared.metrics).await,
+                TaskWrite::Create(planned) => create_task(&client, *planned, &shared).await,
+                TaskWrite::MarkObsolete(task, why) => {
+                    mark_obsolete(&client, &task, &why, &shared.metrics).await;
+                }
             }
         };
         let written = std::panic::AssertUnwindSafe(written).catch_unwind();
-        self.writers.spawn(async move {
+        self.active_writes.spawn(async move {
             if let Err(payload) = written.await {
                 let object = format!("PrewarmTask {}/{}", task.0, task.1);
-                contained(&again.metrics, Work::Creation, object, payload.as_ref());
-                // Not marked any more: the next hint for it tries again.
-                again.ledger.forget(&task);
+                record_panic(&again.metrics, WorkKind::Creation, object, payload.as_ref());
+                // The task is no longer in the index: the next hint for it starts a new attempt.
+                again.dedup_index.remove(&task);
             }
             namespace
         });
     }
 }
 
-async fn create_task(client: &Client, planned: PlannedTask, shared: &Shared) {
+async fn create_task(client: &Client, planned: TaskDraft, shared: &IntakeState) {
     let name = (planned.namespace.clone(), planned.name.clone());
-    match create::create(client, &planned, &shared.settings, &shared.metrics).await {
+    match create::create_or_get_task(client, &planned, &shared.settings, &shared.metrics).await {
         Ok(made) if made == name.1 => {}
         Ok(made) => {
-            shared.ledger.forget(&name);
+            shared.dedup_index.remove(&name);
             let whole = planned.more_workloads == 0;
-            shared.ledger.mark((name.0, made), planned.keys, planned.workloads, whole, Instant::now());
+            shared.dedup_index.insert(
+                (name.0, made),
+                planned.keys,
+                planned.workloads,
+                whole,
+                Instant::now(),
+            );
         }
-        Err(create::GivenUp) => shared.ledger.forget(&name),
+        Err(create::CreationFailed) => shared.dedup_index.remove(&name),
     }
 }
 
@@ -363,40 +412,53 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::workload::Kinds;
+    use crate::workload::WorkloadKinds;
 
     fn workload(name: &str, image: &str) -> Workload {
         let images = vec![image.parse().unwrap()];
         Workload { namespace: "shop".into(), name: name.into(), images, ..Workload::default() }
     }
 
-    fn claim(kinds: &Kinds, name: &str, image: &str) -> Claim {
-        let kind = kinds.find("apps/v1", "Deployment").unwrap();
-        let object = kind.read_value(json!({"metadata": {"name": name, "uid": "u"}})).unwrap();
-        Claim::new(kind, "shop", &object).unwrap().asking(&[workload(name, image)], Vec::new())
+    fn hint(kinds: &WorkloadKinds, name: &str, image: &str) -> Hint {
+        let kind = kinds.find_by_api_version("apps/v1", "Deployment").unwrap();
+        let object = kind.parse_value(json!({"metadata": {"name": name, "uid": "u"}})).unwrap();
+        Hint::new(kind, "shop", &object)
+            .unwrap()
+            .with_workloads(&[workload(name, image)], Vec::new())
     }
 
-    fn ends() -> (ReviewHints, WatchHints, Arc<Metrics>) {
+    fn senders() -> (ReviewHints, WatchHints, Arc<Metrics>) {
         let metrics = Arc::new(Metrics::new().unwrap());
-        let (reviews, watched, _) = channel(&metrics, IntakeSettings::default(), Surroundings::default());
+        let (reviews, watched, _) =
+            channel(&metrics, IntakeSettings::default(), ClusterContext::default());
         (reviews, watched, metrics)
     }
 
     #[tokio::test]
-    async fn what_was_asked_for_is_a_duplicate() {
-        let (reviews, watched, metrics) = ends();
-        let kinds = Kinds::default();
-        assert_eq!(reviews.offer(claim(&kinds, "a", "nginx")), Offered::Queued);
-        assert_eq!(reviews.offer(claim(&kinds, "a", "nginx")), Offered::Duplicate, "the same claim");
-        let planned =
-            plan(&[watched.hint("shop", vec![workload("a", "nginx")], Vec::new())], watched.ledger(), Instant::now());
+    async fn queued_or_covered_hint_is_duplicate() {
+        let (reviews, watched, metrics) = senders();
+        let kinds = WorkloadKinds::default();
+        assert_eq!(reviews.offer(hint(&kinds, "a", "nginx")), OfferOutcome::Queued);
+        assert_eq!(
+            reviews.offer(hint(&kinds, "a", "nginx")),
+            OfferOutcome::Duplicate,
+            "an equal hint"
+        );
+        let planned = coalesce_hints(
+            &[watched.confirmed_hint("shop", vec![workload("a", "nginx")], Vec::new())],
+            watched.dedup_index(),
+            Instant::now(),
+        );
         let planned = planned.tasks.into_iter().next().unwrap();
         let name = (planned.namespace, planned.name);
-        watched.ledger().mark(name, planned.keys, planned.workloads, true, Instant::now());
-        assert_eq!(reviews.offer(claim(&kinds, "b", "docker.io/library/nginx:latest")), Offered::Duplicate);
-        let hint = watched.hint("shop", vec![workload("b", "nginx")], Vec::new());
-        assert_eq!(watched.offer(hint), Offered::Duplicate);
-        assert_eq!(reviews.offer(claim(&kinds, "a", "nginx:2")), Offered::Queued);
+        watched.dedup_index().insert(name, planned.keys, planned.workloads, true, Instant::now());
+        assert_eq!(
+            reviews.offer(hint(&kinds, "b", "docker.io/library/nginx:latest")),
+            OfferOutcome::Duplicate
+        );
+        let confirmed = watched.confirmed_hint("shop", vec![workload("b", "nginx")], Vec::new());
+        assert_eq!(watched.offer(confirmed), OfferOutcome::Duplicate);
+        assert_eq!(reviews.offer(hint(&kinds, "a", "nginx:2")), OfferOutcome::Queued);
         assert_eq!(metrics.hints.with_label_values(&["duplicate"]).get(), 3);
     }
 }

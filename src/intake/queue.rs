@@ -1,10 +1,11 @@
-//! Claims that wait for a look at their objects, and hints that wait for the end of a window. *Pure.*
+//! Queue of hints that wait for a lookup, and of confirmed hints that wait for the end of a window.
+//! Pure: no client, no clock, no I/O.
 //!
-//! Anybody who reaches the webhook's port may claim anything, so every claim is
-//! bounded before it costs a request: the same claim counts once, an object is
-//! looked up once for all claims of it, a namespace has a share of the room and
-//! of the lookups, and namespaces are served in turns. Hints from our own watch
-//! have room of their own.
+//! Any client that reaches the webhook's port can send any hint, so every hint is
+//! bounded before it causes a request. An equal hint counts once. An object is
+//! looked up once for all its hints. A namespace has a share of the capacity and
+//! of the lookups, and namespaces are served round-robin. Confirmed hints from our
+//! own watch have separate capacity.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -16,54 +17,59 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    Claim, Hint, Key,
-    limits::Rates,
-    turns::{AtOnce, Turns},
+    ConfirmedHint, DedupKey, Hint,
+    fair_queue::{ConcurrencyLimits, FairQueue},
+    rate_limit::RateLimits,
 };
-use crate::workload::{Kind, Workload};
+use crate::workload::{Workload, WorkloadKind};
 
-/// Objects that may wait for a look: a Helm upgrade of hundreds of workloads fits ten times, at about a kilobyte each.
-pub(super) const QUEUE: usize = 4096;
-/// Objects of one namespace that may wait: a quarter of the room.
-pub(super) const NAMESPACE_SHARE: usize = QUEUE / 4;
-/// Objects of all namespaces together that are not known (yet): the watch of namespaces is milliseconds behind, so that what is
-/// real among them is known by the end of the window.
-const UNKNOWN_SHARE: usize = 256;
-/// Different claims of one object that may wait: a rollout of several changes within a window has that many.
-const CLAIMS: usize = 4;
-/// Lookups at once.
-const LOOKUPS: AtOnce = AtOnce { total: 16, namespace: 8 };
-/// An object is looked up this often, with these pauses before: 8 s in all. What is stored later is found by the watch, within 3 s
-/// of being stored.
-pub(super) const PAUSES_MS: [u64; 5] = [0, 250, 750, 2000, 5000];
-/// An object that is not there is looked up again only while no more objects of its namespace wait: a flood costs one lookup for each
-/// object, and what is real among many and stored late is found by the watch.
-const CROWDED: usize = 64;
-/// How long what was found waits for lookups of the same namespace that are still under way, so that it becomes one task.
-const GRACE: Duration = Duration::from_secs(1);
-/// How long an object that was not found is not looked up again, and how many are remembered (16 bytes each, twice).
-const ABSENT_FOR: Duration = Duration::from_secs(60);
+/// Maximum number of objects that wait for a lookup: ten times the size of a Helm upgrade of
+/// hundreds of workloads, at about one kilobyte per object.
+pub(super) const MAX_OBJECTS: usize = 4096;
+/// Maximum number of waiting objects per namespace: a quarter of the capacity.
+pub(super) const MAX_NAMESPACE_OBJECTS: usize = MAX_OBJECTS / 4;
+/// Maximum number of waiting objects of all namespaces that are not (yet) in the cache. The watch
+/// of namespaces lags by milliseconds, so existing namespaces are in the cache by the end of the
+/// window.
+const MAX_UNKNOWN_OBJECTS: usize = 256;
+/// Maximum number of different hints per object: enough for several changes within one window.
+const MAX_HINTS_PER_OBJECT: usize = 4;
+/// Concurrency limits of lookups.
+const LOOKUP_CONCURRENCY: ConcurrencyLimits = ConcurrencyLimits { total: 16, namespace: 8 };
+/// Delays before each attempt to look up an object, in milliseconds: 8 s in total. The watch finds
+/// objects that are stored later, within 3 s of being stored.
+pub(super) const LOOKUP_DELAYS_MS: [u64; 5] = [0, 250, 750, 2000, 5000];
+/// Maximum number of waiting objects of a namespace at which a missing object is looked up again. A
+/// flood therefore causes one lookup per object. The watch finds existing objects that are stored
+/// late.
+const MAX_OBJECTS_FOR_RETRY: usize = 64;
+/// Maximum time for which confirmed hints wait for lookups in progress in the same namespace, so
+/// that they are coalesced into one task.
+const COALESCE_GRACE: Duration = Duration::from_secs(1);
+/// Time for which an object that was not found is not looked up again. At most `MAX_ABSENT` objects
+/// are stored in each of two generations, with 16 bytes each.
+const ABSENT_TTL: Duration = Duration::from_secs(60);
 const MAX_ABSENT: usize = 4096;
-/// The room of all namespaces that are not known. No namespace has this name.
-const UNKNOWN: &str = "";
+/// Key under which objects of all unknown namespaces wait. No namespace has an empty name.
+const UNKNOWN_NAMESPACES: &str = "";
 
-/// What became of a claim or a hint.
+/// Outcome of queueing a hint or a confirmed hint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Offered {
-    /// It waits to be turned into a task.
+pub enum OfferOutcome {
+    /// The hint is queued.
     Queued,
-    /// Everything it asks for was asked for already, or the same claim waits already.
+    /// Tasks already cover all its images, or an equal hint is queued.
     Duplicate,
-    /// Its namespace has used up its share of the queue.
+    /// The namespace has used its share of the queue, or the object its number of hints.
     Limited,
     /// The queue is full.
     Dropped,
-    /// Its object was looked up lately, and did not exist.
+    /// A recent lookup did not find the object.
     NotStored,
 }
 
-impl Offered {
-    /// Returns the outcome as the metrics name it.
+impl OfferOutcome {
+    /// Returns the value of the metrics label `outcome`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -76,218 +82,247 @@ impl Offered {
     }
 }
 
-/// An object that is to be looked up.
+/// Object to look up.
 #[derive(Debug, Clone)]
 pub(super) struct Lookup {
     pub(super) id: u64,
-    pub(super) kind: Arc<Kind>,
+    pub(super) kind: Arc<WorkloadKind>,
     pub(super) namespace: String,
     pub(super) name: String,
 }
 
-/// What a lookup gave.
+/// Result of a lookup.
 #[derive(Debug)]
-pub(super) enum Seen {
-    /// The object, and what it asks for.
+pub(super) enum LookupResult {
+    /// Stored object with its UID, `resourceVersion` and workloads.
     Stored { uid: String, version: String, workloads: Vec<Workload> },
-    /// It is not there (yet), or the API server did not say.
+    /// Object that is not stored (yet), or a lookup that failed.
     Missing,
-    /// It may not be read: the watch finds what is real.
+    /// Missing permission to read the object; the watch finds existing objects.
     Forbidden,
 }
 
-/// What is to be done now.
+/// Work that is due.
 #[derive(Debug, Default)]
-pub(super) struct Step {
-    /// Hints of one namespace each, from which tasks are made.
-    pub(super) batches: Vec<Vec<Hint>>,
+pub(super) struct DueWork {
+    /// Batches of confirmed hints to coalesce, each of one namespace.
+    pub(super) batches: Vec<Vec<ConfirmedHint>>,
     /// Objects to look up.
     pub(super) lookups: Vec<Lookup>,
-    /// Claims that came to nothing.
-    pub(super) lost: Lost,
+    /// Numbers of discarded hints.
+    pub(super) discarded: DiscardedHints,
 }
 
-/// Claims that came to nothing, by why.
+/// Numbers of discarded hints by reason.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Lost {
+pub(super) struct DiscardedHints {
     pub(super) not_stored: usize,
     pub(super) forbidden: usize,
     pub(super) duplicate: usize,
     pub(super) dropped: usize,
 }
 
-type Object = (usize, String, String);
+type ObjectKey = (usize, String, String);
 
-fn object(claim: &Claim) -> Object {
-    (Arc::as_ptr(&claim.kind).addr(), claim.namespace.clone(), claim.name.clone())
+fn object_key(hint: &Hint) -> ObjectKey {
+    (Arc::as_ptr(&hint.kind).addr(), hint.namespace.clone(), hint.name.clone())
 }
 
 #[derive(Debug)]
-struct Entry {
-    room: Arc<str>,
-    object: Object,
-    claims: Vec<Claim>,
-    /// Claims that came while the object was being looked up: the answer may be older than they.
-    late: Vec<Claim>,
-    looks: usize,
-    busy: bool,
+struct QueuedObject {
+    namespace: Arc<str>,
+    key: ObjectKey,
+    hints: Vec<Hint>,
+    /// Hints received during a lookup of the object, whose result may be older than the hints.
+    late_hints: Vec<Hint>,
+    attempts: usize,
+    in_progress: bool,
 }
 
-/// What waits of one namespace.
+/// Waiting objects and hints of one namespace.
 #[derive(Debug, Default)]
-struct Room {
-    objects: HashMap<Object, u64>,
-    /// Objects and hints that came within the open window.
+struct NamespaceHints {
+    objects: HashMap<ObjectKey, u64>,
+    /// Objects received within the open window.
     collected: Vec<u64>,
-    coming: Vec<Hint>,
-    open: bool,
-    /// Hints of earlier windows, which wait for lookups that are under way.
-    ready: Vec<Hint>,
-    /// Whether an alarm is set for them.
-    grace: bool,
+    incoming: Vec<ConfirmedHint>,
+    window_open: bool,
+    /// Confirmed hints of earlier windows, which wait for lookups in progress.
+    ready: Vec<ConfirmedHint>,
+    /// True while a grace timer is set for `ready`.
+    grace_timer_set: bool,
 }
 
 #[derive(Debug)]
-enum Alarm {
-    /// The window of a namespace ends.
+enum QueueTimer {
+    /// End of the window of a namespace.
     Window(Arc<str>),
-    /// An object is to be looked up again.
-    Again(u64),
-    /// What was found in a namespace waits no longer.
+    /// Repeated lookup of an object.
+    Retry(u64),
+    /// End of the grace time of a namespace's confirmed hints.
     Grace(Arc<str>),
 }
 
-/// See the module.
+/// Queue of hints, described in the module documentation.
 #[derive(Debug)]
-pub(super) struct Queue {
-    rooms: HashMap<Arc<str>, Room>,
-    entries: HashMap<u64, Entry>,
-    lookups: Turns<u64>,
-    alarms: BTreeMap<(Instant, u64), Alarm>,
-    absent: Absent,
+pub(super) struct HintQueue {
+    namespaces: HashMap<Arc<str>, NamespaceHints>,
+    objects: HashMap<u64, QueuedObject>,
+    lookups: FairQueue<u64>,
+    timers: BTreeMap<(Instant, u64), QueueTimer>,
+    absent: AbsentObjects,
     window: Duration,
-    hints: usize,
+    confirmed_hints: usize,
     sequence: u64,
-    /// Nothing is waited for any more.
+    /// True once the queue is closed: windows and delays end at once.
     closing: bool,
 }
 
-impl Queue {
-    pub(super) fn new(window: Duration, rates: Rates, now: Instant) -> Self {
+impl HintQueue {
+    pub(super) fn new(window: Duration, rates: RateLimits, now: Instant) -> Self {
         Self {
-            rooms: HashMap::new(),
-            entries: HashMap::new(),
-            lookups: Turns::new(rates, LOOKUPS),
-            alarms: BTreeMap::new(),
-            absent: Absent::new(now),
+            namespaces: HashMap::new(),
+            objects: HashMap::new(),
+            lookups: FairQueue::new(rates, LOOKUP_CONCURRENCY),
+            timers: BTreeMap::new(),
+            absent: AbsentObjects::new(now),
             window,
-            hints: 0,
+            confirmed_hints: 0,
             sequence: 0,
             closing: false,
         }
     }
 
-    /// Takes a claim. `known`: whether its namespace exists, as far as we know. The second value says whether something is to be
-    /// done earlier than before.
-    pub(super) fn claim(&mut self, claim: Claim, known: bool, now: Instant) -> (Offered, bool) {
-        let (name, share) = if known { (claim.namespace.as_str(), NAMESPACE_SHARE) } else { (UNKNOWN, UNKNOWN_SHARE) };
-        let object = object(&claim);
-        if self.absent.has(&object, &claim.uid, now) {
-            return (Offered::NotStored, false);
+    /// Queues a hint. `known` states whether its namespace is in the cache. The second value
+    /// reports whether the next deadline has moved forward.
+    pub(super) fn push_hint(
+        &mut self,
+        hint: Hint,
+        known: bool,
+        now: Instant,
+    ) -> (OfferOutcome, bool) {
+        let (name, share) = if known {
+            (hint.namespace.as_str(), MAX_NAMESPACE_OBJECTS)
+        } else {
+            (UNKNOWN_NAMESPACES, MAX_UNKNOWN_OBJECTS)
+        };
+        let object = object_key(&hint);
+        if self.absent.contains(&object, &hint.uid, now) {
+            return (OfferOutcome::NotStored, false);
         }
-        let here = self.rooms.get(name).map_or(0, |room| room.objects.len());
-        let id = self.rooms.get(name).and_then(|room| room.objects.get(&object));
-        if let Some(entry) = id.and_then(|id| self.entries.get_mut(id)) {
-            return (entry.join(claim), false);
+        let here = self.namespaces.get(name).map_or(0, |room| room.objects.len());
+        let id = self.namespaces.get(name).and_then(|room| room.objects.get(&object));
+        if let Some(entry) = id.and_then(|id| self.objects.get_mut(id)) {
+            return (entry.add_hint(hint), false);
         }
         if here >= share {
-            return (Offered::Limited, false);
+            return (OfferOutcome::Limited, false);
         }
-        if self.entries.len() >= QUEUE && !self.make_room(here) {
-            return (Offered::Dropped, false);
+        if self.objects.len() >= MAX_OBJECTS && !self.evict_for(here) {
+            return (OfferOutcome::Dropped, false);
         }
-        let room = room_name(&self.rooms, name);
+        let room = intern_namespace(&self.namespaces, name);
         self.sequence += 1;
         let id = self.sequence;
-        let (claims, late) = (vec![claim], Vec::new());
-        let entry = Entry { room: Arc::clone(&room), object: object.clone(), claims, late, looks: 0, busy: false };
-        self.entries.insert(id, entry);
-        let of = self.rooms.entry(Arc::clone(&room)).or_default();
+        let (claims, late) = (vec![hint], Vec::new());
+        let entry = QueuedObject {
+            namespace: Arc::clone(&room),
+            key: object.clone(),
+            hints: claims,
+            late_hints: late,
+            attempts: 0,
+            in_progress: false,
+        };
+        self.objects.insert(id, entry);
+        let of = self.namespaces.entry(Arc::clone(&room)).or_default();
         of.objects.insert(object, id);
         of.collected.push(id);
-        (Offered::Queued, self.open(&room, now))
+        (OfferOutcome::Queued, self.open_window(&room, now))
     }
 
-    /// Takes a hint, as [`Self::claim`] does a claim.
-    pub(super) fn hint(&mut self, hint: Hint, now: Instant) -> (Offered, bool) {
-        let here = self.rooms.get(hint.namespace.as_str()).map_or(0, |room| room.coming.len() + room.ready.len());
-        if here >= NAMESPACE_SHARE {
-            return (Offered::Limited, false);
+    /// Queues a confirmed hint. The second value reports whether the next deadline has moved
+    /// forward.
+    pub(super) fn push_confirmed_hint(
+        &mut self,
+        confirmed: ConfirmedHint,
+        now: Instant,
+    ) -> (OfferOutcome, bool) {
+        let here = self
+            .namespaces
+            .get(confirmed.namespace.as_str())
+            .map_or(0, |room| room.incoming.len() + room.ready.len());
+        if here >= MAX_NAMESPACE_OBJECTS {
+            return (OfferOutcome::Limited, false);
         }
-        if self.hints >= QUEUE {
-            return (Offered::Dropped, false);
+        if self.confirmed_hints >= MAX_OBJECTS {
+            return (OfferOutcome::Dropped, false);
         }
-        let room = room_name(&self.rooms, &hint.namespace);
-        self.hints += 1;
-        self.rooms.entry(Arc::clone(&room)).or_default().coming.push(hint);
-        (Offered::Queued, self.open(&room, now))
+        let room = intern_namespace(&self.namespaces, &confirmed.namespace);
+        self.confirmed_hints += 1;
+        self.namespaces.entry(Arc::clone(&room)).or_default().incoming.push(confirmed);
+        (OfferOutcome::Queued, self.open_window(&room, now))
     }
 
-    /// Opens the window of a room, unless it is open.
-    fn open(&mut self, room: &Arc<str>, now: Instant) -> bool {
-        let Some(of) = self.rooms.get_mut(room) else { return false };
-        if std::mem::replace(&mut of.open, true) {
+    /// Opens the window of a namespace unless it is open, and reports whether the next deadline has
+    /// moved forward.
+    fn open_window(&mut self, room: &Arc<str>, now: Instant) -> bool {
+        let Some(of) = self.namespaces.get_mut(room) else { return false };
+        if std::mem::replace(&mut of.window_open, true) {
             return false;
         }
         let end = if self.closing { now } else { now + self.window };
-        self.alarm(end, Alarm::Window(Arc::clone(room)))
+        self.set_timer(end, QueueTimer::Window(Arc::clone(room)))
     }
 
-    /// Sets an alarm. Whether it is the first to go off.
-    fn alarm(&mut self, at: Instant, alarm: Alarm) -> bool {
+    /// Sets a timer and reports whether it is the earliest one.
+    fn set_timer(&mut self, at: Instant, alarm: QueueTimer) -> bool {
         self.sequence += 1;
-        let first = self.alarms.first_key_value().is_none_or(|((first, _), _)| at < *first);
-        self.alarms.insert((at, self.sequence), alarm);
+        let first = self.timers.first_key_value().is_none_or(|((first, _), _)| at < *first);
+        self.timers.insert((at, self.sequence), alarm);
         first
     }
 
-    /// Takes a place from the namespace that has most, for one that has fewer than its share of a full queue.
-    fn make_room(&mut self, here: usize) -> bool {
-        if (here + 1) * self.rooms.len().max(1) > QUEUE {
+    /// Evicts a waiting object of the namespace with the most objects, if the requesting namespace
+    /// has less than its fair share of a full queue. Reports whether an object was evicted.
+    fn evict_for(&mut self, here: usize) -> bool {
+        if (here + 1) * self.namespaces.len().max(1) > MAX_OBJECTS {
             return false;
         }
-        let Some((_, largest)) = self.rooms.iter().max_by_key(|(_, room)| room.objects.len()) else { return false };
-        let idle = |id: &&u64| self.entries.get(*id).is_some_and(|entry| !entry.busy);
+        let Some((_, largest)) = self.namespaces.iter().max_by_key(|(_, room)| room.objects.len())
+        else {
+            return false;
+        };
+        let idle = |id: &&u64| self.objects.get(*id).is_some_and(|entry| !entry.in_progress);
         let Some(id) = largest.objects.values().find(idle).copied() else { return false };
         self.remove(id);
         true
     }
 
-    /// Forgets an object. How many claims of it there were.
+    /// Removes an object and returns the number of its hints.
     fn remove(&mut self, id: u64) -> usize {
-        let Some(entry) = self.entries.remove(&id) else { return 0 };
-        if let Some(room) = self.rooms.get_mut(&entry.room) {
-            room.objects.remove(&entry.object);
+        let Some(entry) = self.objects.remove(&id) else { return 0 };
+        if let Some(room) = self.namespaces.get_mut(&entry.namespace) {
+            room.objects.remove(&entry.key);
         }
-        entry.claims.len() + entry.late.len()
+        entry.hints.len() + entry.late_hints.len()
     }
 
-    /// What is to be done now. `known` says whether a namespace exists, and `covered` whether all of the keys are asked for
-    /// already.
-    pub(super) fn advance(
+    /// Processes all timers that are due and returns the resulting work. `known` reports whether a
+    /// namespace is in the cache, and `covered` whether tasks already cover all of the keys.
+    pub(super) fn process_due(
         &mut self,
         now: Instant,
         known: impl Fn(&str) -> bool,
-        covered: impl Fn(&[Key]) -> bool,
-    ) -> Step {
-        let mut step = Step::default();
-        while let Some(entry) = self.alarms.first_entry().filter(|entry| entry.key().0 <= now) {
+        covered: impl Fn(&[DedupKey]) -> bool,
+    ) -> DueWork {
+        let mut step = DueWork::default();
+        while let Some(entry) = self.timers.first_entry().filter(|entry| entry.key().0 <= now) {
             match entry.remove() {
-                Alarm::Window(room) => self.end_window(&room, now, &known, &mut step),
-                Alarm::Grace(room) => self.flush(&room, &mut step),
-                Alarm::Again(id) => {
-                    if let Some(entry) = self.entries.get(&id) {
-                        let room = Arc::clone(&entry.room);
+                QueueTimer::Window(room) => self.end_window(&room, now, &known, &mut step),
+                QueueTimer::Grace(room) => self.release_hints(&room, &mut step),
+                QueueTimer::Retry(id) => {
+                    if let Some(entry) = self.objects.get(&id) {
+                        let room = Arc::clone(&entry.namespace);
                         self.lookups.push(&room, id);
                     }
                 }
@@ -295,250 +330,276 @@ impl Queue {
         }
         let mut done = Vec::new();
         loop {
-            let entries = &self.entries;
+            let entries = &self.objects;
             let needed = |id: &u64| {
                 let Some(entry) = entries.get(id) else { return false };
-                let all = entry.claims.iter().all(|claim| claim.fresh().is_some_and(&covered));
+                let all = entry.hints.iter().all(|claim| claim.new_keys().is_some_and(&covered));
                 if all {
                     done.push(*id);
                 }
                 !all
             };
             let Some((_, id)) = self.lookups.next(now, needed) else { break };
-            let Some(entry) = self.entries.get_mut(&id) else { continue };
-            entry.busy = true;
-            if let Some(Claim { kind, namespace, name, .. }) = entry.claims.first() {
+            let Some(entry) = self.objects.get_mut(&id) else { continue };
+            entry.in_progress = true;
+            if let Some(Hint { kind, namespace, name, .. }) = entry.hints.first() {
                 let (kind, namespace, name) = (Arc::clone(kind), namespace.clone(), name.clone());
                 step.lookups.push(Lookup { id, kind, namespace, name });
             }
         }
         for id in done {
-            let room = self.entries.get(&id).map(|entry| Arc::clone(&entry.room));
-            step.lost.duplicate += self.remove(id);
-            if let Some(room) = room.filter(|room| self.lookups.of(room) == 0) {
-                self.flush(&room, &mut step);
+            let room = self.objects.get(&id).map(|entry| Arc::clone(&entry.namespace));
+            step.discarded.duplicate += self.remove(id);
+            if let Some(room) = room.filter(|room| self.lookups.namespace_len(room) == 0) {
+                self.release_hints(&room, &mut step);
             }
         }
         step
     }
 
-    fn end_window(&mut self, room: &Arc<str>, now: Instant, known: &impl Fn(&str) -> bool, step: &mut Step) {
-        let Some(of) = self.rooms.get_mut(room) else { return };
-        of.open = false;
+    fn end_window(
+        &mut self,
+        room: &Arc<str>,
+        now: Instant,
+        known: &impl Fn(&str) -> bool,
+        step: &mut DueWork,
+    ) {
+        let Some(of) = self.namespaces.get_mut(room) else { return };
+        of.window_open = false;
         let collected = std::mem::take(&mut of.collected);
-        let mut coming = std::mem::take(&mut of.coming);
+        let mut coming = std::mem::take(&mut of.incoming);
         of.ready.append(&mut coming);
         for id in collected {
-            let Some(entry) = self.entries.get_mut(&id) else { continue };
-            if &**room != UNKNOWN {
+            let Some(entry) = self.objects.get_mut(&id) else { continue };
+            if &**room != UNKNOWN_NAMESPACES {
                 self.lookups.push(room, id);
                 continue;
             }
-            let (object, namespace) = (entry.object.clone(), entry.object.1.clone());
-            let there = self.rooms.get(namespace.as_str());
-            let (full, twice) =
-                there.map_or((false, false), |r| (r.objects.len() >= NAMESPACE_SHARE, r.objects.contains_key(&object)));
+            let (object, namespace) = (entry.key.clone(), entry.key.1.clone());
+            let there = self.namespaces.get(namespace.as_str());
+            let (full, twice) = there.map_or((false, false), |r| {
+                (r.objects.len() >= MAX_NAMESPACE_OBJECTS, r.objects.contains_key(&object))
+            });
             if known(&namespace) && !full && !twice {
-                let name = room_name(&self.rooms, &namespace);
-                entry.room = Arc::clone(&name);
-                self.rooms.entry(Arc::clone(&name)).or_default().objects.insert(object.clone(), id);
-                if let Some(unknown) = self.rooms.get_mut(room) {
+                let name = intern_namespace(&self.namespaces, &namespace);
+                entry.namespace = Arc::clone(&name);
+                self.namespaces
+                    .entry(Arc::clone(&name))
+                    .or_default()
+                    .objects
+                    .insert(object.clone(), id);
+                if let Some(unknown) = self.namespaces.get_mut(room) {
                     unknown.objects.remove(&object);
                 }
                 self.lookups.push(&name, id);
             } else {
-                for claim in &entry.claims {
-                    self.absent.note(&object, &claim.uid, now);
+                for claim in &entry.hints {
+                    self.absent.insert(&object, &claim.uid, now);
                 }
-                step.lost.not_stored += self.remove(id);
+                step.discarded.not_stored += self.remove(id);
             }
         }
-        if self.lookups.of(room) == 0 {
-            self.flush(room, step);
+        if self.lookups.namespace_len(room) == 0 {
+            self.release_hints(room, step);
         } else {
-            self.wait(room, now);
+            self.set_grace_timer(room, now);
         }
     }
 
-    /// Has what was found wait for the lookups of its namespace that are under way, but not for long.
-    fn wait(&mut self, room: &Arc<str>, now: Instant) {
-        let Some(of) = self.rooms.get_mut(room) else { return };
-        if !of.ready.is_empty() && !std::mem::replace(&mut of.grace, true) {
-            self.alarm(now + GRACE, Alarm::Grace(Arc::clone(room)));
+    /// Sets the grace timer of the namespace's confirmed hints, which wait for lookups in progress.
+    fn set_grace_timer(&mut self, room: &Arc<str>, now: Instant) {
+        let Some(of) = self.namespaces.get_mut(room) else { return };
+        if !of.ready.is_empty() && !std::mem::replace(&mut of.grace_timer_set, true) {
+            self.set_timer(now + COALESCE_GRACE, QueueTimer::Grace(Arc::clone(room)));
         }
     }
 
-    fn flush(&mut self, room: &Arc<str>, step: &mut Step) {
-        let Some(of) = self.rooms.get_mut(room) else { return };
-        of.grace = false;
+    fn release_hints(&mut self, room: &Arc<str>, step: &mut DueWork) {
+        let Some(of) = self.namespaces.get_mut(room) else { return };
+        of.grace_timer_set = false;
         let ready = std::mem::take(&mut of.ready);
-        self.hints = self.hints.saturating_sub(ready.len());
-        if !of.open && of.objects.is_empty() {
-            self.rooms.remove(room);
+        self.confirmed_hints = self.confirmed_hints.saturating_sub(ready.len());
+        if !of.window_open && of.objects.is_empty() {
+            self.namespaces.remove(room);
         }
         if !ready.is_empty() {
             step.batches.push(ready);
         }
     }
 
-    /// Takes what a lookup gave.
-    pub(super) fn seen(&mut self, id: u64, seen: Seen, now: Instant) -> Step {
-        let mut step = Step::default();
-        let Some(entry) = self.entries.get_mut(&id) else { return step };
-        let room = Arc::clone(&entry.room);
-        entry.busy = false;
-        self.lookups.done(&room);
-        let claims = std::mem::take(&mut entry.claims);
+    /// Processes the result of a lookup and returns the resulting work.
+    pub(super) fn handle_lookup_result(
+        &mut self,
+        id: u64,
+        seen: LookupResult,
+        now: Instant,
+    ) -> DueWork {
+        let mut step = DueWork::default();
+        let Some(entry) = self.objects.get_mut(&id) else { return step };
+        let room = Arc::clone(&entry.namespace);
+        entry.in_progress = false;
+        self.lookups.finish(&room);
+        let claims = std::mem::take(&mut entry.hints);
         let (mut later, mut absent, mut here) = (Vec::new(), Vec::new(), Vec::new());
         match &seen {
-            Seen::Stored { uid, version, .. } => {
+            LookupResult::Stored { uid, version, .. } => {
                 for claim in claims {
                     if claim.uid != *uid {
                         absent.push(claim);
-                    } else if claim.replaces.as_ref() == Some(version) {
+                    } else if claim.replaced_version.as_ref() == Some(version) {
                         later.push(claim);
                     } else {
                         here.push(claim);
                     }
                 }
             }
-            Seen::Missing => later = claims,
-            Seen::Forbidden => {
-                step.lost.forbidden += claims.len() + self.remove(id);
-                self.settle(&room, now, &mut step);
+            LookupResult::Missing => later = claims,
+            LookupResult::Forbidden => {
+                step.discarded.forbidden += claims.len() + self.remove(id);
+                self.release_or_wait(&room, now, &mut step);
                 return step;
             }
         }
-        let crowded = self.rooms.get(&room).is_some_and(|of| of.objects.len() > CROWDED);
-        if entry.looks + 1 >= PAUSES_MS.len() || crowded || self.closing {
+        let crowded =
+            self.namespaces.get(&room).is_some_and(|of| of.objects.len() > MAX_OBJECTS_FOR_RETRY);
+        if entry.attempts + 1 >= LOOKUP_DELAYS_MS.len() || crowded || self.closing {
             absent.append(&mut later);
         }
-        entry.looks = if entry.late.is_empty() { entry.looks + 1 } else { 0 };
-        later.append(&mut entry.late);
-        let pause = PAUSES_MS.get(entry.looks.max(1)).copied().unwrap_or_default();
-        let object = entry.object.clone();
+        entry.attempts = if entry.late_hints.is_empty() { entry.attempts + 1 } else { 0 };
+        later.append(&mut entry.late_hints);
+        let pause = LOOKUP_DELAYS_MS.get(entry.attempts.max(1)).copied().unwrap_or_default();
+        let object = entry.key.clone();
         if later.is_empty() {
             self.remove(id);
         } else {
-            entry.claims = later;
+            entry.hints = later;
             let at = if self.closing { now } else { now + Duration::from_millis(pause) };
-            self.alarm(at, Alarm::Again(id));
+            self.set_timer(at, QueueTimer::Retry(id));
         }
-        step.lost.not_stored += absent.len();
+        step.discarded.not_stored += absent.len();
         for claim in &absent {
-            self.absent.note(&object, &claim.uid, now);
+            self.absent.insert(&object, &claim.uid, now);
         }
-        if let Seen::Stored { workloads, .. } = seen
-            && let Some(hint) = merged(&here, workloads)
-            && let Some(of) = self.rooms.get_mut(&room)
+        if let LookupResult::Stored { workloads, .. } = seen
+            && let Some(hint) = merge_hints(&here, workloads)
+            && let Some(of) = self.namespaces.get_mut(&room)
         {
-            self.hints += 1;
+            self.confirmed_hints += 1;
             of.ready.push(hint);
         }
-        self.settle(&room, now, &mut step);
+        self.release_or_wait(&room, now, &mut step);
         step
     }
 
-    /// Gives away what was found in a namespace, if nothing of it is being looked up.
-    fn settle(&mut self, room: &Arc<str>, now: Instant, step: &mut Step) {
-        if self.lookups.of(room) == 0 {
-            self.flush(room, step);
+    /// Releases the confirmed hints of a namespace, or sets their grace timer while lookups are in
+    /// progress.
+    fn release_or_wait(&mut self, room: &Arc<str>, now: Instant, step: &mut DueWork) {
+        if self.lookups.namespace_len(room) == 0 {
+            self.release_hints(room, step);
         } else {
-            self.wait(room, now);
+            self.set_grace_timer(room, now);
         }
     }
 
-    /// Ends all windows and pauses: what waits is looked up now, and once.
+    /// Closes the queue: all windows and delays end now, and every waiting object is looked up
+    /// once.
     pub(super) fn close(&mut self, now: Instant) {
         self.closing = true;
-        for (_, alarm) in std::mem::take(&mut self.alarms) {
-            self.alarm(now, alarm);
+        for (_, alarm) in std::mem::take(&mut self.timers) {
+            self.set_timer(now, alarm);
         }
     }
 
-    /// When there is something to do.
-    pub(super) fn wakes(&self) -> Option<Instant> {
-        let alarm = self.alarms.first_key_value().map(|((at, _), _)| *at);
-        [alarm, self.lookups.wakes()].into_iter().flatten().min()
+    /// Returns the next deadline, if there is one.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let alarm = self.timers.first_key_value().map(|((at, _), _)| *at);
+        [alarm, self.lookups.next_deadline()].into_iter().flatten().min()
     }
 
-    /// How much waits: objects that are to be looked up, and hints.
+    /// Returns the number of waiting objects and confirmed hints.
     pub(super) fn len(&self) -> usize {
-        self.entries.len() + self.hints
+        self.objects.len() + self.confirmed_hints
     }
 }
 
-impl Entry {
-    /// Adds a further claim of the object.
-    fn join(&mut self, claim: Claim) -> Offered {
-        if self.claims.iter().chain(&self.late).any(|known| known.says_the_same(&claim)) {
-            return Offered::Duplicate;
+impl QueuedObject {
+    /// Adds a further hint of the object.
+    fn add_hint(&mut self, hint: Hint) -> OfferOutcome {
+        if self.hints.iter().chain(&self.late_hints).any(|known| known.is_equal_hint(&hint)) {
+            return OfferOutcome::Duplicate;
         }
-        if self.claims.len() + self.late.len() >= CLAIMS {
-            return Offered::Limited;
+        if self.hints.len() + self.late_hints.len() >= MAX_HINTS_PER_OBJECT {
+            return OfferOutcome::Limited;
         }
-        let to = if self.busy { &mut self.late } else { &mut self.claims };
-        to.push(claim);
-        Offered::Queued
+        let to = if self.in_progress { &mut self.late_hints } else { &mut self.hints };
+        to.push(hint);
+        OfferOutcome::Queued
     }
 }
 
-/// The hint that follows from a stored object and the claims of it: what all of them say was there before counts as there.
-fn merged(claims: &[Claim], workloads: Vec<Workload>) -> Option<Hint> {
-    let (first, others) = claims.split_first()?;
+/// Merges the hints of a stored object into one confirmed hint. Only keys that all hints report as
+/// needed before count as present.
+fn merge_hints(hints: &[Hint], workloads: Vec<Workload>) -> Option<ConfirmedHint> {
+    let (first, others) = hints.split_first()?;
     if workloads.is_empty() {
         return None;
     }
     let mut kept = first.kept.clone();
     for other in others {
-        let also: HashSet<&Key> = other.kept.iter().collect();
+        let also: HashSet<&DedupKey> = other.kept.iter().collect();
         kept.retain(|key| also.contains(key));
     }
-    let since = claims.iter().map(|claim| claim.since).min()?;
-    Some(Hint::stored(&first.namespace, since, workloads, kept))
+    let since = hints.iter().map(|claim| claim.since).min()?;
+    Some(ConfirmedHint::from_stored(&first.namespace, since, workloads, kept))
 }
 
-fn room_name(rooms: &HashMap<Arc<str>, Room>, name: &str) -> Arc<str> {
+fn intern_namespace(rooms: &HashMap<Arc<str>, NamespaceHints>, name: &str) -> Arc<str> {
     rooms.get_key_value(name).map_or_else(|| name.into(), |(name, _)| Arc::clone(name))
 }
 
-/// Objects that were looked up and not found, by a hash that nobody outside can predict, in two generations.
+/// Set of objects that were looked up and not found. It stores hashes with a random key, which no
+/// client can predict, in two generations.
 #[derive(Debug)]
-struct Absent {
+struct AbsentObjects {
     hasher: RandomState,
-    young: HashSet<u64>,
-    old: HashSet<u64>,
-    turned: Instant,
+    current: HashSet<u64>,
+    previous: HashSet<u64>,
+    rotated_at: Instant,
 }
 
-impl Absent {
+impl AbsentObjects {
     fn new(now: Instant) -> Self {
-        Self { hasher: RandomState::new(), young: HashSet::new(), old: HashSet::new(), turned: now }
+        Self {
+            hasher: RandomState::new(),
+            current: HashSet::new(),
+            previous: HashSet::new(),
+            rotated_at: now,
+        }
     }
 
-    fn turn(&mut self, now: Instant) {
-        let age = now.saturating_duration_since(self.turned);
-        if age >= ABSENT_FOR || self.young.len() >= MAX_ABSENT {
-            self.old = std::mem::take(&mut self.young);
-            self.turned = now;
-            if age >= 2 * ABSENT_FOR {
-                self.old.clear();
+    fn rotate(&mut self, now: Instant) {
+        let age = now.saturating_duration_since(self.rotated_at);
+        if age >= ABSENT_TTL || self.current.len() >= MAX_ABSENT {
+            self.previous = std::mem::take(&mut self.current);
+            self.rotated_at = now;
+            if age >= 2 * ABSENT_TTL {
+                self.previous.clear();
             }
         }
     }
 
-    fn note(&mut self, object: &Object, uid: &str, now: Instant) {
-        self.turn(now);
-        self.young.insert(self.hasher.hash_one((object, uid)));
+    fn insert(&mut self, object: &ObjectKey, uid: &str, now: Instant) {
+        self.rotate(now);
+        self.current.insert(self.hasher.hash_one((object, uid)));
     }
 
-    fn has(&mut self, object: &Object, uid: &str, now: Instant) -> bool {
-        if self.young.is_empty() && self.old.is_empty() {
+    fn contains(&mut self, object: &ObjectKey, uid: &str, now: Instant) -> bool {
+        if self.current.is_empty() && self.previous.is_empty() {
             return false;
         }
-        self.turn(now);
+        self.rotate(now);
         let hash = self.hasher.hash_one((object, uid));
-        self.young.contains(&hash) || self.old.contains(&hash)
+        self.current.contains(&hash) || self.previous.contains(&hash)
     }
 }
 

@@ -1,7 +1,8 @@
-//! The heartbeat of the leader's work.
+//! Heartbeat of the controller loop of the leader.
 //!
-//! The controller beats at the end of each round of its loop, which comes at least once a second and waits for no request.
-//! A leader whose heart does not beat gives up the Lease (`leader`), and is not live (`/healthz`).
+//! The controller records a heartbeat at the end of each iteration of its loop, which runs at least
+//! once a second and waits for no request. A leader without a heartbeat releases the Lease
+//! (`leader`), and its liveness probe fails (`/healthz`).
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -10,27 +11,30 @@ use std::{
 
 use tokio::time::Instant;
 
-/// A leader that has completed no round for this long hangs: a round takes milliseconds, and begins at least once a second.
+/// Age of the heartbeat from which the controller loop counts as hung. An iteration takes
+/// milliseconds and starts at least once a second.
 ///
-/// A hung leader is replaced within 20 s. The election looks at the heartbeat every 1.875 s at most and releases the Lease;
-/// the standby looks at the Lease as often: 7 + 1.9 + 1.9 = 11 s, and two requests. Where the release cannot be written, the
-/// Lease has been renewed for the last time by then, and expires 9 s later: 7 + 1.9 + 9 + 1.9 = 19.8 s. The kubelet, which
-/// asks `/healthz` every 3 s and waits 2 s for the answer, restarts it after two failures: 7 + 2 x 3 + 2 = 15 s.
-pub const HUNG: Duration = Duration::from_secs(7);
+/// A hung leader is replaced within 20 s. The election checks the heartbeat every 1.875 s at most
+/// and releases the Lease; the standby reads the Lease at the same interval: 7 + 1.9 + 1.9 = 11 s,
+/// and two requests. Where the release cannot be written, the Lease was last renewed by then and
+/// expires 9 s later: 7 + 1.9 + 9 + 1.9 = 19.8 s. The kubelet, which probes `/healthz` every 3 s
+/// with a timeout of 2 s, restarts the container after two failures: 7 + 2 x 3 + 2 = 15 s.
+pub const HUNG_AFTER: Duration = Duration::from_secs(7);
 
-/// The heartbeat. Clones share it.
+/// Heartbeat of the controller loop. Clones share its state.
 #[derive(Debug, Clone, Default)]
 pub struct Heartbeat(Arc<Mutex<Option<Instant>>>);
 
 impl Heartbeat {
-    /// The leader's work begins, and is expected to beat until it ends.
+    /// Starts the heartbeat for a term. Heartbeats are expected until the returned guard is
+    /// dropped.
     #[must_use]
-    pub fn begin(&self) -> Beating {
+    pub fn begin(&self) -> HeartbeatGuard {
         self.set(Some(Instant::now()));
-        Beating(self.clone())
+        HeartbeatGuard(self.clone())
     }
 
-    /// A round is complete.
+    /// Records a completed iteration. Has no effect before [`Heartbeat::begin`].
     pub fn beat(&self) {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if last.is_some() {
@@ -38,16 +42,16 @@ impl Heartbeat {
         }
     }
 
-    /// How long ago it beat. None while there is no work that should.
+    /// Returns the time since the last heartbeat, or `None` while no heartbeat is expected.
     #[must_use]
     pub fn age(&self) -> Option<Duration> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).map(|last| last.elapsed())
     }
 
-    /// Whether there is work that should beat and does not.
+    /// Reports whether a heartbeat is expected and overdue.
     #[must_use]
     pub fn is_hung(&self) -> bool {
-        self.age().is_some_and(|age| age >= HUNG)
+        self.age().is_some_and(|age| age >= HUNG_AFTER)
     }
 
     fn set(&self, to: Option<Instant>) {
@@ -55,11 +59,11 @@ impl Heartbeat {
     }
 }
 
-/// The leader's work is under way while this exists.
+/// Guard of the expectation of heartbeats. Dropping it ends the expectation.
 #[derive(Debug)]
-pub struct Beating(Heartbeat);
+pub struct HeartbeatGuard(Heartbeat);
 
-impl Drop for Beating {
+impl Drop for HeartbeatGuard {
     fn drop(&mut self) {
         self.0.set(None);
     }
@@ -70,15 +74,15 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn only_work_that_does_not_beat_hangs() {
+    async fn only_an_overdue_heartbeat_counts_as_hung() {
         let heartbeat = Heartbeat::default();
         heartbeat.beat();
         assert_eq!((heartbeat.age(), heartbeat.is_hung()), (None, false));
         let work = heartbeat.begin();
-        tokio::time::advance(HUNG.saturating_sub(Duration::from_millis(1))).await;
+        tokio::time::advance(HUNG_AFTER.saturating_sub(Duration::from_millis(1))).await;
         assert!(!heartbeat.is_hung());
         heartbeat.beat();
-        tokio::time::advance(HUNG).await;
+        tokio::time::advance(HUNG_AFTER).await;
         assert!(heartbeat.is_hung());
         drop(work);
         assert!(!heartbeat.is_hung() && heartbeat.age().is_none());

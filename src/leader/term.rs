@@ -1,8 +1,9 @@
-//! The leadership of this replica as it stands at this moment, for code that may act only while it holds.
+//! Current leadership of this replica, for code that may act only during a term.
 //!
-//! The election runs on a runtime of its own and tells when the Lease was last renewed. Everything that writes as the
-//! leader looks here immediately before it writes: a process that was suspended for longer than the Lease lasts finds at its
-//! first step that its term is over, before any timer or watch has told it.
+//! The election runs on a separate runtime and records the last renewal of the Lease. All code that
+//! writes as the leader checks the term immediately before the write: a process that was suspended
+//! for longer than the duration of the Lease detects that its term is over before any timer fires
+//! or any watch event arrives.
 
 use std::{
     future::{Future, poll_fn},
@@ -17,15 +18,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::RENEW_DEADLINE;
 
-/// A moment by two clocks. The monotonic one stands still while a virtual machine is suspended; the wall clock may be set.
-/// The longer of the two spans counts: a wall clock that is set forward costs one needless step-down.
+/// Time by the monotonic clock and the wall clock. The monotonic clock does not advance while a
+/// virtual machine is suspended; the wall clock may be set. The longer of the two durations counts:
+/// a wall clock that is set forward causes one unnecessary step-down.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Moment {
+pub(super) struct DualClockInstant {
     at: Instant,
     wall: SystemTime,
 }
 
-impl Moment {
+impl DualClockInstant {
     pub(super) fn now() -> Self {
         Self { at: Instant::now(), wall: SystemTime::now() }
     }
@@ -36,91 +38,97 @@ impl Moment {
 }
 
 #[derive(Debug, Default)]
-struct State {
-    /// Counts how often the Lease was obtained: a term of an earlier count is over for good.
-    term: u64,
-    /// When the Lease was last renewed; none while it is not ours.
-    renewed: Option<Moment>,
+struct LeadershipState {
+    /// Number of times that the Lease was acquired. A term with a lower number is over permanently.
+    term_number: u64,
+    /// Time of the last renewal of the Lease; `None` while this replica does not hold it.
+    renewed_at: Option<DualClockInstant>,
 }
 
-/// Whether this replica leads. Clones share one state.
+/// Leadership of this replica. Clones share the state.
 #[derive(Debug, Clone, Default)]
-pub struct Leadership(Arc<Mutex<State>>);
+pub struct Leadership(Arc<Mutex<LeadershipState>>);
 
 impl Leadership {
-    /// The Lease was obtained or renewed by a request that was begun at `at`.
-    pub(super) fn renewed(&self, at: Moment) {
-        self.with(|state| {
-            if state.renewed.replace(at).is_none() {
-                state.term = state.term.wrapping_add(1);
+    /// Records that the Lease was acquired or renewed by a request that started at `at`.
+    pub(super) fn record_renewal(&self, at: DualClockInstant) {
+        self.with_state(|state| {
+            if state.renewed_at.replace(at).is_none() {
+                state.term_number = state.term_number.wrapping_add(1);
             }
         });
     }
 
-    /// The Lease is not ours any more.
-    pub(super) fn lost(&self) {
-        self.with(|state| state.renewed = None);
+    /// Records that this replica does not hold the Lease.
+    pub(super) fn record_loss(&self) {
+        self.with_state(|state| state.renewed_at = None);
     }
 
-    /// How long ago the Lease was renewed, if it is ours.
-    pub(super) fn age(&self) -> Option<Duration> {
-        self.with(|state| state.renewed.map(|renewed| renewed.age()))
+    /// Returns the time since the last renewal of the Lease, or `None` when this replica does not
+    /// hold it.
+    pub(super) fn renewal_age(&self) -> Option<Duration> {
+        self.with_state(|state| state.renewed_at.map(|renewed| renewed.age()))
     }
 
-    /// Whether the Lease is ours, and was renewed within [`RENEW_DEADLINE`].
+    /// Reports whether this replica holds the Lease and renewed it within [`RENEW_DEADLINE`].
     #[must_use]
     pub fn is_current(&self) -> bool {
-        self.age().is_some_and(|age| age < RENEW_DEADLINE)
+        self.renewal_age().is_some_and(|age| age < RENEW_DEADLINE)
     }
 
-    /// A term of leadership, which ends with `stop` at the latest. None while this replica does not lead.
+    /// Returns the current term, which ends with `stop` at the latest. Returns `None` while this
+    /// replica does not lead.
     #[must_use]
-    pub fn begin(&self, stop: &CancellationToken) -> Option<Term> {
-        let term = Term { leadership: self.clone(), number: self.with(|state| state.term), over: stop.child_token() };
-        term.holds().then_some(term)
+    pub fn current_term(&self, stop: &CancellationToken) -> Option<Term> {
+        let term = Term {
+            leadership: self.clone(),
+            number: self.with_state(|state| state.term_number),
+            cancelled: stop.child_token(),
+        };
+        term.is_active().then_some(term)
     }
 
-    fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
+    fn with_state<T>(&self, act: impl FnOnce(&mut LeadershipState) -> T) -> T {
         act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// One term of leadership. Clones end together.
+/// Term of leadership. Clones share its end.
 #[derive(Debug, Clone)]
 pub struct Term {
     leadership: Leadership,
     number: u64,
-    over: CancellationToken,
+    cancelled: CancellationToken,
 }
 
 impl Term {
-    /// Whether the leader may still act. Ends the term for all who share it when it may not.
+    /// Reports whether the leader may still act. Where it may not, ends the term for all clones.
     #[must_use]
-    pub fn holds(&self) -> bool {
-        let same = self.leadership.with(|state| state.term) == self.number;
+    pub fn is_active(&self) -> bool {
+        let same = self.leadership.with_state(|state| state.term_number) == self.number;
         if !same || !self.leadership.is_current() {
-            self.over.cancel();
+            self.cancelled.cancel();
         }
-        !self.over.is_cancelled()
+        !self.cancelled.is_cancelled()
     }
 
     /// Ends the term.
     pub fn end(&self) {
-        self.over.cancel();
+        self.cancelled.cancel();
     }
 
-    /// Is cancelled when the term is over.
+    /// Returns the token that is cancelled when the term is over.
     #[must_use]
-    pub fn over(&self) -> &CancellationToken {
-        &self.over
+    pub fn cancellation(&self) -> &CancellationToken {
+        &self.cancelled
     }
 
-    /// Runs `work` as long as the term holds, and drops it where it stands when the term is over. Whether the term holds is
-    /// looked at before each step of `work`.
+    /// Runs `work` until it completes or the term is over, and returns `None` in the latter case.
+    /// The term is checked before each poll of `work`; at its end `work` is dropped.
     pub async fn run<F: Future>(&self, work: F) -> Option<F::Output> {
-        let (mut work, mut over) = (pin!(work), pin!(self.over.cancelled()));
+        let (mut work, mut over) = (pin!(work), pin!(self.cancelled.cancelled()));
         poll_fn(|context| {
-            if over.as_mut().poll(context).is_ready() || !self.holds() {
+            if over.as_mut().poll(context).is_ready() || !self.is_active() {
                 return Poll::Ready(None);
             }
             work.as_mut().poll(context).map(Some)
@@ -136,46 +144,48 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_term_ends_with_the_lease() {
         let (leadership, stop) = (Leadership::default(), CancellationToken::new());
-        assert!(leadership.begin(&stop).is_none());
-        leadership.renewed(Moment::now());
-        let term = leadership.begin(&stop).unwrap();
+        assert!(leadership.current_term(&stop).is_none());
+        leadership.record_renewal(DualClockInstant::now());
+        let term = leadership.current_term(&stop).unwrap();
         tokio::time::advance(RENEW_DEADLINE / 2).await;
-        leadership.renewed(Moment::now());
+        leadership.record_renewal(DualClockInstant::now());
         tokio::time::advance(RENEW_DEADLINE.saturating_sub(Duration::from_millis(1))).await;
-        assert!(term.holds());
+        assert!(term.is_active());
         tokio::time::advance(Duration::from_millis(1)).await;
-        assert!(!term.holds() && term.over().is_cancelled());
-        leadership.renewed(Moment::now());
-        assert!(!term.holds(), "a term that is over does not come back");
-        assert!(leadership.begin(&stop).unwrap().holds());
+        assert!(!term.is_active() && term.cancellation().is_cancelled());
+        leadership.record_renewal(DualClockInstant::now());
+        assert!(!term.is_active(), "a term that is over stays over");
+        assert!(leadership.current_term(&stop).unwrap().is_active());
     }
 
-    /// Between two looks the Lease may have been lost and obtained again: others have led meanwhile.
+    /// Between two checks the Lease may have been lost and acquired again, while another replica
+    /// led.
     #[tokio::test]
     async fn a_term_does_not_outlive_a_loss() {
         let (leadership, stop) = (Leadership::default(), CancellationToken::new());
-        leadership.renewed(Moment::now());
-        let term = leadership.begin(&stop).unwrap();
-        leadership.lost();
-        leadership.renewed(Moment::now());
-        assert!(!term.holds());
+        leadership.record_renewal(DualClockInstant::now());
+        let term = leadership.current_term(&stop).unwrap();
+        leadership.record_loss();
+        leadership.record_renewal(DualClockInstant::now());
+        assert!(!term.is_active());
     }
 
     #[tokio::test]
     async fn a_term_ends_with_the_process() {
         let (leadership, stop) = (Leadership::default(), CancellationToken::new());
-        leadership.renewed(Moment::now());
-        let term = leadership.begin(&stop).unwrap();
+        leadership.record_renewal(DualClockInstant::now());
+        let term = leadership.current_term(&stop).unwrap();
         stop.cancel();
-        assert!(!term.holds());
+        assert!(!term.is_active());
     }
 
-    /// As in a process that was stopped and continued: the work is ready to go on, and no timer has fired yet.
+    /// Simulates a process that was stopped and continued: the work is ready to be polled, and no
+    /// timer has fired yet.
     #[tokio::test(start_paused = true)]
-    async fn work_that_wakes_up_too_late_does_nothing() {
+    async fn work_is_not_polled_after_its_term_expired_during_suspension() {
         let (leadership, stop) = (Leadership::default(), CancellationToken::new());
-        leadership.renewed(Moment::now());
-        let term = leadership.begin(&stop).unwrap();
+        leadership.record_renewal(DualClockInstant::now());
+        let term = leadership.current_term(&stop).unwrap();
         let (wake, woken) = tokio::sync::oneshot::channel::<()>();
         let mut acted = false;
         let work = async {
@@ -193,10 +203,11 @@ mod tests {
     #[tokio::test]
     async fn work_is_aborted_when_its_term_is_ended() {
         let (leadership, stop) = (Leadership::default(), CancellationToken::new());
-        leadership.renewed(Moment::now());
-        let term = leadership.begin(&stop).unwrap();
+        leadership.record_renewal(DualClockInstant::now());
+        let term = leadership.current_term(&stop).unwrap();
         assert_eq!(term.run(async { 7 }).await, Some(7));
-        let (result, ()) = tokio::join!(term.run(std::future::pending::<()>()), async { term.end() });
+        let (result, ()) =
+            tokio::join!(term.run(std::future::pending::<()>()), async { term.end() });
         assert!(result.is_none());
     }
 }

@@ -1,50 +1,49 @@
-//! Which nodes exist and which are eligible. *Pure.*
+//! Node information and eligibility. Pure: no client, no clock, no I/O.
 //!
-//! In: Node objects, reduced to [`Facts`]; what a task asks of nodes. Out: for
-//! each node whether it matches, and if so whether it can be warmed now. May call
-//! `egress` (which networks are a node's) and `image`.
+//! Input: slim Node objects, and a task's requirements. Output: for each node whether it matches,
+//! and if so whether it can be warmed now. May call `egress` (networks of a node) and `image`.
 
 mod affinity;
-mod facts;
+mod info;
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{NodeSelector, Taint, Toleration};
 
-pub use facts::{Facts, Interner, Labels, Version, bytes, millis};
+pub use info::{Interner, MajorMinor, NodeInfo, NodeLabels, parse_byte_quantity, parse_millicores};
 
-/// What a task asks of nodes, in the words of a pod spec.
+/// Requirements of a task for nodes, with the meaning of the same fields of a pod spec.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Demand {
-    /// Labels that a node must carry.
+pub struct NodeRequirements {
+    /// Labels that a node must have.
     pub node_selector: BTreeMap<String, String>,
-    /// Required affinity: one term must match.
+    /// Required node affinity; one term must match.
     pub node_affinity: Option<NodeSelector>,
-    /// Accepted taints.
+    /// Tolerated taints.
     pub tolerations: Vec<Toleration>,
 }
 
-/// Why a node that matches is left out.
+/// Reason why a matching node is not eligible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ignored {
-    /// Its `Ready` condition is not `True`.
+pub enum IneligibleReason {
+    /// The `Ready` condition is not `True`.
     NotReady,
-    /// Cordoned.
+    /// The node is cordoned.
     Unschedulable,
-    /// It reports `DiskPressure`.
+    /// The node reports `DiskPressure`.
     DiskPressure,
-    /// It reports `MemoryPressure`.
+    /// The node reports `MemoryPressure`.
     MemoryPressure,
-    /// It reports `PIDPressure`.
+    /// The node reports `PIDPressure`.
     PidPressure,
-    /// A taint that the task does not tolerate.
+    /// The node has a taint that the task does not tolerate.
     Tainted,
-    /// Not a Linux node.
+    /// The node does not run Linux.
     OperatingSystem,
 }
 
-impl Ignored {
-    /// The word that the task's status shows.
+impl IneligibleReason {
+    /// Returns the reason in a task's `ignoredNodes`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -59,40 +58,46 @@ impl Ignored {
     }
 }
 
-impl Demand {
-    /// Whether the node is one that the task speaks of: labels and affinity.
+impl NodeRequirements {
+    /// Reports whether the node matches the labels and the affinity.
     #[must_use]
-    pub fn matches(&self, node: &Facts) -> bool {
+    pub fn matches(&self, node: &NodeInfo) -> bool {
         self.node_selector.iter().all(|(key, value)| node.labels.get(key) == Some(value.as_str()))
             && self.node_affinity.as_ref().is_none_or(|affinity| affinity::matches(affinity, node))
     }
 
-    /// Why the node cannot be warmed now, if so.
+    /// Returns the reason why the node is not eligible now, if any.
     #[must_use]
-    pub fn obstacle(&self, node: &Facts) -> Option<Ignored> {
+    pub fn ineligible(&self, node: &NodeInfo) -> Option<IneligibleReason> {
         if !node.os.is_empty() && &*node.os != "linux" {
-            return Some(Ignored::OperatingSystem);
+            return Some(IneligibleReason::OperatingSystem);
         }
         if !node.ready {
-            return Some(Ignored::NotReady);
+            return Some(IneligibleReason::NotReady);
         }
         if node.unschedulable {
-            return Some(Ignored::Unschedulable);
+            return Some(IneligibleReason::Unschedulable);
         }
         if let Some(pressure) = node.pressure {
             return Some(pressure);
         }
-        node.taints.iter().any(|taint| !self.tolerates(taint)).then_some(Ignored::Tainted)
+        node.taints
+            .iter()
+            .any(|taint| !self.tolerates_taint(taint))
+            .then_some(IneligibleReason::Tainted)
     }
 
-    /// As the scheduler's `TaintToleration`: `PreferNoSchedule` never excludes.
-    fn tolerates(&self, taint: &Taint) -> bool {
-        taint.effect == "PreferNoSchedule" || self.tolerations.iter().any(|toleration| tolerates(toleration, taint))
+    /// Reports whether a taint is tolerated. As in the scheduler's `TaintToleration`,
+    /// `PreferNoSchedule` never excludes a node.
+    fn tolerates_taint(&self, taint: &Taint) -> bool {
+        taint.effect == "PreferNoSchedule"
+            || self.tolerations.iter().any(|toleration| toleration_matches(toleration, taint))
     }
 }
 
-/// A toleration without key and with `Exists` tolerates every taint; without an effect, every effect.
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+/// Reports whether the toleration matches the taint. Without a key and with `Exists` it matches
+/// every taint; without an effect, every effect.
+fn toleration_matches(toleration: &Toleration, taint: &Taint) -> bool {
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
     let effect = text(&toleration.effect);
     if !effect.is_empty() && effect != taint.effect {
@@ -113,14 +118,14 @@ mod tests {
 
     use super::*;
 
-    fn node(change: &Value) -> Facts {
+    fn node(change: &Value) -> NodeInfo {
         let mut object = json!({
             "metadata": {"name": "n1", "labels": {"zone": "a", "cpus": "8"}},
             "status": {"conditions": [{"type": "Ready", "status": "True"}],
                        "nodeInfo": {"operatingSystem": "linux", "kubeletVersion": "v1.36.3", "containerRuntimeVersion": "containerd://2.2.1"}}
         });
         merge(&mut object, change);
-        Facts::new(&serde_json::from_value(object).unwrap(), &Interner::default())
+        NodeInfo::new(&serde_json::from_value(object).unwrap(), &Interner::default())
     }
 
     fn merge(into: &mut Value, from: &Value) {
@@ -136,15 +141,15 @@ mod tests {
 
     #[rstest]
     #[case(json!({}), None)]
-    #[case(json!({"spec": {"unschedulable": true}}), Some(Ignored::Unschedulable))]
-    #[case(json!({"status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}}), Some(Ignored::NotReady))]
-    #[case(json!({"status": {"conditions": []}}), Some(Ignored::NotReady))]
-    #[case(json!({"status": {"conditions": [{"type": "Ready", "status": "True"}, {"type": "DiskPressure", "status": "True"}]}}), Some(Ignored::DiskPressure))]
-    #[case(json!({"spec": {"taints": [{"key": "gpu", "effect": "NoSchedule"}]}}), Some(Ignored::Tainted))]
+    #[case(json!({"spec": {"unschedulable": true}}), Some(IneligibleReason::Unschedulable))]
+    #[case(json!({"status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}}), Some(IneligibleReason::NotReady))]
+    #[case(json!({"status": {"conditions": []}}), Some(IneligibleReason::NotReady))]
+    #[case(json!({"status": {"conditions": [{"type": "Ready", "status": "True"}, {"type": "DiskPressure", "status": "True"}]}}), Some(IneligibleReason::DiskPressure))]
+    #[case(json!({"spec": {"taints": [{"key": "gpu", "effect": "NoSchedule"}]}}), Some(IneligibleReason::Tainted))]
     #[case(json!({"spec": {"taints": [{"key": "gpu", "effect": "PreferNoSchedule"}]}}), None)]
-    #[case(json!({"status": {"nodeInfo": {"operatingSystem": "windows"}}}), Some(Ignored::OperatingSystem))]
-    fn obstacles(#[case] change: Value, #[case] expected: Option<Ignored>) {
-        assert_eq!(Demand::default().obstacle(&node(&change)), expected);
+    #[case(json!({"status": {"nodeInfo": {"operatingSystem": "windows"}}}), Some(IneligibleReason::OperatingSystem))]
+    fn ineligible_reasons(#[case] change: Value, #[case] expected: Option<IneligibleReason>) {
+        assert_eq!(NodeRequirements::default().ineligible(&node(&change)), expected);
     }
 
     #[rstest]
@@ -154,10 +159,18 @@ mod tests {
     #[case(json!([{"key": "gpu", "value": "no"}]), false)]
     #[case(json!([{"key": "gpu", "value": "yes", "effect": "NoExecute"}]), false)]
     #[case(json!([{"key": "other", "operator": "Exists"}]), false)]
-    fn tolerating(#[case] tolerations: Value, #[case] fits: bool) {
-        let tainted = node(&json!({"spec": {"taints": [{"key": "gpu", "value": "yes", "effect": "NoSchedule"}]}}));
-        let demand = Demand { tolerations: serde_json::from_value(tolerations).unwrap(), ..Demand::default() };
-        assert_eq!(demand.obstacle(&tainted).is_none(), fits);
+    fn taints_are_tolerated_by_key_value_and_effect(
+        #[case] tolerations: Value,
+        #[case] fits: bool,
+    ) {
+        let tainted = node(
+            &json!({"spec": {"taints": [{"key": "gpu", "value": "yes", "effect": "NoSchedule"}]}}),
+        );
+        let demand = NodeRequirements {
+            tolerations: serde_json::from_value(tolerations).unwrap(),
+            ..NodeRequirements::default()
+        };
+        assert_eq!(demand.ineligible(&tainted).is_none(), fits);
     }
 
     #[rstest]
@@ -170,9 +183,10 @@ mod tests {
     #[case(json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]}), true)]
     #[case(json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n2"]}]}), false)]
     #[case(json!({}), false)]
-    fn affinity(#[case] term: Value, #[case] fits: bool) {
+    fn required_affinity(#[case] term: Value, #[case] fits: bool) {
         let affinity = serde_json::from_value(json!({"nodeSelectorTerms": [term]})).unwrap();
-        let demand = Demand { node_affinity: Some(affinity), ..Demand::default() };
+        let demand =
+            NodeRequirements { node_affinity: Some(affinity), ..NodeRequirements::default() };
         assert_eq!(demand.matches(&node(&json!({}))), fits);
     }
 
@@ -184,8 +198,8 @@ mod tests {
     #[case("v1.36.0", "containerd://1.7.27", false)]
     #[case("v1.36.0", "docker://28.0.0", false)]
     #[case("", "", false)]
-    fn image_volumes(#[case] kubelet: &str, #[case] runtime: &str, #[case] fits: bool) {
+    fn image_volume_support(#[case] kubelet: &str, #[case] runtime: &str, #[case] fits: bool) {
         let change = json!({"status": {"nodeInfo": {"kubeletVersion": kubelet, "containerRuntimeVersion": runtime}}});
-        assert_eq!(node(&change).mounts_image_volumes(), fits);
+        assert_eq!(node(&change).supports_image_volumes(), fits);
     }
 }

@@ -1,45 +1,49 @@
-//! Which addresses notifications may be sent to. *Pure.*
+//! Check of notification addresses. Pure: no client, no clock, no I/O.
 
 use reqwest::Url;
 
-use super::post::Failure;
-use crate::egress::{Policy, Ports};
+use super::webhook_client::DeliveryError;
+use crate::egress::{EgressPolicy, PortSet};
 
-/// Says which addresses notifications may be sent to. Clones share it.
+/// Policy that decides which addresses notifications may be sent to. Clones share it.
 #[derive(Debug, Clone)]
-pub struct Guard(Policy);
+pub struct NotificationPolicy(EgressPolicy);
 
-impl Default for Guard {
+impl Default for NotificationPolicy {
     fn default() -> Self {
-        Self(Policy::default().at_ports(Ports::default()))
+        Self(EgressPolicy::default().with_ports(PortSet::default()))
     }
 }
 
-impl From<Policy> for Guard {
-    fn from(policy: Policy) -> Self {
+impl From<EgressPolicy> for NotificationPolicy {
+    fn from(policy: EgressPolicy) -> Self {
         Self(policy)
     }
 }
 
-impl Guard {
-    /// What can be said of an address without resolving its name. The error says what is wrong, and repeats at most the host.
+impl NotificationPolicy {
+    /// Checks an address without resolving its name. The error names the problem and contains at
+    /// most the host of the address.
     pub fn check(&self, text: &str) -> Result<Url, String> {
-        self.read(text).map_err(|failure| failure.to_string())
+        self.parse(text).map_err(|failure| failure.to_string())
     }
 
-    pub(super) fn read(&self, text: &str) -> Result<Url, Failure> {
-        let url: Url = text.parse().map_err(|_| Failure::Address("expected an absolute URL"))?;
+    pub(super) fn parse(&self, text: &str) -> Result<Url, DeliveryError> {
+        let url: Url =
+            text.parse().map_err(|_| DeliveryError::Address("expected an absolute URL"))?;
         if !matches!(url.scheme(), "http" | "https") {
-            return Err(Failure::Address("expected http or https"));
+            return Err(DeliveryError::Address("expected the scheme http or https"));
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(Failure::Address("names a user or a password: sign messages with secretRef instead"));
+            return Err(DeliveryError::Address(
+                "must not contain a user name or password: sign messages with secretRef instead",
+            ));
         }
-        self.0.check_url(&url).map_err(Failure::Denied)?;
+        self.0.check_url(&url).map_err(DeliveryError::Denied)?;
         Ok(url)
     }
 
-    pub(super) fn policy(&self) -> &Policy {
+    pub(super) fn policy(&self) -> &EgressPolicy {
         &self.0
     }
 }
@@ -60,13 +64,18 @@ mod tests {
     #[case("http://localhost:80/", false)]
     #[case("nonsense", false)]
     fn urls(#[case] text: &str, #[case] good: bool) {
-        assert_eq!(Guard::default().check(text).is_ok(), good, "{text}");
+        assert_eq!(NotificationPolicy::default().check(text).is_ok(), good, "{text}");
     }
 
     #[test]
-    fn what_is_wrong_repeats_no_token() {
-        for text in ["https://u:TOKEN@example.com/TOKEN", "ftp://example.com/TOKEN", "TOKEN", "http://10.0.0.1/TOKEN"] {
-            let error = Guard::default().check(text).unwrap_err();
+    fn error_contains_no_token() {
+        for text in [
+            "https://u:TOKEN@example.com/TOKEN",
+            "ftp://example.com/TOKEN",
+            "TOKEN",
+            "http://10.0.0.1/TOKEN",
+        ] {
+            let error = NotificationPolicy::default().check(text).unwrap_err();
             assert!(!error.contains("TOKEN"), "{error}");
         }
     }

@@ -1,59 +1,62 @@
-//! What is told, in the forms of its readers. *Pure.*
+//! Notification messages in all supported formats. Pure: no client, no clock, no I/O.
 
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
 use crate::{
-    catalog::{Status, TaskView},
+    store::{Status, TaskView},
     task::PrewarmTask,
 };
 
-/// Failures that a message for people spells out.
+/// Maximum number of failures that a text message lists.
 const MAX_FAILURES: usize = 5;
 
-/// A message.
+/// HTTP content of a notification.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Message {
-    /// Its `Content-Type`.
+pub struct NotificationMessage {
+    /// Value of the header `Content-Type`.
     pub content_type: &'static str,
-    /// Its body.
+    /// JSON body.
     pub body: Value,
 }
 
-/// What is told of an ended task; JSON where the form is not known.
+/// Returns the message about an ended task. An unknown format results in `json`.
 #[must_use]
-pub fn message(format: &str, task: &PrewarmTask, id: &str) -> Message {
-    let view = TaskView::of(task);
+pub fn render_message(format: &str, task: &PrewarmTask, id: &str) -> NotificationMessage {
+    let view = TaskView::from_task(task);
     let body = match format {
         "cloudevents" => {
-            return Message { content_type: "application/cloudevents+json", body: cloud_event(task, &view, id) };
+            return NotificationMessage {
+                content_type: "application/cloudevents+json",
+                body: cloud_event(task, &view, id),
+            };
         }
-        "slack" => json!({"text": sentence(&view)}),
-        "dingtalk" => json!({"msgtype": "text", "text": {"content": sentence(&view)}}),
+        "slack" => json!({"text": summary_text(&view)}),
+        "dingtalk" => json!({"msgtype": "text", "text": {"content": summary_text(&view)}}),
         "alertmanager" => alerts(&view),
-        _ => plain(&view),
+        _ => json_body(&view),
     };
-    Message { content_type: "application/json", body }
+    NotificationMessage { content_type: "application/json", body }
 }
 
-fn event(view: &TaskView) -> String {
+fn event_type(view: &TaskView) -> String {
     format!("task.{}", view.status.as_str())
 }
 
-/// The shape of the REST API, and what has happened.
-fn plain(view: &TaskView) -> Value {
+/// Returns the task in the shape of the REST API, with the field `event`.
+fn json_body(view: &TaskView) -> Value {
     let mut body = json!(view);
-    body["event"] = json!(event(view));
+    body["event"] = json!(event_type(view));
     body
 }
 
-/// `CloudEvents` 1.0, structured mode.
+/// Returns a `CloudEvents` 1.0 event in structured mode.
 fn cloud_event(task: &PrewarmTask, view: &TaskView, id: &str) -> Value {
     json!({
         "specversion": "1.0",
         "id": id,
         "source": format!("/apis/prewarm.io/v1alpha1/namespaces/{}/prewarmtasks", view.namespace),
-        "type": format!("io.prewarm.{}", event(view)),
+        "type": format!("io.prewarm.{}", event_type(view)),
         "subject": task.name_any(),
         "time": view.finished_at,
         "datacontenttype": "application/json",
@@ -61,7 +64,7 @@ fn cloud_event(task: &PrewarmTask, view: &TaskView, id: &str) -> Value {
     })
 }
 
-fn sentence(view: &TaskView) -> String {
+fn summary_text(view: &TaskView) -> String {
     let TaskView { progress, .. } = view;
     let mut text = format!(
         "Prewarm task {} in {}: {}. {} of {} nodes are warm for {}.",
@@ -73,18 +76,20 @@ fn sentence(view: &TaskView) -> String {
         view.images.join(", "),
     );
     for failure in view.failed_node_details.iter().take(MAX_FAILURES) {
-        let image = if failure.image.is_empty() { String::new() } else { format!(" ({})", failure.image) };
+        let image =
+            if failure.image.is_empty() { String::new() } else { format!(" ({})", failure.image) };
         text.push_str(&["\n", &failure.node_name, ": ", &failure.reason, &image].concat());
     }
-    let more = usize::try_from(progress.failed_nodes).unwrap_or(usize::MAX).saturating_sub(MAX_FAILURES);
+    let more =
+        usize::try_from(progress.failed_nodes).unwrap_or(usize::MAX).saturating_sub(MAX_FAILURES);
     if more > 0 {
         text.push_str(&["\nand ", &more.to_string(), " more"].concat());
     }
     text
 }
 
-/// What Alertmanager takes at `/api/v2/alerts`: an alert that fires when a task has not completed, and one that is resolved
-/// when it has.
+/// Returns an alert for Alertmanager's `/api/v2/alerts`: it fires if the task has not completed,
+/// and is resolved if the task has completed.
 fn alerts(view: &TaskView) -> Value {
     let mut alert = json!({
         "labels": {
@@ -94,7 +99,7 @@ fn alerts(view: &TaskView) -> Value {
             "task": view.task_id,
             "status": view.status.as_str(),
         },
-        "annotations": {"summary": sentence(view)},
+        "annotations": {"summary": summary_text(view)},
         "startsAt": view.started_at.as_ref().or(view.created_at.as_ref()),
     });
     if view.status == Status::Completed {
@@ -107,7 +112,9 @@ fn alerts(view: &TaskView) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::{FailedNode, NOTIFICATION_FORMATS, Phase, PrewarmTaskSpec, PrewarmTaskStatus};
+    use crate::task::{
+        FailedNode, NOTIFICATION_FORMATS, Phase, PrewarmTaskSpec, PrewarmTaskStatus,
+    };
 
     fn task() -> PrewarmTask {
         let failed = |node: usize| FailedNode {
@@ -134,18 +141,30 @@ mod tests {
 
     #[test]
     fn every_form() {
-        let all: Vec<Value> = NOTIFICATION_FORMATS.iter().map(|format| message(format, &task(), "id-1").body).collect();
+        let all: Vec<Value> = NOTIFICATION_FORMATS
+            .iter()
+            .map(|format| render_message(format, &task(), "id-1").body)
+            .collect();
         insta::assert_json_snapshot!(all);
-        assert_eq!(message("cloudevents", &task(), "i").content_type, "application/cloudevents+json");
-        assert_eq!(message("unheard-of", &task(), "i").body["event"], "task.failed");
+        assert_eq!(
+            render_message("cloudevents", &task(), "i").content_type,
+            "application/cloudevents+json"
+        );
+        assert_eq!(render_message("unheard-of", &task(), "i").body["event"], "task.failed");
     }
 
     #[test]
     fn a_completed_task_resolves_its_alert() {
         let mut done = task();
         done.status.as_mut().unwrap().phase = Phase::Completed;
-        let (fires, resolves) = (message("alertmanager", &task(), "").body, message("alertmanager", &done, "").body);
-        assert_eq!(fires[0]["labels"], resolves[0]["labels"], "Alertmanager knows alerts by their labels");
+        let (fires, resolves) = (
+            render_message("alertmanager", &task(), "").body,
+            render_message("alertmanager", &done, "").body,
+        );
+        assert_eq!(
+            fires[0]["labels"], resolves[0]["labels"],
+            "Alertmanager knows alerts by their labels"
+        );
         assert!(fires[0].get("endsAt").is_none() && resolves[0]["endsAt"].is_string());
     }
 }

@@ -1,19 +1,18 @@
-//! The end of a task, told to whom its spec names.
+//! Notifications about ended tasks.
 //!
-//! In: ended tasks, as the catalog knows them. Out: a POST to each address of
-//! `spec.notify`, and in the task's status how far that is: so a restart
-//! forgets nothing, and tells at most the last thing twice. Runs on the leader
-//! only. May call `catalog`, `egress` and `task`.
+//! In: ended tasks from the catalog. Out: a POST to each address of `spec.notify`, and the state of
+//! each delivery in the task's status, so that a restart loses no delivery and repeats at most the
+//! last one. Runs only on the leader. May call `store`, `egress` and `task`.
 
 mod address;
+mod delivery_limits;
 mod message;
-mod post;
-mod run;
-mod slots;
+mod sender;
+mod webhook_client;
 
 pub use self::{
-    address::Guard,
-    message::{Message, message},
-    post::{Failure, Post, Poster, SIGNATURE_HEADER},
-    run::run,
+    address::NotificationPolicy,
+    message::{NotificationMessage, render_message},
+    sender::run,
+    webhook_client::{DeliveryError, SIGNATURE_HEADER, WebhookClient, WebhookRequest},
 };

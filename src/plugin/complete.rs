@@ -1,4 +1,4 @@
-//! Completions, and the manual page.
+//! Completion scripts, completion of names, and the manual page.
 
 use std::{fmt::Debug, io::Write, time::Duration};
 
@@ -8,56 +8,61 @@ use kube::{Api, Resource, ResourceExt, api::ListParams};
 use serde::de::DeserializeOwned;
 
 use super::{
-    Cli, Ended, Failure,
-    args::{Global, Shell},
-    connect::Context,
-    output::say,
+    CommandError, CommandResult, PluginCli,
+    args::{GlobalArgs, Shell},
+    client::ClusterClient,
+    output::print,
 };
 use crate::{schedule::PrewarmSchedule, task::PrewarmTask};
 
-/// kubectl runs the program of this name for what comes after `kubectl prewarm` (its `completion` of plugins).
-const KUBECTL: &str = "#!/bin/sh\n# Put this on the PATH as kubectl_complete-prewarm, and make it executable.\nexec kubectl-prewarm __complete \"$@\"\n";
-/// Completes nothing but what it was told (cobra's `ShellCompDirectiveNoFileComp`).
-const NO_FILES: &str = ":4";
-/// Who presses a key does not wait longer for names.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Script that kubectl runs under this name to complete what follows `kubectl prewarm`.
+const KUBECTL_SCRIPT: &str = "#!/bin/sh\n# Put this on the PATH as kubectl_complete-prewarm, and make it executable.\nexec kubectl-prewarm __complete \"$@\"\n";
+/// Directive that disables completion of file names (cobra's `ShellCompDirectiveNoFileComp`).
+const NO_FILES_DIRECTIVE: &str = ":4";
+/// Longest time for which a completion waits for names from the cluster.
+const NAMES_TIMEOUT: Duration = Duration::from_secs(2);
 
-pub(super) fn script(shell: Shell) -> Ended {
-    let mut command = Cli::command();
+pub(super) fn print_script(shell: Shell) -> CommandResult {
+    let mut command = PluginCli::command();
     let mut text = Vec::new();
     let name = "kubectl-prewarm";
     match shell {
         Shell::Bash => clap_complete::generate(shells::Bash, &mut command, name, &mut text),
         Shell::Zsh => clap_complete::generate(shells::Zsh, &mut command, name, &mut text),
         Shell::Fish => clap_complete::generate(shells::Fish, &mut command, name, &mut text),
-        Shell::Kubectl => text.extend_from_slice(KUBECTL.as_bytes()),
+        Shell::Kubectl => text.extend_from_slice(KUBECTL_SCRIPT.as_bytes()),
     }
-    say(&String::from_utf8_lossy(&text))
+    print(&String::from_utf8_lossy(&text))
 }
 
-/// One page with every command.
-pub(super) fn man() -> Ended {
-    let failed = |error: std::io::Error| Failure::Failed(error.to_string());
-    let mut command = Cli::command();
+/// Prints the manual page: one page with every command.
+pub(super) fn print_man() -> CommandResult {
+    let failed = |error: std::io::Error| CommandError::Failed(error.to_string());
+    let mut command = PluginCli::command();
     command.build();
     let mut text = Vec::new();
-    clap_mangen::Man::new(command.clone()).title("kubectl-prewarm").render(&mut text).map_err(failed)?;
-    for (path, sub) in leaves(&command, "") {
+    clap_mangen::Man::new(command.clone())
+        .title("kubectl-prewarm")
+        .render(&mut text)
+        .map_err(failed)?;
+    for (path, sub) in leaf_commands(&command, "") {
         writeln!(text, ".SH \"{}\"", path.to_uppercase()).map_err(failed)?;
         let page = clap_mangen::Man::new(sub);
         page.render_description_section(&mut text).map_err(failed)?;
         page.render_synopsis_section(&mut text).map_err(failed)?;
         page.render_options_section(&mut text).map_err(failed)?;
     }
-    say(&String::from_utf8_lossy(&text))
+    print(&String::from_utf8_lossy(&text))
 }
 
-fn leaves(command: &clap::Command, path: &str) -> Vec<(String, clap::Command)> {
+fn leaf_commands(command: &clap::Command, path: &str) -> Vec<(String, clap::Command)> {
     let mut all = Vec::new();
-    for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set() && sub.get_name() != "help") {
+    for sub in
+        command.get_subcommands().filter(|sub| !sub.is_hide_set() && sub.get_name() != "help")
+    {
         let path = format!("{path} {}", sub.get_name()).trim().to_owned();
         if sub.has_subcommands() {
-            all.extend(leaves(sub, &path));
+            all.extend(leaf_commands(sub, &path));
         } else {
             all.push((path, sub.clone()));
         }
@@ -65,31 +70,31 @@ fn leaves(command: &clap::Command, path: &str) -> Vec<(String, clap::Command)> {
     all
 }
 
-/// What names a command wants.
+/// Kind of names that an argument takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wanted {
+enum CompletionKind {
     Tasks,
     Schedules,
     Nothing,
 }
 
-/// Answers kubectl: candidates line by line, then what else may be completed.
-pub(super) async fn words(words: &[String], global: &Global) {
+/// Prints the answer to kubectl: candidates line by line, then the directive.
+pub(super) async fn print_candidates(words: &[String], global: &GlobalArgs) {
     let (mut found, wanted) = candidates(words);
-    if wanted != Wanted::Nothing {
-        let names = tokio::time::timeout(PATIENCE, names(words, wanted, global)).await;
+    if wanted != CompletionKind::Nothing {
+        let names = tokio::time::timeout(NAMES_TIMEOUT, object_names(words, wanted, global)).await;
         found.extend(names.unwrap_or_default());
     }
     let last = words.last().map(String::as_str).unwrap_or_default();
     for word in found.iter().filter(|word| word.starts_with(last)) {
         println!("{word}");
     }
-    println!("{NO_FILES}");
+    println!("{NO_FILES_DIRECTIVE}");
 }
 
-/// Commands and flags that may stand there. *Pure.*
-fn candidates(words: &[String]) -> (Vec<String>, Wanted) {
-    let mut command = Cli::command();
+/// Returns the commands, flags and values that may follow, and the kind of names. Pure.
+fn candidates(words: &[String]) -> (Vec<String>, CompletionKind) {
+    let mut command = PluginCli::command();
     command.build();
     let (last, before) = match words.split_last() {
         Some((last, before)) => (last.as_str(), before),
@@ -104,28 +109,36 @@ fn candidates(words: &[String]) -> (Vec<String>, Wanted) {
         }
     }
     if last.starts_with('-') {
-        let long = at.get_arguments().filter(|arg| !arg.is_hide_set()).filter_map(clap::Arg::get_long);
-        return (long.map(|name| format!("--{name}")).collect(), Wanted::Nothing);
+        let long =
+            at.get_arguments().filter(|arg| !arg.is_hide_set()).filter_map(clap::Arg::get_long);
+        return (long.map(|name| format!("--{name}")).collect(), CompletionKind::Nothing);
     }
-    let subs = at.get_subcommands().filter(|sub| !sub.is_hide_set()).map(|sub| sub.get_name().to_owned());
+    let subs =
+        at.get_subcommands().filter(|sub| !sub.is_hide_set()).map(|sub| sub.get_name().to_owned());
     let path: Vec<&str> = path.iter().map(String::as_str).collect();
     let wanted = match path[..] {
-        ["get" | "watch" | "cancel" | "retry" | "explain"] => Wanted::Tasks,
-        ["schedule", "ls" | "trigger" | "enable" | "disable" | "delete" | "history"] => Wanted::Schedules,
-        _ => Wanted::Nothing,
+        ["get" | "watch" | "cancel" | "retry" | "explain"] => CompletionKind::Tasks,
+        ["schedule", "ls" | "trigger" | "enable" | "disable" | "delete" | "history"] => {
+            CompletionKind::Schedules
+        }
+        _ => CompletionKind::Nothing,
     };
     let values = at.get_positionals().flat_map(clap::Arg::get_possible_values);
     let values = values.map(|value| value.get_name().to_owned());
     (subs.chain(values).collect(), wanted)
 }
 
-/// Names of the cluster. What cannot be had is left out: nobody wants an error for a key.
-async fn names(words: &[String], wanted: Wanted, said: &Global) -> Vec<String> {
-    // What stands before the first word that is no flag was read already.
+/// Returns the names of objects in the cluster; none on an error, because a completion must not
+/// print errors.
+async fn object_names(words: &[String], wanted: CompletionKind, said: &GlobalArgs) -> Vec<String> {
+    // Flags before the first subcommand are already parsed.
     let after = |short: &str, long: &str| {
-        words.windows(2).find(|pair| pair[0] == short || pair[0] == long).map(|pair| pair[1].clone())
+        words
+            .windows(2)
+            .find(|pair| pair[0] == short || pair[0] == long)
+            .map(|pair| pair[1].clone())
     };
-    let global = Global {
+    let global = GlobalArgs {
         namespace: after("-n", "--namespace").or_else(|| said.namespace.clone()),
         all_namespaces: false,
         context: after("--context", "--context").or_else(|| said.context.clone()),
@@ -133,15 +146,15 @@ async fn names(words: &[String], wanted: Wanted, said: &Global) -> Vec<String> {
         impersonate: said.impersonate.clone(),
         output: None,
     };
-    let Ok(context) = Context::connect(&global).await else { return Vec::new() };
+    let Ok(context) = ClusterClient::connect(&global).await else { return Vec::new() };
     match wanted {
-        Wanted::Tasks => listed(&context.here::<PrewarmTask>()).await,
-        Wanted::Schedules => listed(&context.here::<PrewarmSchedule>()).await,
-        Wanted::Nothing => Vec::new(),
+        CompletionKind::Tasks => list_names(&context.namespaced::<PrewarmTask>()).await,
+        CompletionKind::Schedules => list_names(&context.namespaced::<PrewarmSchedule>()).await,
+        CompletionKind::Nothing => Vec::new(),
     }
 }
 
-async fn listed<K: Resource + Clone + DeserializeOwned + Debug>(api: &Api<K>) -> Vec<String> {
+async fn list_names<K: Resource + Clone + DeserializeOwned + Debug>(api: &Api<K>) -> Vec<String> {
     let list = api.list_metadata(&ListParams::default()).await;
     list.map(|list| list.iter().map(ResourceExt::name_any).collect()).unwrap_or_default()
 }
@@ -153,14 +166,18 @@ mod tests {
     use super::*;
 
     #[rstest]
-    #[case("", &["run", "ls", "schedule"], Wanted::Nothing)]
-    #[case("schedule ", &["trigger", "history"], Wanted::Nothing)]
-    #[case("get ", &[], Wanted::Tasks)]
-    #[case("-n shop watch ", &[], Wanted::Tasks)]
-    #[case("schedule trigger ", &[], Wanted::Schedules)]
-    #[case("run --bat", &["--batch-size", "--batch-policy", "--context"], Wanted::Nothing)]
-    #[case("completion ", &["bash", "kubectl"], Wanted::Nothing)]
-    fn what_may_stand_there(#[case] line: &str, #[case] expected: &[&str], #[case] wanted: Wanted) {
+    #[case("", &["run", "ls", "schedule"], CompletionKind::Nothing)]
+    #[case("schedule ", &["trigger", "history"], CompletionKind::Nothing)]
+    #[case("get ", &[], CompletionKind::Tasks)]
+    #[case("-n shop watch ", &[], CompletionKind::Tasks)]
+    #[case("schedule trigger ", &[], CompletionKind::Schedules)]
+    #[case("run --bat", &["--batch-size", "--batch-policy", "--context"], CompletionKind::Nothing)]
+    #[case("completion ", &["bash", "kubectl"], CompletionKind::Nothing)]
+    fn candidates_depend_on_the_command(
+        #[case] line: &str,
+        #[case] expected: &[&str],
+        #[case] wanted: CompletionKind,
+    ) {
         let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
         let (found, names) = candidates(&words);
         assert_eq!(names, wanted);

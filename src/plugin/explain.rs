@@ -1,91 +1,116 @@
-//! Why nodes failed, or why a task waits, and what to do: in sentences. *Pure.*
+//! Explanations of why nodes failed or why a task waits, with remedies. Pure: no client, no clock,
+//! no I/O.
 
 use std::collections::BTreeSet;
 
 use http::Uri;
 
 use crate::{
-    catalog::{FailedNodeDetail, FailureGroup, failure_groups},
+    store::{FailedNodeDetail, FailureGroup, failure_groups},
     task::{Delivery, FailedNode, Notification, Phase, PrewarmTask},
-    worker::Reason,
+    worker::FailureReason,
 };
 
-/// How many nodes a sentence names.
-const NAMED: usize = 5;
+/// Largest number of nodes that a sentence lists.
+const MAX_LISTED_NODES: usize = 5;
 
-/// What failed where, and why.
+/// Returns what failed on which nodes, and why.
 pub(super) fn sentence(group: &FailureGroup) -> String {
     let what = if group.image.is_empty() { "the node's pull" } else { group.image.as_str() };
-    let named = group.nodes.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
-    let more = more(group.nodes.len());
-    let reason = Reason::from_word(&group.reason);
-    format!("{what} failed on {named}{more} ({}): {}.", reason.as_str(), reason.what())
+    let named = group
+        .nodes
+        .iter()
+        .take(MAX_LISTED_NODES)
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join(", ");
+    let more = more_suffix(group.nodes.len());
+    let reason = FailureReason::from_name(&group.reason);
+    format!("{what} failed on {named}{more} ({}): {}.", reason.as_str(), reason.summary())
 }
 
-/// What to do.
+/// Returns the remedy.
 pub(super) fn remedy(group: &FailureGroup) -> &'static str {
-    Reason::from_word(&group.reason).remedy()
+    FailureReason::from_name(&group.reason).remedy()
 }
 
-fn more(many: usize) -> String {
-    let more = many.saturating_sub(NAMED);
+fn more_suffix(many: usize) -> String {
+    let more = many.saturating_sub(MAX_LISTED_NODES);
     if more > 0 { format!(" and {more} more") } else { String::new() }
 }
 
-/// The failures that the status spells out.
-pub(super) fn groups<'a>(failures: impl IntoIterator<Item = &'a FailedNode>) -> Vec<FailureGroup> {
-    let all: Vec<FailedNodeDetail> = failures.into_iter().cloned().map(FailedNodeDetail::from).collect();
+/// Groups the failures that the status lists.
+pub(super) fn group_failures<'a>(
+    failures: impl IntoIterator<Item = &'a FailedNode>,
+) -> Vec<FailureGroup> {
+    let all: Vec<FailedNodeDetail> =
+        failures.into_iter().cloned().map(FailedNodeDetail::from).collect();
     failure_groups(&all)
 }
 
-/// What is to be said of a task: of one of its nodes where one is named.
+/// Returns the explanation of a task, or of one of its nodes.
 pub(super) fn explain(task: &PrewarmTask, node: Option<&str>) -> Vec<String> {
     let status = task.status.clone().unwrap_or_default();
-    let mut lines = vec![stands(task)];
+    let mut lines = vec![state_sentence(task)];
     let wanted = |name: &str| node.is_none_or(|node| node == name);
-    for group in groups(status.failed_nodes.iter().filter(|failure| wanted(&failure.node))) {
+    for group in group_failures(status.failed_nodes.iter().filter(|failure| wanted(&failure.node)))
+    {
         lines.push(String::new());
         lines.push(sentence(&group));
-        lines.push(format!("  What to do: {}.", remedy(&group)));
-        lines.push(format!("  The node said: {}", group.message));
+        lines.push(format!("  Remedy: {}.", remedy(&group)));
+        lines.push(format!("  Message: {}", group.message));
     }
     for image in status.images.iter().filter(|image| image.given_up.is_some() && node.is_none()) {
         let why = image.given_up.as_ref().map_or("", |why| &why.reason);
         lines.push(String::new());
-        lines.push(format!("{} was not asked for on the other nodes: no node could have it ({why}).", image.image));
+        lines.push(format!(
+            "{} was not pulled to the other nodes: no node could pull it ({why}).",
+            image.image
+        ));
     }
-    let ignored: Vec<_> = status.ignored_nodes.iter().filter(|ignored| wanted(&ignored.node)).collect();
+    let ignored: Vec<_> =
+        status.ignored_nodes.iter().filter(|ignored| wanted(&ignored.node)).collect();
     if !ignored.is_empty() {
-        let reasons: BTreeSet<&str> = ignored.iter().map(|ignored| ignored.reason.as_str()).collect();
+        let reasons: BTreeSet<&str> =
+            ignored.iter().map(|ignored| ignored.reason.as_str()).collect();
         lines.push(String::new());
         lines.push(format!(
-            "Left out at the start, because they could not be warmed then: {} nodes.",
+            "Excluded at the start, because they were not eligible: {} nodes.",
             status.ignored_node_count
         ));
         for reason in reasons {
-            let of_it: Vec<&str> =
-                ignored.iter().filter(|one| one.reason == reason).map(|one| one.node.as_str()).collect();
-            let more = more(of_it.len());
-            lines.push(format!("  {reason}: {}{more}", of_it[..of_it.len().min(NAMED)].join(", ")));
+            let of_it: Vec<&str> = ignored
+                .iter()
+                .filter(|one| one.reason == reason)
+                .map(|one| one.node.as_str())
+                .collect();
+            let more = more_suffix(of_it.len());
+            lines.push(format!(
+                "  {reason}: {}{more}",
+                of_it[..of_it.len().min(MAX_LISTED_NODES)].join(", ")
+            ));
         }
     }
-    let listed: BTreeSet<&str> = status.failed_nodes.iter().map(|failure| failure.node.as_str()).collect();
-    let more = usize::try_from(status.failed_node_count).unwrap_or_default().saturating_sub(listed.len());
+    let listed: BTreeSet<&str> =
+        status.failed_nodes.iter().map(|failure| failure.node.as_str()).collect();
+    let more =
+        usize::try_from(status.failed_node_count).unwrap_or_default().saturating_sub(listed.len());
     if more > 0 && node.is_none() {
         lines.push(String::new());
-        lines.push(format!("{more} more nodes failed; the status spells out the first only."));
+        lines.push(format!("{more} more nodes failed; the status lists only the first ones."));
     }
     if node.is_none() {
         lines.extend(undelivered(task).into_iter().flat_map(|line| [String::new(), line]));
     }
     if let Some(node) = node.filter(|_| lines.len() == 1) {
         lines.push(String::new());
-        lines.push(format!("Nothing is known to have failed on {node}."));
+        lines.push(format!("No failure is recorded on {node}."));
     }
     lines
 }
 
-/// Returns who gets a notification: the host of its address, for the rest may be a credential, or the Secret with the address.
+/// Returns the receiver of a notification: the host of its URL, because the rest may be a
+/// credential, or the Secret with the URL.
 pub(super) fn receiver(one: &Notification) -> String {
     if let Some(source) = &one.url_from {
         return format!("Secret {}/{}", source.secret_key_ref.name, source.secret_key_ref.key);
@@ -94,31 +119,42 @@ pub(super) fn receiver(one: &Notification) -> String {
     url.and_then(|url| url.host().map(str::to_owned)).unwrap_or_default()
 }
 
-/// Returns the notifications that were not delivered, in sentences.
+/// Returns a sentence for each notification that was not delivered.
 fn undelivered(task: &PrewarmTask) -> Vec<String> {
     let deliveries = task.status.as_ref().map_or(&[][..], |status| &status.notifications);
-    let failed = task.spec.notify.iter().flatten().zip(deliveries).filter(|(_, one)| one.message.is_some());
+    let failed =
+        task.spec.notify.iter().flatten().zip(deliveries).filter(|(_, one)| one.message.is_some());
     let sentence = |(whom, one): (&Notification, &Delivery)| {
-        let next =
-            one.next_attempt.as_ref().map_or("it is given up".into(), |next| format!("the next try is at {next}"));
+        let next = one
+            .next_attempt
+            .as_ref()
+            .map_or("delivery abandoned".into(), |next| format!("next attempt at {next}"));
         let why = one.message.as_deref().unwrap_or_default();
-        format!("The notification to {} failed {} times: {why}; {next}.", receiver(whom), one.attempts)
+        format!(
+            "The notification to {} failed {} times: {why}; {next}.",
+            receiver(whom),
+            one.attempts
+        )
     };
     failed.map(sentence).collect()
 }
 
-/// Where the task stands, in a sentence.
-fn stands(task: &PrewarmTask) -> String {
+/// Returns the state of the task in a sentence.
+fn state_sentence(task: &PrewarmTask) -> String {
     let status = task.status.clone().unwrap_or_default();
     let condition = status.conditions.iter().find(|one| one.type_ == "Progressing");
     let message = condition.map(|one| one.message.trim_end_matches('.')).unwrap_or_default();
     let name = task.metadata.name.as_deref().unwrap_or_default();
     match status.phase {
         Phase::Pending if message.is_empty() => {
-            format!("{name} waits, and no server has looked at it: is Prewarmer running? (prewarmer doctor)")
+            format!(
+                "{name} is pending, and no controller has processed it: is Prewarmer running? (prewarmer doctor)"
+            )
         }
-        Phase::Pending => format!("{name} waits: {message}."),
-        Phase::Completed if status.failed_node_count == 0 => format!("{name} completed: {message}. Nothing failed."),
+        Phase::Pending => format!("{name} is pending: {message}."),
+        Phase::Completed if status.failed_node_count == 0 => {
+            format!("{name} completed: {message}. Nothing failed.")
+        }
         phase => format!("{name} is {}: {message}.", phase.as_str().to_lowercase()),
     }
 }
@@ -126,14 +162,16 @@ fn stands(task: &PrewarmTask) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::{Condition, IgnoredNode, PrewarmTaskSpec, PrewarmTaskStatus, SecretKeyReference, UrlSource};
+    use crate::task::{
+        Condition, IgnoredNode, PrewarmTaskSpec, PrewarmTaskStatus, SecretKeyReference, UrlSource,
+    };
 
     fn failure(node: &str, image: &str, reason: &str) -> FailedNode {
         FailedNode {
             node: node.into(),
             image: image.into(),
             reason: reason.into(),
-            message: format!("{node} said so"),
+            message: format!("message of {node}"),
             time: "2026-11-21T10:00:00Z".into(),
         }
     }
@@ -161,45 +199,64 @@ mod tests {
     }
 
     #[test]
-    fn failures_are_told_by_reason_with_a_remedy() {
-        let mut failed: Vec<FailedNode> = (0..7).map(|n| failure(&format!("n{n}"), "a:1", "TLS")).collect();
+    fn failures_are_grouped_with_a_remedy() {
+        let mut failed: Vec<FailedNode> =
+            (0..7).map(|n| failure(&format!("n{n}"), "a:1", "TLS")).collect();
         failed.push(failure("n8", "", "NodeLost"));
         let text = explain(&task(Phase::Failed, failed.clone()), None).join("\n");
         assert!(text.starts_with("t is failed: warm on 1 of 9 nodes.\n"), "{text}");
-        assert!(text.contains("a:1 failed on n0, n1, n2, n3, n4 and 2 more (TLS): the node does not trust"), "{text}");
         assert!(
-            text.contains("What to do: configure the runtime's CA on the node.\n  The node said: n0 said so"),
+            text.contains(
+                "a:1 failed on n0, n1, n2, n3, n4 and 2 more (TLS): the node does not trust"
+            ),
             "{text}"
         );
-        assert!(text.contains("the node's pull failed on n8 (NodeLost)") && text.contains("NotReady: n9"), "{text}");
+        assert!(
+            text.contains(
+                "Remedy: configure the runtime's CA on the node.\n  Message: message of n0"
+            ),
+            "{text}"
+        );
+        assert!(
+            text.contains("the node's pull failed on n8 (NodeLost)")
+                && text.contains("NotReady: n9"),
+            "{text}"
+        );
         assert!(text.contains("3 more nodes failed"), "{text}");
         let one = explain(&task(Phase::Failed, failed), Some("n8")).join("\n");
         assert!(one.contains("NodeLost") && !one.contains("TLS") && !one.contains("n9"), "{one}");
     }
 
     #[test]
-    fn a_task_that_nobody_looks_at() {
-        let text = explain(&PrewarmTask::new("t", PrewarmTaskSpec::default()), Some("n1")).join("\n");
+    fn unprocessed_task_suggests_the_doctor() {
+        let text =
+            explain(&PrewarmTask::new("t", PrewarmTaskSpec::default()), Some("n1")).join("\n");
         assert!(
-            text.contains("is Prewarmer running?") && text.contains("Nothing is known to have failed on n1"),
+            text.contains("is Prewarmer running?") && text.contains("No failure is recorded on n1"),
             "{text}"
         );
     }
 
     #[test]
-    fn a_notification_that_failed_is_explained_without_its_address() {
+    fn failed_notification_is_explained_without_its_url() {
         let mut task = task(Phase::Completed, Vec::new());
         let url = Some("https://hooks.example.com/services/TOKEN".into());
-        let hidden = UrlSource { secret_key_ref: SecretKeyReference { name: "slack".into(), key: "url".into() } };
+        let hidden = UrlSource {
+            secret_key_ref: SecretKeyReference { name: "slack".into(), key: "url".into() },
+        };
         task.spec.notify = Some(vec![
             Notification { url, ..Notification::default() },
             Notification { url_from: Some(hidden), ..Notification::default() },
         ]);
-        let failed =
-            Delivery { attempts: 5, done: true, message: Some("no answer in time".into()), ..Delivery::default() };
+        let failed = Delivery {
+            attempts: 5,
+            done: true,
+            message: Some("no response within the timeout".into()),
+            ..Delivery::default()
+        };
         task.status.as_mut().unwrap().notifications = vec![failed.clone(), failed];
         let text = explain(&task, None).join("\n");
-        assert!(text.contains("to hooks.example.com failed 5 times: no answer in time; it is given up."), "{text}");
+        assert!(text.contains("to hooks.example.com failed 5 times: no response within the timeout; delivery abandoned."), "{text}");
         assert!(text.contains("to Secret slack/url failed") && !text.contains("TOKEN"), "{text}");
     }
 }

@@ -1,25 +1,24 @@
-//! `kubectl prewarm`: tasks and schedules for people who have a kubeconfig.
+//! `kubectl prewarm`: manages tasks and schedules for users with a kubeconfig.
 //!
-//! In: a command line, and the API server with the rights of whoever calls.
-//! Out: tables, progress or objects on standard output, and an exit code. The
-//! server of Prewarmer is never asked: what the plugin shows and does is the
-//! same `PrewarmTask`s and `PrewarmSchedule`s that it works on. May call `catalog`
-//! (how a task is read), `image`, `node`, `reduced`, `schedule`, `surroundings`,
-//! `task`, `terminal`, `worker` (what reasons mean) and `workload`.
+//! Inputs: a command line, and the Kubernetes API with the permissions of the caller. Outputs:
+//! tables, progress or objects on standard output, and an exit code. The plugin never calls the
+//! Prewarmer server: it reads and writes the `PrewarmTask`s and `PrewarmSchedule`s that the server
+//! works on. May use `store` (parsing of tasks), `image`, `node`, `reduced`, `schedule`,
+//! `surroundings`, `task`, `terminal`, `worker` (descriptions of reasons) and `workload`.
 //!
 //! ```text
-//!   args -> command (tasks, schedules, nodes, run, watch) -> connect (API server)
-//!                 explain, progress, found (pure) -> output
+//!   args -> command (tasks, schedules, nodes, run, watch) -> client (API server)
+//!                 explain, progress, resolve (pure) -> output
 //! ```
 
 mod args;
+mod client;
 mod complete;
-mod connect;
 mod explain;
-mod found;
 mod nodes;
 mod output;
 mod progress;
+mod resolve;
 mod run;
 mod schedules;
 mod tasks;
@@ -29,30 +28,30 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-pub use self::args::Cli;
+pub use self::args::PluginCli;
 use self::{
-    args::{Command, ScheduleCommand},
-    connect::Context,
-    output::Out,
+    args::{PluginCommand, ScheduleCommand},
+    client::ClusterClient,
+    output::Output,
 };
 use crate::terminal::printable;
 
-/// How a command ends, where it does not end well.
+/// Failure of a command.
 #[derive(Debug)]
-enum Failure {
-    /// What was asked for has failed: exit code 1.
+enum CommandError {
+    /// The operation failed: exit code 1.
     Failed(String),
-    /// What was asked for makes no sense: exit code 2.
+    /// The arguments are invalid: exit code 2.
     Usage(String),
-    /// It did not end in time: exit code 3.
+    /// The operation did not end in time: exit code 3.
     TimedOut(String),
 }
 
-/// What a command comes to: nothing more to say, or why not.
-type Ended = Result<(), Failure>;
+/// Result of a command.
+type CommandResult = Result<(), CommandError>;
 
-impl Failure {
-    fn code(&self) -> u8 {
+impl CommandError {
+    fn exit_code(&self) -> u8 {
         match self {
             Self::Failed(_) => 1,
             Self::Usage(_) => 2,
@@ -67,54 +66,62 @@ impl Failure {
     }
 }
 
-/// Runs the plugin. Exit codes: 0 done, 1 failed, 2 usage, 3 timed out.
+/// Runs the plugin. Exit codes: 0 success, 1 failure, 2 usage error, 3 timeout.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match PluginCli::try_parse() {
         Ok(cli) => cli,
-        // Help and version are no mistakes: clap knows.
+        // Help and version are reported as errors, too; clap exits with code 0 for them.
         Err(error) => error.exit(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let ended = match runtime {
-        Ok(runtime) => runtime.block_on(act(&cli)),
-        Err(error) => Err(Failure::Failed(error.to_string())),
+        Ok(runtime) => runtime.block_on(dispatch(&cli)),
+        Err(error) => Err(CommandError::Failed(error.to_string())),
     };
     let Err(failure) = ended else { return ExitCode::SUCCESS };
     eprintln!("error: {}", printable(failure.message()));
-    ExitCode::from(failure.code())
+    ExitCode::from(failure.exit_code())
 }
 
-async fn act(cli: &Cli) -> Ended {
+async fn dispatch(cli: &PluginCli) -> CommandResult {
     match &cli.command {
-        Command::Completion { shell } => return complete::script(*shell),
-        Command::Man => return complete::man(),
-        Command::Complete { words } => {
-            complete::words(words, &cli.global).await;
+        PluginCommand::Completion { shell } => return complete::print_script(*shell),
+        PluginCommand::Man => return complete::print_man(),
+        PluginCommand::Complete { words } => {
+            complete::print_candidates(words, &cli.global).await;
             return Ok(());
         }
         _ => {}
     }
-    let out = Out::new(cli.global.output);
-    let context = Context::connect(&cli.global).await?;
+    let out = Output::new(cli.global.output);
+    let context = ClusterClient::connect(&cli.global).await?;
     match &cli.command {
-        Command::Run(args) => run::run(&context, out, args).await,
-        Command::Ls(args) => tasks::list(&context, out, args).await,
-        Command::Get(args) => tasks::get(&context, out, &args.names).await,
-        Command::Watch(args) => watch::watch(&context, out, &args.names, args.wait_timeout).await,
-        Command::Cancel(args) => tasks::cancel(&context, out, &args.names).await,
-        Command::Retry(args) => tasks::retry(&context, out, args).await,
-        Command::Explain(args) => tasks::explain(&context, out, args).await,
-        Command::Nodes(args) => nodes::nodes(&context, out, args).await,
-        Command::Schedule(command) => match command {
+        PluginCommand::Run(args) => run::run(&context, out, args).await,
+        PluginCommand::Ls(args) => tasks::list(&context, out, args).await,
+        PluginCommand::Get(args) => tasks::get(&context, out, &args.names).await,
+        PluginCommand::Watch(args) => {
+            watch::watch(&context, out, &args.names, args.wait_timeout).await
+        }
+        PluginCommand::Cancel(args) => tasks::cancel(&context, out, &args.names).await,
+        PluginCommand::Retry(args) => tasks::retry(&context, out, args).await,
+        PluginCommand::Explain(args) => tasks::explain(&context, out, args).await,
+        PluginCommand::Nodes(args) => nodes::nodes(&context, out, args).await,
+        PluginCommand::Schedule(command) => match command {
             ScheduleCommand::Ls(args) => schedules::list(&context, out, args).await,
             ScheduleCommand::Create(args) => schedules::create(&context, out, args).await,
             ScheduleCommand::Trigger(args) => schedules::trigger(&context, out, args).await,
-            ScheduleCommand::Enable(args) => schedules::enable(&context, out, &args.names, true).await,
-            ScheduleCommand::Disable(args) => schedules::enable(&context, out, &args.names, false).await,
+            ScheduleCommand::Enable(args) => {
+                schedules::enable(&context, out, &args.names, true).await
+            }
+            ScheduleCommand::Disable(args) => {
+                schedules::enable(&context, out, &args.names, false).await
+            }
             ScheduleCommand::Delete(args) => schedules::delete(&context, out, &args.names).await,
             ScheduleCommand::History(args) => schedules::history(&context, out, &args.name).await,
         },
-        Command::Completion { .. } | Command::Man | Command::Complete { .. } => Ok(()),
+        PluginCommand::Completion { .. } | PluginCommand::Man | PluginCommand::Complete { .. } => {
+            Ok(())
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! `nodes`: what is warm where, as far as kubelets and tasks tell.
+//! `nodes`: nodes on which images are warm, according to kubelets and tasks.
 
 use std::{collections::BTreeMap, fmt::Write};
 
@@ -10,76 +10,87 @@ use kube::{
 use serde_json::{Value, json};
 
 use super::{
-    Ended, Failure,
-    args::{Format, NodesArgs},
-    connect::Context,
-    output::{Out, say},
+    CommandError, CommandResult,
+    args::{NodesArgs, OutputFormat},
+    client::ClusterClient,
+    output::{Output, print},
 };
 use crate::{
-    image::Reference,
-    node::{Demand, Facts, Interner},
-    reduced::ReducedNode,
-    task::{PrewarmPlan, PrewarmTask, batches::NodeState, nodes as states},
-    terminal::{Cell, Colour, span, table},
+    image::ImageRef,
+    node::{Interner, NodeInfo, NodeRequirements},
+    slim::SlimNode,
+    task::{PrewarmPlan, PrewarmTask, batches::NodeState, node_states as states},
+    terminal::{Colour, TableCell, format_duration, table},
 };
 
-/// A kubelet names this many images at most (its `nodeStatusMaxImages`).
-const REPORTED: usize = 50;
-/// Nodes per page.
-const PAGE: u32 = 500;
+/// Largest number of images that a kubelet reports (its `nodeStatusMaxImages`).
+const MAX_REPORTED_IMAGES: usize = 50;
+/// Nodes per page of a list.
+const PAGE_SIZE: u32 = 500;
 
-/// What is known of an image on a node.
+/// Presence of an image on a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Known {
-    /// The kubelet names it.
+enum ImagePresence {
+    /// The kubelet reports the image.
     Warm,
-    /// A task of ours had it there at that time.
+    /// The latest task that warmed the image on the node ended at this time.
     Warmed(Timestamp),
-    /// The kubelet names all that it has, and this is not among them.
+    /// The kubelet reports all of its images, and this is not one of them.
     Cold,
-    /// Nobody has told.
+    /// Neither the kubelet nor a task provides information.
     Unknown,
 }
 
-/// When tasks had an image on a node: by image and node.
-type Warmed = BTreeMap<(String, String), Timestamp>;
+/// Latest time at which a task had warmed an image on a node, by image and node.
+type WarmedTimes = BTreeMap<(String, String), Timestamp>;
 
-pub(super) async fn nodes(context: &Context, out: Out, args: &NodesArgs) -> Ended {
-    let wrong =
-        |image: &String, error: &dyn std::fmt::Display| Failure::Usage(format!("{image:?} is no image: {error}"));
-    let images: Result<Vec<Reference>, Failure> =
-        args.images.iter().map(|image| image.parse::<Reference>().map_err(|error| wrong(image, &error))).collect();
+pub(super) async fn nodes(context: &ClusterClient, out: Output, args: &NodesArgs) -> CommandResult {
+    let wrong = |image: &String, error: &dyn std::fmt::Display| {
+        CommandError::Usage(format!("{image:?} is not a valid image reference: {error}"))
+    };
+    let images: Result<Vec<ImageRef>, CommandError> = args
+        .images
+        .iter()
+        .map(|image| image.parse::<ImageRef>().map_err(|error| wrong(image, &error)))
+        .collect();
     let images = images?;
-    let listed = list(context, args.selector.clone()).await?;
+    let listed = list_nodes(context, args.selector.clone()).await?;
     let texts = Interner::default();
-    let warmed = if images.is_empty() { Warmed::new() } else { warmed(context, &images).await? };
+    let warmed =
+        if images.is_empty() { WarmedTimes::new() } else { warmed_times(context, &images).await? };
     let now = Timestamp::now();
     let mut rows = Vec::new();
     for node in &listed {
-        let facts = Facts::new(node, &texts);
-        let known: Vec<Known> = images.iter().map(|image| known(node, &facts, image, &warmed)).collect();
-        let lacks = |one: &Known| matches!(one, Known::Cold | Known::Unknown);
+        let facts = NodeInfo::new(node, &texts);
+        let known: Vec<ImagePresence> =
+            images.iter().map(|image| image_presence(node, &facts, image, &warmed)).collect();
+        let lacks =
+            |one: &ImagePresence| matches!(one, ImagePresence::Cold | ImagePresence::Unknown);
         if !args.cold || known.iter().any(lacks) {
             rows.push((facts, node.status.images.len(), known));
         }
     }
-    if matches!(out.format, Some(Format::Json | Format::Yaml)) {
+    if matches!(out.format, Some(OutputFormat::Json | OutputFormat::Yaml)) {
         return objects(out, &images, &rows);
     }
-    if out.format == Some(Format::Name) {
-        let names: Vec<String> = rows.iter().map(|(facts, ..)| format!("node/{}\n", facts.name)).collect();
-        return say(&names.concat());
+    if out.format == Some(OutputFormat::Name) {
+        let names: Vec<String> =
+            rows.iter().map(|(facts, ..)| format!("node/{}\n", facts.name)).collect();
+        return print(&names.concat());
     }
-    say(&text(out, &images, &rows, now))
+    print(&format_table(out, &images, &rows, now))
 }
 
-async fn list(context: &Context, selector: Option<String>) -> Result<Vec<ReducedNode>, Failure> {
-    let api = Api::<ReducedNode>::all(context.client.clone());
-    let mut params = ListParams::default().limit(PAGE);
+async fn list_nodes(
+    context: &ClusterClient,
+    selector: Option<String>,
+) -> Result<Vec<SlimNode>, CommandError> {
+    let api = Api::<SlimNode>::all(context.client.clone());
+    let mut params = ListParams::default().limit(PAGE_SIZE);
     params.label_selector = selector;
     let mut all = Vec::new();
     loop {
-        let page: ObjectList<ReducedNode> = api.list(&params).await?;
+        let page: ObjectList<SlimNode> = api.list(&params).await?;
         all.extend(page.items);
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => params = params.continue_token(&token),
@@ -90,25 +101,37 @@ async fn list(context: &Context, selector: Option<String>) -> Result<Vec<Reduced
     Ok(all)
 }
 
-/// What tasks have warmed: of the namespace, or of all of them.
-async fn warmed(context: &Context, images: &[Reference]) -> Result<Warmed, Failure> {
-    let tasks = context.listed::<PrewarmTask>().list(&ListParams::default()).await;
-    let mut warmed = Warmed::new();
+/// Returns what tasks of the namespace, or of all namespaces, have warmed.
+async fn warmed_times(
+    context: &ClusterClient,
+    images: &[ImageRef],
+) -> Result<WarmedTimes, CommandError> {
+    let tasks = context.scoped::<PrewarmTask>().list(&ListParams::default()).await;
+    let mut warmed = WarmedTimes::new();
     for task in tasks?.items {
-        let names: Vec<Reference> = task.spec.images.iter().filter_map(|image| image.parse().ok()).collect();
-        let of_it: Vec<&Reference> = images.iter().filter(|image| names.contains(image)).collect();
-        let end = task.status.as_ref().and_then(|status| status.completion_time.as_deref()?.parse::<Timestamp>().ok());
+        let names: Vec<ImageRef> =
+            task.spec.images.iter().filter_map(|image| image.parse().ok()).collect();
+        let of_it: Vec<&ImageRef> = images.iter().filter(|image| names.contains(image)).collect();
+        let end = task
+            .status
+            .as_ref()
+            .and_then(|status| status.completion_time.as_deref()?.parse::<Timestamp>().ok());
         if of_it.is_empty() {
             continue;
         }
         let time = end.unwrap_or_else(Timestamp::now);
-        let plans = Api::<PrewarmPlan>::namespaced(context.client.clone(), &task.namespace().unwrap_or_default());
+        let plans = Api::<PrewarmPlan>::namespaced(
+            context.client.clone(),
+            &task.namespace().unwrap_or_default(),
+        );
         let plan = plans.get_opt(&format!("plan-{}", task.uid().unwrap_or_default())).await;
         let Some(plan) = plan? else { continue };
         for (node, state) in states(&task, &plan.spec) {
             if matches!(state, NodeState::Succeeded | NodeState::AlreadyWarm) {
                 for image in &of_it {
-                    let slot = warmed.entry((image.normalized().to_owned(), node.to_owned())).or_insert(time);
+                    let slot = warmed
+                        .entry((image.normalized().to_owned(), node.to_owned()))
+                        .or_insert(time);
                     *slot = (*slot).max(time);
                 }
             }
@@ -117,32 +140,49 @@ async fn warmed(context: &Context, images: &[Reference]) -> Result<Warmed, Failu
     Ok(warmed)
 }
 
-fn known(node: &ReducedNode, facts: &Facts, image: &Reference, warmed: &Warmed) -> Known {
-    if facts.reports(image) {
-        return Known::Warm;
+fn image_presence(
+    node: &SlimNode,
+    facts: &NodeInfo,
+    image: &ImageRef,
+    warmed: &WarmedTimes,
+) -> ImagePresence {
+    if facts.reports_image(image) {
+        return ImagePresence::Warm;
     }
     let told = warmed.get(&(image.normalized().to_owned(), facts.name.clone()));
     match (told, node.status.images.len()) {
-        // The kubelet's list is as of its last heartbeat, or cut off: a task's word counts beside it.
-        (Some(time), _) => Known::Warmed(*time),
-        (None, many) if many > 0 && many < REPORTED => Known::Cold,
-        _ => Known::Unknown,
+        // The kubelet's list may be older than the task, or truncated.
+        (Some(time), _) => ImagePresence::Warmed(*time),
+        (None, many) if many > 0 && many < MAX_REPORTED_IMAGES => ImagePresence::Cold,
+        _ => ImagePresence::Unknown,
     }
 }
 
-fn text(out: Out, images: &[Reference], rows: &[(Facts, usize, Vec<Known>)], now: Timestamp) -> String {
-    let mut titles = vec!["NODE", "CAN BE WARMED"];
+fn format_table(
+    out: Output,
+    images: &[ImageRef],
+    rows: &[(NodeInfo, usize, Vec<ImagePresence>)],
+    now: Timestamp,
+) -> String {
+    let mut titles = vec!["NODE", "ELIGIBLE"];
     if images.is_empty() {
         titles.extend(["IMAGES", "METHOD", "ARCH", "RUNTIME"]);
     }
-    titles.extend(images.iter().map(Reference::as_written));
-    let row = |(facts, reported, known): &(Facts, usize, Vec<Known>)| {
-        let obstacle = Demand::default().obstacle(facts);
-        let can = obstacle.map_or_else(|| Cell::from("yes"), |why| Cell::painted(why.as_str(), Colour::Yellow));
-        let mut row = vec![Cell::from(facts.name.clone()), can];
+    titles.extend(images.iter().map(ImageRef::as_written));
+    let row = |(facts, reported, known): &(NodeInfo, usize, Vec<ImagePresence>)| {
+        let obstacle = NodeRequirements::default().ineligible(facts);
+        let can = obstacle.map_or_else(
+            || TableCell::from("yes"),
+            |why| TableCell::coloured(why.as_str(), Colour::Yellow),
+        );
+        let mut row = vec![TableCell::from(facts.name.clone()), can];
         if images.is_empty() {
-            let many = if *reported >= REPORTED { format!("{REPORTED} or more") } else { reported.to_string() };
-            let method = if facts.mounts_image_volumes() { "ImageVolume" } else { "Helper" };
+            let many = if *reported >= MAX_REPORTED_IMAGES {
+                format!("{MAX_REPORTED_IMAGES} or more")
+            } else {
+                reported.to_string()
+            };
+            let method = if facts.supports_image_volumes() { "ImageVolume" } else { "Helper" };
             row.extend([
                 many.into(),
                 method.into(),
@@ -151,37 +191,48 @@ fn text(out: Out, images: &[Reference], rows: &[(Facts, usize, Vec<Known>)], now
             ]);
         }
         row.extend(known.iter().map(|known| match known {
-            Known::Warm => Cell::painted("warm", Colour::Green),
-            Known::Warmed(at) => Cell::painted(format!("warmed {} ago", span(now.duration_since(*at))), Colour::Green),
-            Known::Cold => Cell::painted("cold", Colour::Blue),
-            Known::Unknown => Cell::painted("unknown", Colour::Dim),
+            ImagePresence::Warm => TableCell::coloured("warm", Colour::Green),
+            ImagePresence::Warmed(at) => TableCell::coloured(
+                format!("warmed {} ago", format_duration(now.duration_since(*at))),
+                Colour::Green,
+            ),
+            ImagePresence::Cold => TableCell::coloured("cold", Colour::Blue),
+            ImagePresence::Unknown => TableCell::coloured("unknown", Colour::Dim),
         }));
         row
     };
     let mut out_text = table(&titles, rows.iter().map(row).collect(), out.colour);
     for (index, image) in images.iter().enumerate() {
-        let is_warm = |known: &Known| matches!(known, Known::Warm | Known::Warmed(_));
+        let is_warm =
+            |known: &ImagePresence| matches!(known, ImagePresence::Warm | ImagePresence::Warmed(_));
         let warm = rows.iter().filter(|(.., known)| known.get(index).is_some_and(is_warm)).count();
-        // Writing to a text does not fail.
-        let _ = writeln!(out_text, "{}: warm on {warm} of {} nodes", image.as_written(), rows.len());
+        // Writing to a string cannot fail.
+        let _ =
+            writeln!(out_text, "{}: warm on {warm} of {} nodes", image.as_written(), rows.len());
     }
     out_text
 }
 
-fn objects(out: Out, images: &[Reference], rows: &[(Facts, usize, Vec<Known>)]) -> Ended {
-    let word = |known: &Known| match known {
-        Known::Warm => json!({"state": "warm"}),
-        Known::Warmed(at) => json!({"state": "warmed", "time": at.to_string()}),
-        Known::Cold => json!({"state": "cold"}),
-        Known::Unknown => json!({"state": "unknown"}),
+fn objects(
+    out: Output,
+    images: &[ImageRef],
+    rows: &[(NodeInfo, usize, Vec<ImagePresence>)],
+) -> CommandResult {
+    let word = |known: &ImagePresence| match known {
+        ImagePresence::Warm => json!({"state": "warm"}),
+        ImagePresence::Warmed(at) => json!({"state": "warmed", "time": at.to_string()}),
+        ImagePresence::Cold => json!({"state": "cold"}),
+        ImagePresence::Unknown => json!({"state": "unknown"}),
     };
-    let node = |(facts, reported, known): &(Facts, usize, Vec<Known>)| {
+    let node = |(facts, reported, known): &(NodeInfo, usize, Vec<ImagePresence>)| {
         let images: BTreeMap<&str, Value> =
-            images.iter().map(Reference::as_written).zip(known.iter().map(word)).collect();
-        let obstacle = Demand::default().obstacle(facts).map(crate::node::Ignored::as_str);
+            images.iter().map(ImageRef::as_written).zip(known.iter().map(word)).collect();
+        let obstacle = NodeRequirements::default()
+            .ineligible(facts)
+            .map(crate::node::IneligibleReason::as_str);
         json!({"name": facts.name, "reason": obstacle, "reportedImages": reported, "images": images})
     };
-    out.value(&json!({"nodes": rows.iter().map(node).collect::<Vec<_>>()}))
+    out.print_value(&json!({"nodes": rows.iter().map(node).collect::<Vec<_>>()}))
 }
 
 #[cfg(test)]
@@ -189,24 +240,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_says_that_an_image_is_there() {
-        let node = |images: Value| -> ReducedNode {
-            serde_json::from_value(json!({"metadata": {"name": "n1"}, "status": {"images": images}})).unwrap()
+    fn presence_combines_kubelets_and_tasks() {
+        let node = |images: Value| -> SlimNode {
+            serde_json::from_value(
+                json!({"metadata": {"name": "n1"}, "status": {"images": images}}),
+            )
+            .unwrap()
         };
-        let image: Reference = "nginx:1".parse().unwrap();
+        let image: ImageRef = "nginx:1".parse().unwrap();
         let now = Timestamp::now();
-        let told: Warmed = [((image.normalized().to_owned(), "n1".to_owned()), now)].into();
-        let of = |images: Value, warmed: &Warmed| {
+        let told: WarmedTimes = [((image.normalized().to_owned(), "n1".to_owned()), now)].into();
+        let of = |images: Value, warmed: &WarmedTimes| {
             let node = node(images);
-            known(&node, &Facts::new(&node, &Interner::default()), &image, warmed)
+            image_presence(&node, &NodeInfo::new(&node, &Interner::default()), &image, warmed)
         };
         let has = json!([{"names": ["docker.io/library/nginx:1"], "sizeBytes": 5}]);
         let other = json!([{"names": ["docker.io/library/redis:7"], "sizeBytes": 5}]);
-        let many: Vec<Value> = (0..50).map(|n| json!({"names": [format!("registry.example/a:{n}")]})).collect();
-        assert_eq!(of(has, &Warmed::new()), Known::Warm);
-        assert_eq!(of(other.clone(), &Warmed::new()), Known::Cold);
-        assert_eq!(of(other, &told), Known::Warmed(now));
-        assert_eq!(of(json!([]), &Warmed::new()), Known::Unknown);
-        assert_eq!(of(json!(many), &Warmed::new()), Known::Unknown);
+        let many: Vec<Value> =
+            (0..50).map(|n| json!({"names": [format!("registry.example/a:{n}")]})).collect();
+        assert_eq!(of(has, &WarmedTimes::new()), ImagePresence::Warm);
+        assert_eq!(of(other.clone(), &WarmedTimes::new()), ImagePresence::Cold);
+        assert_eq!(of(other, &told), ImagePresence::Warmed(now));
+        assert_eq!(of(json!([]), &WarmedTimes::new()), ImagePresence::Unknown);
+        assert_eq!(of(json!(many), &WarmedTimes::new()), ImagePresence::Unknown);
     }
 }

@@ -1,25 +1,27 @@
-//! How far a task is, in a line. *Pure.*
+//! Progress and result of a task as text. Pure: no client, no clock, no I/O.
 
 use std::fmt::Write;
 
 use jiff::Timestamp;
 
-use super::explain::{groups, remedy, sentence};
+use super::explain::{group_failures, remedy, sentence};
 use crate::{
-    duration::between,
+    duration::elapsed,
     task::{Phase, PrewarmTask},
-    terminal::{Colour, span},
+    terminal::{Colour, format_duration},
 };
 
-/// How many nodes have ended, and how many there are.
-pub(super) fn ended(task: &PrewarmTask) -> (u64, u64) {
+/// Returns the numbers of ended and of all nodes.
+pub(super) fn node_counts(task: &PrewarmTask) -> (u64, u64) {
     let status = task.status.as_ref();
-    let sum = status.map_or(0, |status| status.succeeded_nodes + status.failed_node_count + status.skipped_nodes);
+    let sum = status.map_or(0, |status| {
+        status.succeeded_nodes + status.failed_node_count + status.skipped_nodes
+    });
     (u64::from(sum), u64::from(status.map_or(0, |status| status.total_nodes)))
 }
 
-/// The colour of a phase.
-pub(super) fn colour(phase: Phase) -> Colour {
+/// Returns the colour of a phase.
+pub(super) fn phase_colour(phase: Phase) -> Colour {
     match phase {
         Phase::Pending => Colour::Dim,
         Phase::Snapshotting | Phase::Running | Phase::Finalizing => Colour::Blue,
@@ -29,8 +31,8 @@ pub(super) fn colour(phase: Phase) -> Colour {
     }
 }
 
-/// What a task does now: beside a bar, or alone.
-pub(super) fn now_at(task: &PrewarmTask, now: Timestamp) -> String {
+/// Returns the current activity of a task, for use with or without a bar.
+pub(super) fn activity(task: &PrewarmTask, now: Timestamp) -> String {
     let status = task.status.clone().unwrap_or_default();
     let condition = status.conditions.iter().find(|one| one.type_ == "Progressing");
     let message = condition.map(|one| one.message.as_str()).unwrap_or_default();
@@ -50,46 +52,48 @@ pub(super) fn now_at(task: &PrewarmTask, now: Timestamp) -> String {
         let batch = (status.current_batch_index + 1).min(status.total_batches);
         parts.push(format!("batch {batch} of {}", status.total_batches));
     }
-    let left = status.estimated_completion.as_deref().and_then(|time| time.parse::<Timestamp>().ok());
+    let left =
+        status.estimated_completion.as_deref().and_then(|time| time.parse::<Timestamp>().ok());
     if let Some(left) = left.map(|end| end.duration_since(now)).filter(|left| left.as_secs() > 0) {
-        parts.push(format!("about {} left", span(left)));
+        parts.push(format!("about {} left", format_duration(left)));
     }
-    if message.starts_with("held") || message.contains("refuses") {
+    if message.starts_with("suspended") || message.contains("rejects requests") {
         parts.push(message.to_owned());
     }
     parts.join(", ")
 }
 
-/// A line for those who read a log: it tells all that a bar shows.
-pub(super) fn line(task: &PrewarmTask, now: Timestamp) -> String {
-    let (done, total) = ended(task);
+/// Returns a line for logs, with all that a bar shows.
+pub(super) fn log_line(task: &PrewarmTask, now: Timestamp) -> String {
+    let (done, total) = node_counts(task);
     let name = task.metadata.name.as_deref().unwrap_or_default();
     let phase = task.phase();
     if total == 0 || phase.is_terminal() {
-        return format!("{name}: {}", now_at(task, now));
+        return format!("{name}: {}", activity(task, now));
     }
-    format!("{name}: {} {done}/{total} nodes: {}", phase.as_str(), now_at(task, now))
+    format!("{name}: {} {done}/{total} nodes: {}", phase.as_str(), activity(task, now))
 }
 
-/// What a task has come to, in a line or two for each reason.
-pub(super) fn verdict(task: &PrewarmTask, colour_on: bool) -> String {
+/// Returns the result of a task: one line, and two for each reason of failures.
+pub(super) fn result_text(task: &PrewarmTask, colour_on: bool) -> String {
     let status = task.status.clone().unwrap_or_default();
     let name = task.metadata.name.as_deref().unwrap_or_default();
-    let word = colour(status.phase).paint(&status.phase.as_str().to_lowercase(), colour_on);
-    let took = between(status.start_time.as_deref(), status.completion_time.as_deref());
-    let took = took.map(|took| format!(" in {}", span(took))).unwrap_or_default();
+    let word = phase_colour(status.phase).paint(&status.phase.as_str().to_lowercase(), colour_on);
+    let took = elapsed(status.start_time.as_deref(), status.completion_time.as_deref());
+    let took = took.map(|took| format!(" in {}", format_duration(took))).unwrap_or_default();
     let warm = match status.total_nodes {
         0 => String::new(),
         total => format!(": warm on {} of {total} nodes{took}", status.succeeded_nodes),
     };
     let mut out = format!("prewarmtask.prewarm.io/{name} {word}{warm}\n");
-    // Writing to a text does not fail.
-    let message = status.conditions.iter().find(|one| one.type_ == "Failed" && one.status == "True");
+    // Writing to a string cannot fail.
+    let message =
+        status.conditions.iter().find(|one| one.type_ == "Failed" && one.status == "True");
     if let Some(message) = message.filter(|_| status.total_nodes == 0) {
         let _ = writeln!(out, "  {}", message.message);
     }
-    for group in groups(&status.failed_nodes) {
-        let _ = writeln!(out, "  {}\n    what to do: {}", sentence(&group), remedy(&group));
+    for group in group_failures(&status.failed_nodes) {
+        let _ = writeln!(out, "  {}\n    remedy: {}", sentence(&group), remedy(&group));
     }
     out
 }
@@ -106,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_tells_what_a_bar_shows() {
+    fn log_line_contains_the_progress() {
         let status = PrewarmTaskStatus {
             phase: Phase::Running,
             total_nodes: 1000,
@@ -119,14 +123,14 @@ mod tests {
         };
         let now = "2026-11-21T10:00:00Z".parse().unwrap();
         assert_eq!(
-            line(&task(status), now),
+            log_line(&task(status), now),
             "t: Running 432/1000 nodes: 430 warm, 2 failed, batch 5 of 10, about 90s left"
         );
-        assert_eq!(line(&task(PrewarmTaskStatus::default()), now), "t: Pending");
+        assert_eq!(log_line(&task(PrewarmTaskStatus::default()), now), "t: Pending");
     }
 
     #[test]
-    fn the_end_is_told_with_its_time() {
+    fn result_contains_the_duration() {
         let status = PrewarmTaskStatus {
             phase: Phase::Completed,
             total_nodes: 3,
@@ -135,7 +139,7 @@ mod tests {
             completion_time: Some("2026-11-21T10:02:30Z".into()),
             ..PrewarmTaskStatus::default()
         };
-        let text = verdict(&task(status), false);
+        let text = result_text(&task(status), false);
         assert_eq!(text, "prewarmtask.prewarm.io/t completed: warm on 3 of 3 nodes in 2m30s\n");
     }
 }

@@ -8,48 +8,53 @@ use kube::{
 use serde_json::json;
 
 use super::{
-    Ended, Failure,
-    args::{ScheduleArgs, ScheduleListArgs, TriggerArgs, overlap},
-    connect::Context,
-    output::{Out, say},
+    CommandError, CommandResult,
+    args::{ScheduleArgs, ScheduleListArgs, TriggerArgs, parse_overlap},
+    client::ClusterClient,
+    output::{Output, print},
     watch,
 };
 use crate::{
-    catalog::Entry,
-    duration::between,
+    duration::elapsed,
     schedule::{
-        Cron, ExecutionStatus, Made, Manual, PrewarmSchedule, PrewarmScheduleSpec, QueuedRun, RunFacts, Trigger,
-        decide_manual, problems, random_task_name, task_of,
+        Cron, ExecutionOrigin, ExecutionStatus, ExecutionTask, ManualDecision, PrewarmSchedule,
+        PrewarmScheduleSpec, QueuedRun, Trigger, build_task, decide_manual, random_task_name,
+        validate_spec,
     },
+    store::TaskEntry,
     task::{PrewarmTask, PrewarmTaskSpec},
-    terminal::{Cell, Colour, ago, span, table},
+    terminal::{Colour, TableCell, format_age, format_duration, table},
 };
 
-/// How many of the next times a new schedule tells.
-const NEXT: usize = 3;
+/// Number of scheduled times printed for a new schedule.
+const SHOWN_TIMES: usize = 3;
 
-pub(super) async fn list(context: &Context, out: Out, args: &ScheduleListArgs) -> Ended {
+pub(super) async fn list(
+    context: &ClusterClient,
+    out: Output,
+    args: &ScheduleListArgs,
+) -> CommandResult {
     let mut schedules = Vec::new();
     if args.names.is_empty() {
         let mut params = ListParams::default();
         params.label_selector.clone_from(&args.selector);
-        let list = context.listed::<PrewarmSchedule>().list(&params).await;
+        let list = context.scoped::<PrewarmSchedule>().list(&params).await;
         schedules = list?.items;
     }
     for name in &args.names {
-        schedules.push(find(context, name).await?);
+        schedules.push(get_schedule(context, name).await?);
     }
     if out.wants_objects() {
-        return out.objects(&schedules, args.names.len() != 1);
+        return out.print_objects(&schedules, args.names.len() != 1);
     }
     if schedules.is_empty() {
-        eprintln!("there are no schedules");
+        eprintln!("no schedules found");
         return Ok(());
     }
-    say(&rows(&schedules, context.everywhere, out, Timestamp::now()))
+    print(&rows(&schedules, context.all_namespaces, out, Timestamp::now()))
 }
 
-fn rows(schedules: &[PrewarmSchedule], everywhere: bool, out: Out, now: Timestamp) -> String {
+fn rows(schedules: &[PrewarmSchedule], everywhere: bool, out: Output, now: Timestamp) -> String {
     let mut titles = vec!["NAME", "CRON", "TIME ZONE", "ENABLED", "LAST RUN", "NEXT RUN", "AGE"];
     if everywhere {
         titles.insert(0, "NAMESPACE");
@@ -59,23 +64,40 @@ fn rows(schedules: &[PrewarmSchedule], everywhere: bool, out: Out, now: Timestam
     }
     let row = |schedule: &PrewarmSchedule| {
         let (spec, status) = (&schedule.spec, schedule.status.clone().unwrap_or_default());
-        let wrong = problems(spec).first().map(|problem| format!("{problem}"));
-        let next = next_times(spec, now).first().map(|next| format!("in {}", span(next.duration_since(now))));
+        let wrong = validate_spec(spec).first().map(|problem| format!("{problem}"));
+        let next = next_times(spec, now)
+            .first()
+            .map(|next| format!("in {}", format_duration(next.duration_since(now))));
         let last = status.executions.first();
         let ran = last.map_or_else(
             || "never".to_owned(),
-            |run| format!("{}, {} ago", run.status.as_str(), ago(Some(&run.scheduled_time), now)),
+            |run| {
+                format!(
+                    "{}, {} ago",
+                    run.status.as_str(),
+                    format_age(Some(&run.scheduled_time), now)
+                )
+            },
         );
-        let enabled =
-            Cell::painted(spec.enabled.to_string(), if spec.enabled { Colour::Plain } else { Colour::Yellow });
+        let enabled = TableCell::coloured(
+            spec.enabled.to_string(),
+            if spec.enabled { Colour::Plain } else { Colour::Yellow },
+        );
         let mut row = vec![
-            Cell::from(schedule.name_any()),
+            TableCell::from(schedule.name_any()),
             spec.schedule.clone().into(),
             spec.time_zone.clone().unwrap_or_else(|| "UTC".into()).into(),
             enabled,
-            last.map_or_else(|| Cell::from(ran.clone()), |run| Cell::painted(ran.clone(), colour(run.status))),
+            last.map_or_else(
+                || TableCell::from(ran.clone()),
+                |run| TableCell::coloured(ran.clone(), status_colour(run.status)),
+            ),
             next.filter(|_| spec.enabled).unwrap_or_else(|| "-".into()).into(),
-            schedule.creation_timestamp().map(|time| span(now.duration_since(time.0))).unwrap_or_default().into(),
+            schedule
+                .creation_timestamp()
+                .map(|time| format_duration(now.duration_since(time.0)))
+                .unwrap_or_default()
+                .into(),
         ];
         if everywhere {
             row.insert(0, schedule.namespace().unwrap_or_default().into());
@@ -90,7 +112,7 @@ fn rows(schedules: &[PrewarmSchedule], everywhere: bool, out: Out, now: Timestam
     table(&titles, schedules.iter().map(row).collect(), out.colour)
 }
 
-fn colour(status: ExecutionStatus) -> Colour {
+fn status_colour(status: ExecutionStatus) -> Colour {
     match status {
         ExecutionStatus::Running => Colour::Blue,
         ExecutionStatus::Success => Colour::Green,
@@ -101,131 +123,174 @@ fn colour(status: ExecutionStatus) -> Colour {
 
 fn next_times(spec: &PrewarmScheduleSpec, now: Timestamp) -> Vec<Timestamp> {
     let cron = Cron::parse(&spec.schedule, spec.time_zone.as_deref().unwrap_or_default());
-    cron.map(|cron| cron.following(now, NEXT)).unwrap_or_default()
+    cron.map(|cron| cron.next_times(now, SHOWN_TIMES)).unwrap_or_default()
 }
 
-async fn find(context: &Context, name: &str) -> Result<PrewarmSchedule, Failure> {
-    context.here::<PrewarmSchedule>().get(name).await.map_err(Failure::from)
+async fn get_schedule(
+    context: &ClusterClient,
+    name: &str,
+) -> Result<PrewarmSchedule, CommandError> {
+    context.namespaced::<PrewarmSchedule>().get(name).await.map_err(CommandError::from)
 }
 
-pub(super) async fn create(context: &Context, out: Out, args: &ScheduleArgs) -> Ended {
-    let task = args.spec.over(PrewarmTaskSpec::new(args.images.clone()))?;
+pub(super) async fn create(
+    context: &ClusterClient,
+    out: Output,
+    args: &ScheduleArgs,
+) -> CommandResult {
+    let task = args.spec.apply_to(PrewarmTaskSpec::new(args.images.clone()))?;
     let mut spec = PrewarmScheduleSpec::new(args.cron.clone(), task);
     spec.time_zone.clone_from(&args.time_zone);
-    spec.overlap_policy = overlap(&args.overlap);
+    spec.overlap_policy = parse_overlap(&args.overlap);
     spec.timeout_seconds = args.run_timeout.and_then(|limit| u32::try_from(limit.as_secs()).ok());
     spec.history_limit = args.history_limit;
     spec.enabled = !args.disabled;
-    let wrong: Vec<String> = problems(&spec).iter().map(ToString::to_string).collect();
+    let wrong: Vec<String> = validate_spec(&spec).iter().map(ToString::to_string).collect();
     if !wrong.is_empty() {
-        return Err(Failure::Usage(wrong.join("; ")));
+        return Err(CommandError::Usage(wrong.join("; ")));
     }
     let metadata = ObjectMeta {
         name: Some(args.name.clone()),
         namespace: Some(context.namespace.clone()),
-        labels: Some([("app.kubernetes.io/managed-by".to_owned(), "kubectl-prewarm".to_owned())].into()),
+        labels: Some(
+            [("app.kubernetes.io/managed-by".to_owned(), "kubectl-prewarm".to_owned())].into(),
+        ),
         ..ObjectMeta::default()
     };
     let schedule = PrewarmSchedule { metadata, spec, status: None };
-    let made = context.here::<PrewarmSchedule>().create(&PostParams::default(), &schedule).await;
+    let made =
+        context.namespaced::<PrewarmSchedule>().create(&PostParams::default(), &schedule).await;
     let made = made?;
-    out.done(&made, "created")?;
+    out.print_operation(&made, "created")?;
     if !out.wants_objects() {
         for time in next_times(&made.spec, Timestamp::now()) {
             let zone = made.spec.time_zone.as_deref().unwrap_or("UTC");
-            let local =
-                time.in_tz(zone).map_or_else(|_| time.to_string(), |time| time.strftime("%a %F %R %Z").to_string());
-            say(&format!("  next: {local}\n"))?;
+            let local = time
+                .in_tz(zone)
+                .map_or_else(|_| time.to_string(), |time| time.strftime("%a %F %R %Z").to_string());
+            print(&format!("  next: {local}\n"))?;
         }
     }
     Ok(())
 }
 
-pub(super) async fn enable(context: &Context, out: Out, names: &[String], enabled: bool) -> Ended {
+pub(super) async fn enable(
+    context: &ClusterClient,
+    out: Output,
+    names: &[String],
+    enabled: bool,
+) -> CommandResult {
     for name in names {
         let patch = Patch::Merge(json!({"spec": {"enabled": enabled}}));
-        let patched = context.here::<PrewarmSchedule>().patch(name, &PatchParams::default(), &patch).await;
+        let patched = context
+            .namespaced::<PrewarmSchedule>()
+            .patch(name, &PatchParams::default(), &patch)
+            .await;
         let patched = patched?;
-        out.done(&patched, if enabled { "enabled" } else { "disabled" })?;
+        out.print_operation(&patched, if enabled { "enabled" } else { "disabled" })?;
     }
     Ok(())
 }
 
-pub(super) async fn delete(context: &Context, out: Out, names: &[String]) -> Ended {
+pub(super) async fn delete(
+    context: &ClusterClient,
+    out: Output,
+    names: &[String],
+) -> CommandResult {
     for name in names {
-        let schedule = find(context, name).await?;
-        let gone = context.here::<PrewarmSchedule>().delete(name, &DeleteParams::background()).await;
+        let schedule = get_schedule(context, name).await?;
+        let gone =
+            context.namespaced::<PrewarmSchedule>().delete(name, &DeleteParams::background()).await;
         gone?;
-        out.done(&schedule, "deleted")?;
+        out.print_operation(&schedule, "deleted")?;
     }
     Ok(())
 }
 
-pub(super) async fn history(context: &Context, out: Out, name: &str) -> Ended {
-    let schedule = find(context, name).await?;
+pub(super) async fn history(context: &ClusterClient, out: Output, name: &str) -> CommandResult {
+    let schedule = get_schedule(context, name).await?;
     if out.wants_objects() {
-        return out.objects(std::slice::from_ref(&schedule), false);
+        return out.print_objects(std::slice::from_ref(&schedule), false);
     }
     let status = schedule.status.unwrap_or_default();
     if status.executions.is_empty() {
-        eprintln!("{name} has not run yet");
+        eprintln!("{name} has no executions yet");
         return Ok(());
     }
     let now = Timestamp::now();
     let row = |run: &crate::schedule::Execution| {
-        let took = between(run.start_time.as_deref(), run.completion_time.as_deref()).map(span);
-        let by = if run.trigger == Trigger::Manual { "hand" } else { "clock" };
+        let took =
+            elapsed(run.start_time.as_deref(), run.completion_time.as_deref()).map(format_duration);
+        let by = if run.trigger == Trigger::Manual { "manual" } else { "schedule" };
         vec![
-            Cell::from(run.number.to_string()),
-            Cell::painted(run.status.as_str(), colour(run.status)),
+            TableCell::from(run.number.to_string()),
+            TableCell::coloured(run.status.as_str(), status_colour(run.status)),
             run.scheduled_time.clone().into(),
-            ago(Some(&run.scheduled_time), now).into(),
+            format_age(Some(&run.scheduled_time), now).into(),
             by.into(),
             took.unwrap_or_default().into(),
             run.task.clone().unwrap_or_default().into(),
             run.message.clone().unwrap_or_default().into(),
         ]
     };
-    let titles = ["RUN", "STATUS", "AT", "AGE", "BY", "TOOK", "TASK", "MESSAGE"];
-    say(&table(&titles, status.executions.iter().map(row).collect(), out.colour))
+    let titles = ["RUN", "STATUS", "AT", "AGE", "TRIGGER", "TOOK", "TASK", "MESSAGE"];
+    print(&table(&titles, status.executions.iter().map(row).collect(), out.colour))
 }
 
-/// Runs a schedule by hand, by the same rule as the REST API.
-pub(super) async fn trigger(context: &Context, out: Out, args: &TriggerArgs) -> Ended {
-    let schedule = find(context, &args.name).await?;
+/// Starts an execution manually, by the same rules as the REST API.
+pub(super) async fn trigger(
+    context: &ClusterClient,
+    out: Output,
+    args: &TriggerArgs,
+) -> CommandResult {
+    let schedule = get_schedule(context, &args.name).await?;
     let uid = schedule.uid().unwrap_or_default();
-    let tasks = context.here::<PrewarmTask>();
+    let tasks = context.namespaced::<PrewarmTask>();
     let all = tasks.list(&ListParams::default()).await?;
-    let runs: Vec<RunFacts> = all
+    let runs: Vec<ExecutionTask> = all
         .iter()
-        .filter_map(|task| Entry::of(task).run)
+        .filter_map(|task| TaskEntry::from_task(task).execution)
         .filter(|run| run.schedule == uid)
         .map(|run| run.facts)
         .collect();
     let queued = schedule.status.as_ref().is_some_and(|status| status.queued.is_some());
     let now = Timestamp::now();
-    let made = Made { tick: Timestamp::from_second(now.as_second()).unwrap_or(now), trigger: Trigger::Manual };
+    let made = ExecutionOrigin {
+        scheduled_at: Timestamp::from_second(now.as_second()).unwrap_or(now),
+        trigger: Trigger::Manual,
+    };
     match decide_manual(schedule.spec.overlap_policy, &runs, queued) {
-        Manual::Start => {
-            let task = task_of(&schedule, &random_task_name(now), &made);
+        ManualDecision::Start => {
+            let task = build_task(&schedule, &random_task_name(now), &made);
             let task = tasks.create(&PostParams::default(), &task).await?;
-            out.done(&task, "created")?;
-            if args.wait.waits() { watch::follow(context, out, &[task], args.wait.wait_timeout).await } else { Ok(()) }
+            out.print_operation(&task, "created")?;
+            if args.wait.is_requested() {
+                watch::follow(context, out, &[task], args.wait.wait_timeout).await
+            } else {
+                Ok(())
+            }
         }
-        Manual::Queue(open) => queue(context, schedule, &made, &open).await,
-        Manual::Refuse(open) => {
+        ManualDecision::Queue(open) => queue_execution(context, schedule, &made, &open).await,
+        ManualDecision::Refuse(open) => {
             let open = open.join(", ");
-            Err(Failure::Failed(format!("{open} is at work, and the schedule's overlapPolicy allows no other run")))
+            Err(CommandError::Failed(format!(
+                "still running: {open}; the schedule's overlapPolicy allows no further execution"
+            )))
         }
     }
 }
 
-async fn queue(context: &Context, mut schedule: PrewarmSchedule, made: &Made, open: &[String]) -> Ended {
-    let run = QueuedRun { scheduled_time: made.tick.to_string(), trigger: made.trigger };
+async fn queue_execution(
+    context: &ClusterClient,
+    mut schedule: PrewarmSchedule,
+    made: &ExecutionOrigin,
+    open: &[String],
+) -> CommandResult {
+    let run = QueuedRun { scheduled_time: made.scheduled_at.to_string(), trigger: made.trigger };
     schedule.status.get_or_insert_default().queued = Some(run);
-    let api: Api<PrewarmSchedule> = context.here();
+    let api: Api<PrewarmSchedule> = context.namespaced();
     let name = schedule.name_any();
     let written = api.replace_status(&name, &PostParams::default(), &schedule).await;
     written?;
-    say(&format!("the run waits for the end of {}\n", open.join(", ")))
+    print(&format!("execution queued until the end of {}\n", open.join(", ")))
 }

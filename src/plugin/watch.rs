@@ -1,4 +1,5 @@
-//! `watch` and `--wait`: tasks to their end, by a bar on a terminal and by lines elsewhere.
+//! `watch` and `--wait`: follow tasks until they end, with a bar on a terminal and with lines
+//! elsewhere.
 
 use std::{collections::BTreeMap, io::IsTerminal, time::Duration};
 
@@ -14,45 +15,64 @@ use kube::{
 };
 
 use super::{
-    Ended, Failure,
-    args::Format,
-    connect::{Context, explain},
-    output::{Out, say},
+    CommandError, CommandResult,
+    args::OutputFormat,
+    client::{ClusterClient, error_message},
+    output::{Output, print},
     progress,
-    tasks::{is_good, named},
+    tasks::{get_tasks, is_completed},
 };
 use crate::{task::PrewarmTask, terminal};
 
-pub(super) async fn watch(context: &Context, out: Out, names: &[String], limit: Option<Duration>) -> Ended {
-    let tasks = named(context, names).await?;
+pub(super) async fn watch(
+    context: &ClusterClient,
+    out: Output,
+    names: &[String],
+    limit: Option<Duration>,
+) -> CommandResult {
+    let tasks = get_tasks(context, names).await?;
     follow(context, out, &tasks, limit).await
 }
 
-/// Shows tasks until all have ended. The error says which did not complete.
-pub(super) async fn follow(context: &Context, out: Out, tasks: &[PrewarmTask], limit: Option<Duration>) -> Ended {
-    let mut display = Display::new(out, tasks);
+/// Shows tasks until all have ended. The error lists those that did not complete.
+pub(super) async fn follow(
+    context: &ClusterClient,
+    out: Output,
+    tasks: &[PrewarmTask],
+    limit: Option<Duration>,
+) -> CommandResult {
+    let mut display = ProgressDisplay::new(out, tasks);
     let end = until_all_ended(context, tasks, &mut display);
     let ended = match limit {
         None => end.await,
         Some(limit) => tokio::time::timeout(limit, end).await.unwrap_or_else(|_| {
-            let limit = terminal::span(limit.try_into().unwrap_or_default());
-            Err(Failure::TimedOut(format!("not ended within {limit}; the task goes on")))
+            let limit = terminal::format_duration(limit.try_into().unwrap_or_default());
+            Err(CommandError::TimedOut(format!("not ended within {limit}; the task continues")))
         }),
     };
     display.close(ended.is_ok());
     ended?;
-    let bad: Vec<String> = display.last.values().filter(|task| !is_good(task)).map(ResourceExt::name_any).collect();
+    let bad: Vec<String> = display
+        .last_tasks
+        .values()
+        .filter(|task| !is_completed(task))
+        .map(ResourceExt::name_any)
+        .collect();
     if bad.is_empty() {
         return Ok(());
     }
     let names = bad.join(", ");
     let verb = if bad.len() == 1 { "did" } else { "have" };
     let not = if bad.len() == 1 { "not complete" } else { "not completed" };
-    Err(Failure::Failed(format!("{names} {verb} {not}: kubectl prewarm explain {}", bad[0])))
+    Err(CommandError::Failed(format!("{names} {verb} {not}: kubectl prewarm explain {}", bad[0])))
 }
 
-/// Each change of each task, until it has ended.
-async fn until_all_ended(context: &Context, tasks: &[PrewarmTask], display: &mut Display) -> Ended {
+/// Shows each change of each task until all have ended.
+async fn until_all_ended(
+    context: &ClusterClient,
+    tasks: &[PrewarmTask],
+    display: &mut ProgressDisplay,
+) -> CommandResult {
     let mut open = tasks.len();
     let mut changes = stream::select_all(tasks.iter().map(|task| Box::pin(changes(context, task))));
     while open > 0 {
@@ -60,97 +80,103 @@ async fn until_all_ended(context: &Context, tasks: &[PrewarmTask], display: &mut
         match change {
             Ok(Some(task)) => {
                 let ended = task.phase().is_terminal();
-                // A list after an interruption may tell of an end once more.
-                let news = display.last.get(&name).is_none_or(|last| !last.phase().is_terminal());
+                // The list after an interruption may contain an ended task again.
+                let news =
+                    display.last_tasks.get(&name).is_none_or(|last| !last.phase().is_terminal());
                 if news {
                     display.show(name, task)?;
                     open -= usize::from(ended);
                 }
             }
-            Ok(None) => return Err(Failure::Failed(format!("{name} was deleted before its end"))),
-            Err(watcher::Error::InitialListFailed(error) | watcher::Error::WatchStartFailed(error))
-                if is_final(&error) =>
-            {
-                return Err(Failure::Failed(explain(&error)));
+            Ok(None) => {
+                return Err(CommandError::Failed(format!("{name} was deleted before its end")));
             }
-            // The watcher tries again, more and more slowly.
+            Err(
+                watcher::Error::InitialListFailed(error) | watcher::Error::WatchStartFailed(error),
+            ) if is_permanent(&error) => {
+                return Err(CommandError::Failed(error_message(&error)));
+            }
+            // The watcher retries with backoff.
             Err(_) => {}
         }
     }
     Ok(())
 }
 
-fn is_final(error: &kube::Error) -> bool {
+fn is_permanent(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if matches!(status.code, 401 | 403 | 404))
 }
 
-/// A task by name, as it changes.
+/// Returns the changes of a task.
 fn changes(
-    context: &Context,
+    context: &ClusterClient,
     task: &PrewarmTask,
 ) -> impl Stream<Item = (String, Result<Option<PrewarmTask>, watcher::Error>)> + use<> {
-    let api = Api::<PrewarmTask>::namespaced(context.client.clone(), &task.namespace().unwrap_or_default());
+    let api = Api::<PrewarmTask>::namespaced(
+        context.client.clone(),
+        &task.namespace().unwrap_or_default(),
+    );
     let name = task.name_any();
     let known = name.clone();
     watch_object(api, &name).default_backoff().map(move |change| (known.clone(), change))
 }
 
-/// What is shown.
-struct Display {
-    out: Out,
+/// Display of tasks that are being followed.
+struct ProgressDisplay {
+    out: Output,
     bars: Option<BTreeMap<String, ProgressBar>>,
-    last: BTreeMap<String, PrewarmTask>,
-    said: BTreeMap<String, String>,
+    last_tasks: BTreeMap<String, PrewarmTask>,
+    last_lines: BTreeMap<String, String>,
 }
 
-impl Display {
-    fn new(out: Out, tasks: &[PrewarmTask]) -> Self {
+impl ProgressDisplay {
+    fn new(out: Output, tasks: &[PrewarmTask]) -> Self {
         let bars = (std::io::stderr().is_terminal() && !out.wants_objects()).then(|| bars(tasks));
-        Self { out, bars, last: BTreeMap::new(), said: BTreeMap::new() }
+        Self { out, bars, last_tasks: BTreeMap::new(), last_lines: BTreeMap::new() }
     }
 
-    fn show(&mut self, name: String, task: PrewarmTask) -> Ended {
+    fn show(&mut self, name: String, task: PrewarmTask) -> CommandResult {
         let now = Timestamp::now();
-        if self.out.format == Some(Format::Json) {
-            say(&(serde_json::to_string(&task).unwrap_or_default() + "\n"))?;
+        if self.out.format == Some(OutputFormat::Json) {
+            print(&(serde_json::to_string(&task).unwrap_or_default() + "\n"))?;
         } else if self.out.wants_objects() {
-            self.out.objects(std::slice::from_ref(&task), false)?;
+            self.out.print_objects(std::slice::from_ref(&task), false)?;
         } else if let Some(bar) = self.bars.as_ref().and_then(|bars| bars.get(&name)) {
-            let (done, total) = progress::ended(&task);
+            let (done, total) = progress::node_counts(&task);
             bar.set_length(total.max(1));
             bar.set_position(done);
-            bar.set_message(terminal::printable(&progress::now_at(&task, now)));
+            bar.set_message(terminal::printable(&progress::activity(&task, now)));
         } else {
-            let line = terminal::printable(&progress::line(&task, now));
-            if !task.phase().is_terminal() && self.said.get(&name) != Some(&line) {
-                say(&format!("{line}\n"))?;
+            let line = terminal::printable(&progress::log_line(&task, now));
+            if !task.phase().is_terminal() && self.last_lines.get(&name) != Some(&line) {
+                print(&format!("{line}\n"))?;
             }
-            self.said.insert(name.clone(), line);
+            self.last_lines.insert(name.clone(), line);
         }
         if task.phase().is_terminal() && !self.out.wants_objects() {
             if let Some(bar) = self.bars.as_ref().and_then(|bars| bars.get(&name)) {
                 bar.finish_and_clear();
             }
-            let verdict = progress::verdict(&task, self.out.colour);
+            let verdict = progress::result_text(&task, self.out.colour);
             match &self.bars {
                 Some(bars) if bars.len() > 1 => {
-                    bars.values().next().map_or(Ok(()), |bar| bar.suspend(|| say(&verdict)))?;
+                    bars.values().next().map_or(Ok(()), |bar| bar.suspend(|| print(&verdict)))?;
                 }
-                _ => say(&verdict)?,
+                _ => print(&verdict)?,
             }
         }
-        self.last.insert(name, task);
+        self.last_tasks.insert(name, task);
         Ok(())
     }
 
-    /// Leaves a bar that has not come to its end where it is.
+    /// Removes the bars, or leaves them where tasks have not ended.
     fn close(&mut self, whole: bool) {
         let bars = self.bars.iter().flat_map(BTreeMap::values);
         if whole {
             bars.for_each(ProgressBar::finish_and_clear);
         } else if self.bars.is_some() {
             bars.for_each(ProgressBar::abandon);
-            // What is said next stands below it.
+            // Further output starts on a new line.
             eprintln!();
         }
     }
@@ -160,12 +186,14 @@ fn bars(tasks: &[PrewarmTask]) -> BTreeMap<String, ProgressBar> {
     let all = MultiProgress::new();
     let colour = terminal::wants_colour(&std::io::stderr());
     let bar = if colour { "{bar:24.green/dim}" } else { "{bar:24}" };
-    // Of one task the name is known, and its room is needed on 80 columns.
+    // With one task its name is known, and the space is needed on 80 columns.
     let prefix = if tasks.len() > 1 { "{prefix} " } else { "" };
-    let style = ProgressStyle::with_template(&format!("{prefix}{bar} {{pos}}/{{len}} {{wide_msg}}"));
+    let style =
+        ProgressStyle::with_template(&format!("{prefix}{bar} {{pos}}/{{len}} {{wide_msg}}"));
     let style = style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=>-");
     let one = |task: &PrewarmTask| {
-        let bar = all.add(ProgressBar::new(1).with_style(style.clone()).with_prefix(task.name_any()));
+        let bar =
+            all.add(ProgressBar::new(1).with_style(style.clone()).with_prefix(task.name_any()));
         (task.name_any(), bar)
     };
     tasks.iter().map(one).collect()

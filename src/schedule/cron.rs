@@ -1,28 +1,30 @@
-//! Cron expressions, in a time zone. *Pure.*
+//! Cron expressions in a time zone. Pure: no client, no clock, no I/O.
 
 use croner::parser::{CronParser, Seconds, Year};
 use jiff::{Timestamp, Zoned, tz::TimeZone};
 
-/// The words that stand for five fields.
-const NICKNAMES: [&str; 7] = ["@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"];
+/// Nicknames that replace the five fields.
+const NICKNAMES: [&str; 7] =
+    ["@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"];
 
-/// A cron expression in a time zone.
+/// Cron expression in a time zone.
 #[derive(Debug, Clone)]
 pub struct Cron {
     fields: croner::Cron,
     zone: TimeZone,
 }
 
-/// The zone of that name in the IANA database; UTC where the name is empty.
-pub fn time_zone(name: &str) -> Result<TimeZone, String> {
+/// Returns the time zone of that name in the IANA database; UTC where the name is empty.
+pub fn parse_time_zone(name: &str) -> Result<TimeZone, String> {
     if name.is_empty() {
         return Ok(TimeZone::UTC);
     }
-    TimeZone::get(name).map_err(|_| "no such time zone: expected a name such as UTC or Europe/Berlin".into())
+    TimeZone::get(name)
+        .map_err(|_| "unknown time zone: expected a name such as UTC or Europe/Berlin".into())
 }
 
 impl Cron {
-    /// Reads five fields, or a word such as `@daily`. The error says what was expected.
+    /// Parses five fields, or a nickname such as `@daily`. The error describes what is expected.
     pub fn parse(text: &str, zone: &str) -> Result<Self, String> {
         let expected = "expected minute, hour, day of the month, month and day of the week, such as \"30 2 * * MON-FRI\", or \
                         @hourly, @daily, @weekly, @monthly, @yearly";
@@ -33,43 +35,52 @@ impl Cron {
         if !text.starts_with('@') && text.split_whitespace().count() != 5 {
             return Err(expected.into());
         }
-        let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
+        let parser =
+            CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
         let fields = parser.parse(text).map_err(|error| format!("{error}; {expected}"))?;
-        let cron = Self { fields, zone: time_zone(zone)? };
-        if cron.next(Timestamp::UNIX_EPOCH).is_none() {
-            return Err("there is no such day in any year".into());
+        let cron = Self { fields, zone: parse_time_zone(zone)? };
+        if cron.next_time(Timestamp::UNIX_EPOCH).is_none() {
+            return Err("the expression never matches: no such day in any year".into());
         }
         Ok(cron)
     }
 
-    /// What the expression says, in English.
+    /// Returns a description of the expression in English.
     #[must_use]
-    pub fn in_words(&self) -> String {
+    pub fn describe(&self) -> String {
         self.fields.describe()
     }
 
-    /// A time in the zone in which the fields are meant.
+    /// Converts a time to the time zone of the expression.
     #[must_use]
-    pub fn local(&self, time: Timestamp) -> Zoned {
+    pub fn to_local(&self, time: Timestamp) -> Zoned {
         time.to_zoned(self.zone.clone())
     }
 
-    /// The first tick after `time`.
+    /// Returns the first scheduled time after `time`.
     #[must_use]
-    pub fn next(&self, time: Timestamp) -> Option<Timestamp> {
-        self.fields.find_next_occurrence(&time.to_zoned(self.zone.clone()), false).ok().map(|tick| tick.timestamp())
+    pub fn next_time(&self, time: Timestamp) -> Option<Timestamp> {
+        self.fields
+            .find_next_occurrence(&time.to_zoned(self.zone.clone()), false)
+            .ok()
+            .map(|tick| tick.timestamp())
     }
 
-    /// The first `many` ticks after `time`.
+    /// Returns the first `many` scheduled times after `time`.
     #[must_use]
-    pub fn following(&self, time: Timestamp, many: usize) -> Vec<Timestamp> {
-        std::iter::successors(self.next(time), |tick| self.next(*tick)).take(many).collect()
+    pub fn next_times(&self, time: Timestamp, many: usize) -> Vec<Timestamp> {
+        std::iter::successors(self.next_time(time), |tick| self.next_time(*tick))
+            .take(many)
+            .collect()
     }
 
-    /// The last tick at or before `time`.
+    /// Returns the last scheduled time at or before `time`.
     #[must_use]
-    pub fn last(&self, time: Timestamp) -> Option<Timestamp> {
-        self.fields.find_previous_occurrence(&time.to_zoned(self.zone.clone()), true).ok().map(|tick| tick.timestamp())
+    pub fn previous(&self, time: Timestamp) -> Option<Timestamp> {
+        self.fields
+            .find_previous_occurrence(&time.to_zoned(self.zone.clone()), true)
+            .ok()
+            .map(|tick| tick.timestamp())
     }
 }
 
@@ -86,8 +97,9 @@ mod tests {
 
     fn ticks(cron: &str, zone: &str, from: &str, many: usize) -> Vec<String> {
         let cron = Cron::parse(cron, zone).unwrap();
-        let local = |tick: Timestamp| tick.to_zoned(cron.zone.clone()).strftime("%d %H:%M%:z").to_string();
-        cron.following(at(from), many).into_iter().map(local).collect()
+        let local =
+            |tick: Timestamp| tick.to_zoned(cron.zone.clone()).strftime("%d %H:%M%:z").to_string();
+        cron.next_times(at(from), many).into_iter().map(local).collect()
     }
 
     #[rstest]
@@ -99,26 +111,34 @@ mod tests {
     #[case("5 4 * * sun", &["22 04:05+00:00"])]
     #[case("5 4 * * 7", &["22 04:05+00:00"])]
     #[case("0 12 13 * FRI", &["27 12:00+00:00", "04 12:00+00:00", "11 12:00+00:00", "13 12:00+00:00"])]
-    fn expressions(#[case] cron: &str, #[case] expected: &[&str]) {
+    fn expressions_have_these_times(#[case] cron: &str, #[case] expected: &[&str]) {
         assert_eq!(ticks(cron, "", "2026-11-21T00:00:30Z", expected.len()), expected);
     }
 
-    /// Clocks in Berlin go from 02:00 to 03:00 on 28 March 2027: a time that does not exist comes at the end of the gap.
+    /// Clocks in Berlin change from 02:00 to 03:00 on 28 March 2027. A time that does not exist is
+    /// replaced by the end of the gap.
     #[test]
-    fn clocks_go_forward() {
+    fn nonexistent_local_times_are_moved() {
         let day = "2027-03-27T12:00:00Z";
-        assert_eq!(ticks("30 2 * * *", "Europe/Berlin", day, 2), ["28 03:00+02:00", "29 02:30+02:00"]);
+        assert_eq!(
+            ticks("30 2 * * *", "Europe/Berlin", day, 2),
+            ["28 03:00+02:00", "29 02:30+02:00"]
+        );
         assert_eq!(
             ticks("*/30 * * * *", "Europe/Berlin", "2027-03-28T00:15:00Z", 3),
             ["28 01:30+01:00", "28 03:00+02:00", "28 03:30+02:00"]
         );
     }
 
-    /// They go from 03:00 back to 02:00 on 25 October 2026: a time of day comes once, an interval goes on.
+    /// Clocks in Berlin change from 03:00 to 02:00 on 25 October 2026. A fixed time of day occurs
+    /// once; an interval continues.
     #[test]
-    fn clocks_go_back() {
+    fn repeated_local_times_run_once() {
         let day = "2026-10-24T12:00:00Z";
-        assert_eq!(ticks("30 2 * * *", "Europe/Berlin", day, 2), ["25 02:30+02:00", "26 02:30+01:00"]);
+        assert_eq!(
+            ticks("30 2 * * *", "Europe/Berlin", day, 2),
+            ["25 02:30+02:00", "26 02:30+01:00"]
+        );
         assert_eq!(
             ticks("*/30 * * * *", "Europe/Berlin", "2026-10-25T00:15:00Z", 4),
             ["25 02:30+02:00", "25 02:00+01:00", "25 02:30+01:00", "25 03:00+01:00"]
@@ -135,29 +155,34 @@ mod tests {
     #[case("")]
     #[case("a b c d e")]
     #[case("*/0 * * * *")]
-    fn nonsense(#[case] cron: &str) {
+    fn invalid_expressions_are_rejected(#[case] cron: &str) {
         let error = Cron::parse(cron, "").unwrap_err();
         assert!(error.contains("expected") || error.contains("no such day"), "{error}");
     }
 
     #[test]
-    fn zones() {
-        assert!(time_zone("America/St_Johns").is_ok() && time_zone("").is_ok() && time_zone("UTC").is_ok());
+    fn time_zones_are_validated() {
+        assert!(
+            parse_time_zone("America/St_Johns").is_ok()
+                && parse_time_zone("").is_ok()
+                && parse_time_zone("UTC").is_ok()
+        );
         assert!(Cron::parse("@daily", "Mars/Olympus").unwrap_err().contains("time zone"));
     }
 
     proptest! {
-        /// Whatever the expression and the day, time only goes forward, and the last tick before a tick is not after it.
+        /// For any expression and day, scheduled times increase, and the last one at or before a
+        /// scheduled time is that time.
         #[test]
-        fn ticks_are_in_order(minute in 0..60u8, hour in 0..24u8, step in 1..30u8, start in 1_770_000_000i64..1_810_000_000) {
+        fn scheduled_times_increase(minute in 0..60u8, hour in 0..24u8, step in 1..30u8, start in 1_770_000_000i64..1_810_000_000) {
             for text in [format!("{minute} {hour} * * *"), format!("*/{step} * * * *"), format!("{minute} */3 * * *")] {
                 let cron = Cron::parse(&text, "Europe/Berlin").unwrap();
                 let start = Timestamp::from_second(start).unwrap();
-                let next = cron.next(start).unwrap();
+                let next = cron.next_time(start).unwrap();
                 prop_assert!(next > start);
-                let last = cron.last(next).unwrap();
+                let last = cron.previous(next).unwrap();
                 prop_assert_eq!(last, next, "{}", text);
-                prop_assert!(cron.last(start).unwrap() <= start);
+                prop_assert!(cron.previous(start).unwrap() <= start);
             }
         }
     }

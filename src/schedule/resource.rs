@@ -1,6 +1,6 @@
-//! The custom resource `PrewarmSchedule` (`prewarm.io/v1alpha1`).
+//! Custom resource `PrewarmSchedule` (`prewarm.io/v1alpha1`).
 //!
-//! Field docs become the descriptions that `kubectl explain` prints.
+//! The doc comments of fields become the descriptions that `kubectl explain` prints.
 
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -8,26 +8,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::task::{Condition, PrewarmTaskSpec};
 
-/// What happens when a run is due while an earlier one is still at work.
+/// Handling of an execution that is due while an earlier one is still running.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum OverlapPolicy {
-    /// The new run is left out, and recorded as skipped.
+    /// The new execution is skipped and recorded as skipped.
     #[default]
     Skip,
-    /// Both run.
+    /// Both executions run.
     Allow,
-    /// One run waits for the end of the others; a further one is left out, and recorded as skipped.
+    /// One execution waits for the end of the running ones; a further one is skipped and recorded
+    /// as skipped.
     Queue,
 }
 
-/// The task that a run creates.
+/// Template of the task that an execution creates.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TaskTemplate {
-    /// The task's spec.
+    /// Spec of the task.
     pub spec: PrewarmTaskSpec,
 }
 
-/// Tasks at times of day.
+/// Cron schedule and the task that it creates.
 #[derive(CustomResource, KubeSchema, Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "prewarm.io",
@@ -41,7 +42,7 @@ pub struct TaskTemplate {
     status = "PrewarmScheduleStatus",
     derive = "Default",
     derive = "PartialEq",
-    doc = "Creates a PrewarmTask at each tick of a cron expression.",
+    doc = "Creates a PrewarmTask at each time of a cron expression.",
     printcolumn = r#"{"name":"Schedule","type":"string","jsonPath":".spec.schedule"}"#,
     printcolumn = r#"{"name":"Time zone","type":"string","jsonPath":".spec.timeZone"}"#,
     printcolumn = r#"{"name":"Enabled","type":"boolean","jsonPath":".spec.enabled"}"#,
@@ -51,42 +52,47 @@ pub struct TaskTemplate {
 )]
 #[serde(rename_all = "camelCase")]
 pub struct PrewarmScheduleSpec {
-    /// Five fields of cron (minute, hour, day of the month, month, day of the week), with names, ranges, lists and steps,
-    /// or `@hourly`, `@daily`, `@weekly`, `@monthly`, `@yearly`.
+    /// Cron expression of five fields (minute, hour, day of the month, month, day of the week) with
+    /// names, ranges, lists and steps, or `@hourly`, `@daily`, `@weekly`, `@monthly`, `@yearly`; at
+    /// most 200 characters.
     #[schemars(length(min = 1, max = 200))]
     pub schedule: String,
-    /// The time zone in which the fields are meant, such as `Europe/Berlin`; UTC by default.
+    /// IANA time zone of the cron expression, such as `Europe/Berlin`. Default: UTC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 100))]
     pub time_zone: Option<String>,
-    /// Whether there are runs at all. Ticks that pass meanwhile are not made up for.
+    /// Starts executions while true. Scheduled times that pass while it is false are not made up
+    /// for. Default: true.
     #[serde(default = "default_enabled")]
     pub enabled: bool,
-    /// What happens when a run is due while an earlier one is still at work.
+    /// Handling of an execution that is due while an earlier one is still running: `Skip`, `Allow`
+    /// or `Queue`. Default: `Skip`.
     #[serde(default)]
     pub overlap_policy: OverlapPolicy,
-    /// Seconds after which a run that has not ended is cancelled, and recorded as timed out.
+    /// Seconds after which a running execution is cancelled and recorded with status `timeout`, 1
+    /// to 2,147,483,647. Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 2_147_483_647))]
     pub timeout_seconds: Option<u32>,
-    /// How many seconds late a run may still begin, when nobody was there at its tick. Any by default. Of several missed
-    /// ticks only the last one is made up for.
+    /// Largest delay in seconds with which an execution may still start when no leader was running
+    /// at its scheduled time, 1 to 2,147,483,647. Default: no limit. Of several missed times only
+    /// the last is made up for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 2_147_483_647))]
     pub starting_deadline_seconds: Option<u32>,
-    /// How many runs are remembered, with their tasks.
+    /// Number of ended executions kept in the status, with their tasks, 1 to 100. Default: 10.
     #[serde(default = "default_history_limit")]
     #[schemars(range(min = 1, max = 100))]
     pub history_limit: u32,
-    /// A name for people; the object's own by default.
+    /// Human-readable name, at most 200 characters. Default: the object's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 200))]
     pub display_name: Option<String>,
-    /// What it is for.
+    /// Human-readable purpose, at most 2,000 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 2000))]
     pub description: Option<String>,
-    /// The task that each run creates, in the schedule's namespace.
+    /// Template of the task that each execution creates in the schedule's namespace.
     pub task_template: TaskTemplate,
 }
 
@@ -99,7 +105,7 @@ fn default_history_limit() -> u32 {
 }
 
 impl PrewarmScheduleSpec {
-    /// A spec with every other field at its default.
+    /// Creates a spec with defaults in all other fields.
     #[must_use]
     pub fn new(schedule: String, task: PrewarmTaskSpec) -> Self {
         Self {
@@ -112,36 +118,48 @@ impl PrewarmScheduleSpec {
     }
 }
 
-/// Who asked for a run.
+/// Origin of an execution.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Trigger {
-    /// The clock.
+    /// Cron expression.
     #[default]
     Schedule,
-    /// Somebody, by hand.
+    /// Request of a user.
     Manual,
 }
 
-/// What became of a run.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, utoipa::ToSchema)]
+/// Status of an execution.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    Hash,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+    utoipa::ToSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum ExecutionStatus {
-    /// Its task has not ended.
+    /// The task has not ended.
     #[default]
     Running,
-    /// Its task completed.
+    /// The task completed.
     Success,
-    /// Its task failed, was cancelled, or could not be created.
+    /// The task failed, was cancelled, or could not be created.
     Failed,
-    /// It was left out.
+    /// No task was created.
     Skipped,
-    /// It was cancelled because it took longer than `timeoutSeconds`.
+    /// The task was cancelled because it ran longer than `timeoutSeconds`.
     Timeout,
 }
 
 impl ExecutionStatus {
-    /// The word that the status shows.
+    /// Returns the value used in the status and in metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -154,72 +172,73 @@ impl ExecutionStatus {
     }
 }
 
-/// One run.
+/// Execution of a schedule.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Execution {
-    /// Counted from 1.
+    /// Sequence number, from 1.
     pub number: u32,
-    /// The tick, RFC 3339; of a run by hand, when it was asked for.
+    /// Scheduled time, or the time of the request of a manual execution, RFC 3339.
     pub scheduled_time: String,
-    /// Who asked for it.
+    /// Origin: `schedule` or `manual`. Default: `schedule`.
     #[serde(default)]
     pub trigger: Trigger,
-    /// The name of its task, if it has one.
+    /// Name of the task, where one was created.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<String>,
-    /// What became of it.
+    /// Status of the execution.
     pub status: ExecutionStatus,
-    /// When its task was begun, RFC 3339.
+    /// Start time of the task, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_time: Option<String>,
-    /// When it ended, RFC 3339.
+    /// End time, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completion_time: Option<String>,
-    /// Why, where it did not succeed.
+    /// Reason for any status other than `running` and `success`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }
 
-/// A run that waits.
+/// Execution that waits for others to end.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct QueuedRun {
-    /// The tick, RFC 3339; of a run by hand, when it was asked for.
+    /// Scheduled time, or the time of the request of a manual execution, RFC 3339.
     pub scheduled_time: String,
-    /// Who asked for it.
+    /// Origin: `schedule` or `manual`. Default: `schedule`.
     #[serde(default)]
     pub trigger: Trigger,
 }
 
-/// What a schedule has come to.
+/// Observed state of a schedule.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PrewarmScheduleStatus {
-    /// The generation of the spec that this status speaks of.
+    /// Generation of the spec that this status refers to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// The expression and time zone that were last worked by; empty while not enabled.
+    /// Cron expression and time zone currently in effect; empty while the schedule is not enabled
+    /// or not valid.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_schedule: Option<String>,
-    /// Since when they are worked by, RFC 3339: ticks up to then are not made up for.
+    /// Time from which they are in effect, RFC 3339. Earlier scheduled times are not made up for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
-    /// The last tick that was acted on, RFC 3339.
+    /// Last scheduled time that was handled, RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_schedule_time: Option<String>,
-    /// The next tick, RFC 3339.
+    /// Next scheduled time, RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_schedule_time: Option<String>,
-    /// The names of the tasks at work.
+    /// Names of the running tasks.
     pub active: Vec<String>,
-    /// The run that waits for them, with `overlapPolicy: Queue`.
+    /// Execution that waits for the running ones, with `overlapPolicy: Queue`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queued: Option<QueuedRun>,
-    /// How many runs there were.
+    /// Number of executions so far.
     pub execution_count: u32,
-    /// The last runs, newest first.
+    /// Latest executions, newest first; the ended ones are limited by `historyLimit`.
     pub executions: Vec<Execution>,
-    /// `Ready`: whether the schedule can be worked by.
+    /// Condition `Ready`: whether the spec is valid.
     pub conditions: Vec<Condition>,
 }

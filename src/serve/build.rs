@@ -1,4 +1,4 @@
-//! From the settings of the program to those of its parts.
+//! Conversion of the settings of the program to those of its components.
 
 use std::sync::Arc;
 
@@ -8,31 +8,30 @@ use kube::Client;
 
 use super::rest;
 use crate::{
-    api::{ApiSettings, Limits},
+    api::{ApiSettings, CallerLimits},
     config::{ApiConfig, Config, PolicySettings},
     controller,
-    egress::{self, Cluster},
-    health::{Check, Checks, DiskCheck, PrometheusCheck, Survey},
+    egress::{self, ClusterNetworks},
     intake::IntakeSettings,
     leader::LeaseSettings,
     metrics::Metrics,
-    notify::Guard,
+    node_checks::{DiskCheck, NodeCheck, NodeChecks, NodeRanking, PrometheusCheck},
+    notify::NotificationPolicy,
     server::{
-        clients,
-        files::{self, Connections},
-        health,
-        keeper::Source,
-        listener,
+        client_certs,
+        file_limits::{self, ConnectionLimits},
+        health, listener,
+        rotator::CertificateSource,
     },
-    webhook::registration::{Address, Registration, webhook_configuration},
+    webhook::registration::{Registration, WebhookAddress, webhook_configuration},
     worker::WorkerSettings,
     workload::Policy,
 };
 
-/// Namespaces of the system, which are out.
+/// System namespaces, which are excluded by default.
 const SYSTEM_NAMESPACES: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
 
-/// Which workloads count, for a server in the namespace `own`.
+/// Builds the policy that decides which workloads are warmed, for a server in the namespace `own`.
 #[must_use]
 pub fn policy(settings: PolicySettings, own: &str, watched: Option<&str>) -> Policy {
     let out = SYSTEM_NAMESPACES.into_iter().chain([own]).filter(|name| watched != Some(name));
@@ -49,20 +48,25 @@ pub fn policy(settings: PolicySettings, own: &str, watched: Option<&str>) -> Pol
     }
 }
 
-/// Which workloads count for the server, and what they may ask for.
+/// Builds the policy of the server, with the limits for workloads.
 pub(super) fn served_policy(config: &Config) -> Policy {
     let own = policy(config.policy.clone(), &config.namespace, config.watch_namespace.as_deref());
     Policy { caps: Arc::clone(&config.limits.caps), ..own }
 }
 
-pub(super) fn clients(config: &Config) -> anyhow::Result<Option<Arc<clients::Reloading>>> {
+pub(super) fn client_verifier(
+    config: &Config,
+) -> anyhow::Result<Option<Arc<client_certs::ReloadingClientVerifier>>> {
     let Some(clients) = &config.clients else { return Ok(None) };
-    let opened = clients::Reloading::open(&clients.ca_file, &clients.names);
+    let opened = client_certs::ReloadingClientVerifier::open(&clients.ca_file, &clients.names);
     opened.map(Some).with_context(|| format!("--client-ca-file {}", clients.ca_file.display()))
 }
 
-pub(super) fn controller_settings(config: &Config, cluster: &Cluster) -> controller::Settings {
-    controller::Settings {
+pub(super) fn controller_settings(
+    config: &Config,
+    cluster: &ClusterNetworks,
+) -> controller::ControllerSettings {
+    controller::ControllerSettings {
         worker: WorkerSettings {
             owner: None,
             service_account: config.worker_service_account.clone(),
@@ -77,61 +81,70 @@ pub(super) fn controller_settings(config: &Config, cluster: &Cluster) -> control
         worker_namespace: config.worker_namespace,
         fallback_on_policy: config.fallback_on_policy,
         breaker: config.breaker,
-        examine: config.prometheus.is_some() || config.disk.is_some(),
+        node_checks_enabled: config.prometheus.is_some() || config.disk.is_some(),
         max_workers: config.max_workers,
         limits: config.limits.clone(),
         registry_concurrency: config.registry_concurrency,
-        known_for: config.known_for,
+        warm_image_ttl: config.warm_image_ttl,
         public_registries: config.public_registries.clone(),
-        max_retained: config.max_retained_workers,
-        cluster: cluster.clone(),
+        max_retained_workers: config.max_retained_workers,
+        egress_cluster: cluster.clone(),
     }
 }
 
-pub(super) fn checks(
+pub(super) fn node_checks(
     config: &Config,
     client: &Client,
-    cluster: &Cluster,
+    cluster: &ClusterNetworks,
     metrics: &Arc<Metrics>,
-) -> anyhow::Result<Checks> {
-    let survey = Survey::new(client.clone(), config.watch_namespace.clone());
-    let mut checks: Vec<Box<dyn Check>> = vec![Box::new(survey)];
+) -> anyhow::Result<NodeChecks> {
+    let survey = NodeRanking::new(client.clone(), config.watch_namespace.clone());
+    let mut checks: Vec<Box<dyn NodeCheck>> = vec![Box::new(survey)];
     if let Some(settings) = &config.prometheus {
-        checks.push(Box::new(PrometheusCheck::new(settings.clone()).context("no HTTP client for Prometheus")?));
+        checks.push(Box::new(
+            PrometheusCheck::new(settings.clone())
+                .context("the HTTP client for Prometheus could not be built")?,
+        ));
     }
     if let Some(settings) = &config.disk {
-        let policy = egress::Policy::new(config.egress_deny.clone(), cluster.clone())
-            .allowing(settings.allow.clone(), "--disk-check-allow");
+        let policy = egress::EgressPolicy::new(config.egress_deny.clone(), cluster.clone())
+            .with_allowed(settings.allowed_networks.clone(), "--disk-check-allow");
         let check = DiskCheck::new(settings.clone(), client.clone(), &policy, Arc::clone(metrics));
-        checks.push(Box::new(check.context("no HTTP client for registries")?));
+        checks.push(Box::new(check.context("the HTTP client for registries could not be built")?));
     }
-    Ok(Checks::new(checks))
+    Ok(NodeChecks::new(checks))
 }
 
-fn address(config: &Config) -> Address {
+fn webhook_address(config: &Config) -> WebhookAddress {
     match &config.webhook_url {
-        Some(url) => Address::Url(url.to_string()),
-        None => Address::Service { namespace: config.namespace.clone(), name: config.service_name.clone() },
+        Some(url) => WebhookAddress::Url(url.to_string()),
+        None => WebhookAddress::Service {
+            namespace: config.namespace.clone(),
+            name: config.service_name.clone(),
+        },
     }
 }
 
-pub(super) fn source(config: &Config, client: &Client) -> Source {
+pub(super) fn certificate_source(config: &Config, client: &Client) -> CertificateSource {
     if let Some(files) = &config.certificates {
-        return Source::Files(files.clone());
+        return CertificateSource::Files(files.clone());
     }
-    let host =
-        config.webhook_url.as_ref().and_then(|url| url.host()).map(|host| host.trim_matches(['[', ']']).to_owned());
-    Source::Own {
+    let host = config
+        .webhook_url
+        .as_ref()
+        .and_then(|url| url.host())
+        .map(|host| host.trim_matches(['[', ']']).to_owned());
+    CertificateSource::ManagedCa {
         client: Box::new(client.clone()),
         namespace: config.namespace.clone(),
         secret: format!("{}-ca", config.object_name),
         names: server_names(config, host),
-        makes: config.components.controller,
+        manages_ca: config.components.controller,
     }
 }
 
-/// Returns the names of a self-made certificate: those by which the API server calls the webhook, and those by which REST is
-/// called, which has a Service of its own.
+/// Returns the names of a certificate of the managed CA: those by which the API server calls the
+/// webhook, and those by which clients call REST, which has a separate Service.
 fn server_names(config: &Config, host: Option<String>) -> Vec<String> {
     let in_cluster = |service: &str| {
         let short = format!("{service}.{}", config.namespace);
@@ -141,9 +154,12 @@ fn server_names(config: &Config, host: Option<String>) -> Vec<String> {
         Some(host) => vec![host],
         None => in_cluster(&config.service_name).into(),
     };
-    // REST is called through a forwarded port too.
+    // REST is also called through a forwarded port.
     let local = ["localhost".to_owned(), "127.0.0.1".to_owned()];
-    let rest = in_cluster(&config.object_name).into_iter().chain(config.api_names.iter().cloned()).chain(local);
+    let rest = in_cluster(&config.object_name)
+        .into_iter()
+        .chain(config.api_names.iter().cloned())
+        .chain(local);
     for name in rest {
         if !names.contains(&name) {
             names.push(name);
@@ -152,76 +168,92 @@ fn server_names(config: &Config, host: Option<String>) -> Vec<String> {
     names
 }
 
-/// The pod's name, and something that no earlier process of that name had.
-fn identity() -> String {
+/// Returns the holder identity: the name of the pod and a random suffix, so that a restarted
+/// container has a new identity.
+fn holder_identity() -> String {
     let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "prewarmer".into());
     format!("{host}_{:08x}", rand::random::<u32>())
 }
 
 pub(super) fn intake_settings(config: &Config) -> IntakeSettings {
     IntakeSettings {
-        window: config.coalesce_window,
+        coalesce_window: config.coalesce_window,
         task_ttl: config.admission_task_ttl,
         retain: config.admission_retain,
-        lookups: config.lookups,
-        creations: config.creations,
+        lookup_limits: config.lookups,
+        creation_limits: config.creations,
     }
 }
 
-/// Connections of the listeners, for which there are files. The limit of open files is raised first.
-pub(super) fn connections(config: &Config) -> Connections {
+/// Raises the limit of open files, and returns the maximum number of connections of each listener
+/// that fits in it.
+pub(super) fn connection_limits(config: &Config) -> ConnectionLimits {
     let rest = if config.api.is_some() { rest::MAX_CONNECTIONS } else { 0 };
-    let wanted = Connections { webhook: listener::MAX_CONNECTIONS, rest, health: health::MAX_CONNECTIONS };
-    let limit = files::raise();
-    let fitting = files::fit(wanted, limit);
+    let wanted = ConnectionLimits {
+        webhook: listener::MAX_CONNECTIONS,
+        rest,
+        health: health::MAX_CONNECTIONS,
+    };
+    let limit = file_limits::raise_nofile_limit();
+    let fitting = file_limits::fit_to_nofile_limit(wanted, limit);
     if fitting != wanted {
         tracing::warn!(
             ?limit,
             ?wanted,
             ?fitting,
-            "there are too few open files (ulimit -n) for all connections: fewer are taken"
+            "the limit of open files (ulimit -n) is too low for all connections: the connection limits are reduced"
         );
     }
     fitting
 }
 
-/// The configuration that is to be registered, as a function of the CA.
-pub(super) fn registration(
+/// Returns the webhook configuration as a function of the CA bundle.
+pub(super) fn webhook_registration(
     config: &Config,
     policy: Arc<Policy>,
 ) -> impl Fn(&[u8]) -> ValidatingWebhookConfiguration + use<> {
-    let registration =
-        Registration { name: config.object_name.clone(), address: address(config), timeout: config.webhook_timeout };
+    let registration = Registration {
+        name: config.object_name.clone(),
+        address: webhook_address(config),
+        timeout_seconds: config.webhook_timeout,
+    };
     move |ca: &[u8]| webhook_configuration(&registration, ca, &policy)
 }
 
-/// The Secret of API tokens: namespace and name.
+/// Returns namespace and name of the Secret of API tokens.
 pub(super) fn token_secret(config: &Config) -> (String, String) {
     (config.namespace.clone(), token_secret_name(&config.object_name))
 }
 
-/// The name of the Secret of API tokens, of an installation whose objects are named so.
+/// Returns the name of the Secret of API tokens of an installation.
 #[must_use]
 pub fn token_secret_name(object_name: &str) -> String {
     format!("{object_name}-api-tokens")
 }
 
-pub(super) fn guard(config: &Config, cluster: &Cluster) -> Guard {
-    let policy = egress::Policy::new(config.egress_deny.clone(), cluster.clone());
-    policy.allowing(config.notify_allow.clone(), "--notify-allow").at_ports(config.notify_ports.clone()).into()
+pub(super) fn notify_guard(config: &Config, cluster: &ClusterNetworks) -> NotificationPolicy {
+    let policy = egress::EgressPolicy::new(config.egress_deny.clone(), cluster.clone());
+    policy
+        .with_allowed(config.notify_allow.clone(), "--notify-allow")
+        .with_ports(config.notify_ports.clone())
+        .into()
 }
 
 pub(super) fn api_settings(config: &Config, rest: &ApiConfig) -> ApiSettings {
     ApiSettings {
         namespace: config.namespace.clone(),
-        watched: config.watch_namespace.clone(),
-        object_name: config.object_name.clone(),
+        watched_namespace: config.watch_namespace.clone(),
+        object_prefix: config.object_name.clone(),
         origins: rest.origins.clone(),
         ui: rest.ui,
-        limits: Limits { watches: rest.watches, keys: rest.keys },
+        limits: CallerLimits { watches: rest.watches, keys: rest.idempotency_keys },
     }
 }
 
-pub(super) fn lease(config: &Config) -> LeaseSettings {
-    LeaseSettings { name: config.object_name.clone(), namespace: config.namespace.clone(), identity: identity() }
+pub(super) fn lease_settings(config: &Config) -> LeaseSettings {
+    LeaseSettings {
+        name: config.object_name.clone(),
+        namespace: config.namespace.clone(),
+        identity: holder_identity(),
+    }
 }

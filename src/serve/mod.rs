@@ -1,12 +1,12 @@
-//! Puts `prewarmer serve` together.
+//! Assembly of `prewarmer serve`.
 //!
-//! In: the settings. Out: every part of the service at work, until a signal.
-//! The only room that knows all others.
+//! Input: the settings. Output: all components of the service, which run until a signal. The only
+//! module that depends on all others.
 
 mod build;
-mod figures;
-mod learner;
-mod office;
+mod informer;
+mod leader_tasks;
+mod lease_totals;
 mod rest;
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
@@ -17,328 +17,450 @@ use tokio::{net::TcpListener, runtime::Handle, signal::unix::SignalKind, sync::w
 use tokio_util::sync::CancellationToken;
 
 pub use self::build::{policy, token_secret_name};
-use self::office::Office;
+use self::leader_tasks::LeaderTasks;
 use crate::{
     api::{
         self, Api,
-        auth::{self, Auth, Proxies, Tokens},
+        auth::{self, ApiTokens, Auth, TrustedProxies},
     },
-    catalog::{Catalog, Schedules},
+    cluster_context::{self, ClusterContext},
     config::{ApiConfig, Components, Config},
-    egress::Cluster,
+    egress::ClusterNetworks,
     intake::{self, ReviewHints, WatchHints},
-    leader::{self, Heartbeat, Leadership, LeaseSettings, Standing},
+    leader::{self, ElectionHandles, Heartbeat, Leadership, LeaseSettings},
     metrics::Metrics,
-    notify::Poster,
-    rollout,
+    notify::WebhookClient,
+    pod_start::OutcomeTotals,
     server::{
-        clients,
-        health::{self, Contact, Health},
-        keeper::{self, Current},
-        listener::{self, Serving},
+        client_certs,
+        health::{self, ApiServerContact, HealthState},
+        listener::{self, ListenerConfig},
         overlap, registration,
+        rotator::{self, CertResolver},
     },
-    starts::Totals,
-    supervise::{Failure, Parts},
-    surroundings::{self, Surroundings},
+    store::{ScheduleStore, TaskStore},
+    supervise::{ComponentFailure, ComponentSet},
     webhook::{self, WebhookState},
     workload::Policy,
+    workload_watch,
 };
 
-/// All parts have ended by then, or are left: within the 30 s that a pod is given.
-const SHUTDOWN: Duration = Duration::from_secs(25);
+/// Time limit of the shutdown, after which components that have not ended are abandoned. It is less
+/// than the 30 s of the default `terminationGracePeriodSeconds` of a pod.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(25);
 
-/// Runtimes for what must not wait for REST calls and for the controller.
+/// Runtimes of components that REST requests and the controller must not delay.
 pub struct Runtimes {
-    /// Answers reviews.
+    /// Runtime of the webhook listener.
     pub admission: Handle,
-    /// Renews the Lease.
+    /// Runtime of the leader election.
     pub election: Handle,
 }
 
-/// The parts at work, in the order in which they are ended.
+/// Running components, in the order of their shutdown.
 #[derive(Default)]
-struct Service {
-    /// Act while this replica leads: they have ended before the Lease is released.
-    leading: Parts,
-    election: Parts,
-    others: Parts,
+struct ServiceComponents {
+    /// Components that act while this replica leads. They end before the Lease is released.
+    leading: ComponentSet,
+    election: ComponentSet,
+    others: ComponentSet,
 }
 
-impl Service {
-    /// Waits for a signal, or for a part that fails before one.
-    async fn run(&mut self) -> anyhow::Result<Option<Failure>> {
+impl ServiceComponents {
+    /// Waits for a signal or for the first failure of a component.
+    async fn run(&mut self) -> anyhow::Result<Option<ComponentFailure>> {
         tokio::select! {
-            result = signalled() => result.map(|()| None),
-            failure = self.leading.failed() => Ok(Some(failure)),
-            failure = self.election.failed() => Ok(Some(failure)),
-            failure = self.others.failed() => Ok(Some(failure)),
+            result = wait_for_signal() => result.map(|()| None),
+            failure = self.leading.next_failure() => Ok(Some(failure)),
+            failure = self.election.next_failure() => Ok(Some(failure)),
+            failure = self.others.next_failure() => Ok(Some(failure)),
         }
     }
 
-    /// Ends everything. The Lease is released when nothing acts as the leader any more; where something does not end, the
-    /// Lease expires by itself.
-    async fn end(&mut self, stop: &CancellationToken, resign: &CancellationToken) {
+    /// Stops all components. The Lease is released when no component acts as the leader any more.
+    /// Where one does not end in time, the Lease is not released and expires.
+    async fn shut_down(&mut self, stop: &CancellationToken, resign: &CancellationToken) {
         stop.cancel();
-        let ended = tokio::time::timeout(SHUTDOWN, async {
-            let _ = self.leading.ended().await;
+        let ended = tokio::time::timeout(SHUTDOWN_TIMEOUT, async {
+            let _ = self.leading.join_all().await;
             resign.cancel();
-            let _ = self.election.ended().await;
-            let _ = self.others.ended().await;
+            let _ = self.election.join_all().await;
+            let _ = self.others.join_all().await;
         });
         if ended.await.is_err() {
-            tracing::warn!("not everything ended in time");
+            tracing::warn!("shutdown timed out: some components did not end");
         }
     }
 }
 
-/// Serves until SIGTERM or SIGINT, or until a part fails: then the process is to end with the code that is returned.
+/// Serves until SIGTERM or SIGINT, or until a component fails, and returns the exit code of the
+/// process.
 pub async fn serve(config: Config, runtimes: Runtimes) -> anyhow::Result<ExitCode> {
-    let client = connect().await?;
-    let Components { admission, api, controller } = config.components;
+    let client = build_client().await?;
+    let controller = config.components.controller;
     if controller && !config.allow_overlap {
         refuse_overlap(&client, &config).await?;
     }
-    let webhook_listener = if admission {
-        Some(runtimes.admission.spawn(bind("--webhook-addr", config.webhook_addr)).await??)
-    } else {
-        None
-    };
-    let health_listener = bind("--health-addr", config.health_addr).await?;
-    let api_listener = match config.api.as_ref().filter(|_| api) {
-        Some(api) => Some(bind("--api-addr", api.addr).await?),
-        None => None,
-    };
+    let listeners = bind_listeners(&config, &runtimes).await?;
     let metrics = Arc::new(Metrics::new()?);
     let (leads_out, leads) = watch::channel(false);
     let (bundle_out, bundle) = watch::channel(None);
     let (registered_out, registered) = watch::channel(false);
-    let (kubernetes_out, kubernetes) = watch::channel(Contact::none());
+    let (kubernetes_out, kubernetes) = watch::channel(ApiServerContact::initial());
     let (caches_out, caches) = watch::channel(0);
-    let around = Surroundings::default();
-    let (reviews, hints, receiver) = intake::channel(&metrics, build::intake_settings(&config), around.clone());
+    let around = ClusterContext::default();
+    let (reviews, hints, receiver) =
+        intake::channel(&metrics, build::intake_settings(&config), around.clone());
     let policy = build::served_policy(&config);
-    let common = Common {
+    let common = SharedDependencies {
         client: client.clone(),
         policy: Arc::new(policy),
-        around,
-        reviews,
-        hints,
+        context: around,
+        review_hints: reviews,
+        watch_hints: hints,
         metrics: Arc::clone(&metrics),
-        catalog: Catalog::default(),
-        schedules: Schedules::default(),
-        wanted: rollout::Wanted::default(),
-        totals: Totals::default(),
+        catalog: TaskStore::default(),
+        schedules: ScheduleStore::default(),
+        image_refs: workload_watch::ImageRefs::default(),
+        totals: OutcomeTotals::default(),
         leadership: Leadership::default(),
         heartbeat: Heartbeat::default(),
-        cluster: Cluster::default(),
+        cluster: ClusterNetworks::default(),
         stop: CancellationToken::new(),
     };
     let stop = common.stop.clone();
-    let mut service = Service::default();
+    let mut service = ServiceComponents::default();
     let parts = &mut service.others;
-    let caches_needed = common.learn(&config, caches_out, parts);
+    let caches_needed = common.spawn_informers(&config, caches_out, parts);
 
     let by_url = config.webhook_url.is_some();
-    let health = Health {
+    let router = health::router(HealthState {
         kubernetes,
         leads: leads.clone(),
         heartbeat: common.heartbeat.clone(),
         bundle: bundle.clone(),
-        caches: caches.clone(),
-        caches_needed,
+        synced_caches: caches.clone(),
+        required_caches: caches_needed,
         registered: (by_url && controller).then_some(registered),
         metrics: Arc::clone(&metrics),
+    });
+    let connections = build::connection_limits(&config);
+    let how = ListenerConfig {
+        max_connections: connections.health,
+        peer_share_percent: config.connections_per_address,
+        ..ListenerConfig::default()
     };
-    let router = health::router(health);
-    let connections = build::connections(&config);
-    let how = Serving { max_connections: connections.health, per_peer: config.per_address, ..Serving::default() };
-    parts.spawn("health listener", listener::serve(health_listener, how, router, stop.clone()));
-    parts.spawn("API server probe", health::probe(client.clone(), kubernetes_out, stop.clone()));
+    parts.spawn("health listener", listener::serve(listeners.health, how, router, stop.clone()));
+    parts.spawn(
+        "API server probe",
+        health::probe_api_server(client.clone(), kubernetes_out, stop.clone()),
+    );
 
-    let current = Arc::new(Current::default());
-    let (source, lives) = (build::source(&config, &client), config.lifetimes);
-    let keeper = keeper::keep(source, lives, Arc::clone(&current), bundle_out, Arc::clone(&metrics), stop.clone());
-    parts.spawn("certificate keeper", keeper);
-    if let Some(listener) = webhook_listener {
+    let current = Arc::new(CertResolver::default());
+    let (source, lives) = (build::certificate_source(&config, &client), config.lifetimes);
+    let keeper = rotator::run(
+        source,
+        lives,
+        Arc::clone(&current),
+        bundle_out,
+        Arc::clone(&metrics),
+        stop.clone(),
+    );
+    parts.spawn("certificate rotation", keeper);
+    if let Some(listener) = listeners.webhook {
         let mine = (listener, connections.webhook);
-        common.review(&config, mine, Arc::clone(&current), &runtimes.admission, parts)?;
+        common.spawn_webhook(&config, mine, Arc::clone(&current), &runtimes.admission, parts)?;
     }
-    if let (Some(listener), Some(settings)) = (api_listener, &config.api) {
-        common.rest(&config, settings, (listener, connections.rest), current, parts)?;
+    if let (Some(listener), Some(settings)) = (listeners.api, &config.api) {
+        common.spawn_rest(&config, settings, (listener, connections.rest), current, parts)?;
     }
     let intake = intake::run(client.clone(), receiver, Arc::clone(&common.policy), stop.clone());
     parts.spawn("intake", intake);
     let resign = CancellationToken::new();
-    if controller {
-        let seen = Seen { leads, bundle, caches, caches_needed };
-        common.lead(&config, seen, registered_out, &mut service)?;
-        let standing =
-            Standing { leads: leads_out, leadership: common.leadership.clone(), heartbeat: common.heartbeat.clone() };
-        let figures = leader::Figures { metrics, totals: common.totals.clone() };
-        let election = elect(build::lease(&config), figures, standing, resign.clone());
-        service.election.spawn_on("election", &runtimes.election, election);
-    } else if api {
-        let figures = figures::follow(client, build::lease(&config), common.totals.clone(), stop.clone());
-        service.others.spawn("figures", figures);
-    }
+    let seen = LeaderSignals { leads, bundle, caches, caches_needed };
+    let senders = (leads_out, registered_out);
+    common.spawn_election(&config, seen, senders, &runtimes, &resign, &mut service)?;
 
-    let rest = config.api.as_ref().filter(|_| api).map(|api| api.addr.to_string()).unwrap_or_default();
-    let webhook = if admission { config.webhook_addr.to_string() } else { String::new() };
-    tracing::info!(webhook, api = rest, controller, health = %config.health_addr, "serving");
+    log_addresses(&config);
     let failure = service.run().await?;
     match &failure {
         None => tracing::info!("stopping"),
         Some(failure) => {
-            tracing::error!(part = failure.part(), reason = %failure, "a part of the server has failed: the process ends");
+            tracing::error!(part = failure.component(), reason = %failure, "a component of the server has failed: the process exits");
         }
     }
-    service.end(&stop, &resign).await;
+    service.shut_down(&stop, &resign).await;
     Ok(if failure.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Fails where an older installation looks at the same namespaces.
+impl SharedDependencies {
+    /// Spawns the leader's components and the election, or, in a process without the controller, the
+    /// component that follows the outcome totals on the Lease. `senders` report leadership and the
+    /// registration of the webhook.
+    fn spawn_election(
+        &self,
+        config: &Config,
+        seen: LeaderSignals,
+        senders: (watch::Sender<bool>, watch::Sender<bool>),
+        runtimes: &Runtimes,
+        resign: &CancellationToken,
+        service: &mut ServiceComponents,
+    ) -> anyhow::Result<()> {
+        let (leads, registered) = senders;
+        let totals = self.totals.clone();
+        let Components { api, controller, .. } = config.components;
+        if controller {
+            self.spawn_leader_components(config, seen, registered, service)?;
+            let handles = ElectionHandles {
+                leads,
+                leadership: self.leadership.clone(),
+                heartbeat: self.heartbeat.clone(),
+            };
+            let totals = leader::LeaseTotals { metrics: Arc::clone(&self.metrics), totals };
+            let election =
+                run_election(build::lease_settings(config), totals, handles, resign.clone());
+            service.election.spawn_on("election", &runtimes.election, election);
+        } else if api {
+            let lease = build::lease_settings(config);
+            let follow =
+                lease_totals::follow(self.client.clone(), lease, totals, self.stop.clone());
+            service.others.spawn("outcome totals", follow);
+        }
+        Ok(())
+    }
+}
+
+/// Bound listeners; those of components that do not run are absent.
+struct Listeners {
+    webhook: Option<TcpListener>,
+    api: Option<TcpListener>,
+    health: TcpListener,
+}
+
+async fn bind_listeners(config: &Config, runtimes: &Runtimes) -> anyhow::Result<Listeners> {
+    let Components { admission, api, .. } = config.components;
+    let webhook = if admission {
+        Some(runtimes.admission.spawn(bind("--webhook-addr", config.webhook_addr)).await??)
+    } else {
+        None
+    };
+    let health = bind("--health-addr", config.health_addr).await?;
+    let api = match config.api.as_ref().filter(|_| api) {
+        Some(api) => Some(bind("--api-addr", api.addr).await?),
+        None => None,
+    };
+    Ok(Listeners { webhook, api, health })
+}
+
+fn log_addresses(config: &Config) {
+    let Components { admission, api, controller } = config.components;
+    let rest =
+        config.api.as_ref().filter(|_| api).map(|api| api.addr.to_string()).unwrap_or_default();
+    let webhook = if admission { config.webhook_addr.to_string() } else { String::new() };
+    tracing::info!(webhook, api = rest, controller, health = %config.health_addr, "serving");
+}
+
+/// Fails when an older installation watches the same namespaces.
 async fn refuse_overlap(client: &Client, config: &Config) -> anyhow::Result<()> {
-    match overlap::find(client, &config.object_name, config.watch_namespace.as_deref()).await {
+    match overlap::find_older_installation(
+        client,
+        &config.object_name,
+        config.watch_namespace.as_deref(),
+    )
+    .await
+    {
         Some(found) => Err(anyhow::anyhow!("{found}")),
         None => Ok(()),
     }
 }
 
-async fn connect() -> anyhow::Result<Client> {
-    Client::try_default()
-        .await
-        .map_err(|error| anyhow::anyhow!("no way to the cluster: set KUBECONFIG, or run in a pod ({error})"))
+async fn build_client() -> anyhow::Result<Client> {
+    Client::try_default().await.map_err(|error| {
+        anyhow::anyhow!(
+            "no configuration for the cluster: set KUBECONFIG, or run in a pod ({error})"
+        )
+    })
 }
 
-/// Stands for election with a client of its own: requests of a client are sent on the runtime that made it.
-async fn elect(lease: LeaseSettings, figures: leader::Figures, standing: Standing, resign: CancellationToken) {
-    match connect().await {
+/// Runs the election with a separate client, because the requests of a client run on the runtime
+/// that created it.
+async fn run_election(
+    lease: LeaseSettings,
+    figures: leader::LeaseTotals,
+    standing: ElectionHandles,
+    resign: CancellationToken,
+) {
+    match build_client().await {
         Ok(client) => leader::run(client, lease, figures, standing, resign).await,
-        Err(error) => tracing::error!(%error, "no client for the Lease"),
+        Err(error) => {
+            tracing::error!(%error, "the client for the leader election could not be built");
+        }
     }
 }
 
-/// What tells a leader's parts when to act.
-struct Seen {
+/// Signals that start and stop the components of the leader.
+struct LeaderSignals {
     leads: watch::Receiver<bool>,
     bundle: watch::Receiver<Option<String>>,
     caches: watch::Receiver<usize>,
     caches_needed: usize,
 }
 
-/// What several parts need.
-struct Common {
+/// Dependencies that several components share.
+struct SharedDependencies {
     client: Client,
     policy: Arc<Policy>,
-    around: Surroundings,
-    reviews: ReviewHints,
-    hints: WatchHints,
+    context: ClusterContext,
+    review_hints: ReviewHints,
+    watch_hints: WatchHints,
     metrics: Arc<Metrics>,
-    catalog: Catalog,
-    schedules: Schedules,
-    wanted: rollout::Wanted,
-    totals: Totals,
+    catalog: TaskStore,
+    schedules: ScheduleStore,
+    image_refs: workload_watch::ImageRefs,
+    totals: OutcomeTotals,
     leadership: Leadership,
     heartbeat: Heartbeat,
-    cluster: Cluster,
+    cluster: ClusterNetworks,
     stop: CancellationToken,
 }
 
-impl Common {
-    /// Follows what surrounds workloads, tasks and, where they are of use, schedules. How many caches these are.
-    fn learn(&self, config: &Config, ready: watch::Sender<usize>, parts: &mut Parts) -> usize {
+impl SharedDependencies {
+    /// Spawns the informers of the cluster context, of tasks and, where REST or the controller
+    /// needs them, of schedules. Returns the number of their caches.
+    fn spawn_informers(
+        &self,
+        config: &Config,
+        ready: watch::Sender<usize>,
+        parts: &mut ComponentSet,
+    ) -> usize {
         let watched = config.watch_namespace.as_deref();
-        let followers = surroundings::watch::follow(&self.around, &self.client, watched, &ready, &self.stop);
+        let followers = cluster_context::informer::informers(
+            &self.context,
+            &self.client,
+            watched,
+            &ready,
+            &self.stop,
+        );
         let schedules = config.components.api || config.components.controller;
         let needed = followers.len() + 1 + usize::from(schedules);
         for follower in followers {
-            parts.spawn("surroundings watch", follower);
+            parts.spawn("cluster context watch", follower);
         }
-        let (hints, around, catalog) = (self.hints.clone(), self.around.clone(), self.catalog.clone());
-        let place = learner::Place {
+        let (hints, around, catalog) =
+            (self.watch_hints.clone(), self.context.clone(), self.catalog.clone());
+        let place = informer::InformerContext {
             client: self.client.clone(),
             namespace: config.watch_namespace.clone(),
-            ready,
+            synced: ready,
             metrics: Arc::clone(&self.metrics),
         };
-        let tasks = learner::Tasks { hints, around, catalog };
-        parts.spawn("task watch", learner::learn(tasks, place.clone(), self.stop.clone()));
+        let tasks = informer::TaskIndexes { hints, context: around, store: catalog };
+        parts.spawn("task watch", informer::run(tasks, place.clone(), self.stop.clone()));
         if schedules {
-            parts.spawn("schedule watch", learner::learn(self.schedules.clone(), place, self.stop.clone()));
+            parts.spawn(
+                "schedule watch",
+                informer::run(self.schedules.clone(), place, self.stop.clone()),
+            );
         }
         needed
     }
 
-    /// Does what only the leader does, whenever this process leads.
-    fn lead(
+    /// Spawns the components that act while this process leads.
+    fn spawn_leader_components(
         &self,
         config: &Config,
-        seen: Seen,
+        seen: LeaderSignals,
         registered: watch::Sender<bool>,
-        service: &mut Service,
+        service: &mut ServiceComponents,
     ) -> anyhow::Result<()> {
-        let Seen { leads, bundle, caches, caches_needed } = seen;
+        let LeaderSignals { leads, bundle, caches, caches_needed } = seen;
         let (client, stop) = (self.client.clone(), self.stop.clone());
-        let desired = build::registration(config, Arc::clone(&self.policy));
+        let desired = build::webhook_registration(config, Arc::clone(&self.policy));
         let by_url = config.webhook_url.is_some();
-        let register = registration::keep(client, desired, bundle, leads.clone(), registered, by_url, stop.clone());
+        let register = registration::run(
+            client,
+            desired,
+            bundle,
+            leads.clone(),
+            registered,
+            by_url,
+            stop.clone(),
+        );
         service.leading.spawn("webhook registration", register);
-        let rollouts = self.rollouts(config.coalesce_window);
-        let rollouts = watch_rollouts(rollouts, caches.clone(), caches_needed, leads.clone(), stop.clone());
-        service.leading.spawn_supervisor("rollout watch", rollouts);
-        let office = self.office(config, (caches, caches_needed))?.hold(leads, stop);
-        service.leading.spawn_supervisor("leader's work", office);
+        let rollouts = self.workload_watcher(config.coalesce_window);
+        let rollouts = watch_workloads_when_synced(
+            rollouts,
+            caches.clone(),
+            caches_needed,
+            leads.clone(),
+            stop.clone(),
+        );
+        service.leading.spawn_supervisor("workload watch", rollouts);
+        let office = self.leader_tasks(config, (caches, caches_needed))?.run(leads, stop);
+        service.leading.spawn_supervisor("leader tasks", office);
         Ok(())
     }
 
-    /// Answers reviews.
-    fn review(
+    /// Spawns the webhook listener.
+    fn spawn_webhook(
         &self,
         config: &Config,
         (listener, max_connections): (TcpListener, usize),
-        current: Arc<Current>,
+        current: Arc<CertResolver>,
         admission: &Handle,
-        parts: &mut Parts,
+        parts: &mut ComponentSet,
     ) -> anyhow::Result<()> {
         let state = WebhookState {
-            hints: self.reviews.clone(),
+            hints: self.review_hints.clone(),
             policy: Arc::clone(&self.policy),
-            around: self.around.clone(),
+            context: self.context.clone(),
             metrics: Arc::clone(&self.metrics),
         };
-        let callers = build::clients(config)?;
+        let callers = build::client_verifier(config)?;
         if let Some(callers) = &callers {
-            parts.spawn("callers' CA watch", clients::keep(Arc::clone(callers), clients::REREAD, self.stop.clone()));
+            parts.spawn(
+                "client CA reload",
+                client_certs::reload_periodically(
+                    Arc::clone(callers),
+                    client_certs::RELOAD_INTERVAL,
+                    self.stop.clone(),
+                ),
+            );
         }
         let tls = listener::tls_config(current, callers.map(|callers| callers as _))?;
-        let (max_age, per_peer) = (config.connection_age, config.per_address);
-        let how = Serving { tls: Some(tls), max_age, max_connections, per_peer, ..Serving::default() };
+        let (max_age, per_peer) = (config.connection_age, config.connections_per_address);
+        let how = ListenerConfig {
+            tls: Some(tls),
+            max_age,
+            max_connections,
+            peer_share_percent: per_peer,
+            ..ListenerConfig::default()
+        };
         let webhook = listener::serve(listener, how, webhook::router(state), self.stop.clone());
         parts.spawn_on("webhook listener", admission, webhook);
         Ok(())
     }
 
-    /// Answers REST calls.
-    fn rest(
+    /// Spawns the REST listener.
+    fn spawn_rest(
         &self,
         config: &Config,
         settings: &ApiConfig,
         (listener, max_connections): (TcpListener, usize),
-        current: Arc<Current>,
-        parts: &mut Parts,
+        current: Arc<CertResolver>,
+        parts: &mut ComponentSet,
     ) -> anyhow::Result<()> {
-        let (tokens, asked) = (Tokens::default(), settings.auth.then(|| self.client.clone()));
-        let api = Api::new(api::Inner {
+        let (tokens, asked) = (ApiTokens::default(), settings.auth.then(|| self.client.clone()));
+        let api = Api::new(api::ApiInner {
             client: self.client.clone(),
             catalog: self.catalog.clone(),
             schedules: self.schedules.clone(),
             auth: Auth::new(asked, tokens.clone(), settings.rate, Arc::clone(&self.metrics))
-                .for_audiences(settings.audiences.clone())
-                .behind(Proxies::new(settings.proxies.clone())),
+                .with_audiences(settings.audiences.clone())
+                .with_trusted_proxies(TrustedProxies::new(settings.trusted_proxies.clone())),
             policy: Arc::clone(&self.policy),
-            around: self.around.clone(),
-            guard: build::guard(config, &self.cluster),
+            context: self.context.clone(),
+            guard: build::notify_guard(config, &self.cluster),
             metrics: Arc::clone(&self.metrics),
             totals: self.totals.clone(),
             settings: build::api_settings(config, settings),
@@ -347,65 +469,83 @@ impl Common {
         let tls = if settings.tls { Some(listener::tls_config(current, None)?) } else { None };
         let (client, secret) = (self.client.clone(), build::token_secret(config));
         let (metrics, stop) = (Arc::clone(&self.metrics), self.stop.clone());
-        let follow = async move { auth::follow(client, secret, tokens, &metrics, stop).await };
+        let follow =
+            async move { auth::watch_tokens(client, secret, tokens, &metrics, stop).await };
         parts.spawn("API token watch", follow);
-        let how = Serving { tls, max_connections, per_peer: config.per_address, ..Serving::default() };
+        let how = ListenerConfig {
+            tls,
+            max_connections,
+            peer_share_percent: config.connections_per_address,
+            ..ListenerConfig::default()
+        };
         parts.spawn("REST listener", rest::serve(listener, how, api, self.stop.clone()));
         Ok(())
     }
 
-    fn rollouts(&self, window: Duration) -> rollout::Watcher {
-        rollout::Watcher {
+    fn workload_watcher(&self, window: Duration) -> workload_watch::WorkloadWatcher {
+        workload_watch::WorkloadWatcher {
             client: self.client.clone(),
             policy: Arc::clone(&self.policy),
-            around: self.around.clone(),
-            hints: self.hints.clone(),
+            context: self.context.clone(),
+            hints: self.watch_hints.clone(),
             window,
-            wanted: self.wanted.clone(),
+            image_refs: self.image_refs.clone(),
             metrics: Arc::clone(&self.metrics),
         }
     }
 
-    fn office(&self, config: &Config, caches: (watch::Receiver<usize>, usize)) -> anyhow::Result<Office> {
-        Ok(Office {
+    fn leader_tasks(
+        &self,
+        config: &Config,
+        caches: (watch::Receiver<usize>, usize),
+    ) -> anyhow::Result<LeaderTasks> {
+        Ok(LeaderTasks {
             client: self.client.clone(),
             settings: build::controller_settings(config, &self.cluster),
-            checks: Arc::new(build::checks(config, &self.client, &self.cluster, &self.metrics)?),
+            checks: Arc::new(build::node_checks(
+                config,
+                &self.client,
+                &self.cluster,
+                &self.metrics,
+            )?),
             metrics: Arc::clone(&self.metrics),
             catalog: self.catalog.clone(),
             schedules: self.schedules.clone(),
-            wanted: self.wanted.clone(),
-            poster: Poster::new(build::guard(config, &self.cluster)).context("no HTTP client for notifications")?,
+            image_refs: self.image_refs.clone(),
+            webhook_client: WebhookClient::new(build::notify_guard(config, &self.cluster))
+                .context("the HTTP client for notifications could not be built")?,
             notify_rate: config.notify_rate,
             leadership: self.leadership.clone(),
             heartbeat: self.heartbeat.clone(),
             caches,
-            lease: build::lease(config),
+            lease: build::lease_settings(config),
             has_api: config.api.is_some(),
         })
     }
 }
 
-/// Watches workloads once all caches have their first lists.
-async fn watch_rollouts(
-    own: rollout::Watcher,
+/// Runs the workload watch once all caches are synced.
+async fn watch_workloads_when_synced(
+    own: workload_watch::WorkloadWatcher,
     mut caches: watch::Receiver<usize>,
     needed: usize,
     leads: watch::Receiver<bool>,
     stop: CancellationToken,
-) -> Result<(), Failure> {
+) -> Result<(), ComponentFailure> {
     let known = async { caches.wait_for(|count| *count >= needed).await.is_ok() };
     if stop.run_until_cancelled(known).await == Some(true) {
-        return rollout::run(own, leads, stop).await;
+        return workload_watch::run(own, leads, stop).await;
     }
     Ok(())
 }
 
 async fn bind(flag: &'static str, address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("{flag} {address}: cannot listen there"))
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("{flag} {address}: cannot listen on this address"))
 }
 
-async fn signalled() -> anyhow::Result<()> {
+async fn wait_for_signal() -> anyhow::Result<()> {
     let mut terminate = tokio::signal::unix::signal(SignalKind::terminate())?;
     let mut interrupt = tokio::signal::unix::signal(SignalKind::interrupt())?;
     tokio::select! {

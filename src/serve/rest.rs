@@ -1,4 +1,4 @@
-//! The REST listener. Callers who have not called for long are forgotten.
+//! REST listener, and periodic removal of the state of inactive callers.
 
 use std::time::Duration;
 
@@ -13,44 +13,59 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{self, Api},
-    server::listener::{self, Serving},
+    server::listener::{self, ListenerConfig},
 };
 
-/// How often callers who have not called for long are forgotten: of each a few hundred bytes are kept.
-const FORGET: Duration = Duration::from_secs(60);
+/// Interval at which the state of inactive callers is removed. It has a few hundred bytes per
+/// caller.
+const CALLER_CLEANUP_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Connections at once, most of them watches: with 20 to 40 KB each, 160 MB at the worst.
+/// Maximum number of connections, most of which are watches. With 20 to 40 KB each they use 160 MB
+/// at most.
 pub(super) const MAX_CONNECTIONS: usize = 4096;
 
-/// Connections that are kept for ever come to another replica after a while; a watch that is under way is not cut.
+/// Maximum age of a connection, so that long-lived connections are distributed over the replicas. A
+/// running watch is not interrupted.
 const MAX_AGE: Duration = Duration::from_secs(3600);
 
-/// For a year, as browsers' lists of such hosts ask for.
-const STRICT: &str = "max-age=31536000";
+/// Value of `Strict-Transport-Security`: one year, which the HSTS preload lists of browsers
+/// require.
+const HSTS: &str = "max-age=31536000";
 
-/// Serves until `stop`.
-pub(super) async fn serve(listener: TcpListener, how: Serving, api: Api, stop: CancellationToken) {
+/// Serves REST until `stop`.
+pub(super) async fn serve(
+    listener: TcpListener,
+    how: ListenerConfig,
+    api: Api,
+    stop: CancellationToken,
+) {
     let callers = api.clone();
     let forget = async {
-        while stop.run_until_cancelled(tokio::time::sleep(FORGET)).await.is_some() {
-            callers.forget();
+        while stop.run_until_cancelled(tokio::time::sleep(CALLER_CLEANUP_INTERVAL)).await.is_some()
+        {
+            callers.evict_idle();
         }
     };
-    let how = Serving { max_age: Some(MAX_AGE), ..how };
+    let how = ListenerConfig { max_age: Some(MAX_AGE), ..how };
     let router = api::router(api);
-    let router = if how.tls.is_some() { router.layer(middleware::from_fn(strict)) } else { router };
+    let router =
+        if how.tls.is_some() { router.layer(middleware::from_fn(add_hsts)) } else { router };
     tokio::join!(listener::serve(listener, how, router, stop.clone()), forget);
 }
 
-/// Tells browsers to come by TLS only. Not under `localhost`: it would hold for every other port of a developer's machine.
-async fn strict(request: Request, next: Next) -> Response {
-    let host = request.uri().authority().map(|authority| authority.as_str().to_owned()).or_else(|| {
-        let host = request.headers().get(header::HOST)?;
-        Some(host.to_str().ok()?.to_owned())
-    });
+/// Adds `Strict-Transport-Security` to responses, except for `localhost`, where it would apply to
+/// all other ports of the machine.
+async fn add_hsts(request: Request, next: Next) -> Response {
+    let host =
+        request.uri().authority().map(|authority| authority.as_str().to_owned()).or_else(|| {
+            let host = request.headers().get(header::HOST)?;
+            Some(host.to_str().ok()?.to_owned())
+        });
     let mut response = next.run(request).await;
     if host.is_some_and(|host| !is_local(&host)) {
-        response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static(STRICT));
+        response
+            .headers_mut()
+            .insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static(HSTS));
     }
     response
 }
@@ -68,8 +83,9 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn browsers_are_told_to_come_by_tls_only_but_for_this_machine() {
-        let router = Router::new().route("/", get(async || "x")).layer(middleware::from_fn(strict));
+    async fn hsts_is_sent_except_for_localhost() {
+        let router =
+            Router::new().route("/", get(async || "x")).layer(middleware::from_fn(add_hsts));
         for (host, told) in [
             ("prewarmer.prewarmer.svc:8080", true),
             ("prewarmer.example.com", true),
@@ -79,7 +95,11 @@ mod tests {
         ] {
             let request = Request::get("/").header(header::HOST, host).body(Body::empty()).unwrap();
             let response = router.clone().oneshot(request).await.unwrap();
-            assert_eq!(response.headers().contains_key(header::STRICT_TRANSPORT_SECURITY), told, "{host}");
+            assert_eq!(
+                response.headers().contains_key(header::STRICT_TRANSPORT_SECURITY),
+                told,
+                "{host}"
+            );
         }
     }
 }

@@ -1,7 +1,8 @@
-//! A bounded amount of something (bytes, places) that many share, and of which each of them gets a part.
+//! Bounded amount of a resource (bytes, connections) that is shared by several keys, with a limit
+//! for each key.
 //!
-//! Taking never waits: where there is nothing left the caller is told so at once, and answers 503 or 429. What was taken is
-//! given back when the [`Taken`] is dropped.
+//! Acquisition never waits: where the budget is exhausted, the caller gets an error at once and
+//! answers 503 or 429. Dropping the permit releases its amount.
 
 use std::{
     collections::HashMap,
@@ -9,96 +10,96 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// Why nothing more can be taken.
+/// Limit that an acquisition would exceed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Full {
-    /// All together have taken what there is.
-    #[error("all of it is in use")]
+pub enum BudgetExceeded {
+    /// Limit of all keys together.
+    #[error("the total budget is exhausted")]
     Total,
-    /// This one has taken its part.
-    #[error("this one has its whole part in use")]
-    Own,
+    /// Limit of this key.
+    #[error("the budget of this key is exhausted")]
+    PerKey,
 }
 
 #[derive(Debug)]
-struct State<K> {
+struct BudgetState<K> {
     total: usize,
-    own: HashMap<K, usize>,
+    by_key: HashMap<K, usize>,
 }
 
 #[derive(Debug)]
-struct Inner<K> {
+struct BudgetInner<K> {
     total: usize,
-    own: usize,
-    state: Mutex<State<K>>,
+    per_key_limit: usize,
+    state: Mutex<BudgetState<K>>,
 }
 
-/// A bounded amount, shared by those who are told apart by `K`. Clones share it.
+/// Bounded amount shared by the keys of type `K`. Clones share the budget.
 #[derive(Debug)]
-pub struct Budget<K: Hash + Eq>(Arc<Inner<K>>);
+pub struct SharedBudget<K: Hash + Eq>(Arc<BudgetInner<K>>);
 
-impl<K: Hash + Eq> Clone for Budget<K> {
+impl<K: Hash + Eq> Clone for SharedBudget<K> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
 }
 
-impl<K: Hash + Eq + Clone> Budget<K> {
-    /// Of `total`, and `own` for each.
+impl<K: Hash + Eq + Clone> SharedBudget<K> {
+    /// Creates a budget of `total`, of which each key may acquire at most `own`.
     #[must_use]
     pub fn new(total: usize, own: usize) -> Self {
-        let state = Mutex::new(State { total: 0, own: HashMap::new() });
-        Self(Arc::new(Inner { total, own, state }))
+        let state = Mutex::new(BudgetState { total: 0, by_key: HashMap::new() });
+        Self(Arc::new(BudgetInner { total, per_key_limit: own, state }))
     }
 
-    fn lock(&self) -> MutexGuard<'_, State<K>> {
+    fn lock(&self) -> MutexGuard<'_, BudgetState<K>> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes nothing yet; see [`Taken::more`].
+    /// Returns an empty permit, which can be grown.
     #[must_use]
-    pub fn open(&self, key: K) -> Taken<K> {
-        Taken { budget: self.clone(), key, amount: 0 }
+    pub fn empty_permit(&self, key: K) -> BudgetPermit<K> {
+        BudgetPermit { budget: self.clone(), key, amount: 0 }
     }
 
-    /// Takes an amount.
-    pub fn take(&self, key: K, amount: usize) -> Result<Taken<K>, Full> {
-        let mut taken = self.open(key);
-        taken.more(amount)?;
+    /// Acquires an amount. Fails when the total limit or the limit of the key would be exceeded.
+    pub fn try_acquire(&self, key: K, amount: usize) -> Result<BudgetPermit<K>, BudgetExceeded> {
+        let mut taken = self.empty_permit(key);
+        taken.try_grow(amount)?;
         Ok(taken)
     }
 
-    /// How much is taken.
+    /// Returns the acquired amount of all keys.
     #[must_use]
     pub fn used(&self) -> usize {
         self.lock().total
     }
 }
 
-/// What somebody has taken. Dropped, it is given back.
+/// Permit for an acquired amount. Dropping it releases the amount.
 #[derive(Debug)]
-pub struct Taken<K: Hash + Eq + Clone> {
-    budget: Budget<K>,
+pub struct BudgetPermit<K: Hash + Eq + Clone> {
+    budget: SharedBudget<K>,
     key: K,
     amount: usize,
 }
 
-impl<K: Hash + Eq + Clone> Taken<K> {
-    /// Takes more; nothing where that would be too much.
-    pub fn more(&mut self, amount: usize) -> Result<(), Full> {
+impl<K: Hash + Eq + Clone> BudgetPermit<K> {
+    /// Acquires a further amount. On error the permit is unchanged.
+    pub fn try_grow(&mut self, amount: usize) -> Result<(), BudgetExceeded> {
         let mut state = self.budget.lock();
         let total = state.total.saturating_add(amount);
         if total > self.budget.0.total {
-            return Err(Full::Total);
+            return Err(BudgetExceeded::Total);
         }
-        let own = state.own.get(&self.key).copied().unwrap_or_default().saturating_add(amount);
-        if own > self.budget.0.own {
-            return Err(Full::Own);
+        let own = state.by_key.get(&self.key).copied().unwrap_or_default().saturating_add(amount);
+        if own > self.budget.0.per_key_limit {
+            return Err(BudgetExceeded::PerKey);
         }
         state.total = total;
-        match state.own.get_mut(&self.key) {
+        match state.by_key.get_mut(&self.key) {
             Some(known) => *known = own,
-            None => drop(state.own.insert(self.key.clone(), own)),
+            None => drop(state.by_key.insert(self.key.clone(), own)),
         }
         drop(state);
         self.amount = self.amount.saturating_add(amount);
@@ -106,14 +107,14 @@ impl<K: Hash + Eq + Clone> Taken<K> {
     }
 }
 
-impl<K: Hash + Eq + Clone> Drop for Taken<K> {
+impl<K: Hash + Eq + Clone> Drop for BudgetPermit<K> {
     fn drop(&mut self) {
         let mut state = self.budget.lock();
         state.total = state.total.saturating_sub(self.amount);
-        if let Some(own) = state.own.get_mut(&self.key) {
+        if let Some(own) = state.by_key.get_mut(&self.key) {
             *own = own.saturating_sub(self.amount);
             if *own == 0 {
-                state.own.remove(&self.key);
+                state.by_key.remove(&self.key);
             }
         }
     }
@@ -124,19 +125,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_whole_and_each_part_are_bounded_and_come_back() {
-        let budget = Budget::new(10, 6);
-        let mut one = budget.take("a", 4).unwrap();
-        assert_eq!(one.more(3).unwrap_err(), Full::Own);
-        one.more(2).unwrap();
-        assert_eq!(budget.take("a", 1).unwrap_err(), Full::Own);
-        assert_eq!(budget.take("b", 5).unwrap_err(), Full::Total);
-        let two = budget.take("b", 4).unwrap();
+    fn total_and_per_key_limits_hold_and_permits_are_released() {
+        let budget = SharedBudget::new(10, 6);
+        let mut one = budget.try_acquire("a", 4).unwrap();
+        assert_eq!(one.try_grow(3).unwrap_err(), BudgetExceeded::PerKey);
+        one.try_grow(2).unwrap();
+        assert_eq!(budget.try_acquire("a", 1).unwrap_err(), BudgetExceeded::PerKey);
+        assert_eq!(budget.try_acquire("b", 5).unwrap_err(), BudgetExceeded::Total);
+        let two = budget.try_acquire("b", 4).unwrap();
         assert_eq!(budget.used(), 10);
         drop(one);
-        assert!(budget.take("a", 6).is_ok());
+        assert!(budget.try_acquire("a", 6).is_ok());
         drop(two);
         assert_eq!(budget.used(), 0);
-        assert!(budget.lock().own.is_empty(), "those who have nothing are forgotten");
+        assert!(budget.lock().by_key.is_empty(), "a key without permits is removed");
     }
 }

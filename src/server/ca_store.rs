@@ -1,4 +1,4 @@
-//! The CA, in a Secret that all replicas share.
+//! Storage of the CA in a Secret that all replicas share.
 
 use std::{
     collections::BTreeMap,
@@ -12,63 +12,83 @@ use kube::{
 };
 
 use super::{
-    authority::{Authority, is_usable, renew},
-    certificates::{CertificateError, Lifetimes, Pair},
+    authority::{CertificateAuthority, is_usable, renew_if_due},
+    certificates::{CertificateError, CertificateLifetimes, CertifiedPair},
 };
 use crate::worker::MANAGED_BY;
 
-/// Two replicas may write at once; the loser reads the winner's. More rounds than this mean that something else fights.
-const ROUNDS: usize = 5;
-/// When the next CA was published, in milliseconds since 1970.
-const NEXT_SINCE: &str = "prewarm.io/next-since";
+/// Maximum number of attempts to write the Secret. Two replicas may write at the same time; after a
+/// conflict the CA of the other replica is read. More conflicts mean that another program writes
+/// the Secret.
+const MAX_ATTEMPTS: usize = 5;
+/// Annotation with the time at which the next CA was published, in milliseconds since the Unix
+/// epoch.
+const NEXT_SINCE_ANNOTATION: &str = "prewarm.io/next-since";
 
-/// What kept us from a CA.
+/// Error of reading or creating the CA.
 #[derive(Debug, thiserror::Error)]
 pub enum CaError {
-    /// The API server.
+    /// Request to the API server that failed, with namespace and name of the Secret.
     #[error("Secret {0}: {1}")]
     Kube(String, #[source] kube::Error),
-    /// The certificate.
+    /// Certificate that could not be generated or parsed.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
-    /// There is none yet, and another process is to make it.
-    #[error("Secret {0}: there is no usable CA in it yet: the controller makes it")]
+    /// Secret without a usable CA, in a process that does not create it.
+    #[error(
+        "Secret {0}: no usable CA yet; the controller creates it: check that the controller runs"
+    )]
     Missing(String),
-    /// Somebody else keeps writing.
-    #[error("Secret {0}: it changes as fast as it is read: is another install using the same name?")]
+    /// Repeated write conflicts.
+    #[error(
+        "Secret {0}: repeated write conflicts: check whether another installation uses the same name"
+    )]
     Contended(String),
 }
 
-/// Reads the shared CA, which another process makes and renews.
-pub async fn read_only(client: &Client, namespace: &str, name: &str, names: &[String]) -> Result<Authority, CaError> {
-    let place = || format!("{namespace}/{name}");
-    let secrets = Api::<Secret>::namespaced(client.clone(), namespace);
-    let secret = secrets.get_opt(name).await.map_err(|error| CaError::Kube(place(), error))?;
-    let usable = |authority: &Authority| is_usable(&authority.signing, names, SystemTime::now());
-    secret.as_ref().and_then(read).filter(usable).ok_or_else(|| CaError::Missing(place()))
-}
-
-/// The shared CA for these names: read, made when there is none that will do, renewed when it is time.
-pub async fn obtain(
+/// Reads the shared CA, which another process creates and renews. Fails when the Secret has no
+/// usable CA.
+pub async fn read_ca(
     client: &Client,
     namespace: &str,
     name: &str,
     names: &[String],
-    lives: &Lifetimes,
-) -> Result<Authority, CaError> {
+) -> Result<CertificateAuthority, CaError> {
+    let place = || format!("{namespace}/{name}");
+    let secrets = Api::<Secret>::namespaced(client.clone(), namespace);
+    let secret = secrets.get_opt(name).await.map_err(|error| CaError::Kube(place(), error))?;
+    let usable =
+        |authority: &CertificateAuthority| is_usable(&authority.signing, names, SystemTime::now());
+    secret.as_ref().and_then(parse_secret).filter(usable).ok_or_else(|| CaError::Missing(place()))
+}
+
+/// Reads the shared CA for these names, creates it when there is no usable one, and renews it when
+/// that is due.
+pub async fn ensure_ca(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    names: &[String],
+    lives: &CertificateLifetimes,
+) -> Result<CertificateAuthority, CaError> {
     let secrets = Api::<Secret>::namespaced(client.clone(), namespace);
     let failed = |error| CaError::Kube(format!("{namespace}/{name}"), error);
-    for _ in 0..ROUNDS {
+    for _ in 0..MAX_ATTEMPTS {
         let existing = secrets.get_opt(name).await.map_err(failed)?;
-        let current = existing.as_ref().and_then(read);
-        let fresh = match (renew(current.as_ref(), names, lives, SystemTime::now())?, current) {
-            (None, Some(current)) => return Ok(current),
-            (Some(fresh), _) => fresh,
-            (None, None) => continue,
-        };
+        let current = existing.as_ref().and_then(parse_secret);
+        let fresh =
+            match (renew_if_due(current.as_ref(), names, lives, SystemTime::now())?, current) {
+                (None, Some(current)) => return Ok(current),
+                (Some(fresh), _) => fresh,
+                (None, None) => continue,
+            };
         let written = match existing {
-            None => secrets.create(&PostParams::default(), &secret(name, &fresh)).await,
-            Some(old) => secrets.replace(name, &PostParams::default(), &refilled(old, &fresh)).await,
+            None => secrets.create(&PostParams::default(), &build_secret(name, &fresh)).await,
+            Some(old) => {
+                secrets
+                    .replace(name, &PostParams::default(), &with_replaced_data(old, &fresh))
+                    .await
+            }
         };
         match written {
             Ok(_) => return Ok(fresh),
@@ -79,33 +99,39 @@ pub async fn obtain(
     Err(CaError::Contended(format!("{namespace}/{name}")))
 }
 
-fn read(secret: &Secret) -> Option<Authority> {
+fn parse_secret(secret: &Secret) -> Option<CertificateAuthority> {
     let data = secret.data.as_ref()?;
     let text = |key: &str| String::from_utf8(data.get(key)?.0.clone()).ok();
-    let pair = |certificate: &str, key: &str| Some(Pair { certificate: text(certificate)?, key: text(key)? });
-    let since = secret.metadata.annotations.as_ref().and_then(|all| all.get(NEXT_SINCE)?.parse().ok());
+    let pair = |certificate: &str, key: &str| {
+        Some(CertifiedPair { certificate: text(certificate)?, key: text(key)? })
+    };
+    let since = secret
+        .metadata
+        .annotations
+        .as_ref()
+        .and_then(|all| all.get(NEXT_SINCE_ANNOTATION)?.parse().ok());
     let since = since.map(|ms| UNIX_EPOCH + Duration::from_millis(ms));
-    Some(Authority {
+    Some(CertificateAuthority {
         signing: pair("tls.crt", "tls.key")?,
         next: pair("next.crt", "next.key").zip(since),
         bundle: text("ca.crt").unwrap_or_default(),
     })
 }
 
-/// The Secret that there is, filled with this. The chart makes an empty one, with its own labels, and a type that cannot be
-/// changed.
-fn refilled(old: Secret, authority: &Authority) -> Secret {
-    let fresh = secret("", authority);
+/// Returns the existing Secret with its data replaced. Labels and type are kept: the chart creates
+/// an empty Secret with its own labels, and the type of a Secret is immutable.
+fn with_replaced_data(old: Secret, authority: &CertificateAuthority) -> Secret {
+    let fresh = build_secret("", authority);
     let mut metadata = old.metadata;
     let annotations = metadata.annotations.get_or_insert_default();
-    annotations.remove(NEXT_SINCE);
+    annotations.remove(NEXT_SINCE_ANNOTATION);
     annotations.extend(fresh.metadata.annotations.unwrap_or_default());
     Secret { metadata, data: fresh.data, ..old }
 }
 
-fn secret(name: &str, authority: &Authority) -> Secret {
+fn build_secret(name: &str, authority: &CertificateAuthority) -> Secret {
     let entry = |key: &str, text: &str| (key.to_owned(), ByteString(text.as_bytes().to_vec()));
-    let Authority { signing, next, bundle } = authority;
+    let CertificateAuthority { signing, next, bundle } = authority;
     let mut data = BTreeMap::from([
         entry("tls.crt", &signing.certificate),
         entry("tls.key", &signing.key),
@@ -115,7 +141,7 @@ fn secret(name: &str, authority: &Authority) -> Secret {
     if let Some((pair, since)) = next {
         data.extend([entry("next.crt", &pair.certificate), entry("next.key", &pair.key)]);
         let since = since.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-        annotations.insert(NEXT_SINCE.to_owned(), since.to_string());
+        annotations.insert(NEXT_SINCE_ANNOTATION.to_owned(), since.to_string());
     }
     Secret {
         metadata: ObjectMeta {
@@ -135,27 +161,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_holds_all_of_it() {
+    fn an_authority_survives_a_round_trip_through_a_secret() {
         let now = UNIX_EPOCH + Duration::from_millis(1_800_000_000_123);
-        let first = renew(None, &["a.svc".into()], &Lifetimes::default(), now).unwrap().unwrap();
-        let second = Authority { next: Some((first.signing.clone(), now)), ..first.clone() };
+        let first = renew_if_due(None, &["a.svc".into()], &CertificateLifetimes::default(), now)
+            .unwrap()
+            .unwrap();
+        let second =
+            CertificateAuthority { next: Some((first.signing.clone(), now)), ..first.clone() };
         for authority in [first, second] {
-            assert_eq!(read(&secret("n", &authority)), Some(authority));
+            assert_eq!(parse_secret(&build_secret("n", &authority)), Some(authority));
         }
     }
 
     #[test]
-    fn a_secret_of_the_charts_is_filled_and_keeps_what_the_chart_says() {
+    fn an_existing_secret_keeps_its_type_and_labels() {
         let now = UNIX_EPOCH + Duration::from_millis(1_800_000_000_123);
-        let first = renew(None, &["a.svc".into()], &Lifetimes::default(), now).unwrap().unwrap();
+        let first = renew_if_due(None, &["a.svc".into()], &CertificateLifetimes::default(), now)
+            .unwrap()
+            .unwrap();
         let labels = Some([("app.kubernetes.io/managed-by".to_owned(), "Helm".to_owned())].into());
-        let annotations = Some([(NEXT_SINCE.to_owned(), "1".to_owned()), ("a".to_owned(), "b".to_owned())].into());
+        let annotations = Some(
+            [(NEXT_SINCE_ANNOTATION.to_owned(), "1".to_owned()), ("a".to_owned(), "b".to_owned())]
+                .into(),
+        );
         let metadata = ObjectMeta { labels, annotations, ..ObjectMeta::default() };
         let empty = Secret { metadata, type_: Some("Opaque".into()), ..Secret::default() };
-        assert_eq!(read(&empty), None);
-        let filled = refilled(empty.clone(), &first);
+        assert_eq!(parse_secret(&empty), None);
+        let filled = with_replaced_data(empty.clone(), &first);
         assert_eq!(
-            (read(&filled), &filled.type_, &filled.metadata.labels),
+            (parse_secret(&filled), &filled.type_, &filled.metadata.labels),
             (Some(first), &empty.type_, &empty.metadata.labels)
         );
         assert_eq!(filled.metadata.annotations.unwrap().keys().collect::<Vec<_>>(), ["a"]);

@@ -1,4 +1,5 @@
-//! Makes the CA and the leaf. *Pure*, but for randomness and the date.
+//! Generation and inspection of CA and leaf certificates. Pure except for key generation: no
+//! client, no clock, no I/O.
 
 use std::{
     net::IpAddr,
@@ -6,96 +7,112 @@ use std::{
 };
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CidrSubnet, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, NameConstraints,
+    BasicConstraints, CertificateParams, CidrSubnet, DnType, ExtendedKeyUsagePurpose,
+    GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use x509_parser::extensions::GeneralName;
 
-/// How long certificates live. Each is renewed when a third of its life is over: two thirds are left for whatever goes wrong.
+/// Lifetimes of certificates. Each certificate is renewed after a third of its lifetime, which
+/// leaves two thirds for retries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lifetimes {
-    /// The CA's.
+pub struct CertificateLifetimes {
+    /// Lifetime of the CA. Default: 365 days.
     pub ca: Duration,
-    /// A leaf's.
+    /// Lifetime of a leaf. Default: 7 days.
     pub leaf: Duration,
 }
 
-impl Default for Lifetimes {
+impl Default for CertificateLifetimes {
     fn default() -> Self {
         Self { ca: Duration::from_secs(365 * 24 * 3600), leaf: Duration::from_secs(7 * 24 * 3600) }
     }
 }
 
-impl Lifetimes {
-    /// How often certificates are looked at: within the life of a leaf a hundred times, and every 30 s at least.
+impl CertificateLifetimes {
+    /// Returns the interval at which certificates are checked: a hundredth of the lifetime of a
+    /// leaf, between 200 ms and 30 s.
     #[must_use]
-    pub fn check(&self) -> Duration {
+    pub fn check_interval(&self) -> Duration {
         (self.leaf / 100).clamp(Duration::from_millis(200), Duration::from_secs(30))
     }
 
-    /// How long a new CA is published before anything is signed by it: three looks, so that the leader has seen it, the API
-    /// server has it, and one of them may have failed.
+    /// Returns the time for which a new CA is published before it signs leaves: three check
+    /// intervals, one for the leader to read it, one for the API server to receive it, and one for
+    /// a failure.
     #[must_use]
     pub fn overlap(&self) -> Duration {
-        3 * self.check()
+        3 * self.check_interval()
     }
 }
 
-/// Clocks differ: what is made now is valid a little earlier.
-const BACKDATE: Duration = Duration::from_secs(300);
+/// Time by which the start of validity precedes the creation of a certificate, to tolerate clock
+/// skew.
+const CLOCK_SKEW_TOLERANCE: Duration = Duration::from_secs(300);
 
-/// Whether a third of a certificate's life is over, or it cannot be read.
+/// Reports whether a third of the lifetime of a certificate is over, or the certificate cannot be
+/// parsed.
 #[must_use]
 pub fn is_due(certificate: &str, now: SystemTime) -> bool {
     let Ok((begin, end)) = validity(certificate) else { return true };
-    let life = end.duration_since(begin + BACKDATE).unwrap_or_default();
+    let life = end.duration_since(begin + CLOCK_SKEW_TOLERANCE).unwrap_or_default();
     end.duration_since(now).unwrap_or_default() * 3 < life * 2
 }
 
-/// What is wrong with a certificate or key.
+/// Error of generating or parsing a certificate or key.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
-    /// It could not be made.
-    #[error("a certificate could not be made: {0}")]
-    Make(#[from] rcgen::Error),
-    /// It could not be read.
-    #[error("not a PEM certificate or key: {0}")]
+    /// Certificate that could not be generated.
+    #[error("certificate generation failed: {0}")]
+    Generate(#[from] rcgen::Error),
+    /// Certificate or key that could not be parsed.
+    #[error("invalid PEM certificate or key: {0}")]
     Pem(String),
 }
 
-/// A certificate and its key, in PEM. The key is never shown.
+/// Certificate and private key in PEM. The `Debug` output omits the key.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Pair {
-    /// The certificate.
+pub struct CertifiedPair {
+    /// Certificate in PEM.
     pub certificate: String,
-    /// The key.
+    /// Private key in PEM.
     pub key: String,
 }
 
-impl std::fmt::Debug for Pair {
+impl std::fmt::Debug for CertifiedPair {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Pair").field("certificate", &self.certificate).finish_non_exhaustive()
     }
 }
 
 fn backdated(now: SystemTime) -> SystemTime {
-    now.checked_sub(BACKDATE).unwrap_or(now)
+    now.checked_sub(CLOCK_SKEW_TOLERANCE).unwrap_or(now)
 }
 
-/// Makes a CA that may sign for these DNS names and IP addresses only: callers of REST trust it, and whoever gets at its key
-/// must not be able to pass for other hosts.
-pub fn make_ca_for(names: &[String], now: SystemTime, lifetime: Duration) -> Result<Pair, CertificateError> {
-    ca(Some(constraints(names)), now, lifetime)
+/// Generates a CA that may sign for these DNS names and IP addresses only. REST clients trust this
+/// CA, so a stolen key must not allow certificates for other hosts.
+pub fn generate_ca(
+    names: &[String],
+    now: SystemTime,
+    lifetime: Duration,
+) -> Result<CertifiedPair, CertificateError> {
+    generate_ca_with(Some(name_constraints(names)), now, lifetime)
 }
 
-/// Makes a CA without constraints, as earlier versions did.
+/// Generates a CA without name constraints, as earlier versions did.
 #[cfg(test)]
-pub fn make_ca(now: SystemTime, lifetime: Duration) -> Result<Pair, CertificateError> {
-    ca(None, now, lifetime)
+pub fn generate_unconstrained_ca(
+    now: SystemTime,
+    lifetime: Duration,
+) -> Result<CertifiedPair, CertificateError> {
+    generate_ca_with(None, now, lifetime)
 }
 
-fn ca(constraints: Option<NameConstraints>, now: SystemTime, lifetime: Duration) -> Result<Pair, CertificateError> {
+fn generate_ca_with(
+    constraints: Option<NameConstraints>,
+    now: SystemTime,
+    lifetime: Duration,
+) -> Result<CertifiedPair, CertificateError> {
     let key = KeyPair::generate()?;
     let mut params = CertificateParams::new(Vec::new())?;
     params.distinguished_name.push(DnType::CommonName, "prewarmer CA");
@@ -105,15 +122,20 @@ fn ca(constraints: Option<NameConstraints>, now: SystemTime, lifetime: Duration)
     params.not_before = backdated(now).into();
     params.not_after = (now + lifetime).into();
     let certificate = params.self_signed(&key)?;
-    Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
+    Ok(CertifiedPair { certificate: certificate.pem(), key: key.serialize_pem() })
 }
 
-/// Constraints that permit these names. A kind of name of which none is listed would be unconstrained, so all of it is excluded.
-fn constraints(names: &[String]) -> NameConstraints {
+/// Returns name constraints that permit these names. A name type without a listed name would be
+/// unconstrained, so that type is excluded as a whole.
+fn name_constraints(names: &[String]) -> NameConstraints {
     let address = |name: &String| name.parse::<IpAddr>().ok();
     let subtree = |name: &String| match address(name) {
-        Some(IpAddr::V4(ip)) => GeneralSubtree::IpAddress(CidrSubnet::V4(ip.octets(), [u8::MAX; 4])),
-        Some(IpAddr::V6(ip)) => GeneralSubtree::IpAddress(CidrSubnet::V6(ip.octets(), [u8::MAX; 16])),
+        Some(IpAddr::V4(ip)) => {
+            GeneralSubtree::IpAddress(CidrSubnet::V4(ip.octets(), [u8::MAX; 4]))
+        }
+        Some(IpAddr::V6(ip)) => {
+            GeneralSubtree::IpAddress(CidrSubnet::V6(ip.octets(), [u8::MAX; 16]))
+        }
         None => GeneralSubtree::DnsName(name.clone()),
     };
     let mut excluded = Vec::new();
@@ -122,33 +144,39 @@ fn constraints(names: &[String]) -> NameConstraints {
         excluded.push(GeneralSubtree::IpAddress(CidrSubnet::V6([0; 16], [0; 16])));
     }
     if names.iter().all(|name| address(name).is_some()) {
-        // The empty name is the root of all.
+        // The empty DNS name matches all DNS names.
         excluded.push(GeneralSubtree::DnsName(String::new()));
     }
-    NameConstraints { permitted_subtrees: names.iter().map(subtree).collect(), excluded_subtrees: excluded }
+    NameConstraints {
+        permitted_subtrees: names.iter().map(subtree).collect(),
+        excluded_subtrees: excluded,
+    }
 }
 
-/// Returns those of the names that a CA may sign for; all of them where it is not constrained.
-pub fn permitted(ca: &str, names: &[String]) -> Result<Vec<String>, CertificateError> {
-    let Some(permitted) = constraints_of(ca)? else { return Ok(names.to_vec()) };
+/// Returns the names that a CA may sign for: all of them when it has no constraints.
+pub fn permitted_names(ca: &str, names: &[String]) -> Result<Vec<String>, CertificateError> {
+    let Some(permitted) = ca_name_constraints(ca)? else { return Ok(names.to_vec()) };
     Ok(names.iter().filter(|name| permitted.contains(name)).cloned().collect())
 }
 
-/// Returns the names that a CA is constrained to, if it is.
-pub fn constraints_of(ca: &str) -> Result<Option<Vec<String>>, CertificateError> {
+/// Returns the permitted names of a CA, or `None` when it has no constraints.
+pub fn ca_name_constraints(ca: &str) -> Result<Option<Vec<String>>, CertificateError> {
     let wrong = |error: &dyn std::fmt::Display| CertificateError::Pem(error.to_string());
     let der = CertificateDer::from_pem_slice(ca.as_bytes()).map_err(|error| wrong(&error))?;
     let (_, parsed) = x509_parser::parse_x509_certificate(&der).map_err(|error| wrong(&error))?;
     let found = parsed.name_constraints().map_err(|error| wrong(&error))?;
-    let Some(subtrees) = found.and_then(|extension| extension.value.permitted_subtrees.as_ref()) else {
+    let Some(subtrees) = found.and_then(|extension| extension.value.permitted_subtrees.as_ref())
+    else {
         return Ok(None);
     };
     let name = |subtree: &x509_parser::extensions::GeneralSubtree<'_>| match subtree.base {
         GeneralName::DNSName(name) => Some(name.to_owned()),
-        // An address, and a mask of the same length.
+        // An IP address followed by a mask of the same length.
         GeneralName::IPAddress(bytes) => match bytes.len() {
             8 => <[u8; 4]>::try_from(bytes.get(..4)?).ok().map(|ip| IpAddr::from(ip).to_string()),
-            32 => <[u8; 16]>::try_from(bytes.get(..16)?).ok().map(|ip| IpAddr::from(ip).to_string()),
+            32 => {
+                <[u8; 16]>::try_from(bytes.get(..16)?).ok().map(|ip| IpAddr::from(ip).to_string())
+            }
             _ => None,
         },
         _ => None,
@@ -156,11 +184,17 @@ pub fn constraints_of(ca: &str) -> Result<Option<Vec<String>>, CertificateError>
     Ok(Some(subtrees.iter().filter_map(name).collect()))
 }
 
-/// A new leaf for those of these DNS names and IP addresses that the CA may sign for. It does not outlive its CA.
-pub fn make_leaf(ca: &Pair, names: &[String], now: SystemTime, lifetime: Duration) -> Result<Pair, CertificateError> {
+/// Generates a leaf for the DNS names and IP addresses that the CA may sign for. The leaf expires
+/// with its CA at the latest.
+pub fn generate_leaf(
+    ca: &CertifiedPair,
+    names: &[String],
+    now: SystemTime,
+    lifetime: Duration,
+) -> Result<CertifiedPair, CertificateError> {
     let issuer = Issuer::from_ca_cert_pem(&ca.certificate, KeyPair::from_pem(&ca.key)?)?;
     let key = KeyPair::generate()?;
-    let mut params = CertificateParams::new(permitted(&ca.certificate, names)?)?;
+    let mut params = CertificateParams::new(permitted_names(&ca.certificate, names)?)?;
     params.distinguished_name.push(DnType::CommonName, "prewarmer");
     params.use_authority_key_identifier_extension = true;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -168,26 +202,31 @@ pub fn make_leaf(ca: &Pair, names: &[String], now: SystemTime, lifetime: Duratio
     params.not_before = backdated(now).into();
     params.not_after = (now + lifetime.min(time_left(&ca.certificate, now)?)).into();
     let certificate = params.signed_by(&key, &issuer)?;
-    Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
+    Ok(CertifiedPair { certificate: certificate.pem(), key: key.serialize_pem() })
 }
 
-/// How long the first certificate of a PEM is valid from `now`; zero when it is not.
+/// Returns the time from `now` to the expiry of the first certificate of a PEM text; zero when it
+/// has expired.
 pub fn time_left(certificate: &str, now: SystemTime) -> Result<Duration, CertificateError> {
     Ok(validity(certificate)?.1.duration_since(now).unwrap_or_default())
 }
 
-/// Since when, and until when, the first certificate of a PEM is valid.
+/// Returns start and end of the validity of the first certificate of a PEM text.
 fn validity(certificate: &str) -> Result<(SystemTime, SystemTime), CertificateError> {
     let wrong = |error: &dyn std::fmt::Display| CertificateError::Pem(error.to_string());
-    let der = CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(|error| wrong(&error))?;
+    let der =
+        CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(|error| wrong(&error))?;
     let (_, parsed) = x509_parser::parse_x509_certificate(&der).map_err(|error| wrong(&error))?;
-    let time = |stamp: i64| SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(stamp).unwrap_or(0));
+    let time = |stamp: i64| {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(stamp).unwrap_or(0))
+    };
     let validity = parsed.validity();
     Ok((time(validity.not_before.timestamp()), time(validity.not_after.timestamp())))
 }
 
-/// The pair in the form that rustls serves.
-pub fn serving(pair: &Pair) -> Result<rustls::sign::CertifiedKey, CertificateError> {
+/// Converts a pair to the form that rustls serves. Fails when the key does not belong to the
+/// certificate.
+pub fn certified_key(pair: &CertifiedPair) -> Result<rustls::sign::CertifiedKey, CertificateError> {
     let wrong = |error: &dyn std::fmt::Display| CertificateError::Pem(error.to_string());
     let chain = CertificateDer::pem_slice_iter(pair.certificate.as_bytes())
         .collect::<Result<Vec<_>, _>>()
@@ -203,52 +242,63 @@ mod tests {
 
     #[test]
     fn a_leaf_is_served_and_expires() {
-        let (now, lives) = (SystemTime::now(), Lifetimes::default());
+        let (now, lives) = (SystemTime::now(), CertificateLifetimes::default());
         let names = ["prewarmer.infra.svc".to_owned(), "127.0.0.1".to_owned()];
-        let ca = make_ca_for(&names, now, lives.ca).unwrap();
-        let leaf = make_leaf(&ca, &names, now, lives.leaf).unwrap();
-        assert!(serving(&leaf).is_ok());
+        let ca = generate_ca(&names, now, lives.ca).unwrap();
+        let leaf = generate_leaf(&ca, &names, now, lives.leaf).unwrap();
+        assert!(certified_key(&leaf).is_ok());
         let left = time_left(&leaf.certificate, now).unwrap();
         assert!(left + Duration::from_secs(2) > lives.leaf && left <= lives.leaf);
         assert_eq!(time_left(&leaf.certificate, now + 2 * lives.leaf).unwrap(), Duration::ZERO);
         assert!(!is_due(&leaf.certificate, now + lives.leaf / 4));
         assert!(is_due(&leaf.certificate, now + lives.leaf / 2));
-        let long = make_leaf(&ca, &["127.0.0.1".into()], now, 2 * lives.ca).unwrap();
-        assert!(time_left(&long.certificate, now).unwrap() <= lives.ca, "it outlives its CA");
+        let long = generate_leaf(&ca, &["127.0.0.1".into()], now, 2 * lives.ca).unwrap();
+        assert!(time_left(&long.certificate, now).unwrap() <= lives.ca, "the leaf outlives its CA");
     }
 
     #[test]
     fn a_key_of_another_certificate_is_refused() {
         let now = SystemTime::now();
         let names = ["127.0.0.1".to_owned()];
-        let ca = make_ca_for(&names, now, Lifetimes::default().ca).unwrap();
-        let leaf = || make_leaf(&ca, &names, now, Lifetimes::default().leaf).unwrap();
+        let ca = generate_ca(&names, now, CertificateLifetimes::default().ca).unwrap();
+        let leaf =
+            || generate_leaf(&ca, &names, now, CertificateLifetimes::default().leaf).unwrap();
         let (one, other) = (leaf(), leaf());
-        assert!(serving(&Pair { certificate: one.certificate, key: other.key }).is_err());
+        assert!(
+            certified_key(&CertifiedPair { certificate: one.certificate, key: other.key }).is_err()
+        );
         assert!(time_left("nonsense", now).is_err());
     }
 
     #[test]
     fn a_key_is_never_shown() {
-        let ca = make_ca_for(&["a.svc".into()], SystemTime::now(), Lifetimes::default().ca).unwrap();
+        let ca =
+            generate_ca(&["a.svc".into()], SystemTime::now(), CertificateLifetimes::default().ca)
+                .unwrap();
         assert!(!format!("{ca:?}").contains("PRIVATE"));
     }
 
-    /// What rustls says of a leaf for `names` that a CA for `allowed` has signed, as a caller who trusts the CA and calls `host`.
+    /// Verifies with rustls a leaf for `names`, signed by a CA for `allowed`, as a client that
+    /// trusts the CA and connects to `host`.
     fn verify(allowed: &[&str], names: &[&str], host: &str) -> Result<(), rustls::Error> {
         use rustls::{client::danger::ServerCertVerifier, pki_types::UnixTime};
-        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        let (now, lives) = (SystemTime::now(), Lifetimes::default());
-        let ca = make_ca_for(&owned(allowed), now, lives.ca).unwrap();
-        // Signed by a thief, who leaves out what make_leaf asks.
-        let issuer = Issuer::from_ca_cert_pem(&ca.certificate, KeyPair::from_pem(&ca.key).unwrap()).unwrap();
+        let owned =
+            |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let (now, lives) = (SystemTime::now(), CertificateLifetimes::default());
+        let ca = generate_ca(&owned(allowed), now, lives.ca).unwrap();
+        // Signs directly with the CA key, without the check of names when a leaf is generated, as
+        // an attacker would.
+        let issuer =
+            Issuer::from_ca_cert_pem(&ca.certificate, KeyPair::from_pem(&ca.key).unwrap()).unwrap();
         let params = CertificateParams::new(owned(names)).unwrap();
         let leaf = params.signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap();
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(ca.certificate.as_bytes()).unwrap()).unwrap();
         let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let verifier =
-            rustls::client::WebPkiServerVerifier::builder_with_provider(roots.into(), provider).build().unwrap();
+            rustls::client::WebPkiServerVerifier::builder_with_provider(roots.into(), provider)
+                .build()
+                .unwrap();
         let host = rustls::pki_types::ServerName::try_from(host.to_owned()).unwrap();
         verifier.verify_server_cert(leaf.der(), &[], &host, &[], UnixTime::now()).map(|_| ())
     }
@@ -271,11 +321,12 @@ mod tests {
     }
 
     #[test]
-    fn what_a_ca_is_constrained_to_is_read_back() {
+    fn name_constraints_survive_a_round_trip() {
         let names = ["prewarmer.infra.svc", "127.0.0.1", "::1"].map(str::to_owned);
-        let ca = make_ca_for(&names, SystemTime::now(), Lifetimes::default().ca).unwrap();
-        assert_eq!(constraints_of(&ca.certificate).unwrap().unwrap(), names);
+        let ca =
+            generate_ca(&names, SystemTime::now(), CertificateLifetimes::default().ca).unwrap();
+        assert_eq!(ca_name_constraints(&ca.certificate).unwrap().unwrap(), names);
         let more = [names[0].clone(), "new.infra.svc".to_owned()];
-        assert_eq!(permitted(&ca.certificate, &more).unwrap(), names[..1]);
+        assert_eq!(permitted_names(&ca.certificate, &more).unwrap(), names[..1]);
     }
 }

@@ -1,4 +1,4 @@
-//! `/healthz`, `/readyz` and `/metrics`.
+//! Health endpoints: liveness (`/healthz`), readiness (`/readyz`) and metrics (`/metrics`).
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,32 +16,33 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    leader::{HUNG, Heartbeat},
+    leader::{HUNG_AFTER, Heartbeat},
     metrics::Metrics,
 };
 
-/// How often the API server is asked whether it is there, and how long it may take.
-const PROBE: Duration = Duration::from_secs(5);
-/// A replica that has not reached the API server for this long is not ready: what it has in memory may be minutes old, and
-/// another may be better off. Within it, reviews and reads are answered from memory. Upgrades of a control plane and restarts
-/// of an API server take less.
+/// Interval and timeout of the probe of the API server.
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+/// Time without contact to the API server after which a replica is not ready: its caches may be
+/// minutes old, and another replica may have a connection. Until then reviews and reads are
+/// answered from memory. Upgrades of a control plane and restarts of an API server take less time.
 const OUTAGE: Duration = Duration::from_secs(300);
 
-/// Connections at once: a kubelet and a Prometheus or two hold one each. For a further one an idle one is closed, so that
-/// strangers cannot keep them out.
+/// Maximum number of connections. A kubelet and one or two Prometheus servers hold one each. When
+/// the listener is full, an idle connection is closed for a new one, so that other clients cannot
+/// block the probes.
 pub const MAX_CONNECTIONS: usize = 256;
 
-/// Whether the API server answers, and since when it is so.
+/// Reachability of the API server, with the time of its last change.
 #[derive(Debug, Clone, Copy)]
-pub struct Contact {
+pub struct ApiServerContact {
     reachable: bool,
     since: Instant,
 }
 
-impl Contact {
-    /// Before the first answer.
+impl ApiServerContact {
+    /// Returns the state before the first probe: unreachable since now.
     #[must_use]
-    pub fn none() -> Self {
+    pub fn initial() -> Self {
         Self { reachable: false, since: Instant::now() }
     }
 
@@ -50,62 +51,71 @@ impl Contact {
     }
 }
 
-/// What readiness and liveness depend on.
+/// State on which readiness and liveness depend.
 #[derive(Clone)]
-pub struct Health {
-    /// Whether the API server answers.
-    pub kubernetes: watch::Receiver<Contact>,
-    /// Whether this replica leads.
+pub struct HealthState {
+    /// Reachability of the API server.
+    pub kubernetes: watch::Receiver<ApiServerContact>,
+    /// Leadership of this replica.
     pub leads: watch::Receiver<bool>,
-    /// The heartbeat of the leader's work.
+    /// Heartbeat of the controller loop.
     pub heartbeat: Heartbeat,
-    /// The CA, once there is a certificate.
+    /// CA bundle, once there is a serving certificate.
     pub bundle: watch::Receiver<Option<String>>,
-    /// How many caches have their first list: the tasks', which also tells that the custom resources are installed, and those
-    /// of what surrounds workloads.
-    pub caches: watch::Receiver<usize>,
-    /// How many caches there are.
-    pub caches_needed: usize,
-    /// Whether the webhook is registered; awaited only where this replica alone can be called.
+    /// Number of caches with a complete first list: tasks, which requires the custom resource
+    /// definitions, and the cluster context of workloads.
+    pub synced_caches: watch::Receiver<usize>,
+    /// Number of caches that readiness requires.
+    pub required_caches: usize,
+    /// State of the webhook registration. Set only where the API server calls this replica by URL;
+    /// otherwise readiness does not depend on it.
     pub registered: Option<watch::Receiver<bool>>,
-    /// The metrics.
+    /// Metrics of the process.
     pub metrics: Arc<Metrics>,
 }
 
-/// The routes.
-pub fn router(health: Health) -> Router {
+/// Builds the router of the health listener.
+pub fn router(health: HealthState) -> Router {
     Router::new()
-        .route("/healthz", get(live))
-        .route("/readyz", get(ready))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .with_state(health)
 }
 
-/// Fails when this replica leads and its controller hangs. Asks nobody, and takes no lock that is held for longer than a copy.
-async fn live(State(health): State<Health>) -> (StatusCode, String) {
-    match health.heartbeat.age().filter(|age| *age >= HUNG) {
+/// Handles `/healthz`: fails when this replica leads and its controller loop hangs. Sends no
+/// request, and takes only a lock that is held for the duration of a copy.
+async fn healthz(State(health): State<HealthState>) -> (StatusCode, String) {
+    match health.heartbeat.age().filter(|age| *age >= HUNG_AFTER) {
         None => (StatusCode::OK, "ok\n".to_owned()),
         Some(age) => {
-            let text = format!("the controller has completed no round for {} s\n", age.as_secs());
+            let text = format!(
+                "the controller loop has not completed an iteration for {} s\n",
+                age.as_secs()
+            );
             (StatusCode::SERVICE_UNAVAILABLE, text)
         }
     }
 }
 
-/// Ready is what can answer: with a certificate, first lists and, where it matters, a registration. That the API server does
-/// not answer for a while takes nothing from that, and is only reported.
-async fn ready(State(health): State<Health>) -> Response {
+/// Handles `/readyz`: a replica is ready when it has a certificate, the first lists of all caches
+/// and, where required, a registration. An API server that is unreachable for less than [`OUTAGE`]
+/// is reported and does not affect readiness.
+async fn readyz(State(health): State<HealthState>) -> Response {
     let kubernetes = *health.kubernetes.borrow();
     let waiting = [
-        kubernetes.is_lost().then_some("the API server has not answered for minutes"),
-        health.bundle.borrow().is_none().then_some("there is no certificate yet"),
-        (*health.caches.borrow() < health.caches_needed)
-            .then_some("first lists are missing: are the custom resources installed, and may they be read?"),
+        kubernetes.is_lost().then_some("the API server has been unreachable for more than 5 minutes"),
+        health.bundle.borrow().is_none().then_some("no serving certificate yet"),
+        (*health.synced_caches.borrow() < health.required_caches)
+            .then_some("caches are not synced: check that the custom resource definitions are installed and may be listed"),
         health.registered.is_some_and(|r| !*r.borrow()).then_some("the webhook is not registered yet"),
     ];
     let waiting: Vec<&str> = waiting.into_iter().flatten().collect();
-    let (code, status) =
-        if waiting.is_empty() { (StatusCode::OK, "ready") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready") };
+    let (code, status) = if waiting.is_empty() {
+        (StatusCode::OK, "ready")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready")
+    };
     let body = json!({
         "status": status,
         "kubernetes": if kubernetes.reachable { "connected" } else { "unreachable" },
@@ -116,29 +126,34 @@ async fn ready(State(health): State<Health>) -> Response {
     (code, Json(body)).into_response()
 }
 
-async fn metrics(State(health): State<Health>) -> Response {
+async fn metrics(State(health): State<HealthState>) -> Response {
     match health.metrics.encode() {
         Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
 
-/// Asks the API server for its version until `stop`.
-pub async fn probe(client: Client, kubernetes: watch::Sender<Contact>, stop: CancellationToken) {
+/// Probes the API server by its version endpoint until `stop`, and publishes changes of its
+/// reachability.
+pub async fn probe_api_server(
+    client: Client,
+    kubernetes: watch::Sender<ApiServerContact>,
+    stop: CancellationToken,
+) {
     loop {
-        let answer = tokio::time::timeout(PROBE, client.apiserver_version()).await;
+        let answer = tokio::time::timeout(PROBE_INTERVAL, client.apiserver_version()).await;
         let reachable = matches!(answer, Ok(Ok(_)));
         let changed = kubernetes.send_if_modified(|contact| {
             let changed = contact.reachable != reachable;
             if changed {
-                *contact = Contact { reachable, since: Instant::now() };
+                *contact = ApiServerContact { reachable, since: Instant::now() };
             }
             changed
         });
         if changed {
-            tracing::info!(reachable, "API server");
+            tracing::info!(reachable, "API server reachability changed");
         }
-        if stop.run_until_cancelled(tokio::time::sleep(PROBE)).await.is_none() {
+        if stop.run_until_cancelled(tokio::time::sleep(PROBE_INTERVAL)).await.is_none() {
             return;
         }
     }
@@ -152,28 +167,31 @@ mod tests {
     use super::*;
 
     struct Senders {
-        kubernetes: watch::Sender<Contact>,
+        kubernetes: watch::Sender<ApiServerContact>,
         bundle: watch::Sender<Option<String>>,
         caches: watch::Sender<usize>,
     }
 
-    fn health() -> (Health, Senders) {
-        let (kubernetes, bundle, caches) =
-            (watch::Sender::new(Contact::none()), watch::Sender::new(None), watch::Sender::new(0));
-        let health = Health {
+    fn health() -> (HealthState, Senders) {
+        let (kubernetes, bundle, caches) = (
+            watch::Sender::new(ApiServerContact::initial()),
+            watch::Sender::new(None),
+            watch::Sender::new(0),
+        );
+        let health = HealthState {
             kubernetes: kubernetes.subscribe(),
             leads: watch::Sender::new(false).subscribe(),
             heartbeat: Heartbeat::default(),
             bundle: bundle.subscribe(),
-            caches: caches.subscribe(),
-            caches_needed: 2,
+            synced_caches: caches.subscribe(),
+            required_caches: 2,
             registered: None,
             metrics: Arc::new(Metrics::new().unwrap()),
         };
         (health, Senders { kubernetes, bundle, caches })
     }
 
-    async fn ask(health: &Health, path: &str) -> (StatusCode, String) {
+    async fn get_path(health: &HealthState, path: &str) -> (StatusCode, String) {
         let request = Request::get(path).body(axum::body::Body::empty()).unwrap();
         let response = router(health.clone()).oneshot(request).await.unwrap();
         let status = response.status();
@@ -181,52 +199,63 @@ mod tests {
         (status, String::from_utf8_lossy(&body).into_owned())
     }
 
-    async fn waits_for(health: &Health) -> (StatusCode, usize) {
-        let (status, body) = ask(health, "/readyz").await;
+    async fn readiness(health: &HealthState) -> (StatusCode, usize) {
+        let (status, body) = get_path(health, "/readyz").await;
         let body: serde_json::Value = serde_json::from_str(&body).unwrap();
         (status, body["waitingFor"].as_array().unwrap().len())
     }
 
     #[tokio::test]
-    async fn ready_with_all_that_is_needed_and_not_before() {
+    async fn ready_only_with_certificate_and_synced_caches() {
         let (health, senders) = health();
-        assert_eq!(waits_for(&health).await, (StatusCode::SERVICE_UNAVAILABLE, 2));
+        assert_eq!(readiness(&health).await, (StatusCode::SERVICE_UNAVAILABLE, 2));
         senders.bundle.send_replace(Some("ca".into()));
         senders.caches.send_replace(1);
-        assert_eq!(waits_for(&health).await, (StatusCode::SERVICE_UNAVAILABLE, 1));
+        assert_eq!(readiness(&health).await, (StatusCode::SERVICE_UNAVAILABLE, 1));
         senders.caches.send_replace(2);
-        assert_eq!(waits_for(&health).await, (StatusCode::OK, 0));
+        assert_eq!(readiness(&health).await, (StatusCode::OK, 0));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn only_a_long_outage_of_the_api_server_makes_unready() {
+    async fn readiness_fails_only_after_a_long_api_server_outage() {
         let (health, senders) = health();
         senders.bundle.send_replace(Some("ca".into()));
         senders.caches.send_replace(2);
-        senders.kubernetes.send_replace(Contact { reachable: false, since: Instant::now() });
+        senders
+            .kubernetes
+            .send_replace(ApiServerContact { reachable: false, since: Instant::now() });
         tokio::time::advance(OUTAGE.saturating_sub(Duration::from_millis(1))).await;
-        let (status, body) = ask(&health, "/readyz").await;
+        let (status, body) = get_path(&health, "/readyz").await;
         assert_eq!(status, StatusCode::OK);
         assert!(body.contains(r#""kubernetes":"unreachable""#), "{body}");
         tokio::time::advance(Duration::from_millis(1)).await;
-        assert_eq!(waits_for(&health).await, (StatusCode::SERVICE_UNAVAILABLE, 1));
-        senders.kubernetes.send_replace(Contact { reachable: true, since: Instant::now() });
-        assert_eq!(waits_for(&health).await, (StatusCode::OK, 0));
+        assert_eq!(readiness(&health).await, (StatusCode::SERVICE_UNAVAILABLE, 1));
+        senders
+            .kubernetes
+            .send_replace(ApiServerContact { reachable: true, since: Instant::now() });
+        assert_eq!(readiness(&health).await, (StatusCode::OK, 0));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn live_while_the_controller_completes_its_rounds() {
+    async fn liveness_fails_when_the_controller_loop_hangs() {
         let (health, _senders) = health();
         let beating = health.heartbeat.begin();
-        tokio::time::advance(HUNG.saturating_sub(Duration::from_millis(1))).await;
-        assert_eq!(ask(&health, "/healthz").await, (StatusCode::OK, "ok\n".into()));
+        tokio::time::advance(HUNG_AFTER.saturating_sub(Duration::from_millis(1))).await;
+        assert_eq!(get_path(&health, "/healthz").await, (StatusCode::OK, "ok\n".into()));
         tokio::time::advance(Duration::from_millis(1)).await;
-        let hung = "the controller has completed no round for 7 s\n";
-        assert_eq!(ask(&health, "/healthz").await, (StatusCode::SERVICE_UNAVAILABLE, hung.into()));
+        let hung = "the controller loop has not completed an iteration for 7 s\n";
+        assert_eq!(
+            get_path(&health, "/healthz").await,
+            (StatusCode::SERVICE_UNAVAILABLE, hung.into())
+        );
         health.heartbeat.beat();
-        assert_eq!(ask(&health, "/healthz").await.0, StatusCode::OK);
+        assert_eq!(get_path(&health, "/healthz").await.0, StatusCode::OK);
         drop(beating);
-        tokio::time::advance(HUNG * 2).await;
-        assert_eq!(ask(&health, "/healthz").await.0, StatusCode::OK, "a standby does not beat");
+        tokio::time::advance(HUNG_AFTER * 2).await;
+        assert_eq!(
+            get_path(&health, "/healthz").await.0,
+            StatusCode::OK,
+            "a standby has no heartbeat"
+        );
     }
 }

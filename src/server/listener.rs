@@ -1,7 +1,8 @@
-//! Accept loops: TLS for admission and REST, plain for health.
+//! Accept loops: TLS for admission and REST, plain HTTP for health.
 //!
-//! A loop never stops accepting: where there is no room, an idle connection is closed for the new one. Strangers who open
-//! connections and send nothing, send slowly, or do not read what they have asked for, are closed before anybody else is.
+//! A listener never stops accepting: at its limit of connections, an idle connection is evicted for
+//! a new one. Connections of peers that send nothing, send slowly, or do not read their responses
+//! are evicted first.
 
 mod connection;
 mod table;
@@ -18,29 +19,34 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::table::{Place, Times};
-use self::{connection::How, table::Table};
+pub use self::table::{ConnectionSlot, ConnectionTimeouts};
+use self::{connection::ConnectionConfig, table::ConnectionTable};
 
-/// A peer that has not finished its handshake by then is no client.
-const HANDSHAKE: Duration = Duration::from_secs(5);
-/// A peer that has not sent the head of its first request by then is no client.
-const FIRST: Duration = Duration::from_secs(5);
-/// How long a connection may be idle between two requests. Longer than the 60 s for which proxies and load balancers keep idle
-/// ones, so that they close first: a connection that is closed just as its next request is sent makes that request fail.
-const IDLE: Duration = Duration::from_secs(75);
-/// A peer that takes nothing of its answer for so long is gone.
-const STALLED: Duration = Duration::from_secs(30);
-/// Connections at once. An API server holds a few; a thousand of 40 KB each are 40 MB at the worst, and a thousand silent ones 1 MB.
+/// Timeout of the TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Timeout of the head of the first request.
+const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Idle timeout between two requests. It is longer than the 60 s for which proxies and load
+/// balancers keep idle connections, so that they close first: a request that is sent while the
+/// server closes the connection fails.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+/// Timeout of a response of which the peer reads nothing.
+const STALLED_TIMEOUT: Duration = Duration::from_secs(30);
+/// Default maximum number of connections. An API server holds a few. A thousand connections use at
+/// most 40 MB (40 KB each), a thousand silent ones 1 MB.
 pub const MAX_CONNECTIONS: usize = 1000;
-/// Requests under way at shutdown get this long: longer than the webhook's own time-out.
-const DRAIN: Duration = Duration::from_secs(10);
-/// After an error of accept (no file descriptors left, say) the loop pauses instead of spinning.
+/// Time limit of the drain at shutdown for requests in progress; longer than the timeout of the
+/// webhook.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause after a failed `accept`, for example without free file descriptors, so that the loop does
+/// not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// A silent peer is probed after so long, so often, and so many times: one that vanished without a word is noticed within a
-/// minute, and its connection takes no place any more.
+/// TCP keepalive: idle time before the first probe, interval of probes, and number of probes. A
+/// peer that disappeared is detected within a minute, which frees its slot.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(30), Duration::from_secs(10), 3);
 
-/// TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1. With `clients`, callers without a certificate that it verifies are refused.
+/// Builds the TLS configuration: TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1. With `clients`, handshakes
+/// without a client certificate that it accepts fail.
 pub fn tls_config(
     resolver: Arc<dyn ResolvesServerCert>,
     clients: Option<Arc<dyn ClientCertVerifier>>,
@@ -57,104 +63,137 @@ pub fn tls_config(
     Ok(config)
 }
 
-/// What is served, and how.
-pub struct Serving {
-    /// Plain HTTP/1.1 without. With it, the handshake (ALPN) chooses between HTTP/2 and HTTP/1.1.
+/// Configuration of a listener.
+pub struct ListenerConfig {
+    /// TLS configuration. With it, ALPN selects HTTP/2 or HTTP/1.1; without it, the listener serves
+    /// plain HTTP/1.1.
     pub tls: Option<ServerConfig>,
-    /// Connections are closed, between requests, when they are this old, and up to a tenth more at random: so callers that
-    /// keep theirs for ever come to all replicas. None: never.
+    /// Age at which connections are closed, between requests, plus up to a tenth at random, so that
+    /// long-lived clients are distributed over all replicas. `None`: unlimited.
     pub max_age: Option<Duration>,
-    /// Connections at once; for a further one an idle one is closed.
+    /// Maximum number of connections. Beyond it an idle connection is evicted for a new one.
     pub max_connections: usize,
-    /// Of these, how many one address may have, in percent. Behind a Service or an Ingress many callers share one address.
-    pub per_peer: u8,
-    /// How long a connection may do nothing.
-    pub times: Times,
+    /// Share of `max_connections` for one peer address, in percent. Behind a Service or an Ingress
+    /// many clients have the same address.
+    pub peer_share_percent: u8,
+    /// Timeouts of a connection without activity.
+    pub timeouts: ConnectionTimeouts,
 }
 
-impl Default for Serving {
+impl Default for ListenerConfig {
     fn default() -> Self {
-        let times = Times { first: FIRST, idle: IDLE, stalled: STALLED };
-        Self { tls: None, max_age: None, max_connections: MAX_CONNECTIONS, per_peer: 50, times }
+        let times = ConnectionTimeouts {
+            first_request: FIRST_REQUEST_TIMEOUT,
+            idle: IDLE_TIMEOUT,
+            stalled: STALLED_TIMEOUT,
+        };
+        Self {
+            tls: None,
+            max_age: None,
+            max_connections: MAX_CONNECTIONS,
+            peer_share_percent: 50,
+            timeouts: times,
+        }
     }
 }
 
-/// Serves until `stop`, then lets requests under way end.
-pub async fn serve(listener: TcpListener, how: Serving, router: Router, stop: CancellationToken) {
-    let Serving { tls, max_age, max_connections, per_peer, times } = how;
+/// Serves until `stop`, then drains requests in progress for 10 s at most.
+pub async fn serve(
+    listener: TcpListener,
+    how: ListenerConfig,
+    router: Router,
+    stop: CancellationToken,
+) {
+    let ListenerConfig {
+        tls,
+        max_age,
+        max_connections,
+        peer_share_percent: per_peer,
+        timeouts: times,
+    } = how;
     let acceptor = tls.map(|config| TlsAcceptor::from(Arc::new(config)));
     let connections = TaskTracker::new();
     let share = max_connections.saturating_mul(usize::from(per_peer)) / 100;
-    let table = Table::new(max_connections, share);
-    let how = How { router, times, max_age, stop: stop.clone() };
+    let table = ConnectionTable::new(max_connections, share);
+    let how = ConnectionConfig { router, timeouts: times, max_age, stop: stop.clone() };
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
-                // Without a file descriptor there is no connection; those of idle ones are of more use.
-                table.shrink();
+                // The process may have no free file descriptors: evict idle connections to release
+                // some.
+                table.evict_idle();
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
         let Some(place) = table.admit(peer.ip()) else {
-            tracing::debug!(%peer, "a connection was refused: there is no room, or its address has too many");
+            tracing::debug!(%peer, "connection refused: the connection limit of the listener or of the peer address is reached");
             continue;
         };
         let (acceptor, how) = (acceptor.clone(), how.clone());
         connections.spawn(async move {
-            // The state of TLS and HTTP (11 KB) is allocated when the peer has sent something; a silent connection takes 1 KB.
-            let result = match first_byte(&stream, &how, &place).await {
-                Ok(()) => Box::pin(connect(stream, peer, acceptor, how, &place)).await,
+            // TLS and HTTP state (11 KB) is allocated after the first byte. A silent connection
+            // uses 1 KB.
+            let result = match wait_for_first_byte(&stream, &how, &place).await {
+                Ok(()) => Box::pin(serve_connection(stream, peer, acceptor, how, &place)).await,
                 Err(error) => Err(error),
             };
             if let Err(error) = result {
-                tracing::debug!(%error, %peer, "a connection ended early");
+                tracing::debug!(%error, %peer, "connection ended with an error");
             }
         });
     }
     connections.close();
-    if tokio::time::timeout(DRAIN, connections.wait()).await.is_err() {
-        tracing::warn!("connections were still open at shutdown");
+    if tokio::time::timeout(DRAIN_TIMEOUT, connections.wait()).await.is_err() {
+        tracing::warn!("the drain timed out: connections are still open at shutdown");
     }
 }
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+type ConnectionError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Sends without delay, and finds peers that vanished.
-fn prepare(stream: &TcpStream) -> io::Result<()> {
+/// Sets `TCP_NODELAY` and TCP keepalive.
+fn configure_socket(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let (time, interval, retries) = KEEPALIVE;
-    let keepalive = TcpKeepalive::new().with_time(time).with_interval(interval).with_retries(retries);
+    let keepalive =
+        TcpKeepalive::new().with_time(time).with_interval(interval).with_retries(retries);
     SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }
 
-/// Waits until the peer has sent its first byte. Peeks, because `readable` returns once before anything has arrived.
-async fn first_byte(stream: &TcpStream, how: &How, place: &Place) -> Result<(), Failure> {
-    prepare(stream)?;
+/// Waits until the peer has sent its first byte. Uses `peek`, because `readable` returns once
+/// before data has arrived.
+async fn wait_for_first_byte(
+    stream: &TcpStream,
+    how: &ConnectionConfig,
+    place: &ConnectionSlot,
+) -> Result<(), ConnectionError> {
+    configure_socket(stream)?;
     let mut byte = [0];
     tokio::select! {
-        read = tokio::time::timeout(how.times.first, stream.peek(&mut byte)) => {
+        read = tokio::time::timeout(how.timeouts.first_request, stream.peek(&mut byte)) => {
             match read.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?? {
                 0 => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
                 _ => Ok(()),
             }
         }
-        () = place.connection().evicted() => Err("its place was needed before its first byte".into()),
-        () = how.stop.cancelled() => Err("the server stopped before its first byte".into()),
+        () = place.connection().evicted() => Err("evicted before the first byte".into()),
+        () = how.stop.cancelled() => Err("the server stopped before the first byte".into()),
     }
 }
 
-/// Does the handshake, where there is TLS, and serves the connection.
-async fn connect(
+/// Performs the handshake, if TLS is configured, and serves the connection.
+async fn serve_connection(
     stream: TcpStream,
     peer: SocketAddr,
     acceptor: Option<TlsAcceptor>,
-    how: How,
-    place: &Place,
-) -> Result<(), Failure> {
-    let Some(acceptor) = acceptor else { return connection::serve(stream, peer, false, how, place).await };
+    how: ConnectionConfig,
+    place: &ConnectionSlot,
+) -> Result<(), ConnectionError> {
+    let Some(acceptor) = acceptor else {
+        return connection::serve(stream, peer, false, how, place).await;
+    };
     let stream = handshake(&acceptor, stream, place).await?;
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     connection::serve(stream, peer, http2, how, place).await
@@ -163,13 +202,13 @@ async fn connect(
 async fn handshake(
     acceptor: &TlsAcceptor,
     stream: TcpStream,
-    place: &Place,
-) -> Result<tokio_rustls::server::TlsStream<TcpStream>, Failure> {
+    place: &ConnectionSlot,
+) -> Result<tokio_rustls::server::TlsStream<TcpStream>, ConnectionError> {
     tokio::select! {
-        handshake = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)) => {
+        handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)) => {
             Ok(handshake.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??)
         }
-        () = place.connection().evicted() => Err("its place was needed during the handshake".into()),
+        () = place.connection().evicted() => Err("evicted during the handshake".into()),
     }
 }
 
@@ -192,21 +231,27 @@ mod tests {
 
     use super::*;
     use crate::server::{
-        certificates::{Lifetimes, make_ca, make_leaf, serving},
-        keeper::Current,
+        certificates::{
+            CertificateLifetimes, certified_key, generate_leaf, generate_unconstrained_ca,
+        },
+        rotator::CertResolver,
     };
 
-    /// Swaps in a leaf of a new CA; the CA.
-    fn swap(current: &Current) -> String {
+    /// Replaces the served leaf with one of a new CA and returns the CA.
+    fn replace_certificate(current: &CertResolver) -> String {
         let now = SystemTime::now();
-        let lives = Lifetimes::default();
-        let ca = make_ca(now, lives.ca).unwrap();
-        let leaf = make_leaf(&ca, &["127.0.0.1".into()], now, lives.leaf).unwrap();
-        current.store(serving(&leaf).unwrap());
+        let lives = CertificateLifetimes::default();
+        let ca = generate_unconstrained_ca(now, lives.ca).unwrap();
+        let leaf = generate_leaf(&ca, &["127.0.0.1".into()], now, lives.leaf).unwrap();
+        current.store(certified_key(&leaf).unwrap());
         ca.certificate
     }
 
-    async fn get(address: &str, ca: &str, version: &'static SupportedProtocolVersion) -> Result<String, Failure> {
+    async fn get(
+        address: &str,
+        ca: &str,
+        version: &'static SupportedProtocolVersion,
+    ) -> Result<String, ConnectionError> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(ca.as_bytes())?)?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -215,8 +260,9 @@ mod tests {
             .with_root_certificates(roots)
             .with_no_client_auth();
         let stream = TcpStream::connect(address).await?;
-        let mut stream =
-            TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("127.0.0.1")?, stream).await?;
+        let mut stream = TlsConnector::from(Arc::new(config))
+            .connect(ServerName::try_from("127.0.0.1")?, stream)
+            .await?;
         stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await?;
         let mut text = String::new();
         stream.read_to_string(&mut text).await?;
@@ -224,44 +270,57 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn both_versions_are_served_and_a_certificate_is_swapped_under_way() {
-        let current = Arc::new(Current::default());
-        let first = swap(&current);
+    async fn both_tls_versions_are_served_and_a_certificate_is_replaced_while_serving() {
+        let current = Arc::new(CertResolver::default());
+        let first = replace_certificate(&current);
         let stop = CancellationToken::new();
-        let resolver: Arc<dyn ResolvesServerCert> = Arc::<Current>::clone(&current);
-        let how = Serving { tls: Some(tls_config(resolver, None).unwrap()), ..Serving::default() };
+        let resolver: Arc<dyn ResolvesServerCert> = Arc::<CertResolver>::clone(&current);
+        let how = ListenerConfig {
+            tls: Some(tls_config(resolver, None).unwrap()),
+            ..ListenerConfig::default()
+        };
         let (address, server) = start(how, &stop).await;
         for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
             assert!(get(&address, &first, version).await.unwrap().ends_with("hello"));
         }
-        let second = swap(&current);
+        let second = replace_certificate(&current);
         assert!(get(&address, &second, &rustls::version::TLS13).await.unwrap().ends_with("hello"));
-        assert!(get(&address, &first, &rustls::version::TLS13).await.is_err(), "the old CA is still served");
+        assert!(
+            get(&address, &first, &rustls::version::TLS13).await.is_err(),
+            "the old CA is still served"
+        );
         stop.cancel();
         server.await.unwrap();
-        assert!(TcpStream::connect(&address).await.is_err(), "it still listens");
+        assert!(
+            TcpStream::connect(&address).await.is_err(),
+            "the listener still accepts connections"
+        );
     }
 
-    /// A listener that says hello; its address, and its end.
-    async fn start(how: Serving, stop: &CancellationToken) -> (String, JoinHandle<()>) {
+    /// Starts a listener that responds with `hello`; returns its address and its task.
+    async fn start(how: ListenerConfig, stop: &CancellationToken) -> (String, JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let router = Router::new().route("/", axum::routing::get(async || "hello"));
         (address, tokio::spawn(serve(listener, how, router, stop.clone())))
     }
 
-    /// What arrives until there is a pause.
+    /// Reads once from the stream, for 2 s at most.
     async fn read(stream: &mut TcpStream) -> String {
         let mut text = vec![0; 4096];
-        let length = tokio::time::timeout(Duration::from_secs(2), stream.read(&mut text)).await.unwrap().unwrap();
+        let length = tokio::time::timeout(Duration::from_secs(2), stream.read(&mut text))
+            .await
+            .unwrap()
+            .unwrap();
         String::from_utf8_lossy(&text[..length]).into_owned()
     }
 
     #[tokio::test]
-    async fn an_old_connection_is_closed_behind_a_response() {
+    async fn an_old_connection_is_closed_after_a_response() {
         let stop = CancellationToken::new();
         let max_age = Some(Duration::from_millis(200));
-        let (address, _) = start(Serving { max_age, ..Serving::default() }, &stop).await;
+        let (address, _) =
+            start(ListenerConfig { max_age, ..ListenerConfig::default() }, &stop).await;
         let mut stream = TcpStream::connect(&address).await.unwrap();
         let request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
         stream.write_all(request).await.unwrap();
@@ -270,30 +329,34 @@ mod tests {
         stream.write_all(request).await.unwrap();
         let last = read(&mut stream).await;
         assert!(last.starts_with("HTTP/1.1 200") && last.contains("connection: close"), "{last}");
-        assert_eq!(read(&mut stream).await, "", "it is still open");
+        assert_eq!(read(&mut stream).await, "", "the connection is still open");
         stop.cancel();
     }
 
     #[tokio::test]
-    async fn a_head_that_does_not_come_is_not_waited_for() {
+    async fn an_incomplete_request_head_times_out() {
         let stop = CancellationToken::new();
-        let (address, _) = start(Serving::default(), &stop).await;
+        let (address, _) = start(ListenerConfig::default(), &stop).await;
         let mut stream = TcpStream::connect(&address).await.unwrap();
         stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: ").await.unwrap();
         let mut rest = Vec::new();
-        let end = tokio::time::timeout(FIRST * 3, stream.read_to_end(&mut rest)).await;
+        let end =
+            tokio::time::timeout(FIRST_REQUEST_TIMEOUT * 3, stream.read_to_end(&mut rest)).await;
         assert!(end.is_ok(), "the connection is still open");
         stop.cancel();
     }
 
     #[tokio::test]
-    async fn callers_without_the_right_certificate_are_refused() {
-        let current = Arc::new(Current::default());
-        let ca = swap(&current);
+    async fn clients_without_a_valid_certificate_are_refused() {
+        let current = Arc::new(CertResolver::default());
+        let ca = replace_certificate(&current);
         let stop = CancellationToken::new();
-        let clients = crate::server::clients::verifier(&ca, &[]).unwrap();
-        let resolver: Arc<dyn ResolvesServerCert> = Arc::<Current>::clone(&current);
-        let how = Serving { tls: Some(tls_config(resolver, Some(clients)).unwrap()), ..Serving::default() };
+        let clients = crate::server::client_certs::build_verifier(&ca, &[]).unwrap();
+        let resolver: Arc<dyn ResolvesServerCert> = Arc::<CertResolver>::clone(&current);
+        let how = ListenerConfig {
+            tls: Some(tls_config(resolver, Some(clients)).unwrap()),
+            ..ListenerConfig::default()
+        };
         let (address, _) = start(how, &stop).await;
         for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
             assert!(!get(&address, &ca, version).await.is_ok_and(|text| text.ends_with("hello")));

@@ -1,17 +1,17 @@
-//! Listeners, TLS, certificates, registration, health.
+//! Listeners, TLS, certificates, webhook registration and health endpoints.
 //!
-//! In: routers and settings. Out: bytes on sockets, a Secret with our CA, a
-//! `ValidatingWebhookConfiguration`. Knows nothing of images and tasks; may
-//! call `webhook::registration`.
+//! Inputs: routers and settings. Outputs: responses on sockets, a Secret with the CA, and a
+//! `ValidatingWebhookConfiguration`. The module does not depend on images or tasks; it may call
+//! `webhook::registration`.
 
 pub mod authority;
 pub mod budget;
 pub mod ca_store;
 pub mod certificates;
-pub mod clients;
-pub mod files;
+pub mod client_certs;
+pub mod file_limits;
 pub mod health;
-pub mod keeper;
 pub mod listener;
 pub mod overlap;
 pub mod registration;
+pub mod rotator;

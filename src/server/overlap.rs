@@ -1,83 +1,104 @@
-//! Other installations that look at the same namespaces: two would make and work on the same tasks, and each would count the
-//! other's workers as its own.
+//! Detection of other installations that watch the same namespaces. Two such installations create
+//! and process the same tasks, and each counts the workers of the other as its own.
 
 use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use kube::{Api, Client, ResourceExt, api::ListParams};
 
-/// Label of the configurations of all installations, by the chart and by the server.
-const OURS: &str = "app.kubernetes.io/part-of=prewarmer";
-/// The webhook whose selector says which namespaces an installation looks at.
-const TASKS: &str = "tasks.prewarm.io";
-/// By this label every namespace can be selected by name.
+/// Label selector of the webhook configurations of all installations. Chart and server set the
+/// label.
+const INSTALLATION_SELECTOR: &str = "app.kubernetes.io/part-of=prewarmer";
+/// Name of the webhook whose namespace selector contains the namespace scope of an installation.
+const TASK_WEBHOOK: &str = "tasks.prewarm.io";
+/// Label of every namespace with its name as the value.
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
-/// An older installation that looks at the same namespaces.
+/// Older installation that watches the same namespaces.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Overlap {
-    /// The name of its webhook configuration.
+pub struct InstallationOverlap {
+    /// Name of its webhook configuration.
     configuration: String,
-    /// The only namespace that it looks at; all without.
+    /// Namespace that it watches; `None`: all namespaces.
     namespace: Option<String>,
 }
 
-impl std::fmt::Display for Overlap {
+impl std::fmt::Display for InstallationOverlap {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let where_ =
-            self.namespace.as_deref().map_or_else(|| "all namespaces".into(), |name| format!("namespace {name}"));
+        let where_ = self
+            .namespace
+            .as_deref()
+            .map_or_else(|| "all namespaces".into(), |name| format!("namespace {name}"));
         write!(
             f,
-            "another installation looks at {where_} already (ValidatingWebhookConfiguration {0}), and both would work on the same \
-             tasks: give each its own namespace by --watch-namespace, uninstall one of them (where only its configuration is left: \
+            "another installation watches {where_} already (ValidatingWebhookConfiguration {0}), and both would process the same \
+             tasks: set a different --watch-namespace for each, uninstall one of them (if only its configuration is left: \
              kubectl delete validatingwebhookconfiguration {0}), or set --allow-overlap=true",
             self.configuration
         )
     }
 }
 
-/// Asks whether an installation that is older than the one of this name looks at the same namespaces. Where the question is not
-/// answered there is no reason not to start.
-pub async fn find(client: &Client, own: &str, watched: Option<&str>) -> Option<Overlap> {
+/// Searches for an installation that watches the same namespaces and is older than the one named
+/// `own`. Returns `None` also where the configurations cannot be listed: that does not prevent the
+/// start.
+pub async fn find_older_installation(
+    client: &Client,
+    own: &str,
+    watched: Option<&str>,
+) -> Option<InstallationOverlap> {
     let api = Api::<ValidatingWebhookConfiguration>::all(client.clone());
-    match api.list(&ListParams::default().labels(OURS)).await {
-        Ok(list) => overlap(&list.items, own, watched),
+    match api.list(&ListParams::default().labels(INSTALLATION_SELECTOR)).await {
+        Ok(list) => older_overlapping(&list.items, own, watched),
         Err(error) => {
-            tracing::warn!(%error, "other installations could not be looked for: does another one look at the same namespaces?");
+            tracing::warn!(%error, "webhook configurations could not be listed: overlap with other installations is not checked");
             None
         }
     }
 }
 
-/// The older one of two goes on, so that a newcomer cannot stop it by being there.
-fn overlap(all: &[ValidatingWebhookConfiguration], own: &str, watched: Option<&str>) -> Option<Overlap> {
-    let age = |one: &ValidatingWebhookConfiguration| (one.creation_timestamp().map(|time| time.0), one.name_any());
+/// Returns an older installation with an overlapping namespace scope. Only older ones count, so
+/// that a new installation cannot stop an existing one.
+fn older_overlapping(
+    all: &[ValidatingWebhookConfiguration],
+    own: &str,
+    watched: Option<&str>,
+) -> Option<InstallationOverlap> {
+    let age = |one: &ValidatingWebhookConfiguration| {
+        (one.creation_timestamp().map(|time| time.0), one.name_any())
+    };
     let ours = all.iter().find(|one| one.name_any() == own).map(age);
-    let is_older = |other: &&ValidatingWebhookConfiguration| ours.as_ref().is_none_or(|ours| age(other) < *ours);
+    let is_older = |other: &&ValidatingWebhookConfiguration| {
+        ours.as_ref().is_none_or(|ours| age(other) < *ours)
+    };
     all.iter().filter(|one| one.name_any() != own).filter(is_older).find_map(|other| {
         let scope = scope_of(other)?;
         let namespace = match scope {
-            Scope::Cluster => None,
-            Scope::Namespace(name) => Some(name),
+            InstallationScope::Cluster => None,
+            InstallationScope::Namespace(name) => Some(name),
         };
         let same = namespace.is_none() || watched.is_none() || namespace.as_deref() == watched;
-        same.then(|| Overlap { configuration: other.name_any(), namespace })
+        same.then(|| InstallationOverlap { configuration: other.name_any(), namespace })
     })
 }
 
-/// The namespaces that an installation looks at.
-enum Scope {
+/// Namespace scope of an installation.
+enum InstallationScope {
     Cluster,
     Namespace(String),
 }
 
-/// Reads the scope of an installation. `None`: no server has filled the configuration yet.
-fn scope_of(configuration: &ValidatingWebhookConfiguration) -> Option<Scope> {
-    let webhook = configuration.webhooks.iter().flatten().find(|webhook| webhook.name == TASKS)?;
-    let expressions =
-        webhook.namespace_selector.iter().flat_map(|selector| selector.match_expressions.iter().flatten());
+/// Parses the namespace scope from a webhook configuration. Returns `None` when no server has
+/// filled the configuration yet.
+fn scope_of(configuration: &ValidatingWebhookConfiguration) -> Option<InstallationScope> {
+    let webhook =
+        configuration.webhooks.iter().flatten().find(|webhook| webhook.name == TASK_WEBHOOK)?;
+    let expressions = webhook
+        .namespace_selector
+        .iter()
+        .flat_map(|selector| selector.match_expressions.iter().flatten());
     let named = expressions
         .filter(|expression| expression.key == NAME_LABEL && expression.operator == "In")
         .find_map(|expression| expression.values.iter().flatten().next());
-    Some(named.cloned().map_or(Scope::Cluster, Scope::Namespace))
+    Some(named.cloned().map_or(InstallationScope::Cluster, InstallationScope::Namespace))
 }
 
 #[cfg(test)]
@@ -90,25 +111,40 @@ mod tests {
     use crate::{
         config::{Cli, Command, PolicySettings},
         serve::policy,
-        webhook::registration::{Address, Registration, webhook_configuration},
+        webhook::registration::{Registration, WebhookAddress, webhook_configuration},
     };
 
-    /// As a server of this name registers itself, `seconds` after the first.
-    fn registered(name: &str, watched: Option<&str>, seconds: i64) -> ValidatingWebhookConfiguration {
+    /// Returns the configuration that a server of this name registers, created at an offset of
+    /// `seconds`.
+    fn registered(
+        name: &str,
+        watched: Option<&str>,
+        seconds: i64,
+    ) -> ValidatingWebhookConfiguration {
         use clap::Parser;
-        let Command::Extract(args) = Cli::parse_from(["prewarmer", "extract", "-f", "-"]).command else {
+        let Command::Extract(args) = Cli::parse_from(["prewarmer", "extract", "-f", "-"]).command
+        else {
             panic!("extract")
         };
-        let policy = Arc::new(policy(PolicySettings::check(&args.policy).unwrap(), "prewarmer", watched));
-        let registration = Registration { name: name.into(), address: Address::Url("https://x".into()), timeout: 1 };
+        let policy =
+            Arc::new(policy(PolicySettings::check(&args.policy).unwrap(), "prewarmer", watched));
+        let registration = Registration {
+            name: name.into(),
+            address: WebhookAddress::Url("https://x".into()),
+            timeout_seconds: 1,
+        };
         let mut configuration = webhook_configuration(&registration, b"ca", &policy);
         let time = k8s_openapi::jiff::Timestamp::from_second(1_800_000_000 + seconds).unwrap();
         configuration.metadata.creation_timestamp = Some(Time(time));
         configuration
     }
 
-    fn found(all: &[ValidatingWebhookConfiguration], own: &str, watched: Option<&str>) -> Option<String> {
-        overlap(all, own, watched).map(|overlap| overlap.configuration)
+    fn overlapping_name(
+        all: &[ValidatingWebhookConfiguration],
+        own: &str,
+        watched: Option<&str>,
+    ) -> Option<String> {
+        older_overlapping(all, own, watched).map(|overlap| overlap.configuration)
     }
 
     #[test]
@@ -121,25 +157,39 @@ mod tests {
             (Some("shop"), Some("bank"), false),
         ] {
             let all = [registered("a", first, 0), registered("b", second, 1)];
-            assert_eq!(found(&all, "b", second).is_some(), overlaps, "{first:?} {second:?}");
-            assert_eq!(found(&all, "a", first), None, "the older one goes on");
-            assert_eq!(found(&all[..1], "b", second).is_some(), overlaps, "it has no configuration yet");
+            assert_eq!(
+                overlapping_name(&all, "b", second).is_some(),
+                overlaps,
+                "{first:?} {second:?}"
+            );
+            assert_eq!(overlapping_name(&all, "a", first), None, "the older installation starts");
+            assert_eq!(
+                overlapping_name(&all[..1], "b", second).is_some(),
+                overlaps,
+                "the newer installation has no configuration yet"
+            );
         }
     }
 
     #[test]
-    fn what_nobody_has_filled_looks_at_nothing() {
+    fn an_empty_configuration_does_not_overlap() {
         let mut empty = registered("a", None, 0);
         empty.webhooks = None;
-        assert_eq!(found(&[empty], "b", None), None);
+        assert_eq!(overlapping_name(&[empty], "b", None), None);
     }
 
     #[test]
-    fn it_is_said_what_is_there_and_what_to_do() {
-        let text = overlap(&[registered("prewarmer", None, 0)], "prewarmer-b", Some("shop")).unwrap().to_string();
-        for word in
-            ["all namespaces", "ValidatingWebhookConfiguration prewarmer)", "--watch-namespace", "--allow-overlap=true"]
-        {
+    fn the_message_names_the_installation_and_the_remedies() {
+        let text =
+            older_overlapping(&[registered("prewarmer", None, 0)], "prewarmer-b", Some("shop"))
+                .unwrap()
+                .to_string();
+        for word in [
+            "all namespaces",
+            "ValidatingWebhookConfiguration prewarmer)",
+            "--watch-namespace",
+            "--allow-overlap=true",
+        ] {
             assert!(text.contains(word), "{word}: {text}");
         }
     }

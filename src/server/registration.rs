@@ -1,4 +1,5 @@
-//! Has the API server call us, and keeps it so.
+//! Registration of the webhook: applies the `ValidatingWebhookConfiguration` and repairs drift
+//! while this replica leads.
 
 use std::time::Duration;
 
@@ -10,18 +11,20 @@ use kube::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// How often drift is repaired; applying what is so already writes nothing.
-const REPAIR: Duration = Duration::from_secs(30);
-/// After a failure.
-const RETRY: Duration = Duration::from_secs(2);
-/// The field manager of our applies.
-const MANAGER: &str = "prewarmer";
-/// At shutdown, the removal may take this long.
-const REMOVAL: Duration = Duration::from_secs(3);
+/// Interval at which the configuration is applied again to repair drift. An unchanged apply writes
+/// nothing.
+const REAPPLY_INTERVAL: Duration = Duration::from_secs(30);
+/// Retry interval after a failed apply.
+const RETRY_INTERVAL: Duration = Duration::from_secs(2);
+/// Field manager of server-side apply.
+const FIELD_MANAGER: &str = "prewarmer";
+/// Time limit of the deletion at shutdown.
+const DELETE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Registers while this replica leads, with the CA that `bundle` tells. `registered` tells when it is done. With `remove`,
-/// the configuration goes at the end: by URL, nobody listens there any more.
-pub async fn keep(
+/// Applies the configuration while this replica leads, with the CA bundle of `bundle`, and
+/// publishes success to `registered`. With `remove`, deletes the configuration at shutdown: a
+/// webhook that is registered by URL has no other replica behind it.
+pub async fn run(
     client: Client,
     desired: impl Fn(&[u8]) -> ValidatingWebhookConfiguration,
     mut bundle: watch::Receiver<Option<String>>,
@@ -34,22 +37,22 @@ pub async fn keep(
     let mut applied = None;
     while !stop.is_cancelled() {
         let ca = bundle.borrow_and_update().clone();
-        let mut pause = REPAIR;
+        let mut pause = REAPPLY_INTERVAL;
         if let Some(ca) = ca.filter(|_| *leads.borrow_and_update()) {
             let configuration = desired(ca.as_bytes());
             let name = configuration.metadata.name.clone().unwrap_or_default();
-            let params = PatchParams::apply(MANAGER).force();
+            let params = PatchParams::apply(FIELD_MANAGER).force();
             match api.patch(&name, &params, &Patch::Apply(&configuration)).await {
                 Ok(_) => {
                     if applied.is_none() {
-                        tracing::info!(name, "registered with the API server");
+                        tracing::info!(name, "webhook registered with the API server");
                     }
                     applied = Some(name);
                     registered.send_replace(true);
                 }
                 Err(error) => {
-                    tracing::warn!(name, %error, "the webhook configuration could not be applied; trying again");
-                    pause = RETRY;
+                    tracing::warn!(name, %error, "the webhook configuration could not be applied; it is retried");
+                    pause = RETRY_INTERVAL;
                 }
             }
         }
@@ -63,8 +66,11 @@ pub async fn keep(
     if let Some(name) = applied.filter(|_| remove) {
         let params = DeleteParams::default();
         let removal = api.delete(&name, &params);
-        if !matches!(tokio::time::timeout(REMOVAL, removal).await, Ok(Ok(_))) {
-            tracing::warn!(name, "the webhook configuration stays behind; it fails open");
+        if !matches!(tokio::time::timeout(DELETE_TIMEOUT, removal).await, Ok(Ok(_))) {
+            tracing::warn!(
+                name,
+                "the webhook configuration could not be deleted; its failurePolicy is Ignore, so requests are still admitted"
+            );
         }
     }
 }

@@ -1,29 +1,29 @@
-//! Where a task's nodes stand, and which batch is at work.
+//! States of a task's nodes, and the current batch.
 
 use std::ops::Range;
 
 use super::{BatchPolicy, resource::MAX_RETRIES};
 
-/// Where one node of a task stands: a letter of `status.nodeStates`.
+/// State of one node of a task: one character of `status.nodeStates`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NodeState {
-    /// Not tried to its end yet.
+    /// Not tried, or the first try has not ended.
     Waiting,
-    /// Failed that often, 1 to 5, and to be tried again; 0: put behind before its first try, because the node was at work for
-    /// another task when its batch had its turn.
+    /// Number of failed tries, 1 to 5, of a node that will be retried. 0: postponed before its
+    /// first try, because a worker of another task occupied the node when its batch was dispatched.
     Retrying(u8),
     /// Every image is warm.
     Succeeded,
-    /// Every image was known to be there.
+    /// Every image was already warm.
     AlreadyWarm,
-    /// Failed for good.
+    /// Failed, without further retries.
     Failed,
     /// Not tried.
     Skipped,
 }
 
 impl NodeState {
-    /// The word that metrics and spans have for it.
+    /// Returns the label value used in metrics and spans.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -35,24 +35,25 @@ impl NodeState {
         }
     }
 
-    /// Reads a letter; what is no letter of ours counts as waiting, so that the node is looked at again.
+    /// Parses a character of `status.nodeStates`. An unknown character counts as waiting, so that
+    /// the node is checked again.
     #[must_use]
-    pub fn from_letter(letter: u8) -> Self {
+    pub fn from_byte(letter: u8) -> Self {
         match letter {
             b's' => Self::Succeeded,
             b'w' => Self::AlreadyWarm,
             b'f' => Self::Failed,
             b'k' => Self::Skipped,
-            b'0'..=b'9' => {
-                Self::Retrying(letter.saturating_sub(b'0').min(u8::try_from(MAX_RETRIES).unwrap_or(u8::MAX)))
-            }
+            b'0'..=b'9' => Self::Retrying(
+                letter.saturating_sub(b'0').min(u8::try_from(MAX_RETRIES).unwrap_or(u8::MAX)),
+            ),
             _ => Self::Waiting,
         }
     }
 
-    /// The letter.
+    /// Returns the character that `status.nodeStates` uses.
     #[must_use]
-    pub fn letter(self) -> u8 {
+    pub fn as_byte(self) -> u8 {
         match self {
             Self::Waiting => b'.',
             Self::Retrying(tries) => b'0'.saturating_add(tries.min(9)),
@@ -63,44 +64,45 @@ impl NodeState {
         }
     }
 
-    /// Whether nothing more happens on the node.
+    /// Reports whether the state is final.
     #[must_use]
     pub fn is_final(self) -> bool {
         !matches!(self, Self::Waiting | Self::Retrying(_))
     }
 
-    /// How many tries have ended: the number of the try that is next or at work.
+    /// Returns the number of tries that have ended, which is the number of the current or next try.
     #[must_use]
     pub fn attempt(self) -> u8 {
         if let Self::Retrying(tries) = self { tries } else { 0 }
     }
 
-    fn is_bad(self) -> bool {
+    fn has_failed(self) -> bool {
         matches!(self, Self::Failed | Self::Retrying(1..))
     }
 }
 
-/// A stretch of the plan.
+/// Consecutive nodes of a plan that are worked on at the same time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
-    /// From 0.
+    /// Index of the batch, from 0.
     pub index: u32,
-    /// Its nodes.
+    /// Range of the plan's nodes.
     pub nodes: Range<usize>,
 }
 
-/// The first tries of a task, batch by batch.
+/// Batches of the first tries of a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batches {
-    /// The batch at work: the first with a node whose first try has not ended. None when all have.
-    pub current: Option<Batch>,
-    /// How many there are; for `Doubling`, if all goes well from here on.
+    /// First batch with a node whose first try has not ended; none when all first tries have ended.
+    pub current_batch: Option<Batch>,
+    /// Number of batches; for `Doubling`, provided that no further node fails.
     pub total: u32,
 }
 
-/// Cuts the plan into batches. A function of where the nodes stand alone, so that a restarted controller comes to the same.
+/// Divides the plan into batches. Depends on the node states only, so that a restarted controller
+/// computes the same batches.
 #[must_use]
-pub fn batches(letters: &[u8], policy: BatchPolicy, at_once: usize) -> Batches {
+pub fn divide_into_batches(letters: &[u8], policy: BatchPolicy, at_once: usize) -> Batches {
     let (total, at_once) = (letters.len(), at_once.max(1));
     let mut current = None;
     let (mut start, mut index) = (0, 0);
@@ -112,17 +114,17 @@ pub fn batches(letters: &[u8], policy: BatchPolicy, at_once: usize) -> Batches {
     while start < total {
         let nodes = start..start.saturating_add(size).min(total);
         let part = letters.get(nodes.clone()).unwrap_or_default();
-        let states = || part.iter().map(|letter| NodeState::from_letter(*letter));
+        let states = || part.iter().map(|letter| NodeState::from_byte(*letter));
         if current.is_none() && states().any(|state| state == NodeState::Waiting) {
             current = Some(Batch { index, nodes: nodes.clone() });
         }
-        if policy == BatchPolicy::Doubling && !states().any(NodeState::is_bad) {
+        if policy == BatchPolicy::Doubling && !states().any(NodeState::has_failed) {
             size = size.saturating_mul(2).min(at_once);
         }
         start = nodes.end;
         index = index.saturating_add(1);
     }
-    Batches { current, total: index }
+    Batches { current_batch: current, total: index }
 }
 
 #[cfg(test)]
@@ -148,7 +150,7 @@ mod tests {
     #[case("00......", BatchPolicy::Barrier, 2, Some((1, 2..4)), 4)]
     #[case("s0s.......", BatchPolicy::Doubling, 4, Some((2, 3..7)), 4)]
     #[case("s1s.......", BatchPolicy::Doubling, 4, Some((2, 3..5)), 5)]
-    fn cutting(
+    fn nodes_are_divided_by_batch_policy(
         #[case] letters: &str,
         #[case] policy: BatchPolicy,
         #[case] at_once: usize,
@@ -156,14 +158,17 @@ mod tests {
         #[case] total: u32,
     ) {
         let current = current.map(|(index, nodes)| Batch { index, nodes });
-        assert_eq!(batches(letters.as_bytes(), policy, at_once), Batches { current, total });
+        assert_eq!(
+            divide_into_batches(letters.as_bytes(), policy, at_once),
+            Batches { current_batch: current, total }
+        );
     }
 
     #[test]
-    fn letters_come_back() {
+    fn every_state_round_trips_through_its_byte() {
         for letter in *b".012345swfk" {
-            assert_eq!(NodeState::from_letter(letter).letter(), letter);
+            assert_eq!(NodeState::from_byte(letter).as_byte(), letter);
         }
-        assert_eq!(NodeState::from_letter(b'?'), NodeState::Waiting);
+        assert_eq!(NodeState::from_byte(b'?'), NodeState::Waiting);
     }
 }

@@ -1,33 +1,37 @@
-//! `PrewarmTask`: the resource, what is valid in it, and its plan. *Pure.*
+//! `PrewarmTask`: the custom resources, validation of specs and planning. Pure: no client, no
+//! clock, no I/O.
 //!
-//! In: specs and nodes, as values. Out: the custom resources, validated tasks
-//! and the nodes of a task in batches. May call `image` and `node`.
+//! Inputs: specs and nodes, as values. Outputs: the custom resources, validated tasks, and the
+//! nodes of a task in batches. May use `image` and `node`.
 
-// Values that others write must not end the work: sums saturate, and what may not be there is asked for.
+// Values come from users and must not stop the process: sums saturate, and elements are accessed by
+// checked lookups.
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
 
-mod again;
 pub mod batches;
 pub mod bounds;
 pub mod caps;
+mod field_error;
 pub mod plan;
-mod problem;
 pub mod resource;
+mod retry;
 mod rules;
 pub mod validate;
 
-pub use again::{again, nodes, not_warm};
-pub use problem::Problem;
+pub use field_error::FieldError;
 pub use resource::{
-    Amount, BatchPolicy, Condition, Delivery, FailedNode, FailurePolicy, GivenUp, IgnoredNode, ImageStatus,
-    LocalReference, Notification, Phase, PrewarmPlan, PrewarmPlanSpec, PrewarmTask, PrewarmTaskSpec, PrewarmTaskStatus,
-    PullMethod, PullPolicy, Retry, RetryStrategy, SecretKeyReference, UrlSource, WorkerKind,
+    AbandonedImage, Amount, BatchPolicy, Condition, Delivery, FailedNode, FailurePolicy,
+    IgnoredNode, ImageStatus, LocalReference, Notification, Phase, PrewarmPlan, PrewarmPlanSpec,
+    PrewarmTask, PrewarmTaskSpec, PrewarmTaskStatus, PullMethod, PullPolicy, RetrySpec,
+    RetryStrategy, SecretKeyReference, UrlSource, WorkerKind,
 };
+pub use retry::{node_states, nodes_not_warm, retry_spec};
 pub use rules::FORMATS as NOTIFICATION_FORMATS;
 
-/// On a task: who made it: `admission`, `rest` or `schedule`.
+/// Label of a task with its origin: `admission`, `rest`, `schedule` or `user`.
 pub const ORIGIN_LABEL: &str = "prewarm.io/origin";
-/// The prefix of every annotation.
+/// Prefix of every annotation.
 pub const PREFIX: &str = "prewarm.io/";
-/// Says of a task that it is not needed any more, and why: nothing new is begun for it, and what is at work may end.
+/// Annotation of an obsolete task with the reason. No new workers are started for it; running ones
+/// may finish.
 pub const OBSOLETE_ANNOTATION: &str = "prewarm.io/obsolete";

@@ -1,6 +1,6 @@
-//! The custom resources `PrewarmTask` and `PrewarmPlan` (`prewarm.io/v1alpha1`).
+//! Custom resources `PrewarmTask` and `PrewarmPlan` (`prewarm.io/v1alpha1`).
 //!
-//! Field docs become the descriptions that `kubectl explain` prints.
+//! The doc comments of fields become the descriptions that `kubectl explain` prints.
 
 use std::collections::BTreeMap;
 
@@ -16,22 +16,22 @@ use utoipa::{
     openapi::schema::{ObjectBuilder, OneOfBuilder, Schema, Type},
 };
 
-/// How many failed nodes a status spells out; the rest are counted.
+/// Failed nodes listed in a status; further ones are only counted.
 pub const MAX_FAILED_NODES: usize = 100;
-/// How many ignored nodes a status spells out; the rest are counted.
+/// Ignored nodes listed in a status; further ones are only counted.
 pub const MAX_IGNORED_NODES: usize = 100;
-/// How many ends of batches a status has.
+/// Ends of batches listed in a status.
 pub const MAX_BATCH_ENDS: usize = 1000;
-/// The most tries that `retry.limit` may add.
+/// Upper bound of `retry.limit`.
 pub const MAX_RETRIES: u32 = 5;
 
-/// A whole number, or a percentage such as `25%`.
+/// Whole number, or percentage such as `25%`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Amount {
-    /// A whole number.
+    /// Whole number.
     Count(u32),
-    /// `N%`, or one of the words that the field allows.
+    /// `N%`, or one of the keywords that the field allows.
     Text(String),
 }
 
@@ -45,11 +45,12 @@ impl std::fmt::Display for Amount {
 }
 
 impl Amount {
-    /// An amount in the `OpenAPI` document: a whole number, or a text.
+    /// Returns the `OpenAPI` schema of an amount: a whole number or a string.
     #[must_use]
     pub fn schema(description: &str) -> Schema {
         let of = |kind: Type| ObjectBuilder::new().schema_type(kind);
-        let both = OneOfBuilder::new().item(of(Type::Integer).minimum(Some(1))).item(of(Type::String));
+        let both =
+            OneOfBuilder::new().item(of(Type::Integer).minimum(Some(1))).item(of(Type::String));
         both.description(Some(description)).build().into()
     }
 }
@@ -64,31 +65,33 @@ impl JsonSchema for Amount {
     }
 }
 
-/// How batches of nodes follow one another.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+/// Order in which batches of nodes follow one another.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema,
+)]
 pub enum BatchPolicy {
-    /// The next batch starts when the last has ended.
+    /// The next batch starts when every node of the last one has ended.
     #[default]
     Barrier,
-    /// A sliding window of `batchSize` nodes.
+    /// Sliding window of `batchSize` nodes.
     Rolling,
-    /// Batches start at one node and double up to `batchSize` while they succeed: one with a failed node is followed by
-    /// one of the same size.
+    /// Batches start at one node and double up to `batchSize` while they succeed. A batch with a
+    /// failed node is followed by one of the same size.
     Doubling,
 }
 
-/// What a failed node gets.
+/// Treatment of a failed node.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum FailurePolicy {
-    /// It stays failed.
+    /// The node stays failed.
     #[default]
     Skip,
-    /// It is tried again in a later batch, by `retry`, unless nothing but time could not help: an image that does not
-    /// exist is not asked for again.
+    /// The node is retried in a later batch as `retry` defines, unless the failure is permanent: an
+    /// image that does not exist is not requested again.
     Retry,
 }
 
-/// How the delay between tries grows.
+/// Growth of the delay between retries.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum RetryStrategy {
     /// `delay`, 2 × `delay`, 3 × `delay`.
@@ -98,32 +101,46 @@ pub enum RetryStrategy {
     Exponential,
 }
 
-/// Which method pulls an image on a node.
+/// Method that pulls an image on a node.
 #[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema, ToSchema,
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+    ToSchema,
 )]
 pub enum PullMethod {
     /// `ImageVolume` where the node supports it, else `Helper`.
     #[default]
     Auto,
-    /// The helper's container mounts the image as a volume; the image is never run.
+    /// The helper's container mounts the image as a volume. The image is never run.
     ImageVolume,
     /// The image's container runs a copied static helper in place of its own program.
     Helper,
 }
 
-/// When the kubelet asks the registry.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+/// Condition under which the kubelet contacts the registry.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema,
+)]
 pub enum PullPolicy {
-    /// Only when the image is not on the node.
+    /// Only where the image is not present on the node.
     #[default]
     IfNotPresent,
-    /// Always: checks a tag that may have moved.
+    /// On every pull, so that a tag that has moved is pulled again.
     Always,
 }
 
 impl PullPolicy {
-    /// The value of a container's `imagePullPolicy`.
+    /// Returns the value of a container's `imagePullPolicy`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -133,46 +150,58 @@ impl PullPolicy {
     }
 }
 
-/// What kind of object pulls on a node.
+/// Kind of the object that pulls on a node.
 #[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema, ToSchema,
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+    ToSchema,
 )]
 pub enum WorkerKind {
     /// One Job per node.
     #[default]
     Job,
-    /// One bare pod per node: fewer API writes.
+    /// One pod without a Job per node, which needs fewer API writes.
     Pod,
 }
 
-/// Where a task stands.
+/// Phase of a task.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Phase {
-    /// Not begun: waiting for a turn, or suspended.
+    /// Not started: waiting in the queue, or suspended.
     #[default]
     Pending,
-    /// Its nodes are being chosen and recorded.
+    /// The nodes are being selected and recorded in the plan.
     Snapshotting,
-    /// Its nodes are being warmed.
+    /// The nodes are being warmed.
     Running,
-    /// Every node has ended; what is left of its Jobs is being removed.
+    /// Every node has ended; the remaining workers are being deleted.
     Finalizing,
-    /// Warm on at least `successThreshold` of its nodes.
+    /// The images are warm on at least `successThreshold` of the nodes.
     Completed,
-    /// Ended otherwise.
+    /// Ended without success.
     Failed,
-    /// Ended by `cancel`.
+    /// Cancelled by `cancel`.
     Cancelled,
 }
 
 impl Phase {
-    /// Whether the phase is final.
+    /// Reports whether the phase is final: `Completed`, `Failed` or `Cancelled`.
     #[must_use]
     pub fn is_terminal(self) -> bool {
         matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
     }
 
-    /// The phase's name, as the status shows it.
+    /// Returns the name of the phase as in `status.phase`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -187,75 +216,82 @@ impl Phase {
     }
 }
 
-/// The name of an object in the task's own namespace.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+/// Name of an object in the task's namespace.
+#[derive(
+    Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 pub struct LocalReference {
-    /// The object's name.
+    /// Name of the object.
     #[serde(default)]
     pub name: String,
 }
 
-/// The retry rule of a task with `failurePolicy: Retry`.
+/// Retries of a task with `failurePolicy: Retry`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Retry {
-    /// How many further tries a failed node gets.
+pub struct RetrySpec {
+    /// Number of retries of a failed node, 0 to 5. Default: 3.
     #[schemars(range(min = 0, max = 5))]
     #[serde(default = "default_retry_limit")]
     pub limit: u32,
-    /// How the delay grows.
+    /// Growth of the delay: `Linear` or `Exponential`. Default: `Linear`.
     #[serde(default)]
     pub strategy: RetryStrategy,
-    /// The first delay, such as `1m`, up to 24 hours; 30 seconds by default.
+    /// Delay before the first retry, a duration such as `1m`, from `0s` to `24h`. Default: `30s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 20))]
     pub delay: Option<String>,
 }
 
-/// A key of a Secret in the task's own namespace.
+/// Key of a Secret in the task's namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 pub struct SecretKeyReference {
-    /// The Secret's name.
+    /// Name of the Secret.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// The key of the Secret's data.
+    /// Key in the Secret's data.
     #[schemars(length(min = 1, max = 253))]
     pub key: String,
 }
 
-/// Where an address is read from when it is used.
+/// Source of a URL, read when the URL is used.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct UrlSource {
-    /// The key of a Secret of the task's namespace whose value is the address. The server needs `get` on that Secret.
+    /// Key of a Secret in the task's namespace whose value is the URL. The server needs `get` on
+    /// that Secret.
     pub secret_key_ref: SecretKeyReference,
 }
 
-/// Where the end of a task is told: exactly one of `url` and `urlFrom`.
+/// Receiver of a notification about the end of a task. Exactly one of `url` and `urlFrom` must be
+/// set.
 #[derive(KubeSchema, Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[x_kube(validation = Rule::new("has(self.url) != has(self.urlFrom)").message("give exactly one of url and urlFrom"))]
+#[x_kube(validation = Rule::new("has(self.url) != has(self.urlFrom)").message("exactly one of url and urlFrom must be set"))]
 #[serde(rename_all = "camelCase")]
 pub struct Notification {
-    /// The `http` or `https` address that gets the POST. Everybody who may read the task can read it: an address that
-    /// carries a token belongs into a Secret, by `urlFrom`.
+    /// `http` or `https` URL that receives the POST request, at most 2,048 bytes. Every user who
+    /// may read the task can read it: a URL that contains a token belongs in a Secret, referenced
+    /// by `urlFrom`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2048))]
     pub url: Option<String>,
-    /// Where the address is read from, when the message is sent.
+    /// Source of the URL, read when the notification is sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url_from: Option<UrlSource>,
-    /// A Secret of the task's namespace whose key `key` signs the message.
+    /// Secret in the task's namespace whose key `key` signs the notification (HMAC-SHA256).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<LocalReference>,
-    /// The message's shape: `json` (default), `cloudevents`, `slack`, `dingtalk` or `alertmanager`.
+    /// Format of the notification: `json`, `cloudevents`, `slack`, `dingtalk` or `alertmanager`.
+    /// Default: `json`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<String>,
 }
 
-// Durations: with at most so many digits for each unit, and 20 characters in all, CEL's `duration()` cannot overflow (292 years).
-// An expression that fails to be evaluated would refuse every write of the status too, which ratcheting does not help.
+// Durations: the rules limit the digits of each unit and the length to 20 characters, so that CEL's
+// `duration()` cannot overflow (292 years). An expression that fails to evaluate would also refuse
+// every write of the status, and ratcheting does not prevent that.
 
-/// Images to have on nodes, and how to get them there.
+/// Images to pull to nodes, and the way to pull them.
 #[derive(CustomResource, KubeSchema, Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "prewarm.io",
@@ -269,7 +305,7 @@ pub struct Notification {
     status = "PrewarmTaskStatus",
     derive = "Default",
     derive = "PartialEq",
-    doc = "Images to have on nodes before pods need them.",
+    doc = "Pulls container images to nodes before pods need them.",
     printcolumn = r#"{"name":"Phase","type":"string","jsonPath":".status.phase"}"#,
     printcolumn = r#"{"name":"Progress","type":"string","jsonPath":".status.progress"}"#,
     printcolumn = r#"{"name":"Failed","type":"integer","jsonPath":".status.failedNodeCount"}"#,
@@ -285,117 +321,127 @@ pub struct Notification {
 #[x_kube(validation = Rule::new("has(self.imagePullSecrets) == has(oldSelf.imagePullSecrets) && (!has(self.imagePullSecrets) || self.imagePullSecrets == oldSelf.imagePullSecrets) && has(self.serviceAccountName) == has(oldSelf.serviceAccountName) && (!has(self.serviceAccountName) || self.serviceAccountName == oldSelf.serviceAccountName)").message("imagePullSecrets and serviceAccountName cannot be changed after creation"))]
 #[x_kube(validation = Rule::new("self.imagePullPolicy == oldSelf.imagePullPolicy && self.worker == oldSelf.worker && self.pullMethod == oldSelf.pullMethod && has(self.retain) == has(oldSelf.retain) && (!has(self.retain) || self.retain == oldSelf.retain)").message("imagePullPolicy, worker, pullMethod and retain cannot be changed after creation"))]
 #[x_kube(validation = Rule::new("has(self.notify) == has(oldSelf.notify) && (!has(self.notify) || self.notify == oldSelf.notify)").message("notify cannot be changed after creation"))]
-#[x_kube(validation = Rule::new("!oldSelf.cancel || self.cancel").message("a cancelled task cannot be taken up again; create another task"))]
+#[x_kube(validation = Rule::new("!oldSelf.cancel || self.cancel").message("cancel cannot be set back to false; create another task"))]
 #[serde(rename_all = "camelCase")]
 pub struct PrewarmTaskSpec {
-    /// The images, as a pod would name them: tag, digest or both. Each names another image.
+    /// Images to pull, 1 to 100, as in a pod: with tag, digest or both. Each must name another
+    /// image.
     #[x_kube(validation = Rule::new("self.size() >= 1 && self.size() <= 100").message("images must list 1 to 100 references"))]
     #[schemars(length(min = 1, max = 100), inner(length(min = 1, max = 520)))]
     pub images: Vec<String>,
-    /// Labels that a node must carry, up to 64.
+    /// Labels that a node must have, at most 64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self.all(key, key.size() <= 317)").message("keys of nodeSelector have at most 317 characters"))]
     pub node_selector: Option<BTreeMap<String, String>>,
-    /// Required node affinity, as `requiredDuringSchedulingIgnoredDuringExecution` of a pod: one of its terms must match.
-    /// Up to 20 terms of 20 rules; all `matchExpressions` together have up to 1,000 values, all `matchFields` up to 5,000.
+    /// Required node affinity, as `requiredDuringSchedulingIgnoredDuringExecution` of a pod: one of
+    /// the terms must match. At most 20 terms with 20 expressions each; at most 1,000 values in all
+    /// `matchExpressions` and 5,000 in all `matchFields`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self.nodeSelectorTerms.map(t, has(t.matchExpressions) ? t.matchExpressions.map(r, has(r.values) ? r.values.size() : 0).sum() : 0).sum() <= 1000").message("all matchExpressions of nodeAffinity together have at most 1000 values"))]
     #[x_kube(validation = Rule::new("self.nodeSelectorTerms.map(t, has(t.matchFields) ? t.matchFields.map(r, has(r.values) ? r.values.size() : 0).sum() : 0).sum() <= 5000").message("all matchFields of nodeAffinity together have at most 5000 values"))]
     pub node_affinity: Option<NodeSelector>,
-    /// Taints of nodes that are accepted, as in a pod, up to 100.
+    /// Taints of nodes that are tolerated, as in a pod, at most 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tolerations: Option<Vec<Toleration>>,
-    /// How many of the matching nodes: `all`, `auto` (all up to 100), a number, or a percentage such as `25%`.
+    /// Number of matching nodes to warm: `all`, `auto` (all, but at most 100), a number from 1, or
+    /// a percentage from `1%` to `100%`. Default: `all`.
     #[serde(default = "default_nodes")]
     #[x_kube(validation = Rule::new("type(self) == int ? self >= 1 : self.matches('^(all|auto|(100|[1-9][0-9]?)%|[1-9][0-9]{0,5})$')").message("nodes must be all, auto, a number from 1 or a percentage from 1% to 100%"))]
     pub nodes: Amount,
-    /// How many nodes at once: 1 to 100, or a percentage of the chosen nodes from `1%` to `100%`.
+    /// Number of nodes worked on at the same time: 1 to 100, or a percentage of the selected nodes
+    /// from `1%` to `100%`. Default: 10.
     #[serde(default = "default_batch_size")]
     #[x_kube(validation = Rule::new("type(self) == int ? (self >= 1 && self <= 100) : self.matches('^(100|[1-9][0-9]?)%$')").message("batchSize must be a number from 1 to 100 or a percentage from 1% to 100%"))]
     pub batch_size: Amount,
-    /// How batches follow one another.
+    /// Order in which batches follow one another: `Barrier`, `Rolling` or `Doubling`. Default:
+    /// `Barrier`.
     #[serde(default)]
     pub batch_policy: BatchPolicy,
-    /// How long a node may take, such as `10m`, from 1 second to 24 hours.
+    /// Time limit for each node, a duration from `1s` to `24h`. Default: `10m`.
     #[serde(default = "default_timeout")]
     #[schemars(length(max = 20))]
     #[x_kube(validation = Rule::new("self.matches('^([0-9]{1,6}(\\\\.[0-9]{1,9})?h|[0-9]{1,7}(\\\\.[0-9]{1,9})?m|[0-9]{1,9}(\\\\.[0-9]{1,9})?s|[0-9]{1,12}(\\\\.[0-9]{1,9})?ms)+$') && duration(self) >= duration('1s') && duration(self) <= duration('24h')").message("timeout must be a duration from 1s to 24h, such as 10m"))]
     pub timeout: String,
-    /// How long the whole task may take, such as `1h`, from 1 second to 168 hours.
+    /// Time limit for the task, a duration from `1s` to `168h`, such as `1h`. Default: the server's
+    /// `--default-deadline`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 20))]
     #[x_kube(validation = Rule::new("self.matches('^([0-9]{1,6}(\\\\.[0-9]{1,9})?h|[0-9]{1,7}(\\\\.[0-9]{1,9})?m|[0-9]{1,9}(\\\\.[0-9]{1,9})?s|[0-9]{1,12}(\\\\.[0-9]{1,9})?ms)+$') && duration(self) >= duration('1s') && duration(self) <= duration('168h')").message("deadline must be a duration from 1s to 168h, such as 1h"))]
     pub deadline: Option<String>,
-    /// The order among waiting tasks, 1 to 10, higher first.
+    /// Priority among waiting tasks, 1 to 10; higher values start first. Default: 5.
     #[serde(default = "default_priority")]
     #[schemars(range(min = 1, max = 10))]
     pub priority: u32,
-    /// What a failed node gets.
+    /// Treatment of a failed node: `Skip` or `Retry`. Default: `Skip`.
     #[serde(default)]
     pub failure_policy: FailurePolicy,
-    /// The rule of `failurePolicy: Retry`.
+    /// Retries of failed nodes with `failurePolicy: Retry`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("!has(self.delay) || (self.delay.matches('^([0-9]{1,6}(\\\\.[0-9]{1,9})?h|[0-9]{1,7}(\\\\.[0-9]{1,9})?m|[0-9]{1,9}(\\\\.[0-9]{1,9})?s|[0-9]{1,12}(\\\\.[0-9]{1,9})?ms)+$') && duration(self.delay) <= duration('24h'))").message("retry.delay must be a duration up to 24h, such as 30s"))]
-    pub retry: Option<Retry>,
-    /// The share of nodes that must be warm for the task to count as completed, `0%` to `100%`.
+    pub retry: Option<RetrySpec>,
+    /// Share of nodes on which every image must be warm for the task to complete, `0%` to `100%`.
+    /// Default: `90%`.
     #[serde(default = "default_success_threshold")]
     #[schemars(length(max = 4))]
     #[x_kube(validation = Rule::new("self.matches('^(100|[1-9]?[0-9])%$')").message("successThreshold must be a percentage from 0% to 100%"))]
     pub success_threshold: String,
-    /// Secrets of the task's namespace for private registries, as in a pod.
+    /// Secrets in the task's namespace for private registries, as in a pod, at most 20.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_pull_secrets: Option<Vec<LocalReference>>,
-    /// The service account of the task's namespace whose pull secrets count, as in a pod.
+    /// Service account in the task's namespace whose pull secrets are used, as in a pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_account_name: Option<String>,
-    /// Whether a tag that is on the node already is checked again.
+    /// Treatment of a tag that is already present on the node: `IfNotPresent` or `Always`. Default:
+    /// `IfNotPresent`.
     #[serde(default)]
     pub image_pull_policy: PullPolicy,
-    /// How long finished worker pods stay, such as `1h`, up to 24 hours: while they exist the kubelet spares their images.
-    /// None by default.
+    /// Time for which finished worker pods are kept, a duration such as `1h`, up to `24h`. While
+    /// they exist, the kubelet's garbage collection does not delete their images. Default: `0s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 20))]
     #[x_kube(validation = Rule::new("self.matches('^([0-9]{1,6}(\\\\.[0-9]{1,9})?h|[0-9]{1,7}(\\\\.[0-9]{1,9})?m|[0-9]{1,9}(\\\\.[0-9]{1,9})?s|[0-9]{1,12}(\\\\.[0-9]{1,9})?ms)+$') && duration(self) <= duration('24h')").message("retain must be a duration up to 24h, such as 30m"))]
     pub retain: Option<String>,
-    /// What kind of object pulls on a node.
+    /// Kind of the object that pulls on a node: `Job` or `Pod`. Default: `Job`.
     #[serde(default)]
     pub worker: WorkerKind,
-    /// Which method pulls.
+    /// Method that pulls the images: `Auto`, `ImageVolume` or `Helper`. Default: `Auto`.
     #[serde(default)]
     pub pull_method: PullMethod,
-    /// Seconds after its end until the task itself is deleted, up to a year; kept when absent.
+    /// Seconds after its end until the task is deleted, 0 to 31,536,000 (a year). Default: the task
+    /// is kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 31_536_000))]
     pub ttl_seconds_after_finished: Option<u32>,
-    /// Holds the task: nothing new is started while it is true.
+    /// Suspends the task: no new workers are started while it is true. Default: false.
     #[serde(default)]
     pub suspend: bool,
-    /// Ends the task: its Jobs are deleted and it counts as cancelled.
+    /// Cancels the task: its workers are deleted and its phase becomes `Cancelled`. Cannot be
+    /// reset. Default: false.
     #[serde(default)]
     pub cancel: bool,
-    /// Who is told of the end.
+    /// Receivers of a notification when the task ends, at most 10.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 10))]
     pub notify: Option<Vec<Notification>>,
 }
 
 impl PrewarmTask {
-    /// Whether somebody is still to be told of the task's end.
+    /// Reports whether a notification about the task's end is still pending.
     #[must_use]
-    pub fn has_untold_end(&self) -> bool {
+    pub fn has_pending_notifications(&self) -> bool {
         let told = self.status.as_ref().map_or(&[][..], |status| &status.notifications);
         let is_told = |index: usize| told.get(index).is_some_and(|delivery| delivery.done);
         self.spec.notify.iter().flatten().enumerate().any(|(index, _)| !is_told(index))
     }
 
-    /// Where the task stands; `Pending` where no status was written yet.
+    /// Returns the phase; `Pending` where no status has been written yet.
     #[must_use]
     pub fn phase(&self) -> Phase {
         self.status.as_ref().map(|status| status.phase).unwrap_or_default()
     }
 }
 
-/// The reference by which what belongs to a task goes with it.
+/// Returns the owner reference by which dependents are deleted with their task.
 #[must_use]
 pub fn owner_reference(name: &str, uid: &str) -> OwnerReference {
     OwnerReference {
@@ -437,14 +483,14 @@ fn default_retry_limit() -> u32 {
     3
 }
 
-impl Default for Retry {
+impl Default for RetrySpec {
     fn default() -> Self {
         Self { limit: default_retry_limit(), strategy: RetryStrategy::default(), delay: None }
     }
 }
 
 impl PrewarmTaskSpec {
-    /// A spec for these images with every other field at its default.
+    /// Creates a spec for these images with defaults in all other fields.
     #[must_use]
     pub fn new(images: Vec<String>) -> Self {
         Self {
@@ -465,157 +511,163 @@ impl Default for Amount {
     }
 }
 
-/// One aspect of a task's state, in the form of Kubernetes' conditions.
+/// Condition of a task, in the form of Kubernetes conditions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
     /// `Progressing`, `Complete` or `Failed`; `Limited`, `Throttled`, `NodesChecked` and
-    /// `WorkersElsewhere` where there is something to say.
+    /// `WorkersElsewhere` only where they apply.
     #[serde(rename = "type")]
     pub type_: String,
     /// `True`, `False` or `Unknown`.
     pub status: String,
-    /// When `status` last changed, RFC 3339.
+    /// Time of the last change of `status`, RFC 3339.
     pub last_transition_time: String,
-    /// One word for programs.
+    /// Machine-readable reason, one word in camel case.
     pub reason: String,
-    /// A sentence for people.
+    /// Human-readable description.
     pub message: String,
-    /// The generation of the spec that it speaks of.
+    /// Generation of the spec that the condition refers to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 }
 
-/// An image that could not be had on a node.
+/// Image that could not be pulled to a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FailedNode {
-    /// The node's name.
+    /// Name of the node.
     pub node: String,
-    /// The image; empty where the failure is the node's and not one image's.
+    /// Image reference; empty where the failure concerns the node and not a single image.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub image: String,
-    /// One of a closed set, such as `ImageNotFound`.
+    /// Reason from a closed set, such as `ImageNotFound`.
     pub reason: String,
-    /// The words of the kubelet, the API server or the controller.
+    /// Original message of the kubelet, the API server or the controller.
     pub message: String,
-    /// When it was seen, RFC 3339.
+    /// Time at which the failure was observed, RFC 3339.
     pub time: String,
 }
 
-/// A node that matched and was left out.
+/// Node that matched the placement and was excluded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct IgnoredNode {
-    /// The node's name.
+    /// Name of the node.
     pub node: String,
-    /// Why, such as `NotReady`.
+    /// Reason for the exclusion, such as `NotReady`.
     pub reason: String,
 }
 
-/// What became of one image.
+/// Result of one image over all nodes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ImageStatus {
-    /// The image, as the spec has it.
+    /// Image reference as in the spec.
     pub image: String,
-    /// On how many nodes it is warm.
+    /// Number of nodes on which the image is warm.
     pub succeeded: u32,
-    /// On how many nodes it could not be had.
+    /// Number of nodes on which the pull failed.
     pub failed: u32,
-    /// The digest that the nodes reported, where the method tells it.
+    /// Digest that the nodes reported, where the pull method reports one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
-    /// Why the image is not asked for on further nodes, which count it as failed: no node could have it.
+    /// Reason why the image is not pulled to further nodes, which count as failed: no node could
+    /// pull it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub given_up: Option<GivenUp>,
+    pub given_up: Option<AbandonedImage>,
 }
 
-/// Why an image is not asked for any more.
+/// Reason why the pull of an image was abandoned.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct GivenUp {
-    /// One of the closed set of reasons, such as `ImageNotFound`.
+pub struct AbandonedImage {
+    /// Reason from the closed set, such as `ImageNotFound`.
     pub reason: String,
-    /// The words of the kubelet.
+    /// Original message of the kubelet.
     pub message: String,
 }
 
-/// How far the telling of a task's end is, for one of `spec.notify`.
+/// State of the delivery of one notification of `spec.notify`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Delivery {
-    /// Whether nothing more is tried.
+    /// True when no further attempt is made.
     pub done: bool,
-    /// How often it was tried.
+    /// Number of attempts.
     #[serde(default)]
     pub attempts: u32,
-    /// Whether a receiver has answered at least one of the tries, whatever its answer was.
+    /// True when the receiver answered at least one attempt, with any status.
     #[serde(default, skip_serializing_if = "is_false")]
     pub answered: bool,
-    /// When it is tried again, RFC 3339.
+    /// Time of the next attempt, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_attempt: Option<String>,
-    /// When it was taken, RFC 3339.
+    /// Time at which the receiver accepted the notification, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delivered: Option<String>,
-    /// Why the last try failed.
+    /// Error of the last attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }
 
-/// What a task has come to.
+/// Observed state of a task.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PrewarmTaskStatus {
-    /// Where the task stands.
+    /// Phase of the task.
     pub phase: Phase,
-    /// `Progressing`, `Complete` and `Failed`.
+    /// Conditions `Progressing`, `Complete` and `Failed`, and further ones where they apply.
     pub conditions: Vec<Condition>,
-    /// The generation of the spec that this status speaks of.
+    /// Generation of the spec that this status refers to.
     pub observed_generation: Option<i64>,
-    /// For people: `45/100 Nodes`.
+    /// Human-readable progress, such as `45/100 Nodes`.
     pub progress: Option<String>,
-    /// How many nodes were chosen.
+    /// Number of selected nodes.
     pub total_nodes: u32,
-    /// On how many every image is warm.
+    /// Number of nodes on which every image is warm.
     pub succeeded_nodes: u32,
-    /// On how many of those every image was known to be there, so that nothing was pulled.
+    /// Number of those nodes on which every image was already warm, so that nothing was pulled.
     pub already_warm_nodes: u32,
-    /// How many failed.
+    /// Number of failed nodes.
     pub failed_node_count: u32,
-    /// How many were chosen and then not tried.
+    /// Number of selected nodes that were not tried.
     pub skipped_nodes: u32,
-    /// The batch at work, from 0.
+    /// Index of the current batch, from 0.
     pub current_batch_index: u32,
-    /// How many batches there are.
+    /// Number of batches.
     pub total_batches: u32,
-    /// When each batch had ended, in seconds from `startTime`, with the pause before further tries; the first 1,000 of them.
+    /// Time at which each batch ended, in seconds after `startTime`, with the delay before retries;
+    /// at most the first 1,000 batches.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub batch_ends: Vec<u32>,
-    /// The failures, bounded; `failedNodeCount` and `images` count them all.
+    /// Failures, at most 100; `failedNodeCount` and `images` count all of them.
     pub failed_nodes: Vec<FailedNode>,
-    /// The nodes that matched and were left out, bounded.
+    /// Nodes that matched and were excluded, at most 100; `ignoredNodeCount` counts all of them.
     pub ignored_nodes: Vec<IgnoredNode>,
-    /// How many nodes were left out.
+    /// Number of excluded nodes.
     pub ignored_node_count: u32,
-    /// What became of each image.
+    /// Results per image.
     pub images: Vec<ImageStatus>,
-    /// One letter per node of the plan, in its order: `.` waiting, `0` put behind, `1` to `5` failed that often and to be tried again,
-    /// `s` succeeded, `w` already warm, `f` failed, `k` skipped. The record that a restarted controller goes on from.
+    /// State of each node of the plan, one character each in the plan's order: `.` waiting, `0`
+    /// postponed, `1` to `5` failed that many times and to be retried, `s` succeeded, `w` already
+    /// warm, `f` failed, `k` skipped. A restarted controller continues from this record.
     pub node_states: String,
-    /// When the first node was begun, RFC 3339.
+    /// Time at which the first node was started, RFC 3339.
     pub start_time: Option<String>,
-    /// When the task ended, RFC 3339.
+    /// Time at which the task ended, RFC 3339.
     pub completion_time: Option<String>,
-    /// When the task may end at the present pace, RFC 3339.
+    /// Estimated end of the task at the current rate, RFC 3339.
     pub estimated_completion: Option<String>,
-    /// How far the telling of the end is, in the order of `spec.notify`.
+    /// State of the notifications, in the order of `spec.notify`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notifications: Vec<Delivery>,
 }
 
-/// The nodes that a task has chosen, in the order of its batches: written once, before the first Job.
+/// Nodes selected for a task, in the order of its batches. Written once, before the first worker is
+/// created.
 ///
-/// It is an object of its own so that the task's status stays small at thousands of nodes.
-#[derive(CustomResource, Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// Separate from the task, so that the task's status stays small with thousands of nodes.
+#[derive(
+    CustomResource, Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema,
+)]
 #[kube(
     group = "prewarm.io",
     version = "v1alpha1",
@@ -624,25 +676,26 @@ pub struct PrewarmTaskStatus {
     singular = "prewarmplan",
     namespaced,
     derive = "PartialEq",
-    doc = "The nodes that a PrewarmTask has chosen; made and removed with it."
+    doc = "Nodes selected for a PrewarmTask; created and deleted with it."
 )]
 #[serde(rename_all = "camelCase")]
 pub struct PrewarmPlanSpec {
-    /// The chosen nodes, by name.
+    /// Names of the selected nodes.
     pub nodes: Vec<String>,
-    /// How many nodes at once: `batchSize`, as a number of these nodes, or less where the circuit breaker says so.
+    /// Number of nodes worked on at the same time: `batchSize` as a number of these nodes, or less
+    /// where `--breaker-batch-size` limits it.
     #[serde(default)]
     pub at_once: u32,
-    /// Why `atOnce` is less than was asked for.
+    /// Explanation where `atOnce` is less than `batchSize`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub throttled: Option<String>,
-    /// What the checks of nodes could not find out.
+    /// Facts about nodes or images that the node checks could not determine.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unchecked: Vec<String>,
-    /// The nodes that matched and were left out, bounded.
+    /// Nodes that matched and were excluded, at most 100; `ignoredCount` counts all of them.
     #[serde(default)]
     pub ignored: Vec<IgnoredNode>,
-    /// How many nodes were left out.
+    /// Number of excluded nodes.
     #[serde(default)]
     pub ignored_count: u32,
 }

@@ -1,22 +1,25 @@
-//! Rules of Kubernetes for the parts of a spec that a pod will carry, so that a mistake is told when the task is made and
-//! not by every worker. As in `k8s.io/apimachinery/pkg/util/validation` and `k8s.io/kubernetes/pkg/apis/core/validation`.
+//! Kubernetes rules for the parts of a spec that are copied to pods, so that an error is reported
+//! when the task is created and not for every worker. As in
+//! `k8s.io/apimachinery/pkg/util/validation` and `k8s.io/kubernetes/pkg/apis/core/validation`.
 
 use http::Uri;
-use k8s_openapi::api::core::v1::{NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Toleration};
+use k8s_openapi::api::core::v1::{
+    NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Toleration,
+};
 
-use super::{Notification, PrewarmTaskSpec, Problem};
+use super::{FieldError, Notification, PrewarmTaskSpec};
 
-/// Longest name of a label, behind its prefix, and longest value.
+/// Longest name part of a label key, and longest label value, in bytes.
 const MAX_LABEL: usize = 63;
-/// Longest DNS subdomain: prefixes of labels, and names of objects.
+/// Longest DNS subdomain, in bytes: prefixes of label keys, and names of objects.
 const MAX_NAME: usize = 253;
-/// Longest address of a notification, in bytes: what browsers and proxies commonly accept.
+/// Longest URL of a notification, in bytes: the length that browsers and proxies commonly accept.
 const MAX_URL: usize = 2048;
-/// Forms of notifications.
+/// Formats of notifications.
 pub const FORMATS: [&str; 5] = ["json", "cloudevents", "slack", "dingtalk", "alertmanager"];
 
 /// Checks placement, credentials and notifications.
-pub(super) fn check(spec: &PrewarmTaskSpec, problems: &mut Vec<Problem>) {
+pub(super) fn check_rules(spec: &PrewarmTaskSpec, problems: &mut Vec<FieldError>) {
     for (key, value) in spec.node_selector.iter().flatten() {
         let field = format!("spec.nodeSelector[{key}]");
         label_key(&field, key, problems);
@@ -39,16 +42,20 @@ pub(super) fn check(spec: &PrewarmTaskSpec, problems: &mut Vec<Problem>) {
     }
 }
 
-fn node_affinity(affinity: &NodeSelector, problems: &mut Vec<Problem>) {
+fn node_affinity(affinity: &NodeSelector, problems: &mut Vec<FieldError>) {
     if affinity.node_selector_terms.is_empty() {
-        problems.push(Problem::new("spec.nodeAffinity.nodeSelectorTerms", "", "must have at least one term"));
+        problems.push(FieldError::new(
+            "spec.nodeAffinity.nodeSelectorTerms",
+            "",
+            "must have at least one term",
+        ));
     }
     for (index, one) in affinity.node_selector_terms.iter().enumerate() {
-        term(&format!("spec.nodeAffinity.nodeSelectorTerms[{index}]"), one, problems);
+        node_selector_term(&format!("spec.nodeAffinity.nodeSelectorTerms[{index}]"), one, problems);
     }
 }
 
-fn term(at: &str, term: &NodeSelectorTerm, problems: &mut Vec<Problem>) {
+fn node_selector_term(at: &str, term: &NodeSelectorTerm, problems: &mut Vec<FieldError>) {
     for (index, rule) in term.match_expressions.iter().flatten().enumerate() {
         let at = format!("{at}.matchExpressions[{index}]");
         label_key(&format!("{at}.key"), &rule.key, problems);
@@ -57,33 +64,42 @@ fn term(at: &str, term: &NodeSelectorTerm, problems: &mut Vec<Problem>) {
     for (index, rule) in term.match_fields.iter().flatten().enumerate() {
         let at = format!("{at}.matchFields[{index}]");
         if rule.key != "metadata.name" {
-            problems.push(Problem::new(&format!("{at}.key"), &rule.key, "the only field is metadata.name"));
+            problems.push(FieldError::new(
+                &format!("{at}.key"),
+                &rule.key,
+                "expected metadata.name, the only supported field",
+            ));
         }
-        // A pod may name one node here; we may be given many: a term for each would be as many kilobytes more.
+        // Pods allow one node name here. Tasks allow many: a term for each would need as many
+        // kilobytes more.
         let some = rule.values.as_ref().is_some_and(|values| !values.is_empty());
         if !matches!(rule.operator.as_str(), "In" | "NotIn") || !some {
-            let reason = "fields are compared by In or NotIn, with at least one value";
-            problems.push(Problem::new(&format!("{at}.operator"), &rule.operator, reason));
+            let reason = "expected In or NotIn, with at least one value";
+            problems.push(FieldError::new(&format!("{at}.operator"), &rule.operator, reason));
         }
     }
 }
 
-fn requirement(at: &str, rule: &NodeSelectorRequirement, problems: &mut Vec<Problem>) {
+fn requirement(at: &str, rule: &NodeSelectorRequirement, problems: &mut Vec<FieldError>) {
     let values = rule.values.as_deref().unwrap_or_default();
     let wrong = match rule.operator.as_str() {
         "In" | "NotIn" if values.is_empty() => Some("In and NotIn need at least one value"),
-        "Exists" | "DoesNotExist" if !values.is_empty() => Some("Exists and DoesNotExist take no values"),
-        "Gt" | "Lt" if values.len() != 1 || values.iter().any(|value| value.parse::<i64>().is_err()) => {
+        "Exists" | "DoesNotExist" if !values.is_empty() => {
+            Some("Exists and DoesNotExist take no values")
+        }
+        "Gt" | "Lt"
+            if values.len() != 1 || values.iter().any(|value| value.parse::<i64>().is_err()) =>
+        {
             Some("Gt and Lt need exactly one value, a whole number")
         }
         "In" | "NotIn" | "Exists" | "DoesNotExist" | "Gt" | "Lt" => None,
         other => {
             let reason = "expected In, NotIn, Exists, DoesNotExist, Gt or Lt";
-            return problems.push(Problem::new(&format!("{at}.operator"), other, reason));
+            return problems.push(FieldError::new(&format!("{at}.operator"), other, reason));
         }
     };
     if let Some(reason) = wrong {
-        problems.push(Problem::new(&format!("{at}.values"), &values.join(","), reason));
+        problems.push(FieldError::new(&format!("{at}.values"), &values.join(","), reason));
     }
     if matches!(rule.operator.as_str(), "In" | "NotIn") {
         for (index, value) in values.iter().enumerate() {
@@ -92,15 +108,20 @@ fn requirement(at: &str, rule: &NodeSelectorRequirement, problems: &mut Vec<Prob
     }
 }
 
-fn toleration(at: &str, one: &Toleration, problems: &mut Vec<Problem>) {
+fn toleration(at: &str, one: &Toleration, problems: &mut Vec<FieldError>) {
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
-    let (key, operator, value, effect) = (text(&one.key), text(&one.operator), text(&one.value), text(&one.effect));
+    let (key, operator, value, effect) =
+        (text(&one.key), text(&one.operator), text(&one.value), text(&one.effect));
     let mut wrong = |field: &str, value: &str, reason: &str| {
-        problems.push(Problem::new(&format!("{at}.{field}"), value, reason));
+        problems.push(FieldError::new(&format!("{at}.{field}"), value, reason));
     };
     match operator.as_str() {
-        "Exists" if !value.is_empty() => wrong("value", &value, "must be empty where operator is Exists"),
-        "" | "Equal" if key.is_empty() => wrong("operator", &operator, "must be Exists where key is empty"),
+        "Exists" if !value.is_empty() => {
+            wrong("value", &value, "must be empty when operator is Exists");
+        }
+        "" | "Equal" if key.is_empty() => {
+            wrong("operator", &operator, "must be Exists when key is empty");
+        }
         "" | "Equal" | "Exists" => {}
         other => wrong("operator", other, "expected Exists or Equal"),
     }
@@ -108,7 +129,7 @@ fn toleration(at: &str, one: &Toleration, problems: &mut Vec<Problem>) {
         wrong("effect", &effect, "expected NoSchedule, PreferNoSchedule or NoExecute");
     }
     if one.toleration_seconds.is_some() && effect != "NoExecute" {
-        wrong("effect", &effect, "must be NoExecute where tolerationSeconds is set");
+        wrong("effect", &effect, "must be NoExecute when tolerationSeconds is set");
     }
     if !key.is_empty() {
         label_key(&format!("{at}.key"), &key, problems);
@@ -116,76 +137,88 @@ fn toleration(at: &str, one: &Toleration, problems: &mut Vec<Problem>) {
     label_value(&format!("{at}.value"), &value, problems);
 }
 
-fn notification(at: &str, one: &Notification, problems: &mut Vec<Problem>) {
+fn notification(at: &str, one: &Notification, problems: &mut Vec<FieldError>) {
     match (&one.url, &one.url_from) {
-        (Some(text), None) => address(&format!("{at}.url"), text, problems),
+        (Some(text), None) => notification_url(&format!("{at}.url"), text, problems),
         (None, Some(source)) => {
             let secret = &source.secret_key_ref;
             object_name(&format!("{at}.urlFrom.secretKeyRef.name"), &secret.name, problems);
             secret_key(&format!("{at}.urlFrom.secretKeyRef.key"), &secret.key, problems);
         }
-        _ => problems.push(Problem::new(at, "", "expected exactly one of url and urlFrom")),
+        _ => problems.push(FieldError::new(at, "", "expected exactly one of url and urlFrom")),
     }
     if let Some(format) = one.format.as_deref().filter(|format| !FORMATS.contains(format)) {
         let reason = format!("expected one of {}", FORMATS.join(", "));
-        problems.push(Problem::new(&format!("{at}.format"), format, &reason));
+        problems.push(FieldError::new(&format!("{at}.format"), format, &reason));
     }
     if let Some(secret) = &one.secret_ref {
         object_name(&format!("{at}.secretRef.name"), &secret.name, problems);
     }
 }
 
-/// The value is never repeated: it may carry a token, and problems are shown to more people than the spec.
-fn address(field: &str, text: &str, problems: &mut Vec<Problem>) {
+/// Checks the URL of a notification. The problem never repeats the value: it may contain a token,
+/// and more users can read problems than specs.
+fn notification_url(field: &str, text: &str, problems: &mut Vec<FieldError>) {
     let url: Option<Uri> = text.parse().ok();
-    let good = url.is_some_and(|url| matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some());
+    let good = url.is_some_and(|url| {
+        matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some()
+    });
     if text.len() > MAX_URL {
-        problems.push(Problem::new(field, "", &format!("must have at most {MAX_URL} characters")));
+        problems.push(FieldError::new(
+            field,
+            "",
+            &format!("must have at most {MAX_URL} characters"),
+        ));
     } else if !good {
-        let reason = "expected an http or https address, such as https://hooks.example/x";
-        problems.push(Problem::new(field, "", reason));
+        let reason = "expected an http or https URL, such as https://hooks.example/x";
+        problems.push(FieldError::new(field, "", reason));
     }
 }
 
-/// A key of a Secret's data, by `IsConfigMapKey` of apimachinery.
-fn secret_key(field: &str, key: &str, problems: &mut Vec<Problem>) {
+/// Checks a key of a Secret's data, as `IsConfigMapKey` of apimachinery does.
+fn secret_key(field: &str, key: &str, problems: &mut Vec<FieldError>) {
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if key.is_empty() || key.len() > MAX_NAME || !key.chars().all(good) || matches!(key, "." | "..") {
-        let reason = "no key of a Secret: expected at most 253 letters, digits, dashes, underscores and dots";
-        problems.push(Problem::new(field, key, reason));
+    if key.is_empty() || key.len() > MAX_NAME || !key.chars().all(good) || matches!(key, "." | "..")
+    {
+        let reason = "not a valid Secret key: expected at most 253 letters, digits, dashes, underscores and dots";
+        problems.push(FieldError::new(field, key, reason));
     }
 }
 
-/// `[PREFIX/]NAME`.
-fn label_key(field: &str, key: &str, problems: &mut Vec<Problem>) {
-    let (prefix, name) = key.rsplit_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
-    if !is_qualified(name) || prefix.is_some_and(|prefix| !is_subdomain(prefix)) {
-        let reason = "no label: expected [PREFIX/]NAME, such as topology.kubernetes.io/zone, with a name of at most 63 \
+/// Checks a label key, `[PREFIX/]NAME`.
+fn label_key(field: &str, key: &str, problems: &mut Vec<FieldError>) {
+    let (prefix, name) =
+        key.rsplit_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
+    if !is_qualified_name(name) || prefix.is_some_and(|prefix| !is_subdomain(prefix)) {
+        let reason = "not a valid label key: expected [PREFIX/]NAME, such as topology.kubernetes.io/zone, with a name of at most 63 \
                       letters, digits, dashes, dots and underscores";
-        problems.push(Problem::new(field, key, reason));
+        problems.push(FieldError::new(field, key, reason));
     }
 }
 
-fn label_value(field: &str, value: &str, problems: &mut Vec<Problem>) {
-    if !value.is_empty() && !is_qualified(value) {
-        let reason = "no value of a label: expected at most 63 letters, digits, dashes, dots and underscores, beginning and \
+fn label_value(field: &str, value: &str, problems: &mut Vec<FieldError>) {
+    if !value.is_empty() && !is_qualified_name(value) {
+        let reason = "not a valid label value: expected at most 63 letters, digits, dashes, dots and underscores, beginning and \
                       ending with a letter or digit";
-        problems.push(Problem::new(field, value, reason));
+        problems.push(FieldError::new(field, value, reason));
     }
 }
 
-fn object_name(field: &str, name: &str, problems: &mut Vec<Problem>) {
+fn object_name(field: &str, name: &str, problems: &mut Vec<FieldError>) {
     if !is_subdomain(name) {
-        let reason = "no name of an object: expected lower-case letters, digits, dashes and dots, beginning and ending with \
+        let reason = "not a valid object name: expected lower-case letters, digits, dashes and dots, beginning and ending with \
                       a letter or digit";
-        problems.push(Problem::new(field, name, reason));
+        problems.push(FieldError::new(field, name, reason));
     }
 }
 
-fn is_qualified(text: &str) -> bool {
+fn is_qualified_name(text: &str) -> bool {
     let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
     let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    text.len() <= MAX_LABEL && ends(text.chars().next()) && ends(text.chars().last()) && text.chars().all(inner)
+    text.len() <= MAX_LABEL
+        && ends(text.chars().next())
+        && ends(text.chars().last())
+        && text.chars().all(inner)
 }
 
 fn is_subdomain(text: &str) -> bool {
@@ -207,7 +240,7 @@ mod tests {
         let mut whole = json!({"images": ["a"]});
         whole.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
         let mut problems = Vec::new();
-        check(&serde_json::from_value(whole).unwrap(), &mut problems);
+        check_rules(&serde_json::from_value(whole).unwrap(), &mut problems);
         problems.into_iter().map(|problem| problem.field).collect()
     }
 
@@ -226,7 +259,7 @@ mod tests {
     #[case(json!({"imagePullSecrets": [{"name": "a.b-c"}], "serviceAccountName": "robot"}))]
     #[case(json!({"notify": [{"url": "https://x.example/y", "format": "slack", "secretRef": {"name": "s"}}]}))]
     #[case(json!({"notify": [{"urlFrom": {"secretKeyRef": {"name": "s", "key": "url.txt"}}}]}))]
-    fn good(#[case] spec: Value) {
+    fn valid_specs_are_accepted(#[case] spec: Value) {
         assert!(fields(&spec).is_empty());
     }
 
@@ -251,7 +284,7 @@ mod tests {
     #[case(json!({"notify": [{"url": "https://x.example/", "urlFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]}), &["spec.notify[0]"])]
     #[case(json!({"notify": [{"urlFrom": {"secretKeyRef": {"name": "S", "key": "a/b"}}}]}), &["spec.notify[0].urlFrom.secretKeyRef.name", "spec.notify[0].urlFrom.secretKeyRef.key"])]
     #[case(json!({"notify": [{"url": format!("https://x.example/{}", "a".repeat(2048))}]}), &["spec.notify[0].url"])]
-    fn bad(#[case] spec: Value, #[case] expected: &[&str]) {
+    fn invalid_fields_are_reported(#[case] spec: Value, #[case] expected: &[&str]) {
         let found = fields(&spec);
         assert_eq!(found.len(), expected.len(), "{found:?}");
         assert!(found.iter().zip(expected).all(|(field, end)| field.ends_with(end)), "{found:?}");

@@ -1,131 +1,153 @@
-//! The verdicts. *Pure.*
+//! Decisions about admission reviews. No client and no I/O.
 
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
-use super::review::{Review, Verdict};
+use super::review::{AdmissionResponse, AdmissionReview};
 use crate::{
-    intake::{Claim, keys_of_all},
+    cluster_context::ClusterContext,
+    intake::{Hint, dedup_keys_of_all},
     schedule,
-    surroundings::Surroundings,
     task::{
-        PrewarmTaskSpec, Problem,
+        FieldError, PrewarmTaskSpec,
         caps::{self, Caps},
         validate::validate,
     },
-    workload::{Kind, ObjectView, Policy, Verdict as Considered, Workload},
+    workload::{ObjectView, Policy, WarmDecision as Considered, Workload, WorkloadKind},
 };
 
-/// Warnings given at most, and the length of each, as the API server advises (it cuts at 4,096 bytes in all).
+/// Maximum number of warnings, and maximum length of each in characters, as the API server's
+/// documentation advises. The API server truncates all warnings together at 4,096 bytes.
 const MAX_WARNINGS: usize = 10;
 const MAX_WARNING: usize = 240;
 
-fn allowed(label: &'static str) -> Verdict {
-    Verdict { label, ..Verdict::default() }
+fn allow(label: &'static str) -> AdmissionResponse {
+    AdmissionResponse { label, ..AdmissionResponse::default() }
 }
 
-/// A workload of a review that may ask for something.
-struct Found<'r> {
-    kind: &'r Arc<Kind>,
+/// Workload of a review that may need images.
+struct ReviewedObject<'r> {
+    kind: &'r Arc<WorkloadKind>,
     namespace: &'r str,
     object: ObjectView,
     dry_run: bool,
 }
 
-/// Finds the workload in a review, unless it is none of ours.
-fn find<'r>(review: &'r Review<'_>, policy: &'r Policy) -> Option<Found<'r>> {
+/// Returns the workload of a review, or `None` if the policy does not cover it.
+fn reviewed_object<'r>(
+    review: &'r AdmissionReview<'_>,
+    policy: &'r Policy,
+) -> Option<ReviewedObject<'r>> {
     let request = &review.request;
     let wanted = matches!(&*request.operation, "CREATE" | "UPDATE")
         && request.sub_resource.as_deref().unwrap_or_default().is_empty()
-        && policy.covers(&request.namespace);
-    let kind =
-        policy.kinds.find_in(&request.kind.group, &request.kind.version, &request.kind.name).filter(|_| wanted)?;
-    let object = request.object.and_then(|raw| kind.read(raw.get()).ok())?;
-    Some(Found { kind, namespace: &request.namespace, object, dry_run: request.dry_run == Some(true) })
-}
-
-/// Always allows; gives the claim that follows, if one does. None: the object, or what it was before, names more than
-/// `most_images`, and nothing was decided.
-pub(super) fn decide_workload(
-    review: &Review<'_>,
-    policy: &Policy,
-    around: &Surroundings,
-    most_images: usize,
-) -> Option<(Verdict, Option<Claim>)> {
-    let Some(found) = find(review, policy) else { return Some((allowed("ignored"), None)) };
-    if found.object.named_images() > most_images {
-        return None;
-    }
-    let (considered, warnings) = policy.consider(found.kind, &found.object, found.namespace, around);
-    let short = |warning: String| warning.chars().take(MAX_WARNING).collect();
-    let warnings = warnings.into_iter().take(MAX_WARNINGS).map(short).collect();
-    let verdict = |label| Verdict { label, warnings, denied: Vec::new() };
-    Some(match considered {
-        Considered::Ignored(_) => (verdict("ignored"), None),
-        Considered::OptedOut => (verdict("opted_out"), None),
-        Considered::Wanted(workloads) if !found.dry_run => {
-            let old = request_old(review, found.kind);
-            if old.as_ref().is_some_and(|old| old.named_images() > most_images) {
-                return None;
-            }
-            match claim(&found, &workloads, old.as_ref(), policy, around) {
-                None => (verdict("unidentified"), None),
-                Some(claim) if claim.fresh().is_some_and(<[_]>::is_empty) => (verdict("unchanged"), None),
-                Some(claim) => (verdict("hinted"), Some(claim)),
-            }
-        }
-        Considered::Wanted(_) | Considered::Nothing => (verdict("unchanged"), None),
+        && policy.covers_namespace(&request.namespace);
+    let kind = policy
+        .kinds
+        .find_by_gvk(&request.kind.group, &request.kind.version, &request.kind.name)
+        .filter(|_| wanted)?;
+    let object = request.object.and_then(|raw| kind.parse_text(raw.get()).ok())?;
+    Some(ReviewedObject {
+        kind,
+        namespace: &request.namespace,
+        object,
+        dry_run: request.dry_run == Some(true),
     })
 }
 
-fn request_old(review: &Review<'_>, kind: &Arc<Kind>) -> Option<ObjectView> {
-    review.request.old_object.and_then(|raw| kind.read(raw.get()).ok())
+/// Decides a review of a workload, which is always allowed, and returns the resulting hint, if any.
+/// Returns `None` without a decision if the object or its old version names more than `most_images`
+/// images.
+pub(super) fn decide_workload(
+    review: &AdmissionReview<'_>,
+    policy: &Policy,
+    around: &ClusterContext,
+    most_images: usize,
+) -> Option<(AdmissionResponse, Option<Hint>)> {
+    let Some(found) = reviewed_object(review, policy) else {
+        return Some((allow("ignored"), None));
+    };
+    if found.object.image_count() > most_images {
+        return None;
+    }
+    let (considered, warnings) =
+        policy.evaluate(found.kind, &found.object, found.namespace, around);
+    let short = |warning: String| warning.chars().take(MAX_WARNING).collect();
+    let warnings = warnings.into_iter().take(MAX_WARNINGS).map(short).collect();
+    let verdict = |label| AdmissionResponse { label, warnings, denied: Vec::new() };
+    Some(match considered {
+        Considered::Ignored(_) => (verdict("ignored"), None),
+        Considered::OptedOut => (verdict("opted_out"), None),
+        Considered::Warm(workloads) if !found.dry_run => {
+            let old = old_object(review, found.kind);
+            if old.as_ref().is_some_and(|old| old.image_count() > most_images) {
+                return None;
+            }
+            match hint_for(&found, &workloads, old.as_ref(), policy, around) {
+                None => (verdict("unidentified"), None),
+                Some(claim) if claim.new_keys().is_some_and(<[_]>::is_empty) => {
+                    (verdict("unchanged"), None)
+                }
+                Some(claim) => (verdict("hinted"), Some(claim)),
+            }
+        }
+        Considered::Warm(_) | Considered::NoImages => (verdict("unchanged"), None),
+    })
 }
 
-fn claim(
-    found: &Found<'_>,
+fn old_object(review: &AdmissionReview<'_>, kind: &Arc<WorkloadKind>) -> Option<ObjectView> {
+    review.request.old_object.and_then(|raw| kind.parse_text(raw.get()).ok())
+}
+
+fn hint_for(
+    found: &ReviewedObject<'_>,
     workloads: &[Workload],
     old: Option<&ObjectView>,
     policy: &Policy,
-    around: &Surroundings,
-) -> Option<Claim> {
-    let claim = Claim::new(found.kind, found.namespace, &found.object)?;
-    let Some(old) = old else { return Some(claim.asking(workloads, Vec::new())) };
-    let (before, _) = policy.consider(found.kind, old, found.namespace, around);
-    let kept = keys_of_all(&before.workloads());
-    Some(claim.replacing(&old.metadata.resource_version).asking(workloads, kept))
+    around: &ClusterContext,
+) -> Option<Hint> {
+    let claim = Hint::new(found.kind, found.namespace, &found.object)?;
+    let Some(old) = old else { return Some(claim.with_workloads(workloads, Vec::new())) };
+    let (before, _) = policy.evaluate(found.kind, old, found.namespace, around);
+    let kept = dedup_keys_of_all(&before.workloads());
+    Some(
+        claim.with_replaced_version(&old.metadata.resource_version).with_workloads(workloads, kept),
+    )
 }
 
-/// A claim of the object alone: intake reads it from the API server, and finds what it asks for.
-pub(super) fn identify(review: &Review<'_>, policy: &Policy) -> Option<Claim> {
-    let found = find(review, policy).filter(|found| !found.dry_run)?;
-    let claim = Claim::new(found.kind, found.namespace, &found.object)?;
-    let old = request_old(review, found.kind);
+/// Creates a hint with only the identity of the object. Intake reads the object from the API server
+/// and extracts its images.
+pub(super) fn identity_hint(review: &AdmissionReview<'_>, policy: &Policy) -> Option<Hint> {
+    let found = reviewed_object(review, policy).filter(|found| !found.dry_run)?;
+    let claim = Hint::new(found.kind, found.namespace, &found.object)?;
+    let old = old_object(review, found.kind);
     Some(match old {
-        Some(old) => claim.replacing(&old.metadata.resource_version),
+        Some(old) => claim.with_replaced_version(&old.metadata.resource_version),
         None => claim,
     })
 }
 
-/// Denies a task or a schedule that cannot be meant, naming each mistake. What the schema says is the API server's to check.
-/// What is more than the operator's limits is refused or a warning when the object is created: one that is there can still be
-/// cancelled.
-pub(super) fn decide_task(review: &Review<'_>, caps: &Caps) -> Verdict {
+/// Denies an invalid task or schedule and names each problem. The API server checks the schema. The
+/// operator's limits apply only on creation, as a denial or a warning, so that an existing task can
+/// still be cancelled.
+pub(super) fn decide_task(review: &AdmissionReview<'_>, caps: &Caps) -> AdmissionResponse {
     if !matches!(&*review.request.operation, "CREATE" | "UPDATE") {
-        return allowed("ignored");
+        return allow("ignored");
     }
-    let Some(raw) = review.request.object else { return allowed("ignored") };
+    let Some(raw) = review.request.object else { return allow("ignored") };
     let new = review.request.operation == "CREATE";
     let mut warnings = Vec::new();
     let problems = if review.request.kind.name == "PrewarmSchedule" {
-        check(raw.get(), schedule::problems)
+        check_spec(raw.get(), schedule::validate_spec)
     } else {
-        check(raw.get(), |spec: &PrewarmTaskSpec| match validate(spec) {
+        check_spec(raw.get(), |spec: &PrewarmTaskSpec| match validate(spec) {
             Err(problems) => problems,
             Ok(mut task) if new => {
-                let problems = caps::check(caps, &task);
-                let limited = caps::clamp(caps, &mut task).into_iter().chain(caps::priority(caps, spec.priority).1);
+                let problems = caps::check_limits(caps, &task);
+                let limited = caps::apply_limits(caps, &mut task)
+                    .into_iter()
+                    .chain(caps::effective_priority(caps, spec.priority).1);
                 warnings.extend(limited.map(|warning| format!("prewarmer: {warning}")));
                 problems
             }
@@ -133,18 +155,21 @@ pub(super) fn decide_task(review: &Review<'_>, caps: &Caps) -> Verdict {
         })
     };
     if problems.is_empty() {
-        return Verdict { warnings, ..allowed("allowed") };
+        return AdmissionResponse { warnings, ..allow("allowed") };
     }
-    Verdict { label: "denied", warnings, denied: problems }
+    AdmissionResponse { label: "denied", warnings, denied: problems }
 }
 
-fn check<S: DeserializeOwned>(object: &str, judge: impl FnOnce(&S) -> Vec<Problem>) -> Vec<Problem> {
+fn check_spec<S: DeserializeOwned>(
+    object: &str,
+    judge: impl FnOnce(&S) -> Vec<FieldError>,
+) -> Vec<FieldError> {
     #[derive(serde::Deserialize)]
-    struct Object<S> {
+    struct SpecOnly<S> {
         spec: S,
     }
-    match serde_json::from_str::<Object<S>>(object) {
+    match serde_json::from_str::<SpecOnly<S>>(object) {
         Ok(object) => judge(&object.spec),
-        Err(error) => vec![Problem::new("spec", "", &error.to_string())],
+        Err(error) => vec![FieldError::new("spec", "", &error.to_string())],
     }
 }

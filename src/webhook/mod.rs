@@ -1,11 +1,10 @@
-//! Admission: review in, verdict out.
+//! Admission webhook.
 //!
-//! In: `AdmissionReview`s of workloads, of `PrewarmTask`s and of
-//! `PrewarmSchedule`s. Out: for a
-//! workload always "allowed", with warnings, and a claim to `intake`; for a task
-//! a verdict. No I/O on the way, and nothing is waited for: where there is no
-//! room or no time to read a review, it is allowed unread. May call `intake`,
-//! `schedule`, `surroundings`, `task` and `workload`.
+//! In: `AdmissionReview`s of workloads, of `PrewarmTask`s and of `PrewarmSchedule`s. Out: for a
+//! workload, an answer that always allows it, with warnings, and a hint for `intake`; for a task or
+//! a schedule, an answer that allows or denies it. No I/O and no waiting happen in between: if
+//! memory or time to read a review is exhausted, it is allowed without examination. May call
+//! `intake`, `schedule`, `surroundings`, `task` and `workload`.
 
 mod body;
 mod decide;
@@ -29,87 +28,102 @@ use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use self::{
-    body::{Bodies, Read, Unread},
-    decide::{decide_task, decide_workload, identify},
-    review::{Review, Verdict, allowing, response, uid_of},
+    body::{BodyError, BodyReader, BufferedBody},
+    decide::{decide_task, decide_workload, identity_hint},
+    review::{AdmissionResponse, AdmissionReview, allow_response, parse_uid, serialize_answer},
 };
-use crate::{intake::ReviewHints, metrics::Metrics, surroundings::Surroundings, workload::Policy};
+use crate::{
+    cluster_context::ClusterContext, intake::ReviewHints, metrics::Metrics, workload::Policy,
+};
 
-/// Path of workloads' reviews.
+/// HTTP path for reviews of workloads.
 pub const WORKLOADS_PATH: &str = "/admit/workloads";
-/// Path of tasks' reviews.
+/// HTTP path for reviews of tasks and schedules.
 pub const TASKS_PATH: &str = "/admit/tasks";
 
-/// Larger reviews of workloads are read on threads of their own: one of this size takes a millisecond or two, one of 8 MiB fifty,
-/// and the thread that answers all reviews has no time for that.
-const LARGE_WORKLOAD: usize = 256 * 1024;
-/// The same for tasks and schedules: a task of a hundred images with the longest names has 52 KB.
-const LARGE_TASK: usize = 64 * 1024;
-/// Objects with more images are read there too: a reference takes some 10 µs, so that these take half a millisecond.
-const MANY_IMAGES: usize = 50;
-/// Reviews that are read there at once. Each holds its body, of 8 MiB at most, and what was read of it.
-const LARGE_AT_ONCE: usize = 2;
-/// A review of a workload is answered by then, read or not. The API server waits 1 s by default.
-const DEADLINE: Duration = Duration::from_millis(100);
-/// The same for tasks and schedules. What is not checked here fails when it is worked on. The API server waits 5 s.
+/// Maximum size of a workload's review that is parsed on the async thread, in bytes. A review of
+/// this size takes one or two milliseconds, and one of 8 MiB takes fifty, which would delay all
+/// other reviews. Larger ones are parsed on blocking threads.
+const MAX_INLINE_WORKLOAD_BYTES: usize = 256 * 1024;
+/// Same limit for tasks and schedules. A task of a hundred images with the longest names has 52 KB.
+const MAX_INLINE_TASK_BYTES: usize = 64 * 1024;
+/// Maximum number of images of an object that is evaluated on the async thread. A reference takes
+/// about 10 µs, so this number takes half a millisecond.
+const MAX_INLINE_IMAGES: usize = 50;
+/// Maximum number of reviews on blocking threads. Each holds its body of up to 8 MiB and the parsed
+/// objects.
+const MAX_LARGE_REVIEWS: usize = 2;
+/// Deadline of the answer to a workload's review. After it, the review is allowed without
+/// examination. The API server waits 1 s by default.
+const WORKLOAD_DEADLINE: Duration = Duration::from_millis(100);
+/// Same deadline for tasks and schedules. Problems not found here make the task fail later. The API
+/// server waits 5 s.
 const TASK_DEADLINE: Duration = Duration::from_secs(2);
 
-/// What the handlers share.
+/// State of the webhook's handlers.
 #[derive(Clone)]
 pub struct WebhookState {
-    /// Where claims go.
+    /// Sender of hints.
     pub hints: ReviewHints,
-    /// What counts.
+    /// Policy that decides whether and how a workload is warmed.
     pub policy: Arc<Policy>,
-    /// What surrounds workloads.
-    pub around: Surroundings,
-    /// Where durations are noted.
+    /// Cluster context of workloads.
+    pub context: ClusterContext,
+    /// Metrics that record durations and outcomes.
     pub metrics: Arc<Metrics>,
 }
 
-/// The webhook's routes.
+/// Returns the router of the webhook.
 pub fn router(state: WebhookState) -> Router {
-    let shared = Shared { state, bodies: Bodies::default(), pool: Arc::new(Semaphore::new(LARGE_AT_ONCE)) };
+    let shared = WebhookHandlers {
+        state,
+        body_reader: BodyReader::default(),
+        large_reviews: Arc::new(Semaphore::new(MAX_LARGE_REVIEWS)),
+    };
     Router::new()
-        .route(WORKLOADS_PATH, post(workloads))
-        .route(TASKS_PATH, post(tasks))
+        .route(WORKLOADS_PATH, post(review_workload))
+        .route(TASKS_PATH, post(review_task))
         .layer(CatchPanicLayer::new())
         .with_state(shared)
 }
 
 #[derive(Clone)]
-struct Shared {
+struct WebhookHandlers {
     state: WebhookState,
-    bodies: Bodies,
-    /// Large reviews that are read at once.
-    pool: Arc<Semaphore>,
+    body_reader: BodyReader,
+    /// Permits for large reviews on blocking threads.
+    large_reviews: Arc<Semaphore>,
 }
 
-/// The answer to a review, and how the metrics name it.
-struct Answer {
+/// Answer to a review, with its metrics labels.
+struct LabelledAnswer {
     kind: &'static str,
     label: &'static str,
     bytes: Vec<u8>,
 }
 
-impl Answer {
-    fn new(review: &Review<'_>, verdict: &Verdict) -> Self {
-        Self { kind: review.kind_label(), label: verdict.label, bytes: response(review, verdict) }
+impl LabelledAnswer {
+    fn new(review: &AdmissionReview<'_>, verdict: &AdmissionResponse) -> Self {
+        Self {
+            kind: review.kind_label(),
+            label: verdict.label,
+            bytes: serialize_answer(review, verdict),
+        }
     }
 }
 
-/// Why a review was allowed unread.
+/// Reason why a review was allowed without examination.
 #[derive(Debug, Clone, Copy)]
-enum Unexamined {
-    /// There was no room for its body.
+enum UnexaminedReason {
+    /// Exhausted memory budget for bodies.
     BudgetFull,
-    /// As many large reviews were being read as may be.
+    /// Maximum number of large reviews in progress.
     PoolFull,
-    /// It took too long.
+    /// Deadline exceeded.
     Deadline,
 }
 
-impl Unexamined {
+impl UnexaminedReason {
     fn as_str(self) -> &'static str {
         match self {
             Self::BudgetFull => "budget_full",
@@ -119,39 +133,49 @@ impl Unexamined {
     }
 }
 
-async fn workloads(State(shared): State<Shared>, headers: HeaderMap, request: Request) -> Response {
+async fn review_workload(
+    State(shared): State<WebhookHandlers>,
+    headers: HeaderMap,
+    request: Request,
+) -> Response {
     let started = Instant::now();
-    let body = match shared.read(&headers, request, started).await {
+    let body = match shared.read_body(&headers, request, started).await {
         Ok(body) => body,
         Err(response) => return response,
     };
     let state = &shared.state;
-    if body.bytes.len() <= LARGE_WORKLOAD {
-        match examine(state, &body.bytes, MANY_IMAGES) {
+    if body.bytes.len() <= MAX_INLINE_WORKLOAD_BYTES {
+        match decide_and_queue_hint(state, &body.bytes, MAX_INLINE_IMAGES) {
             Ok(Some(answer)) => return state.respond(answer, started),
             Ok(None) => {}
-            Err(refusal) => return state.refuse(refusal, started),
+            Err(refusal) => return state.respond_error(refusal, started),
         }
     }
-    let Ok(permit) = Arc::clone(&shared.pool).try_acquire_owned() else {
-        // Whose it is was read quickly, unless it is large.
-        if body.bytes.len() <= LARGE_WORKLOAD
-            && let Ok(review) = Review::read(&body.bytes)
-            && let Some(claim) = identify(&review, &state.policy)
+    let Ok(permit) = Arc::clone(&shared.large_reviews).try_acquire_owned() else {
+        // The identity of an object is read quickly, unless the review is large.
+        if body.bytes.len() <= MAX_INLINE_WORKLOAD_BYTES
+            && let Ok(review) = AdmissionReview::parse(&body.bytes)
+            && let Some(claim) = identity_hint(&review, &state.policy)
         {
             state.hints.offer(claim);
         }
-        return state.allow_unexamined(Unexamined::PoolFull, &body.bytes, started);
+        return state.allow_unexamined(UnexaminedReason::PoolFull, &body.bytes, started);
     };
-    // The work goes on behind the deadline, for the sake of the claim.
-    let read = move |state: &WebhookState, bytes: &[u8]| examine(state, bytes, usize::MAX);
-    state.elsewhere(body, DEADLINE, permit, started, read).await
+    // The work continues after the deadline, because of the hint.
+    let read =
+        move |state: &WebhookState, bytes: &[u8]| decide_and_queue_hint(state, bytes, usize::MAX);
+    state.decide_blocking(body, WORKLOAD_DEADLINE, permit, started, read).await
 }
 
-/// Decides a review of a workload, and passes on the claim that follows. None: it names more than `most_images`.
-fn examine(state: &WebhookState, bytes: &[u8], most_images: usize) -> Result<Option<Answer>, Refusal> {
-    let review = Review::read(bytes).map_err(|details| no_review(&details))?;
-    let decided = decide_workload(&review, &state.policy, &state.around, most_images);
+/// Decides a review of a workload and queues the resulting hint. Returns `None` if the object names
+/// more than `most_images` images.
+fn decide_and_queue_hint(
+    state: &WebhookState,
+    bytes: &[u8],
+    most_images: usize,
+) -> Result<Option<LabelledAnswer>, ReviewError> {
+    let review = AdmissionReview::parse(bytes).map_err(|details| invalid_review(&details))?;
+    let decided = decide_workload(&review, &state.policy, &state.context, most_images);
     let Some((verdict, claim)) = decided else { return Ok(None) };
     match claim {
         Some(claim) => {
@@ -162,82 +186,102 @@ fn examine(state: &WebhookState, bytes: &[u8], most_images: usize) -> Result<Opt
         }
         None => {}
     }
-    Ok(Some(Answer::new(&review, &verdict)))
+    Ok(Some(LabelledAnswer::new(&review, &verdict)))
 }
 
-async fn tasks(State(shared): State<Shared>, headers: HeaderMap, request: Request) -> Response {
+async fn review_task(
+    State(shared): State<WebhookHandlers>,
+    headers: HeaderMap,
+    request: Request,
+) -> Response {
     let started = Instant::now();
-    let body = match shared.read(&headers, request, started).await {
+    let body = match shared.read_body(&headers, request, started).await {
         Ok(body) => body,
         Err(response) => return response,
     };
     let state = &shared.state;
     let caps = Arc::clone(&state.policy.caps);
     let check = move |bytes: &[u8]| {
-        let review = Review::read(bytes).map_err(|details| no_review(&details))?;
-        Ok(Answer::new(&review, &decide_task(&review, &caps)))
+        let review = AdmissionReview::parse(bytes).map_err(|details| invalid_review(&details))?;
+        Ok(LabelledAnswer::new(&review, &decide_task(&review, &caps)))
     };
-    if body.bytes.len() <= LARGE_TASK {
+    if body.bytes.len() <= MAX_INLINE_TASK_BYTES {
         return match check(&body.bytes) {
             Ok(answer) => state.respond(answer, started),
-            Err(refusal) => state.refuse(refusal, started),
+            Err(refusal) => state.respond_error(refusal, started),
         };
     }
-    match tokio::time::timeout(TASK_DEADLINE, Arc::clone(&shared.pool).acquire_owned()).await {
+    match tokio::time::timeout(TASK_DEADLINE, Arc::clone(&shared.large_reviews).acquire_owned())
+        .await
+    {
         Ok(Ok(permit)) => {
             let read = move |_: &WebhookState, bytes: &[u8]| check(bytes).map(Some);
-            state.elsewhere(body, TASK_DEADLINE, permit, started, read).await
+            state.decide_blocking(body, TASK_DEADLINE, permit, started, read).await
         }
-        _ => state.allow_unexamined(Unexamined::PoolFull, &body.bytes, started),
+        _ => state.allow_unexamined(UnexaminedReason::PoolFull, &body.bytes, started),
     }
 }
 
-impl Shared {
-    /// Reads the body, or gives the response where that is not to be had.
-    async fn read(&self, headers: &HeaderMap, request: Request, started: Instant) -> Result<Read, Response> {
-        json_only(headers).map_err(|refusal| self.state.refuse(refusal, started))?;
-        match self.bodies.read(headers, request.into_body()).await {
+impl WebhookHandlers {
+    /// Reads the body, or returns the response that rejects or allows the review without it.
+    async fn read_body(
+        &self,
+        headers: &HeaderMap,
+        request: Request,
+        started: Instant,
+    ) -> Result<BufferedBody, Response> {
+        json_only(headers).map_err(|refusal| self.state.respond_error(refusal, started))?;
+        match self.body_reader.read_body(headers, request.into_body()).await {
             Ok(read) => Ok(read),
-            Err(Unread::Refused(refusal)) => Err(self.state.refuse(refusal, started)),
-            Err(Unread::Full(beginning)) => {
-                Err(self.state.allow_unexamined(Unexamined::BudgetFull, &beginning, started))
+            Err(BodyError::Refused(refusal)) => Err(self.state.respond_error(refusal, started)),
+            Err(BodyError::OverBudget(beginning)) => {
+                Err(self.state.allow_unexamined(UnexaminedReason::BudgetFull, &beginning, started))
             }
         }
     }
 }
 
 impl WebhookState {
-    fn respond(&self, answer: Answer, started: Instant) -> Response {
-        self.observe(answer.kind, answer.label, started);
+    fn respond(&self, answer: LabelledAnswer, started: Instant) -> Response {
+        self.record_duration(answer.kind, answer.label, started);
         ([(header::CONTENT_TYPE, "application/json")], answer.bytes).into_response()
     }
 
-    fn refuse(&self, refusal: Refusal, started: Instant) -> Response {
-        self.observe("other", "invalid", started);
+    fn respond_error(&self, refusal: ReviewError, started: Instant) -> Response {
+        self.record_duration("other", "invalid", started);
         refusal.into_response()
     }
 
-    /// Allows a review of which `beginning` is known at least. Without its UID it cannot be allowed: then the call fails, and the
-    /// API server goes on without us (`failurePolicy: Ignore`).
-    fn allow_unexamined(&self, why: Unexamined, beginning: &[u8], started: Instant) -> Response {
-        self.metrics.unexamined.with_label_values(&[why.as_str()]).inc();
-        if let Some(uid) = uid_of(beginning) {
-            return self.respond(Answer { kind: "other", label: "unexamined", bytes: allowing(uid) }, started);
+    /// Allows a review without examination. `beginning` contains at least its first bytes. Without
+    /// its UID a review cannot be allowed: then the call fails, and the API server continues
+    /// without the webhook (`failurePolicy: Ignore`).
+    fn allow_unexamined(
+        &self,
+        why: UnexaminedReason,
+        beginning: &[u8],
+        started: Instant,
+    ) -> Response {
+        self.metrics.reviews_unexamined.with_label_values(&[why.as_str()]).inc();
+        if let Some(uid) = parse_uid(beginning) {
+            return self.respond(
+                LabelledAnswer { kind: "other", label: "unexamined", bytes: allow_response(uid) },
+                started,
+            );
         }
-        let details = "too many reviews are being read at once; send this one again later";
-        self.refuse(refuse(StatusCode::SERVICE_UNAVAILABLE, "busy", details), started)
+        let details = "too many admission reviews are in progress; retry later";
+        self.respond_error(review_error(StatusCode::SERVICE_UNAVAILABLE, "busy", details), started)
     }
 
-    /// Has a large review read on a thread of its own. The answer comes by the deadline, whatever becomes of it.
-    async fn elsewhere(
+    /// Processes a large review on a blocking thread, and answers at the latest by the deadline.
+    async fn decide_blocking(
         &self,
-        body: Read,
+        body: BufferedBody,
         deadline: Duration,
         permit: tokio::sync::OwnedSemaphorePermit,
         started: Instant,
-        read: impl FnOnce(&Self, &[u8]) -> Result<Option<Answer>, Refusal> + Send + 'static,
+        read: impl FnOnce(&Self, &[u8]) -> Result<Option<LabelledAnswer>, ReviewError> + Send + 'static,
     ) -> Response {
-        let beginning = body.bytes.slice(..body.bytes.len().min(review::UID_WITHIN));
+        let beginning = body.bytes.slice(..body.bytes.len().min(review::UID_PREFIX_BYTES));
         let state = self.clone();
         let work = tokio::task::spawn_blocking(move || {
             let _permit = permit;
@@ -245,61 +289,71 @@ impl WebhookState {
         });
         match tokio::time::timeout(deadline, work).await {
             Ok(Ok(Ok(Some(answer)))) => self.respond(answer, started),
-            Ok(Ok(Err(refusal))) => self.refuse(refusal, started),
+            Ok(Ok(Err(refusal))) => self.respond_error(refusal, started),
             // A panic: the runtime has logged it.
-            Ok(Err(_) | Ok(Ok(None))) => {
-                self.refuse(refuse(StatusCode::INTERNAL_SERVER_ERROR, "internal error", "see the log"), started)
-            }
-            Err(_) => self.allow_unexamined(Unexamined::Deadline, &beginning, started),
+            Ok(Err(_) | Ok(Ok(None))) => self.respond_error(
+                review_error(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "internal error",
+                    "see the log of the server",
+                ),
+                started,
+            ),
+            Err(_) => self.allow_unexamined(UnexaminedReason::Deadline, &beginning, started),
         }
     }
 
-    fn observe(&self, kind: &str, verdict: &str, started: Instant) {
-        self.metrics.admission_duration.with_label_values(&[kind, verdict]).observe(started.elapsed().as_secs_f64());
+    fn record_duration(&self, kind: &str, verdict: &str, started: Instant) {
+        self.metrics
+            .admission_duration
+            .with_label_values(&[kind, verdict])
+            .observe(started.elapsed().as_secs_f64());
     }
 }
 
-fn no_review(details: &str) -> Refusal {
-    refuse(StatusCode::BAD_REQUEST, "not an AdmissionReview", details)
+fn invalid_review(details: &str) -> ReviewError {
+    review_error(StatusCode::BAD_REQUEST, "not an AdmissionReview", details)
 }
 
-/// From the bytes of a review to those of the answers, as a workload's and as a task's: for fuzzing and for counting
-/// allocations. None where it is no review.
+/// Converts the bytes of a review into those of its answers, as for a workload and as for a task.
+/// Used by fuzzing and by the count of allocations. Returns no answer if the bytes are not a
+/// review.
 #[doc(hidden)]
 #[must_use]
-pub fn rehearse(bytes: &[u8], policy: &Policy, around: &Surroundings) -> Vec<Vec<u8>> {
-    let Ok(review) = Review::read(bytes) else { return Vec::new() };
+pub fn review_roundtrip(bytes: &[u8], policy: &Policy, around: &ClusterContext) -> Vec<Vec<u8>> {
+    let Ok(review) = AdmissionReview::parse(bytes) else { return Vec::new() };
     let decided = decide_workload(&review, policy, around, usize::MAX).map(|(verdict, _)| verdict);
     let verdicts = [decided.unwrap_or_default(), decide_task(&review, &policy.caps)];
-    verdicts.iter().map(|verdict| response(&review, verdict)).collect()
+    verdicts.iter().map(|verdict| serialize_answer(&review, verdict)).collect()
 }
 
-fn json_only(headers: &HeaderMap) -> Result<(), Refusal> {
-    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+fn json_only(headers: &HeaderMap) -> Result<(), ReviewError> {
+    let content_type =
+        headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     if essence.eq_ignore_ascii_case("application/json") {
         return Ok(());
     }
     let details = format!("Content-Type is {content_type:?}: send application/json");
-    Err(refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported media type", &details))
+    Err(review_error(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported media type", &details))
 }
 
-/// Why a request is not a review that can be answered.
+/// Error response to a request that is not a valid review.
 #[derive(Debug)]
-struct Refusal {
+struct ReviewError {
     status: StatusCode,
     error: &'static str,
     details: String,
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for ReviewError {
     fn into_response(self) -> Response {
         (self.status, Json(json!({ "error": self.error, "details": self.details }))).into_response()
     }
 }
 
-fn refuse(status: StatusCode, error: &'static str, details: &str) -> Refusal {
-    Refusal { status, error, details: details.to_owned() }
+fn review_error(status: StatusCode, error: &'static str, details: &str) -> ReviewError {
+    ReviewError { status, error, details: details.to_owned() }
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
-//! The `ValidatingWebhookConfiguration`. *Pure.*
+//! The `ValidatingWebhookConfiguration`. Pure: no client, no clock, no I/O.
 
 use k8s_openapi::{
     ByteString,
     api::admissionregistration::v1::{
-        MatchCondition, RuleWithOperations, ServiceReference, ValidatingWebhook, ValidatingWebhookConfiguration,
-        WebhookClientConfig,
+        MatchCondition, RuleWithOperations, ServiceReference, ValidatingWebhook,
+        ValidatingWebhookConfiguration, WebhookClientConfig,
     },
     apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement, ObjectMeta},
 };
@@ -12,46 +12,53 @@ use k8s_openapi::{
 use super::{TASKS_PATH, WORKLOADS_PATH};
 use crate::{
     worker::MANAGED_BY,
-    workload::{Kind, Policy},
+    workload::{Policy, WorkloadKind},
 };
 
-/// Seconds that admission of a task may wait for us at least: a task that is not checked here fails later.
-const TASKS_TIMEOUT: i32 = 5;
+/// Minimum timeout of the webhook for tasks and schedules, in seconds. Problems not found here make
+/// a task fail later.
+const MIN_TASKS_TIMEOUT: i32 = 5;
 
-/// How the API server reaches us.
+/// Address at which the API server calls the webhook.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Address {
-    /// By URL, such as `https://127.0.0.1:9443`.
+pub enum WebhookAddress {
+    /// URL, such as `https://127.0.0.1:9443`.
     Url(String),
-    /// By a Service on port 443.
+    /// Service on port 443.
     Service {
-        /// Its namespace.
+        /// Namespace of the Service.
         namespace: String,
-        /// Its name.
+        /// Name of the Service.
         name: String,
     },
 }
 
-/// What is registered, and how.
+/// Parameters of the webhook configuration.
 #[derive(Debug, Clone)]
 pub struct Registration {
-    /// The configuration's name.
+    /// Name of the configuration object.
     pub name: String,
-    /// How the API server reaches us.
-    pub address: Address,
-    /// Seconds that admission of a workload may wait for us. Our answers take well under a millisecond; a webhook that is
-    /// down refuses at once, and only one that hangs costs this long.
-    pub timeout: i32,
+    /// Address at which the API server calls the webhook.
+    pub address: WebhookAddress,
+    /// Timeout of the webhook for workloads, in seconds. Answers take well below one millisecond. A
+    /// webhook that is down refuses connections at once; only one that hangs delays admission so
+    /// long.
+    pub timeout_seconds: i32,
 }
 
-/// Match conditions in CEL, with their names. As seen on Kubernetes 1.36, they keep scale, status and annotation updates, the
-/// pods and Jobs of controllers that we know, and all of ourselves within the API server.
-fn conditions(policy: &Policy) -> Vec<MatchCondition> {
-    let namespaces = policy.excluded_namespaces.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ");
-    let custom = policy
-        .kinds
-        .custom()
-        .map(|kind| format!(" || (o.apiVersion.startsWith('{}/') && o.kind == '{}')", kind.group, kind.kind));
+/// Returns named match conditions in CEL. They keep within the API server: updates of scale, status
+/// and annotations; pods and Jobs of controllers that the policy covers; and our own objects.
+/// Verified on Kubernetes 1.36.
+fn match_conditions(policy: &Policy) -> Vec<MatchCondition> {
+    let namespaces = policy
+        .excluded_namespaces
+        .iter()
+        .map(|name| format!("'{name}'"))
+        .collect::<Vec<_>>()
+        .join(", ");
+    let custom = policy.kinds.custom().map(|kind| {
+        format!(" || (o.apiVersion.startsWith('{}/') && o.kind == '{}')", kind.group, kind.kind)
+    });
     let custom: String = custom.collect();
     let changed = [
         "has(object.spec.template) ? object.spec.template != oldObject.spec.template",
@@ -62,8 +69,8 @@ fn conditions(policy: &Policy) -> Vec<MatchCondition> {
          (object.metadata.?annotations.orValue({}).exists(k, k.startsWith('prewarm.io/')) || \
          oldObject.metadata.?annotations.orValue({}).exists(k, k.startsWith('prewarm.io/')))";
     vec![
-        condition("not-the-system", &format!("!(request.namespace in [{namespaces}])")),
-        condition(
+        match_condition("not-the-system", &format!("!(request.namespace in [{namespaces}])")),
+        match_condition(
             "not-ours",
             &format!(
                 "!has(object.metadata.labels) || !('{key}' in object.metadata.labels) || \
@@ -72,7 +79,7 @@ fn conditions(policy: &Policy) -> Vec<MatchCondition> {
                 value = MANAGED_BY.1
             ),
         ),
-        condition(
+        match_condition(
             "no-known-controller",
             &format!(
                 "!has(object.metadata.ownerReferences) || !object.metadata.ownerReferences.exists(o, has(o.controller) && \
@@ -80,49 +87,57 @@ fn conditions(policy: &Policy) -> Vec<MatchCondition> {
                  o.kind in ['ReplicationController', 'Node']){custom}))"
             ),
         ),
-        condition(
+        match_condition(
             "new-or-changed-template",
-            &format!("request.operation == 'CREATE' || ({} : {} : {other}) || {annotated}", changed[0], changed[1]),
+            &format!(
+                "request.operation == 'CREATE' || ({} : {} : {other}) || {annotated}",
+                changed[0], changed[1]
+            ),
         ),
     ]
 }
 
-/// The configuration that has the API server call us.
+/// Returns the configuration that registers the webhook with the API server.
 #[must_use]
 pub fn webhook_configuration(
     registration: &Registration,
     ca_bundle: &[u8],
     policy: &Policy,
 ) -> ValidatingWebhookConfiguration {
-    let Registration { name, address, timeout } = registration;
+    let Registration { name, address, timeout_seconds: timeout } = registration;
     let workloads = ValidatingWebhook {
         name: "workloads.prewarm.io".into(),
-        client_config: client(address, WORKLOADS_PATH, ca_bundle),
+        client_config: client_config(address, WORKLOADS_PATH, ca_bundle),
         rules: Some(policy.kinds.iter().map(|kind| rule_for(kind)).collect()),
-        match_conditions: Some(conditions(policy)),
+        match_conditions: Some(match_conditions(policy)),
         side_effects: "NoneOnDryRun".into(),
         timeout_seconds: Some(*timeout),
-        ..webhook(policy)
+        ..webhook_defaults(policy)
     };
     let tasks = ValidatingWebhook {
         name: "tasks.prewarm.io".into(),
-        client_config: client(address, TASKS_PATH, ca_bundle),
+        client_config: client_config(address, TASKS_PATH, ca_bundle),
         rules: Some(vec![
             rule("prewarm.io", "v1alpha1", &["CREATE"], "prewarmtasks"),
             rule("prewarm.io", "v1alpha1", &["CREATE", "UPDATE"], "prewarmschedules"),
         ]),
         side_effects: "None".into(),
-        timeout_seconds: Some(TASKS_TIMEOUT.max(*timeout)),
-        // Tasks are checked in the system's namespaces too.
+        timeout_seconds: Some(MIN_TASKS_TIMEOUT.max(*timeout)),
+        // Tasks are checked in system namespaces too.
         namespace_selector: Some(
-            policy.watch_namespace.as_ref().map(|only| by_name("In", vec![only.clone()])).unwrap_or_default(),
+            policy
+                .watch_namespace
+                .as_ref()
+                .map(|only| name_selector("In", vec![only.clone()]))
+                .unwrap_or_default(),
         ),
-        ..webhook(policy)
+        ..webhook_defaults(policy)
     };
     ValidatingWebhookConfiguration {
         metadata: ObjectMeta {
             name: Some(name.clone()),
-            // The chart's own object has it too; what else it says there is not ours.
+            // The object of the chart has this label too. Its other labels do not belong to the
+            // server.
             labels: Some([("app.kubernetes.io/part-of".to_owned(), "prewarmer".to_owned())].into()),
             ..ObjectMeta::default()
         },
@@ -130,33 +145,35 @@ pub fn webhook_configuration(
     }
 }
 
-/// The template of a Job cannot be changed, and the images of a pod are being pulled already when they are.
-fn rule_for(kind: &Kind) -> RuleWithOperations {
+/// Returns the rule for a kind. Pods and Jobs are reviewed only on creation: a Job's template is
+/// immutable, and the images of a changed pod are already being pulled.
+fn rule_for(kind: &WorkloadKind) -> RuleWithOperations {
     let once = kind.is_pod() || (kind.group == "batch" && kind.kind == "Job");
     let operations: &[&str] = if once { &["CREATE"] } else { &["CREATE", "UPDATE"] };
     rule(&kind.group, &kind.version, operations, &kind.plural)
 }
 
-/// What both webhooks share. `Ignore`: nothing of ours may ever block anything.
-fn webhook(policy: &Policy) -> ValidatingWebhook {
+/// Returns the fields that both webhooks share. `Ignore` makes sure that a failure of the webhook
+/// never blocks an object.
+fn webhook_defaults(policy: &Policy) -> ValidatingWebhook {
     ValidatingWebhook {
         admission_review_versions: vec!["v1".into()],
         failure_policy: Some("Ignore".into()),
         match_policy: Some("Equivalent".into()),
-        namespace_selector: Some(namespaces(policy)),
+        namespace_selector: Some(namespace_selector(policy)),
         object_selector: Some(LabelSelector::default()),
         ..ValidatingWebhook::default()
     }
 }
 
-fn namespaces(policy: &Policy) -> LabelSelector {
+fn namespace_selector(policy: &Policy) -> LabelSelector {
     match &policy.watch_namespace {
-        Some(only) => by_name("In", vec![only.clone()]),
-        None => by_name("NotIn", policy.excluded_namespaces.iter().cloned().collect()),
+        Some(only) => name_selector("In", vec![only.clone()]),
+        None => name_selector("NotIn", policy.excluded_namespaces.iter().cloned().collect()),
     }
 }
 
-fn by_name(operator: &str, names: Vec<String>) -> LabelSelector {
+fn name_selector(operator: &str, names: Vec<String>) -> LabelSelector {
     let requirement = LabelSelectorRequirement {
         key: "kubernetes.io/metadata.name".into(),
         operator: operator.into(),
@@ -165,13 +182,15 @@ fn by_name(operator: &str, names: Vec<String>) -> LabelSelector {
     LabelSelector { match_expressions: Some(vec![requirement]), match_labels: None }
 }
 
-fn client(address: &Address, path: &str, ca_bundle: &[u8]) -> WebhookClientConfig {
+fn client_config(address: &WebhookAddress, path: &str, ca_bundle: &[u8]) -> WebhookClientConfig {
     let ca_bundle = Some(ByteString(ca_bundle.to_vec()));
     match address {
-        Address::Url(base) => {
-            WebhookClientConfig { ca_bundle, url: Some(format!("{}{path}", base.trim_end_matches('/'))), service: None }
-        }
-        Address::Service { namespace, name } => WebhookClientConfig {
+        WebhookAddress::Url(base) => WebhookClientConfig {
+            ca_bundle,
+            url: Some(format!("{}{path}", base.trim_end_matches('/'))),
+            service: None,
+        },
+        WebhookAddress::Service { namespace, name } => WebhookClientConfig {
             ca_bundle,
             url: None,
             service: Some(ServiceReference {
@@ -195,6 +214,6 @@ fn rule(group: &str, version: &str, operations: &[&str], resource: &str) -> Rule
     }
 }
 
-fn condition(name: &str, expression: &str) -> MatchCondition {
+fn match_condition(name: &str, expression: &str) -> MatchCondition {
     MatchCondition { name: name.into(), expression: expression.into() }
 }

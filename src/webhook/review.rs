@@ -1,15 +1,16 @@
-//! `AdmissionReview` `admission.k8s.io/v1`, as far as we look at it.
+//! Wire format of `AdmissionReview` (`admission.k8s.io/v1`), limited to the fields in use.
 
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
-use crate::task::Problem;
+use crate::task::FieldError;
 
-/// The only version there is, since Kubernetes 1.16.
+/// Only supported version; it exists since Kubernetes 1.16.
 const API_VERSION: &str = "admission.k8s.io/v1";
-/// Kinds that the metrics name; all others are "other", so that nobody can invent labels.
+/// Kinds that are values of a metrics label. All others are "other", so that no client can create
+/// label values.
 const KINDS: &[&str] = &[
     "Deployment",
     "StatefulSet",
@@ -24,22 +25,22 @@ const KINDS: &[&str] = &[
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Review<'a> {
+pub(super) struct AdmissionReview<'a> {
     #[serde(borrow)]
     api_version: Cow<'a, str>,
     #[serde(borrow)]
     kind: Cow<'a, str>,
     #[serde(borrow)]
-    pub(super) request: Request<'a>,
+    pub(super) request: AdmissionRequest<'a>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Request<'a> {
+pub(super) struct AdmissionRequest<'a> {
     #[serde(borrow)]
     uid: Cow<'a, str>,
     #[serde(borrow)]
-    pub(super) kind: Kind<'a>,
+    pub(super) kind: ReviewKind<'a>,
     #[serde(default, borrow)]
     pub(super) sub_resource: Option<Cow<'a, str>>,
     #[serde(default, borrow)]
@@ -57,7 +58,7 @@ pub(super) struct Request<'a> {
 }
 
 #[derive(Debug, Deserialize)]
-pub(super) struct Kind<'a> {
+pub(super) struct ReviewKind<'a> {
     #[serde(default, borrow)]
     pub(super) group: Cow<'a, str>,
     #[serde(default, borrow)]
@@ -66,11 +67,14 @@ pub(super) struct Kind<'a> {
     pub(super) name: Cow<'a, str>,
 }
 
-impl<'a> Review<'a> {
-    pub(super) fn read(bytes: &'a [u8]) -> Result<Self, String> {
+impl<'a> AdmissionReview<'a> {
+    pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, String> {
         let review: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         if review.api_version != API_VERSION || review.kind != "AdmissionReview" {
-            return Err(format!("expected {API_VERSION} AdmissionReview, got {} {}", review.api_version, review.kind));
+            return Err(format!(
+                "expected {API_VERSION} AdmissionReview, got {} {}",
+                review.api_version, review.kind
+            ));
         }
         Ok(review)
     }
@@ -80,56 +84,62 @@ impl<'a> Review<'a> {
     }
 }
 
-/// What a review comes to.
+/// Decision about a review.
 #[derive(Debug, Default)]
-pub(super) struct Verdict {
-    /// For metrics.
+pub(super) struct AdmissionResponse {
+    /// Value of the metrics label `verdict`.
     pub(super) label: &'static str,
-    /// What the user reads.
+    /// Warnings for the user.
     pub(super) warnings: Vec<String>,
-    /// Why not, if so.
-    pub(super) denied: Vec<Problem>,
+    /// Problems that deny the object; empty if it is allowed.
+    pub(super) denied: Vec<FieldError>,
 }
 
-/// Longest text of all mistakes together; each is a cause of its own beside it.
+/// Maximum length of the message with all problems, which are also listed as separate causes.
 const MAX_MESSAGE: usize = 4096;
-/// Causes that a refusal lists at most, and the length of each: 24 KB with their fields, where a task may have thousands of
-/// mistakes.
+/// Maximum number of causes in a denial. With their fields they take 24 KB, where a task may have
+/// thousands of problems.
 const MAX_CAUSES: usize = 20;
 const MAX_CAUSE: usize = 1024;
-/// The API server writes the UID of a review within its first bytes:
+/// Number of bytes at the start of a review within which the API server writes the UID:
 /// `{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","request":{"uid":"...",`.
-pub(super) const UID_WITHIN: usize = 512;
-const BEFORE_UID: &[u8] = br#""request":{"uid":""#;
-/// Longest UID: those of Kubernetes have 36 characters.
+pub(super) const UID_PREFIX_BYTES: usize = 512;
+const UID_PREFIX: &[u8] = br#""request":{"uid":""#;
+/// Maximum length of a UID. UIDs of Kubernetes have 36 characters.
 const MAX_UID: usize = 64;
 
-/// The UID of a review of which only the beginning is there, where it is written as the API server does.
-pub(super) fn uid_of(beginning: &[u8]) -> Option<&str> {
-    let head = &beginning[..beginning.len().min(UID_WITHIN)];
-    let start = head.windows(BEFORE_UID.len()).position(|part| part == BEFORE_UID)? + BEFORE_UID.len();
+/// Returns the UID from the beginning of a review, if it is written in the API server's format.
+pub(super) fn parse_uid(beginning: &[u8]) -> Option<&str> {
+    let head = &beginning[..beginning.len().min(UID_PREFIX_BYTES)];
+    let start =
+        head.windows(UID_PREFIX.len()).position(|part| part == UID_PREFIX)? + UID_PREFIX.len();
     let rest = &head[start..];
     let uid = std::str::from_utf8(&rest[..rest.iter().position(|byte| *byte == b'"')?]).ok()?;
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
     (!uid.is_empty() && uid.len() <= MAX_UID && uid.bytes().all(plain)).then_some(uid)
 }
 
-/// The answer that allows the review of this UID, and says nothing else.
-pub(super) fn allowing(uid: &str) -> Vec<u8> {
-    let response = Response { uid, allowed: true, warnings: &[], status: None };
-    serde_json::to_vec(&Answer { api_version: API_VERSION, kind: "AdmissionReview", response }).unwrap_or_default()
+/// Returns the answer that allows the review with this UID, without warnings.
+pub(super) fn allow_response(uid: &str) -> Vec<u8> {
+    let response = ReviewResponse { uid, allowed: true, warnings: &[], status: None };
+    serde_json::to_vec(&ReviewAnswer {
+        api_version: API_VERSION,
+        kind: "AdmissionReview",
+        response,
+    })
+    .unwrap_or_default()
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Answer<'a> {
+struct ReviewAnswer<'a> {
     api_version: &'static str,
     kind: &'static str,
-    response: Response<'a>,
+    response: ReviewResponse<'a>,
 }
 
 #[derive(Serialize)]
-struct Response<'a> {
+struct ReviewResponse<'a> {
     uid: &'a str,
     allowed: bool,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
@@ -138,33 +148,40 @@ struct Response<'a> {
     status: Option<Value>,
 }
 
-/// The answer to a review, as JSON.
-pub(super) fn response(review: &Review<'_>, verdict: &Verdict) -> Vec<u8> {
+/// Serializes the answer to a review as JSON.
+pub(super) fn serialize_answer(
+    review: &AdmissionReview<'_>,
+    verdict: &AdmissionResponse,
+) -> Vec<u8> {
     let denied = !verdict.denied.is_empty();
-    let answer = Answer {
+    let answer = ReviewAnswer {
         api_version: API_VERSION,
         kind: "AdmissionReview",
-        response: Response {
+        response: ReviewResponse {
             uid: &review.request.uid,
             allowed: !denied,
             warnings: &verdict.warnings,
-            status: denied.then(|| refusal(&verdict.denied)),
+            status: denied.then(|| denial_status(&verdict.denied)),
         },
     };
-    // Strings and booleans can always be written.
+    // The serialization of strings and booleans cannot fail.
     serde_json::to_vec(&answer).unwrap_or_default()
 }
 
-fn refusal(problems: &[Problem]) -> Value {
+fn denial_status(problems: &[FieldError]) -> Value {
     let short = |text: String, most: usize| -> String {
         if text.len() <= most { text } else { text.chars().take(most).chain(['…']).collect() }
     };
     let named = &problems[..problems.len().min(MAX_CAUSES)];
-    let mut texts: Vec<String> = named.iter().map(|problem| short(problem.to_string(), MAX_CAUSE)).collect();
+    let mut texts: Vec<String> =
+        named.iter().map(|problem| short(problem.to_string(), MAX_CAUSE)).collect();
     if problems.len() > named.len() {
-        texts.insert(0, format!("{} mistakes, of which these are the first {}", problems.len(), named.len()));
+        texts.insert(
+            0,
+            format!("{} problems; the first {} are listed", problems.len(), named.len()),
+        );
     }
-    let cause = |problem: &Problem| json!({ "reason": "FieldValueInvalid", "field": short(problem.field.clone(), MAX_CAUSE), "message": short(problem.explained(), MAX_CAUSE) });
+    let cause = |problem: &FieldError| json!({ "reason": "FieldValueInvalid", "field": short(problem.field.clone(), MAX_CAUSE), "message": short(problem.cause_message(), MAX_CAUSE) });
     let causes: Vec<Value> = named.iter().map(cause).collect();
     let message = short(texts.join("; "), MAX_MESSAGE);
     json!({ "code": 422, "reason": "Invalid", "message": message, "details": { "causes": causes } })
@@ -175,19 +192,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_is_short_however_many_mistakes_there_are() {
-        let problem = |n: usize| Problem::new(&format!("spec.tolerations[{n}]"), &"x".repeat(100_000), "no");
-        let problems: Vec<Problem> = (0..5000).map(problem).collect();
-        let refusal = refusal(&problems);
+    fn denial_is_bounded_for_any_number_of_problems() {
+        let problem = |n: usize| {
+            FieldError::new(&format!("spec.tolerations[{n}]"), &"x".repeat(100_000), "no")
+        };
+        let problems: Vec<FieldError> = (0..5000).map(problem).collect();
+        let refusal = denial_status(&problems);
         assert_eq!(refusal["details"]["causes"].as_array().unwrap().len(), MAX_CAUSES);
-        assert!(refusal["message"].as_str().unwrap().starts_with("5000 mistakes"), "{}", refusal["message"]);
+        assert!(
+            refusal["message"].as_str().unwrap().starts_with("5000 problems"),
+            "{}",
+            refusal["message"]
+        );
         assert!(refusal.to_string().len() < 64 * 1024);
     }
 
     #[test]
-    fn the_uid_is_found_at_the_beginning() {
+    fn uid_is_parsed_from_first_bytes() {
         let begin = br#"{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","request":{"uid":"705ab4f5-6393","kind":{"#;
-        assert_eq!(uid_of(begin), Some("705ab4f5-6393"));
+        assert_eq!(parse_uid(begin), Some("705ab4f5-6393"));
         for other in [
             &b"{"[..],
             br#"{"request":{"uid":"unfinished"#,
@@ -195,7 +218,7 @@ mod tests {
             br#"{"request":{"uid":"","#,
             br#"{"request":{"kind":{},"uid":"u","#,
         ] {
-            assert_eq!(uid_of(other), None, "{}", String::from_utf8_lossy(other));
+            assert_eq!(parse_uid(other), None, "{}", String::from_utf8_lossy(other));
         }
     }
 }

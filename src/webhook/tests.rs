@@ -1,4 +1,4 @@
-//! The real router, in process.
+//! Tests of the real router, in process.
 
 use axum::{
     body::{Body, to_bytes},
@@ -14,33 +14,43 @@ use crate::{
     workload::{self, DefaultMode},
 };
 
-struct Webhook {
+struct WebhookFixture {
     state: WebhookState,
     _receiver: intake::HintReceiver,
 }
 
-fn webhook(default_mode: DefaultMode) -> Webhook {
+fn webhook(default_mode: DefaultMode) -> WebhookFixture {
     let metrics = Arc::new(Metrics::new().unwrap());
-    let around = Surroundings::default();
-    let (hints, _, receiver) = intake::channel(&metrics, intake::IntakeSettings::default(), around.clone());
+    let around = ClusterContext::default();
+    let (hints, _, receiver) =
+        intake::channel(&metrics, intake::IntakeSettings::default(), around.clone());
     let excluded_namespaces = ["kube-system".to_owned()].into();
     let policy = Arc::new(Policy { default_mode, excluded_namespaces, ..Policy::default() });
-    let state = WebhookState { hints, policy, around, metrics };
-    Webhook { state, _receiver: receiver }
+    let state = WebhookState { hints, policy, context: around, metrics };
+    WebhookFixture { state, _receiver: receiver }
 }
 
-impl Webhook {
-    async fn send(&self, method: Method, path: &str, content_type: &str, body: impl Into<Body>) -> (StatusCode, Value) {
-        let request = Request::builder().method(method).uri(path).header(header::CONTENT_TYPE, content_type);
-        let response = router(self.state.clone()).oneshot(request.body(body.into()).unwrap()).await.unwrap();
+impl WebhookFixture {
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        body: impl Into<Body>,
+    ) -> (StatusCode, Value) {
+        let request =
+            Request::builder().method(method).uri(path).header(header::CONTENT_TYPE, content_type);
+        let response =
+            router(self.state.clone()).oneshot(request.body(body.into()).unwrap()).await.unwrap();
         let status = response.status();
         let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();
         (status, serde_json::from_slice(&bytes).unwrap_or_default())
     }
 
-    /// Sends a review, which must be allowed, and tells its warnings.
+    /// Sends a review, which must be allowed, and returns its warnings.
     async fn admit(&self, review: &Value) -> Value {
-        let (status, answer) = self.send(Method::POST, WORKLOADS_PATH, "application/json", review.to_string()).await;
+        let (status, answer) =
+            self.send(Method::POST, WORKLOADS_PATH, "application/json", review.to_string()).await;
         assert_eq!(status, StatusCode::OK);
         assert_eq!(answer["response"]["uid"], "u-1");
         assert_eq!(answer["response"]["allowed"], true);
@@ -69,7 +79,7 @@ fn review(object: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn a_new_deployment_is_a_hint() {
+async fn new_deployment_queues_hint() {
     let webhook = webhook(DefaultMode::OptOut);
     assert_eq!(webhook.admit(&review(&deployment("nginx:1"))).await, Value::Null);
     assert_eq!(webhook.count("queued"), 1);
@@ -79,7 +89,7 @@ async fn a_new_deployment_is_a_hint() {
 #[case("/metadata")]
 #[case("/spec/template/metadata")]
 #[tokio::test]
-async fn opted_out(#[case] path: &str) {
+async fn opted_out_workload_queues_no_hint(#[case] path: &str) {
     let webhook = webhook(DefaultMode::OptOut);
     let mut object = deployment("nginx:1");
     object.pointer_mut(path).unwrap()["annotations"] = json!({"prewarm.io/enabled": "false"});
@@ -93,7 +103,10 @@ async fn a_namespace_opts_in_and_a_workload_out_again() {
     let mut object = deployment("nginx:1");
     webhook.admit(&review(&object)).await;
     assert_eq!(webhook.count("queued"), 0);
-    webhook.state.around.set_namespace("shop", [("prewarm.io/enabled".into(), "true".into())].into());
+    webhook
+        .state
+        .context
+        .set_namespace_annotations("shop", [("prewarm.io/enabled".into(), "true".into())].into());
     webhook.admit(&review(&object)).await;
     assert_eq!(webhook.count("queued"), 1);
     object["metadata"]["annotations"] = json!({"prewarm.io/enabled": "false"});
@@ -114,7 +127,7 @@ async fn a_namespace_opts_in_and_a_workload_out_again() {
 #[case::odd_template("/request/object/spec/template", json!([1]))]
 #[case::no_object("/request/object", json!(null))]
 #[tokio::test]
-async fn no_hint(#[case] path: &str, #[case] value: Value) {
+async fn irrelevant_review_queues_no_hint(#[case] path: &str, #[case] value: Value) {
     let webhook = webhook(DefaultMode::OptOut);
     let mut review = review(&deployment("nginx:1"));
     let (parent, key) = path.rsplit_once('/').unwrap();
@@ -162,7 +175,7 @@ async fn a_bad_reference_is_admitted_with_a_warning(#[case] image: &str) {
 #[case("text/plain", "{}", StatusCode::UNSUPPORTED_MEDIA_TYPE)]
 #[case("", "{}", StatusCode::UNSUPPORTED_MEDIA_TYPE)]
 #[tokio::test]
-async fn nonsense_gets_a_clear_answer(
+async fn invalid_request_gets_error_with_details(
     #[case] content_type: &str,
     #[case] body: &'static str,
     #[case] expected: StatusCode,
@@ -176,10 +189,11 @@ async fn nonsense_gets_a_clear_answer(
 }
 
 #[tokio::test]
-async fn too_large_a_body_wrong_path_wrong_method() {
+async fn invalid_size_path_and_method_are_rejected() {
     let webhook = webhook(DefaultMode::OptOut);
     let large = vec![b' '; 10 * 1024 * 1024];
-    let (status, answer) = webhook.send(Method::POST, WORKLOADS_PATH, "application/json", large).await;
+    let (status, answer) =
+        webhook.send(Method::POST, WORKLOADS_PATH, "application/json", large).await;
     assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
     assert!(answer["details"].as_str().unwrap().contains("8388608"));
     let (status, _) = webhook.send(Method::POST, "/elsewhere", "application/json", "{}").await;
@@ -197,27 +211,33 @@ async fn a_task_with_bad_images_is_denied_and_each_is_named() {
             &json!({"apiVersion": "prewarm.io/v1alpha1", "kind": "PrewarmTask", "metadata": {"name": "t"}, "spec": spec}),
         )
     };
-    let send = |review: Value| webhook.send(Method::POST, TASKS_PATH, "application/json", review.to_string());
+    let send = |review: Value| {
+        webhook.send(Method::POST, TASKS_PATH, "application/json", review.to_string())
+    };
     let (_, answer) = send(task(json!(["nginx", "a//b", "docker.io/library/nginx"]))).await;
     assert_eq!(answer["response"]["allowed"], false);
     let status = &answer["response"]["status"];
     let message = status["message"].as_str().unwrap();
     assert!(message.contains("spec.images[1]") && message.contains("spec.images[2]"), "{message}");
-    let causes: Vec<&str> =
-        status["details"]["causes"].as_array().unwrap().iter().map(|cause| cause["field"].as_str().unwrap()).collect();
+    let causes: Vec<&str> = status["details"]["causes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|cause| cause["field"].as_str().unwrap())
+        .collect();
     assert_eq!(causes, ["spec.images[1]", "spec.images[2]"]);
     let (_, answer) = send(task(json!(["nginx", "redis:7"]))).await;
     assert_eq!(answer["response"]["allowed"], true);
 }
 
-/// The review of C1: an object that has no name yet would be looked up by nobody.
+/// Verifies that an object that cannot be looked up, such as one without a name, creates no hint.
 #[rstest]
 #[case::no_name(json!({"generateName": "x-"}))]
 #[case::no_uid(json!({"name": "web"}))]
 #[case::another_namespace(json!({"name": "web", "uid": "u", "namespace": "bank"}))]
 #[case::a_path(json!({"name": "../secrets/x", "uid": "u"}))]
 #[tokio::test]
-async fn an_object_that_cannot_be_looked_up_is_no_hint(#[case] metadata: Value) {
+async fn object_without_valid_identity_queues_no_hint(#[case] metadata: Value) {
     let webhook = webhook(DefaultMode::OptOut);
     let mut review = review(&deployment("attacker.example/100gb:1"));
     review["request"]["object"]["metadata"] = metadata;
@@ -225,22 +245,25 @@ async fn an_object_that_cannot_be_looked_up_is_no_hint(#[case] metadata: Value) 
     assert_eq!((webhook.count("queued"), webhook.count("unidentified")), (0, 1));
 }
 
-/// A Deployment with so many containers, each with an image of its own, as small as may be.
-fn crowded(containers: usize) -> Value {
+/// Returns a Deployment with `containers` containers of minimum size, each with a different image.
+fn deployment_with_containers(containers: usize) -> Value {
     let mut object = deployment("nginx:1");
-    let all: Vec<Value> = (0..containers).map(|n| json!({"name": format!("c{n}"), "image": format!("i{n}")})).collect();
+    let all: Vec<Value> = (0..containers)
+        .map(|n| json!({"name": format!("c{n}"), "image": format!("i{n}")}))
+        .collect();
     object["spec"]["template"]["spec"]["containers"] = json!(all);
     object
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_deployment_of_45_000_containers_holds_up_nothing() {
+async fn large_deployment_does_not_delay_small_reviews() {
     let webhook = webhook(DefaultMode::OptOut);
-    let large = as_sent(&without_uid(review(&crowded(45_000))));
+    let large = api_server_format(&without_uid(review(&deployment_with_containers(45_000))));
     let small = review(&deployment("nginx:1")).to_string();
     let router = router(webhook.state.clone());
     let send = |body: &str| {
-        let request = Request::post(WORKLOADS_PATH).header(header::CONTENT_TYPE, "application/json");
+        let request =
+            Request::post(WORKLOADS_PATH).header(header::CONTENT_TYPE, "application/json");
         router.clone().oneshot(request.body(Body::from(body.to_owned())).unwrap())
     };
     let (first, second) = (tokio::spawn(send(&large)), tokio::spawn(send(&large)));
@@ -259,18 +282,21 @@ async fn a_deployment_of_45_000_containers_holds_up_nothing() {
 }
 
 #[test]
-fn more_images_than_are_read_are_a_warning() {
-    let text = review(&crowded(1001)).to_string();
-    let review = Review::read(text.as_bytes()).unwrap();
-    let (policy, around) = (Policy::default(), Surroundings::default());
-    assert!(decide_workload(&review, &policy, &around, MANY_IMAGES).is_none(), "it is read elsewhere");
+fn images_above_limit_cause_warning() {
+    let text = review(&deployment_with_containers(1001)).to_string();
+    let review = AdmissionReview::parse(text.as_bytes()).unwrap();
+    let (policy, around) = (Policy::default(), ClusterContext::default());
+    assert!(
+        decide_workload(&review, &policy, &around, MAX_INLINE_IMAGES).is_none(),
+        "it is evaluated on a blocking thread"
+    );
     let (verdict, claim) = decide_workload(&review, &policy, &around, usize::MAX).unwrap();
     assert!(verdict.warnings[0].contains("more than 1000"), "{:?}", verdict.warnings);
-    assert_eq!(claim.unwrap().fresh().unwrap().len(), workload::MAX_IMAGES);
+    assert_eq!(claim.unwrap().new_keys().unwrap().len(), workload::MAX_IMAGES);
 }
 
-/// As the API server writes it: the UID first.
-fn as_sent(review: &Value) -> String {
+/// Returns a review in the API server's format, which begins with the UID.
+fn api_server_format(review: &Value) -> String {
     let request = review["request"].to_string();
     let rest = request.replacen('{', r#"{"uid":"u-1","#, 1);
     format!(r#"{{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","request":{rest}}}"#)
@@ -282,28 +308,37 @@ fn without_uid(mut review: Value) -> Value {
 }
 
 #[tokio::test]
-async fn where_large_reviews_are_being_read_others_are_allowed_and_looked_up() {
+async fn large_review_without_permit_is_allowed_and_looked_up() {
     let webhook = webhook(DefaultMode::OptOut);
-    let shared = Shared { state: webhook.state.clone(), bodies: Bodies::default(), pool: Arc::new(Semaphore::new(0)) };
-    let router = Router::new().route(WORKLOADS_PATH, post(workloads)).with_state(shared);
-    let body = as_sent(&without_uid(review(&crowded(60))));
+    let shared = WebhookHandlers {
+        state: webhook.state.clone(),
+        body_reader: BodyReader::default(),
+        large_reviews: Arc::new(Semaphore::new(0)),
+    };
+    let router = Router::new().route(WORKLOADS_PATH, post(review_workload)).with_state(shared);
+    let body = api_server_format(&without_uid(review(&deployment_with_containers(60))));
     let request = Request::post(WORKLOADS_PATH).header(header::CONTENT_TYPE, "application/json");
     let response = router.oneshot(request.body(Body::from(body)).unwrap()).await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
-    let answer: Value = serde_json::from_slice(&to_bytes(response.into_body(), 10_000).await.unwrap()).unwrap();
+    let answer: Value =
+        serde_json::from_slice(&to_bytes(response.into_body(), 10_000).await.unwrap()).unwrap();
     assert_eq!(answer["response"], json!({"uid": "u-1", "allowed": true}));
-    assert_eq!(webhook.state.metrics.unexamined.with_label_values(&["pool_full"]).get(), 1);
+    assert_eq!(webhook.state.metrics.reviews_unexamined.with_label_values(&["pool_full"]).get(), 1);
     assert_eq!(webhook.count("queued"), 1, "its object is read from the API server");
 }
 
 #[tokio::test(start_paused = true)]
-async fn bodies_that_stand_still_delay_no_small_review() {
+async fn stalled_bodies_do_not_delay_small_review() {
     let webhook = webhook(DefaultMode::OptOut);
     let router = router(webhook.state.clone());
-    let stalled =
-        || Body::from_stream(futures::stream::pending::<Result<axum::body::Bytes, std::convert::Infallible>>());
+    let stalled = || {
+        Body::from_stream(futures::stream::pending::<
+            Result<axum::body::Bytes, std::convert::Infallible>,
+        >())
+    };
     let send = |body: Body| {
-        let request = Request::post(WORKLOADS_PATH).header(header::CONTENT_TYPE, "application/json");
+        let request =
+            Request::post(WORKLOADS_PATH).header(header::CONTENT_TYPE, "application/json");
         router.clone().oneshot(request.body(body).unwrap())
     };
     let slow: Vec<_> = (0..8).map(|_| tokio::spawn(send(stalled()))).collect();
@@ -311,21 +346,27 @@ async fn bodies_that_stand_still_delay_no_small_review() {
     let begun = tokio::time::Instant::now();
     let response = send(Body::from(review(&deployment("nginx:1")).to_string())).await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
-    assert!(begun.elapsed() < Duration::from_millis(100), "it waited {:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_millis(100),
+        "the small review took {:?}",
+        begun.elapsed()
+    );
     for one in slow {
         assert_eq!(one.await.unwrap().unwrap().status(), StatusCode::REQUEST_TIMEOUT);
     }
 }
 
 #[tokio::test]
-async fn a_task_with_thousands_of_mistakes_gets_a_short_answer() {
+async fn task_with_thousands_of_problems_gets_bounded_answer() {
     let webhook = webhook(DefaultMode::OptOut);
-    let tolerations: Vec<Value> = (0..20_000).map(|n| json!({"key": format!("{n} ?"), "operator": "Odd"})).collect();
+    let tolerations: Vec<Value> =
+        (0..20_000).map(|n| json!({"key": format!("{n} ?"), "operator": "Odd"})).collect();
     let task = json!({"apiVersion": "prewarm.io/v1alpha1", "kind": "PrewarmTask", "metadata": {"name": "t"},
         "spec": {"images": ["nginx"], "tolerations": tolerations}});
     let request = Request::post(TASKS_PATH).header(header::CONTENT_TYPE, "application/json");
     let body = Body::from(review(&task).to_string());
-    let response = router(webhook.state.clone()).oneshot(request.body(body).unwrap()).await.unwrap();
+    let response =
+        router(webhook.state.clone()).oneshot(request.body(body).unwrap()).await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
     let bytes = to_bytes(response.into_body(), 1 << 20).await.unwrap();
     let answer: Value = serde_json::from_slice(&bytes).unwrap();
@@ -336,6 +377,6 @@ async fn a_task_with_thousands_of_mistakes_gets_a_short_answer() {
 proptest::proptest! {
     #[test]
     fn reading_never_panics(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..500)) {
-        let _ = Review::read(&bytes);
+        let _ = AdmissionReview::parse(&bytes);
     }
 }

@@ -1,4 +1,4 @@
-//! What a worker is to do, and what holds for all of them.
+//! Assignment of images of one node to a worker, and the settings of all workers.
 
 use std::time::Duration;
 
@@ -7,55 +7,57 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use super::names;
 use crate::task::PullMethod;
 
-/// What holds for every worker.
+/// Settings that apply to every worker.
 #[derive(Debug, Clone)]
 pub struct WorkerSettings {
-    /// Owns the workers that no task can own, because they are in another namespace than it: with it they go when Prewarmer is
-    /// uninstalled.
+    /// Owner reference of workers in another namespace than their task, which the task cannot own.
+    /// Uninstalling Prewarmer deletes its object and thereby these workers.
     pub owner: Option<OwnerReference>,
-    /// The account of workers in another namespace than their task's; the namespace's default where there is none.
+    /// Service account of workers in another namespace than their task. `None` uses the namespace's
+    /// default account.
     pub service_account: Option<String>,
-    /// The helper's image.
+    /// Reference of the helper image.
     pub image: String,
-    /// The priority class of worker pods.
+    /// Priority class of worker pods.
     pub priority_class: Option<String>,
-    /// How long a finished Job may stay when no controller removes it.
+    /// Time to live of a finished Job that no controller deletes.
     pub ttl: Duration,
-    /// How many images one pod pulls at most; a node with more gets one pod after another.
+    /// Maximum number of images that one pod pulls. A node with more images gets one pod after
+    /// another.
     pub images_per_pod: usize,
 }
 
-/// One node's share of a task.
+/// Images of one node that one worker pulls.
 #[derive(Debug, Clone, Copy)]
 pub struct Assignment<'a> {
-    /// The worker's namespace.
+    /// Namespace of the worker.
     pub namespace: &'a str,
-    /// The task's namespace.
+    /// Namespace of the task.
     pub task_namespace: &'a str,
-    /// The task's name.
+    /// Name of the task.
     pub task: &'a str,
-    /// The task's UID.
-    pub uid: &'a str,
-    /// The index of the batch.
+    /// UID of the task.
+    pub task_uid: &'a str,
+    /// Index of the batch.
     pub batch: u32,
-    /// The node's name.
+    /// Name of the node.
     pub node: &'a str,
-    /// Which try on this node it is, from 0.
+    /// Attempt on this node, from 0.
     pub attempt: u8,
-    /// Which part of the images it is, from 0.
+    /// Part of the images, from 0.
     pub part: u16,
-    /// The images to pull, by their index in the task.
-    pub asked: &'a [usize],
-    /// The method, as [`method_for`] chose it.
+    /// Images to pull, by index in the task.
+    pub images: &'a [usize],
+    /// Pull method of the node, already resolved: never `Auto`.
     pub method: PullMethod,
 }
 
 impl Assignment<'_> {
-    /// The worker's name: always the same for a task, a node, a try and a part, so that a restarted controller or a repeated
-    /// request meets the worker that is there.
+    /// Returns the name of the worker. It depends only on task, node, attempt and part, so that a
+    /// restarted controller or a repeated request meets the existing worker.
     #[must_use]
     pub fn worker_name(&self) -> String {
         let (attempt, part) = (self.attempt.to_string(), self.part.to_string());
-        names::worker_name(&[self.uid, self.node, &attempt, &part])
+        names::worker_name(&[self.task_uid, self.node, &attempt, &part])
     }
 }

@@ -1,15 +1,15 @@
-//! The Job or pod that pulls, and how it is read. *Pure.*
+//! Jobs and pods that pull images, and evaluation of their state. Pure: no client, no clock, no
+//! I/O.
 //!
-//! In: a validated task and a node; workers and pods as the API server shows
-//! them. Out: the worker to create; for each image of a worker pod what has
-//! become of it. May call `image`, `node` and `task`.
+//! Inputs: a validated task and a node; workers and pods from the API server. Outputs: the worker
+//! to create; the outcome of each image of a worker pod. May call `image`, `node` and `task`.
 
-// Values that others write must not end the work: sums saturate, and what may not be there is asked for.
+// Values written by others must not cause a panic: sums saturate, and lookups return `Option`.
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
 
 mod assignment;
 mod build;
-mod facts;
+mod info;
 mod names;
 mod outcome;
 mod pod;
@@ -18,30 +18,30 @@ mod reason;
 mod remedy;
 
 pub use assignment::{Assignment, WorkerSettings};
-pub use build::{Worker, build, method_for};
-pub use facts::{ContainerFacts, ContainerState, PodFacts, PodPhase, WorkerFacts};
+pub use build::{WorkerObject, build, pull_method_for};
+pub use info::{ContainerInfo, ContainerState, PodInfo, PodPhase, WorkerInfo};
 pub(crate) use names::event_name;
-pub use names::is_worker;
-pub use outcome::{ImageOutcome, PodOutcome, read};
-pub use reason::{Reason, Verdict, classify, retry_after, throttles};
+pub use names::is_worker_pod_name;
+pub use outcome::{ImageOutcome, PodOutcome, pod_outcome};
+pub use reason::{FailureReason, Retry, classify, is_registry_rate_limit, retry_after};
 
-/// Label of everything that Prewarmer makes.
+/// Label of all objects that Prewarmer creates.
 pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "prewarmer");
-/// Label: the task's name.
+/// Label with the name of the task.
 pub const TASK_LABEL: &str = "prewarm.io/task";
-/// Label: the task's UID, by which workers are selected.
+/// Label with the UID of the task, by which workers are selected.
 pub const TASK_UID_LABEL: &str = "prewarm.io/task-uid";
-/// Label: the node's name.
+/// Label with the name of the node, shortened where necessary.
 pub const NODE_LABEL: &str = "prewarm.io/node";
-/// Label: the index of the batch.
+/// Label with the index of the batch.
 pub const BATCH_LABEL: &str = "prewarm.io/batch";
-/// Label: which try on the node it is, from 0.
+/// Label with the attempt on the node, from 0.
 pub const ATTEMPT_LABEL: &str = "prewarm.io/attempt";
-/// Label: which part of the task's images it pulls, from 0.
+/// Label with the part of the task's images that the worker pulls, from 0.
 pub const PART_LABEL: &str = "prewarm.io/part";
-/// Annotation: the node's whole name.
+/// Annotation with the full name of the node.
 pub const NODE_ANNOTATION: &str = "prewarm.io/node-name";
-/// Annotation: the task's namespace, which is not always the worker's.
+/// Annotation with the namespace of the task, which can differ from the worker's.
 pub const TASK_NAMESPACE_ANNOTATION: &str = "prewarm.io/task-namespace";
-/// Annotation: the images that it pulls, by their index in the task.
-pub const ASKED_ANNOTATION: &str = "prewarm.io/images";
+/// Annotation with the images that the worker pulls, by index in the task, separated by commas.
+pub const IMAGES_ANNOTATION: &str = "prewarm.io/images";

@@ -1,103 +1,126 @@
-//! Reads a worker pod: what has become of each image.
+//! Evaluation of a worker pod: the outcome of each image.
 
-use super::{ContainerFacts, ContainerState, PodFacts, PodPhase, Reason, Verdict, classify};
-use crate::image::Reference;
+use super::{ContainerInfo, ContainerState, FailureReason, PodInfo, PodPhase, Retry, classify};
+use crate::image::ImageRef;
 
-/// What has become of one image.
+/// Outcome of one image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ImageOutcome {
-    /// Not decided; with what the kubelet last complained of.
-    Open(Option<(Reason, String)>),
-    /// On the node, with its digest where the runtime tells it.
+    /// Not decided yet, with the kubelet's last error.
+    Pending(Option<(FailureReason, String)>),
+    /// Present on the node, with the digest if the runtime reports it.
     Warm(Option<String>),
-    /// Not to be had.
-    Failed(Reason, String),
+    /// Failed permanently, with reason and message.
+    Failed(FailureReason, String),
 }
 
-/// What has become of a worker pod.
+/// Outcome of a worker pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PodOutcome {
-    /// One outcome per image that was asked for, in that order.
+    /// One outcome per requested image, in the requested order.
     Images(Vec<ImageOutcome>),
-    /// The node, or our own helper, is the trouble: no image can be judged.
-    Node(Reason, String),
+    /// Failure of the node or of the helper image, from which no image can be evaluated.
+    NodeFailed(FailureReason, String),
 }
 
-/// Reads the pod, which was asked for these of the task's `images`. `helper` is the reference of the helper's image.
+/// Evaluates a pod that pulls those of the task's `images` with the indexes `asked`. `helper` is
+/// the reference of the helper image.
 #[must_use]
-pub fn read(pod: &PodFacts, images: &[Reference], asked: &[u16], helper: &str) -> PodOutcome {
-    if let Some((reason, message)) = refused(pod).or_else(|| helper_trouble(pod, helper)) {
-        return PodOutcome::Node(reason, message);
+pub fn pod_outcome(pod: &PodInfo, images: &[ImageRef], asked: &[u16], helper: &str) -> PodOutcome {
+    if let Some((reason, message)) = kubelet_rejection(pod).or_else(|| helper_failure(pod, helper))
+    {
+        return PodOutcome::NodeFailed(reason, message);
     }
     let image = |index: &u16| match (pod.container(*index), images.get(usize::from(*index))) {
-        (Some(facts), Some(reference)) => container(facts, reference),
-        _ => ImageOutcome::Open(None),
+        (Some(facts), Some(reference)) => image_outcome(facts, reference),
+        _ => ImageOutcome::Pending(None),
     };
     PodOutcome::Images(asked.iter().map(image).collect())
 }
 
-/// A pod that the kubelet never ran: `OutOfpods`, `NodeAffinity`, `Evicted`, ...
-fn refused(pod: &PodFacts) -> Option<(Reason, String)> {
+/// Returns the failure of a pod that the kubelet never ran, such as `OutOfpods`, `NodeAffinity` or
+/// `Evicted`.
+fn kubelet_rejection(pod: &PodInfo) -> Option<(FailureReason, String)> {
     let untouched = pod.containers.iter().all(|c| matches!(c.state, ContainerState::Waiting(_)));
     if pod.phase != PodPhase::Failed || pod.reason.is_empty() || !untouched {
         return None;
     }
     let text = format!("{}: {}", pod.reason, pod.message);
     let reason = match pod.reason.as_str() {
-        "Evicted" if pod.message.to_lowercase().contains("storage") => Reason::DiskPressure,
-        "DeadlineExceeded" => Reason::Timeout,
-        _ => Reason::NodeRefused,
+        "Evicted" if pod.message.to_lowercase().contains("storage") => FailureReason::DiskPressure,
+        "DeadlineExceeded" => FailureReason::Timeout,
+        _ => FailureReason::NodeRefused,
     };
     Some((reason, text))
 }
 
-/// Our helper's own image cannot be had: said of the node, not of the images.
-fn helper_trouble(pod: &PodFacts, helper: &str) -> Option<(Reason, String)> {
-    let installing = pod.install.as_ref().and_then(|state| match state {
-        ContainerState::Waiting(Some(words)) => complaint(&words.0, &words.1, helper),
+/// Returns the failure of a pod whose helper image cannot be pulled or run. It is a failure of the
+/// node, not of the images.
+fn helper_failure(pod: &PodInfo, helper: &str) -> Option<(FailureReason, String)> {
+    let installing = pod.install_state.as_ref().and_then(|state| match state {
+        ContainerState::Waiting(Some(words)) => classify_waiting(&words.0, &words.1, helper),
         ContainerState::Terminated(code, words) if *code != 0 => {
             let (reason, message) = words.as_deref().cloned().unwrap_or_default();
-            Some((Reason::RunError, Verdict::Hopeless, format!("{reason} {message} (exit code {code})")))
+            Some((
+                FailureReason::RunError,
+                Retry::Permanent,
+                format!("{reason} {message} (exit code {code})"),
+            ))
         }
         _ => None,
     });
     let mounting = || {
         pod.containers.iter().find_map(|facts| match &facts.state {
-            ContainerState::Waiting(Some(words)) if words.1.contains(helper) => complaint(&words.0, &words.1, helper),
+            ContainerState::Waiting(Some(words)) if words.1.contains(helper) => {
+                classify_waiting(&words.0, &words.1, helper)
+            }
             _ => None,
         })
     };
     let (reason, verdict, message) = installing.or_else(mounting)?;
-    (verdict == Verdict::Hopeless).then(|| (reason, format!("the worker's own image {helper}: {message}")))
+    (verdict == Retry::Permanent).then(|| (reason, format!("helper image {helper}: {message}")))
 }
 
-fn complaint(reason: &str, message: &str, image: &str) -> Option<(Reason, Verdict, String)> {
-    classify(reason, message, image).map(|(found, verdict)| (found, verdict, format!("{reason}: {message}")))
+fn classify_waiting(
+    reason: &str,
+    message: &str,
+    image: &str,
+) -> Option<(FailureReason, Retry, String)> {
+    classify(reason, message, image)
+        .map(|(found, verdict)| (found, verdict, format!("{reason}: {message}")))
 }
 
-fn container(facts: &ContainerFacts, image: &Reference) -> ImageOutcome {
+fn image_outcome(facts: &ContainerInfo, image: &ImageRef) -> ImageOutcome {
     match &facts.state {
-        ContainerState::Running | ContainerState::Waiting(None) => ImageOutcome::Open(None),
-        ContainerState::Terminated(0, _) => ImageOutcome::Warm(digest(facts.image_id.as_deref().unwrap_or(""), image)),
+        ContainerState::Running | ContainerState::Waiting(None) => ImageOutcome::Pending(None),
+        ContainerState::Terminated(0, _) => {
+            ImageOutcome::Warm(digest_of(facts.image_id.as_deref().unwrap_or(""), image))
+        }
         ContainerState::Terminated(code, words) => {
             let (reason, message) = words.as_deref().cloned().unwrap_or_default();
-            let text = format!("the helper ended with exit code {code}: {reason} {message}");
+            let text = format!("helper exited with code {code}: {reason} {message}");
             let platform = message.contains("exec format error");
-            ImageOutcome::Failed(if platform { Reason::PlatformMismatch } else { Reason::RunError }, text.trim().into())
+            ImageOutcome::Failed(
+                if platform { FailureReason::PlatformMismatch } else { FailureReason::RunError },
+                text.trim().into(),
+            )
         }
-        ContainerState::Waiting(Some(words)) => match complaint(&words.0, &words.1, image.as_written()) {
-            None => ImageOutcome::Open(None),
-            Some((found, Verdict::Passing, text)) => ImageOutcome::Open(Some((found, text))),
-            Some((found, Verdict::Hopeless, text)) => ImageOutcome::Failed(found, text),
-        },
+        ContainerState::Waiting(Some(words)) => {
+            match classify_waiting(&words.0, &words.1, image.as_written()) {
+                None => ImageOutcome::Pending(None),
+                Some((found, Retry::Retryable, text)) => ImageOutcome::Pending(Some((found, text))),
+                Some((found, Retry::Permanent, text)) => ImageOutcome::Failed(found, text),
+            }
+        }
     }
 }
 
-/// The digest out of an `imageID` such as `host/repository@sha256:...`; only where it speaks of this image: with image
-/// volumes the container's `imageID` is the helper's.
-fn digest(image_id: &str, image: &Reference) -> Option<String> {
+/// Returns the digest of an `imageID` such as `host/repository@sha256:...`, but only if it belongs
+/// to the repository of `image`. With image volumes, a container's `imageID` is that of the helper
+/// image.
+fn digest_of(image_id: &str, image: &ImageRef) -> Option<String> {
     let (name, digest) = image_id.split_once('@')?;
-    name.parse::<Reference>().ok().filter(|found| found.repository() == image.repository())?;
+    name.parse::<ImageRef>().ok().filter(|found| found.repository() == image.repository())?;
     Some(digest.to_owned())
 }
 
@@ -105,75 +128,103 @@ fn digest(image_id: &str, image: &Reference) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn images() -> Vec<Reference> {
+    fn images() -> Vec<ImageRef> {
         ["r.example/a:1", "r.example/b:1"].iter().map(|text| text.parse().unwrap()).collect()
     }
 
-    fn pod(states: Vec<ContainerState>) -> PodFacts {
-        let facts =
-            |(image, state): (u16, _)| ContainerFacts { image, state, image_id: Some("r.example/a@sha256:12".into()) };
-        PodFacts { containers: (0..).zip(states).map(facts).collect(), ..PodFacts::default() }
+    fn pod(states: Vec<ContainerState>) -> PodInfo {
+        let facts = |(image, state): (u16, _)| ContainerInfo {
+            image_index: image,
+            state,
+            image_id: Some("r.example/a@sha256:12".into()),
+        };
+        PodInfo { containers: (0..).zip(states).map(facts).collect(), ..PodInfo::default() }
     }
 
-    fn read_all(pod: &PodFacts) -> PodOutcome {
-        read(pod, &images(), &[0, 1], "helper:1")
+    fn outcome_of_all(pod: &PodInfo) -> PodOutcome {
+        pod_outcome(pod, &images(), &[0, 1], "helper:1")
     }
 
     #[test]
-    fn one_bad_image_leaves_the_other_alone() {
+    fn failed_image_does_not_affect_the_other() {
         let bad = ContainerState::waiting("ErrImagePull", "r.example/b:1: not found");
-        let failed = ImageOutcome::Failed(Reason::ImageNotFound, "ErrImagePull: r.example/b:1: not found".into());
-        let expected = PodOutcome::Images(vec![ImageOutcome::Warm(Some("sha256:12".into())), failed]);
-        assert_eq!(read_all(&pod(vec![ContainerState::done(), bad])), expected);
+        let failed = ImageOutcome::Failed(
+            FailureReason::ImageNotFound,
+            "ErrImagePull: r.example/b:1: not found".into(),
+        );
+        let expected =
+            PodOutcome::Images(vec![ImageOutcome::Warm(Some("sha256:12".into())), failed]);
+        assert_eq!(outcome_of_all(&pod(vec![ContainerState::succeeded(), bad])), expected);
     }
 
     #[test]
-    fn only_what_was_asked_for_is_read() {
-        let done = ContainerFacts { image: 1, state: ContainerState::done(), image_id: None };
-        let pod = PodFacts { containers: [done].into(), ..PodFacts::default() };
-        assert_eq!(read(&pod, &images(), &[1], "helper:1"), PodOutcome::Images(vec![ImageOutcome::Warm(None)]));
+    fn only_assigned_images_have_an_outcome() {
+        let done =
+            ContainerInfo { image_index: 1, state: ContainerState::succeeded(), image_id: None };
+        let pod = PodInfo { containers: [done].into(), ..PodInfo::default() };
+        assert_eq!(
+            pod_outcome(&pod, &images(), &[1], "helper:1"),
+            PodOutcome::Images(vec![ImageOutcome::Warm(None)])
+        );
     }
 
     #[test]
-    fn the_digest_of_another_image_is_not_taken() {
-        assert_eq!(digest("r.example/helper@sha256:12", &images()[0]), None);
-        assert_eq!(digest("sha256:12", &images()[0]), None);
+    fn digest_of_another_repository_is_ignored() {
+        assert_eq!(digest_of("r.example/helper@sha256:12", &images()[0]), None);
+        assert_eq!(digest_of("sha256:12", &images()[0]), None);
     }
 
     #[test]
-    fn a_refused_pod_speaks_of_the_node() {
-        let refused = |reason: &str, message: &str| PodFacts {
+    fn rejected_pod_is_a_node_failure() {
+        let refused = |reason: &str, message: &str| PodInfo {
             phase: PodPhase::Failed,
             reason: reason.into(),
             message: message.into(),
-            ..PodFacts::default()
+            ..PodInfo::default()
         };
         let cases = [
-            ("OutOfpods", "too many pods", Reason::NodeRefused),
-            ("Evicted", "The node was low on resource: ephemeral-storage.", Reason::DiskPressure),
-            ("DeadlineExceeded", "Pod was active on the node longer than the specified deadline", Reason::Timeout),
+            ("OutOfpods", "too many pods", FailureReason::NodeRefused),
+            (
+                "Evicted",
+                "The node was low on resource: ephemeral-storage.",
+                FailureReason::DiskPressure,
+            ),
+            (
+                "DeadlineExceeded",
+                "Pod was active on the node longer than the specified deadline",
+                FailureReason::Timeout,
+            ),
         ];
         for (reason, message, expected) in cases {
             let text = format!("{reason}: {message}");
-            assert_eq!(read_all(&refused(reason, message)), PodOutcome::Node(expected, text));
+            assert_eq!(
+                outcome_of_all(&refused(reason, message)),
+                PodOutcome::NodeFailed(expected, text)
+            );
         }
     }
 
     #[test]
-    fn a_helper_that_cannot_be_pulled_is_no_images_fault() {
+    fn helper_image_failure_is_a_node_failure() {
         let trouble = ContainerState::waiting("ErrImagePull", "failed to pull helper:1: not found");
-        let by_init = PodFacts { install: Some(trouble.clone()), ..pod(vec![]) };
+        let by_init = PodInfo { install_state: Some(trouble.clone()), ..pod(vec![]) };
         for pod in [by_init, pod(vec![trouble])] {
-            assert!(matches!(read_all(&pod), PodOutcome::Node(Reason::ImageNotFound, _)));
+            assert!(matches!(
+                outcome_of_all(&pod),
+                PodOutcome::NodeFailed(FailureReason::ImageNotFound, _)
+            ));
         }
     }
 
     #[test]
-    fn a_passing_complaint_stays_open() {
+    fn retryable_error_stays_pending() {
         let timeout = ContainerState::waiting("ErrImagePull", "dial tcp: i/o timeout");
         let pod = pod(vec![timeout, ContainerState::waiting("ContainerCreating", "")]);
-        let PodOutcome::Images(outcomes) = read_all(&pod) else { panic!("images") };
-        assert!(matches!(&outcomes[0], ImageOutcome::Open(Some((Reason::RegistryUnreachable, _)))));
-        assert_eq!(outcomes[1], ImageOutcome::Open(None));
+        let PodOutcome::Images(outcomes) = outcome_of_all(&pod) else { panic!("images") };
+        assert!(matches!(
+            &outcomes[0],
+            ImageOutcome::Pending(Some((FailureReason::RegistryUnreachable, _)))
+        ));
+        assert_eq!(outcomes[1], ImageOutcome::Pending(None));
     }
 }

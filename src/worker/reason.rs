@@ -1,18 +1,18 @@
-//! From the kubelet's words to a closed set of reasons.
+//! Classification of kubelet errors into a closed set of reasons.
 //!
-//! The kubelet's waiting reasons are those of its `images/types.go` and of the
-//! CRI's errors; the messages are containerd's and CRI-O's, which come through
-//! unchanged. What no rule knows is `Unknown`, with the message kept.
+//! The waiting reasons are those of the kubelet's `images/types.go` and of the CRI's errors. The
+//! messages are those of containerd and CRI-O, which the kubelet passes on unchanged. An error that
+//! matches no rule is `Unknown`, and its message is kept.
 
 use std::time::Duration;
 
-/// No registry is believed to ask for a longer pause than this.
+/// Upper bound for the pause that a registry can request.
 const MAX_PAUSE: Duration = Duration::from_secs(3600);
 
-/// Why an image is not on a node. The names are promises.
+/// Cause for which an image is not on a node. The names are part of the stable API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "each is explained in docs/tasks.md, where users look it up")]
-pub enum Reason {
+pub enum FailureReason {
     ImageNotFound,
     Unauthorized,
     RegistryUnreachable,
@@ -31,26 +31,27 @@ pub enum Reason {
     Unknown,
 }
 
-impl Reason {
-    /// Whether another node would be told the same: the image itself is the trouble, not the node or the moment.
+impl FailureReason {
+    /// Reports whether the failure is one of the image itself, so that it would occur on other
+    /// nodes as well.
     #[must_use]
-    pub fn is_the_images(self) -> bool {
+    pub fn is_image_error(self) -> bool {
         matches!(self, Self::ImageNotFound | Self::Unauthorized | Self::InvalidImage)
     }
 
-    /// Whether another try can succeed.
+    /// Reports whether another attempt can succeed.
     #[must_use]
-    pub fn may_pass(self) -> bool {
-        !self.is_the_images() && !matches!(self, Self::PlatformMismatch | Self::NodeLost)
+    pub fn is_transient(self) -> bool {
+        !self.is_image_error() && !matches!(self, Self::PlatformMismatch | Self::NodeLost)
     }
 
-    /// The reason of a word that a status shows.
+    /// Parses the name that a status contains. Returns `Unknown` for an unknown name.
     #[must_use]
-    pub fn from_word(word: &str) -> Self {
+    pub fn from_name(word: &str) -> Self {
         REASONS.into_iter().find(|reason| reason.as_str() == word).unwrap_or(Self::Unknown)
     }
 
-    /// The word that the status shows.
+    /// Returns the name used in statuses.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -75,48 +76,62 @@ impl Reason {
 }
 
 /// All reasons.
-pub(super) const REASONS: [Reason; 16] = [
-    Reason::ImageNotFound,
-    Reason::Unauthorized,
-    Reason::RegistryUnreachable,
-    Reason::RateLimited,
-    Reason::Tls,
-    Reason::InvalidImage,
-    Reason::PlatformMismatch,
-    Reason::DiskPressure,
-    Reason::NotEnoughDisk,
-    Reason::Timeout,
-    Reason::NodeLost,
-    Reason::NodeRefused,
-    Reason::QuotaExceeded,
-    Reason::Forbidden,
-    Reason::RunError,
-    Reason::Unknown,
+pub(super) const REASONS: [FailureReason; 16] = [
+    FailureReason::ImageNotFound,
+    FailureReason::Unauthorized,
+    FailureReason::RegistryUnreachable,
+    FailureReason::RateLimited,
+    FailureReason::Tls,
+    FailureReason::InvalidImage,
+    FailureReason::PlatformMismatch,
+    FailureReason::DiskPressure,
+    FailureReason::NotEnoughDisk,
+    FailureReason::Timeout,
+    FailureReason::NodeLost,
+    FailureReason::NodeRefused,
+    FailureReason::QuotaExceeded,
+    FailureReason::Forbidden,
+    FailureReason::RunError,
+    FailureReason::Unknown,
 ];
 
-/// Whether waiting any longer can help.
+/// Expected effect of another attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// The kubelet's next try may succeed: left to its back-off until the node's time-out.
-    Passing,
-    /// No further try can succeed: ended at once.
-    Hopeless,
+pub enum Retry {
+    /// The kubelet's next attempt may succeed. It is left to the kubelet's backoff until the node's
+    /// timeout.
+    Retryable,
+    /// No further attempt can succeed. The image fails at once.
+    Permanent,
 }
 
-/// Rules for messages, tried in order, on lower case.
-const MESSAGES: &[(&[&str], Reason, Verdict)] = &[
+/// Rules for messages, matched in order against the message in lower case.
+const MESSAGE_RULES: &[(&[&str], FailureReason, Retry)] = &[
     (
-        &["no match for platform", "no matching manifest", "exec format error", "no image found in manifest list"],
-        Reason::PlatformMismatch,
-        Verdict::Hopeless,
+        &[
+            "no match for platform",
+            "no matching manifest",
+            "exec format error",
+            "no image found in manifest list",
+        ],
+        FailureReason::PlatformMismatch,
+        Retry::Permanent,
     ),
     (
         &["toomanyrequests", "too many requests", "rate limit", "pull qps exceeded"],
-        Reason::RateLimited,
-        Verdict::Passing,
+        FailureReason::RateLimited,
+        Retry::Retryable,
     ),
-    (&["no space left on device", "disk quota exceeded"], Reason::NotEnoughDisk, Verdict::Passing),
-    (&["x509:", "tls:", "server gave http response to https client"], Reason::Tls, Verdict::Passing),
+    (
+        &["no space left on device", "disk quota exceeded"],
+        FailureReason::NotEnoughDisk,
+        Retry::Retryable,
+    ),
+    (
+        &["x509:", "tls:", "server gave http response to https client"],
+        FailureReason::Tls,
+        Retry::Retryable,
+    ),
     (
         &[
             "no such host",
@@ -133,8 +148,8 @@ const MESSAGES: &[(&[&str], Reason, Verdict)] = &[
             "unexpected eof",
             "server misbehaving",
         ],
-        Reason::RegistryUnreachable,
-        Verdict::Passing,
+        FailureReason::RegistryUnreachable,
+        Retry::Retryable,
     ),
     (
         &[
@@ -149,8 +164,8 @@ const MESSAGES: &[(&[&str], Reason, Verdict)] = &[
             "403 (forbidden)",
             "unable to retrieve auth token",
         ],
-        Reason::Unauthorized,
-        Verdict::Hopeless,
+        FailureReason::Unauthorized,
+        Retry::Permanent,
     ),
     (
         &[
@@ -161,65 +176,76 @@ const MESSAGES: &[(&[&str], Reason, Verdict)] = &[
             "unknown media type",
             "unsupported manifest",
         ],
-        Reason::InvalidImage,
-        Verdict::Hopeless,
+        FailureReason::InvalidImage,
+        Retry::Permanent,
     ),
-    (&["failed size validation", "unexpected commit digest"], Reason::InvalidImage, Verdict::Passing),
+    (
+        &["failed size validation", "unexpected commit digest"],
+        FailureReason::InvalidImage,
+        Retry::Retryable,
+    ),
     (
         &["not found", "manifest unknown", "name unknown", "repository does not exist"],
-        Reason::ImageNotFound,
-        Verdict::Hopeless,
+        FailureReason::ImageNotFound,
+        Retry::Permanent,
     ),
 ];
 
-/// Reads a container's waiting reason and message. `image` is cut out of the
-/// message first, so that a name such as `team/not found` is no verdict.
-/// `None`: the container waits for nothing bad.
+/// Classifies a container's waiting reason and message. `image` is removed from the message first,
+/// so that a name such as `team/not found` does not match a rule. Returns `None` if the container
+/// is not in an error state.
 #[must_use]
-pub fn classify(waiting: &str, message: &str, image: &str) -> Option<(Reason, Verdict)> {
+pub fn classify(waiting: &str, message: &str, image: &str) -> Option<(FailureReason, Retry)> {
     match waiting {
         "" | "ContainerCreating" | "PodInitializing" => return None,
-        "InvalidImageName" => return Some((Reason::InvalidImage, Verdict::Hopeless)),
-        "SignatureValidationFailed" => return Some((Reason::Forbidden, Verdict::Hopeless)),
+        "InvalidImageName" => return Some((FailureReason::InvalidImage, Retry::Permanent)),
+        "SignatureValidationFailed" => return Some((FailureReason::Forbidden, Retry::Permanent)),
         _ => {}
     }
     let repository = image.split('@').next().unwrap_or(image);
     let text = message.replace(image, "").replace(repository, "").to_lowercase();
-    let known = MESSAGES.iter().find(|(words, ..)| words.iter().any(|word| text.contains(word)));
+    let known =
+        MESSAGE_RULES.iter().find(|(words, ..)| words.iter().any(|word| text.contains(word)));
     if let Some((_, reason, verdict)) = known {
         return Some((*reason, *verdict));
     }
     Some(match waiting {
-        "RegistryUnavailable" => (Reason::RegistryUnreachable, Verdict::Passing),
-        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" | "CreatePodSandboxError" => {
-            (Reason::RunError, Verdict::Passing)
-        }
-        _ => (Reason::Unknown, Verdict::Passing),
+        "RegistryUnavailable" => (FailureReason::RegistryUnreachable, Retry::Retryable),
+        "CreateContainerConfigError"
+        | "CreateContainerError"
+        | "RunContainerError"
+        | "CreatePodSandboxError" => (FailureReason::RunError, Retry::Retryable),
+        _ => (FailureReason::Unknown, Retry::Retryable),
     })
 }
 
-/// Whether the registry itself asks for fewer requests. The kubelet's own "pull QPS exceeded" says nothing of it.
+/// Reports whether the registry itself limits the rate of requests. The kubelet's own limit, "pull
+/// QPS exceeded", does not count.
 #[must_use]
-pub fn throttles(message: &str) -> bool {
+pub fn is_registry_rate_limit(message: &str) -> bool {
     let text = message.to_lowercase();
     ["toomanyrequests", "too many requests", "rate limit", "503 service unavailable"]
         .iter()
         .any(|word| text.contains(word))
 }
 
-/// How long the registry asks to be left alone, where its message says so: `retry-after: 120`, `retry after 30s`, `try
-/// again in 5 minutes`. At most an hour.
+/// Parses the pause that a registry requests in its message: `retry-after: 120`, `retry after 30s`,
+/// `try again in 5 minutes`. Returns one hour at most.
 #[must_use]
 pub fn retry_after(message: &str) -> Option<Duration> {
     let text = message.to_lowercase();
     let phrase = ["retry-after", "retry after", "try again in", "retry in"];
-    let at = phrase.iter().find_map(|phrase| text.find(phrase).map(|at| at.saturating_add(phrase.len())))?;
+    let at = phrase
+        .iter()
+        .find_map(|phrase| text.find(phrase).map(|at| at.saturating_add(phrase.len())))?;
     let rest = text.get(at..)?.trim_start_matches([':', '=', '"', '[', ' ']);
     let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
     let (number, unit) = rest.split_at_checked(digits)?;
     let (number, unit): (u64, &str) = (number.parse().ok()?, unit.trim_start());
     let factor = match unit.bytes().next() {
-        Some(b'm') if unit.starts_with("ms") => return Some(Duration::from_millis(number).min(MAX_PAUSE)),
+        Some(b'm') if unit.starts_with("ms") => {
+            return Some(Duration::from_millis(number).min(MAX_PAUSE));
+        }
         Some(b'm') => 60,
         Some(b'h') => 3600,
         _ => 1,
@@ -234,87 +260,107 @@ mod tests {
     use super::*;
 
     #[rstest]
-    #[case("ErrImagePull", r#"rpc error: code = NotFound desc = failed to pull and unpack image "r.example/a:1": failed to resolve reference "r.example/a:1": r.example/a:1: not found"#, Reason::ImageNotFound, Verdict::Hopeless)]
-    #[case("ImagePullBackOff", r#"Back-off pulling image "r.example/a:1": ErrImagePull: rpc error: code = NotFound desc = failed to pull and unpack image "r.example/a:1": not found"#, Reason::ImageNotFound, Verdict::Hopeless)]
-    #[case("ErrImagePull", r#"failed to pull and unpack image "docker.io/library/nope:latest": failed to resolve reference: pull access denied, repository does not exist or may require authorization: server message: insufficient_scope: authorization failed"#, Reason::Unauthorized, Verdict::Hopeless)]
-    #[case("ErrImagePull", r#"failed to resolve reference "r.example/a:1": unexpected status from HEAD request to https://r.example/v2/a/manifests/1: 401 Unauthorized"#, Reason::Unauthorized, Verdict::Hopeless)]
+    #[case("ErrImagePull", r#"rpc error: code = NotFound desc = failed to pull and unpack image "r.example/a:1": failed to resolve reference "r.example/a:1": r.example/a:1: not found"#, FailureReason::ImageNotFound, Retry::Permanent)]
+    #[case("ImagePullBackOff", r#"Back-off pulling image "r.example/a:1": ErrImagePull: rpc error: code = NotFound desc = failed to pull and unpack image "r.example/a:1": not found"#, FailureReason::ImageNotFound, Retry::Permanent)]
+    #[case("ErrImagePull", r#"failed to pull and unpack image "docker.io/library/nope:latest": failed to resolve reference: pull access denied, repository does not exist or may require authorization: server message: insufficient_scope: authorization failed"#, FailureReason::Unauthorized, Retry::Permanent)]
+    #[case("ErrImagePull", r#"failed to resolve reference "r.example/a:1": unexpected status from HEAD request to https://r.example/v2/a/manifests/1: 401 Unauthorized"#, FailureReason::Unauthorized, Retry::Permanent)]
     #[case(
         "ErrImagePull",
         r#"failed to do request: Head "https://r.example/v2/a/manifests/1": dial tcp: lookup r.example: no such host"#,
-        Reason::RegistryUnreachable,
-        Verdict::Passing
+        FailureReason::RegistryUnreachable,
+        Retry::Retryable
     )]
-    #[case("ErrImagePull", r#"failed to do request: Head "https://r.example/v2/": tls: failed to verify certificate: x509: certificate signed by unknown authority"#, Reason::Tls, Verdict::Passing)]
+    #[case("ErrImagePull", r#"failed to do request: Head "https://r.example/v2/": tls: failed to verify certificate: x509: certificate signed by unknown authority"#, FailureReason::Tls, Retry::Retryable)]
     #[case(
         "ErrImagePull",
         "429 Too Many Requests - Server message: toomanyrequests: You have reached your pull rate limit",
-        Reason::RateLimited,
-        Verdict::Passing
+        FailureReason::RateLimited,
+        Retry::Retryable
     )]
-    #[case("ErrImagePull", "pull QPS exceeded", Reason::RateLimited, Verdict::Passing)]
+    #[case("ErrImagePull", "pull QPS exceeded", FailureReason::RateLimited, Retry::Retryable)]
     #[case(
         "ErrImagePull",
         r#"failed to pull and unpack image "r.example/a:1": no match for platform in manifest: not found"#,
-        Reason::PlatformMismatch,
-        Verdict::Hopeless
+        FailureReason::PlatformMismatch,
+        Retry::Permanent
     )]
     #[case(
         "ErrImagePull",
         "write /var/lib/containerd/x: no space left on device",
-        Reason::NotEnoughDisk,
-        Verdict::Passing
+        FailureReason::NotEnoughDisk,
+        Retry::Retryable
     )]
-    #[case("InvalidImageName", "couldn't parse image name", Reason::InvalidImage, Verdict::Hopeless)]
+    #[case(
+        "InvalidImageName",
+        "couldn't parse image name",
+        FailureReason::InvalidImage,
+        Retry::Permanent
+    )]
     #[case(
         "ErrImagePull",
         r"reading manifest 1 in r.example/a: manifest unknown",
-        Reason::ImageNotFound,
-        Verdict::Hopeless
+        FailureReason::ImageNotFound,
+        Retry::Permanent
     )]
     #[case(
         "ErrImagePull",
         r#"short-name "a" did not resolve to an alias and no unqualified-search registries are defined"#,
-        Reason::InvalidImage,
-        Verdict::Hopeless
+        FailureReason::InvalidImage,
+        Retry::Permanent
     )]
     #[case(
         "ErrImagePull",
         r"Requesting bearer token: invalid status code from registry 403 (Forbidden)",
-        Reason::Unauthorized,
-        Verdict::Hopeless
+        FailureReason::Unauthorized,
+        Retry::Permanent
     )]
-    #[case("ErrImagePull", r"failed to authorize: failed to fetch anonymous token: unexpected status from GET request to https://auth.example/token: 503 Service Unavailable", Reason::RegistryUnreachable, Verdict::Passing)]
-    #[case("ErrImagePull", r#"choosing an image from manifest list docker://r.example/a:1: no image found in manifest list for architecture "arm64""#, Reason::PlatformMismatch, Verdict::Hopeless)]
-    #[case("RegistryUnavailable", "pull failed", Reason::RegistryUnreachable, Verdict::Passing)]
-    #[case("SignatureValidationFailed", "source image rejected", Reason::Forbidden, Verdict::Hopeless)]
+    #[case("ErrImagePull", r"failed to authorize: failed to fetch anonymous token: unexpected status from GET request to https://auth.example/token: 503 Service Unavailable", FailureReason::RegistryUnreachable, Retry::Retryable)]
+    #[case("ErrImagePull", r#"choosing an image from manifest list docker://r.example/a:1: no image found in manifest list for architecture "arm64""#, FailureReason::PlatformMismatch, Retry::Permanent)]
+    #[case(
+        "RegistryUnavailable",
+        "pull failed",
+        FailureReason::RegistryUnreachable,
+        Retry::Retryable
+    )]
+    #[case(
+        "SignatureValidationFailed",
+        "source image rejected",
+        FailureReason::Forbidden,
+        Retry::Permanent
+    )]
     #[case(
         "ErrImagePull",
         "failed to extract layer: write /x: disk quota exceeded",
-        Reason::NotEnoughDisk,
-        Verdict::Passing
+        FailureReason::NotEnoughDisk,
+        Retry::Retryable
     )]
     #[case(
         "ErrImagePull",
         "failed size validation: 12 != 13: failed precondition",
-        Reason::InvalidImage,
-        Verdict::Passing
+        FailureReason::InvalidImage,
+        Retry::Retryable
     )]
-    #[case("CreateContainerError", "ImageVolumeMountFailed: cannot mount", Reason::RunError, Verdict::Passing)]
-    #[case("ErrImagePull", "something new", Reason::Unknown, Verdict::Passing)]
-    fn messages_of_runtimes(
+    #[case(
+        "CreateContainerError",
+        "ImageVolumeMountFailed: cannot mount",
+        FailureReason::RunError,
+        Retry::Retryable
+    )]
+    #[case("ErrImagePull", "something new", FailureReason::Unknown, Retry::Retryable)]
+    fn runtime_messages_are_classified(
         #[case] waiting: &str,
         #[case] message: &str,
-        #[case] reason: Reason,
-        #[case] verdict: Verdict,
+        #[case] reason: FailureReason,
+        #[case] verdict: Retry,
     ) {
         assert_eq!(classify(waiting, message, "r.example/a:1"), Some((reason, verdict)));
     }
 
     #[test]
-    fn an_image_name_is_no_verdict() {
+    fn image_name_does_not_match_a_rule() {
         let message = r#"failed to pull "r.example/access denied:1": i/o timeout"#;
         let found = classify("ErrImagePull", message, "r.example/access denied:1");
-        assert_eq!(found, Some((Reason::RegistryUnreachable, Verdict::Passing)));
+        assert_eq!(found, Some((FailureReason::RegistryUnreachable, Retry::Retryable)));
     }
 
     #[rstest]
@@ -326,20 +372,20 @@ mod tests {
     #[case("retry after 99999h", Some(3600))]
     #[case("retry after a while", None)]
     #[case("429 Too Many Requests", None)]
-    fn pauses(#[case] message: &str, #[case] seconds: Option<u64>) {
+    fn retry_after_is_parsed(#[case] message: &str, #[case] seconds: Option<u64>) {
         assert_eq!(retry_after(message).map(|pause| pause.as_secs()), seconds);
     }
 
     #[test]
-    fn only_the_registry_throttles() {
-        assert!(throttles("unexpected status: 429 Too Many Requests"));
-        assert!(throttles("unexpected status: 503 Service Unavailable"));
-        assert!(!throttles("pull QPS exceeded"));
-        assert!(!throttles("dial tcp: connection refused"));
+    fn only_registry_messages_are_rate_limits() {
+        assert!(is_registry_rate_limit("unexpected status: 429 Too Many Requests"));
+        assert!(is_registry_rate_limit("unexpected status: 503 Service Unavailable"));
+        assert!(!is_registry_rate_limit("pull QPS exceeded"));
+        assert!(!is_registry_rate_limit("dial tcp: connection refused"));
     }
 
     #[test]
-    fn creating_is_nothing_bad() {
+    fn creating_is_no_error() {
         assert_eq!(classify("ContainerCreating", "", "a"), None);
         assert_eq!(classify("PodInitializing", "", "a"), None);
     }

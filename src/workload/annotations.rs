@@ -1,4 +1,4 @@
-//! The annotations. The nearest wins: template, workload, namespace.
+//! Parsing of annotations. Precedence: pod template, workload, namespace.
 
 use std::collections::BTreeMap;
 
@@ -11,33 +11,37 @@ use crate::{
     },
 };
 
-/// A rollout touches about as many nodes as it has replicas; four times that covers what the scheduler may choose.
+/// Number of nodes per replica for `nodes: auto`. A rollout uses about as many nodes as it has
+/// replicas; four times that number covers the nodes that the scheduler may choose.
 const AUTO_NODES_PER_REPLICA: u32 = 4;
-/// All annotations that workloads may carry, without the prefix.
-const KNOWN: &[&str] = &["enabled", "images", "exclude-containers", "nodes", "batch-size", "priority", "timeout"];
-/// Characters of a value or a name that a warning quotes.
-const MAX_SHOWN: usize = 255;
-/// Longest list taken from one annotation.
-const MAX_LISTED: usize = 100;
-/// On a Namespace, by its administrator: its workloads may ask for all nodes, and for those with any taint.
+/// All annotations that workloads may have, without the prefix.
+const KNOWN_ANNOTATIONS: &[&str] =
+    &["enabled", "images", "exclude-containers", "nodes", "batch-size", "priority", "timeout"];
+/// Maximum length of a value or a name quoted in a warning, in characters.
+const MAX_QUOTED_CHARS: usize = 255;
+/// Maximum number of items parsed from one annotation.
+const MAX_LIST_ITEMS: usize = 100;
+/// Annotation of a Namespace, set by its administrator: its workloads may request all nodes, and
+/// nodes with any taint.
 pub(super) const ALLOW_ALL_NODES: &str = "prewarm.io/allow-all-nodes";
 
-/// What annotations carry into the task.
+/// Task options from annotations.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Options {
-    /// How many of the matching nodes.
+pub struct WarmOptions {
+    /// Number of matching nodes to warm.
     pub nodes: Amount,
-    /// How many nodes at once.
+    /// Number of nodes per batch.
     pub batch_size: Amount,
-    /// The order among waiting tasks.
+    /// Priority among waiting tasks, 1 to 10.
     pub priority: u32,
-    /// How long a node may take.
+    /// Time limit per node.
     pub timeout: String,
-    /// Which method pulls: the helper where another webhook rewrites images, because it rewrites those of our pods alike.
+    /// Pull method. The helper is used where another webhook rewrites images, because that webhook
+    /// rewrites the images of worker pods in the same way.
     pub pull_method: PullMethod,
 }
 
-impl Default for Options {
+impl Default for WarmOptions {
     fn default() -> Self {
         let spec = PrewarmTaskSpec::new(Vec::new());
         Self {
@@ -50,35 +54,42 @@ impl Default for Options {
     }
 }
 
-impl Options {
-    /// The same, on every matching node.
+impl WarmOptions {
+    /// Returns these options with all matching nodes.
     #[must_use]
-    pub fn on_all_nodes(self) -> Self {
+    pub fn with_all_nodes(self) -> Self {
         Self { nodes: Amount::Text("all".into()), ..self }
     }
 }
 
-/// How many nodes `auto` comes to, for so many replicas.
-pub(super) fn automatic(least: u32, replicas: u32) -> u32 {
+/// Returns the number of nodes for `nodes: auto` with this number of replicas.
+pub(super) fn auto_node_count(least: u32, replicas: u32) -> u32 {
     least.max(replicas.saturating_mul(AUTO_NODES_PER_REPLICA))
 }
 
-/// Keeps what annotations ask for within the operator's limits; what is less than was asked for becomes a warning. `auto`: how
-/// many nodes may be asked for, where not any number.
-pub(super) fn limit(options: &mut Options, auto: Option<u32>, caps: &Caps, warnings: &mut Vec<String>) {
-    let within = |amount: &Amount, auto: u32| matches!(amount, Amount::Count(count) if *count <= auto);
+/// Limits the options to the operator's limits and adds a warning for each value that is reduced.
+/// `auto` is the maximum number of nodes; `None` means no maximum.
+pub(super) fn apply_limits(
+    options: &mut WarmOptions,
+    auto: Option<u32>,
+    caps: &Caps,
+    warnings: &mut Vec<String>,
+) {
+    let within =
+        |amount: &Amount, auto: u32| matches!(amount, Amount::Count(count) if *count <= auto);
     if let Some(auto) = auto.filter(|auto| !within(&options.nodes, *auto)) {
         warnings.push(format!(
-            "{PREFIX}nodes: {:?} is limited to auto ({auto}): the Namespace has no annotation {ALLOW_ALL_NODES}: \"true\" \
-             (--admission-all-nodes)",
+            "{PREFIX}nodes: {:?} is limited to auto ({auto}): more requires the annotation {ALLOW_ALL_NODES}: \"true\" \
+             on the Namespace, or --admission-all-nodes",
             options.nodes.to_string()
         ));
         options.nodes = Amount::Count(auto);
     }
-    let (priority, cut) = caps::priority(caps, options.priority);
+    let (priority, cut) = caps::effective_priority(caps, options.priority);
     if cut.is_some() {
         let asked = options.priority;
-        warnings.push(format!("{PREFIX}priority: {asked} is limited to {priority} (--max-priority)"));
+        warnings
+            .push(format!("{PREFIX}priority: {asked} is limited to {priority} (--max-priority)"));
         options.priority = priority;
     }
     if duration::parse(&options.timeout).is_ok_and(|timeout| timeout > caps.timeout) {
@@ -88,32 +99,39 @@ pub(super) fn limit(options: &mut Options, auto: Option<u32>, caps: &Caps, warni
     }
 }
 
-/// All that annotations say.
+/// Values of all annotations.
 #[derive(Default)]
-pub(super) struct Found {
+pub(super) struct AnnotationValues {
     pub(super) enabled: Option<bool>,
     pub(super) images: Vec<String>,
     pub(super) exclude_containers: Vec<String>,
-    pub(super) options: Options,
+    pub(super) options: WarmOptions,
 }
 
-/// What is told of annotations of ours that there are not, such as `prewarm.io/enable`.
-pub(super) fn strangers(annotations: &BTreeMap<String, String>) -> impl Iterator<Item = String> {
+/// Returns a warning for each unknown annotation with the prefix, such as `prewarm.io/enable`.
+pub(super) fn unknown_annotations(
+    annotations: &BTreeMap<String, String>,
+) -> impl Iterator<Item = String> {
     let ours = annotations.keys().filter_map(|key| key.strip_prefix(PREFIX));
-    let unknown = ours.filter(|name| !KNOWN.contains(name));
-    let shown = |name: &str| name.chars().take(MAX_SHOWN).collect::<String>();
+    let unknown = ours.filter(|name| !KNOWN_ANNOTATIONS.contains(name));
+    let shown = |name: &str| name.chars().take(MAX_QUOTED_CHARS).collect::<String>();
     unknown.map(move |name| {
-        format!("{PREFIX}{}: there is no such annotation: known are {}", shown(name), KNOWN.join(", "))
+        format!(
+            "{PREFIX}{}: unknown annotation; known annotations are {}",
+            shown(name),
+            KNOWN_ANNOTATIONS.join(", ")
+        )
     })
 }
 
-/// Reads `layers`, nearest first. `automatic`: the least that `nodes: auto` comes to.
-pub(super) fn read(
+/// Parses `layers` in order of precedence. `automatic` is the minimum number of nodes for
+/// `nodes: auto`.
+pub(super) fn parse_layers(
     layers: &[&BTreeMap<String, String>],
     automatic: u32,
     replicas: u32,
     warnings: &mut Vec<String>,
-) -> Found {
+) -> AnnotationValues {
     let value = |name: &str| {
         let mut said = layers.iter().filter(|layer| !layer.is_empty()).peekable();
         said.peek()?;
@@ -121,14 +139,14 @@ pub(super) fn read(
         said.find_map(|layer| layer.get(&key)).map(|value| value.trim())
     };
     let mut complain = |name: &str, value: &str, expected: &str| {
-        let shown: String = value.chars().take(MAX_SHOWN).collect();
+        let shown: String = value.chars().take(MAX_QUOTED_CHARS).collect();
         warnings.push(format!("{PREFIX}{name}: {shown:?} is ignored: expected {expected}"));
     };
-    let automatic = Amount::Count(self::automatic(automatic, replicas));
-    let mut found = Found {
-        images: value("images").map(list).unwrap_or_default(),
-        exclude_containers: value("exclude-containers").map(list).unwrap_or_default(),
-        options: Options { nodes: automatic, ..Options::default() },
+    let automatic = Amount::Count(self::auto_node_count(automatic, replicas));
+    let mut found = AnnotationValues {
+        images: value("images").map(parse_list).unwrap_or_default(),
+        exclude_containers: value("exclude-containers").map(parse_list).unwrap_or_default(),
+        options: WarmOptions { nodes: automatic, ..WarmOptions::default() },
         enabled: None,
     };
     match value("enabled") {
@@ -140,15 +158,23 @@ pub(super) fn read(
     match value("nodes") {
         None | Some("auto") => {}
         Some("all") => found.options.nodes = Amount::Text("all".into()),
-        Some(text) => match amount(text, 999_999) {
+        Some(text) => match parse_amount(text, 999_999) {
             Some(amount) => found.options.nodes = amount,
-            None => complain("nodes", text, "auto, all, a number from 1, or a percentage from 1% to 100%"),
+            None => complain(
+                "nodes",
+                text,
+                "auto, all, a number from 1, or a percentage from 1% to 100%",
+            ),
         },
     }
     if let Some(text) = value("batch-size") {
-        match amount(text, 100) {
+        match parse_amount(text, 100) {
             Some(amount) => found.options.batch_size = amount,
-            None => complain("batch-size", text, "a number from 1 to 100, or a percentage from 1% to 100%"),
+            None => complain(
+                "batch-size",
+                text,
+                "a number from 1 to 100, or a percentage from 1% to 100%",
+            ),
         }
     }
     if let Some(text) = value("priority") {
@@ -159,18 +185,20 @@ pub(super) fn read(
     }
     if let Some(text) = value("timeout") {
         match duration::parse(text) {
-            Ok(time) if (1..=86_400).contains(&time.as_secs()) => text.clone_into(&mut found.options.timeout),
+            Ok(time) if (1..=86_400).contains(&time.as_secs()) => {
+                text.clone_into(&mut found.options.timeout);
+            }
             _ => complain("timeout", text, "a duration from 1s to 24h, such as 10m"),
         }
     }
     found
 }
 
-fn list(text: &str) -> Vec<String> {
-    crate::items(text).take(MAX_LISTED).map(str::to_owned).collect()
+fn parse_list(text: &str) -> Vec<String> {
+    crate::comma_separated(text).take(MAX_LIST_ITEMS).map(str::to_owned).collect()
 }
 
-fn amount(text: &str, most: u32) -> Option<Amount> {
+fn parse_amount(text: &str, most: u32) -> Option<Amount> {
     if let Some(percent) = text.strip_suffix('%') {
         let percent: u32 = percent.parse().ok()?;
         return (1..=100).contains(&percent).then(|| Amount::Text(format!("{percent}%")));
@@ -189,10 +217,13 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_wins() {
-        let (template, workload, namespace) =
-            (layer(&[]), layer(&[("enabled", "true")]), layer(&[("enabled", "false"), ("priority", "9")]));
-        let found = read(&[&template, &workload, &namespace], 100, 1, &mut Vec::new());
+    fn nearest_layer_takes_precedence() {
+        let (template, workload, namespace) = (
+            layer(&[]),
+            layer(&[("enabled", "true")]),
+            layer(&[("enabled", "false"), ("priority", "9")]),
+        );
+        let found = parse_layers(&[&template, &workload, &namespace], 100, 1, &mut Vec::new());
         assert_eq!((found.enabled, found.options.priority), (Some(true), 9));
     }
 
@@ -204,12 +235,12 @@ mod tests {
     #[case("priority", "11")]
     #[case("timeout", "soon")]
     #[case("timeout", "0s")]
-    fn nonsense_is_a_warning_and_falls_back(#[case] name: &str, #[case] value: &str) {
+    fn invalid_value_warns_and_uses_default(#[case] name: &str, #[case] value: &str) {
         let mut warnings = Vec::new();
-        let found = read(&[&layer(&[(name, value)])], 100, 1, &mut warnings);
+        let found = parse_layers(&[&layer(&[(name, value)])], 100, 1, &mut warnings);
         assert_eq!(warnings.len(), 1);
         assert!(warnings[0].starts_with(&format!("prewarm.io/{name}: ")), "{warnings:?}");
-        assert_eq!(found.options, Options::default());
+        assert_eq!(found.options, WarmOptions::default());
     }
 
     #[rstest]
@@ -219,9 +250,9 @@ mod tests {
     #[case(Some("all"), 1, Amount::Text("all".into()))]
     #[case(Some("7"), 1, Amount::Count(7))]
     #[case(Some("25%"), 1, Amount::Text("25%".into()))]
-    fn nodes(#[case] value: Option<&str>, #[case] replicas: u32, #[case] expected: Amount) {
+    fn parses_nodes(#[case] value: Option<&str>, #[case] replicas: u32, #[case] expected: Amount) {
         let layer = value.map(|value| layer(&[("nodes", value)])).unwrap_or_default();
-        assert_eq!(read(&[&layer], 100, replicas, &mut Vec::new()).options.nodes, expected);
+        assert_eq!(parse_layers(&[&layer], 100, replicas, &mut Vec::new()).options.nodes, expected);
     }
 
     #[rstest]
@@ -230,36 +261,42 @@ mod tests {
     #[case("101", true)]
     #[case("100", false)]
     #[case("auto", false)]
-    fn more_nodes_than_auto_need_leave(#[case] value: &str, #[case] limited: bool) {
+    fn nodes_beyond_auto_need_permission(#[case] value: &str, #[case] limited: bool) {
         let mut warnings = Vec::new();
-        let found = read(&[&layer(&[("nodes", value)])], 100, 1, &mut warnings);
+        let found = parse_layers(&[&layer(&[("nodes", value)])], 100, 1, &mut warnings);
         let mut options = found.options.clone();
-        limit(&mut options, Some(automatic(100, 1)), &Caps::default(), &mut warnings);
+        apply_limits(&mut options, Some(auto_node_count(100, 1)), &Caps::default(), &mut warnings);
         assert_eq!(
             (warnings.len(), options.nodes != found.options.nodes),
             (usize::from(limited), limited),
             "{warnings:?}"
         );
         let mut options = found.options.clone();
-        limit(&mut options, None, &Caps::default(), &mut Vec::new());
+        apply_limits(&mut options, None, &Caps::default(), &mut Vec::new());
         assert_eq!(options, found.options);
     }
 
     #[test]
-    fn amounts_are_limited_with_a_warning() {
-        let caps = Caps { priority: 6, timeout: std::time::Duration::from_secs(300), ..Caps::default() };
+    fn values_above_limits_are_reduced_with_a_warning() {
+        let caps =
+            Caps { priority: 6, timeout: std::time::Duration::from_secs(300), ..Caps::default() };
         let mut warnings = Vec::new();
-        let mut found = read(&[&layer(&[("priority", "9"), ("timeout", "1h")])], 100, 1, &mut warnings);
-        limit(&mut found.options, None, &caps, &mut warnings);
+        let mut found =
+            parse_layers(&[&layer(&[("priority", "9"), ("timeout", "1h")])], 100, 1, &mut warnings);
+        apply_limits(&mut found.options, None, &caps, &mut warnings);
         assert_eq!((found.options.priority, found.options.timeout.as_str()), (6, "5m"));
         assert_eq!(warnings.len(), 2, "{warnings:?}");
         assert!(warnings[1].contains("--max-timeout"), "{warnings:?}");
     }
 
     #[test]
-    fn lists() {
-        let found =
-            read(&[&layer(&[("images", " a:1, ,b:2 "), ("exclude-containers", "proxy")])], 100, 1, &mut Vec::new());
+    fn parses_lists() {
+        let found = parse_layers(
+            &[&layer(&[("images", " a:1, ,b:2 "), ("exclude-containers", "proxy")])],
+            100,
+            1,
+            &mut Vec::new(),
+        );
         assert_eq!(found.images, ["a:1", "b:2"]);
         assert_eq!(found.exclude_containers, ["proxy"]);
     }

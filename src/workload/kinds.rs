@@ -1,4 +1,4 @@
-//! Which kinds carry a pod template, and where they keep it.
+//! Kinds with a pod template, and the location of the template in each.
 
 use std::sync::Arc;
 
@@ -6,59 +6,61 @@ use kube::core::{ApiResource, GroupVersionKind};
 
 use super::Owner;
 
-/// How a kind keeps its pod template.
+/// Location of the pod template in an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Place {
-    /// The object is a pod itself.
+pub(super) enum TemplateLocation {
+    /// The object is a pod.
     Pod,
     /// `spec.template`.
     Template,
     /// `spec.jobTemplate.spec.template`.
     JobTemplate,
-    /// Wherever a setting says.
-    Path(Vec<Step>),
+    /// Path from a setting.
+    Path(Vec<PathStep>),
 }
 
-/// One step of a path.
+/// Step of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Step {
-    /// Into a field.
+pub(super) enum PathStep {
+    /// Field of an object.
     Field(String),
-    /// Into every item of a list.
-    Each,
+    /// Every item of a list.
+    EachItem,
 }
 
-/// A kind whose objects make pods.
+/// Kind with a pod template.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kind {
+pub struct WorkloadKind {
     /// API group; empty for the core group.
     pub group: String,
     /// API version, such as `v1`.
     pub version: String,
     /// Kind, such as `Deployment`.
     pub kind: String,
-    /// Name of the resource in URLs and rules, such as `deployments`.
+    /// Resource name in URLs and webhook rules, such as `deployments`.
     pub plural: String,
-    pub(super) place: Place,
+    pub(super) location: TemplateLocation,
 }
 
-/// Group, version, kind, resource, and where the template is.
-const BUILT_IN: &[(&str, &str, &str, &str, Place)] = &[
-    ("apps", "v1", "Deployment", "deployments", Place::Template),
-    ("apps", "v1", "StatefulSet", "statefulsets", Place::Template),
-    ("apps", "v1", "DaemonSet", "daemonsets", Place::Template),
-    ("apps", "v1", "ReplicaSet", "replicasets", Place::Template),
-    ("", "v1", "ReplicationController", "replicationcontrollers", Place::Template),
-    ("batch", "v1", "Job", "jobs", Place::Template),
-    ("batch", "v1", "CronJob", "cronjobs", Place::JobTemplate),
-    ("", "v1", "Pod", "pods", Place::Pod),
+/// Group, version, kind, resource and template location.
+const BUILT_IN: &[(&str, &str, &str, &str, TemplateLocation)] = &[
+    ("apps", "v1", "Deployment", "deployments", TemplateLocation::Template),
+    ("apps", "v1", "StatefulSet", "statefulsets", TemplateLocation::Template),
+    ("apps", "v1", "DaemonSet", "daemonsets", TemplateLocation::Template),
+    ("apps", "v1", "ReplicaSet", "replicasets", TemplateLocation::Template),
+    ("", "v1", "ReplicationController", "replicationcontrollers", TemplateLocation::Template),
+    ("batch", "v1", "Job", "jobs", TemplateLocation::Template),
+    ("batch", "v1", "CronJob", "cronjobs", TemplateLocation::JobTemplate),
+    ("", "v1", "Pod", "pods", TemplateLocation::Pod),
 ];
 
-impl Kind {
-    /// Reads a setting: `GROUP/VERSION/KIND[/PLURAL]=PATH`. In the path, fields are separated by dots, and `[*]` behind one
-    /// means every item of the list, such as `jobset.x-k8s.io/v1alpha2/JobSet=spec.replicatedJobs[*].template.spec.template`.
+impl WorkloadKind {
+    /// Parses a setting: `GROUP/VERSION/KIND[/PLURAL]=PATH`. Fields of the path are separated by
+    /// dots; `[*]` after a field selects every item of a list, such as
+    /// `jobset.x-k8s.io/v1alpha2/JobSet=spec.replicatedJobs[*].template.spec.template`.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let expected = "expected GROUP/VERSION/KIND=PATH, such as argoproj.io/v1alpha1/Rollout=spec.template";
+        let expected =
+            "expected GROUP/VERSION/KIND=PATH, such as argoproj.io/v1alpha1/Rollout=spec.template";
         let (name, path) = text.split_once('=').ok_or(expected)?;
         let parts: Vec<&str> = name.split('/').map(str::trim).collect();
         let (group, version, kind, plural) = match parts[..] {
@@ -66,7 +68,8 @@ impl Kind {
             [group, version, kind, plural] => (group, version, kind, Some(plural)),
             _ => return Err(expected.into()),
         };
-        let word = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-'));
+        let word =
+            |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-'));
         let names = [group, version, kind].into_iter().chain(plural);
         if !names.clone().all(word) || names.clone().any(str::is_empty) || !group.contains('.') {
             return Err(expected.into());
@@ -77,19 +80,23 @@ impl Kind {
             version: version.into(),
             kind: kind.into(),
             plural: plural.map_or_else(guessed, str::to_owned),
-            place: Place::Path(steps(path.trim())?),
+            location: TemplateLocation::Path(parse_path(path.trim())?),
         })
     }
 
-    /// `apps/v1`, or `v1` for the core group.
+    /// Returns the API version with its group: `apps/v1`, or `v1` for the core group.
     #[must_use]
     pub fn api_version(&self) -> String {
-        if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
+        if self.group.is_empty() {
+            self.version.clone()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
     }
 
-    /// What a client needs to ask for objects of the kind.
+    /// Returns the `ApiResource` with which a client addresses objects of this kind.
     #[must_use]
-    pub fn resource(&self) -> ApiResource {
+    pub fn api_resource(&self) -> ApiResource {
         ApiResource {
             group: self.group.clone(),
             version: self.version.clone(),
@@ -99,92 +106,105 @@ impl Kind {
         }
     }
 
-    /// Whether the kind is known by a setting alone.
+    /// Reports whether the kind comes from a setting.
     #[must_use]
     pub fn is_custom(&self) -> bool {
-        matches!(self.place, Place::Path(_))
+        matches!(self.location, TemplateLocation::Path(_))
     }
 
-    /// Whether its objects are pods: what they need is being pulled already.
+    /// Reports whether objects of this kind are pods. Their images are already being pulled when
+    /// they are seen.
     #[must_use]
     pub fn is_pod(&self) -> bool {
-        self.place == Place::Pod
+        self.location == TemplateLocation::Pod
     }
 }
 
-fn steps(path: &str) -> Result<Vec<Step>, String> {
+fn parse_path(path: &str) -> Result<Vec<PathStep>, String> {
     let mut steps = Vec::new();
     for part in path.trim_start_matches('.').split('.') {
         let (field, each) = part.strip_suffix("[*]").map_or((part, false), |field| (field, true));
         if field.is_empty() || field.contains(['[', ']', '*']) {
-            return Err(format!("{path:?} is no path: expected fields with dots between them, [*] for every item"));
+            return Err(format!(
+                "invalid path {path:?}: expected fields separated by dots, with [*] for every item"
+            ));
         }
-        steps.push(Step::Field(field.into()));
+        steps.push(PathStep::Field(field.into()));
         if each {
-            steps.push(Step::Each);
+            steps.push(PathStep::EachItem);
         }
     }
     Ok(steps)
 }
 
-/// All kinds that count: the built-in ones, and those of the settings.
+/// All kinds whose objects are warmed: the built-in kinds and those from settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kinds(Vec<Arc<Kind>>);
+pub struct WorkloadKinds(Vec<Arc<WorkloadKind>>);
 
-impl Default for Kinds {
+impl Default for WorkloadKinds {
     fn default() -> Self {
-        Self::with(Vec::new())
+        Self::with_custom(Vec::new())
     }
 }
 
-impl Kinds {
-    /// The built-in kinds, and further ones.
+impl WorkloadKinds {
+    /// Returns the built-in kinds and `further`.
     #[must_use]
-    pub fn with(further: Vec<Kind>) -> Self {
-        let built_in = BUILT_IN.iter().map(|(group, version, kind, plural, place)| Kind {
+    pub fn with_custom(further: Vec<WorkloadKind>) -> Self {
+        let built_in = BUILT_IN.iter().map(|(group, version, kind, plural, place)| WorkloadKind {
             group: (*group).into(),
             version: (*version).into(),
             kind: (*kind).into(),
             plural: (*plural).into(),
-            place: place.clone(),
+            location: place.clone(),
         });
         Self(built_in.chain(further).map(Arc::new).collect())
     }
 
-    /// The kind of this name and version.
+    /// Returns the kind with this API version and name.
     #[must_use]
-    pub fn find(&self, api_version: &str, kind: &str) -> Option<&Arc<Kind>> {
+    pub fn find_by_api_version(&self, api_version: &str, kind: &str) -> Option<&Arc<WorkloadKind>> {
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-        self.find_in(group, version, kind)
+        self.find_by_gvk(group, version, kind)
     }
 
-    /// The kind of this group, version and name.
+    /// Returns the kind with this group, version and name.
     #[must_use]
-    pub fn find_in(&self, group: &str, version: &str, kind: &str) -> Option<&Arc<Kind>> {
-        self.0.iter().find(|known| known.kind == kind && known.group == group && known.version == version)
+    pub fn find_by_gvk(
+        &self,
+        group: &str,
+        version: &str,
+        kind: &str,
+    ) -> Option<&Arc<WorkloadKind>> {
+        self.0
+            .iter()
+            .find(|known| known.kind == kind && known.group == group && known.version == version)
     }
 
-    /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Kind>> {
+    /// Iterates over all kinds.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<WorkloadKind>> {
         self.0.iter()
     }
 
-    /// Those that settings have added.
-    pub fn custom(&self) -> impl Iterator<Item = &Arc<Kind>> {
+    /// Iterates over the kinds from settings.
+    pub fn custom(&self) -> impl Iterator<Item = &Arc<WorkloadKind>> {
         self.iter().filter(|kind| kind.is_custom())
     }
 
-    /// Whether a kind of this name is among them, of whatever group.
+    /// Reports whether a kind has this name, in any group.
     #[must_use]
-    pub fn names(&self, kind: &str) -> bool {
+    pub fn contains_name(&self, kind: &str) -> bool {
         self.iter().any(|known| known.kind == kind)
     }
 
-    /// Whether what the owner makes adds nothing: the owner itself comes by here, or is the Node of a static pod.
+    /// Reports whether objects of this owner need no own task: the owner is a known kind and is
+    /// evaluated itself, or it is the Node of a static pod.
     #[must_use]
-    pub fn knows(&self, owner: &Owner) -> bool {
+    pub fn covers_owner(&self, owner: &Owner) -> bool {
         let group = owner.api_version.split_once('/').map_or("", |(group, _)| group);
-        let known = |kind: &Arc<Kind>| kind.kind == owner.kind && kind.group == group && !kind.is_pod();
+        let known = |kind: &Arc<WorkloadKind>| {
+            kind.kind == owner.kind && kind.group == group && !kind.is_pod()
+        };
         self.iter().any(known) || (group.is_empty() && owner.kind == "Node")
     }
 }
@@ -197,12 +217,16 @@ mod tests {
 
     #[rstest]
     #[case("argoproj.io/v1alpha1/Rollout=spec.template", "rollouts", 2)]
-    #[case("jobset.x-k8s.io/v1alpha2/JobSet=.spec.replicatedJobs[*].template.spec.template", "jobsets", 6)]
+    #[case(
+        "jobset.x-k8s.io/v1alpha2/JobSet=.spec.replicatedJobs[*].template.spec.template",
+        "jobsets",
+        6
+    )]
     #[case("example.io/v1/Proxy/proxies=spec.pod", "proxies", 2)]
     #[case("example.io/v1/Policy=spec.pod", "policies", 2)]
-    fn settings(#[case] text: &str, #[case] plural: &str, #[case] length: usize) {
-        let kind = Kind::parse(text).unwrap();
-        let Place::Path(steps) = &kind.place else { panic!("a path") };
+    fn parses_settings(#[case] text: &str, #[case] plural: &str, #[case] length: usize) {
+        let kind = WorkloadKind::parse(text).unwrap();
+        let TemplateLocation::Path(steps) = &kind.location else { panic!("a path") };
         assert_eq!((kind.plural.as_str(), steps.len()), (plural, length));
         assert_eq!(text.split_once('=').unwrap().0.split('/').nth(2), Some(kind.kind.as_str()));
     }
@@ -216,15 +240,21 @@ mod tests {
     #[case("argoproj.io/v1alpha1/Rollout=spec.list[0].template")]
     #[case("argoproj.io//Rollout=spec.template")]
     #[case("argo'proj.io/v1/Rollout=spec.template")]
-    fn nonsense(#[case] text: &str) {
-        assert!(Kind::parse(text).unwrap_err().contains("expected"));
+    fn rejects_invalid_settings(#[case] text: &str) {
+        assert!(WorkloadKind::parse(text).unwrap_err().contains("expected"));
     }
 
     #[test]
-    fn owners() {
-        let kinds = Kinds::with(vec![Kind::parse("argoproj.io/v1alpha1/Rollout=spec.template").unwrap()]);
-        let knows = |api_version: &str, kind: &str| kinds.knows(&Owner::sample(api_version, kind, "x"));
-        assert!(knows("apps/v1", "ReplicaSet") && knows("batch/v1", "CronJob") && knows("v1", "Node"));
+    fn owners_of_known_kinds_are_covered() {
+        let kinds = WorkloadKinds::with_custom(vec![
+            WorkloadKind::parse("argoproj.io/v1alpha1/Rollout=spec.template").unwrap(),
+        ]);
+        let knows = |api_version: &str, kind: &str| {
+            kinds.covers_owner(&Owner::sample(api_version, kind, "x"))
+        };
+        assert!(
+            knows("apps/v1", "ReplicaSet") && knows("batch/v1", "CronJob") && knows("v1", "Node")
+        );
         assert!(knows("v1", "ReplicationController") && knows("argoproj.io/v1beta1", "Rollout"));
         assert!(!knows("v1", "Pod") && !knows("sparkoperator.k8s.io/v1", "SparkApplication"));
     }

@@ -1,4 +1,4 @@
-//! A thin view of objects with a pod template: what we act on, and nothing else.
+//! Partial view of objects with a pod template: only the fields that are used.
 
 use std::{borrow::Cow, collections::BTreeMap, fmt, marker::PhantomData};
 
@@ -10,28 +10,33 @@ use serde::{
 use serde_json::{Value, value::RawValue};
 
 use super::{
-    Credentials,
-    kinds::{Kind, Place, Step},
+    PullCredentials,
+    kinds::{PathStep, TemplateLocation, WorkloadKind},
 };
 use crate::{task::PREFIX, worker::MANAGED_BY};
 
-/// Items that are read of one list or map; the rest is skipped. Objects of at most 1.5 MiB pass through etcd, and one with more
-/// than a thousand containers has nodes of its own to fear; without a bound, 8 MiB of `{},` would become 400 MB of containers.
+/// Maximum number of items read from one list or map; the rest is skipped. etcd stores objects of
+/// at most 1.5 MiB, and a pod with more than a thousand containers fits on hardly any node. Without
+/// this limit, 8 MiB of `{},` would become 400 MB of containers.
 pub(super) const MAX_ITEMS: usize = 1000;
-/// Pod templates that are read of one object (the items of a `[*]` in the path of a setting).
+/// Maximum number of pod templates read from one object (items of `[*]` in a configured path).
 pub(super) const MAX_TEMPLATES: usize = 100;
-/// Longest required node affinity, in bytes of JSON: a term for each of a thousand nodes has 60 KB.
+/// Maximum size of the required node affinity, in bytes of JSON. A term for each of a thousand
+/// nodes has 60 KB.
 const MAX_AFFINITY: usize = 64 * 1024;
 
-/// `null` counts as absent, as the API server reads it.
-fn lenient<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
+/// Deserializes `null` as the default value, like the API server.
+fn lenient<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    from: D,
+) -> Result<T, D::Error> {
     Option::<T>::deserialize(from).map(Option::unwrap_or_default)
 }
 
-/// The first [`MAX_ITEMS`] items of a list, and one more by which a longer one is known.
-struct Items<T>(PhantomData<T>);
+/// Visitor for the first [`MAX_ITEMS`] items of a list and one more, which shows that the list is
+/// longer.
+struct BoundedListVisitor<T>(PhantomData<T>);
 
-impl<'de, T: Deserialize<'de>> Visitor<'de> for Items<T> {
+impl<'de, T: Deserialize<'de>> Visitor<'de> for BoundedListVisitor<T> {
     type Value = Vec<T>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -55,16 +60,16 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for Items<T> {
     }
 }
 
-/// A bounded list in which `null` counts as absent too.
+/// Deserializes a bounded list; `null` is an empty list.
 fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Vec<T>, D::Error> {
-    from.deserialize_any(Items(PhantomData))
+    from.deserialize_any(BoundedListVisitor(PhantomData))
 }
 
-/// The entries of a map whose keys are chosen, and nothing of the others: `last-applied-configuration` alone is often half of an
-/// object.
-struct Chosen<F>(F);
+/// Visitor for the map entries whose keys are selected. Other entries are skipped:
+/// `last-applied-configuration` alone is often half of an object.
+struct FilteredMapVisitor<F>(F);
 
-impl<'de, F: Fn(&str) -> bool> Visitor<'de> for Chosen<F> {
+impl<'de, F: Fn(&str) -> bool> Visitor<'de> for FilteredMapVisitor<F> {
     type Value = BTreeMap<String, String>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -89,18 +94,19 @@ impl<'de, F: Fn(&str) -> bool> Visitor<'de> for Chosen<F> {
 }
 
 fn ours<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
-    from.deserialize_any(Chosen(|key: &str| key.starts_with(PREFIX)))
+    from.deserialize_any(FilteredMapVisitor(|key: &str| key.starts_with(PREFIX)))
 }
 
 fn managed_by<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
-    from.deserialize_any(Chosen(|key: &str| key == MANAGED_BY.0))
+    from.deserialize_any(FilteredMapVisitor(|key: &str| key == MANAGED_BY.0))
 }
 
 fn strings<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
-    from.deserialize_any(Chosen(|_: &str| true))
+    from.deserialize_any(FilteredMapVisitor(|_: &str| true))
 }
 
-/// A value of any shape, of which a number and a text are kept. Nothing is buffered: the value may be megabytes.
+/// Number and text of a value of any shape. Other values are skipped without buffering, since they
+/// may have megabytes.
 #[derive(Default)]
 struct Scalar {
     number: Option<i64>,
@@ -157,46 +163,47 @@ impl<'de> Visitor<'de> for ScalarVisitor {
     }
 }
 
-/// A whole number, also where it was written as text (Argo Rollouts' `observedGeneration`); none for anything else.
+/// Deserializes an integer, also from text (`observedGeneration` of Argo Rollouts); `None` for any
+/// other value.
 fn number<'de, D: Deserializer<'de>>(from: D) -> Result<Option<i64>, D::Error> {
     Ok(Scalar::deserialize(from)?.number)
 }
 
-/// The labels that a selector names: `matchLabels`, or a `ReplicationController`'s map.
+/// Labels of a selector: `matchLabels`, or the map of a `ReplicationController`.
 #[derive(Default)]
-struct Selector(BTreeMap<String, String>);
+struct SelectorLabels(BTreeMap<String, String>);
 
-impl<'de> Deserialize<'de> for Selector {
+impl<'de> Deserialize<'de> for SelectorLabels {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         from.deserialize_any(SelectorVisitor { nested: false })
     }
 }
 
-/// `nested`: within `matchLabels`.
+/// `nested` is set within `matchLabels`.
 struct SelectorVisitor {
     nested: bool,
 }
 
 impl<'de> DeserializeSeed<'de> for SelectorVisitor {
-    type Value = Selector;
+    type Value = SelectorLabels;
 
-    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Selector, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<SelectorLabels, D::Error> {
         from.deserialize_any(self)
     }
 }
 
 impl<'de> Visitor<'de> for SelectorVisitor {
-    type Value = Selector;
+    type Value = SelectorLabels;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a selector of labels")
+        f.write_str("a label selector")
     }
 
-    fn visit_unit<E>(self) -> Result<Selector, E> {
-        Ok(Selector::default())
+    fn visit_unit<E>(self) -> Result<SelectorLabels, E> {
+        Ok(SelectorLabels::default())
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Selector, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<SelectorLabels, A::Error> {
         let (mut plain, mut labels) = (BTreeMap::new(), None);
         while let Some(key) = map.next_key::<String>()? {
             if key == "matchLabels" && !self.nested {
@@ -207,105 +214,109 @@ impl<'de> Visitor<'de> for SelectorVisitor {
                 plain.insert(key, text);
             }
         }
-        Ok(labels.unwrap_or(Selector(plain)))
+        Ok(labels.unwrap_or(SelectorLabels(plain)))
     }
 }
 
-/// A node affinity, unless it is too large: it would become ten times its size.
+/// Deserializes a node affinity with a size limit: in memory it takes ten times the size of its
+/// JSON.
 fn affinity<'de, D: Deserializer<'de>>(from: D) -> Result<Option<NodeSelector>, D::Error> {
     let Some(raw) = Option::<Box<RawValue>>::deserialize(from)? else { return Ok(None) };
     if raw.get().len() > MAX_AFFINITY {
-        return Err(D::Error::custom(format!("the required node affinity has more than {MAX_AFFINITY} bytes")));
+        return Err(D::Error::custom(format!(
+            "the required node affinity has more than {MAX_AFFINITY} bytes"
+        )));
     }
     serde_json::from_str(raw.get()).map_err(D::Error::custom)
 }
 
-/// An object, as far as we look at it.
+/// Used fields of an object.
 #[derive(Debug, Clone, Default)]
 pub struct ObjectView {
-    /// Name, labels, annotations, owners.
+    /// Metadata of the object.
     pub metadata: MetadataView,
-    /// How far its rollout is.
+    /// Rollout status.
     pub status: StatusView,
-    /// The replicas that it asks for, where it says.
+    /// Requested replicas, if specified.
     pub replicas: Option<i64>,
-    /// The labels of its pods, where it says.
+    /// Labels that select the object's pods, if specified.
     pub selector: BTreeMap<String, String>,
     pub(super) templates: Vec<TemplateView>,
-    /// What stood where a template should be, and was none.
-    pub(super) unreadable: Vec<String>,
-    /// Whether there are more templates than are read.
-    more_templates: bool,
+    /// Paths of values that should be pod templates and cannot be parsed, with the error.
+    pub(super) invalid_templates: Vec<String>,
+    /// Set if the object has more than [`MAX_TEMPLATES`] templates.
+    templates_truncated: bool,
 }
 
 impl ObjectView {
-    /// How many images are named, not counting how often.
+    /// Returns the number of images in all templates, including duplicates.
     #[must_use]
-    pub fn named_images(&self) -> usize {
+    pub fn image_count(&self) -> usize {
         self.templates.iter().map(|template| template.spec.images(&[]).count()).sum()
     }
 
-    /// Whether it has more containers, volumes or templates than are read.
-    pub(super) fn is_cut(&self) -> bool {
-        self.more_templates || self.templates.iter().any(|template| template.spec.is_cut())
+    /// Reports whether containers, volumes or templates were skipped because of a limit.
+    pub(super) fn is_truncated(&self) -> bool {
+        self.templates_truncated
+            || self.templates.iter().any(|template| template.spec.is_truncated())
     }
 }
 
-/// The part of an object's metadata that we look at.
+/// Used fields of an object's metadata.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct MetadataView {
-    /// Its name; empty in a template.
+    /// Name; empty in a pod template.
     #[serde(deserialize_with = "lenient")]
     pub name: String,
     #[serde(deserialize_with = "lenient")]
     generate_name: String,
-    /// Its namespace; empty where the manifest leaves it to the client.
+    /// Namespace; empty if the manifest does not set it.
     #[serde(deserialize_with = "lenient")]
     pub namespace: String,
-    /// Its UID; empty before the API server has given it one.
+    /// UID; empty before the API server sets it.
     #[serde(deserialize_with = "lenient")]
     pub uid: String,
-    /// Its version in the API server.
+    /// Resource version in the API server.
     #[serde(deserialize_with = "lenient")]
     pub resource_version: String,
-    /// The generation of its spec.
+    /// Generation of the spec.
     #[serde(deserialize_with = "number")]
     pub generation: Option<i64>,
-    /// The label that says whose it is, where it has one.
+    /// Label `app.kubernetes.io/managed-by`, if present; other labels are skipped.
     #[serde(deserialize_with = "managed_by")]
     pub labels: BTreeMap<String, String>,
-    /// Annotations of ours.
+    /// Annotations with the prefix `prewarm.io/`; others are skipped.
     #[serde(deserialize_with = "ours")]
     pub annotations: BTreeMap<String, String>,
-    /// Owners.
+    /// Owner references.
     #[serde(deserialize_with = "list")]
     pub owner_references: Vec<Owner>,
-    /// When it was made, RFC 3339.
+    /// Creation time, RFC 3339.
     pub creation_timestamp: Option<String>,
-    /// Set on an object that is being deleted.
+    /// Deletion time, RFC 3339; set while the object is being deleted.
     pub deletion_timestamp: Option<String>,
 }
 
 impl MetadataView {
-    /// The name, or the prefix that the API server will make a name from.
+    /// Returns the name, or the prefix from which the API server generates one.
     #[must_use]
     pub fn name_or_prefix(&self) -> &str {
         if self.name.is_empty() { &self.generate_name } else { &self.name }
     }
 
-    /// The owner that controls the object.
+    /// Returns the owner reference of the controller.
     #[must_use]
     pub fn controller(&self) -> Option<&Owner> {
         self.owner_references.iter().find(|owner| owner.controller)
     }
 }
 
-/// An owner reference.
+/// Owner reference.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Owner {
-    /// Group and version of the owner.
+    /// API group and version of the owner.
     #[serde(deserialize_with = "lenient")]
     pub api_version: String,
     /// Kind of the owner.
@@ -321,48 +332,53 @@ pub struct Owner {
 #[cfg(test)]
 impl Owner {
     pub(crate) fn sample(api_version: &str, kind: &str, name: &str) -> Self {
-        Self { api_version: api_version.into(), kind: kind.into(), name: name.into(), controller: true }
+        Self {
+            api_version: api_version.into(),
+            kind: kind.into(),
+            name: name.into(),
+            controller: true,
+        }
     }
 }
 
-/// How far a rollout is, in the words of each kind; none where the kind has no such word.
+/// Rollout status with the fields of all kinds; `None` for fields that a kind does not have.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct StatusView {
-    /// The generation that the controller has seen.
+    /// Generation that the controller has observed.
     #[serde(deserialize_with = "number")]
     pub observed_generation: Option<i64>,
-    /// Pods there are.
+    /// Number of pods.
     #[serde(deserialize_with = "number")]
     pub replicas: Option<i64>,
-    /// Pods of the newest template.
+    /// Number of pods of the newest template.
     #[serde(deserialize_with = "number")]
     pub updated_replicas: Option<i64>,
-    /// Pods that have been ready for long enough.
+    /// Number of pods that have been ready for `minReadySeconds`.
     #[serde(deserialize_with = "number")]
     pub available_replicas: Option<i64>,
-    /// What its controller says of it.
+    /// Conditions set by the controller.
     #[serde(deserialize_with = "list")]
     pub conditions: Vec<ConditionView>,
-    /// Nodes that should have a pod of a `DaemonSet`.
+    /// Number of nodes that should run a pod of a `DaemonSet`.
     #[serde(deserialize_with = "number")]
     pub desired_number_scheduled: Option<i64>,
-    /// Nodes that have one of the newest template.
+    /// Number of nodes that run a pod of the newest template.
     #[serde(deserialize_with = "number")]
     pub updated_number_scheduled: Option<i64>,
-    /// Pods of a Job at work.
+    /// Number of running pods of a Job.
     #[serde(deserialize_with = "number")]
     pub active: Option<i64>,
-    /// When a Job was begun.
+    /// Start time of a Job, RFC 3339; empty before it starts.
     #[serde(deserialize_with = "lenient")]
     pub start_time: String,
 }
 
-/// A condition.
+/// Condition of an object.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct ConditionView {
-    /// Why it is as it is, in a word.
+    /// Reason, such as `ProgressDeadlineExceeded`.
     #[serde(deserialize_with = "lenient")]
     pub reason: String,
 }
@@ -394,12 +410,12 @@ struct SpecWire {
     replicas: Option<i64>,
     #[serde(deserialize_with = "number")]
     parallelism: Option<i64>,
-    selector: Option<Selector>,
+    selector: Option<SelectorLabels>,
     template: Option<TemplateView>,
     job_template: Option<Box<TemplateWire>>,
 }
 
-/// A pod template.
+/// Pod template.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct TemplateView {
@@ -407,12 +423,13 @@ pub(super) struct TemplateView {
     pub(super) metadata: MetadataView,
     #[serde(deserialize_with = "lenient")]
     pub(super) spec: PodSpecView,
-    /// How many pods are made from it: the product of every `replicas` and `parallelism` on the way to it.
+    /// Number of pods created from it: the product of every `replicas` and `parallelism` on the
+    /// path to it.
     #[serde(skip)]
     pub(super) replicas: u32,
 }
 
-/// A pod spec, as far as we look at it.
+/// Used fields of a pod spec.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct PodSpecView {
@@ -487,9 +504,10 @@ struct NodeAffinityView {
 }
 
 impl PodSpecView {
-    /// Every image named, without those of `excluded` containers.
+    /// Iterates over all images, without those of the `excluded` containers.
     pub(super) fn images<'a>(&'a self, excluded: &'a [String]) -> impl Iterator<Item = &'a str> {
-        let containers = self.init_containers.iter().chain(&self.containers).chain(&self.ephemeral_containers);
+        let containers =
+            self.init_containers.iter().chain(&self.containers).chain(&self.ephemeral_containers);
         let volumes = self.volumes.iter().map(|volume| volume.image.reference.as_str());
         containers
             .filter(|container| !excluded.contains(&container.name))
@@ -498,14 +516,14 @@ impl PodSpecView {
             .filter(|image| !image.is_empty())
     }
 
-    /// Whether it has more than is read.
-    fn is_cut(&self) -> bool {
+    /// Reports whether items were skipped because of a limit.
+    fn is_truncated(&self) -> bool {
         let containers = [&self.init_containers, &self.containers, &self.ephemeral_containers];
         self.volumes.len() > MAX_ITEMS || containers.iter().any(|list| list.len() > MAX_ITEMS)
     }
 
-    /// The images of containers, by the container's name.
-    pub(super) fn by_container(&self) -> impl Iterator<Item = (&str, &str)> {
+    /// Iterates over the names of containers and their images.
+    pub(super) fn images_by_container(&self) -> impl Iterator<Item = (&str, &str)> {
         let containers = self.init_containers.iter().chain(&self.containers);
         containers.map(|container| (container.name.as_str(), container.image.as_str()))
     }
@@ -514,52 +532,60 @@ impl PodSpecView {
         self.affinity.node_affinity.required_during_scheduling_ignored_during_execution.clone()
     }
 
-    pub(super) fn credentials(&self) -> Credentials {
+    pub(super) fn credentials(&self) -> PullCredentials {
         let account = &self.service_account_name;
         let secrets = self.image_pull_secrets.iter().filter(|secret| !secret.name.is_empty());
-        Credentials {
+        PullCredentials {
             image_pull_secrets: secrets.map(|secret| secret.name.clone()).collect(),
             service_account_name: (!account.is_empty()).then(|| account.clone()),
         }
     }
 
-    /// Whether its pods are for Windows nodes, where we pull nothing.
+    /// Reports whether the pods run on Windows nodes, which are not supported.
     pub(super) fn is_windows(&self) -> bool {
-        let selected = ["kubernetes.io/os", "beta.kubernetes.io/os"].map(|label| self.node_selector.get(label));
+        let selected = ["kubernetes.io/os", "beta.kubernetes.io/os"]
+            .map(|label| self.node_selector.get(label));
         self.os.name == "windows" || selected.into_iter().flatten().any(|os| os == "windows")
     }
 }
 
-impl Kind {
-    /// Reads an object of this kind.
-    pub fn read(&self, json: &str) -> Result<ObjectView, serde_json::Error> {
-        match &self.place {
-            Place::Pod => serde_json::from_str(json).map(of_pod),
-            Place::Template | Place::JobTemplate => serde_json::from_str(json).map(of_template),
-            Place::Path(steps) => {
+impl WorkloadKind {
+    /// Parses an object of this kind from text.
+    pub fn parse_text(&self, json: &str) -> Result<ObjectView, serde_json::Error> {
+        match &self.location {
+            TemplateLocation::Pod => serde_json::from_str(json).map(view_from_pod),
+            TemplateLocation::Template | TemplateLocation::JobTemplate => {
+                serde_json::from_str(json).map(view_from_template)
+            }
+            TemplateLocation::Path(steps) => {
                 let outer = serde_json::from_str(json)?;
-                of_path(outer, &mut serde_json::Deserializer::from_str(json), steps)
+                view_from_path(outer, &mut serde_json::Deserializer::from_str(json), steps)
             }
         }
     }
 
-    /// As [`Self::read`], from what was parsed already.
-    pub fn read_value(&self, object: Value) -> Result<ObjectView, serde_json::Error> {
-        match &self.place {
-            Place::Pod => serde_json::from_value(object).map(of_pod),
-            Place::Template | Place::JobTemplate => serde_json::from_value(object).map(of_template),
-            Place::Path(steps) => of_path(Outer::deserialize(&object)?, &object, steps),
+    /// Parses an object of this kind from parsed JSON.
+    pub fn parse_value(&self, object: Value) -> Result<ObjectView, serde_json::Error> {
+        match &self.location {
+            TemplateLocation::Pod => serde_json::from_value(object).map(view_from_pod),
+            TemplateLocation::Template | TemplateLocation::JobTemplate => {
+                serde_json::from_value(object).map(view_from_template)
+            }
+            TemplateLocation::Path(steps) => {
+                view_from_path(ObjectHeader::deserialize(&object)?, &object, steps)
+            }
         }
     }
 }
 
-fn of_pod(wire: PodWire) -> ObjectView {
-    let metadata = MetadataView { annotations: wire.metadata.annotations.clone(), ..MetadataView::default() };
+fn view_from_pod(wire: PodWire) -> ObjectView {
+    let metadata =
+        MetadataView { annotations: wire.metadata.annotations.clone(), ..MetadataView::default() };
     let template = TemplateView { metadata, spec: wire.spec, replicas: 1 };
     ObjectView { metadata: wire.metadata, templates: vec![template], ..ObjectView::default() }
 }
 
-fn of_template(wire: TemplateWire) -> ObjectView {
+fn view_from_template(wire: TemplateWire) -> ObjectView {
     let SpecWire { replicas, parallelism, selector, template, job_template } = wire.spec;
     let inner = job_template.map(|job| job.spec);
     let (template, within) = match inner {
@@ -572,53 +598,66 @@ fn of_template(wire: TemplateWire) -> ObjectView {
         status: wire.status,
         replicas: replicas.or(parallelism),
         selector: selector.unwrap_or_default().0,
-        templates: template.into_iter().map(|t| TemplateView { replicas: bounded(count), ..t }).collect(),
-        unreadable: Vec::new(),
-        more_templates: false,
+        templates: template
+            .into_iter()
+            .map(|t| TemplateView { replicas: clamp_count(count), ..t })
+            .collect(),
+        invalid_templates: Vec::new(),
+        templates_truncated: false,
     }
 }
 
-fn of_path<'de, D>(outer: Outer, object: D, steps: &[Step]) -> Result<ObjectView, D::Error>
+fn view_from_path<'de, D>(
+    outer: ObjectHeader,
+    object: D,
+    steps: &[PathStep],
+) -> Result<ObjectView, D::Error>
 where
     D: Deserializer<'de>,
 {
-    let Outer { metadata, status, spec } = outer;
-    let mut view =
-        ObjectView { metadata, status, replicas: spec.replicas, selector: spec.selector.0, ..ObjectView::default() };
-    Walk { steps, at: &mut String::new(), view: &mut view }.deserialize(object)?;
+    let ObjectHeader { metadata, status, spec } = outer;
+    let mut view = ObjectView {
+        metadata,
+        status,
+        replicas: spec.replicas,
+        selector: spec.selector.0,
+        ..ObjectView::default()
+    };
+    TemplateSeed { steps, path: &mut String::new(), view: &mut view }.deserialize(object)?;
     Ok(view)
 }
 
-/// What every object has.
+/// Fields of every object of a configured kind.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Outer {
+struct ObjectHeader {
     #[serde(deserialize_with = "lenient")]
     metadata: MetadataView,
     #[serde(deserialize_with = "lenient")]
     status: StatusView,
     #[serde(deserialize_with = "lenient")]
-    spec: OuterSpec,
+    spec: SpecHeader,
 }
 
-/// What many specs have.
+/// Spec fields of most workloads.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct OuterSpec {
+struct SpecHeader {
     #[serde(deserialize_with = "number")]
     replicas: Option<i64>,
     #[serde(deserialize_with = "lenient")]
-    selector: Selector,
+    selector: SelectorLabels,
 }
 
-/// Walks to the templates while the object is read: what is beside the path is skipped and never held.
-struct Walk<'w> {
-    steps: &'w [Step],
-    at: &'w mut String,
+/// Seed that follows a configured path to the templates during deserialization. Fields outside the
+/// path are skipped and never allocated.
+struct TemplateSeed<'w> {
+    steps: &'w [PathStep],
+    path: &'w mut String,
     view: &'w mut ObjectView,
 }
 
-impl<'de> DeserializeSeed<'de> for Walk<'_> {
+impl<'de> DeserializeSeed<'de> for TemplateSeed<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
@@ -626,16 +665,16 @@ impl<'de> DeserializeSeed<'de> for Walk<'_> {
             return from.deserialize_any(self);
         }
         let Some(raw) = Option::<Box<RawValue>>::deserialize(from)? else { return Ok(()) };
-        match template(raw.get()) {
+        match parse_template(raw.get()) {
             Ok(found) => self.view.templates.push(TemplateView { replicas: 1, ..found }),
-            Err(error) => self.view.unreadable.push(format!("{}: {error}", self.at)),
+            Err(error) => self.view.invalid_templates.push(format!("{}: {error}", self.path)),
         }
         Ok(())
     }
 }
 
-/// What is not there, or not what the setting takes it for, names no image.
-impl<'de> Visitor<'de> for Walk<'_> {
+/// Missing values and values of another shape than the path expects have no templates.
+impl<'de> Visitor<'de> for TemplateSeed<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -667,32 +706,39 @@ impl<'de> Visitor<'de> for Walk<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        if let Some((Step::Each, rest)) = self.steps.split_first() {
-            while self.view.templates.len().saturating_add(self.view.unreadable.len()) < MAX_TEMPLATES {
-                let item = Walk { steps: rest, at: &mut *self.at, view: &mut *self.view };
+        if let Some((PathStep::EachItem, rest)) = self.steps.split_first() {
+            while self.view.templates.len().saturating_add(self.view.invalid_templates.len())
+                < MAX_TEMPLATES
+            {
+                let item =
+                    TemplateSeed { steps: rest, path: &mut *self.path, view: &mut *self.view };
                 if seq.next_element_seed(item)?.is_none() {
                     return Ok(());
                 }
             }
-            self.view.more_templates |= seq.next_element::<IgnoredAny>()?.is_some();
+            self.view.templates_truncated |= seq.next_element::<IgnoredAny>()?.is_some();
         }
         while seq.next_element::<IgnoredAny>()?.is_some() {}
         Ok(())
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let Some((Step::Field(name), rest)) = self.steps.split_first() else {
+        let Some((PathStep::Field(name), rest)) = self.steps.split_first() else {
             while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
             return Ok(());
         };
         let (first, mut count) = (self.view.templates.len(), 1_i64);
         while let Some(key) = map.next_key::<Cow<'de, str>>()? {
             if key == name.as_str() {
-                let length = self.at.len();
-                self.at.push_str(if length == 0 { "" } else { "." });
-                self.at.push_str(name);
-                map.next_value_seed(Walk { steps: rest, at: &mut *self.at, view: &mut *self.view })?;
-                self.at.truncate(length);
+                let length = self.path.len();
+                self.path.push_str(if length == 0 { "" } else { "." });
+                self.path.push_str(name);
+                map.next_value_seed(TemplateSeed {
+                    steps: rest,
+                    path: &mut *self.path,
+                    view: &mut *self.view,
+                })?;
+                self.path.truncate(length);
             } else if matches!(&*key, "replicas" | "parallelism") {
                 count = count.saturating_mul(map.next_value::<Scalar>()?.number.unwrap_or(1));
             } else {
@@ -700,33 +746,33 @@ impl<'de> Visitor<'de> for Walk<'_> {
             }
         }
         for template in self.view.templates.iter_mut().skip(first) {
-            template.replicas = bounded(count.saturating_mul(template.replicas.into()));
+            template.replicas = clamp_count(count.saturating_mul(template.replicas.into()));
         }
         Ok(())
     }
 }
 
-/// A pod template, or a pod spec without the wrapping (predictors of `KServe`).
-fn template(text: &str) -> Result<TemplateView, serde_json::Error> {
+/// Parses a pod template, or a pod spec without a template around it (predictors of `KServe`).
+fn parse_template(text: &str) -> Result<TemplateView, serde_json::Error> {
     fn there<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
         IgnoredAny::deserialize(from).map(|_| true)
     }
     #[derive(Default, Deserialize)]
     #[serde(default)]
-    struct Shape {
+    struct TemplateShape {
         #[serde(deserialize_with = "there")]
         spec: bool,
         #[serde(deserialize_with = "there")]
         containers: bool,
     }
-    let shape: Shape = serde_json::from_str(text).unwrap_or_default();
+    let shape: TemplateShape = serde_json::from_str(text).unwrap_or_default();
     if !shape.spec && shape.containers {
         return Ok(TemplateView { spec: serde_json::from_str(text)?, ..TemplateView::default() });
     }
     serde_json::from_str(text)
 }
 
-/// Counts below zero are the API server's to refuse.
-fn bounded(count: i64) -> u32 {
+/// Converts a count; the API server rejects negative ones.
+fn clamp_count(count: i64) -> u32 {
     u32::try_from(count.max(0)).unwrap_or(u32::MAX)
 }

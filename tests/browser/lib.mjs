@@ -1,5 +1,5 @@
-// What the tests of the pages stand on: one browser, a context for each test that notes whatever goes wrong in it, the REST API
-// to prepare things with, and a runner.
+// Library of the tests of the web pages: one browser, a context for each test that records
+// problems, access to the REST API to prepare objects, and a test runner.
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { mkdirSync } from "node:fs";
@@ -15,11 +15,11 @@ export const READ_TOKEN = process.env.PREWARMER_READ_TOKEN;
 export const NAMESPACE = process.env.PREWARMER_TEST_NAMESPACE || "shop";
 export const SHOTS = process.env.SHOTS;
 export const COOKIE = "__Host-prewarmer";
-/** In the name of whatever this run makes. */
+/** Identifier of this run, part of the name of every object that it creates. */
 export const RUN = `run${randomBytes(4).toString("hex")}`;
-/** How long a task of all nodes may take. */
+/** Timeout of a task on all nodes, in milliseconds. */
 export const LONG = 90_000;
-/** Tests that run at once: they mostly wait. */
+/** Number of tests that run concurrently. */
 const LANES = 3;
 
 if (SHOTS) mkdirSync(SHOTS, { recursive: true });
@@ -30,12 +30,12 @@ const FLAGS = [
 ];
 const browser = await chromium.launch({ executablePath: process.env.CHROMIUM || "/usr/bin/chromium", args: FLAGS });
 
-// ---- the REST API, called from here and not from the browser
+// ---- access to the REST API, outside of the browser
 
 const rest = await request.newContext({ ignoreHTTPSErrors: true, extraHTTPHeaders: { authorization: `Bearer ${TOKEN}` } });
 const made = { tasks: [], "scheduled-tasks": [] };
 
-/** What the pages have made is taken away at the end too. */
+/** Registers an object created by a page for deletion at the end of the run. */
 export const remember = (kind, id) => made[kind].push(id);
 
 export async function api(method, path, data) {
@@ -45,7 +45,7 @@ export async function api(method, path, data) {
   return text ? JSON.parse(text) : null;
 }
 
-/** Makes a task, and answers with it and the path of its page. */
+/** Creates a task, and returns it with the path of its page. */
 export async function task(image, more = {}) {
   const body = {
     images: [`registry.example/${RUN}/${image}`], namespace: NAMESPACE, nodeSelector: { type: "fake" }, batchSize: 100,
@@ -56,7 +56,7 @@ export async function task(image, more = {}) {
   return { ...one, path: `/ui/tasks/${NAMESPACE}/${one.taskId}` };
 }
 
-export const look = (one) => api("GET", `tasks/${one.taskId}?namespace=${NAMESPACE}`);
+export const getTask = (one) => api("GET", `tasks/${one.taskId}?namespace=${NAMESPACE}`);
 
 export async function schedule(more = {}) {
   const body = {
@@ -69,31 +69,31 @@ export async function schedule(more = {}) {
   return { ...one, path: `/ui/schedules/${NAMESPACE}/${one.id}` };
 }
 
-/** A task that works for minutes: node after node. */
+/** Creates a task that runs for minutes, one node after another. */
 export const endless = (image) => task(`slow-${image}`, { batchSize: 1 });
 
-/** Waits for a condition that no page shows. */
+/** Waits for a condition outside of the pages, up to `limit` milliseconds. */
 export async function until(what, condition, limit = LONG) {
   const end = Date.now() + limit;
   for (;;) {
     const value = await condition();
     if (value) return value;
-    if (Date.now() > end) throw new Error(`it did not come to this: ${what}`);
+    if (Date.now() > end) throw new Error(`timeout waiting for: ${what}`);
     await new Promise((done) => setTimeout(done, 100));
   }
 }
 
 export const ended = (one) =>
-  until(`the end of ${one.taskId}`, async () => ["completed", "failed", "cancelled"].includes((await look(one)).status));
+  until(`the end of ${one.taskId}`, async () => ["completed", "failed", "cancelled"].includes((await getTask(one)).status));
 
 const shared = new Map();
-/** What several tests look at and none changes is made once. */
+/** Creates an object once that several tests read and none changes. */
 function once(name, make) {
   if (!shared.has(name)) shared.set(name, make());
   return shared.get(name);
 }
 export const fixtures = {
-  // Names without a place to break are what makes pages too wide.
+  // Long names without a line break opportunity, to test the width of pages.
   running: () => once("running", () => endless(`${"fixture".repeat(12)}:1`)),
   completed: () => once("completed", async () => { const one = await task("fixture:1", { nodes: 40 }); await ended(one); return one; }),
   failed: () => once("failed", async () => { const one = await task(`missing-${"fixture".repeat(12)}:1`, { nodes: 12 }); await ended(one); return one; }),
@@ -106,7 +106,7 @@ export const fixtures = {
 
 // ---- pages
 
-/** What streams say and hold is seen from inside the page: whether they are closed, and how many parts they have renewed. */
+/** Records in the page its event streams, and the number of parts that they have updated. */
 function spy() {
   window.streams = [];
   window.EventSource = class extends EventSource {
@@ -116,26 +116,30 @@ function spy() {
   document.addEventListener("htmx:sseMessage", () => { window.renewed += 1; });
 }
 
-/** Opens a page in a context of its own. Options: `token` signs in, `origins` are others that may be asked, the rest is Playwright's. */
+/**
+ * Opens a page in a new context. Options: `token` signs in, `origins` lists further origins that may be
+ * requested; other options are passed to Playwright.
+ */
 async function open(test, { token, origins = [], ...options } = {}) {
   const context = await browser.newContext({ ignoreHTTPSErrors: true, viewport: { width: 1280, height: 900 }, ...options });
   test.contexts.push(context);
   context.setDefaultTimeout(45_000);
   const note = (words) => { if (!test.expected.some((known) => known.test(words))) test.problems.push(words); };
   context.on("console", (message) => {
-    // htmx tells when a preview is given up because more was typed, or the form was sent.
+    // htmx logs an aborted preview when the input changes or the form is submitted.
     const givenUp = /^htmx:(afterRequest|sendAbort), /.test(message.text());
     if (["error", "warning"].includes(message.type()) && !givenUp) note(`console: ${message.text()} (${message.location().url})`);
   });
   context.on("weberror", (error) => note(`error in a page: ${error.error().stack ?? error.error()}`));
   context.on("request", (asked) => {
     const { origin, protocol } = new URL(asked.url());
-    if (protocol !== "about:" && origin !== BASE && !origins.includes(origin)) note(`another origin is asked: ${asked.url()}`);
+    if (protocol !== "about:" && origin !== BASE && !origins.includes(origin)) note(`request to another origin: ${asked.url()}`);
   });
   context.on("requestfailed", (asked) => {
     const words = asked.failure()?.errorText ?? "";
-    // By this word the browser itself gives up what nobody waits for: streams and icons when a page is left, a preview when more
-    // is typed. What the server breaks has other words.
+    // The browser reports ERR_ABORTED for requests that it cancels itself: streams and icons when a
+    // page is left, a preview when the input changes. Failures caused by the server have other
+    // error texts.
     if (words !== "net::ERR_ABORTED") note(`request failed: ${asked.url()} ${words}`);
   });
   await context.addInitScript(spy);
@@ -145,13 +149,16 @@ async function open(test, { token, origins = [], ...options } = {}) {
   return page;
 }
 
-/** Dialogs are answered by what stands in `page.answers`, and noted in `page.asked`; any other is a defect. */
+/**
+ * Answers dialogs with the values in `page.answers`, and records them in `page.asked`. Further
+ * dialogs are problems.
+ */
 export function watchDialogs(test, page) {
   page.answers = [];
   page.asked = [];
   page.on("dialog", (dialog) => {
     page.asked.push(dialog.message());
-    if (page.answers.length === 0) test.problems.push(`a dialog that nobody expected: ${dialog.message()}`);
+    if (page.answers.length === 0) test.problems.push(`unexpected dialog: ${dialog.message()}`);
     return page.answers.shift() ? dialog.accept() : dialog.dismiss();
   });
 }
@@ -162,23 +169,23 @@ export const signInAs = (context, token) => context.addCookies([
 
 export const go = (page, path) => page.goto(BASE + path);
 
-/** The one text of an element. */
+/** Returns the text of a single element. */
 export const text = async (page, selector) => (await page.locator(selector).innerText()).trim();
 
-/** Waits until an element says this. */
-export const says = (page, selector, wanted, timeout = 45_000) =>
+/** Waits until an element contains this text. */
+export const expectText = (page, selector, wanted, timeout = 45_000) =>
   page.locator(selector).filter({ hasText: wanted }).first().waitFor({ timeout });
 
-export const badge = (page, word, timeout = LONG) => says(page, `section[aria-label=Progress] .badge`, word, timeout);
+export const badge = (page, word, timeout = LONG) => expectText(page, `section[aria-label=Progress] .badge`, word, timeout);
 
-/** Waits until a stream has renewed the page. */
+/** Waits until a stream has updated the page. */
 export const renewed = (page) => page.waitForFunction(() => window.renewed > 0);
 
-/** Waits until all streams are closed: a browser does not ask again for those. */
+/** Waits until all streams are closed, so that the browser does not reconnect. */
 export const closed = (page) =>
   page.waitForFunction(() => window.streams.length > 0 && window.streams.every((one) => one.readyState === EventSource.CLOSED));
 
-/** What share of the grid's pixels has which colour, by the names of the style's variables. */
+/** Returns the share of the grid's pixels by colour, with the names of the CSS variables. */
 export const painted = (page) => page.evaluate(() => {
   const canvas = document.getElementById("grid");
   const style = getComputedStyle(document.documentElement);
@@ -194,24 +201,24 @@ export const painted = (page) => page.evaluate(() => {
 
 export async function noOverflow(page, what) {
   const [whole, seen] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
-  assert.ok(whole <= seen, `${what} is ${whole} px wide, on a screen of ${seen} px`);
+  assert.ok(whole <= seen, `${what} is ${whole} px wide on a screen of ${seen} px`);
 }
 
 // ---- the runner
 
 const tests = [];
-/** `expected`: what the test provokes on purpose, of what is otherwise a defect. */
+/** Registers a test. `expected` lists patterns of problems that the test causes on purpose. */
 export const test = (name, body, expected = []) => tests.push({ name, body, expected, problems: [], contexts: [], failed: null });
 
 async function runOne(one) {
   const begun = Date.now();
   let timer;
-  const late = new Promise((_, reject) => { timer = setTimeout(() => reject(new Error("it took longer than 300 s")), 300_000); });
+  const late = new Promise((_, reject) => { timer = setTimeout(() => reject(new Error("timeout of 300 s")), 300_000); });
   const lines = [];
   const page = (options) => open(one, options);
   try {
     await Promise.race([one.body({ open: page, say: (words) => lines.push(words), test: one }), late]);
-    assert.deepEqual(one.problems, [], "something went wrong beside what was tested");
+    assert.deepEqual(one.problems, [], "problems were recorded during the test");
   } catch (error) {
     one.failed = error;
     const pages = one.contexts.flatMap((context) => context.pages());
@@ -226,13 +233,13 @@ async function runOne(one) {
   for (const line of lines) console.log(`                  ${line}`);
   if (one.failed) {
     console.log(`  ${String(one.failed.stack ?? one.failed).replaceAll("\n", "\n  ")}`);
-    for (const problem of one.problems) console.log(`  beside: ${problem}`);
+    for (const problem of one.problems) console.log(`  problem: ${problem}`);
   }
 }
 
 async function tidyUp() {
   const gone = (kind) => made[kind].map((id) => api("DELETE", `${kind}/${id}?namespace=${NAMESPACE}`).catch(() => {}));
-  // Those that have ended cannot be cancelled, and those that were deleted are not there: that is as it should be.
+  // Errors are ignored: ended tasks cannot be cancelled, and deleted objects do not exist.
   for (const kind of Object.keys(made)) await Promise.all(gone(kind));
 }
 
@@ -240,7 +247,8 @@ export async function run() {
   const begun = Date.now();
   const chosen = tests.filter((one) => new RegExp(process.env.ONLY ?? "").test(one.name));
   const waiting = [...chosen];
-  // What takes a while is begun now, unless only some tests are wanted; the tests that need it see whether it worked.
+  // Slow fixtures are created now, unless ONLY selects tests. The tests that need them report
+  // failures.
   if (!process.env.ONLY) for (const make of Object.values(fixtures)) make().catch(() => {});
   const lane = async () => { for (let one = waiting.shift(); one; one = waiting.shift()) await runOne(one); };
   await Promise.all(Array.from({ length: LANES }, lane));
@@ -250,9 +258,9 @@ export async function run() {
   const failed = chosen.filter((one) => one.failed);
   const took = `${Math.round((Date.now() - begun) / 1000)} s`;
   if (failed.length > 0 || chosen.length === 0) {
-    console.log(`the pages in a browser: FAILED, ${failed.length} of ${chosen.length} tests, after ${took}`);
+    console.log(`browser tests: FAILED, ${failed.length} of ${chosen.length} tests, after ${took}`);
     process.exitCode = 1;
   } else {
-    console.log(`the pages in a browser: all ${chosen.length} tests passed, in ${took}`);
+    console.log(`browser tests: all ${chosen.length} tests passed in ${took}`);
   }
 }

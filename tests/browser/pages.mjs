@@ -1,10 +1,10 @@
-// The pages, as people use them. Each test has a context of its own, and fails by whatever goes wrong beside: errors of scripts,
-// requests that fail, requests to anybody else.
+// Tests of the web pages. Each test has its own browser context, and also fails on script errors,
+// failed requests and requests to other origins.
 import assert from "node:assert/strict";
 import { createServer } from "node:http";
 import {
-  BASE, COOKIE, LONG, NAMESPACE, READ_TOKEN, RUN, SHOTS, TOKEN, api, axe, badge, closed, endless, ended, fixtures, go, look,
-  noOverflow, painted, remember, renewed, run, says, schedule, signInAs, task, test, text, until, watchDialogs,
+  BASE, COOKIE, LONG, NAMESPACE, READ_TOKEN, RUN, SHOTS, TOKEN, api, axe, badge, closed, endless, ended, fixtures, go, getTask,
+  noOverflow, painted, remember, renewed, run, expectText, schedule, signInAs, task, test, text, until, watchDialogs,
 } from "./lib.mjs";
 
 const SCRIPT = "<img src=x onerror=alert(1)><script>alert(1)</script>";
@@ -16,19 +16,19 @@ async function signIn(page, token) {
   await press(page, "Sign in");
 }
 
-/** Marks the document, so that a page that was loaded anew is told from one that has changed by itself. */
+/** Marks the document, to distinguish a reload from an update in place. */
 const mark = (page) => page.evaluate(() => { window.isSame = true; });
-const isSame = async (page) => assert.equal(await page.evaluate(() => window.isSame), true, "the page was loaded anew");
+const isSame = async (page) => assert.equal(await page.evaluate(() => window.isSame), true, "the page was reloaded");
 
-/** The task of this page, as REST knows it. */
+/** Returns the task of this page from the REST API. */
 async function taskOf(page) {
   const path = new URL(page.url()).pathname;
   const taskId = path.split("/").pop();
   remember("tasks", taskId);
-  return { path, ...(await look({ taskId })) };
+  return { path, ...(await getTask({ taskId })) };
 }
 
-test("create a task, and watch it to its end", async ({ open }) => {
+test("create a task and watch it until its end", async ({ open }) => {
   const page = await open({ token: TOKEN });
   let streams = 0;
   page.on("request", (asked) => { if (asked.url().endsWith("/live") && asked.url().includes("/tasks/")) streams += 1; });
@@ -42,17 +42,17 @@ test("create a task, and watch it to its end", async ({ open }) => {
   await images.fill(image);
   await preview.locator("td", { hasText: image }).waitFor();
   assert.equal(await preview.locator(".wrong").count(), 0);
-  await page.getByLabel("Only nodes with labels").fill("type=fake");
+  await page.getByLabel("Node selector").fill("type=fake");
   await preview.getByText("120 of 120 matching nodes").waitFor();
   await page.getByLabel("Namespace").fill(NAMESPACE);
-  await page.getByLabel("How many at once").fill("60");
+  await page.getByLabel("Batch size").fill("60");
   await preview.getByText("60 at a time").waitFor();
-  await press(page, "Warm them");
-  await page.waitForURL("**?told=made");
+  await press(page, "Create task");
+  await page.waitForURL("**?notice=made");
   await mark(page);
   assert.equal(await text(page, "h1"), image);
-  await says(page, ".note", "The task was made.");
-  // What the bar says on the way, every time that it is renewed.
+  await expectText(page, ".note", "The task was created.");
+  // Records the value of the progress bar at each update.
   await page.evaluate(() => {
     window.values = [];
     const head = document.querySelector("[aria-label=Progress]");
@@ -60,48 +60,48 @@ test("create a task, and watch it to its end", async ({ open }) => {
   });
   await page.locator("[aria-label=Progress] summary").click();
   await badge(page, "completed");
-  assert.equal(await page.locator("[aria-label=Progress] details").getAttribute("open"), null, "what was shut was opened again");
+  assert.equal(await page.locator("[aria-label=Progress] details").getAttribute("open"), null, "the closed details element was opened again");
   await page.waitForFunction(() => /120 warm/.test(document.getElementById("grid").ariaLabel ?? ""));
   await isSame(page);
   const values = await page.evaluate(() => window.values);
-  assert.deepEqual(values, [...values].sort((a, b) => a - b), "the bar went back");
-  assert.ok(new Set(values).size >= 3 && values.at(-1) === 120, `the bar has shown ${values}`);
+  assert.deepEqual(values, [...values].sort((a, b) => a - b), "the progress bar went backwards");
+  assert.ok(new Set(values).size >= 3 && values.at(-1) === 120, `values of the progress bar: ${values}`);
   const { warm, wait } = await painted(page);
-  assert.ok(warm > 0.5 && wait === 0, `of the grid ${warm} is painted as warm, and ${wait} as waiting`);
+  assert.ok(warm > 0.5 && wait === 0, `share of the grid painted as warm: ${warm}, as waiting: ${wait}`);
   assert.match(await text(page, "[aria-label=Progress] time"), /^\d+ (s|min) ago$/);
   assert.equal(await page.getByRole("button", { name: "Cancel" }).count(), 0);
   await closed(page);
-  assert.equal(streams, 1, "the stream was asked for again");
+  assert.equal(streams, 1, "the stream was requested again");
 });
 
-test("a failed task says why, and is tried again", async ({ open }) => {
+test("a failed task shows its reasons and is retried", async ({ open }) => {
   const page = await open({ token: TOKEN });
   await go(page, "/ui/tasks/new");
   await page.getByLabel("Images").fill(`registry.example/${RUN}/picky:1`);
-  await page.getByLabel("Only nodes with labels").fill("type=fake");
+  await page.getByLabel("Node selector").fill("type=fake");
   await page.getByLabel("Namespace").fill(NAMESPACE);
-  await page.getByLabel("How many at once").fill("100");
-  await page.getByText("More", { exact: true }).click();
-  await page.getByLabel("Enough are").fill("100%");
-  await press(page, "Warm them");
-  await page.waitForURL("**?told=made");
+  await page.getByLabel("Batch size").fill("100");
+  await page.getByText("Advanced", { exact: true }).click();
+  await page.getByLabel("Success threshold").fill("100%");
+  await press(page, "Create task");
+  await page.waitForURL("**?notice=made");
   const first = await taskOf(page);
   await badge(page, "failed");
-  await says(page, ".group h3", /ImageNotFound.*12 nodes/);
+  await expectText(page, ".group h3", /ImageNotFound.*12 nodes/);
   const group = await text(page, ".group");
-  assert.match(group, /What to do: \w+/);
+  assert.match(group, /Remedy: \w+/);
   assert.match(group, /ErrImagePull: .*not found/);
-  await page.getByText("The nodes", { exact: true }).click();
+  await page.getByText("Failed nodes", { exact: true }).click();
   const nodes = (await text(page, ".group details p")).split(", ").sort();
   assert.deepEqual(nodes, Array.from({ length: 12 }, (_, n) => `node-${String(n * 10 + 7).padStart(4, "0")}`));
   const { bad } = await painted(page);
-  assert.ok(bad > 0.02, `of the grid ${bad} is painted as failed`);
-  await press(page, "Try 12 nodes again");
-  await page.waitForURL("**?told=retried");
+  assert.ok(bad > 0.02, `share of the grid painted as failed: ${bad}`);
+  await press(page, "Retry 12 nodes");
+  await page.waitForURL("**?notice=retried");
   const second = await taskOf(page);
   assert.notEqual(second.taskId, first.taskId);
   await badge(page, "failed");
-  await says(page, ".counts", /12\s+nodes/);
+  await expectText(page, ".counts", /12\s+nodes/);
   await go(page, `/ui?namespace=${NAMESPACE}`);
   const why = page.locator(".group", { hasText: "ImageNotFound" });
   await why.locator(`a[href="${second.path}"]`).waitFor();
@@ -114,7 +114,7 @@ test("cancel a task", async ({ open, test: self }) => {
   const page = await open({ token: TOKEN });
   await go(page, one.path);
   await badge(page, "running");
-  // Another tab sees it live.
+  // A second tab shows the change live.
   const other = await page.context().newPage();
   watchDialogs(self, other);
   await go(other, one.path);
@@ -124,9 +124,9 @@ test("cancel a task", async ({ open, test: self }) => {
   await press(page, "Cancel");
   assert.match(page.asked[0], /Cancel this task\?/);
   await isSame(page);
-  assert.equal((await look(one)).status, "running");
+  assert.equal((await getTask(one)).status, "running");
   await press(page, "Cancel");
-  await page.waitForURL("**?told=cancelled");
+  await page.waitForURL("**?notice=cancelled");
   for (const tab of [page, other]) {
     await badge(tab, "cancelled");
     await tab.getByRole("button", { name: "Cancel" }).waitFor({ state: "detached" });
@@ -134,16 +134,16 @@ test("cancel a task", async ({ open, test: self }) => {
   }
   await isSame(other);
   assert.equal(page.asked.length, 2);
-  assert.equal((await look(one)).status, "cancelled");
+  assert.equal((await getTask(one)).status, "cancelled");
 });
 
-test("a schedule, from its making to its end", async ({ open }) => {
+test("life cycle of a schedule", async ({ open }) => {
   const page = await open({ token: TOKEN });
   const name = `${RUN} working days`;
   await go(page, "/ui/schedules");
   await page.getByRole("link", { name: "New schedule" }).click();
   await page.getByLabel("Name", { exact: true }).fill(name);
-  await page.getByLabel("When", { exact: true }).fill("30 2 * * MON-FRI");
+  await page.getByLabel("Cron expression", { exact: true }).fill("30 2 * * MON-FRI");
   await page.getByLabel("Time zone").fill("Europe/Berlin");
   const preview = page.locator("#preview");
   await preview.getByText("(Europe/Berlin)").waitFor();
@@ -152,34 +152,34 @@ test("a schedule, from its making to its end", async ({ open }) => {
   for (const time of times) assert.match(time, /^(Mon|Tues|Wednes|Thurs|Fri)day, \d+ \w+ \d{4}, 02:30 CES?T \(in .+\)$/);
   assert.match(await preview.locator("b").first().innerText(), /02:30.*Monday/i);
   await page.getByLabel("Images").fill(`registry.example/${RUN}/days:1`);
-  await page.getByLabel("Only nodes with labels").fill("type=fake");
-  await page.getByLabel("How many of them").fill("10");
+  await page.getByLabel("Node selector").fill("type=fake");
+  await page.getByLabel("Number of nodes").fill("10");
   await page.getByLabel("Namespace").fill(NAMESPACE);
   await preview.getByText("10 of 120 matching nodes").waitFor();
-  // What is taken back is not shown any longer.
+  // The preview of removed images disappears.
   await page.getByLabel("Images").fill("");
   await preview.getByText("10 of 120 matching nodes").waitFor({ state: "detached" });
   await page.getByLabel("Images").fill(`registry.example/${RUN}/days:1`);
-  await press(page, "Make it");
+  await press(page, "Create schedule");
   await page.waitForURL(`**/ui/schedules/${NAMESPACE}/*`);
   const path = new URL(page.url()).pathname;
   remember("scheduled-tasks", path.split("/").pop());
   assert.equal(await text(page, "h1"), name);
-  await says(page, "[sse-swap=runs]", "It has not run yet.");
+  await expectText(page, "[sse-swap=runs]", "No executions yet.");
 
   await press(page, "Run now");
-  await says(page, "[sse-swap=runs] tr", "Run 1");
+  await expectText(page, "[sse-swap=runs] tr", "Execution 1");
   await mark(page);
-  await says(page, "[sse-swap=runs] tr .badge", "success", LONG);
+  await expectText(page, "[sse-swap=runs] tr .badge", "success", LONG);
   await isSame(page);
   assert.match(await text(page, "[sse-swap=runs] time"), /^\d+ s ago$/);
   await page.locator("[sse-swap=runs] a").click();
   await badge(page, "completed");
-  await says(page, ".counts", /10\s+nodes/);
+  await expectText(page, ".counts", /10\s+nodes/);
 
   await go(page, path);
   await press(page, "Disable");
-  await says(page, ".facts .badge", "disabled");
+  await expectText(page, ".facts .badge", "disabled");
   await go(page, "/ui/schedules");
   const row = page.locator("tr", { hasText: name });
   await row.getByText("disabled").waitFor();
@@ -223,14 +223,14 @@ test("sign in and out", async ({ open }) => {
   await signInAs(page.context(), `${TOKEN.slice(0, -4)}AAAA`);
   await go(page, "/ui/tasks");
   assert.match(at(page), /^\/ui\/sign-in/);
-  assert.match(await text(page, "[role=alert]"), /not good any more/);
+  assert.match(await text(page, "[role=alert]"), /no longer valid/);
 }, [/status of 401/]);
 
 test("a sign-in does not lead to another site", async ({ open }) => {
   for (const next of ["https://evil.example", "//evil.example", "/ui/../..//evil.example", "/\\evil.example"]) {
     const page = await open();
     await go(page, `/ui/sign-in?next=${encodeURIComponent(next)}`);
-    // Nor where the form itself says so.
+    // The same with a manipulated form field.
     await page.evaluate((value) => { document.querySelector("[name=next]").value = value; }, next);
     await signIn(page, TOKEN);
     await page.waitForURL((url) => url.pathname !== "/ui/sign-in");
@@ -238,13 +238,13 @@ test("a sign-in does not lead to another site", async ({ open }) => {
   }
 }, [/status of 404/]);
 
-test("who may only read is offered nothing else", async ({ open }) => {
+test("a read-only user sees no actions", async ({ open }) => {
   const [running, failed, one] = await Promise.all([fixtures.running(), fixtures.failed(), fixtures.schedule()]);
   const pages = {
     "/ui": "Overview", "/ui/tasks": "Tasks", "/ui/schedules": "Schedules",
     [running.path]: running.images[0], [failed.path]: failed.images[0], [one.path]: one.name,
   };
-  const offers = { name: /^(warm images|new schedule|cancel|try .+ again|run now|disable|enable|delete)$/i };
+  const offers = { name: /^(warm images|new schedule|cancel|retry .+|run now|disable|enable|delete)$/i };
   const counts = { [READ_TOKEN]: 0, [TOKEN]: 0 };
   for (const token of Object.keys(counts)) {
     const page = await open({ token });
@@ -254,22 +254,23 @@ test("who may only read is offered nothing else", async ({ open }) => {
       assert.equal(await text(page, "h1"), title);
       counts[token] += await page.getByRole("button", offers).count() + await page.getByRole("link", offers).count();
     }
-    // To sign out, and to look for something, anybody may.
+    // Every user may sign out.
     if (token === READ_TOKEN) assert.deepEqual(await page.getByRole("button").allInnerTexts(), ["Sign out"]);
   }
-  // The same pages, to whoever may: that the words above are those of the pages.
-  assert.deepEqual(Object.values(counts), [0, 3 + 1 + 1 + 3], "what is offered to either");
+  // With write access the same pages offer the actions, which proves that the names above are
+  // correct.
+  assert.deepEqual(Object.values(counts), [0, 3 + 1 + 1 + 3], "actions offered without and with write access");
 });
 
 test("search, filters and pages of the list", async ({ open }) => {
-  // Tasks that end at once: there are no such nodes.
+  // Tasks that end at once, because no node matches.
   const word = `${RUN}/many`;
   await Promise.all(Array.from({ length: 27 }, (_, n) => task(`many:${n}`, { nodeSelector: { type: "none" } })));
   await until("the end of 27 tasks", async () => (await api("GET", `tasks?search=${word}&status=failed`)).total === 27);
   const page = await open({ token: READ_TOKEN });
   const rows = page.locator("tbody tr");
   const shows = async (wanted, total) => {
-    await says(page, ".pages", `${total} in all`);
+    await expectText(page, ".pages", `${total} in total`);
     await renewed(page);
     assert.equal(await rows.count(), wanted);
   };
@@ -297,14 +298,14 @@ test("search, filters and pages of the list", async ({ open }) => {
   await filter({ Status: "failed" });
   await shows(25, 27);
   await filter({ Status: "completed" });
-  await page.getByText("No task is like that.").waitFor();
+  await page.getByText("No task matches the filter.").waitFor();
   await filter({ Status: "", Search: `${word}:13`, Namespace: NAMESPACE });
   await shows(1, 1);
   await filter({ Namespace: "default" });
-  await page.getByText("No task is like that.").waitFor();
+  await page.getByText("No task matches the filter.").waitFor();
 });
 
-test("what others wrote is shown, and does nothing", async ({ open }) => {
+test("text of other users is shown and not executed", async ({ open }) => {
   const one = await schedule({ name: SCRIPT, description: SCRIPT });
   const page = await open({ token: TOKEN });
   for (const path of ["/ui/schedules", one.path, "/ui"]) {
@@ -313,19 +314,19 @@ test("what others wrote is shown, and does nothing", async ({ open }) => {
     if (path !== "/ui") assert.ok((await text(page, "main")).includes(SCRIPT), path);
     assert.equal(await page.locator("main img, main script").count(), 0, path);
   }
-  // What an address says comes back too.
-  const said = encodeURIComponent(`"></textarea>${SCRIPT}`);
-  for (const path of [`/ui/tasks?search=${said}`, `/ui/tasks/new?images=${said}&nodeSelector=${said}`, `/ui/tasks?namespace=${said}`, `/ui/tasks/${NAMESPACE}/${said}`]) {
+  // The same for values in the URL.
+  const encoded = encodeURIComponent(`"></textarea>${SCRIPT}`);
+  for (const path of [`/ui/tasks?search=${encoded}`, `/ui/tasks/new?images=${encoded}&nodeSelector=${encoded}`, `/ui/tasks?namespace=${encoded}`, `/ui/tasks/${NAMESPACE}/${encoded}`]) {
     await go(page, path);
     assert.equal(await page.locator("main img, main script").count(), 0, path);
   }
-  await page.goto(`${BASE}/ui/tasks/new?images=${said}`);
+  await page.goto(`${BASE}/ui/tasks/new?images=${encoded}`);
   await page.locator("#preview .wrong").waitFor();
   assert.equal(await page.locator("main img, main script").count(), 0);
   assert.equal(await page.getByLabel("Images").inputValue(), `"></textarea>${SCRIPT}`);
 }, [/status of 40[04]/]);
 
-test("pages of other sites can do nothing", async ({ open }) => {
+test("pages of other sites cannot trigger actions", async ({ open }) => {
   const one = await fixtures.running();
   const html = {
     "/cancel": `<form method="post" action="${BASE}${one.path}/cancel"></form><script>document.forms[0].submit()</script>`,
@@ -337,14 +338,15 @@ test("pages of other sites can do nothing", async ({ open }) => {
   });
   await new Promise((done) => { server.listen(0, "127.0.0.1", done); });
   try {
-    // Another port is another origin of the same site, whose forms bring the cookie; another name is another site.
+    // Another port is another origin of the same site, whose forms send the cookie; another name is
+    // another site.
     const others = ["127.0.0.1", "localhost"].map((host) => `http://${host}:${server.address().port}`);
     const page = await open({ token: TOKEN, origins: others });
     for (const other of others) {
-      for (const deed of ["/cancel", "/sign-out"]) {
+      for (const action of ["/cancel", "/sign-out"]) {
         const answer = page.waitForResponse((one) => one.request().method() === "POST");
-        await page.goto(other + deed, { waitUntil: "commit" });
-        assert.equal((await answer).status(), 403, other + deed);
+        await page.goto(other + action, { waitUntil: "commit" });
+        assert.equal((await answer).status(), 403, other + action);
         await page.getByText("sent by a page of another site").waitFor();
         await page.waitForLoadState();
       }
@@ -354,7 +356,7 @@ test("pages of other sites can do nothing", async ({ open }) => {
       assert.match(frame.url(), /^chrome-error:/);
       await go(page, one.path);
       await badge(page, "running", 45_000);
-      assert.equal((await look(one)).status, "running");
+      assert.equal((await getTask(one)).status, "running");
     }
   } finally {
     server.close();
@@ -362,7 +364,7 @@ test("pages of other sites can do nothing", async ({ open }) => {
   }
 }, [/status of 403/, /frame-ancestors/, /ERR_BLOCKED_BY_RESPONSE/, /chrome-error/]);
 
-test("by keyboard alone", async ({ open }) => {
+test("operation by keyboard only", async ({ open }) => {
   const one = await fixtures.completed();
   const page = await open({ token: TOKEN, viewport: { width: 700, height: 900 } });
   const key = (name) => page.keyboard.press(name);
@@ -370,7 +372,7 @@ test("by keyboard alone", async ({ open }) => {
     const { id, tagName, innerText } = document.activeElement;
     return id || `${tagName} ${innerText.trim()}`;
   });
-  /** Tab until this has the focus; what was passed is told. */
+  /** Presses Tab until this element has the focus, and returns the elements passed. */
   const tabTo = async (wanted) => {
     const passed = [];
     while (passed.length < 60) {
@@ -379,17 +381,17 @@ test("by keyboard alone", async ({ open }) => {
       if (now === wanted) return passed;
       passed.push(now);
     }
-    throw new Error(`Tab does not come to ${wanted}, but to ${passed}`);
+    throw new Error(`Tab did not reach ${wanted}; it passed ${passed}`);
   };
   await go(page, one.path);
   await page.locator("#grid").waitFor();
   await key("Tab");
-  assert.equal(await focused(), "A To the content");
-  assert.ok((await page.locator(".skip").boundingBox()).x >= 0, "the link is out of sight");
+  assert.equal(await focused(), "A Skip to content");
+  assert.ok((await page.locator(".skip").boundingBox()).x >= 0, "the skip link is not visible");
   const passed = await tabTo("grid");
   for (const name of ["A Overview", "A Tasks", "A Schedules", "grid-find"]) assert.ok(passed.includes(name), `${name}: ${passed}`);
   const outline = await page.locator("#grid").evaluate((grid) => getComputedStyle(grid).outlineStyle);
-  assert.equal(outline, "solid", "where the focus is cannot be seen");
+  assert.equal(outline, "solid", "the focus is not visible");
   const node = () => text(page, "#grid-node");
   const columns = async () => page.evaluate(() => {
     const { width } = document.getElementById("grid").parentElement.getBoundingClientRect();
@@ -414,7 +416,7 @@ test("by keyboard alone", async ({ open }) => {
   await page.keyboard.type(names[20].slice(-4));
   assert.equal(await node(), name(20));
   await page.keyboard.type("x");
-  assert.equal(await node(), "no such node");
+  assert.equal(await node(), "no matching node");
 
   await go(page, "/ui");
   await key("Tab");
@@ -426,9 +428,9 @@ test("by keyboard alone", async ({ open }) => {
     await tabTo(field);
     await page.keyboard.type(value);
   }
-  await tabTo("BUTTON Warm them");
+  await tabTo("BUTTON Create task");
   await key("Enter");
-  await page.waitForURL("**?told=made");
+  await page.waitForURL("**?notice=made");
   await badge(page, "completed");
 });
 
@@ -440,34 +442,34 @@ test("without JavaScript", async ({ open }) => {
   await page.waitForURL("**/ui/tasks");
   assert.ok(await page.locator("tbody tr").count() > 0);
   await go(page, failed.path);
-  await says(page, ".badge", "failed");
-  await says(page, ".group h3", "ImageNotFound");
-  assert.ok(await page.getByRole("button", { name: "Try 12 nodes again" }).isVisible());
+  await expectText(page, ".badge", "failed");
+  await expectText(page, ".group h3", "ImageNotFound");
+  assert.ok(await page.getByRole("button", { name: "Retry 12 nodes" }).isVisible());
   assert.ok(!(await page.locator("#nodes").isVisible()), "an empty grid is shown");
   await go(page, "/ui");
   await page.getByRole("link", { name: "Warm images" }).click();
   await page.getByLabel("Images").fill("UPPER/web:1");
-  await page.getByLabel("Only nodes with labels").fill("type=fake");
-  await press(page, "Warm them");
-  await says(page, ".wrong", /UPPER/);
-  assert.equal(await page.getByLabel("Only nodes with labels").inputValue(), "type=fake");
+  await page.getByLabel("Node selector").fill("type=fake");
+  await press(page, "Create task");
+  await expectText(page, ".wrong", /UPPER/);
+  assert.equal(await page.getByLabel("Node selector").inputValue(), "type=fake");
   await page.getByLabel("Images").fill(`registry.example/${RUN}/plain:1`);
-  await page.getByLabel("How many of them").fill("5");
+  await page.getByLabel("Number of nodes").fill("5");
   await page.getByLabel("Namespace").fill(NAMESPACE);
-  await press(page, "Warm them");
-  await page.waitForURL("**?told=made");
+  await press(page, "Create task");
+  await page.waitForURL("**?notice=made");
   const one = await taskOf(page);
   assert.deepEqual(one.images, [`registry.example/${RUN}/plain:1`]);
   await ended(one);
   await page.reload();
-  await says(page, ".badge", "completed");
+  await expectText(page, ".badge", "completed");
   for (const path of ["/ui", "/ui/schedules", "/ui/schedules/new"]) {
     await go(page, path);
     assert.ok((await text(page, "h1")).length > 0);
   }
 }, [/status of 400/]);
 
-test("the weight of a task's page", async ({ open, say }) => {
+test("transfer size of a task's page", async ({ open, say }) => {
   const one = await fixtures.completed();
   const page = await open({ token: TOKEN });
   const wire = await page.context().newCDPSession(page);
@@ -475,7 +477,8 @@ test("the weight of a task's page", async ({ open, say }) => {
   const [kinds, bytes] = [new Map(), new Map()];
   wire.on("Network.responseReceived", ({ requestId, response }) => kinds.set(requestId, new URL(response.url).pathname.split("/").pop()));
   wire.on("Network.loadingFinished", ({ requestId, encodedDataLength }) => bytes.set(requestId, encodedDataLength));
-  // The page shuts its stream at the word "end", which is sometimes before the server has: then it counts by what came of it.
+  // The page closes its stream at the event "end", sometimes before the server does. Then the
+  // received bytes count.
   const came = new Map();
   wire.on("Network.dataReceived", ({ requestId, encodedDataLength }) => came.set(requestId, (came.get(requestId) ?? 0) + encodedDataLength));
   wire.on("Network.loadingFailed", ({ requestId, canceled }) => { if (canceled) bytes.set(requestId, came.get(requestId) ?? 0); });
@@ -484,9 +487,9 @@ test("the weight of a task's page", async ({ open, say }) => {
   await until("the end of all requests", () => bytes.size === kinds.size && bytes.size >= 8, 45_000);
   const whole = [...bytes.values()].reduce((sum, one) => sum + one, 0);
   const parts = [...bytes].map(([id, size]) => `${kinds.get(id)} ${size}`).join(", ");
-  say(`${(whole / 1000).toFixed(1)} kB by the wire, headers included: ${parts}`);
+  say(`${(whole / 1000).toFixed(1)} kB transferred, including headers: ${parts}`);
   assert.ok(whole < 200_000, `${whole} bytes`);
-  assert.equal([...kinds.values()].filter((kind) => kind === "nodes").length, 1, "the names of the nodes were asked for again");
+  assert.equal([...kinds.values()].filter((kind) => kind === "nodes").length, 1, "the names of the nodes were requested again");
 });
 
 test("the grid with 5,000 nodes", async ({ open, say }) => {
@@ -497,7 +500,8 @@ test("the grid with 5,000 nodes", async ({ open, say }) => {
   await go(page, one.path);
   await closed(page);
   const shown = (words) => page.waitForFunction((words) => document.getElementById("grid").ariaLabel.startsWith(words), words);
-  // The stream has told the 120 states of the real task: of another number than there are names, so the page asks again.
+  // The stream sends the states of the real task. Their number differs from the number of names, so
+  // the page requests the names again.
   await shown("5000 nodes:");
   const times = [];
   const letters = ["s", "f", "w", "a"];
@@ -550,7 +554,7 @@ const LOOKS = {
   },
 };
 for (const [name, { path, options, ready }] of Object.entries(LOOKS)) {
-  test(`for everybody: ${name}`, async ({ open, say }) => {
+  test(`accessibility and layout: ${name}`, async ({ open, say }) => {
     const page = await open(options ?? signedIn);
     await go(page, await path());
     await ready?.(page);
@@ -566,9 +570,9 @@ for (const [name, { path, options, ready }] of Object.entries(LOOKS)) {
         const { violations } = await page.evaluate(() => window.axe.run(document, {
           runOnly: ["wcag2a", "wcag2aa", "wcag21aa", "best-practice"], resultTypes: ["violations"],
         }));
-        const told = violations.map(({ impact, id, nodes }) => `${impact}: ${id}: ${nodes.map((node) => node.html).join(" ").slice(0, 400)}`);
-        for (const line of told) say(`${width} px, ${colorScheme}: ${line}`);
-        assert.deepEqual(told.filter((line) => /^(serious|critical)/.test(line)), []);
+        const findings = violations.map(({ impact, id, nodes }) => `${impact}: ${id}: ${nodes.map((node) => node.html).join(" ").slice(0, 400)}`);
+        for (const line of findings) say(`${width} px, ${colorScheme}: ${line}`);
+        assert.deepEqual(findings.filter((line) => /^(serious|critical)/.test(line)), []);
       }
     }
   });

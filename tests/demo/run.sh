@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# make demo: the main job, on a real Kubernetes on this machine. Ends with a summary; stops all that it started.
+# make demo: shows how Prewarmer warms nodes, on a real Kubernetes on this machine. Prints a
+# summary, and stops every process that it started.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 begun=$SECONDS
@@ -8,7 +9,7 @@ if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then bold=$'\e[1m'; plain=$'\e[0m'; fi
 title() { echo; echo "$bold== $*$plain"; }
 fail() { echo "demo: $*" >&2; exit 1; }
 
-for tool in cargo rustc go openssl curl; do command -v "$tool" > /dev/null || fail "$tool is needed, and is not on the PATH"; done
+for tool in cargo rustc go openssl curl; do command -v "$tool" > /dev/null || fail "$tool is required, but is not on the PATH"; done
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/prewarmer-demo.XXXXXX")
 server=''
@@ -17,11 +18,11 @@ finish() {
   local code=$?
   trap - EXIT INT TERM HUP
   [ "$code" -eq 0 ] || { echo "demo: FAILED"; [ ! -f "$work/prewarmer.log" ] || tail -n 20 "$work/prewarmer.log"; }
-  title "stopping everything"
+  title "stopping all processes"
   for pid in $proxy $server; do kill "$pid" 2> /dev/null && wait "$pid" 2> /dev/null; done || true
   tests/cluster/cluster stop "$work/cluster" --purge
   rm -rf "$work"
-  [ "$code" -ne 0 ] || echo "${bold}demo: done in $((SECONDS - begun)) s; nothing is left running$plain"
+  [ "$code" -ne 0 ] || echo "${bold}demo: completed in $((SECONDS - begun)) s; all processes are stopped$plain"
   exit "$code"
 }
 trap finish EXIT
@@ -31,7 +32,7 @@ title "building prewarmer (debug build) and its static helper"
 cargo build --locked --quiet --bin prewarmer
 make -s helper HELPER="$work/prewarmer-helper"
 
-title "starting Kubernetes: 20 fake nodes, and a real one where this machine can have one"
+title "starting Kubernetes with 20 fake nodes, and one real node if this machine supports it"
 tests/cluster/cluster start "$work/cluster" --fake-nodes 20 --real-nodes 1 --owner $$
 # shellcheck source=/dev/null
 . "$work/cluster/env"
@@ -44,7 +45,7 @@ push() { # push IMAGE FILE [ENTRYPOINT]
 }
 helper=registry.example/prewarmer-helper:demo
 if [ "$REAL_NODES" -gt 0 ]; then
-  title "pushing to the local registry: the helper, an app, and an image with one data file and no program"
+  title "pushing to the local registry: the helper, an application, and an image with one data file and no program"
   helper=$REGISTRY/prewarmer-helper:demo
   echo "rates of the day" > "$work/rates.csv"
   push "$helper" "$work/prewarmer-helper" /prewarmer-helper
@@ -57,17 +58,17 @@ target/debug/prewarmer crds | k apply --server-side -f - > /dev/null
 k wait --for=condition=Established crd/prewarmtasks.prewarm.io crd/prewarmplans.prewarm.io crd/prewarmschedules.prewarm.io --timeout=30s > /dev/null
 k create namespace prewarmer > /dev/null
 k create namespace shop > /dev/null
-port=$((${APISERVER_URL##*:} + 4)) # the cluster's own range; +4 to +6 are free in it
+port=$((${APISERVER_URL##*:} + 4)) # +4 to +6 are free in the port range of the cluster
 LOG_FORMAT=text target/debug/prewarmer serve --api-addr "127.0.0.1:$((port + 2))" --webhook-addr "127.0.0.1:$port" --webhook-url "https://127.0.0.1:$port" \
   --health-addr "127.0.0.1:$((port + 1))" --worker-image "$helper" > "$work/prewarmer.log" 2>&1 &
 server=$!
 for _ in $(seq 100); do
   curl -fs "http://127.0.0.1:$((port + 1))/readyz" > "$work/ready" 2> /dev/null && break
-  kill -0 "$server" 2> /dev/null || fail "prewarmer ended"
+  kill -0 "$server" 2> /dev/null || fail "prewarmer exited"
   sleep 0.2
 done
 cat "$work/ready"; echo
-sleep 1 # the API server learns of the webhook by a watch of its own
+sleep 1 # Until the API server's watch has received the webhook configuration.
 
 deployment() { # deployment NAME NODE_SELECTOR IMAGE [DATA_IMAGE]
   cat <<D
@@ -87,18 +88,18 @@ D
   [ -z "${4:-}" ] || echo "      volumes: [{name: rates, image: {reference: \"$4\"}}]"
 }
 
-task_of() { # the task that was made for a workload
+task_of() { # task_of DEPLOYMENT: prints the name of the task that was created for it
   local name=''
   for _ in $(seq 100); do
     name=$(k -n shop get prewarmtasks -o jsonpath="{range .items[*]}{.metadata.name} {.metadata.annotations.prewarm\.io/workloads}{'\n'}{end}" | awk -v w="Deployment/$1" '$2 == w {print $1}')
     [ -z "$name" ] || break
     sleep 0.1
   done
-  [ -n "$name" ] || fail "no task was made for Deployment/$1"
+  [ -n "$name" ] || fail "no task was created for Deployment/$1"
   echo "$name"
 }
 
-watch_task() { # shows a task until it has ended
+watch_task() { # watch_task TASK: prints the progress of a task until it has ended
   local line last=''
   for _ in $(seq 600); do
     line=$(k -n shop get prewarmtask "$1" -o jsonpath='{.status.phase}  {.status.progress}  batch {.status.currentBatchIndex} (from 0) of {.status.totalBatches}  failed: {.status.failedNodeCount}')
@@ -110,7 +111,7 @@ watch_task() { # shows a task until it has ended
   fail "task $1 did not end"
 }
 
-title "a Deployment with 0 replicas is applied: its image goes to all 20 fake nodes, 10 at a time"
+title "applying a Deployment with 0 replicas: its image is pulled to all 20 fake nodes, 10 at a time"
 deployment web 'type: fake' registry.example/shop/web:1.0 | k apply -f -
 since=$SECONDS
 fake_task=$(task_of web)
@@ -118,28 +119,29 @@ watch_task "$fake_task"
 fake_seconds=$((SECONDS - since))
 [ "$(k -n shop get prewarmtask "$fake_task" -o jsonpath='{.status.succeededNodes}')" = 20 ] || fail "not all fake nodes are warm"
 
-real_line="not shown on this machine: $REAL_NODES_REASON"
+real_line="not available on this machine: $REAL_NODES_REASON"
 if [ "$REAL_NODES" -gt 0 ]; then
-  title "the same on the real node (kubelet and containerd), with a data image beside it; there is no pod yet"
+  title "the same on the real node (kubelet and containerd), with a data image in addition; no pod exists yet"
   deployment app 'kubernetes.io/hostname: real1' "$REGISTRY/shop/app:1.0" "$REGISTRY/shop/rates:1.0" | k apply -f -
   watch_task "$(task_of app)"
-  title "now its pod starts: the kubelet's own words"
+  title "starting its pod: the events of the kubelet"
   k -n shop scale deployment/app --replicas=1
   k -n shop rollout status deployment/app --timeout=60s > /dev/null
   events=$(k -n shop get events -o jsonpath="{range .items[*]}{.involvedObject.name} {.reason}: {.message}{'\n'}{end}" | grep '^app-.*image' || true)
-  echo "$events" | sed 's/^/   /'
+  # shellcheck disable=SC2001 # indents each line
+  sed 's/^/   /' <<< "$events"
   grep -q 'already present' <<< "$events" || fail "the pod did not find its image"
-  ! grep -q 'Pulling' <<< "$events" || fail "the pod had to pull"
-  real_line="the pod found its images present; nothing was pulled"
-  title "what that was worth, in the metrics"
-  sleep 1 # the kubelet's events take a moment
+  ! grep -q 'Pulling' <<< "$events" || fail "the pod pulled an image"
+  real_line="all images were present when the pod started; none was pulled"
+  title "the benefit, in the metrics"
+  sleep 1 # The events of the kubelet arrive with a delay.
   curl -fs "http://127.0.0.1:$((port + 1))/metrics" | grep -E '^prewarm_(pod_starts_total|seconds_saved_total|lead_time_seconds_count)' | sed 's/^/   /'
 fi
 
-title "by curl, with an API token: a task of one good image, and one that does not exist; its end is waited for"
-target/debug/prewarmer token create demo --namespaces shop > "$work/token-secret.json" 2> "$work/token-told"
+title "creating a task with curl and an API token, of one image that exists and one that does not; waiting for its end"
+target/debug/prewarmer token create demo --namespaces shop > "$work/token-secret.json" 2> "$work/token.txt"
 k apply --server-side --field-manager=prewarmer-token-demo -f "$work/token-secret.json"
-token=$(grep '^prw_' "$work/token-told")
+token=$(grep '^prw_' "$work/token.txt")
 k get validatingwebhookconfiguration prewarmer -o jsonpath='{.webhooks[0].clientConfig.caBundle}' | base64 -d > "$work/ca.crt"
 api=https://127.0.0.1:$((port + 2))/api/v1
 rest() { curl -sS --cacert "$work/ca.crt" -H "Authorization: Bearer $token" "$@"; }
@@ -149,13 +151,13 @@ made=$(rest "$api/tasks" -H 'Content-Type: application/json' -d '{
   "nodeSelector": {"type": "fake"}, "nodes": 3, "namespace": "shop"}')
 echo "   $made"
 curled=$(sed -n 's/.*"taskId":"\([^"]*\)".*/\1/p' <<< "$made")
-[ -n "$curled" ] || fail "no task was made by curl"
+[ -n "$curled" ] || fail "no task was created by curl"
 rest -N "$api/tasks/$curled/watch" | sed -n 's/^data: .*"status":"\([a-z]*\)".*"percentage":\([0-9.]*\).*/   \1, \2 %/p'
 message=$(rest "$api/tasks/$curled" | sed -n 's/.*"message":"\([^"]*\)","createdAt".*/\1/p')
 echo "   $message"
-grep -q 'ImageNotFound: 3' <<< "$message" || fail "the failure is not clear"
+grep -q 'ImageNotFound: 3' <<< "$message" || fail "the message of the task does not report the failure"
 
 title "summary"
-echo "   admission: applying a Deployment warmed 20 nodes in $fake_seconds s, before it had a pod"
+echo "   admission: applying a Deployment warmed 20 nodes in $fake_seconds s, before its first pod"
 echo "   real node: $real_line"
 echo "   failure:   $message"

@@ -1,4 +1,4 @@
-//! What makes a task and what makes none: every kind, every change, exactly.
+//! Admission reviews: each workload kind and change creates exactly the expected tasks.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -6,17 +6,21 @@ use serde_json::{Value, json};
 
 use crate::harness::{Cluster, Namespace, Server};
 
-/// An image that fake nodes never pull for real.
+/// Worker image that fake nodes never pull.
 pub const HELPER: &str = "registry.example/prewarmer-helper:1";
-/// Long enough for a task of a few fake nodes on a busy machine.
-pub const LONG: Duration = Duration::from_secs(60);
-/// Time for a window, a look and a creation; and for the leader's watch to find what no hint brought.
-pub const QUIET: Duration = Duration::from_secs(6);
+/// Timeout for a task with a few fake nodes on a busy machine.
+pub const TASK_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time for a coalesce window, a lookup and a creation, and for the leader's workload watch to find
+/// a workload without a hint.
+pub const SETTLE_TIME: Duration = Duration::from_secs(6);
 
-/// The pods of these tests run, or would run, on one node.
+/// Pod spec pinned to one node, as all workloads of these tests use it.
 pub fn pod_spec(images: &[&str]) -> Value {
-    let containers: Vec<Value> =
-        images.iter().enumerate().map(|(n, image)| json!({"name": format!("c{n}"), "image": image})).collect();
+    let containers: Vec<Value> = images
+        .iter()
+        .enumerate()
+        .map(|(n, image)| json!({"name": format!("c{n}"), "image": image}))
+        .collect();
     json!({"nodeSelector": {"kubernetes.io/hostname": "node-0001"}, "containers": containers})
 }
 
@@ -27,12 +31,13 @@ pub fn workload(api_version: &str, kind: &str, name: &str, spec: &Value) -> Valu
 pub fn deployment(name: &str, replicas: u32, images: &[&str]) -> Value {
     let labels = json!({"app": name});
     let template = json!({"metadata": {"labels": labels}, "spec": pod_spec(images)});
-    let spec = json!({"replicas": replicas, "selector": {"matchLabels": labels}, "template": template});
+    let spec =
+        json!({"replicas": replicas, "selector": {"matchLabels": labels}, "template": template});
     workload("apps/v1", "Deployment", name, &spec)
 }
 
-/// The images of all tasks of the namespace, and how many tasks ask for each.
-pub fn asked(namespace: &Namespace) -> BTreeMap<String, usize> {
+/// Returns the images of all tasks in the namespace with the number of tasks that contain each.
+pub fn images_in_tasks(namespace: &Namespace) -> BTreeMap<String, usize> {
     let mut asked = BTreeMap::new();
     for task in namespace.get("prewarmtasks") {
         for image in task["spec"]["images"].as_array().unwrap() {
@@ -42,19 +47,21 @@ pub fn asked(namespace: &Namespace) -> BTreeMap<String, usize> {
     asked
 }
 
-/// Waits until these images are asked for; each by one task, and no other image by any.
-pub async fn asked_exactly(namespace: &Namespace, images: &[&str]) {
-    let expected: BTreeMap<String, usize> = images.iter().map(|image| ((*image).to_owned(), 1)).collect();
+/// Waits until every image is in a task, then asserts that each is in exactly one and that no other
+/// image is in any.
+pub async fn expect_tasks_for(namespace: &Namespace, images: &[&str]) {
+    let expected: BTreeMap<String, usize> =
+        images.iter().map(|image| ((*image).to_owned(), 1)).collect();
     namespace
-        .eventually(&format!("tasks for {images:?}"), LONG, || async {
-            (asked(namespace).len() >= expected.len()).then_some(())
+        .eventually(&format!("tasks for {images:?}"), TASK_TIMEOUT, || async {
+            (images_in_tasks(namespace).len() >= expected.len()).then_some(())
         })
         .await;
-    assert_eq!(asked(namespace), expected);
+    assert_eq!(images_in_tasks(namespace), expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_kind_makes_its_task() {
+async fn each_workload_kind_creates_one_task() {
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("kinds");
     let server = Server::start(cluster, &namespace, HELPER).await;
@@ -76,14 +83,24 @@ async fn every_kind_makes_its_task() {
         }
         spec
     };
-    let rc = json!({"replicas": 1, "selector": {"app": "rc-1"}, "template": template("rc:1", None)});
+    let rc =
+        json!({"replicas": 1, "selector": {"app": "rc-1"}, "template": template("rc:1", None)});
     let job = json!({"template": template("job:1", Some("Never"))});
-    let cron =
-        json!({"schedule": "0 0 1 1 *", "jobTemplate": {"spec": {"template": template("cron:1", Some("Never"))}}});
+    let cron = json!({"schedule": "0 0 1 1 *", "jobTemplate": {"spec": {"template": template("cron:1", Some("Never"))}}});
     let all = [
-        workload("apps/v1", "Deployment", "a", &without(selected("deployment:1"), &["serviceName"])),
+        workload(
+            "apps/v1",
+            "Deployment",
+            "a",
+            &without(selected("deployment:1"), &["serviceName"]),
+        ),
         workload("apps/v1", "StatefulSet", "a", &selected("stateful:1")),
-        workload("apps/v1", "DaemonSet", "a", &without(selected("daemon:1"), &["serviceName", "replicas"])),
+        workload(
+            "apps/v1",
+            "DaemonSet",
+            "a",
+            &without(selected("daemon:1"), &["serviceName", "replicas"]),
+        ),
         workload("apps/v1", "ReplicaSet", "a", &without(selected("replica:1"), &["serviceName"])),
         workload("v1", "ReplicationController", "a", &rc),
         workload("batch/v1", "Job", "a", &job),
@@ -91,19 +108,30 @@ async fn every_kind_makes_its_task() {
         workload("v1", "Pod", "a", &pod_spec(&["pod:1"])),
     ];
     namespace.apply(&json!({"apiVersion": "v1", "kind": "List", "items": all}));
-    let images = ["deployment:1", "stateful:1", "daemon:1", "replica:1", "rc:1", "job:1", "cron:1", "pod:1"];
-    asked_exactly(&namespace, &images).await;
-    tokio::time::sleep(QUIET).await;
-    asked_exactly(&namespace, &images).await;
+    let images =
+        ["deployment:1", "stateful:1", "daemon:1", "replica:1", "rc:1", "job:1", "cron:1", "pod:1"];
+    expect_tasks_for(&namespace, &images).await;
+    tokio::time::sleep(SETTLE_TIME).await;
+    expect_tasks_for(&namespace, &images).await;
     let daemon: Vec<Value> = namespace.get("prewarmtasks");
     let of = |image: &str| {
-        daemon.iter().find(|task| task["spec"]["images"].as_array().unwrap().contains(&json!(image))).unwrap()
+        daemon
+            .iter()
+            .find(|task| task["spec"]["images"].as_array().unwrap().contains(&json!(image)))
+            .unwrap()
     };
     assert_eq!(of("daemon:1")["spec"]["nodes"], "all");
     assert_eq!(of("deployment:1")["spec"]["nodes"], 100);
     assert_eq!(of("pod:1")["spec"]["nodeSelector"], json!({"kubernetes.io/hostname": "node-0001"}));
-    assert!(server.get("/metrics").contains("\nprewarm_workloads_recovered_total 0\n"), "hints were lost");
-    assert_eq!(server.reviews(), 8, "the pods and Jobs of controllers never leave the API server");
+    assert!(
+        server.get("/metrics").contains("\nprewarm_workloads_recovered_total 0\n"),
+        "hints were lost"
+    );
+    assert_eq!(
+        server.review_count(),
+        8,
+        "the API server sent pods or Jobs of controllers for review"
+    );
 }
 
 fn custom_resource(group: &str, version: &str, kind: &str, plural: &str) -> Value {
@@ -115,40 +143,45 @@ fn custom_resource(group: &str, version: &str, kind: &str, plural: &str) -> Valu
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn kinds_of_the_settings() {
+async fn configured_kinds_create_tasks() {
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("custom");
     let definitions = [
         custom_resource("argoproj.io", "v1alpha1", "Rollout", "rollouts"),
         custom_resource("jobset.x-k8s.io", "v1alpha2", "JobSet", "jobsets"),
     ];
-    cluster
-        .kubectl(&["apply", "-f", "-"], &json!({"apiVersion": "v1", "kind": "List", "items": definitions}).to_string());
+    cluster.kubectl(
+        &["apply", "-f", "-"],
+        &json!({"apiVersion": "v1", "kind": "List", "items": definitions}).to_string(),
+    );
     let wait = ["wait", "--for=condition=Established", "--timeout=30s"];
     let both = ["crd/rollouts.argoproj.io", "crd/jobsets.jobset.x-k8s.io"];
     cluster.kubectl(&[&wait[..], &both].concat(), "");
     let kinds = "--kinds=argoproj.io/v1alpha1/Rollout=spec.template,\
         jobset.x-k8s.io/v1alpha2/JobSet=spec.replicatedJobs[*].template.spec.template";
     let image = format!("--worker-image={HELPER}");
-    // Both become one task, which the next rollout of one of them does not supersede: they come in one window however slow the
-    // machine is.
+    // Both workloads are coalesced into one task, which the next rollout of one of them does not
+    // supersede. The window is long enough for both reviews on a slow machine.
     let window = "--coalesce-window=4s";
-    let server = Server::with(cluster, &namespace, &namespace, &[kinds, &image, window]).await;
+    let server = Server::with_args(cluster, &namespace, &namespace, &[kinds, &image, window]).await;
     let rollout = |image: &str, replicas: u32| {
-        let spec = json!({"replicas": replicas, "template": {"spec": pod_spec(&[image, "proxy:1"])}});
+        let spec =
+            json!({"replicas": replicas, "template": {"spec": pod_spec(&[image, "proxy:1"])}});
         workload("argoproj.io/v1alpha1", "Rollout", "web", &spec)
     };
-    let part = |image: &str| json!({"template": {"spec": {"template": {"spec": pod_spec(&[image])}}}});
+    let part =
+        |image: &str| json!({"template": {"spec": {"template": {"spec": pod_spec(&[image])}}}});
     let jobs = json!({"replicatedJobs": [part("leader:1"), part("worker:1")]});
-    let both = [rollout("web:1", 1), workload("jobset.x-k8s.io/v1alpha2", "JobSet", "train", &jobs)];
+    let both =
+        [rollout("web:1", 1), workload("jobset.x-k8s.io/v1alpha2", "JobSet", "train", &jobs)];
     namespace.apply(&json!({"apiVersion": "v1", "kind": "List", "items": both}));
-    asked_exactly(&namespace, &["web:1", "proxy:1", "leader:1", "worker:1"]).await;
-    let before = server.reviews();
+    expect_tasks_for(&namespace, &["web:1", "proxy:1", "leader:1", "worker:1"]).await;
+    let before = server.review_count();
     namespace.apply(&rollout("web:1", 3));
-    assert_eq!(server.reviews(), before, "a change of replicas alone leaves the API server");
+    assert_eq!(server.review_count(), before, "a change of replicas alone was sent for review");
     namespace.apply(&rollout("web:2", 3));
-    asked_exactly(&namespace, &["web:1", "web:2", "proxy:1", "leader:1", "worker:1"]).await;
-    // What its controller makes is known.
+    expect_tasks_for(&namespace, &["web:1", "web:2", "proxy:1", "leader:1", "worker:1"]).await;
+    // A ReplicaSet owned by a configured kind creates no task of its own.
     let owner = json!([{"apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout", "name": "web", "uid": "u", "controller": true}]);
     let labels = json!({"app": "web"});
     let mut made = workload(
@@ -160,13 +193,13 @@ async fn kinds_of_the_settings() {
     );
     made["metadata"]["ownerReferences"] = owner;
     namespace.apply(&made);
-    tokio::time::sleep(QUIET).await;
-    asked_exactly(&namespace, &["web:1", "web:2", "proxy:1", "leader:1", "worker:1"]).await;
+    tokio::time::sleep(SETTLE_TIME).await;
+    expect_tasks_for(&namespace, &["web:1", "web:2", "proxy:1", "leader:1", "worker:1"]).await;
 }
 
-/// The Deployment's controller has nothing more to write. A PATCH that meets its write is applied anew by the API
-/// server, and reviewed anew.
-async fn settled(namespace: &Namespace, name: &str) {
+/// Waits until the Deployment's controller has no pending write. The API server retries a PATCH
+/// that conflicts with such a write and sends another admission review for it.
+async fn wait_until_settled(namespace: &Namespace, name: &str) {
     let look = || async {
         let all = namespace.get("deployments");
         let it = all.iter().find(|one| one["metadata"]["name"] == name)?;
@@ -175,11 +208,11 @@ async fn settled(namespace: &Namespace, name: &str) {
         let counts = ["replicas", "updatedReplicas", "availableReplicas"];
         (seen && counts.iter().all(|field| &status[*field] == wanted)).then_some(())
     };
-    namespace.eventually("the Deployment is settled", LONG, look).await;
+    namespace.eventually("an up-to-date status of the Deployment", TASK_TIMEOUT, look).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_workload_through_its_life() {
+async fn only_image_changes_of_a_workload_create_tasks() {
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("life");
     let server = Server::start(cluster, &namespace, HELPER).await;
@@ -188,58 +221,76 @@ async fn a_workload_through_its_life() {
     };
     apply(&["--dry-run=server"], &deployment("web", 2, &["web:1", "proxy:1"]));
     apply(&["--server-side"], &deployment("web", 2, &["web:1", "proxy:1"]));
-    asked_exactly(&namespace, &["web:1", "proxy:1"]).await;
+    expect_tasks_for(&namespace, &["web:1", "proxy:1"]).await;
     namespace.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"], "");
-    // An open task would be superseded, and what is still needed of it taken over.
+    // An open task would be superseded and its remaining images merged into the new task.
     let first = namespace.get("prewarmtasks")[0]["metadata"]["name"].as_str().unwrap().to_owned();
-    namespace.ended(&first, LONG).await;
-    assert_eq!(server.reviews(), 2);
+    namespace.wait_until_ended(&first, TASK_TIMEOUT).await;
+    assert_eq!(server.review_count(), 2);
     namespace.kubectl(&["scale", "deployment/web", "--replicas=3"], "");
     namespace.kubectl(&["annotate", "deployment/web", "note=x"], "");
     namespace.kubectl(&["label", "deployment/web", "note=x"], "");
     let status = r#"{"status": {"observedGeneration": 99}}"#;
-    namespace.kubectl(&["patch", "deployment/web", "--subresource=status", "--type=merge", "-p", status], "");
+    namespace.kubectl(
+        &["patch", "deployment/web", "--subresource=status", "--type=merge", "-p", status],
+        "",
+    );
     namespace.kubectl(&["rollout", "pause", "deployment/web"], "");
     namespace.kubectl(&["rollout", "resume", "deployment/web"], "");
-    assert_eq!(server.reviews(), 2, "nothing that matters has changed");
-    settled(&namespace, "web").await;
+    assert_eq!(server.review_count(), 2, "a change without effect on images was sent for review");
+    wait_until_settled(&namespace, "web").await;
     namespace.kubectl(&["rollout", "restart", "deployment/web"], "");
-    assert_eq!(server.reviews(), 3);
+    assert_eq!(server.review_count(), 3);
     namespace.kubectl(&["set", "image", "deployment/web", "c0=web:2"], "");
-    asked_exactly(&namespace, &["web:1", "proxy:1", "web:2"]).await;
-    let newest = namespace.get("prewarmtasks").into_iter().find(|task| task["spec"]["images"] == json!(["web:2"]));
-    let name =
-        newest.expect("a task for what is new, and nothing else")["metadata"]["name"].as_str().unwrap().to_owned();
-    namespace.ended(&name, LONG).await;
+    expect_tasks_for(&namespace, &["web:1", "proxy:1", "web:2"]).await;
+    let newest = namespace
+        .get("prewarmtasks")
+        .into_iter()
+        .find(|task| task["spec"]["images"] == json!(["web:2"]));
+    let name = newest.expect("a task with only the new image")["metadata"]["name"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    namespace.wait_until_ended(&name, TASK_TIMEOUT).await;
     namespace.kubectl(&["rollout", "undo", "deployment/web"], "");
     namespace.kubectl(&["set", "image", "deployment/web", "c0=docker.io/library/web:2"], "");
-    tokio::time::sleep(QUIET).await;
-    asked_exactly(&namespace, &["web:1", "proxy:1", "web:2"]).await;
+    tokio::time::sleep(SETTLE_TIME).await;
+    expect_tasks_for(&namespace, &["web:1", "proxy:1", "web:2"]).await;
     assert_eq!(namespace.get("prewarmtasks").len(), 2);
     namespace.kubectl(&["delete", "deployment/web"], "");
     namespace.apply(&deployment("other", 0, &["web:2", "proxy:1"]));
-    tokio::time::sleep(QUIET).await;
-    asked_exactly(&namespace, &["web:1", "proxy:1", "web:2"]).await;
-    assert!(server.get("/metrics").contains("\nprewarm_workloads_recovered_total 0\n"), "hints were lost");
+    tokio::time::sleep(SETTLE_TIME).await;
+    expect_tasks_for(&namespace, &["web:1", "proxy:1", "web:2"]).await;
+    assert!(
+        server.get("/metrics").contains("\nprewarm_workloads_recovered_total 0\n"),
+        "hints were lost"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn fewer_nodes_than_there_are() {
+async fn auto_nodes_limits_node_count() {
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("auto");
     let image = format!("--worker-image={HELPER}");
-    let _server = Server::with(cluster, &namespace, &namespace, &["--auto-nodes=4", &image]).await;
+    let _server =
+        Server::with_args(cluster, &namespace, &namespace, &["--auto-nodes=4", &image]).await;
     let scaler = json!({"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "h"},
         "spec": {"maxReplicas": 3, "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "wide"}}});
     namespace.apply(&scaler);
     let on = |node: &str| {
-        let mut pod =
-            workload("v1", "Pod", node, &json!({"nodeName": node, "containers": [{"name": "c", "image": "web:0"}]}));
+        let mut pod = workload(
+            "v1",
+            "Pod",
+            node,
+            &json!({"nodeName": node, "containers": [{"name": "c", "image": "web:0"}]}),
+        );
         pod["metadata"]["annotations"] = json!({"prewarm.io/enabled": "false"});
         pod
     };
-    // The image of today runs on two nodes, the last and one in the middle.
-    namespace.apply(&json!({"apiVersion": "v1", "kind": "List", "items": [on("node-0120"), on("node-0060")]}));
+    // The current image runs on two nodes: the last one and one in the middle.
+    namespace.apply(
+        &json!({"apiVersion": "v1", "kind": "List", "items": [on("node-0120"), on("node-0060")]}),
+    );
     tokio::time::sleep(Duration::from_secs(2)).await;
     let anywhere = |name: &str, image: &str| {
         let mut object = deployment(name, 0, &[image]);
@@ -248,16 +299,22 @@ async fn fewer_nodes_than_there_are() {
     };
     namespace.apply(&anywhere("narrow", "web:1"));
     namespace.apply(&anywhere("wide", "wide:1"));
-    asked_exactly(&namespace, &["web:1", "wide:1"]).await;
+    expect_tasks_for(&namespace, &["web:1", "wide:1"]).await;
     for task in namespace.get("prewarmtasks") {
         let name = task["metadata"]["name"].as_str().unwrap();
-        let status = namespace.ended(name, LONG).await;
+        let status = namespace.wait_until_ended(name, TASK_TIMEOUT).await;
         let wide = task["spec"]["images"] == json!(["wide:1"]);
         assert_eq!(status["succeededNodes"], if wide { 12 } else { 4 }, "{status:#}");
         if !wide {
             let plans = namespace.get("prewarmplans");
-            let plan = plans.iter().find(|plan| plan["spec"]["nodes"].as_array().unwrap().len() == 4).unwrap();
-            assert_eq!(plan["spec"]["nodes"].as_array().unwrap()[..2], [json!("node-0060"), json!("node-0120")]);
+            let plan = plans
+                .iter()
+                .find(|plan| plan["spec"]["nodes"].as_array().unwrap().len() == 4)
+                .unwrap();
+            assert_eq!(
+                plan["spec"]["nodes"].as_array().unwrap()[..2],
+                [json!("node-0060"), json!("node-0120")]
+            );
         }
     }
 }

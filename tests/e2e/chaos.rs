@@ -1,42 +1,45 @@
-//! Servers and API servers that die at random instants: nothing is lost, nothing is done twice.
+//! Servers and API servers killed at random times: no result is lost and no work is repeated.
 //!
-//! `make test` runs a short form; `make test-long` sets the variables below and runs a hundred kills.
+//! `make test` runs a short form; `make test-long` sets the variables below and runs a hundred
+//! kills.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
     harness::{Cluster, Namespace, Server},
-    watched::Watched,
+    job_recorder::JobRecorder,
 };
 use serde_json::{Value, json};
 
 pub const HELPER: &str = "registry.example/prewarmer-helper:1";
-/// A task is interrupted often, and each time nothing happens until the dead leader's Lease is over.
-const LONG: Duration = Duration::from_secs(900);
-/// A new leader is at work within this time of the old one's death.
-const TAKEOVER: Duration = Duration::from_secs(15);
+/// Timeout for a task. Each of many interruptions lasts until the dead leader's Lease has expired.
+const TIMEOUT: Duration = Duration::from_secs(900);
+/// Maximum time from the death of a leader until its successor works.
+const MAX_TAKEOVER: Duration = Duration::from_secs(15);
 
-pub fn number(variable: &str, otherwise: usize) -> usize {
+pub fn env_number(variable: &str, otherwise: usize) -> usize {
     std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
 }
 
-pub fn nodes() -> usize {
-    number("PREWARMER_TEST_NODES", 40)
+pub fn node_count() -> usize {
+    env_number("PREWARMER_TEST_NODES", 40)
 }
 
-/// A task whose outcome is known.
-pub struct Work {
+/// Task with a known outcome.
+pub struct TaskFixture {
     images: &'static [&'static str],
     timeout: &'static str,
 }
 
-/// Some nodes never get one image, some get another at the second try only: when the first has taken all its time, which is
-/// much more than any other node needs.
-const MIXED: Work = Work { images: &["a:1", "picky:1", "wobbly:1"], timeout: "20s" };
-/// No node runs out of time, however long the API server is away.
-pub const PATIENT: Work = Work { images: &["a:1", "picky:1"], timeout: "10m" };
+/// Task in which some nodes never get one image and some get another only at the second attempt.
+/// The first attempt of those uses all of its timeout, which is much longer than any other node
+/// needs.
+const TRANSIENT_FAILURES: TaskFixture =
+    TaskFixture { images: &["a:1", "picky:1", "wobbly:1"], timeout: "20s" };
+/// Task in which no node reaches its timeout, however long the API server is down.
+pub const LONG_TIMEOUT: TaskFixture = TaskFixture { images: &["a:1", "picky:1"], timeout: "10m" };
 
-fn apply(namespace: &Namespace, name: &str, nodes: usize, work: &Work) {
+fn apply_fixture(namespace: &Namespace, name: &str, nodes: usize, work: &TaskFixture) {
     let retry = json!({"limit": 1, "delay": "1s"});
     let spec = json!({"images": work.images, "nodes": nodes, "batchSize": 20, "timeout": work.timeout,
         "imagePullPolicy": "Always", "failurePolicy": "Retry", "retry": retry, "nodeSelector": {"type": "fake"},
@@ -44,8 +47,8 @@ fn apply(namespace: &Namespace, name: &str, nodes: usize, work: &Work) {
     namespace.apply_task(name, &spec);
 }
 
-/// What two runs of the same task must have in common.
-fn outcome(status: &Value) -> Value {
+/// Returns the part of a status that two runs of the same task must have in common.
+fn comparable_status(status: &Value) -> Value {
     let mut kept = status.clone();
     let fields = kept.as_object_mut().unwrap();
     for time in ["startTime", "completionTime", "conditions", "batchEnds"] {
@@ -59,8 +62,8 @@ fn outcome(status: &Value) -> Value {
     kept
 }
 
-/// One Job per node, two where the first try fails for a passing reason.
-fn check_jobs(made: &BTreeMap<String, usize>, nodes: usize, work: &Work) {
+/// Asserts one Job per node, or two where the first attempt fails with a transient reason.
+fn assert_jobs_per_node(made: &BTreeMap<String, usize>, nodes: usize, work: &TaskFixture) {
     assert_eq!(made.len(), nodes);
     for (node, jobs) in made {
         let expected = if work.images.contains(&"wobbly:1") && node.ends_with('3') { 2 } else { 1 };
@@ -68,34 +71,40 @@ fn check_jobs(made: &BTreeMap<String, usize>, nodes: usize, work: &Work) {
     }
 }
 
-/// The same task again and again: first undisturbed, then while something dies.
-pub struct Rounds<'a> {
+/// Runs of the same task: the first without interruption, the others while a process is killed.
+pub struct OutcomeComparison<'a> {
     cluster: &'a Cluster,
     namespace: &'a Namespace,
     nodes: usize,
-    work: Work,
-    /// What the undisturbed run came to.
+    fixture: TaskFixture,
+    /// Outcome of the run without interruption.
     expected: Value,
 }
 
-impl<'a> Rounds<'a> {
-    pub async fn new(cluster: &'a Cluster, namespace: &'a Namespace, nodes: usize, work: Work) -> Self {
-        apply(namespace, "undisturbed", nodes, &work);
-        let status = namespace.ended("undisturbed", LONG).await;
+impl<'a> OutcomeComparison<'a> {
+    pub async fn new(
+        cluster: &'a Cluster,
+        namespace: &'a Namespace,
+        nodes: usize,
+        work: TaskFixture,
+    ) -> Self {
+        apply_fixture(namespace, "undisturbed", nodes, &work);
+        let status = namespace.wait_until_ended("undisturbed", TIMEOUT).await;
         assert_eq!(status["phase"], "Completed", "{status:#}");
         let failed = (1..=nodes).filter(|n| n % 10 == 7).count();
         assert_eq!(status["failedNodeCount"], failed, "{status:#}");
-        Self { cluster, namespace, nodes, work, expected: outcome(&status) }
+        Self { cluster, namespace, nodes, fixture: work, expected: comparable_status(&status) }
     }
 
-    /// One task, disturbed; it must end as the undisturbed one did, with no Job too many.
-    pub async fn disturbed(&self, name: &str, disturb: impl AsyncFnOnce()) {
-        let watched = Watched::new(self.cluster, self.namespace).await;
-        apply(self.namespace, name, self.nodes, &self.work);
+    /// Runs one task while `disturb` interferes, and asserts the outcome of the undisturbed run and
+    /// the expected number of Jobs.
+    pub async fn run_disturbed(&self, name: &str, disturb: impl AsyncFnOnce()) {
+        let watched = JobRecorder::new(self.cluster, self.namespace).await;
+        apply_fixture(self.namespace, name, self.nodes, &self.fixture);
         disturb().await;
-        let status = self.namespace.ended(name, LONG).await;
-        assert_eq!(outcome(&status), self.expected, "{name}");
-        check_jobs(&watched.jobs_per_node(), self.nodes, &self.work);
+        let status = self.namespace.wait_until_ended(name, TIMEOUT).await;
+        assert_eq!(comparable_status(&status), self.expected, "{name}");
+        assert_jobs_per_node(&watched.jobs_per_node(), self.nodes, &self.fixture);
     }
 
     fn has_ended(&self, name: &str) -> bool {
@@ -104,88 +113,99 @@ impl<'a> Rounds<'a> {
     }
 }
 
-/// Some time up to so many milliseconds, as random as the clock.
-fn moment(most: u32) -> Duration {
+/// Returns a duration below `most` milliseconds, derived from the clock.
+fn random_delay(most: u32) -> Duration {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     Duration::from_millis(u64::from(now.subsec_micros() % most))
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_at_any_instant_it_ends_as_if_nothing_had_happened() {
+async fn server_kills_do_not_change_outcome() {
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("killed");
     let mut server = Server::start(cluster, &namespace, HELPER).await;
-    let (nodes, kills) = (nodes(), number("PREWARMER_TEST_KILLS", 3));
-    let rounds = Rounds::new(cluster, &namespace, nodes, MIXED).await;
+    let (nodes, kills) = (node_count(), env_number("PREWARMER_TEST_KILLS", 3));
+    let rounds = OutcomeComparison::new(cluster, &namespace, nodes, TRANSIENT_FAILURES).await;
     let (mut killed, mut round) = (0, 0);
     while killed < kills {
         round += 1;
         let name = format!("round-{round}");
         let kill = async || {
             while killed < kills && !rounds.has_ended(&name) {
-                namespace.eventually("a leader", LONG, || async { server.leads().then_some(()) }).await;
-                tokio::time::sleep(moment(2500)).await;
+                namespace
+                    .eventually("a leader", TIMEOUT, || async { server.is_leader().then_some(()) })
+                    .await;
+                tokio::time::sleep(random_delay(2500)).await;
                 server.kill();
-                server.revive();
+                server.start_again();
                 killed += 1;
             }
         };
-        rounds.disturbed(&name, kill).await;
+        rounds.run_disturbed(&name, kill).await;
         assert_eq!(namespace.get("jobs"), Vec::<Value>::new());
     }
-    eprintln!("{killed} kills over {round} tasks of {nodes} nodes: each ended as the undisturbed one");
+    eprintln!(
+        "{killed} kills over {round} tasks of {nodes} nodes: each ended like the undisturbed one"
+    );
     assert!(server.terminate() < Duration::from_secs(10));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_api_server_that_dies_loses_nothing() {
-    let (nodes, wanted) = (nodes(), number("PREWARMER_TEST_CRASHES", 2));
-    let cluster = Cluster::own(nodes);
+async fn apiserver_crashes_do_not_change_outcome() {
+    let (nodes, wanted) = (node_count(), env_number("PREWARMER_TEST_CRASHES", 2));
+    let cluster = Cluster::dedicated(nodes);
     let namespace = cluster.namespace("crashed");
     let _server = Server::start(cluster, &namespace, HELPER).await;
-    let rounds = Rounds::new(cluster, &namespace, nodes, PATIENT).await;
+    let rounds = OutcomeComparison::new(cluster, &namespace, nodes, LONG_TIMEOUT).await;
     let (mut crashed, mut round) = (0, 0);
     while crashed < wanted {
         round += 1;
         let name = format!("round-{round}");
         let crash = async || {
             while crashed < wanted && !rounds.has_ended(&name) {
-                tokio::time::sleep(moment(4000)).await;
+                tokio::time::sleep(random_delay(4000)).await;
                 cluster.crash_apiserver();
                 crashed += 1;
             }
         };
-        rounds.disturbed(&name, crash).await;
+        rounds.run_disturbed(&name, crash).await;
         let none = || async { namespace.get("jobs").is_empty().then_some(()) };
-        namespace.eventually("the end of all Jobs", LONG, none).await;
+        namespace.eventually("deletion of all Jobs", TIMEOUT, none).await;
     }
     eprintln!(
-        "{crashed} crashes of the API server over {round} tasks of {nodes} nodes: each ended as the undisturbed one"
+        "{crashed} crashes of the API server over {round} tasks of {nodes} nodes: each ended like the undisturbed one"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_replicas_the_other_takes_over() {
+async fn standby_takes_over_from_killed_leader() {
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("replicas");
-    let (nodes, kills) = (nodes(), number("PREWARMER_TEST_TAKEOVERS", 2));
+    let (nodes, kills) = (node_count(), env_number("PREWARMER_TEST_TAKEOVERS", 2));
     let first = Server::start(cluster, &namespace, HELPER).await;
     let mut replicas = [first, Server::standby(cluster, &namespace, HELPER)];
-    let rounds = Rounds::new(cluster, &namespace, nodes, MIXED).await;
+    let rounds = OutcomeComparison::new(cluster, &namespace, nodes, TRANSIENT_FAILURES).await;
     let mut slowest = Duration::ZERO;
     for round in 0..kills {
         let take_over = async || {
-            tokio::time::sleep(moment(3000)).await;
-            let one_leads = || async { replicas.iter().position(Server::leads) };
-            let leader = namespace.eventually("a leader", LONG, one_leads).await;
+            tokio::time::sleep(random_delay(3000)).await;
+            let one_leads = || async { replicas.iter().position(Server::is_leader) };
+            let leader = namespace.eventually("a leader", TIMEOUT, one_leads).await;
             replicas[leader].kill();
             let died = std::time::Instant::now();
             let other = &replicas[1 - leader];
-            namespace.eventually("another leader", TAKEOVER, || async { other.leads().then_some(()) }).await;
+            namespace
+                .eventually("another leader", MAX_TAKEOVER, || async {
+                    other.is_leader().then_some(())
+                })
+                .await;
             slowest = slowest.max(died.elapsed());
-            replicas[leader].revive();
+            replicas[leader].start_again();
         };
-        rounds.disturbed(&format!("round-{round}"), take_over).await;
+        rounds.run_disturbed(&format!("round-{round}"), take_over).await;
     }
-    eprintln!("{kills} leaders killed: the slowest successor led after {:.1} s", slowest.as_secs_f64());
+    eprintln!(
+        "{kills} leaders killed: the slowest successor led after {:.1} s",
+        slowest.as_secs_f64()
+    );
 }

@@ -1,4 +1,4 @@
-//! The chart, as Helm and the API server read it. What it does when it is installed: `installed.rs`.
+//! Chart as Helm and the API server validate it. `installed.rs` tests an installation.
 
 use std::path::Path;
 
@@ -8,9 +8,9 @@ use crate::harness::{CHART, Cluster};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// Kinds of other projects that the chart can make. Their definitions here take every field: that the API server knows the
-/// kind and the name is all that is tried of them.
-const FOREIGN: [(&str, &str, &str, &str); 5] = [
+/// Kinds of other projects that the chart can render. The definitions created here accept every
+/// field: the test only verifies that the API server accepts the kind and the name.
+const THIRD_PARTY_KINDS: [(&str, &str, &str, &str); 5] = [
     ("cert-manager.io", "v1", "Certificate", "certificates"),
     ("cert-manager.io", "v1", "Issuer", "issuers"),
     ("monitoring.coreos.com", "v1", "ServiceMonitor", "servicemonitors"),
@@ -19,17 +19,22 @@ const FOREIGN: [(&str, &str, &str, &str); 5] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn helm_finds_no_fault_with_the_chart() {
+async fn chart_passes_helm_lint() {
     let cluster = Cluster::shared();
     for set in ["full", "namespaced", "minimal"] {
-        let (fine, said) =
-            cluster.try_helm(&["lint", "--strict", CHART, "-f", &format!("{ROOT}/tests/chart/{set}.yaml")]);
+        let (fine, said) = cluster.try_helm(&[
+            "lint",
+            "--strict",
+            CHART,
+            "-f",
+            &format!("{ROOT}/tests/chart/{set}.yaml"),
+        ]);
         assert!(fine && !said.contains("[WARNING]"), "{set}: {said}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn values_that_cannot_be_are_refused_by_name() {
+async fn invalid_values_are_rejected_by_name() {
     let cluster = Cluster::shared();
     for (value, named) in [
         ("image.pullPolicy=Sometimes", "/image/pullPolicy"),
@@ -51,15 +56,16 @@ async fn values_that_cannot_be_are_refused_by_name() {
     }
 }
 
-/// What `make generate` has rendered, offered to the real API server, whose policies' expressions it compiles.
+/// Applies the output of `make generate` as a dry run to the real API server, which compiles the
+/// expressions of the policies.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_api_server_takes_what_the_chart_comes_to() {
+async fn api_server_accepts_rendered_chart() {
     let cluster = Cluster::shared();
     for name in ["prewarmer", "team-a"] {
-        // Another run on this cluster may have made them.
+        // Another run on this cluster may have created them.
         let _ = cluster.try_kubectl(&["create", "namespace", name], "");
     }
-    let definitions = FOREIGN.map(|(group, version, kind, plural)| {
+    let definitions = THIRD_PARTY_KINDS.map(|(group, version, kind, plural)| {
         let schema = json!({"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}});
         let protected = "api-approved.kubernetes.io";
         json!({
@@ -73,16 +79,27 @@ async fn the_api_server_takes_what_the_chart_comes_to() {
     });
     let list = json!({"apiVersion": "v1", "kind": "List", "items": definitions});
     cluster.kubectl(&["apply", "--server-side", "-f", "-"], &list.to_string());
-    let names = FOREIGN.map(|(group, _, _, plural)| format!("crd/{plural}.{group}"));
+    let names = THIRD_PARTY_KINDS.map(|(group, _, _, plural)| format!("crd/{plural}.{group}"));
     let mut wait = vec!["wait", "--for=condition=Established", "--timeout=30s"];
     wait.extend(names.iter().map(String::as_str));
     cluster.kubectl(&wait, "");
-    for file in
-        ["deploy/prewarmer.yaml", "tests/chart/full.txt", "tests/chart/namespaced.txt", "tests/chart/minimal.txt"]
-    {
+    for file in [
+        "deploy/prewarmer.yaml",
+        "tests/chart/full.txt",
+        "tests/chart/namespaced.txt",
+        "tests/chart/minimal.txt",
+    ] {
         let text = std::fs::read_to_string(Path::new(ROOT).join(file)).unwrap();
-        // Only the fields' names and values are in question, and not who set them.
-        let apply = ["apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict", "-f", "-"];
+        // The test verifies names and values of fields, not field ownership.
+        let apply = [
+            "apply",
+            "--server-side",
+            "--force-conflicts",
+            "--dry-run=server",
+            "--validate=strict",
+            "-f",
+            "-",
+        ];
         let (taken, said) = cluster.try_kubectl(&apply, &text);
         assert!(taken && !said.contains("Warning"), "{file}: {said}");
     }

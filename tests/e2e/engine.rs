@@ -1,11 +1,12 @@
-//! The engine on a real control plane: what each field of a task does, and what refuses workers.
+//! Task controller on a real control plane: the effect of each task field, and the causes for which
+//! workers are rejected.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use crate::harness::{Cluster, Namespace, Server};
 use serde_json::{Value, json};
 
-const LONG: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 const HELPER: &str = "registry.example/prewarmer-helper:1";
 
 fn apply(namespace: &Namespace, name: &str, spec: &Value) {
@@ -24,9 +25,9 @@ fn status(namespace: &Namespace, name: &str) -> Value {
     serde_json::from_str::<Value>(&text).unwrap()["status"].clone()
 }
 
-async fn nothing_left(namespace: &Namespace, kind: &str) {
+async fn wait_until_deleted(namespace: &Namespace, kind: &str) {
     let none = || async { namespace.get(kind).is_empty().then_some(()) };
-    namespace.eventually(&format!("the end of all {kind}"), LONG, none).await;
+    namespace.eventually(&format!("deletion of all {kind}"), TIMEOUT, none).await;
 }
 
 fn condition<'a>(status: &'a Value, name: &str) -> &'a Value {
@@ -35,7 +36,7 @@ fn condition<'a>(status: &'a Value, name: &str) -> &'a Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_fails_for_a_passing_reason_is_tried_again() {
+async fn transient_failures_are_retried() {
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("retry");
     let _server = Server::start(cluster, &namespace, HELPER).await;
@@ -44,106 +45,141 @@ async fn what_fails_for_a_passing_reason_is_tried_again() {
                       "failurePolicy": "Retry", "retry": retry});
     apply(&namespace, "t", &spec);
     apply(&namespace, "skip", &json!({"images": ["flaky:2"], "nodes": 2, "timeout": "6s"}));
-    let ended = namespace.ended("t", LONG).await;
-    assert_eq!((&ended["phase"], &ended["succeededNodes"]), (&json!("Completed"), &json!(6)), "{ended:#}");
+    let ended = namespace.wait_until_ended("t", TIMEOUT).await;
+    assert_eq!(
+        (&ended["phase"], &ended["succeededNodes"]),
+        (&json!("Completed"), &json!(6)),
+        "{ended:#}"
+    );
     assert_eq!(ended["nodeStates"], "ssssss");
     assert_eq!(ended["failedNodes"], json!([]));
     assert_eq!((&ended["totalBatches"], &ended["currentBatchIndex"]), (&json!(4), &json!(3)));
-    let skipped = namespace.ended("skip", LONG).await;
+    let skipped = namespace.wait_until_ended("skip", TIMEOUT).await;
     assert_eq!((&skipped["nodeStates"], &skipped["phase"]), (&json!("ff"), &json!("Failed")));
     let failure = &skipped["failedNodes"][0];
     assert_eq!(failure["reason"], "RegistryUnreachable");
     assert!(failure["message"].as_str().unwrap().contains("i/o timeout"), "{failure}");
-    nothing_left(&namespace, "jobs").await;
+    wait_until_deleted(&namespace, "jobs").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bare_pods_do_the_same_work() {
+async fn bare_pod_workers_pull_images() {
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("pods");
     let _server = Server::start(cluster, &namespace, HELPER).await;
     let images = ["a:1", "missing:1", "b:1"];
     let spec = json!({"images": images, "nodes": 20, "batchSize": 7, "worker": "Pod", "successThreshold": "0%"});
     apply(&namespace, "t", &spec);
-    let ended = namespace.ended("t", LONG).await;
-    let counts: Vec<_> = ended["images"].as_array().unwrap().iter().map(|i| (&i["succeeded"], &i["failed"])).collect();
+    let ended = namespace.wait_until_ended("t", TIMEOUT).await;
+    let counts: Vec<_> = ended["images"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|i| (&i["succeeded"], &i["failed"]))
+        .collect();
     let (all, none) = (&json!(20), &json!(0));
     assert_eq!(counts, [(all, none), (none, all), (all, none)], "{ended:#}");
     assert_eq!(namespace.get("jobs"), Vec::<Value>::new());
-    nothing_left(&namespace, "pods").await;
+    wait_until_deleted(&namespace, "pods").await;
     assert_eq!(ended["images"][1]["givenUp"]["reason"], "ImageNotFound", "{ended:#}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_typing_error_costs_no_more_than_a_batch() {
+async fn missing_image_costs_one_batch() {
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("typo");
     let server = Server::start(cluster, &namespace, HELPER).await;
     apply(&namespace, "t", &json!({"images": ["missing:1"], "batchSize": 3, "nodes": 100}));
-    let ended = namespace.ended("t", LONG).await;
-    assert_eq!((&ended["phase"], &ended["failedNodeCount"]), (&json!("Failed"), &json!(100)), "{ended:#}");
+    let ended = namespace.wait_until_ended("t", TIMEOUT).await;
+    assert_eq!(
+        (&ended["phase"], &ended["failedNodeCount"]),
+        (&json!("Failed"), &json!(100)),
+        "{ended:#}"
+    );
     let created = "prewarm_kube_requests_total{resource=\"jobs\",verb=\"create\"} 3";
     let told = || async { server.get("/metrics").contains(created).then_some(()) };
     namespace.eventually(&format!("the metric {created}"), Duration::from_secs(5), told).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn finished_pods_hold_their_images_for_as_long_as_asked() {
+async fn retain_keeps_finished_workers() {
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("retain");
     let _server = Server::start(cluster, &namespace, HELPER).await;
     for worker in ["Job", "Pod"] {
         let name = worker.to_lowercase();
         let image = format!("{name}:1");
-        apply(&namespace, &name, &json!({"images": [image], "nodes": 4, "retain": "8s", "worker": worker}));
-        assert_eq!(namespace.ended(&name, LONG).await["phase"], "Completed");
+        apply(
+            &namespace,
+            &name,
+            &json!({"images": [image], "nodes": 4, "retain": "8s", "worker": worker}),
+        );
+        assert_eq!(namespace.wait_until_ended(&name, TIMEOUT).await["phase"], "Completed");
         assert_eq!(namespace.get("pods").len(), 4, "{worker}");
-        nothing_left(&namespace, "pods").await;
-        nothing_left(&namespace, "jobs").await;
+        wait_until_deleted(&namespace, "pods").await;
+        wait_until_deleted(&namespace, "jobs").await;
         assert_eq!(status(&namespace, &name)["phase"], "Completed");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_there_is_not_pulled_again() {
+async fn warm_images_are_not_pulled_again() {
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("dedupe");
     let server = Server::start(cluster, &namespace, HELPER).await;
     let spec = json!({"images": ["a:1", "b:1"], "nodes": 5});
     apply(&namespace, "first", &spec);
-    namespace.ended("first", LONG).await;
+    namespace.wait_until_ended("first", TIMEOUT).await;
     apply(&namespace, "second", &spec);
-    let second = namespace.ended("second", LONG).await;
-    assert_eq!((&second["nodeStates"], &second["alreadyWarmNodes"]), (&json!("wwwww"), &json!(5)), "{second:#}");
+    let second = namespace.wait_until_ended("second", TIMEOUT).await;
+    assert_eq!(
+        (&second["nodeStates"], &second["alreadyWarmNodes"]),
+        (&json!("wwwww"), &json!(5)),
+        "{second:#}"
+    );
     let mut always = spec.clone();
     always["imagePullPolicy"] = json!("Always");
     apply(&namespace, "always", &always);
-    assert_eq!(namespace.ended("always", LONG).await["nodeStates"], "sssss");
+    assert_eq!(namespace.wait_until_ended("always", TIMEOUT).await["nodeStates"], "sssss");
     let created = "prewarm_kube_requests_total{resource=\"jobs\",verb=\"create\"} 10";
     assert!(server.get("/metrics").contains(created), "{}", server.get("/metrics"));
 }
 
-/// A quota without room, and limits that no worker fits into, are understood in seconds; so is where else to go.
+/// An exhausted quota and a `LimitRange` that rejects every worker fail the task within seconds, or
+/// move its workers to the configured fallback namespace.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_namespace_that_takes_no_pods() {
+async fn rejected_workers_fail_or_move_to_fallback_namespace() {
     let cluster = Cluster::shared();
-    let (own, full, strict) = (cluster.namespace("own"), cluster.namespace("full"), cluster.namespace("strict"));
+    let (own, full, strict) =
+        (cluster.namespace("own"), cluster.namespace("full"), cluster.namespace("strict"));
     full.kubectl(&["create", "quota", "none", "--hard=pods=0"], "");
-    strict.apply(&json!({"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "l"}, "spec": {
-        "limits": [{"type": "Container", "min": {"cpu": "10m"}}]}}));
+    strict.apply(
+        &json!({"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "l"}, "spec": {
+        "limits": [{"type": "Container", "min": {"cpu": "10m"}}]}}),
+    );
     strict.kubectl(&["create", "serviceaccount", "builder"], "");
     for (namespace, reason) in [(&full, "QuotaExceeded"), (&strict, "Forbidden")] {
         let helper = format!("--worker-image={HELPER}");
-        let mut server = Server::with(cluster, namespace, &own, &[&helper]).await;
+        let mut server = Server::with_args(cluster, namespace, &own, &[&helper]).await;
         for worker in ["Job", "Pod"] {
             let name = format!("at-home-{}", worker.to_lowercase());
-            apply(namespace, &name, &json!({"images": ["a:1"], "nodes": 40, "batchSize": 5, "worker": worker}));
-            let ended = namespace.ended(&name, Duration::from_secs(40)).await;
-            assert_eq!((&ended["phase"], &ended["failedNodeCount"]), (&json!("Failed"), &json!(40)), "{ended:#}");
+            apply(
+                namespace,
+                &name,
+                &json!({"images": ["a:1"], "nodes": 40, "batchSize": 5, "worker": worker}),
+            );
+            let ended = namespace.wait_until_ended(&name, Duration::from_secs(40)).await;
+            assert_eq!(
+                (&ended["phase"], &ended["failedNodeCount"]),
+                (&json!("Failed"), &json!(40)),
+                "{ended:#}"
+            );
             assert_eq!(ended["failedNodes"][0]["reason"], reason, "{ended:#}");
         }
         server.terminate();
-        let server = Server::with(cluster, namespace, &own, &[&helper, "--worker-namespace=Fallback"]).await;
+        let server =
+            Server::with_args(cluster, namespace, &own, &[&helper, "--worker-namespace=Fallback"])
+                .await;
         for worker in ["Job", "Pod"] {
             let name = format!("away-{}", worker.to_lowercase());
             apply(
@@ -152,34 +188,42 @@ async fn a_namespace_that_takes_no_pods() {
                 &json!({"images": ["a:1"], "nodes": 12, "batchSize": 5, "worker": worker,
                                             "imagePullPolicy": "Always"}),
             );
-            let ended = namespace.ended(&name, LONG).await;
-            assert_eq!((&ended["phase"], &ended["succeededNodes"]), (&json!("Completed"), &json!(12)), "{ended:#}");
+            let ended = namespace.wait_until_ended(&name, TIMEOUT).await;
+            assert_eq!(
+                (&ended["phase"], &ended["succeededNodes"]),
+                (&json!("Completed"), &json!(12)),
+                "{ended:#}"
+            );
             assert_eq!(condition(&ended, "WorkersElsewhere")["status"], "True", "{ended:#}");
         }
         let spec = json!({"images": ["c:1"], "nodes": 3, "serviceAccountName": "builder"});
         apply(namespace, "with-credentials", &spec);
-        let ended = namespace.ended("with-credentials", Duration::from_secs(40)).await;
-        assert_eq!(ended["failedNodeCount"], 3, "credentials stay in their namespace: {ended:#}");
+        let ended = namespace.wait_until_ended("with-credentials", Duration::from_secs(40)).await;
+        assert_eq!(
+            ended["failedNodeCount"], 3,
+            "a worker with credentials ran in another namespace: {ended:#}"
+        );
         drop(server);
-        nothing_left(&own, "jobs,pods").await;
+        wait_until_deleted(&own, "jobs,pods").await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn workers_in_our_own_namespace_go_with_their_task() {
+async fn workers_in_own_namespace_are_deleted_with_task() {
     let cluster = Cluster::shared();
     let (own, namespace) = (cluster.namespace("own"), cluster.namespace("elsewhere"));
     let helper = format!("--worker-image={HELPER}");
-    let _server = Server::with(cluster, &namespace, &own, &[&helper, "--worker-namespace=Own"]).await;
+    let _server =
+        Server::with_args(cluster, &namespace, &own, &[&helper, "--worker-namespace=Own"]).await;
     apply(&namespace, "t", &json!({"images": ["slow:1"], "nodes": 4}));
-    namespace.eventually("a worker of t", LONG, || async { own.get("jobs").pop() }).await;
+    namespace.eventually("a worker of task t", TIMEOUT, || async { own.get("jobs").pop() }).await;
     assert_eq!(namespace.get("jobs"), Vec::<Value>::new());
     namespace.kubectl(&["delete", "prewarmtask", "t"], "");
-    nothing_left(&own, "jobs,pods").await;
+    wait_until_deleted(&own, "jobs,pods").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_change_of_phase_is_one_event() {
+async fn each_phase_change_emits_one_event() {
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("events");
     let mut server = Server::start(cluster, &namespace, HELPER).await;
@@ -188,12 +232,14 @@ async fn each_change_of_phase_is_one_event() {
     tokio::time::sleep(Duration::from_secs(3)).await;
     server.kill();
     server.restart().await;
-    namespace.ended("good", LONG).await;
-    namespace.ended("bad", LONG).await;
+    namespace.wait_until_ended("good", TIMEOUT).await;
+    namespace.wait_until_ended("bad", TIMEOUT).await;
     let events = namespace.get("events");
     for (task, last, kind) in [("good", "Completed", "Normal"), ("bad", "Failed", "Warning")] {
-        let of: Vec<&Value> = events.iter().filter(|event| event["involvedObject"]["name"] == task).collect();
-        let mut reasons: Vec<&str> = of.iter().map(|event| event["reason"].as_str().unwrap()).collect();
+        let of: Vec<&Value> =
+            events.iter().filter(|event| event["involvedObject"]["name"] == task).collect();
+        let mut reasons: Vec<&str> =
+            of.iter().map(|event| event["reason"].as_str().unwrap()).collect();
         reasons.sort_unstable();
         let mut expected = vec!["Finalizing", "Running", "Snapshotting", last];
         expected.sort_unstable();
@@ -203,110 +249,151 @@ async fn each_change_of_phase_is_one_event() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn held_and_taken_up_again() {
+async fn suspended_task_can_be_resumed() {
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("suspend");
     let _server = Server::start(cluster, &namespace, HELPER).await;
-    apply(&namespace, "t", &json!({"images": ["a:1"], "nodes": 8, "batchSize": 2, "suspend": true}));
-    let held =
-        || async { Some(status(&namespace, "t")).filter(|s| condition(s, "Progressing")["reason"] == "Suspended") };
-    namespace.eventually("the word that it is held", LONG, held).await;
+    apply(
+        &namespace,
+        "t",
+        &json!({"images": ["a:1"], "nodes": 8, "batchSize": 2, "suspend": true}),
+    );
+    let held = || async {
+        Some(status(&namespace, "t"))
+            .filter(|s| condition(s, "Progressing")["reason"] == "Suspended")
+    };
+    namespace.eventually("the condition reason Suspended", TIMEOUT, held).await;
     assert_eq!(namespace.get("jobs"), Vec::<Value>::new());
     patch(&namespace, "t", &json!({"suspend": false}));
-    namespace.eventually("a Job", LONG, || async { namespace.get("jobs").pop() }).await;
+    namespace.eventually("a Job", TIMEOUT, || async { namespace.get("jobs").pop() }).await;
     patch(&namespace, "t", &json!({"suspend": true}));
-    nothing_left(&namespace, "jobs").await;
+    wait_until_deleted(&namespace, "jobs").await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(namespace.get("jobs"), Vec::<Value>::new());
     assert_eq!(status(&namespace, "t")["phase"], "Running");
     patch(&namespace, "t", &json!({"suspend": false}));
-    assert_eq!(namespace.ended("t", LONG).await["succeededNodes"], 8);
+    assert_eq!(namespace.wait_until_ended("t", TIMEOUT).await["succeededNodes"], 8);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn batches_double_and_many_images_are_split() {
+async fn batches_double_and_images_are_split_into_parts() {
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("shapes");
     let helper = format!("--worker-image={HELPER}");
-    let _server = Server::with(cluster, &namespace, &namespace, &[&helper, "--images-per-pod=10"]).await;
+    let _server =
+        Server::with_args(cluster, &namespace, &namespace, &[&helper, "--images-per-pod=10"]).await;
     apply(
         &namespace,
         "doubling",
         &json!({"images": ["a:1"], "nodes": 10, "batchSize": 4, "batchPolicy": "Doubling",
                                           "retain": "1h"}),
     );
-    assert_eq!(namespace.ended("doubling", LONG).await["totalBatches"], 4);
+    assert_eq!(namespace.wait_until_ended("doubling", TIMEOUT).await["totalBatches"], 4);
     let of_batch = |batch: &str| {
         let has = |job: &&Value| job["metadata"]["labels"]["prewarm.io/batch"] == batch;
         namespace.get("jobs").iter().filter(has).count()
     };
     assert_eq!(["0", "1", "2", "3"].map(of_batch), [1, 2, 4, 3]);
     namespace.kubectl(&["delete", "prewarmtask", "doubling"], "");
-    nothing_left(&namespace, "jobs").await;
-    let images: Vec<String> = (0..25).map(|n| if n == 3 { "missing:1".into() } else { format!("i{n}:1") }).collect();
+    wait_until_deleted(&namespace, "jobs").await;
+    let images: Vec<String> =
+        (0..25).map(|n| if n == 3 { "missing:1".into() } else { format!("i{n}:1") }).collect();
     apply(&namespace, "many", &json!({"images": images, "nodes": 3, "retain": "1h"}));
-    let ended = namespace.ended("many", LONG).await;
-    let bad: Vec<&Value> =
-        ended["images"].as_array().unwrap().iter().filter(|i| i["failed"] != 0).map(|i| &i["image"]).collect();
+    let ended = namespace.wait_until_ended("many", TIMEOUT).await;
+    let bad: Vec<&Value> = ended["images"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|i| i["failed"] != 0)
+        .map(|i| &i["image"])
+        .collect();
     assert_eq!(bad, ["missing:1"], "{ended:#}");
     assert_eq!(ended["failedNodeCount"], 3);
 }
 
-/// A registry that asks for fewer requests gets fewer, and the task says so.
+/// Verifies that the concurrency for a registry that answers 429 is reduced and that the task
+/// reports it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_registry_that_complains_is_spared() {
+async fn rate_limited_registry_is_throttled() {
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("throttled");
     let _server = Server::start(cluster, &namespace, HELPER).await;
     apply(&namespace, "t", &json!({"images": ["throttled:1"], "nodes": 3, "timeout": "10s"}));
-    let said = || async { Some(status(&namespace, "t")).filter(|s| condition(s, "Throttled")["status"] == "True") };
-    let status = namespace.eventually("the condition Throttled", LONG, said).await;
+    let said = || async {
+        Some(status(&namespace, "t")).filter(|s| condition(s, "Throttled")["status"] == "True")
+    };
+    let status = namespace.eventually("the condition Throttled", TIMEOUT, said).await;
     assert_eq!(condition(&status, "Throttled")["reason"], "RegistryLimit");
-    let ended = namespace.ended("t", LONG).await;
-    let reasons: BTreeSet<&str> =
-        ended["failedNodes"].as_array().unwrap().iter().map(|f| f["reason"].as_str().unwrap()).collect();
+    let ended = namespace.wait_until_ended("t", TIMEOUT).await;
+    let reasons: BTreeSet<&str> = ended["failedNodes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|f| f["reason"].as_str().unwrap())
+        .collect();
     assert_eq!(reasons, BTreeSet::from(["RateLimited"]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_goes_away_blocks_nothing() {
+async fn deleted_node_does_not_block_task() {
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("lost");
     let _server = Server::start(cluster, &namespace, HELPER).await;
     let name = format!("{}-node", namespace.name);
     let labels = json!({"type": "extra", "of": namespace.name});
     for n in 0..4 {
-        namespace.apply(&json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": format!("{name}{n}"),
-            "labels": labels, "annotations": {"kwok.x-k8s.io/node": "fake"}}}));
+        namespace.apply(
+            &json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": format!("{name}{n}"),
+            "labels": labels, "annotations": {"kwok.x-k8s.io/node": "fake"}}}),
+        );
     }
     namespace.kubectl(
-        &["wait", "--for=condition=Ready", "--timeout=30s", "node", "-l", &format!("of={}", namespace.name)],
+        &[
+            "wait",
+            "--for=condition=Ready",
+            "--timeout=30s",
+            "node",
+            "-l",
+            &format!("of={}", namespace.name),
+        ],
         "",
     );
     namespace.apply_task(
         "t",
         &json!({"images": ["unreachable:1"], "batchSize": 2, "timeout": "12s", "nodeSelector": labels}),
     );
-    namespace.eventually("two Jobs", LONG, || async { (namespace.get("jobs").len() == 2).then_some(()) }).await;
+    namespace
+        .eventually("two Jobs", TIMEOUT, || async {
+            (namespace.get("jobs").len() == 2).then_some(())
+        })
+        .await;
     namespace.kubectl(&["delete", "node", &format!("{name}0")], "");
     namespace.kubectl(&["cordon", &format!("{name}2")], "");
-    let ended = namespace.ended("t", LONG).await;
+    let ended = namespace.wait_until_ended("t", TIMEOUT).await;
     let mut found: Vec<(String, String)> = Vec::new();
     for failure in ended["failedNodes"].as_array().unwrap() {
         let text = |field: &str| failure[field].as_str().unwrap().to_owned();
         found.push((text("node").replace(&name, ""), text("reason")));
     }
     found.sort();
-    let expected =
-        [("0", "NodeLost"), ("1", "RegistryUnreachable"), ("2", "NodeRefused"), ("3", "RegistryUnreachable")];
-    assert_eq!(found, expected.map(|(node, reason)| (node.to_owned(), reason.to_owned())), "{ended:#}");
+    let expected = [
+        ("0", "NodeLost"),
+        ("1", "RegistryUnreachable"),
+        ("2", "NodeRefused"),
+        ("3", "RegistryUnreachable"),
+    ];
+    assert_eq!(
+        found,
+        expected.map(|(node, reason)| (node.to_owned(), reason.to_owned())),
+        "{ended:#}"
+    );
     assert_eq!((&ended["skippedNodes"], &ended["failedNodeCount"]), (&json!(1), &json!(3)));
     namespace.kubectl(&["delete", "node", "-l", &format!("of={}", namespace.name)], "");
-    nothing_left(&namespace, "jobs").await;
+    wait_until_deleted(&namespace, "jobs").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_resource_explains_itself() {
+async fn crd_has_field_docs_and_printer_columns() {
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("explain");
     for field in ["images", "batchPolicy", "retain", "retry", "worker", "successThreshold"] {
@@ -320,5 +407,9 @@ async fn the_resource_explains_itself() {
     for column in ["PHASE", "PROGRESS", "FAILED", "AGE"] {
         assert!(columns.contains(column), "{columns}");
     }
-    assert!(namespace.kubectl(&["get", "prewarm", "-o", "name"], "").contains("prewarmtask.prewarm.io/t"));
+    assert!(
+        namespace
+            .kubectl(&["get", "prewarm", "-o", "name"], "")
+            .contains("prewarmtask.prewarm.io/t")
+    );
 }

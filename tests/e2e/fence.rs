@@ -1,28 +1,29 @@
-//! The policies that bind the account which makes workers, tried by impersonation: each worker that the server makes is accepted,
-//! and each change that would make more of it is denied. `installed.rs` tries the same with the server's own token.
+//! Admission policies that restrict the controller's account, tested by impersonation: every worker
+//! that the server creates is accepted, and every change that gives it more access is denied.
+//! `installed.rs` tests the same with the server's own token.
 
 use prewarmer::{
     task::{PrewarmTaskSpec, PullMethod, WorkerKind, validate::validate},
-    worker::{Assignment, Worker, WorkerSettings, build},
+    worker::{Assignment, WorkerObject, WorkerSettings, build},
 };
 use serde_json::{Value, json};
 
 use crate::harness::{CHART, Cluster, INSTALLED_HELPER, Namespace};
 
-/// A change, as a path of keys and indexes, and the value that is put there.
+/// JSON pointer of a field and the value to set there.
 pub type Misuse = (String, Value);
 
-/// Returns what a thief of the token would change in a worker of this kind (`Pod` or `Job`).
-pub fn misuses(kind: &str, by_helper: bool) -> Vec<Misuse> {
+/// Returns changes that a thief of the token could try in a worker of this kind (`Pod` or `Job`).
+pub fn worker_misuses(kind: &str, by_helper: bool) -> Vec<Misuse> {
     let spec = if kind == "Job" { "/spec/template/spec" } else { "/spec" };
-    let mut all = of_the_pod(spec);
-    all.extend(of_a_container(&format!("{spec}/containers/0")));
-    all.extend(of_the_volumes(spec, by_helper));
-    all.extend(of_the_metadata("/metadata"));
+    let mut all = pod_misuses(spec);
+    all.extend(container_misuses(&format!("{spec}/containers/0")));
+    all.extend(volume_misuses(spec, by_helper));
+    all.extend(metadata_misuses("/metadata"));
     if kind == "Job" {
-        all.extend(of_the_job());
+        all.extend(job_misuses());
         all.extend(
-            of_the_metadata("/spec/template/metadata")
+            metadata_misuses("/spec/template/metadata")
                 .into_iter()
                 .filter(|(path, _)| !path.ends_with("ownerReferences")),
         );
@@ -33,7 +34,7 @@ pub fn misuses(kind: &str, by_helper: bool) -> Vec<Misuse> {
     all
 }
 
-fn of_the_pod(spec: &str) -> Vec<Misuse> {
+fn pod_misuses(spec: &str) -> Vec<Misuse> {
     let set = |key: &str, value: Value| (format!("{spec}/{key}"), value);
     vec![
         set("hostNetwork", json!(true)),
@@ -71,14 +72,17 @@ fn of_the_pod(spec: &str) -> Vec<Misuse> {
     ]
 }
 
-fn of_a_container(container: &str) -> Vec<Misuse> {
+fn container_misuses(container: &str) -> Vec<Misuse> {
     let set = |key: &str, value: Value| (format!("{container}/{key}"), value);
     let dropped = json!({"drop": ["ALL"]});
     vec![
         set("command", json!(["/bin/sh", "-c", "id"])),
         set("command", json!(["/prewarmer-helper", "install", "/x"])),
         set("args", json!(["x"])),
-        set("env", json!([{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}])),
+        set(
+            "env",
+            json!([{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]),
+        ),
         set("envFrom", json!([{"secretRef": {"name": "s"}}])),
         set("lifecycle", json!({"postStart": {"exec": {"command": ["id"]}}})),
         set("livenessProbe", json!({"exec": {"command": ["id"]}})),
@@ -89,7 +93,10 @@ fn of_a_container(container: &str) -> Vec<Misuse> {
         set("volumeMounts/0/mountPath", json!("/bin")),
         set("volumeMounts/0/mountPropagation", json!("HostToContainer")),
         set("volumeMounts/0/subPath", json!("a")),
-        set("securityContext", json!({"privileged": true, "readOnlyRootFilesystem": true, "capabilities": dropped})),
+        set(
+            "securityContext",
+            json!({"privileged": true, "readOnlyRootFilesystem": true, "capabilities": dropped}),
+        ),
         set("securityContext/allowPrivilegeEscalation", json!(true)),
         set("securityContext/readOnlyRootFilesystem", json!(false)),
         set("securityContext/capabilities", json!({"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]})),
@@ -117,7 +124,7 @@ fn of_a_container(container: &str) -> Vec<Misuse> {
     ]
 }
 
-fn of_the_volumes(spec: &str, by_helper: bool) -> Vec<Misuse> {
+fn volume_misuses(spec: &str, by_helper: bool) -> Vec<Misuse> {
     let (one_more, first) = (format!("{spec}/volumes/-"), format!("{spec}/volumes/0"));
     let token = json!({"sources": [{"serviceAccountToken": {"path": "t"}}]});
     let mut all = vec![
@@ -134,7 +141,10 @@ fn of_the_volumes(spec: &str, by_helper: bool) -> Vec<Misuse> {
             (first.clone(), json!({"name": "helper", "image": {"reference": "evil.example/x:1"}})),
             (first.clone(), json!({"name": "helper", "emptyDir": {}})),
             (first.clone(), json!({"name": "helper", "emptyDir": {"sizeLimit": "10Gi"}})),
-            (first, json!({"name": "helper", "emptyDir": {"sizeLimit": "16Mi", "medium": "Memory"}})),
+            (
+                first,
+                json!({"name": "helper", "emptyDir": {"sizeLimit": "16Mi", "medium": "Memory"}}),
+            ),
             (format!("{spec}/initContainers/0/command"), json!(["/prewarmer-helper", "ok"])),
             (format!("{spec}/initContainers/0/image"), json!("evil.example/prewarmer-helper:1")),
             (format!("{spec}/initContainers/0/restartPolicy"), json!("Always")),
@@ -144,22 +154,25 @@ fn of_the_volumes(spec: &str, by_helper: bool) -> Vec<Misuse> {
     } else {
         all.extend([
             (one_more, json!({"name": "helper", "image": {"reference": "evil.example/x:1"}})),
-            // A program of an image's own by the helper's name.
+            // A program of the image itself under the helper's name.
             (format!("{spec}/containers/0/image"), json!("evil.example/prewarmer-helper:1")),
         ]);
     }
     all
 }
 
-fn of_the_metadata(meta: &str) -> Vec<Misuse> {
+fn metadata_misuses(meta: &str) -> Vec<Misuse> {
     let set = |key: &str, value: Value| (format!("{meta}/{key}"), value);
     let owner = |version: &str, kind: &str, controller: bool| json!([{"apiVersion": version, "kind": kind, "name": "x", "uid": "u-1", "controller": controller}]);
     vec![
         set("labels", json!({"a": "b"})),
-        // A Service, a NetworkPolicy or a ReplicaSet would select it.
+        // A Service, a NetworkPolicy or a ReplicaSet could select it.
         set("labels/app", json!("web")),
         set("finalizers", json!(["example.com/stay"])),
-        set("annotations", json!({"container.apparmor.security.beta.kubernetes.io/image-0": "unconfined"})),
+        set(
+            "annotations",
+            json!({"container.apparmor.security.beta.kubernetes.io/image-0": "unconfined"}),
+        ),
         set("annotations", json!({"k8s.v1.cni.cncf.io/networks": "host-net"})),
         set("ownerReferences", Value::Null),
         set("ownerReferences", owner("apps/v1", "ReplicaSet", true)),
@@ -168,7 +181,7 @@ fn of_the_metadata(meta: &str) -> Vec<Misuse> {
     ]
 }
 
-fn of_the_job() -> Vec<Misuse> {
+fn job_misuses() -> Vec<Misuse> {
     let set = |key: &str, value: Value| (format!("/spec/{key}"), value);
     let rule = json!({"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]});
     vec![
@@ -181,19 +194,24 @@ fn of_the_job() -> Vec<Misuse> {
         set("activeDeadlineSeconds", json!(10_000_000)),
         set("ttlSecondsAfterFinished", Value::Null),
         set("ttlSecondsAfterFinished", json!(100_000_000)),
-        set("managedBy", json!("example.com/nobody")),
+        set("managedBy", json!("example.com/other")),
         set("podFailurePolicy", json!({"rules": [rule]})),
     ]
 }
 
-/// Makes each change in a good worker, and has `create` try all of them at once, in a dry run. How many were denied by a policy, and
-/// what was said of the others.
-pub fn try_misuses(good: &Value, misuses: &[Misuse], create: impl Fn(&Value) -> String) -> (usize, Vec<String>) {
+/// Applies each change to a valid worker and passes all results to `create`, which creates them as
+/// a dry run. Returns the number of objects denied by a policy, and a description of each that was
+/// not.
+pub fn try_misuses(
+    good: &Value,
+    misuses: &[Misuse],
+    create: impl Fn(&Value) -> String,
+) -> (usize, Vec<String>) {
     let name = |index: usize| format!("misuse-{index:03}");
     let changed = |(index, (path, value)): (usize, &Misuse)| {
         let mut bad = good.clone();
         bad["metadata"]["name"] = json!(name(index));
-        set(&mut bad, path, value.clone());
+        set_pointer(&mut bad, path, value.clone());
         bad
     };
     let items: Vec<Value> = misuses.iter().enumerate().map(changed).collect();
@@ -208,8 +226,8 @@ pub fn try_misuses(good: &Value, misuses: &[Misuse], create: impl Fn(&Value) -> 
     (misuses.len() - others.len(), others)
 }
 
-/// Sets what a path of keys and indexes names; `-` stands for one more, and null for nothing.
-pub fn set(object: &mut Value, path: &str, value: Value) {
+/// Sets the value at a JSON pointer. `-` appends an element; a null value is set as null.
+pub fn set_pointer(object: &mut Value, path: &str, value: Value) {
     let mut place = object;
     for part in path.split('/').skip(1) {
         place = match part.parse::<usize>() {
@@ -225,19 +243,22 @@ pub fn set(object: &mut Value, path: &str, value: Value) {
     *place = value;
 }
 
-/// The worker that the server would make, as JSON.
-fn worker(kind: WorkerKind, method: PullMethod, namespace: &str, class: &str) -> Value {
-    let spec = PrewarmTaskSpec { worker: kind, ..PrewarmTaskSpec::new(vec!["nginx:1".into(), "redis:7".into()]) };
+/// Returns a worker as the server creates it, as JSON.
+fn build_worker(kind: WorkerKind, method: PullMethod, namespace: &str, class: &str) -> Value {
+    let spec = PrewarmTaskSpec {
+        worker: kind,
+        ..PrewarmTaskSpec::new(vec!["nginx:1".into(), "redis:7".into()])
+    };
     let at = Assignment {
         namespace,
         task_namespace: namespace,
         task: "t",
-        uid: "u-1",
+        task_uid: "u-1",
         batch: 0,
         node: "node-0001",
         attempt: 0,
         part: 0,
-        asked: &[0, 1],
+        images: &[0, 1],
         method,
     };
     let settings = WorkerSettings {
@@ -249,15 +270,15 @@ fn worker(kind: WorkerKind, method: PullMethod, namespace: &str, class: &str) ->
         images_per_pod: 30,
     };
     let mut value = match build(&validate(&spec).unwrap(), &at, &settings) {
-        Worker::Job(job) => serde_json::to_value(job).unwrap(),
-        Worker::Pod(pod) => serde_json::to_value(pod).unwrap(),
+        WorkerObject::Job(job) => serde_json::to_value(job).unwrap(),
+        WorkerObject::Pod(pod) => serde_json::to_value(pod).unwrap(),
     };
     value["metadata"]["ownerReferences"] = json!([{"apiVersion": "prewarm.io/v1alpha1", "kind": "PrewarmTask", "name": "t", "uid": "u-1", "controller": true}]);
     value
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_a_worker_is_denied() {
+async fn misuses_of_workers_are_denied() {
     let cluster = Cluster::shared();
     let (install, shop) = (cluster.namespace("fence"), cluster.namespace("fenced"));
     let instance = install.name.as_str();
@@ -280,67 +301,91 @@ async fn what_is_not_a_worker_is_denied() {
     }
     let manifests = cluster.helm(&words);
     cluster.kubectl(&["apply", "--server-side", "-f", "-"], &manifests);
-    let class =
-        json!({"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": "fence"}, "handler": "x"});
+    let class = json!({"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": "fence"}, "handler": "x"});
     cluster.kubectl(&["apply", "-f", "-"], &class.to_string());
     let class = format!("prewarmer-{instance}-worker");
-    let account = account(cluster, instance);
+    let account = impersonation_flag(cluster, instance);
     let create = |namespace: &str, object: &Value| {
         let words = ["-n", namespace, &account, "create", "--dry-run=server", "-f", "-"];
         cluster.try_kubectl(&words, &object.to_string())
     };
-    // Policies take a moment to be known.
-    let canary = worker(WorkerKind::Pod, PullMethod::Helper, &shop.name, "system-node-critical");
-    shop.eventually("the fence", std::time::Duration::from_secs(20), async || {
-        create(&shop.name, &canary).1.contains("ValidatingAdmissionPolicy").then_some(())
-    })
+    // The API server enforces new policies after a short delay.
+    let canary =
+        build_worker(WorkerKind::Pod, PullMethod::Helper, &shop.name, "system-node-critical");
+    shop.eventually(
+        "enforcement of the policies",
+        std::time::Duration::from_secs(20),
+        async || create(&shop.name, &canary).1.contains("ValidatingAdmissionPolicy").then_some(()),
+    )
     .await;
     let (mut tried, mut wrong) = (0, Vec::new());
     for (kind, named) in [(WorkerKind::Pod, "Pod"), (WorkerKind::Job, "Job")] {
         for method in [PullMethod::Helper, PullMethod::ImageVolume] {
-            let good = worker(kind, method, &shop.name, &class);
+            let good = build_worker(kind, method, &shop.name, &class);
             let (taken, said) = create(&shop.name, &good);
-            assert!(taken, "{named} by {method:?}: a worker as the server makes it is denied: {said}");
+            assert!(
+                taken,
+                "{named} by {method:?}: a worker as the server creates it was denied: {said}"
+            );
             let create = |objects: &Value| create(&shop.name, objects).1;
-            let (denied, others) = try_misuses(&good, &misuses(named, method == PullMethod::Helper), create);
+            let (denied, others) =
+                try_misuses(&good, &worker_misuses(named, method == PullMethod::Helper), create);
             tried += denied + others.len();
             wrong.extend(others.into_iter().map(|said| format!("{named} by {method:?}: {said}")));
         }
     }
-    assert!(wrong.is_empty(), "{} of {tried} misuses are not denied by a policy:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} of {tried} misuses are not denied by a policy:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
     println!("MEASURED {tried} misuses of a worker are denied");
-    what_a_cluster_adds_is_accepted(&create, &shop, &install, &class);
+    cluster_defaults_are_accepted(&create, &shop, &install, &class);
     cluster.kubectl(&["delete", "-f", "-", "--wait=false", "--ignore-not-found"], &manifests);
 }
 
-/// The account that makes workers, as kubectl impersonates it.
-fn account(cluster: &Cluster, namespace: &str) -> String {
+/// Returns the kubectl flag that impersonates the account that creates workers.
+fn impersonation_flag(cluster: &Cluster, namespace: &str) -> String {
     let made = cluster.kubectl(&["-n", namespace, "get", "serviceaccounts", "-o", "name"], "");
-    let names: Vec<&str> = made.lines().filter_map(|line| line.strip_prefix("serviceaccount/prewarmer-")).collect();
+    let names: Vec<&str> =
+        made.lines().filter_map(|line| line.strip_prefix("serviceaccount/prewarmer-")).collect();
     let controller = names.iter().find(|name| name.ends_with("-controller"));
     let name = controller.or_else(|| names.iter().find(|name| !name.ends_with("-worker"))).unwrap();
     format!("--as=system:serviceaccount:{namespace}:prewarmer-{name}")
 }
 
-/// What `LimitRanges` and meshes add to every pod, and workers in the installation's own namespace, which no task can own.
-fn what_a_cluster_adds_is_accepted(
+/// Verifies that additions of `LimitRange`s and service meshes are accepted, and workers in the
+/// installation's own namespace, which a task of another namespace cannot own.
+fn cluster_defaults_are_accepted(
     create: &impl Fn(&str, &Value) -> (bool, String),
     shop: &Namespace,
     install: &Namespace,
     class: &str,
 ) {
-    let mut limited = worker(WorkerKind::Pod, PullMethod::Helper, &shop.name, class);
+    let mut limited = build_worker(WorkerKind::Pod, PullMethod::Helper, &shop.name, class);
     for container in ["/spec/containers/0", "/spec/initContainers/0"] {
-        set(&mut limited, &format!("{container}/resources/requests/ephemeral-storage"), json!("100Mi"));
-        set(&mut limited, &format!("{container}/resources/limits/ephemeral-storage"), json!("1Gi"));
+        set_pointer(
+            &mut limited,
+            &format!("{container}/resources/requests/ephemeral-storage"),
+            json!("100Mi"),
+        );
+        set_pointer(
+            &mut limited,
+            &format!("{container}/resources/limits/ephemeral-storage"),
+            json!("1Gi"),
+        );
     }
-    set(&mut limited, "/spec/securityContext/seLinuxOptions", json!({"level": "s0:c1,c2"}));
+    set_pointer(&mut limited, "/spec/securityContext/seLinuxOptions", json!({"level": "s0:c1,c2"}));
     let (taken, said) = create(&shop.name, &limited);
     assert!(taken, "{said}");
-    let mut own = worker(WorkerKind::Pod, PullMethod::Helper, &install.name, class);
+    let mut own = build_worker(WorkerKind::Pod, PullMethod::Helper, &install.name, class);
     own["metadata"]["ownerReferences"] = Value::Null;
     let (taken, said) = create(&install.name, &own);
-    assert!(!taken && said.contains("the workers' service account"), "another account may have credentials: {said}");
+    assert!(
+        !taken && said.contains("the workers' service account"),
+        "a worker with another service account was not denied: {said}"
+    );
     own["spec"]["serviceAccountName"] = json!(format!("prewarmer-{}-worker", install.name));
     let lease = json!([{"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "name": "prewarmer", "uid": "u-2"}]);
     for owner in [Value::Null, lease] {

@@ -1,5 +1,5 @@
-//! What tests that need a cluster share: the cluster, a namespace each, a
-//! server of their own, and waits that say what was seen when they fail.
+//! Shared fixtures of tests that need a cluster: the cluster, a namespace and a server per test,
+//! and waits that report the observed state when they fail.
 
 use std::{
     fs::File,
@@ -19,22 +19,22 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 
-/// Fake nodes of a cluster that the tests start themselves.
+/// Number of fake nodes of a cluster that the tests start.
 const FAKE_NODES: &str = "120";
-/// Real nodes of such a cluster: one for all tests, and one whose disk is filled.
+/// Number of real nodes of such a cluster: one for all tests, and one whose disk is filled.
 const REAL_NODES: &str = "2";
-/// What starts and stops clusters.
+/// Script that starts and stops clusters.
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster/cluster");
-/// How often a wait looks.
-const LOOK: Duration = Duration::from_millis(200);
+/// Interval between checks of a wait.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// The helper of an installation: the fence knows no other.
+/// Helper image of an installation, the only one that the admission policies accept.
 pub const INSTALLED_HELPER: &str = "registry.example/helper:1";
 
-/// The chart.
+/// Path of the chart.
 pub const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/chart");
 
-/// The cluster that all tests of a process share.
+/// Test cluster.
 pub struct Cluster {
     dir: PathBuf,
     env: Vec<(String, String)>,
@@ -42,51 +42,60 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// The cluster of `PREWARMER_TEST_CLUSTER`, or one that this process starts and that ends with it.
+    /// Returns the cluster of `PREWARMER_TEST_CLUSTER`, or starts one that ends with this process.
     pub fn shared() -> &'static Self {
         static CLUSTER: OnceLock<Cluster> = OnceLock::new();
         CLUSTER.get_or_init(|| {
             if let Ok(dir) = std::env::var("PREWARMER_TEST_CLUSTER") {
-                Self::at(dir.into())
+                Self::from_dir(dir.into())
             } else {
                 let own = tempfile::tempdir().unwrap().keep();
                 Self::start(&own, FAKE_NODES, REAL_NODES);
-                Self::at(own)
+                Self::from_dir(own)
             }
         })
     }
 
-    /// A cluster for one test that is not good to it; ends with the process.
-    pub fn own(fake_nodes: usize) -> &'static Self {
+    /// Starts a cluster for one test that would disturb others. It ends with the process.
+    pub fn dedicated(fake_nodes: usize) -> &'static Self {
         let dir = tempfile::tempdir().unwrap().keep();
         Self::start(&dir, &fake_nodes.to_string(), "0");
-        Box::leak(Box::new(Self::at(dir)))
+        Box::leak(Box::new(Self::from_dir(dir)))
     }
 
-    /// The cluster's watchdog removes the folder after this process.
+    /// Starts a cluster, whose watchdog deletes its directory after this process has ended.
     fn start(dir: &Path, fake_nodes: &str, real_nodes: &str) {
         let owner = std::process::id().to_string();
         let status = Command::new(SCRIPT)
             .arg("start")
             .arg(dir)
-            .args(["--fake-nodes", fake_nodes, "--real-nodes", real_nodes, "--owner", &owner, "--purge"])
+            .args([
+                "--fake-nodes",
+                fake_nodes,
+                "--real-nodes",
+                real_nodes,
+                "--owner",
+                &owner,
+                "--purge",
+            ])
             .status();
-        assert!(status.unwrap().success(), "the test cluster did not start: see above");
+        assert!(status.unwrap().success(), "the test cluster did not start; see the output above");
     }
 
-    /// Kills the API server as a power cut would, and starts it again.
+    /// Kills the API server without shutdown and starts it again.
     pub fn crash_apiserver(&self) {
         let output = Command::new(SCRIPT).arg("crash-apiserver").arg(&self.dir).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
-    /// Kills a real node as a power cut would.
+    /// Kills a real node without shutdown.
     pub fn kill_node(&self, name: &str) {
-        let output = Command::new(SCRIPT).arg("kill-node").arg(&self.dir).arg(name).output().unwrap();
+        let output =
+            Command::new(SCRIPT).arg("kill-node").arg(&self.dir).arg(name).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
-    fn at(dir: PathBuf) -> Self {
+    fn from_dir(dir: PathBuf) -> Self {
         let text = std::fs::read_to_string(dir.join("env")).unwrap();
         let pair = |line: &str| {
             let (key, value) = line.strip_prefix("export ")?.split_once('=')?;
@@ -99,22 +108,23 @@ impl Cluster {
         self.env.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value)
     }
 
-    /// A client for the calling test's own runtime.
+    /// Creates a client for the runtime of the calling test.
     pub async fn client(&self) -> Client {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let file = Kubeconfig::read_from(self.var("KUBECONFIG")).unwrap();
-        let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.unwrap();
+        let config =
+            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.unwrap();
         Client::try_from(config).unwrap()
     }
 
-    /// Runs kubectl; what it printed, or a panic with it.
+    /// Runs kubectl and returns its output; panics if it fails.
     pub fn kubectl(&self, words: &[&str], input: &str) -> String {
         let (ok, text) = self.try_kubectl(words, input);
         assert!(ok, "kubectl {words:?}: {text}");
         text
     }
 
-    /// Runs kubectl; whether it succeeded, and all that it printed.
+    /// Runs kubectl; returns whether it succeeded, and its output.
     pub fn try_kubectl(&self, words: &[&str], input: &str) -> (bool, String) {
         use std::io::Write;
         let mut child = Command::new(self.var("KUBECTL"))
@@ -131,10 +141,11 @@ impl Cluster {
         (output.status.success(), String::from_utf8_lossy(&text).into_owned())
     }
 
-    /// A new namespace, removed at the end.
+    /// Creates a namespace that is deleted when the value is dropped.
     pub fn namespace(&'static self, prefix: &str) -> Namespace {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("{prefix}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let name =
+            format!("{prefix}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         self.kubectl(&["create", "namespace", &name], "");
         self.crds.get_or_init(|| {
             let crds = Command::new(env!("CARGO_BIN_EXE_prewarmer")).arg("crds").output().unwrap();
@@ -146,7 +157,11 @@ impl Cluster {
             self.kubectl(
                 &[
                     &wait[..],
-                    &["crd/prewarmtasks.prewarm.io", "crd/prewarmplans.prewarm.io", "crd/prewarmschedules.prewarm.io"],
+                    &[
+                        "crd/prewarmtasks.prewarm.io",
+                        "crd/prewarmplans.prewarm.io",
+                        "crd/prewarmschedules.prewarm.io",
+                    ],
                 ]
                 .concat(),
                 "",
@@ -155,7 +170,8 @@ impl Cluster {
         Namespace { cluster: self, name }
     }
 
-    /// The registry of the real node. `None`, with a word on standard error, where the machine can have no real node.
+    /// Returns the registry of the real node. Returns `None`, with a message on standard error, if
+    /// the machine cannot run a real node.
     pub fn registry(&self, test: &str) -> Option<&str> {
         let registry = self.var("REGISTRY");
         if registry.is_empty() {
@@ -166,25 +182,33 @@ impl Cluster {
         Some(registry)
     }
 
-    /// Runs Helm on this cluster; whether it succeeded, and all that it printed.
+    /// Runs Helm on this cluster; returns whether it succeeded, and its output.
     pub fn try_helm(&self, words: &[&str]) -> (bool, String) {
         let helm = Path::new(self.var("BIN")).join("helm");
-        let output = Command::new(helm).env("KUBECONFIG", self.var("KUBECONFIG")).args(words).output().unwrap();
-        (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+        let output = Command::new(helm)
+            .env("KUBECONFIG", self.var("KUBECONFIG"))
+            .args(words)
+            .output()
+            .unwrap();
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned(),
+        )
     }
 
-    /// Runs Helm; what it printed, or a panic with it.
+    /// Runs Helm and returns its output; panics if it fails.
     pub fn helm(&self, words: &[&str]) -> String {
         let (ok, text) = self.try_helm(words);
         assert!(ok, "helm {words:?}: {text}");
         text
     }
 
-    /// A file by which an account of a namespace reaches the API server.
+    /// Writes a kubeconfig for an account of a namespace and returns its path.
     fn kubeconfig_of(&self, namespace: &Namespace, account: &str) -> String {
         let token = namespace.kubectl(&["create", "token", account], "");
         let mut config: serde_json::Value =
-            serde_json::from_str(&self.kubectl(&["config", "view", "--raw", "-o", "json"], "")).unwrap();
+            serde_json::from_str(&self.kubectl(&["config", "view", "--raw", "-o", "json"], ""))
+                .unwrap();
         config["users"][0]["user"] = serde_json::json!({ "token": token.trim() });
         let file = self.dir.join(format!("kubeconfig-{}-{account}", namespace.name));
         std::fs::write(&file, config.to_string()).unwrap();
@@ -192,11 +216,16 @@ impl Cluster {
     }
 
     fn crane(&self, words: &[&str]) {
-        let output = Command::new(Path::new(self.var("BIN")).join("crane")).args(words).output().unwrap();
-        assert!(output.status.success(), "crane {words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        let output =
+            Command::new(Path::new(self.var("BIN")).join("crane")).args(words).output().unwrap();
+        assert!(
+            output.status.success(),
+            "crane {words:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 
-    /// Pushes an image that holds one file and, unless it is the entry point, no program.
+    /// Pushes an image that contains one file, which is the entry point if `entrypoint` is set.
     pub fn push(&self, reference: &str, file: &Path, entrypoint: bool) {
         let work = tempfile::tempdir_in(&self.dir).unwrap();
         let tar = work.path().join("layer.tar");
@@ -211,11 +240,19 @@ impl Cluster {
         self.crane(&["append", "--insecure", "-f", tar.to_str().unwrap(), "-t", reference]);
         if entrypoint {
             let program = format!("/{}", file.file_name().unwrap().to_str().unwrap());
-            self.crane(&["mutate", "--insecure", "--entrypoint", &program, reference, "-t", reference]);
+            self.crane(&[
+                "mutate",
+                "--insecure",
+                "--entrypoint",
+                &program,
+                reference,
+                "-t",
+                reference,
+            ]);
         }
     }
 
-    /// Pushes an image with nothing but a file of unique content.
+    /// Pushes an image that contains only a file of unique content.
     pub fn push_data(&self, reference: &str) {
         let work = tempfile::tempdir_in(&self.dir).unwrap();
         let file = work.path().join("data");
@@ -223,8 +260,8 @@ impl Cluster {
         self.push(reference, &file, false);
     }
 
-    /// Builds the static helper and pushes it, once.
-    pub fn helper(&self, registry: &str) -> String {
+    /// Builds and pushes the static helper once; returns its reference.
+    pub fn push_helper(&self, registry: &str) -> String {
         static HELPER: OnceLock<String> = OnceLock::new();
         HELPER
             .get_or_init(|| {
@@ -234,7 +271,7 @@ impl Cluster {
                     .current_dir(env!("CARGO_MANIFEST_DIR"))
                     .args(["-s", "helper", &format!("HELPER={}", program.display())])
                     .status();
-                assert!(status.unwrap().success(), "the helper did not build");
+                assert!(status.unwrap().success(), "the helper could not be built");
                 let reference = format!("{registry}/prewarmer-helper:test");
                 self.push(&reference, &program, true);
                 reference
@@ -243,7 +280,7 @@ impl Cluster {
     }
 }
 
-/// A namespace of one test.
+/// Namespace of one test.
 pub struct Namespace {
     pub cluster: &'static Cluster,
     pub name: String,
@@ -258,7 +295,7 @@ impl Namespace {
         self.kubectl(&["apply", "-f", "-"], &manifest.to_string())
     }
 
-    /// What the kubelet has said of the pods whose names begin so: reason and message.
+    /// Returns reason and message of the events of pods with this name prefix.
     pub fn events(&self, pods: &str) -> Vec<String> {
         let of = |event: &serde_json::Value| {
             event["involvedObject"]["name"].as_str().is_some_and(|name| name.starts_with(pods))
@@ -274,14 +311,14 @@ impl Namespace {
         }));
     }
 
-    /// All objects of a kind, as JSON.
+    /// Returns all objects of a kind as JSON.
     pub fn get(&self, kind: &str) -> Vec<serde_json::Value> {
         let text = self.kubectl(&["get", kind, "-o", "json"], "");
         let list: serde_json::Value = serde_json::from_str(&text).unwrap();
         list["items"].as_array().unwrap().clone()
     }
 
-    /// Waits until `look` finds something; says what there was instead if it never does.
+    /// Waits until `look` returns a value; panics after `limit` with the state of the namespace.
     pub async fn eventually<T, F: Future<Output = Option<T>>>(
         &self,
         what: &str,
@@ -293,24 +330,30 @@ impl Namespace {
             if let Some(found) = look().await {
                 return found;
             }
-            assert!(begun.elapsed() < limit, "not within {limit:?}: {what}\n{}", self.diagnosis());
-            tokio::time::sleep(LOOK).await;
+            assert!(
+                begun.elapsed() < limit,
+                "timed out after {limit:?} waiting for: {what}\n{}",
+                self.diagnosis()
+            );
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
-    /// Waits for a task's end; its status.
-    pub async fn ended(&self, task: &str, limit: Duration) -> serde_json::Value {
+    /// Waits until a task has ended; returns its status.
+    pub async fn wait_until_ended(&self, task: &str, limit: Duration) -> serde_json::Value {
         self.eventually(&format!("the end of task {task}"), limit, || async {
             let text = self.kubectl(&["get", "prewarmtask", task, "-o", "json"], "");
             let task: serde_json::Value = serde_json::from_str(&text).unwrap();
-            let ended = ["Completed", "Failed", "Cancelled"].contains(&task["status"]["phase"].as_str()?);
+            let ended =
+                ["Completed", "Failed", "Cancelled"].contains(&task["status"]["phase"].as_str()?);
             ended.then(|| task["status"].clone())
         })
         .await
     }
 
     fn diagnosis(&self) -> String {
-        let show = |words: &[&str]| self.cluster.try_kubectl(&[&["-n", &self.name], words].concat(), "").1;
+        let show =
+            |words: &[&str]| self.cluster.try_kubectl(&[&["-n", &self.name], words].concat(), "").1;
         let events = show(&["get", "events", "--sort-by=.lastTimestamp"]);
         let events: Vec<&str> = events.lines().rev().take(15).collect();
         format!(
@@ -333,10 +376,10 @@ impl Drop for Namespace {
     }
 }
 
-/// A `prewarmer serve` that looks at one namespace.
+/// `prewarmer serve` process that watches one namespace.
 pub struct Server {
     child: Child,
-    words: Vec<String>,
+    args: Vec<String>,
     kubeconfig: String,
     log: PathBuf,
     health: String,
@@ -346,61 +389,100 @@ pub struct Server {
 
 impl Server {
     pub async fn start(cluster: &Cluster, namespace: &Namespace, worker_image: &str) -> Self {
-        Self::with(cluster, namespace, namespace, &[&format!("--worker-image={worker_image}")]).await
+        Self::with_args(cluster, namespace, namespace, &[&format!("--worker-image={worker_image}")])
+            .await
     }
 
-    /// A server that lives in the namespace `own`, with more words on its command line.
-    pub async fn with(cluster: &Cluster, namespace: &Namespace, own: &Namespace, words: &[&str]) -> Self {
+    /// Starts a server in the namespace `own` with additional arguments.
+    pub async fn with_args(
+        cluster: &Cluster,
+        namespace: &Namespace,
+        own: &Namespace,
+        words: &[&str],
+    ) -> Self {
         let mut more = vec![format!("--instance={}", namespace.name)];
         more.extend(words.iter().map(|word| (*word).to_owned()));
-        Self::run(cluster, namespace, &own.name, &more, cluster.var("KUBECONFIG")).await
+        Self::spawn_ready(cluster, namespace, &own.name, &more, cluster.var("KUBECONFIG")).await
     }
 
-    /// A server that looks at every namespace, as an installation does, and lives in the namespace `own`. For clusters that no
-    /// other test shares.
-    pub async fn everywhere(cluster: &Cluster, own: &Namespace, kubeconfig: &str, words: &[&str]) -> Self {
+    /// Starts a server in the namespace `own` that watches all namespaces, as an installation does.
+    /// Only for clusters that no other test shares.
+    pub async fn watching_all_namespaces(
+        cluster: &Cluster,
+        own: &Namespace,
+        kubeconfig: &str,
+        words: &[&str],
+    ) -> Self {
         let mut more = vec!["--watch-namespace=".to_owned()];
         more.extend(words.iter().map(|word| (*word).to_owned()));
-        Self::run(cluster, own, &own.name, &more, kubeconfig).await
+        Self::spawn_ready(cluster, own, &own.name, &more, kubeconfig).await
     }
 
-    /// A server that reaches the API server by way of another kubeconfig.
-    pub async fn through(cluster: &Cluster, namespace: &Namespace, kubeconfig: &str, words: &[&str]) -> Self {
+    /// Starts a server that uses another kubeconfig.
+    pub async fn with_kubeconfig(
+        cluster: &Cluster,
+        namespace: &Namespace,
+        kubeconfig: &str,
+        words: &[&str],
+    ) -> Self {
         let mut more = vec![format!("--instance={}", namespace.name)];
         more.extend(words.iter().map(|word| (*word).to_owned()));
-        Self::run(cluster, namespace, &namespace.name, &more, kubeconfig).await
+        Self::spawn_ready(cluster, namespace, &namespace.name, &more, kubeconfig).await
     }
 
-    /// A further replica of [`Self::start`]. Registered by URL, only the one that leads is ready.
+    /// Starts another replica of [`Self::start`]. With registration by URL, only the leader is
+    /// ready.
     pub fn standby(cluster: &Cluster, namespace: &Namespace, worker_image: &str) -> Self {
-        let more = [format!("--instance={}", namespace.name), format!("--worker-image={worker_image}")];
+        let more =
+            [format!("--instance={}", namespace.name), format!("--worker-image={worker_image}")];
         Self::spawn(cluster, namespace, &namespace.name, &more, cluster.var("KUBECONFIG"))
     }
 
-    /// A replica that the API server reaches by way of `front`, an address; ready or not.
-    pub fn behind(cluster: &Cluster, namespace: &Namespace, front: &str, words: &[&str]) -> Self {
+    /// Starts a replica that the API server reaches through the address `front`; does not wait
+    /// until it is ready.
+    pub fn behind_front(
+        cluster: &Cluster,
+        namespace: &Namespace,
+        front: &str,
+        words: &[&str],
+    ) -> Self {
         let mut more = vec![format!("--instance={}", namespace.name)];
         more.extend(words.iter().map(|word| (*word).to_owned()));
-        Self::spawn_at(cluster, namespace, &namespace.name, &more, cluster.var("KUBECONFIG"), Some(front))
+        Self::spawn_at(
+            cluster,
+            namespace,
+            &namespace.name,
+            &more,
+            cluster.var("KUBECONFIG"),
+            Some(front),
+        )
     }
 
-    /// Front and controller with the rights of the installed service accounts and nobody else's, in the way that `prewarmer
-    /// manifests` installs them. `install` is the namespace of the installation, `namespace` the one that they look at.
-    pub async fn installed(cluster: &Cluster, install: &Namespace, namespace: &Namespace) -> (Self, Self) {
+    /// Starts the front and controller processes with only the permissions of the installed service
+    /// accounts, as `prewarmer manifests` installs them. `install` is the namespace of the
+    /// installation, `namespace` the watched one.
+    pub async fn installed(
+        cluster: &Cluster,
+        install: &Namespace,
+        namespace: &Namespace,
+    ) -> (Self, Self) {
         Self::installed_as(cluster, install, namespace, None).await
     }
 
-    /// The same, of an installation whose names have a suffix.
+    /// Does the same for an installation whose names have a suffix.
     pub async fn installed_as(
         cluster: &Cluster,
         install: &Namespace,
         namespace: &Namespace,
         instance: Option<&str>,
     ) -> (Self, Self) {
-        let account = instance.map_or_else(|| "prewarmer".to_owned(), |suffix| format!("prewarmer-{suffix}"));
+        let account =
+            instance.map_or_else(|| "prewarmer".to_owned(), |suffix| format!("prewarmer-{suffix}"));
         let words = |components: &str| {
-            let mut more =
-                vec![format!("--worker-image={INSTALLED_HELPER}"), format!("--worker-priority-class={account}-worker")];
+            let mut more = vec![
+                format!("--worker-image={INSTALLED_HELPER}"),
+                format!("--worker-priority-class={account}-worker"),
+            ];
             more.push(format!("--components={components}"));
             more.extend(instance.map(|suffix| format!("--instance={suffix}")));
             more
@@ -409,19 +491,38 @@ impl Server {
         let config = cluster.kubeconfig_of(install, &account);
         let front = Self::spawn(cluster, namespace, own, &words("admission,api"), &config);
         let config = cluster.kubeconfig_of(install, &format!("{account}-controller"));
-        let controller = Self::spawn_at(cluster, namespace, own, &words("controller"), &config, Some(front.webhook()));
-        front.ready().await;
-        controller.ready().await;
+        let controller = Self::spawn_at(
+            cluster,
+            namespace,
+            own,
+            &words("controller"),
+            &config,
+            Some(front.webhook()),
+        );
+        front.wait_until_ready().await;
+        controller.wait_until_ready().await;
         (front, controller)
     }
 
-    async fn run(cluster: &Cluster, namespace: &Namespace, own: &str, more: &[String], kubeconfig: &str) -> Self {
+    async fn spawn_ready(
+        cluster: &Cluster,
+        namespace: &Namespace,
+        own: &str,
+        more: &[String],
+        kubeconfig: &str,
+    ) -> Self {
         let server = Self::spawn(cluster, namespace, own, more, kubeconfig);
-        server.ready().await;
+        server.wait_until_ready().await;
         server
     }
 
-    fn spawn(cluster: &Cluster, namespace: &Namespace, own: &str, more: &[String], kubeconfig: &str) -> Self {
+    fn spawn(
+        cluster: &Cluster,
+        namespace: &Namespace,
+        own: &str,
+        more: &[String],
+        kubeconfig: &str,
+    ) -> Self {
         Self::spawn_at(cluster, namespace, own, more, kubeconfig, None)
     }
 
@@ -452,37 +553,45 @@ impl Server {
             }
         }
         words.extend_from_slice(more);
-        let log = cluster.dir.join(format!("server-{}-{}.log", namespace.name, webhook.rsplit(':').next().unwrap()));
-        let child = spawn(&words, kubeconfig, &log);
-        Self { child, words, kubeconfig: kubeconfig.to_owned(), log, health, webhook, api }
+        let log = cluster.dir.join(format!(
+            "server-{}-{}.log",
+            namespace.name,
+            webhook.rsplit(':').next().unwrap()
+        ));
+        let child = spawn_process(&words, kubeconfig, &log);
+        Self { child, args: words, kubeconfig: kubeconfig.to_owned(), log, health, webhook, api }
     }
 
-    /// Where its REST API is.
+    /// Returns the address of the REST API.
     pub fn api(&self) -> &str {
         &self.api
     }
 
-    /// Where its health and its metrics are.
+    /// Returns the address of the probes and metrics.
     pub fn health(&self) -> &str {
         &self.health
     }
 
-    /// Where it serves admission.
+    /// Returns the address of the webhook.
     pub fn webhook(&self) -> &str {
         &self.webhook
     }
 
-    pub async fn ready(&self) {
+    pub async fn wait_until_ready(&self) {
         let begun = Instant::now();
         while !self.get("/readyz").starts_with("HTTP/1.1 200") {
-            assert!(begun.elapsed() < Duration::from_secs(30), "the server is not ready:\n{}", self.log());
-            tokio::time::sleep(LOOK).await;
+            assert!(
+                begun.elapsed() < Duration::from_secs(30),
+                "the server is not ready:\n{}",
+                self.log()
+            );
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
-        // The API server learns of the webhook by a watch of its own.
+        // The API server sees the webhook configuration only after its own watch delivers it.
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 
-    /// Asks the health listener; the raw answer, or nothing.
+    /// Sends a GET to the health listener; returns the raw response, or an empty string on failure.
     pub fn get(&self, path: &str) -> String {
         use std::io::{Read, Write};
         let ask = || {
@@ -499,13 +608,13 @@ impl Server {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Ends it as a power cut would.
+    /// Kills the process without shutdown.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// Asks it to end; how long it took.
+    /// Stops the process gracefully; returns the time that it took.
     pub fn terminate(&mut self) -> Duration {
         let begun = Instant::now();
         assert!(Command::new("kill").arg(self.child.id().to_string()).status().unwrap().success());
@@ -513,74 +622,84 @@ impl Server {
         begun.elapsed()
     }
 
-    /// Asks it to end, and waits for nothing.
-    pub fn signal(&self) {
+    /// Requests a graceful stop and does not wait for it.
+    pub fn request_stop(&self) {
         assert!(Command::new("kill").arg(self.child.id().to_string()).status().unwrap().success());
     }
 
-    /// Stops it where it stands, as a suspended machine would.
+    /// Suspends the process, like a suspended machine.
     pub fn freeze(&self) {
-        self.send("-STOP");
+        self.send_signal("-STOP");
     }
 
-    /// Lets it go on after [`Self::freeze`].
+    /// Resumes the process after [`Self::freeze`].
     pub fn thaw(&self) {
-        self.send("-CONT");
+        self.send_signal("-CONT");
     }
 
-    fn send(&self, signal: &str) {
-        assert!(Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap().success());
+    fn send_signal(&self, signal: &str) {
+        assert!(
+            Command::new("kill")
+                .args([signal, &self.child.id().to_string()])
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 
-    /// Its resident memory, in KiB.
-    pub fn resident(&self) -> u64 {
-        self.status_of("VmRSS:")
+    /// Returns the resident memory, in KiB.
+    pub fn resident_kib(&self) -> u64 {
+        self.proc_status("VmRSS:")
     }
 
-    /// Of its resident memory what is no file, in KiB: without the pages of the program, of which a debug build has many.
-    pub fn anonymous(&self) -> u64 {
-        self.status_of("RssAnon:")
+    /// Returns the anonymous resident memory, in KiB. It excludes the pages of the program file,
+    /// which is large in a debug build.
+    pub fn anonymous_kib(&self) -> u64 {
+        self.proc_status("RssAnon:")
     }
 
-    /// Its threads.
-    pub fn threads(&self) -> u64 {
-        self.status_of("Threads:")
+    /// Returns the number of threads.
+    pub fn thread_count(&self) -> u64 {
+        self.proc_status("Threads:")
     }
 
-    /// Its open file descriptors.
-    pub fn descriptors(&self) -> u64 {
+    /// Returns the number of open file descriptors.
+    pub fn descriptor_count(&self) -> u64 {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count() as u64
     }
 
-    /// A number of `/proc/PID/status`.
-    fn status_of(&self, name: &str) -> u64 {
+    /// Returns a number from `/proc/PID/status`.
+    fn proc_status(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
-    /// Starts it again at once, ready or not.
-    pub fn revive(&mut self) {
-        self.child = spawn(&self.words, &self.kubeconfig, &self.log);
+    /// Starts the process again; does not wait until it is ready.
+    pub fn start_again(&mut self) {
+        self.child = spawn_process(&self.args, &self.kubeconfig, &self.log);
     }
 
-    /// How many reviews of workloads it has answered.
-    pub fn reviews(&self) -> u64 {
+    /// Returns the number of answered admission reviews of workloads.
+    pub fn review_count(&self) -> u64 {
         let text = self.get("/metrics");
-        let counts = text.lines().filter(|line| line.starts_with("prewarm_admission_duration_seconds_count"));
+        let counts = text
+            .lines()
+            .filter(|line| line.starts_with("prewarm_admission_duration_seconds_count"));
         let of_workloads = counts.filter(|line| !line.contains("PrewarmTask"));
         of_workloads.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
     }
 
-    /// Whether it leads.
-    pub fn leads(&self) -> bool {
+    /// Reports whether this server is the leader.
+    pub fn is_leader(&self) -> bool {
         self.get("/metrics").contains("\nprewarm_leader 1\n")
     }
 
-    /// Starts it again after [`Self::kill`] or [`Self::terminate`].
+    /// Starts the process again after [`Self::kill`] or [`Self::terminate`], and waits until it is
+    /// ready.
     pub async fn restart(&mut self) {
-        self.revive();
-        self.ready().await;
+        self.start_again();
+        self.wait_until_ready().await;
     }
 }
 
@@ -597,16 +716,22 @@ impl Drop for Server {
     }
 }
 
-fn spawn(words: &[String], kubeconfig: &str, log: &Path) -> Child {
+fn spawn_process(words: &[String], kubeconfig: &str, log: &Path) -> Child {
     let file = File::options().create(true).append(true).open(log).unwrap();
-    let program = std::env::var("PREWARMER_TEST_PROGRAM").unwrap_or_else(|_| env!("CARGO_BIN_EXE_prewarmer").into());
+    let program = std::env::var("PREWARMER_TEST_PROGRAM")
+        .unwrap_or_else(|_| env!("CARGO_BIN_EXE_prewarmer").into());
     let mut command = Command::new(program);
-    command.args(words).env("KUBECONFIG", kubeconfig).stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
+    command
+        .args(words)
+        .env("KUBECONFIG", kubeconfig)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(file);
     command.spawn().unwrap()
 }
 
-/// An address that nobody listens on. Not one that the system gives away: it would give it to the next connection as well,
-/// before the server gets to it.
+/// Returns an address on which no process listens. The port is not an ephemeral one: the kernel
+/// could assign that to another connection before the server binds it.
 pub fn free_address() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let first = 10_000 + std::process::id() % 90 * 100;

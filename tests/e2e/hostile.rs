@@ -1,7 +1,8 @@
-//! One hostile tenant, and a stranger who can open connections, against a whole installation; at the same time another
-//! tenant works as if nothing happened.
+//! One hostile tenant, and an unauthenticated client that can open connections, against a complete
+//! installation, while another tenant works normally.
 //!
-//! All attacks run at once, on a cluster of the test's own, because they load its API server as well.
+//! All attacks run at the same time, on a cluster of the test's own, because they also load its API
+//! server.
 
 use std::{
     convert::Infallible,
@@ -27,35 +28,44 @@ use tokio::{
 };
 
 use crate::{
-    admission::{asked, deployment},
-    chaos::{HELPER, number},
+    admission::{deployment, images_in_tasks},
+    chaos::{HELPER, env_number},
     harness::{Cluster, Namespace, Server},
 };
 
-/// How long the attacks last, in seconds; `PREWARMER_TEST_ATTACK_SECONDS` for longer.
+/// Default duration of the attacks, in seconds; `PREWARMER_TEST_ATTACK_SECONDS` overrides it.
 const ATTACK_SECONDS: usize = 45;
-/// Silent connections to each port.
-const SILENT: usize = 3000;
-/// Fake workers.
-const FAKES: usize = 500;
-/// Forged reviews in all.
-const FORGED: usize = 20_000;
-/// Most connections that the attackers open in all: the test bounds itself.
-const MOST_CONNECTIONS: usize = 30_000;
-/// The webhook's time-out: no admission of the other tenant takes longer.
+/// Number of idle connections to each port.
+const IDLE_CONNECTIONS: usize = 3000;
+/// Number of fake workers.
+const FAKE_WORKERS: usize = 500;
+/// Total number of forged reviews.
+const FORGED_REVIEWS: usize = 20_000;
+/// Maximum number of connections that the attackers open in total, to bound the test.
+const MAX_CONNECTIONS: usize = 30_000;
+/// Timeout of the webhook: no admission of the other tenant takes longer.
 const WEBHOOK_TIMEOUT: Duration = Duration::from_secs(1);
-/// The kubelet waits this long for a probe: `timeoutSeconds` of the chart.
+/// Timeout of a probe: `timeoutSeconds` of the chart.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Bound on the server's resident memory, in KiB. Of a debug build, whose program alone has some 60 MB, what is anonymous counts;
-/// of a release build (`PREWARMER_TEST_PROGRAM`) all of it.
+/// Bound on the server's memory, in KiB. It applies to anonymous memory of a debug build, whose
+/// program alone takes about 60 MB, and to all resident memory of a release build
+/// (`PREWARMER_TEST_PROGRAM`).
 const MAX_RESIDENT: u64 = 128 * 1024;
 
-/// Values that stand at, and beyond, the ends of what a duration may be.
-const DURATIONS: [&str; 8] =
-    ["0s", "1ns", "24h1s", "8760h", "5124095576030430h59m", "99999999999999999h", "0.000000001ms", "-1h"];
+/// Durations at and beyond the limits of a duration field.
+const DURATIONS: [&str; 8] = [
+    "0s",
+    "1ns",
+    "24h1s",
+    "8760h",
+    "5124095576030430h59m",
+    "99999999999999999h",
+    "0.000000001ms",
+    "-1h",
+];
 
-/// Specs of which each has one value that is extreme.
-fn poisoned() -> Vec<Value> {
+/// Returns specs with one extreme value each.
+fn invalid_specs() -> Vec<Value> {
     let base = || json!({"images": ["poison:1"], "nodeSelector": {"type": "fake"}});
     let with = |field: &str, value: Value| {
         let mut spec = base();
@@ -69,29 +79,47 @@ fn poisoned() -> Vec<Value> {
         }
         specs.push(with("retry", json!({"limit": 5, "delay": duration})));
     }
-    for extreme in [json!(0), json!(-1), json!(101), json!(i64::MAX), json!("101%"), json!("0%"), json!("\u{202e}5%")] {
-        for field in ["batchSize", "nodes", "priority", "ttlSecondsAfterFinished", "successThreshold"] {
+    for extreme in [
+        json!(0),
+        json!(-1),
+        json!(101),
+        json!(i64::MAX),
+        json!("101%"),
+        json!("0%"),
+        json!("\u{202e}5%"),
+    ] {
+        for field in
+            ["batchSize", "nodes", "priority", "ttlSecondsAfterFinished", "successThreshold"]
+        {
             specs.push(with(field, extreme.clone()));
         }
         specs.push(with("retry", json!({"limit": extreme})));
     }
-    let long: Vec<String> = (0..100).map(|n| format!("r.example/{}:{n}", "a".repeat(500))).collect();
+    let long: Vec<String> =
+        (0..100).map(|n| format!("r.example/{}:{n}", "a".repeat(500))).collect();
     specs.push(with("images", json!(long)));
     specs.push(with("images", json!(["\u{0000}", "ünïcode:1", "a:1\u{202e}", "🔥/🔥:🔥", ""])));
     specs.push(with("images", json!(vec!["a:1"; 10_000])));
     let many: serde_json::Map<String, Value> =
         (0..20_000).map(|n| (format!("label-{n:05}"), json!("x".repeat(20)))).collect();
     specs.push(with("nodeSelector", json!(many)));
-    specs.push(with("tolerations", json!(vec![json!({"operator": "Exists", "key": "k".repeat(300)}); 2000])));
+    specs.push(with(
+        "tolerations",
+        json!(vec![json!({"operator": "Exists", "key": "k".repeat(300)}); 2000]),
+    ));
     let term = json!({"matchExpressions": [{"key": "k", "operator": "In", "values": vec!["v".repeat(50); 10_000]}]});
     specs.push(with("nodeAffinity", json!({"nodeSelectorTerms": [term]})));
     specs.push(with("imagePullSecrets", json!(vec![json!({"name": "s".repeat(250)}); 3000])));
-    specs.push(with("notify", json!([{"url": format!("https://h.example/{}", "x".repeat(900_000))}])));
+    specs.push(with(
+        "notify",
+        json!([{"url": format!("https://h.example/{}", "x".repeat(900_000))}]),
+    ));
     specs
 }
 
-/// Makes the poisoned tasks, past the schema: as an older definition, or a mistaken one, would have let them in.
-fn poison(cluster: &Cluster, bank: &Namespace) -> usize {
+/// Creates the invalid tasks without schema validation, as an older or wrong definition would have
+/// admitted them. Returns the number of tasks created.
+fn create_invalid_tasks(cluster: &Cluster, bank: &Namespace) -> usize {
     let open = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
     let definition = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
         "metadata": {"name": "prewarmtasks.prewarm.io"},
@@ -99,35 +127,39 @@ fn poison(cluster: &Cluster, bank: &Namespace) -> usize {
             "names": {"kind": "PrewarmTask", "listKind": "PrewarmTaskList", "plural": "prewarmtasks", "singular": "prewarmtask", "shortNames": ["pwt"], "categories": ["prewarm"]},
             "versions": [{"name": "v1alpha1", "served": true, "storage": true, "schema": {"openAPIV3Schema": open}, "subresources": {"status": {}}}]}});
     cluster.kubectl(&["replace", "-f", "-"], &definition.to_string());
-    let specs = poisoned();
+    let specs = invalid_specs();
     let made = specs.iter().enumerate().filter(|(n, spec)| {
         let task = json!({"apiVersion": "prewarm.io/v1alpha1", "kind": "PrewarmTask",
             "metadata": {"name": format!("poison-{n}"), "namespace": bank.name}, "spec": spec});
-        // The definition changes within moments; objects of a megabyte and more are refused for their size.
-        (0..10).any(|_| cluster.try_kubectl(&["create", "--validate=false", "-f", "-"], &task.to_string()).0)
+        // The changed definition takes effect after a short delay; objects of a megabyte and more
+        // are rejected for their size.
+        (0..10).any(|_| {
+            cluster.try_kubectl(&["create", "--validate=false", "-f", "-"], &task.to_string()).0
+        })
     });
     let made = made.count();
-    let crds = std::process::Command::new(env!("CARGO_BIN_EXE_prewarmer")).arg("crds").output().unwrap();
+    let crds =
+        std::process::Command::new(env!("CARGO_BIN_EXE_prewarmer")).arg("crds").output().unwrap();
     let crds = String::from_utf8_lossy(&crds.stdout).into_owned();
     cluster.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", "-"], &crds);
     made
 }
 
-/// A Job that looks like a worker, and is none.
+/// Returns a foreign Job with the labels of a worker.
 fn fake_worker(n: usize) -> Value {
     let labels = json!({"app.kubernetes.io/managed-by": "prewarmer", "prewarm.io/task": "web", "prewarm.io/task-uid": format!("uid-{n}"),
         "prewarm.io/node": format!("node-{n:04}"), "prewarm.io/batch": "0", "prewarm.io/attempt": "0", "prewarm.io/part": "0"});
-    let annotations =
-        json!({"prewarm.io/node-name": format!("node-{:04}", n % 60 + 1), "prewarm.io/images": "0,999,65535"});
-    let pod = json!({"restartPolicy": "Never", "containers": [{"name": "image-0", "image": "a:1"}]});
+    let annotations = json!({"prewarm.io/node-name": format!("node-{:04}", n % 60 + 1), "prewarm.io/images": "0,999,65535"});
+    let pod =
+        json!({"restartPolicy": "Never", "containers": [{"name": "image-0", "image": "a:1"}]});
     json!({"apiVersion": "batch/v1", "kind": "Job",
         "metadata": {"name": format!("prewarm-{n:020x}"), "labels": labels, "annotations": annotations},
         "spec": {"suspend": true, "template": {"metadata": {"labels": labels, "annotations": annotations}, "spec": pod}}})
 }
 
-async fn make_fakes(cluster: &Cluster, bank: &str) {
+async fn create_fake_workers(cluster: &Cluster, bank: &str) {
     let jobs = Api::<Job>::namespaced(cluster.client().await, bank);
-    stream::iter(0..FAKES)
+    stream::iter(0..FAKE_WORKERS)
         .for_each_concurrent(16, |n| {
             let jobs = jobs.clone();
             async move {
@@ -138,28 +170,28 @@ async fn make_fakes(cluster: &Cluster, bank: &str) {
         .await;
 }
 
-/// What the attackers share.
+/// State shared by the attackers.
 #[derive(Clone)]
 struct Attack {
-    over: Arc<AtomicBool>,
+    stop: Arc<AtomicBool>,
     connections: Arc<AtomicUsize>,
     forged: Arc<AtomicUsize>,
-    heavy: Arc<AtomicUsize>,
+    large_deployments: Arc<AtomicUsize>,
     bodies: Arc<AtomicUsize>,
 }
 
 impl Attack {
-    fn is_over(&self) -> bool {
-        self.over.load(Ordering::Relaxed)
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
     }
 
-    /// Keeps silent connections to a port, from addresses of loopback that no other caller has.
-    async fn silent(self, port: SocketAddr, network: u8) {
+    /// Keeps idle connections to a port open, from loopback addresses that no other caller uses.
+    async fn keep_idle_connections(self, port: SocketAddr, network: u8) {
         let mut open: Vec<TcpStream> = Vec::new();
-        while !self.is_over() {
-            for _ in open.len()..SILENT {
+        while !self.is_stopped() {
+            for _ in open.len()..IDLE_CONNECTIONS {
                 let n = self.connections.fetch_add(1, Ordering::Relaxed);
-                if n >= MOST_CONNECTIONS || self.is_over() {
+                if n >= MAX_CONNECTIONS || self.is_stopped() {
                     break;
                 }
                 let from = Ipv4Addr::new(127, 66, network, u8::try_from(n % 200 + 1).unwrap());
@@ -167,12 +199,14 @@ impl Attack {
                 if socket.bind(SocketAddr::from((from, 0))).is_err() {
                     continue;
                 }
-                if let Ok(Ok(stream)) = tokio::time::timeout(Duration::from_secs(1), socket.connect(port)).await {
+                if let Ok(Ok(stream)) =
+                    tokio::time::timeout(Duration::from_secs(1), socket.connect(port)).await
+                {
                     open.push(stream);
                 }
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
-            // What the server has closed is opened anew.
+            // Connections closed by the server are opened again.
             let mut byte = [0; 1];
             open.retain(|stream| match stream.try_read(&mut byte) {
                 Ok(_) => false,
@@ -181,11 +215,17 @@ impl Attack {
         }
     }
 
-    /// Posts reviews of what does not exist, or not so.
-    async fn forge(self, client: reqwest::Client, url: String, shop: String, bank: String) {
-        while !self.is_over() {
+    /// Posts reviews of objects that do not exist or do not match.
+    async fn send_forged_reviews(
+        self,
+        client: reqwest::Client,
+        url: String,
+        shop: String,
+        bank: String,
+    ) {
+        while !self.is_stopped() {
             let n = self.forged.fetch_add(1, Ordering::Relaxed);
-            if n >= FORGED {
+            if n >= FORGED_REVIEWS {
                 return;
             }
             let (namespace, metadata) = match n % 4 {
@@ -196,7 +236,8 @@ impl Attack {
             };
             let mut object = deployment("web-0", 0, &[&format!("forged-{n}:1")]);
             object["metadata"] = metadata;
-            object["metadata"]["annotations"] = json!({"prewarm.io/nodes": "all", "prewarm.io/priority": "10"});
+            object["metadata"]["annotations"] =
+                json!({"prewarm.io/nodes": "all", "prewarm.io/priority": "10"});
             let review = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {
                 "uid": format!("u{n}"), "kind": {"group": "apps", "version": "v1", "kind": "Deployment"},
                 "name": object["metadata"]["name"], "namespace": namespace, "operation": "CREATE", "object": object}});
@@ -205,16 +246,21 @@ impl Attack {
         }
     }
 
-    /// Sends a body without an end, again and again.
-    async fn endless(self, client: reqwest::Client, method: &'static str, url: String) {
-        while !self.is_over() {
+    /// Sends bodies without an end, repeatedly.
+    async fn send_unbounded_bodies(
+        self,
+        client: reqwest::Client,
+        method: &'static str,
+        url: String,
+    ) {
+        while !self.is_stopped() {
             let over = self.clone();
             let chunks = stream::unfold(0u64, move |sent| {
                 let over = over.clone();
                 async move {
-                    // 50 MiB and a pause between any two chunks: the test bounds itself.
+                    // 50 MiB, with a pause between chunks, to bound the test.
                     tokio::time::sleep(Duration::from_millis(5)).await;
-                    let goes_on = !over.is_over() && sent < 50 << 20;
+                    let goes_on = !over.is_stopped() && sent < 50 << 20;
                     let chunk = Bytes::from_static(&[b'a'; 16 << 10]);
                     let next = sent + chunk.len() as u64;
                     goes_on.then(|| (Ok::<_, Infallible>(Frame::data(chunk)), next))
@@ -222,31 +268,39 @@ impl Attack {
             });
             let body = reqwest::Body::wrap(StreamBody::new(Box::pin(chunks)));
             let request = client.request(method.parse().unwrap(), &url).body(body);
-            let request = request.header("content-type", "application/json").header("sec-fetch-site", "same-origin");
+            let request = request
+                .header("content-type", "application/json")
+                .header("sec-fetch-site", "same-origin");
             let _ = request.send().await;
             self.bodies.fetch_add(1, Ordering::Relaxed);
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
 
-    /// Creates Deployments of 45,000 containers, which the API server asks about before etcd refuses them.
-    async fn heavy(self, cluster: &'static Cluster, bank: String) {
+    /// Creates Deployments of 45,000 containers, which the API server sends for review before etcd
+    /// rejects them.
+    async fn create_large_deployments(self, cluster: &'static Cluster, bank: String) {
         let api = Api::<Deployment>::namespaced(cluster.client().await, &bank);
-        let containers: Vec<Value> =
-            (0..45_000).map(|n| json!({"name": format!("c{n}"), "image": format!("i{n}")})).collect();
+        let containers: Vec<Value> = (0..45_000)
+            .map(|n| json!({"name": format!("c{n}"), "image": format!("i{n}")}))
+            .collect();
         let mut object = deployment("heavy", 0, &[]);
         object["spec"]["template"]["spec"]["containers"] = json!(containers);
         let object: Deployment = serde_json::from_value(object).unwrap();
-        while !self.is_over() {
-            let _ = tokio::time::timeout(Duration::from_secs(30), api.create(&PostParams::default(), &object)).await;
-            self.heavy.fetch_add(1, Ordering::Relaxed);
+        while !self.is_stopped() {
+            let _ = tokio::time::timeout(
+                Duration::from_secs(30),
+                api.create(&PostParams::default(), &object),
+            )
+            .await;
+            self.large_deployments.fetch_add(1, Ordering::Relaxed);
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
 }
 
-/// Ten tasks without an end, against a registry that does not answer.
-fn dead_registry(bank: &Namespace) {
+/// Creates ten tasks without a deadline for a registry that does not answer.
+fn create_dead_registry_tasks(bank: &Namespace) {
     for n in 0..10 {
         bank.apply_task(
             &format!("dead-{n}"),
@@ -255,16 +309,16 @@ fn dead_registry(bank: &Namespace) {
     }
 }
 
-/// What the other tenant, and the kubelet, saw.
+/// Measurements of the other tenant and of the kubelet's probes.
 #[derive(Debug, Default)]
-struct Seen {
+struct TenantMeasurements {
     deployments: usize,
     slowest: Duration,
     probes: usize,
     slowest_probe: Duration,
     failed_probes: usize,
-    most_resident: u64,
-    most_anonymous: u64,
+    max_resident: u64,
+    max_anonymous: u64,
 }
 
 async fn probe(server: &Server, path: &str) -> Option<Duration> {
@@ -273,7 +327,9 @@ async fn probe(server: &Server, path: &str) -> Option<Duration> {
         use tokio::io::AsyncWriteExt;
         let mut stream = TcpStream::connect(server.health()).await.ok()?;
         stream
-            .write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes())
+            .write_all(
+                format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes(),
+            )
             .await
             .ok()?;
         let mut text = String::new();
@@ -284,13 +340,23 @@ async fn probe(server: &Server, path: &str) -> Option<Duration> {
     Some(begun.elapsed())
 }
 
-/// The other tenant's day: a Deployment a second, and probes as a kubelet's.
-async fn live(cluster: &Cluster, server: &Server, shop: &Namespace, end: Instant) -> Seen {
+/// Creates one Deployment per second as the other tenant and sends probes like the kubelet.
+async fn run_tenant(
+    cluster: &Cluster,
+    server: &Server,
+    shop: &Namespace,
+    end: Instant,
+) -> TenantMeasurements {
     let api = Api::<Deployment>::namespaced(cluster.client().await, &shop.name);
-    let mut seen = Seen::default();
+    let mut seen = TenantMeasurements::default();
     while Instant::now() < end {
         let name = format!("web-{}", seen.deployments);
-        let object = serde_json::from_value(deployment(&name, 0, &[&format!("shop-{}:1", seen.deployments)])).unwrap();
+        let object = serde_json::from_value(deployment(
+            &name,
+            0,
+            &[&format!("shop-{}:1", seen.deployments)],
+        ))
+        .unwrap();
         let begun = Instant::now();
         api.create(&PostParams::default(), &object).await.unwrap();
         seen.slowest = seen.slowest.max(begun.elapsed());
@@ -302,38 +368,47 @@ async fn live(cluster: &Cluster, server: &Server, shop: &Namespace, end: Instant
                 None => seen.failed_probes += 1,
             }
         }
-        seen.most_resident = seen.most_resident.max(server.resident());
-        seen.most_anonymous = seen.most_anonymous.max(server.anonymous());
+        seen.max_resident = seen.max_resident.max(server.resident_kib());
+        seen.max_anonymous = seen.max_anonymous.max(server.anonymous_kib());
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     seen
 }
 
-fn lease(cluster: &Cluster, own: &Namespace) -> Value {
+fn leader_and_transitions(cluster: &Cluster, own: &Namespace) -> Value {
     let text = cluster.kubectl(&["-n", &own.name, "get", "lease", "prewarmer", "-o", "json"], "");
     let lease: Value = serde_json::from_str(&text).unwrap();
     json!([lease["spec"]["holderIdentity"], lease["spec"]["leaseTransitions"]])
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hostile_tenant_stops_nothing_for_others() {
-    let cluster = Cluster::own(60);
-    let (own, bank, shop) = (cluster.namespace("own"), cluster.namespace("bank"), cluster.namespace("shop"));
-    let poisoned = poison(cluster, &bank);
-    assert!(poisoned > 20, "only {poisoned} poisoned tasks were let in");
-    make_fakes(cluster, &bank.name).await;
+async fn hostile_tenant_does_not_disrupt_others() {
+    let cluster = Cluster::dedicated(60);
+    let (own, bank, shop) =
+        (cluster.namespace("own"), cluster.namespace("bank"), cluster.namespace("shop"));
+    let poisoned = create_invalid_tasks(cluster, &bank);
+    assert!(poisoned > 20, "only {poisoned} invalid tasks were accepted");
+    create_fake_workers(cluster, &bank.name).await;
     let image = format!("--worker-image={HELPER}");
-    let server = Server::everywhere(cluster, &own, cluster.var("KUBECONFIG"), &[&image]).await;
-    shop.eventually("a leader", Duration::from_secs(30), || async { server.leads().then_some(()) }).await;
-    let leader = lease(cluster, &own);
-    eprintln!("before the attacks: {} KiB resident, {} of them anonymous", server.resident(), server.anonymous());
-    dead_registry(&bank);
+    let server =
+        Server::watching_all_namespaces(cluster, &own, cluster.var("KUBECONFIG"), &[&image]).await;
+    shop.eventually("a leader", Duration::from_secs(30), || async {
+        server.is_leader().then_some(())
+    })
+    .await;
+    let leader = leader_and_transitions(cluster, &own);
+    eprintln!(
+        "before the attacks: {} KiB resident, {} KiB of them anonymous",
+        server.resident_kib(),
+        server.anonymous_kib()
+    );
+    create_dead_registry_tasks(&bank);
 
     let attack = Attack {
-        over: Arc::default(),
+        stop: Arc::default(),
         connections: Arc::default(),
         forged: Arc::default(),
-        heavy: Arc::default(),
+        large_deployments: Arc::default(),
         bodies: Arc::default(),
     };
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
@@ -346,11 +421,16 @@ async fn a_hostile_tenant_stops_nothing_for_others() {
         .unwrap();
     let mut attackers = JoinSet::new();
     for (network, port) in (1u8..).zip([server.webhook(), server.api(), server.health()]) {
-        attackers.spawn(attack.clone().silent(port.parse().unwrap(), network));
+        attackers.spawn(attack.clone().keep_idle_connections(port.parse().unwrap(), network));
     }
     let review = format!("https://{}/admit/workloads", server.webhook());
     for _ in 0..4 {
-        attackers.spawn(attack.clone().forge(client.clone(), review.clone(), shop.name.clone(), bank.name.clone()));
+        attackers.spawn(attack.clone().send_forged_reviews(
+            client.clone(),
+            review.clone(),
+            shop.name.clone(),
+            bank.name.clone(),
+        ));
     }
     let bodies = [
         ("POST", review),
@@ -367,45 +447,60 @@ async fn a_hostile_tenant_stops_nothing_for_others() {
         ("POST", format!("http://{}/healthz", server.health())),
     ];
     for (method, url) in bodies {
-        attackers.spawn(attack.clone().endless(client.clone(), method, url));
+        attackers.spawn(attack.clone().send_unbounded_bodies(client.clone(), method, url));
     }
-    attackers.spawn(attack.clone().heavy(cluster, bank.name.clone()));
+    attackers.spawn(attack.clone().create_large_deployments(cluster, bank.name.clone()));
 
-    let seconds = u64::try_from(number("PREWARMER_TEST_ATTACK_SECONDS", ATTACK_SECONDS)).unwrap();
-    let seen = live(cluster, &server, &shop, Instant::now() + Duration::from_secs(seconds)).await;
-    // The other tenant's tasks complete while the attack goes on.
+    let seconds =
+        u64::try_from(env_number("PREWARMER_TEST_ATTACK_SECONDS", ATTACK_SECONDS)).unwrap();
+    let seen =
+        run_tenant(cluster, &server, &shop, Instant::now() + Duration::from_secs(seconds)).await;
+    // The other tenant's tasks complete during the attack.
     let all = || async {
-        let done = shop.get("prewarmtasks").iter().all(|task| task["status"]["phase"] == "Completed");
-        (done && asked(&shop).len() >= seen.deployments).then_some(())
+        let done =
+            shop.get("prewarmtasks").iter().all(|task| task["status"]["phase"] == "Completed");
+        (done && images_in_tasks(&shop).len() >= seen.deployments).then_some(())
     };
     shop.eventually(
-        &format!("{} images to be warmed\n{}", seen.deployments, server.log()),
+        &format!("{} warm images\n{}", seen.deployments, server.log()),
         Duration::from_secs(60),
         all,
     )
     .await;
-    attack.over.store(true, Ordering::Relaxed);
-    let counts =
-        [&attack.connections, &attack.forged, &attack.bodies, &attack.heavy].map(|count| count.load(Ordering::Relaxed));
+    attack.stop.store(true, Ordering::Relaxed);
+    let counts = [&attack.connections, &attack.forged, &attack.bodies, &attack.large_deployments]
+        .map(|count| count.load(Ordering::Relaxed));
     attackers.shutdown().await;
     eprintln!(
-        "{seconds} s: {} connections, {} forged reviews, {} endless bodies, {} Deployments of 45,000 containers, {FAKES} fake \
-         workers, {poisoned} poisoned tasks; {seen:?}",
+        "{seconds} s: {} connections, {} forged reviews, {} unbounded bodies, {} Deployments of 45,000 containers, {FAKE_WORKERS} fake \
+         workers, {poisoned} invalid tasks; {seen:?}",
         counts[0], counts[1], counts[2], counts[3]
     );
     assert!(counts.iter().all(|count| *count > 0), "an attack did not run: {counts:?}");
-    let forged = asked(&shop).keys().chain(asked(&bank).keys()).filter(|image| image.starts_with("forged")).count();
-    assert_eq!(forged, 0, "forged reviews made tasks");
-    assert_eq!(lease(cluster, &own), leader, "the leader has changed:\n{}", server.log());
-    assert!(server.leads());
+    let forged = images_in_tasks(&shop)
+        .keys()
+        .chain(images_in_tasks(&bank).keys())
+        .filter(|image| image.starts_with("forged"))
+        .count();
+    assert_eq!(forged, 0, "forged reviews created tasks");
+    assert_eq!(
+        leader_and_transitions(cluster, &own),
+        leader,
+        "the leader changed:\n{}",
+        server.log()
+    );
+    assert!(server.is_leader());
     assert_eq!(seen.failed_probes, 0, "of {} probes\n{}", seen.probes, server.log());
     assert!(seen.slowest < WEBHOOK_TIMEOUT, "an admission took {:?}", seen.slowest);
     let is_release = std::env::var_os("PREWARMER_TEST_PROGRAM").is_some();
-    let memory = if is_release { seen.most_resident } else { seen.most_anonymous };
+    let memory = if is_release { seen.max_resident } else { seen.max_anonymous };
     assert!(memory < MAX_RESIDENT, "{memory} KiB");
     let fakes = bank.get("jobs").iter().filter(|job| job["spec"]["suspend"] == true).count();
-    assert_eq!(fakes, FAKES, "jobs of others were deleted");
-    let overflow = bank.get("prewarmtasks").into_iter().find(|task| task["spec"]["retain"] == "5124095576030430h59m");
+    assert_eq!(fakes, FAKE_WORKERS, "foreign Jobs were deleted");
+    let overflow = bank
+        .get("prewarmtasks")
+        .into_iter()
+        .find(|task| task["spec"]["retain"] == "5124095576030430h59m");
     let status = overflow.unwrap()["status"].clone();
     assert_eq!(status["phase"], "Failed", "{status:#}");
 }

@@ -1,8 +1,9 @@
-//! The chart, installed by Helm into a cluster of its own: our images on real kubelets, the webhook and REST through the
-//! Service, an upgrade, the death of the leader's node, the fence, an uninstall that leaves what is the users', and a purge that
-//! leaves nothing.
+//! Chart installed by Helm into a cluster of its own: our images on real kubelets, the webhook and
+//! REST through the Service, an upgrade, loss of the leader's node, the policies of the
+//! controller's account, an uninstall that keeps the users' objects, and a purge that deletes
+//! everything.
 //!
-//! `tests/installed.sh` builds the images, pushes them and runs this.
+//! `tests/installed.sh` builds and pushes the images and runs this test.
 
 use std::{
     collections::BTreeSet,
@@ -15,18 +16,18 @@ use serde_json::{Value, json};
 
 use crate::{
     admission::deployment,
-    caller::{Caller, forget_nodes, token, token_for_nodes},
-    fence::{misuses, try_misuses},
+    fence::{try_misuses, worker_misuses},
     harness::{CHART, Cluster, Namespace, free_address},
+    rest_client::{RestClient, account_token, account_token_with_nodes, delete_node_permission},
 };
 
-const LONG: Duration = Duration::from_secs(90);
-/// The namespace of the installation; the cluster's audit log is of its accounts.
-const PLACE: &str = "prewarmer";
-/// Deployment and account of what answers the webhook and REST.
-const FRONT: &str = "prewarmer";
-/// Deployment and account of what makes workers.
-const CONTROLLER: &str = "prewarmer-controller";
+const TIMEOUT: Duration = Duration::from_secs(90);
+/// Namespace of the installation. The cluster's audit log records the requests of its accounts.
+const NAMESPACE: &str = "prewarmer";
+/// Deployment and account of the front process, which serves the webhook and REST.
+const FRONT_ACCOUNT: &str = "prewarmer";
+/// Deployment and account of the controller process, which creates workers.
+const CONTROLLER_ACCOUNT: &str = "prewarmer-controller";
 
 struct Install {
     cluster: &'static Cluster,
@@ -35,11 +36,16 @@ struct Install {
 
 impl Install {
     fn new(cluster: &'static Cluster, registry: &str) -> Self {
-        // There is no kube-proxy: pods reach the API server by the first address of their node's subnet.
-        let node = cluster.kubectl(&["get", "node", "real1", "-o", "jsonpath={.status.addresses[0].address}"], "");
+        // The cluster has no kube-proxy: pods reach the API server at the first address of their
+        // node's subnet.
+        let node = cluster.kubectl(
+            &["get", "node", "real1", "-o", "jsonpath={.status.addresses[0].address}"],
+            "",
+        );
         let gateway = format!("{}.1", node.rsplit_once('.').unwrap().0);
         let port = cluster.var("APISERVER_URL").rsplit(':').next().unwrap().to_owned();
-        let real = json!({"matchExpressions": [{"key": "type", "operator": "NotIn", "values": ["fake"]}]});
+        let real =
+            json!({"matchExpressions": [{"key": "type", "operator": "NotIn", "values": ["fake"]}]});
         let values = json!({
             "image": {"registry": registry},
             "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [real]}}},
@@ -54,15 +60,26 @@ impl Install {
     }
 
     fn apply_chart(&self, verb: &str, more: &[&str]) -> String {
-        let words = [verb, "prewarmer", CHART, "-n", PLACE, "-f", &self.values, "--wait", "--timeout", "2m"];
+        let words = [
+            verb,
+            "prewarmer",
+            CHART,
+            "-n",
+            NAMESPACE,
+            "-f",
+            &self.values,
+            "--wait",
+            "--timeout",
+            "2m",
+        ];
         self.cluster.helm(&[&words, more].concat())
     }
 
     fn kubectl(&self, words: &[&str]) -> String {
-        self.cluster.kubectl(&[&["-n", PLACE], words].concat(), "")
+        self.cluster.kubectl(&[&["-n", NAMESPACE], words].concat(), "")
     }
 
-    /// Whether `doctor` is content, and what it says.
+    /// Runs `doctor`; returns its exit code and output.
     fn doctor(&self, words: &[&str]) -> (Option<i32>, String) {
         let output = Command::new(env!("CARGO_BIN_EXE_prewarmer"))
             .env("KUBECONFIG", self.cluster.var("KUBECONFIG"))
@@ -74,20 +91,28 @@ impl Install {
         (output.status.code(), text)
     }
 
-    /// The pod that leads, and its node.
+    /// Returns the leader's pod and its node.
     fn leader(&self) -> (String, String) {
-        let holder = self.kubectl(&["get", "lease", "prewarmer", "-o", "jsonpath={.spec.holderIdentity}"]);
+        let holder =
+            self.kubectl(&["get", "lease", "prewarmer", "-o", "jsonpath={.spec.holderIdentity}"]);
         let pod = holder.split('_').next().unwrap().to_owned();
         if pod.is_empty() {
             return (pod, String::new());
         }
-        let node = self.cluster.try_kubectl(&["-n", PLACE, "get", "pod", &pod, "-o", "jsonpath={.spec.nodeName}"], "");
+        let node = self.cluster.try_kubectl(
+            &["-n", NAMESPACE, "get", "pod", &pod, "-o", "jsonpath={.spec.nodeName}"],
+            "",
+        );
         (pod, node.1)
     }
 
-    /// What the servers' accounts have asked for: account, verb, group, resource with subresource; and what they were refused.
-    fn audited(&self) -> (BTreeSet<Right>, Vec<String>) {
-        let text = std::fs::read_to_string(Path::new(self.cluster.var("CLUSTER_DIR")).join("logs/audit.log")).unwrap();
+    /// Returns the permissions that the servers' accounts have used, and the audit log lines of
+    /// rejected requests.
+    fn audited_permissions(&self) -> (BTreeSet<Permission>, Vec<String>) {
+        let text = std::fs::read_to_string(
+            Path::new(self.cluster.var("CLUSTER_DIR")).join("logs/audit.log"),
+        )
+        .unwrap();
         let (mut used, mut refused) = (BTreeSet::new(), Vec::new());
         for line in text.lines() {
             let event: Value = serde_json::from_str(line).unwrap();
@@ -101,32 +126,41 @@ impl Install {
                 refused.push(line.to_owned());
             }
             let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-            let account = word(&event["user"]["username"]).rsplit(':').next().unwrap_or_default().to_owned();
+            let account =
+                word(&event["user"]["username"]).rsplit(':').next().unwrap_or_default().to_owned();
             used.insert((account, word(&event["verb"]), word(&object["apiGroup"]), resource));
         }
         (used, refused)
     }
 
-    /// What the chart lets them ask for.
-    fn granted(&self) -> BTreeSet<Right> {
+    /// Returns the permissions that the chart grants.
+    fn granted_permissions(&self) -> BTreeSet<Permission> {
         let mut granted = BTreeSet::new();
         let names = [
-            (FRONT, "clusterrole/prewarmer-webhook"),
-            (CONTROLLER, "clusterrole/prewarmer-controller"),
-            (FRONT, "clusterrole/prewarmer-api"),
-            (FRONT, "role/prewarmer"),
-            (CONTROLLER, "role/prewarmer-controller"),
+            (FRONT_ACCOUNT, "clusterrole/prewarmer-webhook"),
+            (CONTROLLER_ACCOUNT, "clusterrole/prewarmer-controller"),
+            (FRONT_ACCOUNT, "clusterrole/prewarmer-api"),
+            (FRONT_ACCOUNT, "role/prewarmer"),
+            (CONTROLLER_ACCOUNT, "role/prewarmer-controller"),
         ];
         for (account, name) in names {
-            let role: Value = serde_json::from_str(&self.kubectl(&["get", name, "-o", "json"])).unwrap();
+            let role: Value =
+                serde_json::from_str(&self.kubectl(&["get", name, "-o", "json"])).unwrap();
             let list = |value: &Value| {
-                value.as_array().unwrap().iter().map(|item| item.as_str().unwrap().to_owned()).collect::<Vec<_>>()
+                value
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .map(|item| item.as_str().unwrap().to_owned())
+                    .collect::<Vec<_>>()
             };
             for rule in role["rules"].as_array().unwrap() {
                 for group in list(&rule["apiGroups"]) {
                     for resource in list(&rule["resources"]) {
                         let verbs = list(&rule["verbs"]).into_iter();
-                        granted.extend(verbs.map(|verb| (account.to_owned(), verb, group.clone(), resource.clone())));
+                        granted.extend(verbs.map(|verb| {
+                            (account.to_owned(), verb, group.clone(), resource.clone())
+                        }));
                     }
                 }
             }
@@ -134,19 +168,22 @@ impl Install {
         granted
     }
 
-    /// A file with a Lease of this name.
-    fn lease(&self, name: &str) -> String {
-        let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name, "namespace": PLACE}});
+    /// Writes a manifest of a Lease with this name; returns its path.
+    fn write_lease_manifest(&self, name: &str) -> String {
+        let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name, "namespace": NAMESPACE}});
         let file = Path::new(self.cluster.var("CLUSTER_DIR")).join(format!("lease-{name}.json"));
         std::fs::write(&file, lease.to_string()).unwrap();
         file.to_str().unwrap().to_owned()
     }
 
-    /// Everything in the cluster whose name tells of us.
-    fn traces(&self) -> Vec<String> {
+    /// Returns all objects in the cluster with Prewarmer's name in theirs, except namespaces and
+    /// events.
+    fn remaining_objects(&self) -> Vec<String> {
         let kinds = self.cluster.kubectl(&["api-resources", "--verbs=list", "-o", "name"], "");
         let kinds: Vec<&str> = kinds.lines().filter(|kind| !kind.starts_with("events")).collect();
-        let all = self.cluster.kubectl(&["get", &kinds.join(","), "-A", "-o", "name", "--ignore-not-found"], "");
+        let all = self
+            .cluster
+            .kubectl(&["get", &kinds.join(","), "-A", "-o", "name", "--ignore-not-found"], "");
         let ours = |line: &&str| line.contains("prewarm") && !line.starts_with("namespace/");
         all.lines().filter(ours).map(str::to_owned).collect()
     }
@@ -155,84 +192,99 @@ impl Install {
 impl Drop for Install {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let words = ["-n", PLACE, "logs", "-l", "app.kubernetes.io/part-of=prewarmer", "--tail=200", "--prefix"];
+            let words = [
+                "-n",
+                NAMESPACE,
+                "logs",
+                "-l",
+                "app.kubernetes.io/part-of=prewarmer",
+                "--tail=200",
+                "--prefix",
+            ];
             eprintln!("the servers' logs:\n{}", self.cluster.try_kubectl(&words, "").1);
         }
     }
 }
 
-/// Account, verb, group, resource.
-type Right = (String, String, String, String);
+/// Account, verb, API group, and resource with subresource.
+type Permission = (String, String, String, String);
 
-/// A forwarded port, as long as it is kept.
-struct Forwarded(Child, String);
+/// Port forward to the Service, stopped when dropped: process and URL.
+struct PortForward(Child, String);
 
-impl Forwarded {
+impl PortForward {
     fn new(cluster: &Cluster) -> Self {
         let address = free_address();
         let port = address.rsplit(':').next().unwrap();
         let child = Command::new(cluster.var("KUBECTL"))
             .env("KUBECONFIG", cluster.var("KUBECONFIG"))
-            .args(["-n", PLACE, "port-forward", "service/prewarmer", &format!("{port}:8080")])
+            .args(["-n", NAMESPACE, "port-forward", "service/prewarmer", &format!("{port}:8080")])
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
         let begun = Instant::now();
         while std::net::TcpStream::connect(&address).is_err() {
-            assert!(begun.elapsed() < LONG, "no port is forwarded");
+            assert!(begun.elapsed() < TIMEOUT, "the port forward did not start");
             std::thread::sleep(Duration::from_millis(100));
         }
         Self(child, format!("https://localhost:{port}"))
     }
 }
 
-impl Drop for Forwarded {
+impl Drop for PortForward {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// From the first look to the last trace. One test, because each part needs what the one before it has left.
+/// Runs an installation from the first check to the purge. The steps are one test because each
+/// depends on the state that the previous one leaves.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a cluster of its own, and our images in its registry: tests/installed.sh"]
-async fn the_life_of_an_installation() {
+async fn installation_lifecycle() {
     let cluster = Cluster::shared();
-    let Some(registry) = cluster.registry("the_life_of_an_installation") else { return };
+    let Some(registry) = cluster.registry("installation_lifecycle") else { return };
     let install = Install::new(cluster, registry);
     let (code, text) = install.doctor(&["--pre", "--namespaces=default"]);
     assert_eq!(code, Some(0), "{text}");
     let (code, text) = install.doctor(&[]);
-    assert!(code == Some(1) && text.contains("there is no Deployment prewarmer/prewarmer"), "{text}");
+    assert!(code == Some(1) && text.contains("Deployment prewarmer/prewarmer not found"), "{text}");
 
-    cluster.kubectl(&["create", "namespace", PLACE], "");
-    cluster.kubectl(&["label", "namespace", PLACE, "pod-security.kubernetes.io/enforce=restricted"], "");
-    assert_eq!(install.traces(), Vec::<String>::new());
+    cluster.kubectl(&["create", "namespace", NAMESPACE], "");
+    cluster.kubectl(
+        &["label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted"],
+        "",
+    );
+    assert_eq!(install.remaining_objects(), Vec::<String>::new());
     let said = install.apply_chart("install", &[]);
     assert!(said.contains("STATUS: deployed") && said.contains("prewarmer doctor"), "{said}");
     let (code, text) = install.doctor(&["--wait=1m", "--namespaces=default"]);
-    assert!(code == Some(0) && text.ends_with("all is well\n"), "{text}");
-    let said = install.cluster.helm(&["test", "prewarmer", "-n", PLACE]);
+    assert!(code == Some(0) && text.ends_with("all checks passed\n"), "{text}");
+    let said = install.cluster.helm(&["test", "prewarmer", "-n", NAMESPACE]);
     assert!(said.contains("Succeeded"), "{said}");
 
     let shop = cluster.namespace("shop");
-    shop.kubectl(&["label", "namespace", &shop.name, "pod-security.kubernetes.io/enforce=restricted"], "");
-    a_rollout_finds_its_images(&install, &shop, registry).await;
-    every_kind_is_seen(&shop).await;
+    shop.kubectl(
+        &["label", "namespace", &shop.name, "pod-security.kubernetes.io/enforce=restricted"],
+        "",
+    );
+    rollout_uses_warm_images(&install, &shop, registry).await;
+    each_workload_kind_creates_tasks(&shop).await;
     rest_through_the_service(&install, &shop).await;
-    workers_without_jobs(&shop).await;
-    a_second_one_is_refused(&install);
-    an_upgrade_while_a_task_runs(&install, &shop).await;
-    the_leaders_node_dies(&install, &shop).await;
-    nothing_is_granted_in_vain(&install);
-    a_stolen_token_pulls_images_and_nothing_else(&install, &shop);
-    the_definitions_stay_when_they_are_switched_off(&install);
-    an_uninstall_leaves_what_is_the_users(&install, &shop).await;
-    a_purge_leaves_nothing(&install, &shop).await;
+    bare_pod_workers(&shop).await;
+    second_installation_is_rejected(&install);
+    upgrade_during_task(&install, &shop).await;
+    leader_node_is_lost(&install, &shop).await;
+    every_granted_permission_is_used(&install);
+    stolen_token_can_only_pull_images(&install, &shop);
+    definitions_are_kept_when_disabled(&install);
+    uninstall_keeps_user_objects(&install, &shop).await;
+    purge_deletes_everything(&install, &shop).await;
 }
 
-/// A Deployment that Pod Security restricted takes.
-fn restricted(name: &str, image: &str) -> Value {
+/// Returns a Deployment that complies with Pod Security level restricted.
+fn restricted_deployment(name: &str, image: &str) -> Value {
     let mut web = deployment(name, 0, &[image]);
     let pod = &mut web["spec"]["template"]["spec"];
     pod["nodeSelector"] = json!({"kubernetes.io/os": "linux"});
@@ -241,49 +293,63 @@ fn restricted(name: &str, image: &str) -> Value {
         "podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
             {"labelSelector": {"matchLabels": {"app": name}}, "topologyKey": "kubernetes.io/hostname"}]}});
     pod["terminationGracePeriodSeconds"] = json!(1);
-    pod["securityContext"] =
-        json!({"runAsNonRoot": true, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}});
+    pod["securityContext"] = json!({"runAsNonRoot": true, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}});
     pod["containers"][0]["securityContext"] =
         json!({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}});
     web
 }
 
-async fn a_rollout_finds_its_images(install: &Install, shop: &Namespace, registry: &str) {
+async fn rollout_uses_warm_images(install: &Install, shop: &Namespace, registry: &str) {
     let image = format!("{registry}/shop/web:{}", shop.name);
     install.cluster.push(&image, &Path::new(install.cluster.var("BIN")).join("pause"), true);
-    shop.apply(&restricted("web", &image));
-    let task = shop.eventually("a task", LONG, || async { shop.get("prewarmtasks").pop() }).await;
-    let status = shop.ended(task["metadata"]["name"].as_str().unwrap(), LONG).await;
-    assert_eq!((&status["phase"], &status["succeededNodes"]), (&json!("Completed"), &json!(2)), "{status:#}");
+    shop.apply(&restricted_deployment("web", &image));
+    let task =
+        shop.eventually("a task", TIMEOUT, || async { shop.get("prewarmtasks").pop() }).await;
+    let status = shop.wait_until_ended(task["metadata"]["name"].as_str().unwrap(), TIMEOUT).await;
+    assert_eq!(
+        (&status["phase"], &status["succeededNodes"]),
+        (&json!("Completed"), &json!(2)),
+        "{status:#}"
+    );
     shop.kubectl(&["scale", "deployment/web", "--replicas=2"], "");
     shop.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"], "");
     let events = shop.events("web-");
-    assert_eq!(events.iter().filter(|event| event.contains("already present")).count(), 2, "{events:#?}");
+    assert_eq!(
+        events.iter().filter(|event| event.contains("already present")).count(),
+        2,
+        "{events:#?}"
+    );
     assert!(!events.iter().any(|event| event.contains("Pulling")), "{events:#?}");
-    // The leader has counted them, and what they were spared.
+    // The leader has counted the starts and the time saved.
     let (leader, _) = install.leader();
-    let path = format!("/api/v1/namespaces/{PLACE}/pods/{leader}:9090/proxy/metrics");
+    let path = format!("/api/v1/namespaces/{NAMESPACE}/pods/{leader}:9090/proxy/metrics");
     let counted = || async {
         let metrics = install.cluster.kubectl(&["get", "--raw", &path], "");
         let value = |name: &str| {
-            metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok()).unwrap_or_default()
+            metrics
+                .lines()
+                .find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok())
+                .unwrap_or_default()
         };
         let warm = value("prewarm_pod_starts_total{image=\"warm\"}");
-        (warm >= 2.0 && value("prewarm_lead_time_seconds_count") >= 2.0 && value("prewarm_seconds_saved_total") > 0.0)
+        (warm >= 2.0
+            && value("prewarm_lead_time_seconds_count") >= 2.0
+            && value("prewarm_seconds_saved_total") > 0.0)
             .then_some(())
     };
-    shop.eventually("two warm starts in the metrics", LONG, counted).await;
+    shop.eventually("two warm starts in the metrics", TIMEOUT, counted).await;
 }
 
-/// Beside Deployments, so that each right to read them is used.
-async fn every_kind_is_seen(shop: &Namespace) {
+/// Creates a workload of every other kind, so that each read permission is used.
+async fn each_workload_kind_creates_tasks(shop: &Namespace) {
     let pod = |image: &str| {
-        let mut pod = restricted("x", image)["spec"]["template"]["spec"].clone();
+        let mut pod = restricted_deployment("x", image)["spec"]["template"]["spec"].clone();
         pod["nodeSelector"] = json!({"type": "fake"});
         pod.as_object_mut().unwrap().remove("affinity");
         pod
     };
-    let template = |image: &str| json!({"metadata": {"labels": {"app": image}}, "spec": pod(image)});
+    let template =
+        |image: &str| json!({"metadata": {"labels": {"app": image}}, "spec": pod(image)});
     let selected = |image: &str| json!({"matchLabels": {"app": image}});
     let once = |image: &str| {
         let mut template = template(image);
@@ -297,8 +363,16 @@ async fn every_kind_is_seen(shop: &Namespace) {
             "StatefulSet",
             json!({"replicas": 0, "serviceName": "s", "selector": selected("sts"), "template": template("sts")}),
         ),
-        object("apps/v1", "DaemonSet", json!({"selector": selected("ds"), "template": template("ds")})),
-        object("apps/v1", "ReplicaSet", json!({"replicas": 0, "selector": selected("rs"), "template": template("rs")})),
+        object(
+            "apps/v1",
+            "DaemonSet",
+            json!({"selector": selected("ds"), "template": template("ds")}),
+        ),
+        object(
+            "apps/v1",
+            "ReplicaSet",
+            json!({"replicas": 0, "selector": selected("rs"), "template": template("rs")}),
+        ),
         object(
             "v1",
             "ReplicationController",
@@ -320,34 +394,49 @@ async fn every_kind_is_seen(shop: &Namespace) {
             .flat_map(|task| task["spec"]["images"].as_array().unwrap().iter())
             .map(|image| image.as_str().unwrap().to_owned())
             .collect();
-        ["sts", "ds", "rs", "rc", "job", "cron", "bare"].iter().all(|image| images.contains(*image)).then_some(())
+        ["sts", "ds", "rs", "rc", "job", "cron", "bare"]
+            .iter()
+            .all(|image| images.contains(*image))
+            .then_some(())
     };
-    shop.eventually("a task for each kind", LONG, all).await;
+    shop.eventually("a task for each workload kind", TIMEOUT, all).await;
 }
 
 async fn rest_through_the_service(install: &Install, shop: &Namespace) {
-    let forwarded = Forwarded::new(install.cluster);
+    let forwarded = PortForward::new(install.cluster);
     let ca = install.kubectl(&["get", "secret", "prewarmer-ca", "-o", "jsonpath={.data.ca\\.crt}"]);
-    let caller = Caller::trusting(&forwarded.1, &ca, &token(shop, "editor", &["*"]));
+    let caller = RestClient::with_ca(&forwarded.1, &ca, &account_token(shop, "editor", &["*"]));
     let body = json!({"images": ["rest:1"], "nodeSelector": {"type": "fake"}, "nodes": 3, "namespace": shop.name});
-    let twice = |caller: Caller| {
+    let twice = |caller: RestClient| {
         let body = body.clone();
-        async move { caller.send(caller.request("POST", "/tasks").header("idempotency-key", "once").json(&body)).await }
+        async move {
+            caller
+                .send(
+                    caller.request("POST", "/tasks").header("idempotency-key", "once").json(&body),
+                )
+                .await
+        }
     };
     let (made, again) = (twice(caller.clone()).await, twice(caller.clone()).await);
-    assert_eq!((made.code, again.code, &made.body["taskId"]), (201, 201, &again.body["taskId"]), "{made:?} {again:?}");
+    assert_eq!(
+        (made.code, again.code, &made.body["taskId"]),
+        (201, 201, &again.body["taskId"]),
+        "{made:?} {again:?}"
+    );
     let id = made.body["taskId"].as_str().unwrap();
-    shop.ended(id, LONG).await;
+    shop.wait_until_ended(id, TIMEOUT).await;
     let got = caller.get(&format!("/tasks/{id}")).await;
     assert_eq!((got.code, &got.body["status"]), (200, &json!("completed")), "{got:?}");
-    // A task that is cancelled, and a schedule's life.
+    // A cancelled task, and all operations on a schedule.
     let slow = json!({"images": ["slow:1"], "nodeSelector": {"type": "fake"}, "batchSize": 1, "namespace": shop.name});
-    let slow = caller.task(&slow).await;
+    let slow = caller.create_task(&slow).await;
     let workers = || async {
         let jobs = shop.get("jobs");
-        jobs.iter().any(|job| job["metadata"]["labels"]["prewarm.io/task"] == json!(slow)).then_some(())
+        jobs.iter()
+            .any(|job| job["metadata"]["labels"]["prewarm.io/task"] == json!(slow))
+            .then_some(())
     };
-    shop.eventually("a worker of the slow task", LONG, workers).await;
+    shop.eventually("a worker of the slow task", TIMEOUT, workers).await;
     assert_eq!(caller.delete(&format!("/tasks/{slow}")).await.code, 200);
     let schedule = json!({"cronExpr": "@yearly", "namespace": shop.name, "historyLimit": 1, "taskConfig":
         {"images": ["scheduled:1"], "nodeSelector": {"type": "fake"}, "nodes": 1}});
@@ -357,33 +446,48 @@ async fn rest_through_the_service(install: &Install, shop: &Namespace) {
     for run in ["1", "2"] {
         assert_eq!(caller.post(&format!("{path}/trigger"), &json!({})).await.code, 202);
         let runs = format!("{path}/executions/{run}");
-        let ended = || async { (caller.get(&runs).await.body["status"] == "success").then_some(()) };
-        shop.eventually("the run succeeds", LONG, ended).await;
+        let ended =
+            || async { (caller.get(&runs).await.body["status"] == "success").then_some(()) };
+        shop.eventually("success of the execution", TIMEOUT, ended).await;
     }
     assert_eq!(caller.put(&format!("{path}/disable"), &json!({})).await.code, 200);
     let mut changed = schedule.body.clone();
     changed["description"] = json!("changed");
-    for field in ["id", "namespace", "createdAt", "updatedAt", "createdBy", "lastExecutionAt", "nextExecutionAt"] {
+    for field in [
+        "id",
+        "namespace",
+        "createdAt",
+        "updatedAt",
+        "createdBy",
+        "lastExecutionAt",
+        "nextExecutionAt",
+    ] {
         changed.as_object_mut().unwrap().remove(field);
     }
     let put = caller.put(&path, &changed).await;
     assert!(put.code == 200 || put.code == 400, "{put:?}");
     assert_eq!(caller.delete(&path).await.code, 200);
-    a_run_that_waits(&caller, shop).await;
-    assert_eq!(caller.get("/nodes").await.code, 403, "this caller may not read nodes");
-    let seer = caller.with(&token_for_nodes(install.cluster, shop, "nodes", &["get", "list"]));
+    queued_execution_runs_after_timeout(&caller, shop).await;
+    assert_eq!(caller.get("/nodes").await.code, 403, "a caller without permission read nodes");
+    let seer = caller.with_token(&account_token_with_nodes(
+        install.cluster,
+        shop,
+        "nodes",
+        &["get", "list"],
+    ));
     assert_eq!(seer.get("/nodes").await.code, 200);
-    forget_nodes(install.cluster, shop);
-    // The page of a task names its nodes, which stand in its plan.
+    delete_node_permission(install.cluster, shop);
+    // The page of a task lists its nodes, which are stored in its plan.
     let page = format!("{}/ui/tasks/{}/{id}/nodes", forwarded.1, shop.name);
-    let cookie = format!("__Host-prewarmer={}", caller.secret());
+    let cookie = format!("__Host-prewarmer={}", caller.bearer_token());
     let grid = caller.send(caller.get_page(&page).header("cookie", cookie)).await;
     assert_eq!(grid.code, 200, "{grid:?}");
     assert!(grid.body.to_string().contains("node-"), "{grid:?}");
 }
 
-/// A run that takes too long is cancelled by the controller, and the run that waited for its end is created by it.
-async fn a_run_that_waits(caller: &Caller, shop: &Namespace) {
+/// Verifies that the controller cancels an execution that exceeds its timeout and creates the
+/// queued one.
+async fn queued_execution_runs_after_timeout(caller: &RestClient, shop: &Namespace) {
     let body = json!({"cronExpr": "@yearly", "namespace": shop.name, "overlapPolicy": "queue", "timeoutSeconds": 3,
         "taskConfig": {"images": ["slow:6"], "nodeSelector": {"type": "fake"}, "batchSize": 1}});
     let made = caller.post("/scheduled-tasks", &body).await;
@@ -396,42 +500,80 @@ async fn a_run_that_waits(caller: &Caller, shop: &Namespace) {
     for run in ["1", "2"] {
         let run = format!("{path}/executions/{run}");
         let ended = || async { (caller.get(&run).await.body["status"] == "timeout").then_some(()) };
-        shop.eventually("the run times out", LONG, ended).await;
+        shop.eventually("timeout of the execution", TIMEOUT, ended).await;
     }
     assert_eq!(caller.delete(&path).await.code, 200);
 }
 
-/// Workers that are bare pods: one task that ends, and one that is cancelled.
-async fn workers_without_jobs(shop: &Namespace) {
+/// Verifies workers that are bare pods, with one task that completes and one that is cancelled.
+async fn bare_pod_workers(shop: &Namespace) {
     let spec = |image: &str| json!({"images": [image], "worker": "Pod", "nodeSelector": {"type": "fake"}, "successThreshold": "50%"});
-    // On each tenth node it fails, and is ended there by itself.
+    // The pull fails on every tenth node, where the controller ends the pod itself.
     shop.apply_task("bare", &spec("picky:2"));
-    let status = shop.ended("bare", LONG).await;
-    assert_eq!((&status["phase"], &status["failedNodes"][0]["reason"]), (&json!("Completed"), &json!("ImageNotFound")));
+    let status = shop.wait_until_ended("bare", TIMEOUT).await;
+    assert_eq!(
+        (&status["phase"], &status["failedNodes"][0]["reason"]),
+        (&json!("Completed"), &json!("ImageNotFound"))
+    );
     shop.apply_task("broken-off", &spec("slow:4"));
     let workers = || async {
         let pods = shop.get("pods");
-        pods.iter().any(|pod| pod["metadata"]["labels"]["prewarm.io/task"] == "broken-off").then_some(())
+        pods.iter()
+            .any(|pod| pod["metadata"]["labels"]["prewarm.io/task"] == "broken-off")
+            .then_some(())
     };
-    shop.eventually("a worker", LONG, workers).await;
-    shop.kubectl(&["patch", "prewarmtask", "broken-off", "--type=merge", "-p", "{\"spec\":{\"cancel\":true}}"], "");
-    assert_eq!(shop.ended("broken-off", LONG).await["phase"], "Cancelled");
+    shop.eventually("a worker", TIMEOUT, workers).await;
+    shop.kubectl(
+        &[
+            "patch",
+            "prewarmtask",
+            "broken-off",
+            "--type=merge",
+            "-p",
+            "{\"spec\":{\"cancel\":true}}",
+        ],
+        "",
+    );
+    assert_eq!(shop.wait_until_ended("broken-off", TIMEOUT).await["phase"], "Cancelled");
 }
 
-/// This one looks at all namespaces: there is none left for another.
-fn a_second_one_is_refused(install: &Install) {
-    let words = ["install", "second", CHART, "-n", "default", "--set", "crds.install=false", "--dry-run=server"];
+/// Verifies that a second installation is rejected: this one watches all namespaces.
+fn second_installation_is_rejected(install: &Install) {
+    let words = [
+        "install",
+        "second",
+        CHART,
+        "-n",
+        "default",
+        "--set",
+        "crds.install=false",
+        "--dry-run=server",
+    ];
     let (done, said) = install.cluster.try_helm(&words);
-    assert!(!done && said.contains("another installation looks at all namespaces already"), "{said}");
-    let (done, said) = install.cluster.try_helm(&[&words[..], &["--set", "settings.allowOverlap=true"]].concat());
+    assert!(
+        !done && said.contains("another installation watches all namespaces already"),
+        "{said}"
+    );
+    let (done, said) =
+        install.cluster.try_helm(&[&words[..], &["--set", "settings.allowOverlap=true"]].concat());
     assert!(done, "{said}");
 }
 
-async fn an_upgrade_while_a_task_runs(install: &Install, shop: &Namespace) {
+async fn upgrade_during_task(install: &Install, shop: &Namespace) {
     let nodes = fake_nodes(install);
-    shop.apply_task("upgraded", &json!({"images": ["slow:2"], "nodeSelector": {"type": "fake"}, "batchSize": 5}));
-    progressed(shop, "upgraded").await;
-    let before = install.kubectl(&["get", "pods", "-l", "app.kubernetes.io/part-of=prewarmer", "-o", "name"]);
+    shop.apply_task(
+        "upgraded",
+        &json!({"images": ["slow:2"], "nodeSelector": {"type": "fake"}, "batchSize": 5}),
+    );
+    wait_for_progress(shop, "upgraded").await;
+    let before = install.kubectl(&[
+        "get",
+        "pods",
+        "-l",
+        "app.kubernetes.io/part-of=prewarmer",
+        "-o",
+        "name",
+    ]);
     install.apply_chart("upgrade", &["--set", "settings.coalesceWindow=300ms"]);
     let after = install.kubectl(&[
         "get",
@@ -443,8 +585,12 @@ async fn an_upgrade_while_a_task_runs(install: &Install, shop: &Namespace) {
         "--field-selector=status.phase=Running",
     ]);
     assert!(after.lines().any(|pod| !before.contains(pod)), "{before} {after}");
-    let status = shop.ended("upgraded", LONG).await;
-    assert_eq!((&status["phase"], &status["succeededNodes"]), (&json!("Completed"), &json!(nodes)), "{status:#}");
+    let status = shop.wait_until_ended("upgraded", TIMEOUT).await;
+    assert_eq!(
+        (&status["phase"], &status["succeededNodes"]),
+        (&json!("Completed"), &json!(nodes)),
+        "{status:#}"
+    );
     let (code, text) = install.doctor(&["--wait=1m"]);
     assert_eq!(code, Some(0), "{text}");
 }
@@ -453,67 +599,80 @@ fn fake_nodes(install: &Install) -> usize {
     install.cluster.var("FAKE_NODES").parse().unwrap()
 }
 
-/// Waits until some nodes of a task have ended, and not all.
-async fn progressed(shop: &Namespace, task: &str) {
+/// Waits until some but not all nodes of a task have ended.
+async fn wait_for_progress(shop: &Namespace, task: &str) {
     let some = || async {
-        let task: Value = serde_json::from_str(&shop.kubectl(&["get", "prewarmtask", task, "-o", "json"], "")).unwrap();
+        let task: Value =
+            serde_json::from_str(&shop.kubectl(&["get", "prewarmtask", task, "-o", "json"], ""))
+                .unwrap();
         let done = task["status"]["succeededNodes"].as_u64().unwrap_or_default();
-        assert_ne!(task["status"]["phase"], "Completed", "it was too quick to see it run");
+        assert_ne!(
+            task["status"]["phase"], "Completed",
+            "the task completed before it was observed running"
+        );
         (done > 0).then_some(())
     };
-    shop.eventually("some nodes of the task", LONG, some).await;
+    shop.eventually("some nodes of the task", TIMEOUT, some).await;
 }
 
-async fn the_leaders_node_dies(install: &Install, shop: &Namespace) {
-    shop.apply_task("orphaned", &json!({"images": ["slow:3"], "nodeSelector": {"type": "fake"}, "batchSize": 5}));
-    progressed(shop, "orphaned").await;
+async fn leader_node_is_lost(install: &Install, shop: &Namespace) {
+    shop.apply_task(
+        "orphaned",
+        &json!({"images": ["slow:3"], "nodeSelector": {"type": "fake"}, "batchSize": 5}),
+    );
+    wait_for_progress(shop, "orphaned").await;
     let (leader, node) = install.leader();
-    let refused = install.audited().1;
-    assert_eq!(refused, Vec::<String>::new(), "nothing that the server needs is refused");
+    let refused = install.audited_permissions().1;
+    assert_eq!(refused, Vec::<String>::new(), "a request of the server was denied");
     install.cluster.kill_node(&node);
     let died = Instant::now();
-    let other = || async { (install.leader().0 != leader && !install.leader().0.is_empty()).then_some(()) };
+    let other =
+        || async { (install.leader().0 != leader && !install.leader().0.is_empty()).then_some(()) };
     shop.eventually("another leader", Duration::from_secs(30), other).await;
-    println!("MEASURED the leader's node was killed: another led after {:.1} s", died.elapsed().as_secs_f64());
-    let status = shop.ended("orphaned", LONG).await;
+    println!(
+        "MEASURED the leader's node was killed: another replica led after {:.1} s",
+        died.elapsed().as_secs_f64()
+    );
+    let status = shop.wait_until_ended("orphaned", TIMEOUT).await;
     assert_eq!(
         (&status["phase"], &status["succeededNodes"]),
         (&json!("Completed"), &json!(fake_nodes(install))),
         "{status:#}"
     );
-    // What the cloud's controller does with a machine that is no more.
+    // The cloud controller would do this for a machine that no longer exists.
     install.cluster.kubectl(&["delete", "node", &node], "");
     install.kubectl(&["delete", "pod", &leader, "--force", "--grace-period=0"]);
 }
 
-/// The API server's audit log against the chart's roles.
-fn nothing_is_granted_in_vain(install: &Install) {
-    let (used, refused) = install.audited();
+/// Compares the API server's audit log with the chart's roles.
+fn every_granted_permission_is_used(install: &Install) {
+    let (used, refused) = install.audited_permissions();
     assert_eq!(refused, Vec::<String>::new());
-    let unused: Vec<Right> = install.granted().difference(&used).cloned().collect();
-    // What this test has no occasion for: each is reached by another one.
+    let unused: Vec<Permission> =
+        install.granted_permissions().difference(&used).cloned().collect();
+    // Permissions that this test does not use; another test covers each.
     let elsewhere = [
-        // Keys are forgotten after a day, and earlier those of a caller who has too many.
-        (CONTROLLER, "delete", "coordination.k8s.io", "leases"),
-        (FRONT, "delete", "coordination.k8s.io", "leases"),
-        // Of two that make the same task, the second looks at the first's.
-        (CONTROLLER, "get", "prewarm.io", "prewarmtasks"),
+        // Idempotency keys are deleted after a day, and earlier for a caller that has too many.
+        (CONTROLLER_ACCOUNT, "delete", "coordination.k8s.io", "leases"),
+        (FRONT_ACCOUNT, "delete", "coordination.k8s.io", "leases"),
+        // If two replicas create the same task, the second reads the task of the first.
+        (CONTROLLER_ACCOUNT, "get", "prewarm.io", "prewarmtasks"),
     ];
-    let known = |right: &&Right| {
+    let known = |right: &&Permission| {
         let right = (right.0.as_str(), right.1.as_str(), right.2.as_str(), right.3.as_str());
         !elsewhere.contains(&right)
     };
-    let unused: Vec<&Right> = unused.iter().filter(known).collect();
-    assert!(unused.is_empty(), "granted, and never used: {unused:#?}");
+    let unused: Vec<&Permission> = unused.iter().filter(known).collect();
+    assert!(unused.is_empty(), "granted but never used: {unused:#?}");
 }
 
-/// With the server's own token: what a thief would try.
-fn a_stolen_token_pulls_images_and_nothing_else(install: &Install, shop: &Namespace) {
-    // No Pod Security here that would refuse first.
+/// Verifies which requests the API server denies to a thief of the server's own token.
+fn stolen_token_can_only_pull_images(install: &Install, shop: &Namespace) {
+    // A namespace without Pod Security, which would reject the pods before the policies do.
     let lax = install.cluster.namespace("lax");
-    let thief = Thief::new(install, CONTROLLER);
-    let front = Thief::new(install, FRONT);
-    let try_it = |words: &[&str], input: &str| thief.try_it(words, input);
+    let thief = StolenToken::new(install, CONTROLLER_ACCOUNT);
+    let front = StolenToken::new(install, FRONT_ACCOUNT);
+    let try_it = |words: &[&str], input: &str| thief.try_kubectl(words, input);
 
     let sample = |kind: &str| {
         let spec = json!({"images": [format!("slow-{}:9", kind.to_lowercase())], "worker": kind, "nodes": 1, "nodeSelector": {"type": "fake"}, "pullMethod": if kind == "Pod" { "Helper" } else { "ImageVolume" }});
@@ -521,18 +680,24 @@ fn a_stolen_token_pulls_images_and_nothing_else(install: &Install, shop: &Namesp
         lax.apply_task(&name, &spec);
         let begun = Instant::now();
         loop {
-            assert!(begun.elapsed() < LONG, "no worker of {name}");
-            let of = |object: &&Value| object["metadata"]["labels"]["prewarm.io/task"] == json!(name);
+            assert!(begun.elapsed() < TIMEOUT, "no worker of {name}");
+            let of =
+                |object: &&Value| object["metadata"]["labels"]["prewarm.io/task"] == json!(name);
             let found = lax.get(&format!("{}s", kind.to_lowercase())).iter().find(of).cloned();
             if let Some(mut found) = found {
-                for field in ["uid", "resourceVersion", "creationTimestamp", "managedFields", "generation"] {
+                for field in
+                    ["uid", "resourceVersion", "creationTimestamp", "managedFields", "generation"]
+                {
                     found["metadata"].as_object_mut().unwrap().remove(field);
                 }
                 found.as_object_mut().unwrap().remove("status");
                 if kind == "Job" {
                     found["spec"].as_object_mut().unwrap().remove("selector");
-                    let labels = found["spec"]["template"]["metadata"]["labels"].as_object_mut().unwrap();
-                    labels.retain(|key, _| !key.contains("controller-uid") && !key.contains("job-name"));
+                    let labels =
+                        found["spec"]["template"]["metadata"]["labels"].as_object_mut().unwrap();
+                    labels.retain(|key, _| {
+                        !key.contains("controller-uid") && !key.contains("job-name")
+                    });
                 }
                 for field in ["priority", "preemptionPolicy"] {
                     found["spec"].as_object_mut().unwrap().remove(field);
@@ -543,24 +708,36 @@ fn a_stolen_token_pulls_images_and_nothing_else(install: &Install, shop: &Namesp
             std::thread::sleep(Duration::from_millis(100));
         }
     };
-    let create =
-        |object: &Value| try_it(&["-n", &lax.name, "create", "--dry-run=server", "-f", "-"], &object.to_string());
+    let create = |object: &Value| {
+        try_it(&["-n", &lax.name, "create", "--dry-run=server", "-f", "-"], &object.to_string())
+    };
     for kind in ["Pod", "Job"] {
         let good = sample(kind);
         let (taken, said) = create(&good);
-        assert!(taken, "a worker as the server makes it is taken: {said}");
-        let (taken, said) =
-            front.try_it(&["-n", &lax.name, "create", "--dry-run=server", "-f", "-"], &good.to_string());
-        assert!(!taken && said.contains("orbidden"), "what is called makes no workers: {said}");
-        // No such runtime class in this cluster: a pod with it is refused before any policy is asked.
-        let all = misuses(kind, kind == "Pod").into_iter();
-        let all: Vec<_> = all.filter(|(path, _)| kind == "Job" || !path.ends_with("/runtimeClassName")).collect();
+        assert!(taken, "a worker as the server creates it was denied: {said}");
+        let (taken, said) = front.try_kubectl(
+            &["-n", &lax.name, "create", "--dry-run=server", "-f", "-"],
+            &good.to_string(),
+        );
+        assert!(
+            !taken && said.contains("orbidden"),
+            "the front account could create a worker: {said}"
+        );
+        // The runtime class does not exist in this cluster, so a pod with it is rejected before any
+        // policy is evaluated.
+        let all = worker_misuses(kind, kind == "Pod").into_iter();
+        let all: Vec<_> =
+            all.filter(|(path, _)| kind == "Job" || !path.ends_with("/runtimeClassName")).collect();
         let (_, others) = try_misuses(&good, &all, |objects| create(objects).1);
         assert_eq!(others, Vec::<String>::new(), "{kind}");
     }
-    // What is not a worker is neither deleted nor changed; secrets are not read, and nothing else is made.
-    let pod =
-        shop.get("pods").iter().find(|pod| pod["metadata"]["name"].as_str().unwrap().starts_with("web-")).cloned();
+    // Other objects than workers can be neither deleted nor changed, secrets cannot be read, and no
+    // other kind can be created.
+    let pod = shop
+        .get("pods")
+        .iter()
+        .find(|pod| pod["metadata"]["name"].as_str().unwrap().starts_with("web-"))
+        .cloned();
     let pod = pod.unwrap()["metadata"]["name"].as_str().unwrap().to_owned();
     let attempts: [&[&str]; 11] = [
         &["-n", &shop.name, "delete", "pod", &pod, "--wait=false"],
@@ -572,19 +749,27 @@ fn a_stolen_token_pulls_images_and_nothing_else(install: &Install, shop: &Namesp
         &["-n", &shop.name, "exec", &pod, "--", "id"],
         &["create", "clusterrolebinding", "x", "--clusterrole=cluster-admin", "--user=x"],
         &["delete", "validatingadmissionpolicy", "prewarmer-pods"],
-        &["-n", PLACE, "get", "secret", "prewarmer-api-tokens"],
-        &["-n", PLACE, "delete", "lease", "prewarmer"],
+        &["-n", NAMESPACE, "get", "secret", "prewarmer-api-tokens"],
+        &["-n", NAMESPACE, "delete", "lease", "prewarmer"],
     ];
-    thief.is_refused(&attempts);
-    what_is_called_can_do_less(install, shop, &front);
-    assert!(shop.get("pods").iter().any(|one| one["metadata"]["name"] == json!(pod)), "it is still there");
+    thief.assert_denied(&attempts);
+    front_account_has_fewer_permissions(install, shop, &front);
+    assert!(
+        shop.get("pods").iter().any(|one| one["metadata"]["name"] == json!(pod)),
+        "a pod that is not a worker was deleted"
+    );
 }
 
-/// The account of what others can call, where the other one may.
-fn what_is_called_can_do_less(install: &Install, shop: &Namespace, front: &Thief<'_>) {
-    let task = shop.get("prewarmtasks").first().unwrap()["metadata"]["name"].as_str().unwrap().to_owned();
+/// Verifies that the account of the front process has none of the controller's permissions.
+fn front_account_has_fewer_permissions(
+    install: &Install,
+    shop: &Namespace,
+    front: &StolenToken<'_>,
+) {
+    let task =
+        shop.get("prewarmtasks").first().unwrap()["metadata"]["name"].as_str().unwrap().to_owned();
     let (shop, config) = (shop.name.as_str(), "validatingwebhookconfiguration");
-    front.is_refused(&[
+    front.assert_denied(&[
         &["-n", shop, "get", "pods"],
         &["-n", shop, "get", "deployments"],
         &["get", "deployments,pods,jobs,cronjobs", "-A"],
@@ -603,24 +788,42 @@ fn what_is_called_can_do_less(install: &Install, shop: &Namespace, front: &Thief
         ],
         &["patch", config, "prewarmer", "--type=merge", "-p", "{\"webhooks\":[]}"],
         &["delete", config, "prewarmer"],
-        &["-n", PLACE, "patch", "secret", "prewarmer-ca", "--type=merge", "-p", "{\"data\":null}"],
-        &["-n", PLACE, "delete", "lease", "prewarmer"],
-        &["-n", PLACE, "patch", "lease", "prewarmer", "--type=merge", "-p", "{\"spec\":{\"holderIdentity\":\"x\"}}"],
-        &["-n", PLACE, "create", "-f", &install.lease("another")],
-        &["-n", PLACE, "replace", "-f", &install.lease("prewarmer")],
+        &[
+            "-n",
+            NAMESPACE,
+            "patch",
+            "secret",
+            "prewarmer-ca",
+            "--type=merge",
+            "-p",
+            "{\"data\":null}",
+        ],
+        &["-n", NAMESPACE, "delete", "lease", "prewarmer"],
+        &[
+            "-n",
+            NAMESPACE,
+            "patch",
+            "lease",
+            "prewarmer",
+            "--type=merge",
+            "-p",
+            "{\"spec\":{\"holderIdentity\":\"x\"}}",
+        ],
+        &["-n", NAMESPACE, "create", "-f", &install.write_lease_manifest("another")],
+        &["-n", NAMESPACE, "replace", "-f", &install.write_lease_manifest("prewarmer")],
     ]);
 }
 
-/// Somebody who has the token of an account, and nothing else.
-struct Thief<'a> {
+/// Client with the token of an account and no other credentials.
+struct StolenToken<'a> {
     install: &'a Install,
     file: std::path::PathBuf,
 }
 
-impl<'a> Thief<'a> {
+impl<'a> StolenToken<'a> {
     fn new(install: &'a Install, account: &str) -> Self {
         let stolen = install.kubectl(&["create", "token", account]);
-        // The token alone, without the administrator's.
+        // The kubeconfig contains only the token, not the administrator's credentials.
         let file = Path::new(install.cluster.var("CLUSTER_DIR")).join(format!("stolen-{account}"));
         let config = install.cluster.kubectl(&["config", "view", "--raw", "-o", "json"], "");
         let mut config: Value = serde_json::from_str(&config).unwrap();
@@ -629,46 +832,68 @@ impl<'a> Thief<'a> {
         Self { install, file }
     }
 
-    fn try_it(&self, words: &[&str], input: &str) -> (bool, String) {
+    fn try_kubectl(&self, words: &[&str], input: &str) -> (bool, String) {
         let kubeconfig = format!("--kubeconfig={}", self.file.display());
         self.install.cluster.try_kubectl(&[&[kubeconfig.as_str()], words].concat(), input)
     }
 
-    fn is_refused(&self, attempts: &[&[&str]]) {
+    fn assert_denied(&self, attempts: &[&[&str]]) {
         for words in attempts {
-            let (done, said) = self.try_it(words, "");
-            let refused = said.to_lowercase().contains("forbidden") || said.contains("ValidatingAdmissionPolicy");
+            let (done, said) = self.try_kubectl(words, "");
+            let refused = said.to_lowercase().contains("forbidden")
+                || said.contains("ValidatingAdmissionPolicy");
             assert!(!done && refused, "{words:?}: {said}");
         }
     }
 }
 
-impl Drop for Thief<'_> {
+impl Drop for StolenToken<'_> {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.file);
     }
 }
 
-/// `crds.install: false` is for a second installation: on the release that brought the definitions it is refused, and where that
-/// check is not reached (`helm template | kubectl apply`), Helm leaves them all the same.
-fn the_definitions_stay_when_they_are_switched_off(install: &Install) {
-    let words = ["upgrade", "prewarmer", CHART, "-n", PLACE, "-f", &install.values, "--set", "crds.install=false"];
+/// Verifies `crds.install: false`, which is meant for a second installation: it is rejected on the
+/// release that installed the definitions. Where that check is not reached (`helm template |
+/// kubectl apply`), Helm keeps the definitions because of their resource policy.
+fn definitions_are_kept_when_disabled(install: &Install) {
+    let words = [
+        "upgrade",
+        "prewarmer",
+        CHART,
+        "-n",
+        NAMESPACE,
+        "-f",
+        &install.values,
+        "--set",
+        "crds.install=false",
+    ];
     let (done, said) = install.cluster.try_helm(&words);
     assert!(!done && said.contains("crds.install=false: the release prewarmer"), "{said}");
-    let kept = install.kubectl(&["get", "crd", "prewarmtasks.prewarm.io", "-o", "jsonpath={.metadata.annotations}"]);
+    let kept = install.kubectl(&[
+        "get",
+        "crd",
+        "prewarmtasks.prewarm.io",
+        "-o",
+        "jsonpath={.metadata.annotations}",
+    ]);
     assert!(kept.contains("\"helm.sh/resource-policy\":\"keep\""), "{kept}");
 }
 
-/// The definitions, the objects that users made, and the workers that these own.
-async fn an_uninstall_leaves_what_is_the_users(install: &Install, shop: &Namespace) {
+/// Verifies that an uninstall keeps the definitions, the users' objects, and the workers that they
+/// own.
+async fn uninstall_keeps_user_objects(install: &Install, shop: &Namespace) {
     let schedule = json!({"apiVersion": "prewarm.io/v1alpha1", "kind": "PrewarmSchedule", "metadata": {"name": "kept"},
         "spec": {"schedule": "@yearly", "taskTemplate": {"spec": {"images": ["a:1"]}}}});
     shop.apply(&schedule);
-    shop.apply_task("kept", &json!({"images": ["kept:1"], "nodes": 1, "nodeSelector": {"type": "fake"}}));
-    shop.ended("kept", LONG).await;
-    install.cluster.helm(&["uninstall", "prewarmer", "-n", PLACE, "--wait", "--timeout", "2m"]);
+    shop.apply_task(
+        "kept",
+        &json!({"images": ["kept:1"], "nodes": 1, "nodeSelector": {"type": "fake"}}),
+    );
+    shop.wait_until_ended("kept", TIMEOUT).await;
+    install.cluster.helm(&["uninstall", "prewarmer", "-n", NAMESPACE, "--wait", "--timeout", "2m"]);
     let only_theirs = || async {
-        // The API service of the group exists as long as its definitions do.
+        // The APIService of the group exists as long as its definitions do.
         let theirs = [
             "customresourcedefinition.",
             "apiservice.",
@@ -678,35 +903,53 @@ async fn an_uninstall_leaves_what_is_the_users(install: &Install, shop: &Namespa
             "job.",
             "pod/",
         ];
-        let left = install.traces();
-        let ours: Vec<&String> = left.iter().filter(|name| !theirs.iter().any(|kind| name.starts_with(kind))).collect();
+        let left = install.remaining_objects();
+        let ours: Vec<&String> =
+            left.iter().filter(|name| !theirs.iter().any(|kind| name.starts_with(kind))).collect();
         if !ours.is_empty() {
-            println!("still there: {ours:?}");
+            println!("remaining: {ours:?}");
         }
         ours.is_empty().then_some(left)
     };
-    let left = shop.eventually("no trace but the users'", LONG, only_theirs).await;
-    let definitions = left.iter().filter(|name| name.starts_with("customresourcedefinition.")).count();
+    let left =
+        shop.eventually("deletion of all but the users' objects", TIMEOUT, only_theirs).await;
+    let definitions =
+        left.iter().filter(|name| name.starts_with("customresourcedefinition.")).count();
     assert_eq!(definitions, 3, "{left:?}");
-    assert_eq!(shop.kubectl(&["get", "prewarmtask/kept", "prewarmschedule/kept", "-o", "name"], "").lines().count(), 2);
-    let none = || async { install.kubectl(&["get", "pods", "-o", "name"]).is_empty().then_some(()) };
-    shop.eventually("no pod in the installation's namespace", LONG, none).await;
+    assert_eq!(
+        shop.kubectl(&["get", "prewarmtask/kept", "prewarmschedule/kept", "-o", "name"], "")
+            .lines()
+            .count(),
+        2
+    );
+    let none =
+        || async { install.kubectl(&["get", "pods", "-o", "name"]).is_empty().then_some(()) };
+    shop.eventually("deletion of the installation's pods", TIMEOUT, none).await;
     shop.apply(&deployment("after", 0, &["after:1"]));
 }
 
-/// As docs/install.md has it.
-async fn a_purge_leaves_nothing(install: &Install, shop: &Namespace) {
+/// Deletes the definitions and workers as described in docs/install.md.
+async fn purge_deletes_everything(install: &Install, shop: &Namespace) {
     install.cluster.kubectl(
-        &["delete", "crd", "prewarmtasks.prewarm.io", "prewarmplans.prewarm.io", "prewarmschedules.prewarm.io"],
+        &[
+            "delete",
+            "crd",
+            "prewarmtasks.prewarm.io",
+            "prewarmplans.prewarm.io",
+            "prewarmschedules.prewarm.io",
+        ],
         "",
     );
-    install.cluster.kubectl(&["delete", "jobs,pods", "-A", "-l", "app.kubernetes.io/managed-by=prewarmer"], "");
+    install.cluster.kubectl(
+        &["delete", "jobs,pods", "-A", "-l", "app.kubernetes.io/managed-by=prewarmer"],
+        "",
+    );
     let gone = || async {
-        let left = install.traces();
+        let left = install.remaining_objects();
         if !left.is_empty() {
-            println!("still there: {left:?}");
+            println!("remaining: {left:?}");
         }
         left.is_empty().then_some(())
     };
-    shop.eventually("no trace", LONG, gone).await;
+    shop.eventually("deletion of all objects", TIMEOUT, gone).await;
 }

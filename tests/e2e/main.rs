@@ -1,20 +1,23 @@
-//! Tests that need a cluster: the real control plane, and a real kubelet where the machine can have one.
+//! Tests that need a cluster: the real control plane, and a real kubelet where the machine can run
+//! one.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test that meets what it did not expect fails there"
+    clippy::too_many_lines,
+    reason = "a scenario is read from top to bottom, and a test that meets what it did not expect fails there"
 )]
 
 mod admission;
-mod caller;
+mod availability;
 mod chaos;
 mod chart;
-mod checks;
 mod created_by;
+mod dashboard;
 mod engine;
-mod fair;
+mod failure_reasons;
+mod fairness;
 mod faults;
 mod fence;
 mod foreign;
@@ -23,20 +26,19 @@ mod frozen;
 mod harness;
 mod hostile;
 mod installed;
+mod invalid_tasks;
+mod job_recorder;
+mod node_checks;
 mod notifications;
-mod observed;
 mod plugin;
-mod poisoned;
-mod polite;
+mod pod_start;
 mod real_node;
-mod reasons;
 mod rest;
+mod rest_client;
+mod rest_errors;
 mod rest_lists;
-mod rest_refusals;
 mod rest_watch;
 mod schedules;
+mod smoke;
 mod soak;
-mod starts;
-mod truth;
-mod walk;
-mod watched;
+mod workload_watch;

@@ -1,4 +1,4 @@
-//! The end of a task, told to somebody outside.
+//! Notifications about the end of a task.
 
 use std::sync::{
     Arc, Mutex,
@@ -16,62 +16,78 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::{
-    admission::{HELPER, LONG},
-    caller::Caller,
+    admission::{HELPER, TASK_TIMEOUT},
     harness::{Cluster, Server, free_address},
+    rest_client::RestClient,
 };
 
-type Heard = Arc<(AtomicBool, Mutex<Vec<(HeaderMap, Bytes)>>)>;
+type ReceivedRequests = Arc<(AtomicBool, Mutex<Vec<(HeaderMap, Bytes)>>)>;
 
-/// One who listens, and takes what he hears once he is willing.
-async fn receiver() -> (String, Heard) {
-    async fn hear(State(heard): State<Heard>, headers: HeaderMap, body: Bytes) -> StatusCode {
+/// Starts a receiver that answers 503 until its flag is set, and records requests afterwards.
+async fn start_receiver() -> (String, ReceivedRequests) {
+    async fn receive(
+        State(heard): State<ReceivedRequests>,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> StatusCode {
         if !heard.0.load(Ordering::Relaxed) {
             return StatusCode::SERVICE_UNAVAILABLE;
         }
         heard.1.lock().unwrap().push((headers, body));
         StatusCode::OK
     }
-    let heard = Heard::default();
+    let heard = ReceivedRequests::default();
     let address = free_address();
     let listener = TcpListener::bind(&address).await.unwrap();
-    let router = Router::new().route("/hook", post(hear)).with_state(Arc::clone(&heard));
+    let router = Router::new().route("/hook", post(receive)).with_state(Arc::clone(&heard));
     tokio::spawn(async move { axum::serve(listener, router).await });
     (format!("http://{address}/hook"), heard)
 }
 
-/// A receiver that is down for a while, and a server that is killed meanwhile.
+/// The receiver is unavailable at first, and the server is killed meanwhile.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_end_is_told_even_after_a_crash() {
+async fn notifications_are_delivered_after_crash() {
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("notify");
     let image = format!("--worker-image={HELPER}");
     let words = ["--notify-allow=127.0.0.0/8", "--notify-ports=1-65535", image.as_str()];
-    let mut server = Server::with(cluster, &namespace, &namespace, &words).await;
-    let caller = Caller::editor(&server, &namespace);
-    let (url, heard) = receiver().await;
+    let mut server = Server::with_args(cluster, &namespace, &namespace, &words).await;
+    let caller = RestClient::editor(&server, &namespace);
+    let (url, heard) = start_receiver().await;
     namespace.kubectl(
-        &["create", "secret", "generic", "hook", "--from-literal=key=s3cret", &format!("--from-literal=url={url}")],
+        &[
+            "create",
+            "secret",
+            "generic",
+            "hook",
+            "--from-literal=key=s3cret",
+            &format!("--from-literal=url={url}"),
+        ],
         "",
     );
     let body = json!({"images": ["a:1"], "nodeSelector": {"type": "fake"}, "nodes": 3, "batchSize": 3,
         "ttlSecondsAfterFinished": 0, "webhookUrl": url,
         "notify": [{"url": url, "format": "cloudevents", "secret": "hook"},
                    {"urlFrom": {"secretKeyRef": {"name": "hook", "key": "url"}}, "format": "slack"}]});
-    let id = caller.task(&body).await;
+    let id = caller.create_task(&body).await;
     let tried = || async {
         let tasks = namespace.get("prewarmtasks");
-        let told = tasks.iter().find(|task| task["metadata"]["name"] == id)?["status"]["notifications"].clone();
+        let told =
+            tasks.iter().find(|task| task["metadata"]["name"] == id)?["status"]["notifications"]
+                .clone();
         (told[0]["attempts"].as_u64()? > 0).then_some(told)
     };
-    let told = namespace.eventually("a first try", LONG, tried).await;
+    let told = namespace.eventually("a first delivery attempt", TASK_TIMEOUT, tried).await;
     assert_eq!(told[0]["done"], false, "{told:#}");
-    assert!(told[0]["message"].as_str().unwrap().contains("503") && told[0]["nextAttempt"].is_string(), "{told:#}");
+    assert!(
+        told[0]["message"].as_str().unwrap().contains("503") && told[0]["nextAttempt"].is_string(),
+        "{told:#}"
+    );
     server.kill();
     heard.0.store(true, Ordering::Relaxed);
     server.restart().await;
     let all = || async { (heard.1.lock().unwrap().len() >= 3).then_some(()) };
-    namespace.eventually("all are told", LONG, all).await;
+    namespace.eventually("all three notifications", TASK_TIMEOUT, all).await;
     let (mut plain, mut cloud, mut slack) = (0, 0, 0);
     for (headers, body) in heard.1.lock().unwrap().iter() {
         let message: Value = serde_json::from_slice(body).unwrap();
@@ -85,46 +101,59 @@ async fn the_end_is_told_even_after_a_crash() {
             slack += 1;
         } else {
             plain += 1;
-            assert_eq!((&message["event"], &message["taskId"]), (&json!("task.completed"), &json!(id)));
+            assert_eq!(
+                (&message["event"], &message["taskId"]),
+                (&json!("task.completed"), &json!(id))
+            );
             assert_eq!(message["progress"]["completedNodes"], 3);
             assert!(headers.get("x-prewarmer-signature").is_none());
         }
     }
     assert_eq!((plain, cloud, slack), (1, 1, 1));
-    assert!(!server.log().contains("/hook"), "an address is logged by its host alone");
-    // Its time to live was over long ago, but it had to be told of first.
+    assert!(!server.log().contains("/hook"), "the log contains the path of an address");
+    // The TTL has expired, but the notifications had to be delivered first.
     let gone = || async { namespace.get("prewarmtasks").is_empty().then_some(()) };
-    namespace.eventually("the task goes when all is told", LONG, gone).await;
+    namespace.eventually("deletion of the task after all deliveries", TASK_TIMEOUT, gone).await;
 }
 
-/// What kubectl has made is not checked by REST: it is refused where it would be connected to.
+/// REST does not validate tasks created by kubectl, so the egress policy rejects their addresses
+/// when connecting.
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_inside_is_told() {
+async fn internal_addresses_are_not_notified() {
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("inside");
     let server = Server::start(cluster, &namespace, HELPER).await;
-    let (url, heard) = receiver().await;
+    let (url, heard) = start_receiver().await;
     heard.0.store(true, Ordering::Relaxed);
     let inside = "http://localhost/hook";
-    let notify =
-        [url.clone(), inside.to_owned(), "http://169.254.169.254/".to_owned(), "http://168.63.129.16/".to_owned()];
+    let notify = [
+        url.clone(),
+        inside.to_owned(),
+        "http://169.254.169.254/".to_owned(),
+        "http://168.63.129.16/".to_owned(),
+    ];
     let mut notify: Vec<Value> = notify.iter().map(|url| json!({ "url": url })).collect();
-    namespace.kubectl(&["create", "secret", "generic", "hook", &format!("--from-literal=url={inside}")], "");
+    namespace.kubectl(
+        &["create", "secret", "generic", "hook", &format!("--from-literal=url={inside}")],
+        "",
+    );
     notify.push(json!({"urlFrom": {"secretKeyRef": {"name": "hook", "key": "url"}}}));
     let both = json!({"url": inside, "urlFrom": {"secretKeyRef": {"name": "hook", "key": "url"}}});
     for wrong in [both, json!({"format": "json"})] {
         let task = json!({"apiVersion": "prewarm.io/v1alpha1", "kind": "PrewarmTask",
             "metadata": {"name": "wrong", "namespace": namespace.name}, "spec": {"images": ["a:1"], "notify": [wrong]}});
         let (ok, text) = cluster.try_kubectl(&["apply", "-f", "-"], &task.to_string());
-        assert!(!ok && text.contains("give exactly one of url and urlFrom"), "{text}");
+        assert!(!ok && text.contains("exactly one of url and urlFrom must be set"), "{text}");
     }
-    namespace
-        .apply_task("sly", &json!({"images": ["a:1"], "nodeSelector": {"type": "fake"}, "nodes": 1, "notify": notify}));
+    namespace.apply_task(
+        "sly",
+        &json!({"images": ["a:1"], "nodeSelector": {"type": "fake"}, "nodes": 1, "notify": notify}),
+    );
     let done = || async {
         let told = namespace.get("prewarmtasks").pop()?["status"]["notifications"].clone();
         told.as_array()?.iter().all(|one| one["done"] == true).then_some(told)
     };
-    let told = namespace.eventually("all are given up", LONG, done).await;
+    let told = namespace.eventually("abandonment of all deliveries", TASK_TIMEOUT, done).await;
     let told = told.as_array().unwrap();
     let expected = [
         "is not allowed (--notify-ports)",
@@ -134,7 +163,10 @@ async fn nothing_inside_is_told() {
         "in the Secret",
     ];
     for (one, expected) in told.iter().zip(expected) {
-        assert!(one["message"].as_str().unwrap().contains(expected) && one["delivered"].is_null(), "{one:#}");
+        assert!(
+            one["message"].as_str().unwrap().contains(expected) && one["delivered"].is_null(),
+            "{one:#}"
+        );
     }
     assert_eq!(told.len(), expected.len());
     assert!(heard.1.lock().unwrap().is_empty());

@@ -1,13 +1,15 @@
-//! The walk to its end: a real kubelet, a real containerd, an image without any program.
+//! Complete path of an image on a real kubelet and containerd, with an image that contains no
+//! program.
 
 use std::{path::Path, time::Duration};
 
 use crate::harness::{Cluster, Server};
 use serde_json::{Value, json};
 
-const LONG: Duration = Duration::from_secs(90);
+const TIMEOUT: Duration = Duration::from_secs(90);
 
-/// A Deployment for the real node: a program, and beside it an image that holds only data.
+/// Returns a Deployment for the real node with a program image and an image volume that contains
+/// only data.
 fn deployment(app: &str, data: &str) -> Value {
     json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": {
         "replicas": 0,
@@ -20,43 +22,58 @@ fn deployment(app: &str, data: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pod_finds_its_images() {
+async fn pod_starts_with_warm_images() {
     let cluster = Cluster::shared();
-    let Some(registry) = cluster.registry("a_pod_finds_its_images") else { return };
+    let Some(registry) = cluster.registry("pod_starts_with_warm_images") else { return };
     let namespace = cluster.namespace("real");
-    let _server = Server::start(cluster, &namespace, &cluster.helper(registry)).await;
-    let (app, data) = (format!("{registry}/app:{}", namespace.name), format!("{registry}/data:{}", namespace.name));
+    let _server = Server::start(cluster, &namespace, &cluster.push_helper(registry)).await;
+    let (app, data) = (
+        format!("{registry}/app:{}", namespace.name),
+        format!("{registry}/data:{}", namespace.name),
+    );
     cluster.push(&app, &Path::new(cluster.var("BIN")).join("pause"), true);
     cluster.push_data(&data);
     namespace.apply(&deployment(&app, &data));
     let first = || async { namespace.get("prewarmtasks").pop() };
-    let task = namespace.eventually("a task", LONG, first).await;
-    let status = namespace.ended(task["metadata"]["name"].as_str().unwrap(), LONG).await;
-    assert_eq!((&status["phase"], &status["succeededNodes"]), (&json!("Completed"), &json!(1)), "{status:#}");
+    let task = namespace.eventually("a task", TIMEOUT, first).await;
+    let status =
+        namespace.wait_until_ended(task["metadata"]["name"].as_str().unwrap(), TIMEOUT).await;
+    assert_eq!(
+        (&status["phase"], &status["succeededNodes"]),
+        (&json!("Completed"), &json!(1)),
+        "{status:#}"
+    );
     assert_eq!(namespace.get("pods"), Vec::<Value>::new());
     namespace.kubectl(&["scale", "deployment/web", "--replicas=1"], "");
     namespace.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"], "");
     let events = namespace.events("web-");
-    assert!(events.iter().any(|e| e.contains("already present") && e.contains(&app)), "{events:#?}");
+    assert!(
+        events.iter().any(|e| e.contains("already present") && e.contains(&app)),
+        "{events:#?}"
+    );
     assert!(!events.iter().any(|e| e.contains("Pulling")), "{events:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_method_warms_an_image_without_any_program() {
+async fn each_pull_method_warms_data_images() {
     let cluster = Cluster::shared();
-    let Some(registry) = cluster.registry("each_method_warms_an_image_without_any_program") else { return };
+    let Some(registry) = cluster.registry("each_pull_method_warms_data_images") else { return };
     let namespace = cluster.namespace("methods");
-    namespace.kubectl(&["label", "namespace", &namespace.name, "pod-security.kubernetes.io/enforce=restricted"], "");
-    let _server = Server::start(cluster, &namespace, &cluster.helper(registry)).await;
+    namespace.kubectl(
+        &["label", "namespace", &namespace.name, "pod-security.kubernetes.io/enforce=restricted"],
+        "",
+    );
+    let _server = Server::start(cluster, &namespace, &cluster.push_helper(registry)).await;
     for method in ["ImageVolume", "Helper"] {
         let name = method.to_lowercase();
-        let (good, absent) = (format!("{registry}/{name}:{}", namespace.name), format!("{registry}/{name}:absent"));
+        let (good, absent) =
+            (format!("{registry}/{name}:{}", namespace.name), format!("{registry}/{name}:absent"));
         cluster.push_data(&good);
         let spec = json!({"images": [absent, good], "pullMethod": method, "timeout": "60s",
                           "nodeSelector": {"kubernetes.io/hostname": "real1"}});
         let task = json!({"apiVersion": "prewarm.io/v1alpha1", "kind": "PrewarmTask", "metadata": {"name": name}, "spec": spec});
         namespace.apply(&task);
-        let status = namespace.ended(&name, Duration::from_secs(30)).await;
+        let status = namespace.wait_until_ended(&name, Duration::from_secs(30)).await;
         assert_eq!(
             (&status["images"][1]["succeeded"], &status["images"][0]["failed"]),
             (&json!(1), &json!(1)),
@@ -64,11 +81,13 @@ async fn each_method_warms_an_image_without_any_program() {
         );
         assert_eq!(status["failedNodes"][0]["reason"], "ImageNotFound", "{status:#}");
         let on_node = || async { has_image(cluster, &good).then_some(()) };
-        namespace.eventually(&format!("{good} in containerd"), LONG, on_node).await;
+        namespace.eventually(&format!("{good} in containerd"), TIMEOUT, on_node).await;
     }
 }
 
-/// What the node itself reports; the kubelet refreshes it within a minute.
+/// Reports whether the node's status lists the image; the kubelet refreshes it within a minute.
 fn has_image(cluster: &Cluster, reference: &str) -> bool {
-    cluster.kubectl(&["get", "node", "real1", "-o", "jsonpath={.status.images[*].names[*]}"], "").contains(reference)
+    cluster
+        .kubectl(&["get", "node", "real1", "-o", "jsonpath={.status.images[*].names[*]}"], "")
+        .contains(reference)
 }

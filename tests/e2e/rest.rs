@@ -1,19 +1,19 @@
-//! The REST API as its clients use it.
+//! REST API as clients use it.
 
 use std::{collections::HashSet, process::Command};
 
 use serde_json::{Value, json};
 
 use crate::{
-    admission::{HELPER, LONG, deployment},
-    caller::{Caller, forget_nodes, token_for_nodes},
+    admission::{HELPER, TASK_TIMEOUT, deployment},
     harness::{Cluster, Namespace, Server},
+    rest_client::{RestClient, account_token_with_nodes, delete_node_permission},
 };
 
-/// Polls, as scripts do, until the task has ended.
-async fn ended(caller: &Caller, namespace: &Namespace, id: &str) -> Value {
+/// Polls until the task has ended, as scripts do.
+async fn wait_until_ended(caller: &RestClient, namespace: &Namespace, id: &str) -> Value {
     namespace
-        .eventually("the end of a task, by REST", LONG, || async {
+        .eventually("the end of a task over REST", TASK_TIMEOUT, || async {
             let answer = caller.get(&format!("/tasks/{id}")).await;
             assert_eq!(answer.code, 200, "{answer:?}");
             let status = answer.body["status"].as_str().unwrap().to_owned();
@@ -22,13 +22,14 @@ async fn ended(caller: &Caller, namespace: &Namespace, id: &str) -> Value {
         .await
 }
 
-/// What such services' documentation shows: create, poll, list, cancel.
+/// Verifies the calls that the documentation of comparable services shows: create, poll, list,
+/// cancel.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_calls_of_existing_clients() {
+async fn create_poll_list_and_cancel() {
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("rest");
     let server = Server::start(cluster, &namespace, HELPER).await;
-    let caller = Caller::editor(&server, &namespace);
+    let caller = RestClient::editor(&server, &namespace);
     let body = json!({"images": ["nginx:1.27", "redis:7.4"], "batchSize": 40, "nodeSelector": {"type": "fake"}, "priority": 7});
     let made = caller.post("/tasks", &body).await;
     assert_eq!(made.code, 201, "{made:?}");
@@ -38,7 +39,7 @@ async fn the_calls_of_existing_clients() {
     assert_eq!((&made.body["status"], &made.body["batchSize"]), (&json!("pending"), &json!(40)));
     assert_eq!(made.body["images"], body["images"]);
     assert!(made.body["createdAt"].is_string() && made.body["message"].is_string());
-    let task = ended(&caller, &namespace, &id).await;
+    let task = wait_until_ended(&caller, &namespace, &id).await;
     assert_eq!(task["status"], "completed", "{task:#}");
     let progress = &task["progress"];
     assert_eq!((&progress["totalNodes"], &progress["completedNodes"]), (&json!(120), &json!(120)));
@@ -46,7 +47,7 @@ async fn the_calls_of_existing_clients() {
     assert_eq!(progress["percentage"].to_string(), "100.0");
     assert!(task["startedAt"].is_string() && task["finishedAt"].is_string());
     assert_eq!(task["failedNodeDetails"], json!([]));
-    // kubectl shows the same task, and who asked for it.
+    // kubectl shows the same task and its creator.
     let object = namespace.get("prewarmtasks").pop().unwrap();
     assert_eq!((&object["metadata"]["name"], &object["spec"]["priority"]), (&json!(id), &json!(7)));
     assert_eq!(object["metadata"]["labels"]["prewarm.io/origin"], "rest");
@@ -55,53 +56,81 @@ async fn the_calls_of_existing_clients() {
     let again = caller.delete(&format!("/tasks/{id}")).await;
     assert_eq!((again.code, &again.body["status"]), (409, &json!("completed")), "{again:?}");
     let list = caller.get("/tasks?status=completed&limit=20&offset=0").await;
-    assert_eq!((&list.body["total"], &list.body["limit"], &list.body["offset"]), (&json!(1), &json!(20), &json!(0)));
+    assert_eq!(
+        (&list.body["total"], &list.body["limit"], &list.body["offset"]),
+        (&json!(1), &json!(20), &json!(0))
+    );
     assert_eq!(list.body["tasks"][0], task);
-    assert_eq!(caller.get("/tasks?status=running&limit=20&offset=0").await.body["tasks"], json!([]));
+    assert_eq!(
+        caller.get("/tasks?status=running&limit=20&offset=0").await.body["tasks"],
+        json!([])
+    );
     let stats = caller.get("/stats").await.body;
-    assert_eq!((&stats["tasks"]["completed"], &stats["successRate"]), (&json!(1), &json!(100.0)), "{stats}");
+    assert_eq!(
+        (&stats["tasks"]["completed"], &stats["successRate"]),
+        (&json!(1), &json!(100.0)),
+        "{stats}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_task_is_cancelled_and_kubectl_sees_it() {
+async fn cancel_is_visible_to_kubectl() {
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("cancel");
     let server = Server::start(cluster, &namespace, HELPER).await;
-    let caller = Caller::editor(&server, &namespace);
-    let id = caller.task(&json!({"images": ["a:1"], "batchSize": 1, "nodeSelector": {"type": "fake"}})).await;
-    let running = || async { (caller.get(&format!("/tasks/{id}")).await.body["status"] == "running").then_some(()) };
-    namespace.eventually("the task runs", LONG, running).await;
+    let caller = RestClient::editor(&server, &namespace);
+    let id = caller
+        .create_task(&json!({"images": ["a:1"], "batchSize": 1, "nodeSelector": {"type": "fake"}}))
+        .await;
+    let running = || async {
+        (caller.get(&format!("/tasks/{id}")).await.body["status"] == "running").then_some(())
+    };
+    namespace.eventually("a running task", TASK_TIMEOUT, running).await;
     let cancelled = caller.delete(&format!("/tasks/{id}")).await;
-    assert_eq!((cancelled.code, &cancelled.body["status"]), (200, &json!("cancelled")), "{cancelled:?}");
-    assert_eq!(ended(&caller, &namespace, &id).await["status"], "cancelled");
+    assert_eq!(
+        (cancelled.code, &cancelled.body["status"]),
+        (200, &json!("cancelled")),
+        "{cancelled:?}"
+    );
+    assert_eq!(wait_until_ended(&caller, &namespace, &id).await["status"], "cancelled");
     let again = caller.delete(&format!("/tasks/{id}")).await;
     assert_eq!((again.code, &again.body["status"]), (409, &json!("cancelled")));
     assert_eq!(namespace.get("prewarmtasks")[0]["status"]["phase"], "Cancelled");
-    // And the other way round: what kubectl makes, REST shows and cancels.
+    // In the other direction, REST shows and cancels a task that kubectl created.
     namespace.apply_task("by-hand", &json!({"images": ["b:1"], "suspend": true}));
     let seen = || async { (caller.get("/tasks/by-hand").await.code == 200).then_some(()) };
-    namespace.eventually("the task of kubectl", LONG, seen).await;
+    namespace.eventually("the task created with kubectl", TASK_TIMEOUT, seen).await;
     assert_eq!(caller.get("/tasks/by-hand").await.body["origin"], "user");
     assert_eq!(caller.delete("/tasks/by-hand").await.code, 200);
-    assert_eq!(namespace.ended("by-hand", LONG).await["phase"], "Cancelled");
+    assert_eq!(namespace.wait_until_ended("by-hand", TASK_TIMEOUT).await["phase"], "Cancelled");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_list_is_newest_first_and_its_pages_hold_still() {
+async fn list_is_newest_first_with_stable_pages() {
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("pages");
     let server = Server::start(cluster, &namespace, HELPER).await;
-    let caller = Caller::editor(&server, &namespace);
+    let caller = RestClient::editor(&server, &namespace);
     for index in 0..7 {
         namespace.apply_task(&format!("t{index}"), &json!({"images": ["a:1"], "suspend": true}));
     }
     let all = || async { (caller.get("/tasks").await.body["total"] == 7).then_some(()) };
-    namespace.eventually("seven tasks", LONG, all).await;
+    namespace.eventually("seven tasks", TASK_TIMEOUT, all).await;
     let names = |body: &Value| -> Vec<String> {
-        body["tasks"].as_array().unwrap().iter().map(|task| task["taskId"].as_str().unwrap().to_owned()).collect()
+        body["tasks"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|task| task["taskId"].as_str().unwrap().to_owned())
+            .collect()
     };
     let times = |body: &Value| -> Vec<String> {
-        body["tasks"].as_array().unwrap().iter().map(|task| task["createdAt"].as_str().unwrap().to_owned()).collect()
+        body["tasks"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|task| task["createdAt"].as_str().unwrap().to_owned())
+            .collect()
     };
     let whole = caller.get("/tasks?limit=100").await;
     assert!(times(&whole.body).is_sorted_by(|a, b| a >= b));
@@ -111,72 +140,95 @@ async fn a_list_is_newest_first_and_its_pages_hold_still() {
     loop {
         let page = caller.get(&path).await;
         seen.extend(names(&page.body));
-        // While somebody reads, tasks come.
+        // New tasks are created between pages.
         tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
-        caller.task(&json!({"images": ["new:1"]})).await;
+        caller.create_task(&json!({"images": ["new:1"]})).await;
         let link = page.header("link").to_owned();
-        let Some(next) = link.strip_prefix("</api/v1").and_then(|rest| rest.split('>').next()) else { break };
+        let Some(next) = link.strip_prefix("</api/v1").and_then(|rest| rest.split('>').next())
+        else {
+            break;
+        };
         path = next.to_owned();
     }
     assert_eq!(seen, before);
     let fresh = caller.get("/tasks?limit=1").await;
     let tag = fresh.header("etag").to_owned();
-    assert!(fresh.header("age") == "0" && fresh.header("x-resource-version").parse::<u64>().is_ok());
-    let known = caller.send(caller.request("GET", "/tasks/t0").header("if-none-match", "\"other\"")).await;
+    assert!(
+        fresh.header("age") == "0" && fresh.header("x-resource-version").parse::<u64>().is_ok()
+    );
+    let known =
+        caller.send(caller.request("GET", "/tasks/t0").header("if-none-match", "\"other\"")).await;
     let own = known.header("etag").to_owned();
     let known = caller.send(caller.request("GET", "/tasks/t0").header("if-none-match", &own)).await;
     assert_eq!((known.code, &known.body, known.header("etag")), (304, &json!(""), own.as_str()));
     assert!(tag.starts_with("W/"));
 }
 
-/// However often and wherever a call is repeated, there is one task.
+/// Verifies that repeated calls with one idempotency key, on any replica, create one task.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_repeated_call_makes_no_second_task() {
+async fn idempotency_key_creates_one_task() {
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("idem");
     let first = Server::start(cluster, &namespace, HELPER).await;
     let second = Server::standby(cluster, &namespace, HELPER);
-    let caller = Caller::editor(&first, &namespace);
-    let other = caller.at(&second);
+    let caller = RestClient::editor(&first, &namespace);
+    let other = caller.for_replica(&second);
     let up = || async { (second.get("/healthz").starts_with("HTTP/1.1 200")).then_some(()) };
-    namespace.eventually("the second replica", LONG, up).await;
+    namespace.eventually("the second replica", TASK_TIMEOUT, up).await;
     let body = json!({"images": ["a:1"], "nodeSelector": {"none": "such"}});
     let calls = (0..20).map(|index| {
         let caller = if index % 2 == 0 { &caller } else { &other };
-        caller.send(caller.request("POST", "/tasks").header("idempotency-key", "release-7").json(&body))
+        caller.send(
+            caller.request("POST", "/tasks").header("idempotency-key", "release-7").json(&body),
+        )
     });
     let answers = futures::future::join_all(calls).await;
     assert!(answers.iter().all(|answer| answer.code == 201), "{answers:?}");
-    let ids: HashSet<&str> = answers.iter().map(|answer| answer.body["taskId"].as_str().unwrap()).collect();
+    let ids: HashSet<&str> =
+        answers.iter().map(|answer| answer.body["taskId"].as_str().unwrap()).collect();
     assert_eq!((ids.len(), namespace.get("prewarmtasks").len()), (1, 1));
-    // What one replica has made, the other knows at once.
+    // A task created on one replica is visible on the other at once.
     let id = ids.into_iter().next().unwrap();
     assert_eq!(
-        (caller.get(&format!("/tasks/{id}")).await.code, other.get(&format!("/tasks/{id}")).await.code),
+        (
+            caller.get(&format!("/tasks/{id}")).await.code,
+            other.get(&format!("/tasks/{id}")).await.code
+        ),
         (200, 200)
     );
-    let fresh = caller.task(&body).await;
+    let fresh = caller.create_task(&body).await;
     assert_eq!(other.get(&format!("/tasks/{fresh}")).await.code, 200);
     let changed = json!({"images": ["b:1"]});
-    let misused =
-        caller.send(caller.request("POST", "/tasks").header("idempotency-key", "release-7").json(&changed)).await;
+    let misused = caller
+        .send(
+            caller.request("POST", "/tasks").header("idempotency-key", "release-7").json(&changed),
+        )
+        .await;
     assert_eq!(misused.code, 422, "{misused:?}");
-    // Somebody else's key is another one.
-    let somebody = caller.with(&crate::caller::token(&namespace, "somebody", &["*"]));
-    let theirs =
-        somebody.send(somebody.request("POST", "/tasks").header("idempotency-key", "release-7").json(&changed)).await;
+    // The same key of another caller is independent.
+    let somebody =
+        caller.with_token(&crate::rest_client::account_token(&namespace, "other", &["*"]));
+    let theirs = somebody
+        .send(
+            somebody
+                .request("POST", "/tasks")
+                .header("idempotency-key", "release-7")
+                .json(&changed),
+        )
+        .await;
     assert_eq!(theirs.code, 201);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_manifest_is_explained_and_nothing_changes() {
+async fn extract_explains_manifest_without_changes() {
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("extract");
     let server = Server::start(cluster, &namespace, HELPER).await;
-    let caller = Caller::editor(&server, &namespace);
+    let caller = RestClient::editor(&server, &namespace);
     let mut web = deployment("web", 3, &["shop/web:1"]);
     web["metadata"]["namespace"] = json!(namespace.name);
-    web["spec"]["template"]["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": "node-0001"});
+    web["spec"]["template"]["spec"]["nodeSelector"] =
+        json!({"kubernetes.io/hostname": "node-0001"});
     let answer = caller.post("/tasks:extract", &web).await;
     assert_eq!(answer.code, 200, "{answer:?}");
     let workload = &answer.body["workloads"][0];
@@ -186,55 +238,83 @@ async fn a_manifest_is_explained_and_nothing_changes() {
         "{workload:#}"
     );
     assert_eq!(workload["images"], json!(["shop/web:1"]));
-    assert!(workload["nodeCount"].is_null(), "this caller may not read nodes");
-    let token = token_for_nodes(cluster, &namespace, "nodes", &["create"]);
-    let seer = caller.with(&token);
-    let yaml = format!("# a chart's output\n---\napiVersion: v1\nkind: Service\nmetadata: {{name: s}}\n---\n{web}");
-    let request = seer.request("POST", "/tasks:extract").header("content-type", "application/yaml").body(yaml);
+    assert!(workload["nodeCount"].is_null(), "a caller without permission got nodes");
+    let token = account_token_with_nodes(cluster, &namespace, "nodes", &["create"]);
+    let seer = caller.with_token(&token);
+    let yaml = format!(
+        "# a chart's output\n---\napiVersion: v1\nkind: Service\nmetadata: {{name: s}}\n---\n{web}"
+    );
+    let request = seer
+        .request("POST", "/tasks:extract")
+        .header("content-type", "application/yaml")
+        .body(yaml);
     let answer = seer.send(request).await;
     let workload = &answer.body["workloads"][0];
-    assert_eq!((&workload["nodeCount"], &workload["nodeNames"]), (&json!(1), &json!(["node-0001"])), "{answer:?}");
+    assert_eq!(
+        (&workload["nodeCount"], &workload["nodeNames"]),
+        (&json!(1), &json!(["node-0001"])),
+        "{answer:?}"
+    );
     assert_eq!(answer.body["skipped"], json!(["Service/s"]));
     let nodes = seer.get("/nodes?limit=1000").await;
-    assert!(nodes.body["total"].as_u64().unwrap() >= 120 && nodes.body["nodes"][0]["labels"].is_object(), "{nodes:?}");
+    assert!(
+        nodes.body["total"].as_u64().unwrap() >= 120
+            && nodes.body["nodes"][0]["labels"].is_object(),
+        "{nodes:?}"
+    );
     assert_eq!(caller.get("/nodes").await.code, 403);
     for (body, code) in [("{", 400), ("kind: [", 400), ("\u{1}", 400)] {
-        let request = caller.request("POST", "/tasks:extract").header("content-type", "application/yaml").body(body);
+        let request = caller
+            .request("POST", "/tasks:extract")
+            .header("content-type", "application/yaml")
+            .body(body);
         assert_eq!(caller.send(request).await.code, code, "{body}");
     }
     assert!(namespace.get("prewarmtasks").is_empty());
-    forget_nodes(cluster, &namespace);
+    delete_node_permission(cluster, &namespace);
 }
 
-/// The examples of the document, one after another, in a shell.
+/// Runs every example of the `OpenAPI` document in a shell.
 #[tokio::test(flavor = "multi_thread")]
-async fn every_example_of_the_document_works() {
+async fn openapi_examples_work() {
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("samples");
     let server = Server::start(cluster, &namespace, HELPER).await;
-    let caller = Caller::editor(&server, &namespace);
+    let caller = RestClient::editor(&server, &namespace);
     let document = caller.get("/openapi.json").await.body;
     assert_eq!(document["openapi"], "3.1.0");
     let mut samples: Vec<(String, String)> = Vec::new();
-    for call in document["paths"].as_object().unwrap().values().flat_map(|path| path.as_object().unwrap().values()) {
+    for call in document["paths"]
+        .as_object()
+        .unwrap()
+        .values()
+        .flat_map(|path| path.as_object().unwrap().values())
+    {
         let source = call["x-codeSamples"][0]["source"].as_str().unwrap().to_owned();
         samples.push((call["operationId"].as_str().unwrap().to_owned(), source));
     }
     let run = |name: &str, more: &[(&str, &str)]| -> Value {
-        let source = &samples.iter().find(|(id, _)| id == name).unwrap_or_else(|| panic!("{name}")).1;
+        let source =
+            &samples.iter().find(|(id, _)| id == name).unwrap_or_else(|| panic!("{name}")).1;
         let folder = std::path::Path::new(cluster.var("KUBECTL")).parent().unwrap().to_owned();
         let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
         let mut shell = Command::new("bash");
-        shell.args(["-euo", "pipefail", "-c", source]).env("PATH", path).env("API", caller.base());
-        shell.env("TOKEN", caller.secret()).env("KUBECONFIG", cluster.var("KUBECONFIG")).envs(more.iter().copied());
+        shell
+            .args(["-euo", "pipefail", "-c", source])
+            .env("PATH", path)
+            .env("API", caller.base_url());
+        shell
+            .env("TOKEN", caller.bearer_token())
+            .env("KUBECONFIG", cluster.var("KUBECONFIG"))
+            .envs(more.iter().copied());
         let output = shell.output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
-        let last = text
-            .lines()
-            .rev()
-            .find_map(|line| line.strip_prefix("data: ").or(Some(line)).filter(|line| !line.is_empty()));
-        let body: Value = serde_json::from_str(last.unwrap()).unwrap_or_else(|error| panic!("{name}: {error}: {text}"));
+        let last = text.lines().rev().find_map(|line| {
+            line.strip_prefix("data: ").or(Some(line)).filter(|line| !line.is_empty())
+        });
+        let body: Value = serde_json::from_str(last.unwrap())
+            .unwrap_or_else(|error| panic!("{name}: {error}: {text}"));
         assert!(body.get("error").is_none(), "{name}: {body:#}");
         body
     };
@@ -243,7 +323,10 @@ async fn every_example_of_the_document_works() {
     for name in ["list_tasks", "get_task"] {
         run(name, &of_task);
     }
-    namespace.kubectl(&["patch", "prewarmtask", &task, "--type=merge", "-p", r#"{"spec":{"priority":9}}"#], "");
+    namespace.kubectl(
+        &["patch", "prewarmtask", &task, "--type=merge", "-p", r#"{"spec":{"priority":9}}"#],
+        "",
+    );
     let cancelled = run("cancel_task", &of_task);
     assert_eq!(cancelled["status"], "cancelled");
     assert_eq!(run("watch_task", &of_task)["status"], "cancelled");
@@ -262,56 +345,81 @@ async fn every_example_of_the_document_works() {
     }
     let path = format!("/scheduled-tasks/{schedule}/executions/1");
     let recorded = || async { (caller.get(&path).await.code == 200).then_some(()) };
-    namespace.eventually("the run in the history", LONG, recorded).await;
+    namespace.eventually("the execution in the history", TASK_TIMEOUT, recorded).await;
     for name in ["list_executions", "get_execution", "delete_schedule", "get_stats"] {
         run(name, &of_schedule);
     }
-    // Nodes are the cluster's, not the namespace's.
-    let seer = token_for_nodes(cluster, &namespace, "nodes", &["get"]);
+    // Nodes are cluster-scoped, so a namespace permission is not enough.
+    let seer = account_token_with_nodes(cluster, &namespace, "nodes", &["get"]);
     assert_eq!(run("list_nodes", &[("TOKEN", &seer)])["limit"], 100);
-    forget_nodes(cluster, &namespace);
-    assert_eq!(samples.len(), 18, "an example is not run above");
+    delete_node_permission(cluster, &namespace);
+    assert_eq!(samples.len(), 18, "an example was not run above");
     let page = reqwest::get(format!("http://{}/docs", server.api())).await.unwrap();
-    assert!(page.headers()["content-security-policy"].to_str().unwrap().starts_with("default-src 'none'"));
+    assert!(
+        page.headers()["content-security-policy"]
+            .to_str()
+            .unwrap()
+            .starts_with("default-src 'none'")
+    );
     assert!(page.text().await.unwrap().contains("/api/v1/scheduled-tasks/{id}/trigger"));
 }
 
-/// What the API does is what its document says: schemathesis tries what people would not.
+/// Verifies with schemathesis that the API conforms to its `OpenAPI` document.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_document_is_true() {
+async fn api_conforms_to_openapi() {
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("document");
     let image = format!("--worker-image={HELPER}");
-    let server = Server::with(cluster, &namespace, &namespace, &["--api-rate=100000", &image]).await;
-    let caller = Caller::editor(&server, &namespace);
+    let server =
+        Server::with_args(cluster, &namespace, &namespace, &["--api-rate=100000", &image]).await;
+    let caller = RestClient::editor(&server, &namespace);
     let body = json!({"images": ["a:1"], "nodeSelector": {"none": "such"}});
-    let task = caller.task(&body).await;
-    let schedule = caller.post("/scheduled-tasks", &json!({"cronExpr": "@yearly", "taskConfig": body})).await;
+    let task = caller.create_task(&body).await;
+    let schedule =
+        caller.post("/scheduled-tasks", &json!({"cronExpr": "@yearly", "taskConfig": body})).await;
     let schedule = schedule.body["id"].as_str().unwrap().to_owned();
-    assert_eq!(caller.post(&format!("/scheduled-tasks/{schedule}/trigger"), &json!({})).await.code, 202);
+    assert_eq!(
+        caller.post(&format!("/scheduled-tasks/{schedule}/trigger"), &json!({})).await.code,
+        202
+    );
     let examples = std::env::var("PREWARMER_TEST_EXAMPLES").unwrap_or_else(|_| "20".into());
     let mut run = tokio::process::Command::new("tests/schemathesis.sh");
-    run.current_dir(env!("CARGO_MANIFEST_DIR")).env("TASK", &task).env("SCHEDULE", &schedule).env("NO_COLOR", "1");
-    let base = caller.base().trim_end_matches("/api/v1");
-    run.args([base, caller.secret(), "--max-examples", &examples, "--no-color"]);
+    run.current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env("TASK", &task)
+        .env("SCHEDULE", &schedule)
+        .env("NO_COLOR", "1");
+    let base = caller.base_url().trim_end_matches("/api/v1");
+    run.args([base, caller.bearer_token(), "--max-examples", &examples, "--no-color"]);
     if std::env::var("PREWARMER_TEST_EXAMPLES").is_err() {
-        // The short form is the same each time: what chance finds, the long form finds.
+        // The short form uses a fixed seed; the long form uses random ones.
         run.args(["--seed", "1"]);
     }
     let output = run.output().await.unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     if output.status.code() == Some(77) {
-        eprintln!("NOT RUN: the_document_is_true: schemathesis could not be installed from PyPI");
+        eprintln!(
+            "NOT RUN: api_conforms_to_openapi: schemathesis could not be installed from PyPI"
+        );
         return;
     }
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
-    println!("{}", text.lines().rev().take(12).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n"));
+    println!(
+        "{}",
+        text.lines()
+            .rev()
+            .take(12)
+            .collect::<Vec<_>>()
+            .into_iter()
+            .rev()
+            .collect::<Vec<_>>()
+            .join("\n")
+    );
     assert!(server.get("/healthz").starts_with("HTTP/1.1 200"));
     assert!(!server.log().contains("panicked"), "{}", server.log());
 }
 
-/// The shell within the examples for pipelines.
-fn pipelines() -> Vec<(&'static str, String)> {
+/// Returns the shell scripts of the CI examples.
+fn ci_scripts() -> Vec<(&'static str, String)> {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/ci");
     let text = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
     let yaml = |name: &str| serde_saphyr::from_str::<Value>(&text(name)).unwrap();
@@ -320,54 +428,77 @@ fn pipelines() -> Vec<(&'static str, String)> {
     let groovy = groovy.split("'''").nth(1).unwrap().replace("\\\\", "\\");
     vec![
         ("gitlab-ci.yml", script(&yaml("gitlab-ci.yml")["prewarm"]["script"][0])),
-        ("github-actions.yml", script(&yaml("github-actions.yml")["jobs"]["prewarm"]["steps"][0]["run"])),
-        ("argocd-hook.yaml", script(&yaml("argocd-hook.yaml")["spec"]["template"]["spec"]["containers"][0]["args"][0])),
+        (
+            "github-actions.yml",
+            script(&yaml("github-actions.yml")["jobs"]["prewarm"]["steps"][0]["run"]),
+        ),
+        (
+            "argocd-hook.yaml",
+            script(
+                &yaml("argocd-hook.yaml")["spec"]["template"]["spec"]["containers"][0]["args"][0],
+            ),
+        ),
         ("tekton-task.yaml", script(&yaml("tekton-task.yaml")["spec"]["steps"][0]["script"])),
         ("Jenkinsfile", groovy),
     ]
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_examples_for_pipelines_work() {
+async fn ci_examples_work() {
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("pipelines");
     let server = Server::start(cluster, &namespace, HELPER).await;
-    let caller = Caller::editor(&server, &namespace);
+    let caller = RestClient::editor(&server, &namespace);
     let run = async |name: &str, script: &str, image: &str| {
         let mut shell = tokio::process::Command::new("sh");
-        shell.args(["-c", script]).env("PREWARMER_URL", caller.base().trim_end_matches("/api/v1"));
-        shell.env("PREWARMER_TOKEN", caller.secret()).env("IMAGE", image).env("KEY", format!("{name}-{image}"));
+        shell
+            .args(["-c", script])
+            .env("PREWARMER_URL", caller.base_url().trim_end_matches("/api/v1"));
+        shell
+            .env("PREWARMER_TOKEN", caller.bearer_token())
+            .env("IMAGE", image)
+            .env("KEY", format!("{name}-{image}"));
         let output = shell.output().await.unwrap();
-        (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned(),
+        )
     };
-    // All nodes, real ones too: a registry says at once that there is no such image, and nine tenths are enough.
-    let registry = Some(cluster.var("REGISTRY")).filter(|address| !address.is_empty()).unwrap_or("registry.example");
+    // The task covers all nodes, including real ones, whose registry reports the image as not
+    // found; success on nine tenths of the nodes is enough.
+    let registry = Some(cluster.var("REGISTRY"))
+        .filter(|address| !address.is_empty())
+        .unwrap_or("registry.example");
     let image = format!("{registry}/shop/web:1");
-    for (name, script) in pipelines() {
+    for (name, script) in ci_scripts() {
         let (good, said) = run(name, &script, &image).await;
         assert!(good && said.contains(": completed"), "{name}: {said}");
     }
-    let (name, script) = pipelines().swap_remove(0);
+    let (name, script) = ci_scripts().swap_remove(0);
     let (good, said) = run(name, &script, "UPPER/x").await;
     assert!(!good && said.contains("400"), "{said}");
-    assert_eq!(namespace.get("prewarmtasks").len(), pipelines().len());
-    // A step that is tried again warms nothing twice.
+    assert_eq!(namespace.get("prewarmtasks").len(), ci_scripts().len());
+    // A retried step creates no second task.
     assert!(run(name, &script, &image).await.0);
-    assert_eq!(namespace.get("prewarmtasks").len(), pipelines().len());
+    assert_eq!(namespace.get("prewarmtasks").len(), ci_scripts().len());
 }
 
-/// As the README has it: TLS by the same CA, HTTP/2 and HTTP/1.1; plain HTTP gets nothing.
+/// Verifies TLS with the same CA over HTTP/2 and HTTP/1.1, as in the README; plain HTTP is not
+/// served.
 #[tokio::test(flavor = "multi_thread")]
-async fn over_tls_by_the_same_ca() {
+async fn rest_over_tls_with_same_ca() {
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("tls");
     let image = format!("--worker-image={HELPER}");
-    let server = Server::with(cluster, &namespace, &namespace, &["--api-tls=true", &image]).await;
-    let token = crate::caller::token(&namespace, "editor", &["*"]);
+    let server =
+        Server::with_args(cluster, &namespace, &namespace, &["--api-tls=true", &image]).await;
+    let token = crate::rest_client::account_token(&namespace, "editor", &["*"]);
     let webhook = format!("prewarmer-{}", namespace.name);
     let path = "jsonpath={.webhooks[0].clientConfig.caBundle}";
-    let bundle = cluster.kubectl(&["get", "validatingwebhookconfiguration", &webhook, "-o", path], "");
-    let ca = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, bundle.trim()).unwrap();
+    let bundle =
+        cluster.kubectl(&["get", "validatingwebhookconfiguration", &webhook, "-o", path], "");
+    let ca =
+        base64::Engine::decode(&base64::engine::general_purpose::STANDARD, bundle.trim()).unwrap();
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), ca).unwrap();
     let port = server.api().rsplit(':').next().unwrap().to_owned();
@@ -381,24 +512,32 @@ async fn over_tls_by_the_same_ca() {
             "-w",
             "\n%{http_code} %{http_version}",
         ]);
-        curl.arg("--cacert").arg(file.path()).args(["-H", &format!("Authorization: Bearer {token}")]);
+        curl.arg("--cacert")
+            .arg(file.path())
+            .args(["-H", &format!("Authorization: Bearer {token}")]);
         let output = curl.arg(format!("https://{host}:{port}/api/v1/tasks")).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let expected = if version == "--http2" { "200 2" } else { "200 1.1" };
         assert!(text.ends_with(expected), "{text} {}", String::from_utf8_lossy(&output.stderr));
     }
-    assert!(reqwest::get(format!("http://{}/docs", server.api())).await.is_err(), "plain HTTP was answered");
+    assert!(
+        reqwest::get(format!("http://{}/docs", server.api())).await.is_err(),
+        "plain HTTP was answered"
+    );
 }
 
-/// A key answers for its task for a day: also when that was refused, or is gone.
+/// Verifies that an idempotency key is valid for a day, even if its task was deleted, but not if
+/// its task was rejected.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_outlives_its_task_and_not_its_refusal() {
+async fn idempotency_key_outlives_deleted_but_not_rejected_task() {
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("keys");
     let server = Server::start(cluster, &namespace, HELPER).await;
-    let caller = Caller::editor(&server, &namespace);
+    let caller = RestClient::editor(&server, &namespace);
     let make = async |key: &str, body: &Value| {
-        caller.send(caller.request("POST", "/tasks").header("idempotency-key", key).json(body)).await
+        caller
+            .send(caller.request("POST", "/tasks").header("idempotency-key", key).json(body))
+            .await
     };
     let body = json!({"images": ["a:1"], "nodeSelector": {"none": "such"}});
     let id = make("once", &body).await.body["taskId"].as_str().unwrap().to_owned();
@@ -406,8 +545,8 @@ async fn a_key_outlives_its_task_and_not_its_refusal() {
     namespace.kubectl(&["delete", "prewarmtask", &id, "--wait"], "");
     let gone = make("once", &body).await;
     assert_eq!((gone.code, &gone.body["status"]), (409, &json!("deleted")), "{gone:?}");
-    assert!(namespace.get("prewarmtasks").is_empty(), "it was made anew");
-    // A quota refuses the task: the key is as good as new when there is room.
+    assert!(namespace.get("prewarmtasks").is_empty(), "the deleted task was created again");
+    // A quota rejects the task; the key can be used again when the quota allows it.
     let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"},
         "spec": {"hard": {"count/prewarmtasks.prewarm.io": "0"}}});
     namespace.apply(&quota);
@@ -415,31 +554,42 @@ async fn a_key_outlives_its_task_and_not_its_refusal() {
         namespace
             .get("leases")
             .iter()
-            .filter(|lease| lease["metadata"]["name"].as_str().is_some_and(|name| name.contains("-idem-")))
+            .filter(|lease| {
+                lease["metadata"]["name"].as_str().is_some_and(|name| name.contains("-idem-"))
+            })
             .count()
     };
     let before = keys();
     let refused = || async { (make("later", &body).await.code == 403).then_some(()) };
-    namespace.eventually("the quota refuses the task", LONG, refused).await;
-    assert!(keys() <= before + 1, "the key of a refused task is kept");
+    namespace.eventually("rejection of the task by the quota", TASK_TIMEOUT, refused).await;
+    assert!(keys() <= before + 1, "the key of a rejected task was kept");
     namespace.kubectl(&["delete", "resourcequota", "none"], "");
     let accepted = || async { (make("later", &body).await.code == 201).then_some(()) };
-    namespace.eventually("the key is good again", LONG, accepted).await;
+    namespace.eventually("a task with the key of the rejected one", TASK_TIMEOUT, accepted).await;
 }
 
-/// Who may make tasks and not change schedules cannot have a run wait: that is written into the schedule.
+/// Verifies that a caller without permission to change schedules cannot queue an execution, because
+/// the queue is stored in the schedule.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_waits_only_for_those_who_may_change_the_schedule() {
+async fn queueing_requires_permission_to_update_schedule() {
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("waits");
     let server = Server::start(cluster, &namespace, HELPER).await;
-    let caller = Caller::editor(&server, &namespace);
-    let maker = caller.with(&crate::caller::token(&namespace, "maker", &["get", "list", "create"]));
+    let caller = RestClient::editor(&server, &namespace);
+    let maker = caller.with_token(&crate::rest_client::account_token(
+        &namespace,
+        "maker",
+        &["get", "list", "create"],
+    ));
     let task = json!({"images": ["a:1"], "nodeSelector": {"type": "fake"}, "batchSize": 1});
     let schedule = json!({"cronExpr": "@yearly", "taskConfig": task, "overlapPolicy": "queue", "enabled": false});
     let made = caller.post("/scheduled-tasks", &schedule).await;
     let path = format!("/scheduled-tasks/{}", made.body["id"].as_str().unwrap());
-    assert_eq!(maker.post(&format!("{path}/trigger"), &json!({})).await.code, 202, "nothing is at work");
+    assert_eq!(
+        maker.post(&format!("{path}/trigger"), &json!({})).await.code,
+        202,
+        "no execution is in progress"
+    );
     let waits = maker.post(&format!("{path}/trigger"), &json!({})).await;
     assert_eq!(waits.code, 403, "{waits:?}");
     assert!(namespace.get("prewarmschedules")[0]["status"]["queued"].is_null());

@@ -1,4 +1,4 @@
-//! Lists of many tasks.
+//! REST lists of many tasks.
 
 use std::time::{Duration, Instant};
 
@@ -12,43 +12,50 @@ use serde_json::json;
 
 use crate::{
     admission::HELPER,
-    caller::Caller,
     harness::{Cluster, Server},
+    rest_client::RestClient,
 };
 
-/// Time for ten thousand tasks on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(600);
-/// Lists of each kind.
-const LISTS: usize = 300;
+/// Timeout for ten thousand tasks on a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(600);
+/// Number of requests for each query.
+const REQUESTS_PER_QUERY: usize = 300;
 
-/// Finished tasks; the long form of the tests raises it.
-fn many() -> usize {
+/// Returns the number of finished tasks; the long form of the tests raises it.
+fn task_count() -> usize {
     std::env::var("PREWARMER_TEST_TASKS").ok().and_then(|text| text.parse().ok()).unwrap_or(300)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_finished_tasks() {
+async fn lists_of_many_finished_tasks() {
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("many");
     let image = format!("--worker-image={HELPER}");
-    let server = Server::with(cluster, &namespace, &namespace, &["--api-rate=100000", &image]).await;
-    let caller = Caller::editor(&server, &namespace);
-    let (before, many) = (server.resident(), many());
+    let server =
+        Server::with_args(cluster, &namespace, &namespace, &["--api-rate=100000", &image]).await;
+    let caller = RestClient::editor(&server, &namespace);
+    let (before, many) = (server.resident_kib(), task_count());
     let tasks: Api<PrewarmTask> = Api::namespaced(cluster.client().await, &namespace.name);
     let make = |index: usize| {
         let tasks = tasks.clone();
         async move {
-            let images = (0..3).map(|image| format!("registry.example/shop/service-{image}:{index}")).collect();
+            let images = (0..3)
+                .map(|image| format!("registry.example/shop/service-{image}:{index}"))
+                .collect();
             let mut task = PrewarmTask::new(&format!("t{index:05}"), PrewarmTaskSpec::new(images));
             task.spec.suspend = true;
             tasks.create(&PostParams::default(), &task).await.unwrap();
-            let (phase, nodes) = if index.is_multiple_of(10) { ("Failed", 10) } else { ("Completed", 100) };
+            let (phase, nodes) =
+                if index.is_multiple_of(10) { ("Failed", 10) } else { ("Completed", 100) };
             let status = json!({"status": {"phase": phase, "totalNodes": 100, "succeededNodes": nodes, "totalBatches": 10,
                 "currentBatchIndex": 9, "progress": format!("{nodes}/100 Nodes"), "startTime": "2026-11-21T00:00:00Z",
                 "completionTime": "2026-11-21T00:10:00Z", "nodeStates": "s".repeat(100),
                 "conditions": [], "failedNodes": [], "ignoredNodes": [],
                 "images": task.spec.images.iter().map(|image| json!({"image": image, "succeeded": nodes, "failed": 0})).collect::<Vec<_>>()}});
-            tasks.patch_status(&task.name_any(), &PatchParams::default(), &Patch::Merge(&status)).await.unwrap();
+            tasks
+                .patch_status(&task.name_any(), &PatchParams::default(), &Patch::Merge(&status))
+                .await
+                .unwrap();
         }
     };
     stream::iter((0..many).map(make)).buffer_unordered(32).for_each(|()| async {}).await;
@@ -57,16 +64,16 @@ async fn many_finished_tasks() {
         let stats = caller.get("/stats").await.body;
         (stats["tasks"]["failed"] == failed && stats["totalTasks"] == many).then_some(())
     };
-    namespace.eventually("all tasks are counted", PATIENCE, counted).await;
-    let after = server.resident();
+    namespace.eventually("statistics of all tasks", TIMEOUT, counted).await;
+    let after = server.resident_kib();
     for (query, total) in [
         ("limit=20", many),
         ("status=failed&limit=20", failed),
         ("status=completed&limit=100&offset=100", many - failed),
         ("status=running&limit=20&offset=0", 0),
     ] {
-        let mut times = Vec::with_capacity(LISTS);
-        for _ in 0..LISTS {
+        let mut times = Vec::with_capacity(REQUESTS_PER_QUERY);
+        for _ in 0..REQUESTS_PER_QUERY {
             let begun = Instant::now();
             let answer = caller.get(&format!("/tasks?{query}")).await;
             times.push(begun.elapsed());
@@ -74,7 +81,11 @@ async fn many_finished_tasks() {
         }
         times.sort_unstable();
         let at = |percent: usize| times[times.len() * percent / 100].as_secs_f64() * 1000.0;
-        println!("{many} tasks, {query}: p50 {:.2} ms, p99 {:.2} ms, by one client over HTTP", at(50), at(99));
+        println!(
+            "{many} tasks, {query}: p50 {:.2} ms, p99 {:.2} ms, by one client over HTTP",
+            at(50),
+            at(99)
+        );
     }
     let metrics = server.get("/metrics");
     let within = |bound: &str| -> f64 {
@@ -85,11 +96,13 @@ async fn many_finished_tasks() {
     };
     let share = |bound: &str| within(bound) * 100.0 / within("+Inf");
     println!(
-        "{many} tasks, all of these lists as the server times them: {:.1} % within 1 ms, {:.1} % within 5 ms, {:.1} % within 10 ms",
+        "{many} tasks, all of these lists as measured by the server: {:.1} % within 1 ms, {:.1} % within 5 ms, {:.1} % within 10 ms",
         share("0.001"),
         share("0.005"),
         share("0.01")
     );
     let each = (after.saturating_sub(before)) * 1024 / many as u64;
-    println!("{many} tasks: {before} KiB resident before, {after} KiB after, {each} bytes each, of the leader");
+    println!(
+        "{many} tasks: {before} KiB resident before, {after} KiB after, {each} bytes per task, of the leader"
+    );
 }

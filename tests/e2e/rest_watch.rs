@@ -1,4 +1,4 @@
-//! Those who watch a task.
+//! Watches of a task over REST.
 
 use futures::{StreamExt, future};
 use serde_json::{Value, json};
@@ -12,24 +12,30 @@ use tokio_tungstenite::{
 };
 
 use crate::{
-    admission::{HELPER, LONG},
-    caller::Caller,
+    admission::{HELPER, TASK_TIMEOUT},
     harness::{Cluster, Namespace, Server},
+    rest_client::RestClient,
 };
 
-/// Watchers of one task; the long form of the tests raises it.
-fn crowd() -> usize {
+/// Returns the number of watchers of one task; the long form of the tests raises it.
+fn watcher_count() -> usize {
     std::env::var("PREWARMER_TEST_WATCHERS").ok().and_then(|text| text.parse().ok()).unwrap_or(150)
 }
 
-/// The events of a watch, with their ids, until it ends.
-async fn events(server: &Server, caller: &Caller, id: &str, last: Option<&str>) -> (String, Vec<(String, Value)>) {
+/// Reads the server-sent events of a watch until it ends; returns the status line, and the events
+/// with their IDs.
+async fn read_events(
+    server: &Server,
+    caller: &RestClient,
+    id: &str,
+    last: Option<&str>,
+) -> (String, Vec<(String, Value)>) {
     let stream = TcpStream::connect(server.api()).await.unwrap();
     let mut stream = BufReader::with_capacity(1024, stream);
     let last = last.map(|last| format!("Last-Event-ID: {last}\r\n")).unwrap_or_default();
     let request = format!(
         "GET /api/v1/tasks/{id}/watch HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nAccept: text/event-stream\r\n{last}Connection: close\r\n\r\n",
-        caller.secret()
+        caller.bearer_token()
     );
     stream.write_all(request.as_bytes()).await.unwrap();
     let (mut head, mut found, mut name) = (String::new(), Vec::new(), String::new());
@@ -47,17 +53,22 @@ async fn events(server: &Server, caller: &Caller, id: &str, last: Option<&str>) 
     (head, found)
 }
 
-/// The messages of a WebSocket, until it is closed; and why it was.
-async fn messages(server: &Server, caller: &Caller, id: &str) -> (Vec<Value>, String) {
-    let mut request = format!("ws://{}/api/v1/tasks/{id}/watch", server.api()).into_client_request().unwrap();
-    request.headers_mut().insert("authorization", format!("Bearer {}", caller.secret()).parse().unwrap());
+/// Reads the messages of a WebSocket until it is closed; returns them and the close reason.
+async fn read_messages(server: &Server, caller: &RestClient, id: &str) -> (Vec<Value>, String) {
+    let mut request =
+        format!("ws://{}/api/v1/tasks/{id}/watch", server.api()).into_client_request().unwrap();
+    request
+        .headers_mut()
+        .insert("authorization", format!("Bearer {}", caller.bearer_token()).parse().unwrap());
     let stream = TcpStream::connect(server.api()).await.unwrap();
     let (mut socket, _) = client_async(request, stream).await.unwrap();
     let mut found = Vec::new();
     while let Some(Ok(message)) = socket.next().await {
         match message {
             Message::Text(text) => found.push(serde_json::from_str(&text).unwrap()),
-            Message::Close(Some(frame)) => return (found, format!("{} {}", frame.code, frame.reason)),
+            Message::Close(Some(frame)) => {
+                return (found, format!("{} {}", frame.code, frame.reason));
+            }
             _ => {}
         }
     }
@@ -65,95 +76,131 @@ async fn messages(server: &Server, caller: &Caller, id: &str) -> (Vec<Value>, St
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_task_is_followed_to_its_end() {
+async fn watch_follows_task_to_end() {
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("watch");
     let server = Server::start(cluster, &namespace, HELPER).await;
-    let caller = Caller::editor(&server, &namespace);
-    let id = caller.task(&json!({"images": ["a:1"], "batchSize": 30, "nodeSelector": {"type": "fake"}})).await;
-    let ((head, by_events), (by_socket, why)) =
-        tokio::join!(events(&server, &caller, &id, None), messages(&server, &caller, &id));
+    let caller = RestClient::editor(&server, &namespace);
+    let id = caller
+        .create_task(&json!({"images": ["a:1"], "batchSize": 30, "nodeSelector": {"type": "fake"}}))
+        .await;
+    let ((head, by_events), (by_socket, why)) = tokio::join!(
+        read_events(&server, &caller, &id, None),
+        read_messages(&server, &caller, &id)
+    );
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
     assert_eq!(why, "1000 the task has ended");
     let last = &by_events.last().unwrap().1;
     assert_eq!((last, &last["status"]), (by_socket.last().unwrap(), &json!("completed")));
-    assert!(by_events.len() > 2 && by_socket.len() > 2, "{} and {}", by_events.len(), by_socket.len());
-    let percentages: Vec<f64> = by_socket.iter().map(|task| task["progress"]["percentage"].as_f64().unwrap()).collect();
+    assert!(
+        by_events.len() > 2 && by_socket.len() > 2,
+        "{} and {}",
+        by_events.len(),
+        by_socket.len()
+    );
+    let percentages: Vec<f64> =
+        by_socket.iter().map(|task| task["progress"]["percentage"].as_f64().unwrap()).collect();
     assert!(percentages.is_sorted(), "{percentages:?}");
-    // Taken up again: nothing that was seen comes twice, and after the end there is nothing.
+    // A resumed watch repeats no event, and is empty after the last one.
     let (first, end) = (&by_events[0].0, &by_events.last().unwrap().0);
-    let (head, rest) = events(&server, &caller, &id, Some(first)).await;
-    assert!(head.starts_with("HTTP/1.1 200") && rest.len() == 1 && rest[0].1["status"] == "completed", "{rest:?}");
-    let (head, rest) = events(&server, &caller, &id, Some(end)).await;
+    let (head, rest) = read_events(&server, &caller, &id, Some(first)).await;
+    assert!(
+        head.starts_with("HTTP/1.1 200") && rest.len() == 1 && rest[0].1["status"] == "completed",
+        "{rest:?}"
+    );
+    let (head, rest) = read_events(&server, &caller, &id, Some(end)).await;
     assert!(head.starts_with("HTTP/1.1 204") && rest.is_empty(), "{head}");
     assert_eq!(caller.get("/tasks/nothing/watch").await.code, 404);
-    let odd = caller.send(caller.request("GET", &format!("/tasks/{id}/watch")).header("accept", "text/html")).await;
+    let odd = caller
+        .send(caller.request("GET", &format!("/tasks/{id}/watch")).header("accept", "text/html"))
+        .await;
     assert_eq!(odd.code, 406);
-    // A task that is deleted ends its watch, and so does the server's own end.
+    // A watch ends when its task is deleted, and when the server stops.
     namespace.apply_task("held", &json!({"images": ["a:1"], "suspend": true}));
     namespace.apply_task("kept", &json!({"images": ["a:1"], "suspend": true}));
     let known = || async { (caller.get("/tasks/kept").await.code == 200).then_some(()) };
-    namespace.eventually("the tasks are known", LONG, known).await;
-    let (first, second) = (messages(&server, &caller, "held"), messages(&server, &caller, "kept"));
+    namespace.eventually("both tasks over REST", TASK_TIMEOUT, known).await;
+    let (first, second) =
+        (read_messages(&server, &caller, "held"), read_messages(&server, &caller, "kept"));
     let end = async {
-        watchers(&server, &namespace, 2).await;
+        wait_for_watchers(&server, &namespace, 2).await;
         namespace.kubectl(&["delete", "prewarmtask", "held"], "");
-        watchers(&server, &namespace, 1).await;
-        server.signal();
+        wait_for_watchers(&server, &namespace, 1).await;
+        server.request_stop();
     };
     let (deleted, stopped, ()) = tokio::join!(first, second, end);
     assert_eq!((deleted.1.as_str(), deleted.0.len()), ("1000 the task was deleted", 1));
     assert!(stopped.1.starts_with("1012 "), "{}", stopped.1);
 }
 
-/// Waits until so many watch.
-async fn watchers(server: &Server, namespace: &Namespace, many: usize) {
+/// Waits until the server has this number of watchers.
+async fn wait_for_watchers(server: &Server, namespace: &Namespace, many: usize) {
     let line = format!("\nprewarm_api_watchers {many}\n");
     let there = || async { server.get("/metrics").contains(&line).then_some(()) };
-    namespace.eventually(&format!("{many} watchers"), LONG, there).await;
+    namespace.eventually(&format!("{many} watchers"), TASK_TIMEOUT, there).await;
 }
 
-/// However many watch, all see the end, and the cluster is watched once.
+/// Verifies that all watchers receive the end of a task while the server watches the cluster only
+/// once.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crowd_watches_one_task() {
+async fn many_watchers_of_one_task() {
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("crowd");
     let image = format!("--worker-image={HELPER}");
-    let server =
-        Server::with(cluster, &namespace, &namespace, &["--api-rate=100000", "--api-watches=4096", &image]).await;
-    let caller = Caller::editor(&server, &namespace);
+    let server = Server::with_args(
+        cluster,
+        &namespace,
+        &namespace,
+        &["--api-rate=100000", "--api-watches=4096", &image],
+    )
+    .await;
+    let caller = RestClient::editor(&server, &namespace);
     namespace.apply_task(
         "popular",
         &json!({"images": ["a:1"], "suspend": true, "nodeSelector": {"type": "fake"}, "batchSize": 40}),
     );
     let known = || async { (caller.get("/tasks/popular").await.code == 200).then_some(()) };
-    namespace.eventually("the task is known", LONG, known).await;
-    let (before, requests) = (server.resident(), kube_requests(&server));
-    let many = crowd();
+    namespace.eventually("the task over REST", TASK_TIMEOUT, known).await;
+    let (before, requests) = (server.resident_kib(), task_list_and_watch_requests(&server));
+    let many = watcher_count();
     let half = |of: usize| (0..many).filter(move |index| index % 2 == of);
     let all_there = async {
-        watchers(&server, &namespace, many).await;
-        let during = server.resident();
-        namespace
-            .kubectl(&["patch", "prewarmtask", "popular", "--type=merge", "-p", r#"{"spec":{"suspend":false}}"#], "");
+        wait_for_watchers(&server, &namespace, many).await;
+        let during = server.resident_kib();
+        namespace.kubectl(
+            &[
+                "patch",
+                "prewarmtask",
+                "popular",
+                "--type=merge",
+                "-p",
+                r#"{"spec":{"suspend":false}}"#,
+            ],
+            "",
+        );
         during
     };
-    let sockets = future::join_all(half(0).map(|_| messages(&server, &caller, "popular")));
-    let streams = future::join_all(half(1).map(|_| events(&server, &caller, "popular", None)));
+    let sockets = future::join_all(half(0).map(|_| read_messages(&server, &caller, "popular")));
+    let streams = future::join_all(half(1).map(|_| read_events(&server, &caller, "popular", None)));
     let (sockets, streams, during) = tokio::join!(sockets, streams, all_there);
-    assert!(sockets.iter().all(|(seen, why)| seen.last().unwrap()["status"] == "completed" && why.starts_with("1000")));
+    assert!(sockets.iter().all(
+        |(seen, why)| seen.last().unwrap()["status"] == "completed" && why.starts_with("1000")
+    ));
     assert!(streams.iter().all(|(_, seen)| seen.last().unwrap().1["status"] == "completed"));
-    let after = server.resident();
-    let watches = kube_requests(&server) - requests;
+    let after = server.resident_kib();
+    let watches = task_list_and_watch_requests(&server) - requests;
     println!(
-        "{many} watchers: {before} KiB before, {during} KiB with all, {after} KiB after their end; {watches} lists and watches of tasks"
+        "{many} watchers: {before} KiB before, {during} KiB with all, {after} KiB after they ended; {watches} lists and watches of tasks"
     );
-    assert_eq!(watches, 0, "nobody has the cluster watched for himself");
-    assert!(during.max(after).saturating_sub(before) < 32 * 1024, "{before} KiB, then {during} and {after}");
+    assert_eq!(watches, 0, "watchers caused lists or watches of the cluster");
+    assert!(
+        during.max(after).saturating_sub(before) < 32 * 1024,
+        "{before} KiB, then {during} and {after}"
+    );
 }
 
-/// Lists and watches of tasks that the server has made.
-fn kube_requests(server: &Server) -> u64 {
+/// Returns the number of lists and watches of tasks that the server has sent.
+fn task_list_and_watch_requests(server: &Server) -> u64 {
     let text = server.get("/metrics");
     let lines = text.lines().filter(|line| {
         line.starts_with("prewarm_kube_requests_total")

@@ -1,4 +1,4 @@
-//! Schedules on the real control plane, by the real clock.
+//! Schedules on a real control plane in real time.
 
 use std::{
     collections::BTreeSet,
@@ -8,31 +8,31 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    admission::{HELPER, LONG},
-    caller::Caller,
+    admission::{HELPER, TASK_TIMEOUT},
     harness::{Cluster, Namespace, Server},
+    rest_client::RestClient,
 };
 
-/// A minute, a look, and a successor that needs 12 s to lead.
-const TICK: Duration = Duration::from_secs(100);
+/// Timeout for one execution: a minute, a check, and a successor that becomes leader after 12 s.
+const EXECUTION_TIMEOUT: Duration = Duration::from_secs(100);
 
-/// Ticks to wait for; the long form of the tests raises it.
-fn ticks() -> usize {
+/// Returns the number of scheduled times to wait for; the long form of the tests raises it.
+fn execution_count() -> usize {
     std::env::var("PREWARMER_TEST_TICKS").ok().and_then(|text| text.parse().ok()).unwrap_or(2)
 }
 
-fn schedule(namespace: &Namespace, name: &str) -> Value {
+fn get_schedule(namespace: &Namespace, name: &str) -> Value {
     serde_json::from_str(&namespace.kubectl(&["get", "pws", name, "-o", "json"], "")).unwrap()
 }
 
-/// Every minute, while leaders die: each tick has one task.
+/// Runs a schedule every minute while leaders are killed: each scheduled time creates one task.
 #[tokio::test(flavor = "multi_thread")]
-async fn each_tick_runs_once_whoever_leads() {
+async fn each_scheduled_time_runs_once() {
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("ticks");
     let first = Server::start(cluster, &namespace, HELPER).await;
     let mut servers = [first, Server::standby(cluster, &namespace, HELPER)];
-    let caller = Caller::editor(&servers[0], &namespace);
+    let caller = RestClient::editor(&servers[0], &namespace);
     let task = json!({"images": ["a:1"], "nodeSelector": {"type": "fake"}, "nodes": 1});
     let body = json!({"name": "minutely", "cronExpr": "* * * * *", "taskConfig": task, "timezone": "Asia/Kathmandu"});
     let made = caller.post("/scheduled-tasks", &body).await;
@@ -41,39 +41,45 @@ async fn each_tick_runs_once_whoever_leads() {
     assert!(id.starts_with("scheduled-task-20"), "{id}");
     assert!(made.body["nextExecutionAt"].is_string());
     let begun = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-    for round in 1..=ticks() {
+    for round in 1..=execution_count() {
         let runs = || async {
-            let runs = schedule(&namespace, &id)["status"]["executions"].as_array().cloned().unwrap_or_default();
+            let runs = get_schedule(&namespace, &id)["status"]["executions"]
+                .as_array()
+                .cloned()
+                .unwrap_or_default();
             (runs.len() >= round).then_some(())
         };
-        namespace.eventually(&format!("run {round}"), TICK, runs).await;
-        let leads = || async { servers.iter().position(Server::leads) };
-        let leader = namespace.eventually("one leads", LONG, leads).await;
+        namespace.eventually(&format!("execution {round}"), EXECUTION_TIMEOUT, runs).await;
+        let leads = || async { servers.iter().position(Server::is_leader) };
+        let leader = namespace.eventually("a leader", TASK_TIMEOUT, leads).await;
         servers[leader].kill();
-        servers[leader].revive();
+        servers[leader].start_again();
     }
     let end = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-    // The last run may still be at work.
+    // The last execution may still be in progress.
     tokio::time::sleep(Duration::from_secs(5)).await;
-    let object = schedule(&namespace, &id);
+    let object = get_schedule(&namespace, &id);
     let runs = object["status"]["executions"].as_array().unwrap();
     let at: Vec<&str> = runs.iter().map(|run| run["scheduledTime"].as_str().unwrap()).collect();
     let distinct: BTreeSet<&str> = at.iter().copied().collect();
-    assert_eq!(at.len(), distinct.len(), "a tick ran twice: {runs:#?}");
+    assert_eq!(at.len(), distinct.len(), "a scheduled time was executed twice: {runs:#?}");
     let passed = usize::try_from(end / 60 - begun / 60).unwrap();
     assert!(at.len() >= passed && at.len() <= passed + 1, "{passed} minutes, and {at:?}");
     let tasks = namespace.get("prewarmtasks");
     assert_eq!(tasks.len(), runs.iter().filter(|run| run["task"].is_string()).count());
     assert!(runs.iter().all(|run| run["status"] != "skipped"), "{runs:#?}");
-    println!("{} ticks, each leader killed after its run: each tick ran once", at.len());
+    println!(
+        "{} scheduled times, each leader killed after an execution: each was executed once",
+        at.len()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_schedule_through_its_life() {
+async fn schedule_lifecycle() {
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("schedule");
     let server = Server::start(cluster, &namespace, HELPER).await;
-    let caller = Caller::editor(&server, &namespace);
+    let caller = RestClient::editor(&server, &namespace);
     let held = json!({"images": ["a:1"], "nodeSelector": {"none": "such"}, "nodes": "all"});
     let body = json!({"name": "yearly", "description": "for a test", "cronExpr": "0 0 1 1 *", "enabled": false,
         "overlapPolicy": "queue", "timeoutSeconds": 3600, "taskConfig": held});
@@ -88,10 +94,12 @@ async fn a_schedule_through_its_life() {
     let path = format!("/scheduled-tasks/{}", view["id"].as_str().unwrap());
     let list = caller.get("/scheduled-tasks?enabled=false&limit=20").await;
     assert_eq!((&list.body["total"], &list.body["tasks"][0]["id"]), (&json!(1), &view["id"]));
-    assert!(caller.put(&format!("{path}/enable"), &json!({})).await.body["nextExecutionAt"].is_string());
+    assert!(
+        caller.put(&format!("{path}/enable"), &json!({})).await.body["nextExecutionAt"].is_string()
+    );
     assert_eq!(caller.put(&format!("{path}/disable"), &json!({})).await.body["enabled"], false);
 
-    // By hand; a second one waits, a third is refused.
+    // Manual triggers: the second is queued, the third is rejected.
     let quick = json!({"name": "yearly", "cronExpr": "0 0 1 1 *", "enabled": false, "overlapPolicy": "queue",
         "taskConfig": {"images": ["a:1"], "nodeSelector": {"type": "fake"}, "batchSize": 1}});
     assert_eq!(caller.put(&path, &quick).await.code, 200);
@@ -107,13 +115,13 @@ async fn a_schedule_through_its_life() {
         let first = caller.get(&format!("{executions}/1")).await;
         (first.body["startedAt"].is_string() && first.body["taskId"] == task).then_some(())
     };
-    namespace.eventually("the run is in the history, and has begun", LONG, running).await;
+    namespace.eventually("the started execution in the history", TASK_TIMEOUT, running).await;
     assert_eq!(caller.delete(&format!("/tasks/{task}")).await.code, 200);
     let two = || async {
         let all = caller.get(&executions).await.body["executions"].clone();
         (all.as_array()?.len() == 2 && all[1]["status"] == "failed").then_some(all)
     };
-    let all = namespace.eventually("the run that waited begins", LONG, two).await;
+    let all = namespace.eventually("start of the queued execution", TASK_TIMEOUT, two).await;
     assert_eq!(
         (&all[0]["id"], &all[0]["trigger"], &all[0]["status"]),
         (&json!(2), &json!("manual"), &json!("running"))
@@ -121,57 +129,77 @@ async fn a_schedule_through_its_life() {
     assert!(all[1]["finishedAt"].is_string() && all[1]["durationSeconds"].is_number(), "{all:#}");
     let second = all[0]["taskId"].as_str().unwrap().to_owned();
 
-    // A timeout ends what takes too long.
+    // An execution that exceeds its timeout is cancelled.
     let brief = json!({"name": "yearly", "cronExpr": "0 0 1 1 *", "enabled": false, "timeoutSeconds": 1, "taskConfig": quick["taskConfig"]});
     assert_eq!(caller.put(&path, &brief).await.code, 200);
-    let over = || async { (caller.get(&format!("{executions}/2")).await.body["status"] == "timeout").then_some(()) };
-    namespace.eventually("the time-out", LONG, over).await;
+    let over = || async {
+        (caller.get(&format!("{executions}/2")).await.body["status"] == "timeout").then_some(())
+    };
+    namespace.eventually("timeout of the execution", TASK_TIMEOUT, over).await;
     assert_eq!(caller.get(&format!("/tasks/{second}")).await.body["status"], "cancelled");
 
-    // Nonsense is named, by REST and by kubectl.
-    let wrong =
-        caller.put(&path, &json!({"cronExpr": "nightly", "taskConfig": {"images": []}, "timezone": "Mars"})).await;
-    assert_eq!((wrong.code, wrong.wrong()), (400, vec!["cronExpr", "taskConfig.images", "timezone"]), "{wrong:?}");
+    // REST and kubectl both name invalid fields.
+    let wrong = caller
+        .put(
+            &path,
+            &json!({"cronExpr": "nightly", "taskConfig": {"images": []}, "timezone": "Mars"}),
+        )
+        .await;
+    assert_eq!(
+        (wrong.code, wrong.invalid_fields()),
+        (400, vec!["cronExpr", "taskConfig.images", "timezone"]),
+        "{wrong:?}"
+    );
     let object = json!({"apiVersion": "prewarm.io/v1alpha1", "kind": "PrewarmSchedule",
         "metadata": {"name": "bad", "namespace": namespace.name},
         "spec": {"schedule": "61 * * * *", "taskTemplate": {"spec": {"images": ["UPPER/x"]}}}});
     let (ok, said) = cluster.try_kubectl(&["apply", "-f", "-"], &object.to_string());
-    assert!(!ok && said.contains("spec.schedule") && said.contains("spec.taskTemplate.spec.images[0]"), "{said}");
+    assert!(
+        !ok && said.contains("spec.schedule") && said.contains("spec.taskTemplate.spec.images[0]"),
+        "{said}"
+    );
 
-    // Its tasks go with it.
+    // The tasks are deleted with the schedule.
     assert_eq!(caller.delete(&path).await.code, 200);
     assert_eq!(caller.get(&path).await.code, 404);
     let gone = || async { namespace.get("prewarmtasks").is_empty().then_some(()) };
-    namespace.eventually("the tasks go with the schedule", LONG, gone).await;
+    namespace.eventually("deletion of the schedule's tasks", TASK_TIMEOUT, gone).await;
     let metrics = server.get("/metrics");
     assert!(metrics.contains("prewarm_schedule_runs_total{status=\"timeout\"} 1"), "{metrics}");
 }
 
-/// What kubectl applies, runs; what it changes, counts.
+/// Verifies that schedules applied and changed with kubectl take effect.
 #[tokio::test(flavor = "multi_thread")]
-async fn kubectl_and_rest_show_the_same() {
+async fn kubectl_and_rest_show_same_schedule() {
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("pws");
     let server = Server::start(cluster, &namespace, HELPER).await;
-    let caller = Caller::editor(&server, &namespace);
+    let caller = RestClient::editor(&server, &namespace);
     let object = |images: &str, cron: &str| {
         json!({"apiVersion": "prewarm.io/v1alpha1", "kind": "PrewarmSchedule", "metadata": {"name": "nightly"},
             "spec": {"schedule": cron, "timeZone": "Europe/Berlin", "taskTemplate": {"spec": {"images": [images]}}}})
     };
     namespace.apply(&object("a:1", "30 2 * * *"));
-    // Unlike a task's, the template of a schedule can be changed.
+    // Unlike the spec of a task, the template of a schedule is mutable.
     namespace.apply(&object("b:1", "@hourly"));
     let seen = || async {
         let view = caller.get("/scheduled-tasks/nightly").await;
         (view.code == 200 && view.body["cronExpr"] == "@hourly").then_some(view.body)
     };
-    let view = namespace.eventually("the schedule of kubectl", LONG, seen).await;
+    let view = namespace.eventually("the schedule created with kubectl", TASK_TIMEOUT, seen).await;
     assert_eq!((&view["name"], &view["createdBy"]), (&json!("nightly"), &json!("kubectl")));
     assert_eq!(view["taskConfig"]["images"], json!(["b:1"]));
-    let planned =
-        || async { schedule(&namespace, "nightly")["status"]["nextScheduleTime"].as_str().map(str::to_owned) };
-    let next = namespace.eventually("the next tick in the status", LONG, planned).await;
+    let planned = || async {
+        get_schedule(&namespace, "nightly")["status"]["nextScheduleTime"]
+            .as_str()
+            .map(str::to_owned)
+    };
+    let next =
+        namespace.eventually("the next scheduled time in the status", TASK_TIMEOUT, planned).await;
     assert!(next.ends_with(":00:00Z"), "{next}");
     let table = namespace.kubectl(&["get", "pws"], "");
-    assert!(table.contains("SCHEDULE") && table.contains("@hourly") && table.contains("Europe/Berlin"), "{table}");
+    assert!(
+        table.contains("SCHEDULE") && table.contains("@hourly") && table.contains("Europe/Berlin"),
+        "{table}"
+    );
 }

@@ -1,81 +1,98 @@
-//! What must hold for any input. Shared by the fuzz targets, and by the test that replays their corpus.
+//! Properties that must hold for any input. Used by the fuzz targets, and by the test that replays
+//! their corpus.
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
 use prewarmer::{
-    controller::{Answer, Reconciler},
-    image::{Reference, ReferenceError},
-    surroundings::Surroundings,
+    cluster_context::ClusterContext,
+    controller::{ControllerHarness, SimulatedResponse},
+    image::{ImageRef, ImageRefError},
     task::Amount,
-    webhook::rehearse,
-    workload::{Kind, Kinds, Policy, Verdict},
+    webhook::review_roundtrip,
+    workload::{Policy, WarmDecision, WorkloadKind, WorkloadKinds},
 };
 use serde_json::{Value, json};
 
-const NAMES: [&str; 8] =
-    ["enabled", "images", "exclude-containers", "nodes", "batch-size", "priority", "timeout", "stranger"];
-/// Longest answer: ten warnings of 240 characters, or the mistakes of a task, of which the text is cut.
+const NAMES: [&str; 8] = [
+    "enabled",
+    "images",
+    "exclude-containers",
+    "nodes",
+    "batch-size",
+    "priority",
+    "timeout",
+    "unknown",
+];
+/// Upper bound of an admission response in bytes. Responses contain up to ten warnings of 240
+/// characters, or the truncated list of a task's problems.
 const MAX_ANSWER: usize = 1 << 20;
 
 static POLICY: LazyLock<Policy> = LazyLock::new(|| {
     let further = ["a.b/v1/C=spec.template", "a.b/v1/D=spec.list[*].template"];
-    let further = further.iter().filter_map(|text| Kind::parse(text).ok()).collect();
-    Policy { kinds: Kinds::with(further), ..Policy::default() }
+    let further = further.iter().filter_map(|text| WorkloadKind::parse(text).ok()).collect();
+    Policy { kinds: WorkloadKinds::with_custom(further), ..Policy::default() }
 });
 
-/// Bytes as the webhook gets them: a review of a workload or a task, or anything else.
+/// Checks bytes as a request of the webhook: the review of a workload or a task, or invalid input.
 pub fn review(bytes: &[u8]) {
-    for answer in rehearse(bytes, &POLICY, &Surroundings::default()) {
-        assert!(answer.len() < MAX_ANSWER, "an answer of {} bytes", answer.len());
+    for answer in review_roundtrip(bytes, &POLICY, &ClusterContext::default()) {
+        assert!(answer.len() < MAX_ANSWER, "a response of {} bytes", answer.len());
     }
 }
 
-/// A text as an image reference. What is accepted is what the regular expression of the distribution project accepts, and means
-/// the same; that it accepts letters of other alphabets in tags is a defect.
+/// Checks a text as an image reference. The parser accepts what the regular expression of the
+/// distribution project accepts, with the same meaning, except letters of other alphabets in tags,
+/// which are a defect of the expression.
 pub fn reference(text: &str) {
-    let parsed = text.parse::<Reference>();
+    let parsed = text.parse::<ImageRef>();
     match text.trim().parse::<oci_spec::distribution::Reference>() {
         Err(_) => assert!(parsed.is_err(), "{parsed:?}"),
         Ok(expected) => match &parsed {
             Ok(reference) => assert_eq!(reference.normalized(), expected.whole()),
-            Err(ReferenceError::Grammar(_)) => assert!(!text.is_ascii(), "{text:?} was refused"),
+            Err(ImageRefError::Grammar(_)) => assert!(!text.is_ascii(), "{text:?} was rejected"),
             Err(_) => {}
         },
     }
     if let Ok(reference) = parsed {
         assert_eq!(reference.as_written(), text.trim());
-        let again = reference.normalized().parse::<Reference>();
-        assert_eq!(again.as_ref(), Ok(&reference), "the full form is the same reference");
+        let again = reference.normalized().parse::<ImageRef>();
+        assert_eq!(again.as_ref(), Ok(&reference), "the normalized form is the same reference");
         assert!(!reference.registry().is_empty() && !reference.repository().is_empty());
     }
 }
 
-/// Lines as values of annotations, on template, workload and namespace.
+/// Checks lines of a text as values of annotations on pod template, workload and namespace.
 pub fn annotations(text: &str) {
     let mut layers = [(); 3].map(|()| BTreeMap::new());
     for (n, line) in text.lines().take(3 * NAMES.len()).enumerate() {
-        layers[n / NAMES.len()].insert(format!("prewarm.io/{}", NAMES[n % NAMES.len()]), line.to_owned());
+        layers[n / NAMES.len()]
+            .insert(format!("prewarm.io/{}", NAMES[n % NAMES.len()]), line.to_owned());
     }
     let [template, workload, namespace] = layers;
-    let around = Surroundings::default();
-    around.set_namespace("shop", namespace);
-    let Some(kind) = POLICY.kinds.find("apps/v1", "Deployment") else { unreachable!("a built-in kind") };
+    let around = ClusterContext::default();
+    around.set_namespace_annotations("shop", namespace);
+    let Some(kind) = POLICY.kinds.find_by_api_version("apps/v1", "Deployment") else {
+        unreachable!("a built-in kind")
+    };
     let spec = json!({"containers": [{"name": "c", "image": "nginx"}]});
     let object = json!({"metadata": {"name": "web", "annotations": workload},
         "spec": {"replicas": 3, "template": {"metadata": {"annotations": template}, "spec": spec}}});
-    let view = kind.read_value(object).unwrap_or_default();
-    let (verdict, warnings) = POLICY.consider(kind, &view, "shop", &around);
+    let view = kind.parse_value(object).unwrap_or_default();
+    let (verdict, warnings) = POLICY.evaluate(kind, &view, "shop", &around);
     assert!(warnings.len() <= 200, "{} warnings", warnings.len());
-    assert!(!matches!(verdict, Verdict::Ignored(_)), "{verdict:?}");
+    assert!(!matches!(verdict, WarmDecision::Ignored(_)), "{verdict:?}");
     for workload in verdict.workloads() {
         let options = &workload.options;
-        assert!(workload.images.len() <= 101 && (1..=10).contains(&options.priority), "{workload:?}");
+        assert!(
+            workload.images.len() <= 101 && (1..=10).contains(&options.priority),
+            "{workload:?}"
+        );
         assert!(!matches!(options.nodes, Amount::Count(0)), "{workload:?}");
         assert!(!matches!(options.batch_size, Amount::Count(0 | 101..)), "{workload:?}");
     }
 }
 
-/// Bytes as choices.
+/// Source of choices, taken from the fuzzer's bytes.
 struct Choices<'a>(&'a [u8]);
 
 impl Choices<'_> {
@@ -89,7 +106,7 @@ impl Choices<'_> {
         }
     }
 
-    /// One in `of`; never when there is nothing left to choose by.
+    /// Returns true once in `of` values; false when no bytes are left.
     fn one_in(&mut self, of: u8) -> bool {
         !self.0.is_empty() && self.byte() % of == of - 1
     }
@@ -98,7 +115,7 @@ impl Choices<'_> {
         &from[usize::from(self.byte()) % from.len()]
     }
 
-    /// A value that somebody may have written.
+    /// Returns a value that another user may have written.
     fn value(&mut self) -> Value {
         match self.byte() % 4 {
             0 => json!(self.pick(&NUMBERS)),
@@ -151,7 +168,7 @@ const TEXTS: [&str; 40] = [
     "429 Too Many Requests, retry-after: 99999999999999s",
     "failed to pull: not found",
 ];
-/// Fields of a task's spec and status.
+/// Fields of a task's spec.
 const SPEC: [&str; 21] = [
     "images",
     "nodeSelector",
@@ -189,7 +206,7 @@ const STATUS: [&str; 12] = [
     "completionTime",
     "failedNodes",
 ];
-/// What of a worker, pod, node or plan somebody may have written.
+/// JSON pointers to fields of a worker, pod, node or plan that another user may have written.
 const METADATA: [&str; 16] = [
     "/metadata/name",
     "/metadata/namespace",
@@ -209,45 +226,49 @@ const METADATA: [&str; 16] = [
     "/spec/atOnce",
 ];
 
-/// Bytes as a task, the nodes, and what becomes of its workers and plan, with what others may have written into them. Nothing of
-/// it may panic, where the work is contained or not.
+/// Reconciles a task built from the bytes, with nodes, workers and a plan that other users have
+/// modified. Nothing may panic, whether the panic would be caught or not.
 pub fn reconcile(bytes: &[u8]) {
     let mut choices = Choices(bytes);
-    let Ok(mut reconciler) = Reconciler::new() else { unreachable!("the metrics have names of their own") };
+    let Ok(mut reconciler) = ControllerHarness::new() else {
+        unreachable!("the names of metrics are unique")
+    };
     for n in 0..choices.byte() % 5 {
-        reconciler.see(&node(&mut choices, n));
+        reconciler.deliver(&node(&mut choices, n));
     }
-    reconciler.see(&task(&mut choices, "t"));
+    reconciler.deliver(&task(&mut choices, "t"));
     if choices.one_in(4) {
-        reconciler.see(&task(&mut choices, "x"));
+        reconciler.deliver(&task(&mut choices, "x"));
     }
     for _ in 0..8 {
         let mut made = Vec::new();
         reconciler.round(|asked| {
             let answer = *choices.pick(&[
-                Answer::Done,
-                Answer::Done,
-                Answer::Done,
-                Answer::Lost,
-                Answer::Passing,
-                Answer::Final,
-                Answer::Unstorable,
+                SimulatedResponse::Applied,
+                SimulatedResponse::Applied,
+                SimulatedResponse::Applied,
+                SimulatedResponse::ResponseLost,
+                SimulatedResponse::TransientError,
+                SimulatedResponse::PermanentError,
+                SimulatedResponse::Unstorable,
             ]);
-            if let (Some(object), Answer::Done | Answer::Lost) = (&asked.object, answer) {
+            if let (Some(object), SimulatedResponse::Applied | SimulatedResponse::ResponseLost) =
+                (&asked.object, answer)
+            {
                 made.push(object.clone());
             }
             answer
         });
         for mut object in made {
             if let Some(pod) = pod_of(&mut choices, &object) {
-                reconciler.see(&pod);
+                reconciler.deliver(&pod);
             }
             write_into(&mut choices, &mut object);
             if object["kind"] == "Job" && choices.one_in(3) {
                 object["status"] = json!({"conditions": [{"type": choices.pick(&["Complete", "Failed"]), "status": "True",
                     "reason": choices.value(), "message": choices.value()}]});
             }
-            reconciler.see(&object);
+            reconciler.deliver(&object);
         }
         if choices.one_in(4) {
             let stored = reconciler.tasks().next().cloned();
@@ -255,18 +276,18 @@ pub fn reconcile(bytes: &[u8]) {
                 let field = *choices.pick(&STATUS);
                 task["status"][field] = choices.value();
                 task["metadata"]["resourceVersion"] = choices.value();
-                reconciler.see(&task);
+                reconciler.deliver(&task);
             }
         }
         if choices.one_in(4) {
             let n = choices.byte() % 5;
-            reconciler.see(&node(&mut choices, n));
+            reconciler.deliver(&node(&mut choices, n));
         }
     }
     assert_eq!(reconciler.internal_errors(), 0);
 }
 
-/// Puts some values where others may.
+/// Overwrites up to three fields of `METADATA`.
 fn write_into(choices: &mut Choices<'_>, object: &mut Value) {
     for _ in 0..choices.byte() % 4 {
         let place = *choices.pick(&METADATA);
@@ -309,7 +330,8 @@ fn node(choices: &mut Choices<'_>, n: u8) -> Value {
         images.push(json!({"names": [choices.value()], "sizeBytes": 1}));
     }
     let ready = if choices.one_in(5) { "False" } else { "True" };
-    let time = choices.pick(&["2026-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "0001-01-01T00:00:00Z"]);
+    let time =
+        choices.pick(&["2026-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "0001-01-01T00:00:00Z"]);
     json!({"kind": "Node", "metadata": {"name": format!("n{n}"), "uid": format!("node-{n}"), "labels": {"zone": choices.pick(&TEXTS)}},
         "status": {"images": images, "nodeInfo": {"kubeletVersion": choices.pick(&["v1.36.0", "", "v.", "v99999999999.1"]),
             "containerRuntimeVersion": choices.pick(&["containerd://2.1.0", "x", ""]), "architecture": "amd64", "bootID": "b",
@@ -318,7 +340,7 @@ fn node(choices: &mut Choices<'_>, n: u8) -> Value {
             "conditions": [{"type": "Ready", "status": ready, "lastTransitionTime": time, "lastHeartbeatTime": time}]}})
 }
 
-/// The pod that a Job makes, or what becomes of a bare one.
+/// Returns the pod that the Job controller creates for a worker Job, or a worker pod with a status.
 fn pod_of(choices: &mut Choices<'_>, worker: &Value) -> Option<Value> {
     let template = if worker["kind"] == "Job" { &worker["spec"]["template"] } else { worker };
     if worker["kind"] == "PrewarmPlan" || choices.one_in(4) {
@@ -335,8 +357,13 @@ fn pod_of(choices: &mut Choices<'_>, worker: &Value) -> Option<Value> {
     }
     let mut statuses = Vec::new();
     for container in pod["spec"]["containers"].as_array().into_iter().flatten() {
-        let reason =
-            *choices.pick(&["ErrImagePull", "ImagePullBackOff", "ContainerCreating", "InvalidImageName", "Strange"]);
+        let reason = *choices.pick(&[
+            "ErrImagePull",
+            "ImagePullBackOff",
+            "ContainerCreating",
+            "InvalidImageName",
+            "Strange",
+        ]);
         let state = if choices.one_in(2) {
             json!({"terminated": {"exitCode": 0, "reason": "Completed"}})
         } else {

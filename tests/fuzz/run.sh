@@ -1,15 +1,19 @@
 #!/usr/bin/env bash
-# Fuzzes what strangers send: reviews, image references, annotations; and rounds of the controller over objects that anybody has written into.
-# usage: tests/fuzz/run.sh [RUNS [TARGET...]]     executions of each target, 10 million by default; all of them by default
-# Coverage comes from the compiler's own pass, so that a stable toolchain will do. What libFuzzer finds of interest is kept
-# in target/fuzz; with KEEP=1 the smallest set that reaches as much replaces the corpus in the repository.
+# Fuzzes untrusted input: admission reviews, image references, annotations, and reconciles of the
+# controller over objects that other users have modified.
+# usage: tests/fuzz/run.sh [RUNS [TARGET...]]
+#   RUNS    executions of each target (default: 10 million)
+#   TARGET  review, reference, annotations or reconcile (default: all)
+# Coverage instrumentation uses LLVM's own pass, so that a stable toolchain suffices. New inputs are
+# kept in target/fuzz; with KEEP=1 a minimized set with the same coverage is added to the corpus in
+# the repository.
 set -euo pipefail
 cd "$(dirname "$0")"
 runs=${1:-10000000}
 [ $# -gt 0 ] && shift
 [ $# -gt 0 ] || set -- review reference annotations reconcile
 say() { echo "fuzz: $*"; }
-command -v c++ > /dev/null || { say "NOT RUN: a C++ compiler is needed for libFuzzer"; exit 1; }
+command -v c++ > /dev/null || { say "NOT RUN: a C++ compiler is required for libFuzzer"; exit 1; }
 target=$(rustc -vV | sed -n 's/^host: //p')
 export CARGO_TARGET_DIR=../../target/fuzz
 export RUSTFLAGS="--cfg fuzzing -C passes=sancov-module -C llvm-args=-sanitizer-coverage-level=4 \
@@ -31,4 +35,4 @@ for name in "$@"; do
     done
   fi
 done
-say "nothing found"
+say "no failure found"

@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
-# Prints the folder of prometheus and promtool: those on the PATH, or Debian's package, unpacked into the user's cache and not
-# installed, so that no service is started.
+# Prints the directory of prometheus and promtool: those on the PATH, or those of the Debian
+# package, which is unpacked into the user's cache. It is not installed, because that would start a
+# service.
 set -euo pipefail
 if command -v prometheus > /dev/null && command -v promtool > /dev/null; then dirname "$(command -v promtool)"; exit; fi
 folder=${XDG_CACHE_HOME:-$HOME/.cache}/prewarmer/prometheus
 if [[ ! -x $folder/usr/bin/promtool ]]; then
-  command -v apt-get > /dev/null || { echo "prometheus is missing, and there is no apt-get to get it" >&2; exit 1; }
+  command -v apt-get > /dev/null || { echo "prometheus is not installed, and apt-get is not available to download it" >&2; exit 1; }
   work=$(mktemp -d)
   trap 'rm -rf "$work"' EXIT
   cd "$work"
-  echo "getting Debian's package of prometheus" >&2
+  echo "downloading the Debian package of prometheus" >&2
   apt-get download prometheus > apt.log 2>&1 || { apt-get update > apt.log 2>&1 && apt-get download prometheus > apt.log 2>&1; } \
-    || { echo "prometheus is missing, and apt-get could not get it: $(tail -n 1 apt.log)" >&2; exit 1; }
+    || { echo "prometheus is not installed, and apt-get could not download it: $(tail -n 1 apt.log)" >&2; exit 1; }
   mkdir -p "$folder"
   dpkg-deb -x prometheus_*.deb "$folder"
 fi

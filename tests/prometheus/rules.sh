@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The alerts as Prometheus itself reads them, and when they fire; each has a run-book.
+# Checks the alerting rules and runs their tests with promtool, and checks that each alert has a
+# run-book.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 if ! bin=$(bash tests/prometheus/get.sh); then echo "NOT RUN: the tests of the alerts"; exit; fi

@@ -1,4 +1,4 @@
-{{- /* A release's name may be longer than what the server takes. */ -}}
+{{- /* Truncates the release name to 40 characters, the limit of the setting instance. */ -}}
 {{- define "prewarmer.instance" -}}
 {{- if .Values.instance }}{{ .Values.instance }}{{ else if ne .Release.Name "prewarmer" }}{{ .Release.Name | trunc 40 | trimSuffix "-" }}{{ end }}
 {{- end }}
@@ -7,29 +7,29 @@
 {{- with include "prewarmer.instance" . }}prewarmer-{{ . }}{{ else }}prewarmer{{ end }}
 {{- end }}
 
-{{- /* Without split, one Deployment does everything: its name, account and labels are those of the front. */ -}}
+{{- /* Without split, the only Deployment has the name, account and labels of the front. */ -}}
 {{- define "prewarmer.controllerName" -}}
 {{ include "prewarmer.name" . }}{{ if .Values.split }}-controller{{ end }}
 {{- end }}
 
-{{- /* The account that makes and deletes workers. */ -}}
+{{- /* User name of the service account that creates and deletes workers. */ -}}
 {{- define "prewarmer.controllerAccount" -}}
 system:serviceaccount:{{ .Release.Namespace }}:{{ include "prewarmer.controllerName" . }}
 {{- end }}
 
-{{- /* Selects the pods that answer the webhook and REST. */ -}}
+{{- /* Selector of the pods that serve the webhook and REST. */ -}}
 {{- define "prewarmer.selector" -}}
 app.kubernetes.io/name: prewarmer
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
-{{- /* Selects the pods of the controller: with split, a Deployment of their own. */ -}}
+{{- /* Selector of the controller pods, which with split belong to a separate Deployment. */ -}}
 {{- define "prewarmer.controllerSelector" -}}
 app.kubernetes.io/name: prewarmer{{ if .Values.split }}-controller{{ end }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
-{{- /* Selects the pods of both. */ -}}
+{{- /* Selector of the pods of both Deployments. */ -}}
 {{- define "prewarmer.serversSelector" -}}
 app.kubernetes.io/part-of: prewarmer
 app.kubernetes.io/instance: {{ .Release.Name }}
@@ -61,16 +61,16 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- define "prewarmer.image" -}}{{ include "prewarmer.imageOf" (dict "root" . "part" .Values.image) }}{{- end }}
 {{- define "prewarmer.workerImage" -}}{{ include "prewarmer.imageOf" (dict "root" . "part" .Values.workerImage) }}{{- end }}
 
-{{- /* The server itself speaks TLS to callers of REST, unless its settings say otherwise. */ -}}
+{{- /* Scheme of the REST listener: https, or http with the setting apiTls=false. */ -}}
 {{- define "prewarmer.apiScheme" -}}
 {{- if eq (.Values.settings.apiTls | default "true" | toString) "false" }}http{{ else }}https{{ end }}
 {{- end }}
 
 {{- define "prewarmer.certificateSecret" -}}
-{{- if eq .Values.certificates.mode "secret" }}{{ required "certificates.secretName: name the Secret with tls.crt, tls.key and ca.crt" .Values.certificates.secretName }}{{ else }}{{ include "prewarmer.name" . }}-tls{{ end }}
+{{- if eq .Values.certificates.mode "secret" }}{{ required "certificates.secretName: required with certificates.mode=secret; name the Secret with tls.crt, tls.key and ca.crt" .Values.certificates.secretName }}{{ else }}{{ include "prewarmer.name" . }}-tls{{ end }}
 {{- end }}
 
-{{- /* What a Kubernetes token for REST is made for; nothing where that is the API server's own audience. */ -}}
+{{- /* Audience of Kubernetes tokens for REST. Empty: the audience of the API server. */ -}}
 {{- define "prewarmer.audience" -}}
 {{- if hasKey .Values.settings "tokenAudience" }}{{ .Values.settings.tokenAudience | toString | splitList "," | first | trim }}{{ else }}prewarmer{{ end }}
 {{- end }}

@@ -1,8 +1,8 @@
-"""A step of a pipeline: warms what a manifest needs before it is rolled out. Ends with 0 where it is warm, else with 1.
+"""Pipeline step that warms the images of a manifest before its rollout. Exits with 0 if they are warm, else with 1.
 
     python ci_gate.py --success-threshold 95% --timeout 900 deployment.yaml
 
-Reads PREWARMER_URL, PREWARMER_TOKEN and the README's other variables.
+Uses PREWARMER_URL, PREWARMER_TOKEN and the other variables of the README.
 """
 
 import argparse
@@ -13,13 +13,13 @@ from prewarmer import PrewarmClient, PrewarmError
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("manifest", type=Path)
-parser.add_argument("--success-threshold", default="90%", help="the share of nodes that must be warm")
-parser.add_argument("--timeout", type=float, default=900, help="seconds to wait")
+parser.add_argument("--success-threshold", default="90%", help="share of nodes that must be warm")
+parser.add_argument("--timeout", type=float, default=900, help="maximum time to wait, in seconds")
 arguments = parser.parse_args()
 
 
 def warm(client: PrewarmClient) -> None:
-    """Warms every workload of the manifest, on the nodes where it may run."""
+    """Warms the images of every workload of the manifest, on the nodes where it may run."""
     for workload in client.extract(arguments.manifest.read_text()).workloads:
         task = client.create_task(
             workload.images,

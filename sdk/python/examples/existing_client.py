@@ -1,9 +1,9 @@
-"""Code that was written for a client that gives plain dicts: only its import was changed.
+"""Code written for a client that returns plain dicts; only the import was changed.
 
-Reads PREWARMER_URL, PREWARMER_TOKEN and the README's other variables.
+Uses PREWARMER_URL, PREWARMER_TOKEN and the other variables of the README.
 """
 
-# With types, the task that was made and the task as it is are not the same class.
+# create_task and get_task return different classes.
 # mypy: disable-error-code="assignment"
 
 import os

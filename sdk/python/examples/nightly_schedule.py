@@ -1,10 +1,10 @@
-"""Has images warmed every night: makes the schedule, or changes it where there is one of that name.
+"""Warms images every night: creates a schedule, or replaces the schedule with the same name.
 
     python nightly_schedule.py --name nightly --cron "30 2 * * *" --timezone Europe/Berlin --now nginx:1.27
 
-With --now it runs at once too, and with --delete it is deleted in the end.
+--now also starts an execution, and --delete deletes the schedule at the end.
 
-Reads PREWARMER_URL, PREWARMER_TOKEN and the README's other variables.
+Uses PREWARMER_URL, PREWARMER_TOKEN and the other variables of the README.
 """
 
 import argparse
@@ -17,7 +17,7 @@ parser.add_argument("--name", default="nightly")
 parser.add_argument("--cron", default="30 2 * * *")
 parser.add_argument("--timezone", default="UTC")
 parser.add_argument("--node-selector", metavar="LABEL=VALUE", action="append", default=[])
-parser.add_argument("--nodes", default="all", help="how many of the nodes: a number, a percentage, or all")
+parser.add_argument("--nodes", default="all", help="number of nodes: a number, a percentage, or all")
 parser.add_argument("--now", action="store_true")
 parser.add_argument("--delete", action="store_true")
 arguments = parser.parse_args()
@@ -31,7 +31,7 @@ request = ScheduleRequest(
         images=arguments.images,
         node_selector=selector,
         nodes=arguments.nodes,
-        # A tag that has moved since yesterday is what a nightly run is for.
+        # Resolves mutable tags again, to pull new versions.
         image_pull_policy=PullPolicy.ALWAYS,
     ),
 )

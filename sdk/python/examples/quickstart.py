@@ -1,4 +1,4 @@
-"""The start of the README. Reads PREWARMER_URL, PREWARMER_TOKEN and the README's other variables."""
+"""Example of the README. Uses PREWARMER_URL, PREWARMER_TOKEN and the other variables of the README."""
 
 from prewarmer import PrewarmClient
 

@@ -1,8 +1,8 @@
-"""Warms images and shows how it goes: a bar on a terminal, lines elsewhere, and in the end what became of each image.
+"""Warms images and prints the progress (a bar on a terminal, otherwise lines), and finally the result of each image.
 
     python wait_with_progress.py --node-selector type=fake nginx:1.27 redis:7.4
 
-Reads PREWARMER_URL, PREWARMER_TOKEN and the README's other variables.
+Uses PREWARMER_URL, PREWARMER_TOKEN and the other variables of the README.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from prewarmer import PrewarmClient
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("images", nargs="+")
 parser.add_argument("--node-selector", metavar="LABEL=VALUE", action="append", default=[])
-parser.add_argument("--nodes", default="all", help="how many of the nodes: a number, a percentage, or all")
+parser.add_argument("--nodes", default="all", help="number of nodes: a number, a percentage, or all")
 parser.add_argument("--batch-size", type=int, default=20)
 arguments = parser.parse_args()
 selector = dict(one.split("=", 1) for one in arguments.node_selector)

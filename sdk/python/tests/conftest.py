@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(autouse=True)
 def _own_environment(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests without a server must not find one."""
+    """Removes the variables that name a server, in tests without a server."""
     if "live" not in request.fixturenames:
         for name in ("PREWARMER_URL", "PREWARMER_TOKEN", "PREWARMER_CA_FILE", "PREWARMER_NAMESPACE"):
             monkeypatch.delenv(name, raising=False)
@@ -20,17 +20,17 @@ def _own_environment(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
 
 @pytest.fixture(scope="session")
 def live() -> Live:
-    """The server that the tests may call."""
+    """Server for live tests."""
     url = os.environ.get("PREWARMER_URL")
     if not url:
-        pytest.skip("NOT RUN: PREWARMER_URL is not set, so there is no server to call")
+        pytest.skip("NOT RUN: PREWARMER_URL is not set")
     return Live(url, os.environ.get("PREWARMER_TEST_NAMESPACE") or None)
 
 
 @pytest.fixture
 def read_token() -> str:
-    """A token that may only read."""
+    """Token with read access only."""
     token = os.environ.get("PREWARMER_READ_TOKEN")
     if not token:
-        pytest.skip("NOT RUN: PREWARMER_READ_TOKEN is not set, so nobody is there who may only read")
+        pytest.skip("NOT RUN: PREWARMER_READ_TOKEN is not set")
     return token

@@ -1,4 +1,4 @@
-"""What tests share: both clients by one handle, on a clock of their own, against a transport that is a function."""
+"""Test helpers: a common handle for both clients, a fake clock, and a transport that calls a function."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Answer = Callable[[httpx.Request], httpx.Response]
 
 @dataclass
 class Live:
-    """A server, and the namespace to use there."""
+    """URL of a server, and the namespace to use."""
 
     url: str
     namespace: str | None
 
 
 class Clock:
-    """Time that goes on by sleeping only."""
+    """Fake clock that advances only by sleeping."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -46,7 +46,7 @@ class Clock:
 
 
 class Handle:
-    """One of the clients, with the same face for both."""
+    """Common interface of both clients."""
 
     def __init__(self, kind: str, answer: Answer | None, **options: Any) -> None:
         self.clock = Clock()
@@ -57,7 +57,7 @@ class Handle:
             assert answer
             return answer(request)
 
-        # Without a function, the network.
+        # Without a function, requests use the network.
         transport = httpx.MockTransport(take) if answer else None
         options = {"base_url": URL, "token": TOKEN, "transport": transport, **options}
         self.client: PrewarmClient | AsyncPrewarmClient
@@ -71,7 +71,7 @@ class Handle:
         self.client._random = lambda: 1.0
 
     def call(self, method: str, *values: Any, **options: Any) -> Any:
-        """Calls a method, and gives what it gives; of an iterator, all."""
+        """Calls a method, and returns its result; of an iterator, a list of all items."""
         made = getattr(self.client, method)(*values, **options)
         if hasattr(made, "__aiter__"):
             return asyncio.run(_all(made))
@@ -80,7 +80,7 @@ class Handle:
         return list(made) if isinstance(made, Iterator) else made
 
     def bodies(self) -> list[Any]:
-        """The bodies of the requests."""
+        """Returns the bodies of the requests."""
         return [json.loads(request.content) for request in self.requests]
 
 
@@ -89,7 +89,7 @@ async def _all(made: AsyncIterator[Any]) -> list[Any]:
 
 
 class Stream(httpx.SyncByteStream, httpx.AsyncByteStream):
-    """A body in pieces, which may break off."""
+    """Body in chunks, which may end with a connection error."""
 
     def __init__(self, *chunks: bytes, broken: bool = False) -> None:
         self._chunks = chunks
@@ -106,14 +106,14 @@ class Stream(httpx.SyncByteStream, httpx.AsyncByteStream):
 
 
 def in_turn(*answers: httpx.Response | Exception) -> Answer:
-    """Gives one answer after another; one more is an error of the test."""
+    """Returns a handler that returns one answer after another; a further request fails the test."""
     rest = iter(answers)
 
     def answer(request: httpx.Request) -> httpx.Response:
         one = next(rest)
         if isinstance(one, Exception):
             raise one
-        # A fresh one, because a response belongs to the client that took it.
+        # A new object, because a response belongs to the client that received it.
         if isinstance(one.stream, Stream):
             return httpx.Response(one.status_code, headers=one.headers, stream=one.stream)
         return httpx.Response(one.status_code, headers=one.headers, content=one.content)
@@ -122,17 +122,17 @@ def in_turn(*answers: httpx.Response | Exception) -> Answer:
 
 
 def always(status: int, body: object, headers: dict[str, str] | None = None) -> Answer:
-    """Gives the same answer for ever."""
+    """Returns a handler that always returns the same answer."""
     return lambda request: httpx.Response(status, json=body, headers=headers)
 
 
 def refused(code: int, headers: dict[str, str] | None = None, **body: object) -> httpx.Response:
-    """A refusal as the server words it."""
+    """Returns an error response in the format of the server."""
     return httpx.Response(code, json={"error": "no", **body}, headers=headers)
 
 
 def task(status: str = "running", completed: int = 1, failed: int = 0, **more: object) -> dict[str, Any]:
-    """The JSON of a task of four nodes."""
+    """Returns the JSON of a task of four nodes."""
     progress = {
         "totalNodes": 4,
         "completedNodes": completed,
@@ -169,7 +169,7 @@ CREATED = {
     "status": "pending",
     "images": ["nginx:1.27"],
     "batchSize": 10,
-    "message": "The task was made",
+    "message": "The task was created",
 }
 
 SCHEDULE = {
@@ -197,14 +197,14 @@ EXTRACTED = {
     "placement": {"nodeSelector": {"type": "fake"}},
     "credentials": {"imagePullSecrets": ["registry"], "serviceAccountName": "puller"},
     "nodes": "25%",
-    "warnings": ["prewarm/nodes: this is no number"],
+    "warnings": ["prewarm/nodes: not a number"],
     "nodeCount": 30,
     "nodeNames": ["node-1", "node-2"],
 }
 
 
 def failure(node: str, reason: str) -> dict[str, str]:
-    """The JSON of a failure on a node."""
+    """Returns the JSON of a failure on a node."""
     return {
         "nodeName": node,
         "image": "nginx:1.27",

@@ -1,4 +1,4 @@
-"""What only the asynchronous client has, and that both are alike in the rest."""
+"""Tests of the asynchronous client, and that both clients have the same interface."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ METHODS = [name for name in vars(PrewarmClient) if not name.startswith("_")]
 
 
 @pytest.mark.parametrize("name", [*METHODS, "__init__"])
-def test_both_take_the_same(name: str) -> None:
+def test_both_clients_have_the_same_signatures(name: str) -> None:
     ours, theirs = (inspect.signature(getattr(one, name)) for one in (PrewarmClient, AsyncPrewarmClient))
     assert [str(one).replace("Async", "") for one in theirs.parameters.values()] == [
         str(one) for one in ours.parameters.values()
@@ -27,18 +27,18 @@ def test_both_take_the_same(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_both_tell_the_same(name: str) -> None:
+def test_both_clients_have_the_same_docstrings(name: str) -> None:
     ours, theirs = (inspect.getdoc(getattr(one, name)) for one in (PrewarmClient, AsyncPrewarmClient))
     assert ours
     assert theirs
     assert ours.splitlines()[0] == theirs.splitlines()[0]
 
 
-def test_there_are_the_same_methods() -> None:
+def test_both_clients_have_the_same_methods() -> None:
     assert [name for name in vars(AsyncPrewarmClient) if not name.startswith("_")] == METHODS
 
 
-def test_a_callback_that_is_a_coroutine() -> None:
+def test_coroutine_callback() -> None:
     seen = []
 
     async def callback(one: TaskView) -> None:
@@ -49,7 +49,7 @@ def test_a_callback_that_is_a_coroutine() -> None:
 
 
 class Watched(Stream):
-    """A stream that knows whether it was closed."""
+    """Stream that records whether it was closed."""
 
     closed = False
 
@@ -65,7 +65,7 @@ def _watching(stream: Watched) -> httpx.MockTransport:
     return httpx.MockTransport(lambda request: httpx.Response(200, headers=headers, stream=stream))
 
 
-def test_a_watch_that_is_left_is_closed() -> None:
+def test_stopped_watch_is_closed() -> None:
     stream = Watched(event(1, task()), event(2, task()))
 
     async def leave() -> None:
@@ -78,7 +78,7 @@ def test_a_watch_that_is_left_is_closed() -> None:
     asyncio.run(leave())
 
 
-def test_a_watch_that_is_left_is_closed_by_the_other_client() -> None:
+def test_stopped_watch_is_closed_by_the_synchronous_client() -> None:
     stream = Watched(event(1, task()), event(2, task()))
     with PrewarmClient(URL, transport=_watching(stream)) as client:
         states = client.watch_task("task-1")

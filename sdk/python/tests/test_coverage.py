@@ -1,4 +1,4 @@
-"""That the clients and the models are what the OpenAPI document says."""
+"""Tests that clients and models match the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
 
 def _document() -> dict[str, Any]:
     if not DOCUMENT.is_file():
-        pytest.fail(f"there is no OpenAPI document at {DOCUMENT}: name it in PREWARMER_OPENAPI")
+        pytest.fail(f"no OpenAPI document at {DOCUMENT}: set PREWARMER_OPENAPI to its path")
     document: dict[str, Any] = json.loads(DOCUMENT.read_text(encoding="utf-8"))
     return document
 
@@ -56,7 +56,7 @@ def _operations() -> list[tuple[str, str, dict[str, Any]]]:
 
 
 def _properties(schema: dict[str, Any], schemas: dict[str, Any]) -> tuple[set[str], set[str]]:
-    """All properties of an object, and those that are required: its own, and those of every part of its allOf."""
+    """Returns all and the required properties of an object, including every part of its allOf."""
     if "$ref" in schema:
         return _properties(schemas[schema["$ref"].rsplit("/", 1)[-1]], schemas)
     known, required = set(schema.get("properties", ())), set(schema.get("required", ()))
@@ -87,7 +87,7 @@ def test_every_operation_has_its_method(kind: str) -> None:
             assert set(request.url.params) == known, name
 
 
-def test_every_answer_is_the_model_of_the_document() -> None:
+def test_methods_return_the_models_of_the_document() -> None:
     for _, _, operation in _operations():
         name = operation["operationId"]
         answer = next(value for code, value in operation["responses"].items() if code in ("200", "201", "202"))
@@ -109,7 +109,7 @@ def test_every_schema_has_its_model() -> None:
         assert {alias for alias, field in fields.items() if field.is_required()} == required, name
 
 
-def test_the_parts_of_a_schema_count() -> None:
+def test_properties_include_parts_of_all_of() -> None:
     schemas = _document()["components"]["schemas"]
     known, required = _properties(schemas["ExtractedView"], schemas)
     assert known > {"workload", "placement", "nodeCount"}
@@ -118,10 +118,10 @@ def test_the_parts_of_a_schema_count() -> None:
     assert _properties(nested, {"X": {"properties": {"a": {}}, "required": ["a"]}}) == ({"a", "b"}, {"a", "b"})
 
 
-def test_no_model_is_beside_the_document() -> None:
+def test_models_are_schemas_of_the_document() -> None:
     schemas = set(_document()["components"]["schemas"])
     here = {name for name, one in vars(models).items() if isinstance(one, type) and issubclass(one, Model)}
-    # pydantic keeps Page[TaskView] and its like in the module too.
+    # pydantic adds Page[TaskView] and similar classes to the module.
     here = {name for name in here if not name.startswith("Page")}
     assert here - {"Model"} == {name for name in schemas if not hasattr(enums, name)}
 

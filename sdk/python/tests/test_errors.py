@@ -50,17 +50,17 @@ def test_each_status_has_its_class(kind: str, status: int, name: str) -> None:
     assert type(error) is getattr(prewarmer, name)
 
 
-def test_all_that_the_server_says(kind: str) -> None:
+def test_error_contains_all_fields_of_the_response(kind: str) -> None:
     details = [{"field": "batchSize", "message": "0: expected 1 to 100"}, {"field": "", "message": "all of it"}]
-    body = {"error": "2 fields are wrong", "details": details, "taskId": "task-1", "status": "completed"}
+    body = {"error": "2 fields are invalid", "details": details, "taskId": "task-1", "status": "completed"}
     headers = {"X-Request-Id": "r-1", "Retry-After": "3"}
     error = caught(Handle(kind, always(400, body, headers)), "create_task", ["nginx:1.27"])
     assert isinstance(error, BadRequest)
     assert str(error) == (
-        "400 Bad Request: 2 fields are wrong: batchSize: 0: expected 1 to 100; all of it"
+        "400 Bad Request: 2 fields are invalid: batchSize: 0: expected 1 to 100; all of it"
         f" (POST {URL}/api/v1/tasks, request r-1)"
     )
-    assert (error.message, error.task_id, error.status) == ("2 fields are wrong", "task-1", "completed")
+    assert (error.message, error.task_id, error.status) == ("2 fields are invalid", "task-1", "completed")
     assert (error.request_id, error.retry_after, error.method) == ("r-1", 3.0, "POST")
     assert [one.field for one in error.details] == ["batchSize", ""]
 
@@ -71,7 +71,7 @@ def test_a_status_without_a_name(kind: str) -> None:
 
 @pytest.mark.parametrize("status", [200, 401, 404, 500])
 @pytest.mark.parametrize("page", ["<html>Sign in</html>", '{"error": {"code": 5}}', "[]", ""])
-def test_the_page_of_a_proxy(kind: str, status: int, page: str) -> None:
+def test_page_of_a_proxy(kind: str, status: int, page: str) -> None:
     error = caught(Handle(kind, lambda request: httpx.Response(status, text=page)))
     assert isinstance(error, InvalidAnswer)
     assert error.status_code == status
@@ -84,16 +84,16 @@ def test_a_long_page_is_cut(kind: str) -> None:
     assert len(str(error)) < 600
 
 
-def test_a_proxy_without_a_server(kind: str) -> None:
+def test_bad_gateway_of_a_proxy(kind: str) -> None:
     error = caught(Handle(kind, lambda request: httpx.Response(502, text="<h1>Bad Gateway</h1>"), retries=0))
     assert isinstance(error, Unavailable)
     assert "<h1>Bad Gateway</h1>" in str(error)
 
 
-def test_a_model_that_lacks_something(kind: str) -> None:
+def test_missing_fields_in_a_response(kind: str) -> None:
     error = caught(Handle(kind, always(200, task(progress={"totalNodes": "many"}))))
     assert isinstance(error, InvalidAnswer)
-    assert "what is no TaskView (progress.completedNodes: Field required; " in str(error)
+    assert "an invalid TaskView (progress.completedNodes: Field required; " in str(error)
 
 
 @pytest.mark.parametrize("target", ["https://elsewhere.test/api/v1/tasks/task-1", "/login"])
@@ -112,7 +112,7 @@ def test_no_redirect_of_a_watch_is_followed(kind: str) -> None:
     assert len(handle.requests) == 1
 
 
-def test_nobody_listens(kind: str) -> None:
+def test_connection_refused(kind: str) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
@@ -124,7 +124,7 @@ def test_nobody_listens(kind: str) -> None:
 
 
 @pytest.mark.parametrize("trouble", [httpx.ReadTimeout(""), httpx.UnsupportedProtocol("odd"), httpx.ConnectError("x")])
-def test_no_answer(kind: str, trouble: httpx.HTTPError) -> None:
+def test_transport_errors(kind: str, trouble: httpx.HTTPError) -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         raise trouble
 

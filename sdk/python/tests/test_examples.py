@@ -1,4 +1,4 @@
-"""Every example is run against a server, as its reader would."""
+"""Runs every example against a server."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from .harness import Live
 from .test_live import MANIFEST, image
 
 EXAMPLES = ROOT / "examples"
-# A few nodes in several batches show what there is to see; quickstart and existing_client take all of them.
+# A few nodes in several batches are enough; quickstart and existing_client use all nodes.
 FEW = ("--node-selector", "type=fake", "--nodes", "4")
 
 
 def run(*command: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    """Runs an example, and expects how it ends."""
-    # By its bytes on every machine, whatever its language.
+    """Runs an example, and checks its exit status and output."""
+    # UTF-8 on every machine, independent of its locale.
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
     if os.environ.get("PREWARMER_TEST_NAMESPACE"):
         environment["PREWARMER_NAMESPACE"] = os.environ["PREWARMER_TEST_NAMESPACE"]
@@ -37,12 +37,12 @@ def run(*command: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]
     return done
 
 
-def test_no_example_is_left_out() -> None:
+def test_all_examples_are_tested() -> None:
     text = Path(__file__).read_text(encoding="utf-8")
     assert [one.name for one in EXAMPLES.glob("*.py") if f'"{one.name}"' not in text] == []
 
 
-def test_the_readme_is_the_quickstart() -> None:
+def test_readme_contains_the_quickstart() -> None:
     code = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)[0]
     assert (EXAMPLES / "quickstart.py").read_text(encoding="utf-8").endswith(f'"""\n\n{code}')
     assert len(code.splitlines()) <= 6
@@ -105,7 +105,7 @@ LIVE: dict[str, Callable[[], None]] = {
 
 @pytest.fixture(scope="module")
 def running(live: Live) -> Iterator[dict[str, Future[None]]]:
-    """All of them at once: most of the time they wait for nodes."""
+    """Runs all examples concurrently, because they mostly wait for nodes."""
     with ThreadPoolExecutor(len(LIVE)) as pool:
         yield {name: pool.submit(example) for name, example in LIVE.items()}
 

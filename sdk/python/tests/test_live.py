@@ -1,4 +1,4 @@
-"""Against a server, when PREWARMER_URL and PREWARMER_TOKEN name one whose cluster has fake nodes."""
+"""Tests against the server in PREWARMER_URL and PREWARMER_TOKEN, whose cluster has fake nodes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ metadata: {name: other}
 
 
 def image(words: str = "app") -> str:
-    """An image that no node has. Words such as "missing" and "slow" say what becomes of it."""
+    """Returns an image that no node has. Words such as "missing" and "slow" select the result of the pull."""
     return f"registry.example/{words}/{uuid.uuid4().hex[:12]}:1"
 
 
@@ -55,7 +55,7 @@ def client(live: Live) -> Iterator[PrewarmClient]:
         yield made
 
 
-def test_a_task_from_its_making_to_its_end(client: PrewarmClient) -> None:
+def test_life_cycle_of_a_task(client: PrewarmClient) -> None:
     made = client.create_task([image()], node_selector=FAKE, nodes=20, batch_size=10, priority=7)
     assert (made.status, made.batch_size) == ("pending", 10)
     seen: list[float] = []
@@ -77,7 +77,7 @@ def test_a_task_from_its_making_to_its_end(client: PrewarmClient) -> None:
     assert refused.value.request_id
 
 
-def test_a_task_is_watched(client: PrewarmClient) -> None:
+def test_watch_of_a_task(client: PrewarmClient) -> None:
     made = client.create_task([image()], node_selector=FAKE, nodes=6, batch_size=3)
     states = list(client.watch_task(made.task_id))
     assert [one.status.ended for one in states] == [False] * (len(states) - 1) + [True]
@@ -85,7 +85,7 @@ def test_a_task_is_watched(client: PrewarmClient) -> None:
     assert [one.status for one in client.watch_task(made.task_id)] == ["completed"]
 
 
-def test_failures_are_told(client: PrewarmClient) -> None:
+def test_failures_are_reported(client: PrewarmClient) -> None:
     made = client.create_task([image("missing")], node_selector=FAKE, nodes=3, batch_size=3)
     with pytest.raises(TaskFailed, match="ImageNotFound") as raised:
         client.wait_for_completion(made.task_id, timeout=120, poll_interval=0.2, raise_on_failure=True)
@@ -93,7 +93,7 @@ def test_failures_are_told(client: PrewarmClient) -> None:
     assert raised.value.task.progress.failed_nodes == 3
 
 
-def test_a_wait_that_is_too_short_and_a_cancellation(client: PrewarmClient) -> None:
+def test_wait_timeout_and_cancellation(client: PrewarmClient) -> None:
     made = client.create_task([image("slow")], node_selector=FAKE, nodes=20, batch_size=1)
     with pytest.raises(WaitTimeout) as raised:
         client.wait_for_completion(made.task_id, timeout=0.5, poll_interval=0.1)
@@ -103,7 +103,7 @@ def test_a_wait_that_is_too_short_and_a_cancellation(client: PrewarmClient) -> N
     assert client.wait_for_completion(made.task_id, timeout=60, poll_interval=0.2).status == "cancelled"
 
 
-def test_one_key_is_one_task(client: PrewarmClient) -> None:
+def test_idempotency_key(client: PrewarmClient) -> None:
     key, what = uuid.uuid4().hex, [image()]
     first = client.create_task(what, node_selector=FAKE, nodes=1, idempotency_key=key)
     assert client.create_task(what, node_selector=FAKE, nodes=1, idempotency_key=key).task_id == first.task_id
@@ -112,7 +112,7 @@ def test_one_key_is_one_task(client: PrewarmClient) -> None:
     assert refused.value.status_code == 422
 
 
-def test_every_option_is_taken(client: PrewarmClient) -> None:
+def test_every_option_is_accepted(client: PrewarmClient) -> None:
     made = client.create_task(
         [image()],
         batch_size="50%",
@@ -139,7 +139,7 @@ def test_every_option_is_taken(client: PrewarmClient) -> None:
     assert (done.retry_strategy, done.retry_delay, done.priority) == ("exponential", 1, 9)
 
 
-def test_every_bad_field_is_told(client: PrewarmClient) -> None:
+def test_every_invalid_field_is_reported(client: PrewarmClient) -> None:
     with pytest.raises(BadRequest) as refused:
         client.create_task({"images": ["x y"], "noSuchField": 1}, batch_size=0, timeout="soon")
     fields = {one.field for one in refused.value.details}
@@ -153,12 +153,13 @@ def test_pages_of_tasks(client: PrewarmClient) -> None:
     last = time.monotonic()
     for task_id in made:
         client.wait_for_completion(task_id, timeout=120, poll_interval=0.2)
-    # Pages are taken up by the second of a task's making, so these must be older than a second.
+    # Pages continue at the creation time of a task in seconds, so these tasks must be older than a
+    # second.
     time.sleep(max(0.0, last + 1.1 - time.monotonic()))
     rows = client.iter_tasks(search=f"{word}/", page_size=1)
     first = next(rows).task_id
     later = client.create_task([image(word)], node_selector=FAKE, nodes=1).task_id
-    # Another task is before them now: by offset alone one would come twice.
+    # A new task is now before them: by offset alone one task would be listed twice.
     assert sorted([first, *(one.task_id for one in rows)]) == sorted(made)
     seen = [one.task_id for one in client.iter_tasks(page_size=20)]
     assert len(seen) == len(set(seen)), "a task came twice"
@@ -181,7 +182,7 @@ def test_a_search(client: PrewarmClient) -> None:
     assert [one.field for one in refused.value.details] == ["search"]
 
 
-def test_what_a_manifest_needs(client: PrewarmClient) -> None:
+def test_extract_from_a_manifest(client: PrewarmClient) -> None:
     answer = client.extract(MANIFEST)
     (web,) = answer.workloads
     assert (web.workload, web.namespace, web.verdict, web.reason) == ("Deployment/web", "shop", "wanted", None)
@@ -197,7 +198,7 @@ def test_what_a_manifest_needs(client: PrewarmClient) -> None:
     assert (out.verdict, out.images, out.node_count) == ("opted_out", [], None)
 
 
-def test_a_schedule_from_its_making_to_its_end(client: PrewarmClient) -> None:
+def test_life_cycle_of_a_schedule(client: PrewarmClient) -> None:
     name = f"test-{uuid.uuid4().hex[:8]}"
     work = {"images": [image()], "node_selector": FAKE, "nodes": 2}
     made = client.create_schedule(cron_expr="30 2 * * *", name=name, task_config=work, timezone="Europe/Berlin")
@@ -213,7 +214,8 @@ def test_a_schedule_from_its_making_to_its_end(client: PrewarmClient) -> None:
         run = client.trigger_schedule(made.id)
         assert run.task_id
         assert client.wait_for_completion(run.task_id, timeout=120, poll_interval=0.2).status == "completed"
-        # The run is written into the schedule's status by the leader, a moment after its task was made.
+        # The leader records the execution in the status of the schedule shortly after the creation
+        # of its task.
         begun = time.monotonic()
         while not (executions := list(client.iter_executions(made.id))) and time.monotonic() < begun + 60:
             time.sleep(0.2)
@@ -236,19 +238,19 @@ def test_the_cluster(client: PrewarmClient) -> None:
     assert sum(stats.tasks.values()) == stats.total_tasks
 
 
-def test_who_is_not_known(live: Live) -> None:
+def test_invalid_token(live: Live) -> None:
     with PrewarmClient(live.url, "prw_nobody_0000") as client, pytest.raises(Unauthorized):
         client.get_stats()
 
 
-def test_who_may_only_read(live: Live, read_token: str) -> None:
+def test_read_only_token(live: Live, read_token: str) -> None:
     with PrewarmClient(live.url, read_token, namespace=live.namespace) as client:
         assert client.list_tasks(limit=1).limit == 1
         with pytest.raises(Forbidden):
             client.create_task([image()], node_selector=FAKE)
 
 
-def test_what_there_is_not(client: PrewarmClient) -> None:
+def test_not_found(client: PrewarmClient) -> None:
     calls: list[Any] = [client.get_task, client.cancel_task, lambda name: next(client.watch_task(name))]
     for call in calls:
         with pytest.raises(NotFound):

@@ -27,7 +27,7 @@ def test_a_model_is_a_mapping_by_json_names() -> None:
     assert "task_id" not in VIEW
 
 
-def test_it_holds_what_was_sent() -> None:
+def test_mapping_contains_only_sent_fields() -> None:
     sent = task(failedNodeDetails=[failure("node-7", "ImageNotFound")])
     assert dict(VIEW) == dict(VIEW.items()) == VIEW.to_dict() == {**VIEW} == sent
     assert set(VIEW.keys()) == set(VIEW) == set(sent)
@@ -39,14 +39,14 @@ def test_it_holds_what_was_sent() -> None:
     assert VIEW.started_at is None
 
 
-def test_what_it_holds_is_plain() -> None:
+def test_mapping_values_are_plain_json() -> None:
     assert json.loads(json.dumps(dict(VIEW))) == json.loads(json.dumps(VIEW.to_dict())) == VIEW.to_dict()
     assert type(VIEW["progress"]) is dict
     assert type(VIEW["status"]) is str
     assert VIEW["createdAt"] == "2026-11-21T21:29:50Z"
 
 
-def test_it_is_read_only() -> None:
+def test_models_are_read_only() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         VIEW.status = Status.FAILED
     with pytest.raises(TypeError, match="item assignment"):
@@ -59,7 +59,7 @@ def test_times_are_aware() -> None:
     assert VIEW.created_at == datetime(2026, 11, 21, 21, 29, 50, tzinfo=timezone.utc)
 
 
-def test_what_a_newer_server_adds_is_kept() -> None:
+def test_unknown_fields_are_kept() -> None:
     sent = task(status="paused", retryStrategy="fibonacci", newField={"a": [1, None]})
     sent["progress"]["eta"] = 7
     view = TaskView.model_validate_json(json.dumps(sent))
@@ -71,11 +71,11 @@ def test_what_a_newer_server_adds_is_kept() -> None:
 
 
 @pytest.mark.parametrize("word", ["completed", "paused"])
-def test_words_are_their_text(word: str) -> None:
+def test_enumerations_equal_their_text(word: str) -> None:
     status = Status(word)
     assert status == word
     assert word == status
-    assert str(status) == f"{status}" == "%s" % status == word  # noqa: UP031  # each formats in its own way
+    assert str(status) == f"{status}" == "%s" % status == word  # noqa: UP031  # tests each way of formatting
     assert f"{status:>12}" == f"{word:>12}"
     assert status in ("completed", "paused")
     assert {word: 1}[status] == 1
@@ -85,12 +85,12 @@ def test_words_are_their_text(word: str) -> None:
     assert status.value == word
 
 
-def test_unknown_words_are_not_remembered() -> None:
+def test_unknown_values_are_not_cached() -> None:
     assert [ExecutionStatus("odd"), len(ExecutionStatus)] == ["odd", 5]
 
 
 @pytest.mark.parametrize("value", [None, 3, ["running"]])
-def test_what_is_no_word(value: object) -> None:
+def test_invalid_enumeration_values(value: object) -> None:
     with pytest.raises(ValueError, match="is not a valid Status"):
         Status(value)
 
@@ -99,7 +99,7 @@ def test_what_is_no_word(value: object) -> None:
     ("status", "ended"),
     [("pending", False), ("running", False), ("completed", True), ("failed", True), ("cancelled", True)],
 )
-def test_when_a_task_has_ended(status: str, ended: bool) -> None:
+def test_ended_statuses(status: str, ended: bool) -> None:
     assert Status(status).ended is ended
 
 
@@ -120,7 +120,7 @@ def test_repr_shows_the_fields() -> None:
     assert "task_id='task-1'" in repr(VIEW)
 
 
-def test_what_is_extracted() -> None:
+def test_extracted_model() -> None:
     sent = {**EXTRACTED, "shownByNewServers": {"a": 1}}
     view = ExtractedView.model_validate(sent)
     assert (view.workload, view.namespace, view.verdict, view.reason) == ("Deployment/web", "shop", "wanted", None)
@@ -138,7 +138,7 @@ def test_nodes_are_a_number_or_a_text(nodes: object, read: object) -> None:
 
 
 @pytest.mark.parametrize("name", ["workload", "namespace", "verdict", "images", "placement", "credentials"])
-def test_what_must_be_extracted(name: str) -> None:
+def test_required_fields_of_extracted(name: str) -> None:
     body = {key: value for key, value in EXTRACTED.items() if key != name}
     with pytest.raises(InvalidAnswer, match=rf"workloads\.0\.{name}: Field required"):
         Handle("sync", always(200, {"workloads": [body], "skipped": []})).call("extract", "kind: Pod")

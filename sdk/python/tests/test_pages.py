@@ -26,7 +26,7 @@ NODE = {
 
 
 def paged(name: str, row: dict[str, Any], total: int) -> Any:
-    """A server of `total` rows, by offset."""
+    """Returns the handler of a server with `total` rows, by offset."""
 
     def answer(request: httpx.Request) -> httpx.Response:
         limit, offset = int(request.url.params["limit"]), int(request.url.params["offset"])
@@ -53,14 +53,14 @@ def test_pages_by_offset(
     assert len(handle.requests) == calls
 
 
-def test_rows_that_go_away_meanwhile(kind: str) -> None:
+def test_rows_deleted_during_iteration(kind: str) -> None:
     pages = iter([[NODE, NODE], []])
     body = {"total": 4, "limit": 2, "offset": 0}
     handle = Handle(kind, lambda request: httpx.Response(200, json={"nodes": next(pages), **body}))
     assert len(handle.call("iter_nodes", page_size=2)) == 2
 
 
-def test_a_search_goes_on_with_the_pages(kind: str) -> None:
+def test_search_is_kept_in_all_pages(kind: str) -> None:
     search = "a&b=c d+e%f/\N{SNOWMAN}"
     escaped = "a%26b%3Dc%20d%2Be%25f%2F%E2%98%83"
     link = f'</api/v1/tasks?limit=1&offset=1&search={escaped}&until=17~shop~task-1>; rel="next"'
@@ -94,7 +94,7 @@ def test_tasks_by_link(kind: str, host: str) -> None:
     assert {request.url.host for request in handle.requests} == {"prewarmer.test"}
 
 
-def test_pages_are_asked_for_when_they_are_needed(kind: str) -> None:
+def test_pages_are_requested_lazily(kind: str) -> None:
     async def one(made: AsyncIterator[Any]) -> None:
         await made.__anext__()
 

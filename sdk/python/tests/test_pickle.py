@@ -16,7 +16,7 @@ VIEW = TaskView.model_validate(task("failed", failedNodeDetails=[failure("node-7
     [
         Conflict(409, "it has ended", status="completed", url=URL),
         InvalidAnswer("a page", status_code=200, url=URL),
-        TransportError("nobody", sent=False),
+        TransportError("no connection", sent=False),
         WaitTimeout("task-1", 5, VIEW),
         TaskFailed(VIEW),
     ],

@@ -13,7 +13,7 @@ from .harness import CREATED, SCHEDULE, Handle, always, in_turn, refused, task
 
 pytestmark = pytest.mark.parametrize("kind", ["sync", "async"])
 
-TRIGGERED = {"id": "schedule-1", "message": "The run begins"}
+TRIGGERED = {"id": "schedule-1", "message": "The execution starts"}
 DONE = {"id": "schedule-1", "message": "deleted"}
 PASSING = [
     httpx.ConnectError("refused"),
@@ -41,7 +41,7 @@ ONCE: list[tuple[str, tuple[Any, ...], dict[str, Any], dict[str, Any]]] = [
 
 @pytest.mark.parametrize("trouble", PASSING, ids=repr)
 @pytest.mark.parametrize(("method", "values", "options", "body"), SAFE, ids=lambda value: str(value)[:16])
-def test_what_is_safe_is_repeated(
+def test_idempotent_calls_are_retried(
     kind: str, trouble: Any, method: str, values: Any, options: Any, body: dict[str, Any]
 ) -> None:
     handle = Handle(kind, in_turn(trouble, httpx.Response(200, json=body)))
@@ -52,7 +52,7 @@ def test_what_is_safe_is_repeated(
 
 @pytest.mark.parametrize("trouble", [httpx.ReadTimeout("slow"), refused(502), refused(503), refused(504)], ids=repr)
 @pytest.mark.parametrize(("method", "values", "options", "body"), ONCE)
-def test_what_may_have_been_done_is_not_done_again(
+def test_other_calls_are_not_retried_after_uncertain_failures(
     kind: str, trouble: Any, method: str, values: Any, options: Any, body: dict[str, Any]
 ) -> None:
     handle = Handle(kind, in_turn(trouble, httpx.Response(200, json=body)))
@@ -63,7 +63,7 @@ def test_what_may_have_been_done_is_not_done_again(
 
 @pytest.mark.parametrize("trouble", [httpx.ConnectError("refused"), httpx.ConnectTimeout("slow"), refused(429)])
 @pytest.mark.parametrize(("method", "values", "options", "body"), ONCE)
-def test_what_was_certainly_not_done_is_done_again(
+def test_all_calls_are_retried_if_not_processed(
     kind: str, trouble: Any, method: str, values: Any, options: Any, body: dict[str, Any]
 ) -> None:
     handle = Handle(kind, in_turn(trouble, httpx.Response(200, json=body)))
@@ -71,7 +71,7 @@ def test_what_was_certainly_not_done_is_done_again(
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 415, 422, 500])
-def test_a_refusal_is_final(kind: str, status: int) -> None:
+def test_client_errors_are_not_retried(kind: str, status: int) -> None:
     handle = Handle(kind, always(status, {"error": "no"}))
     with pytest.raises(ApiError) as caught:
         handle.call("get_task", "task-1")
@@ -85,21 +85,21 @@ def test_pauses_grow_and_tries_are_counted(kind: str) -> None:
     assert handle.clock.slept == [0.5, 1, 2, 4, 8, 8]
 
 
-def test_half_of_a_pause_is_chance(kind: str) -> None:
+def test_half_of_the_delay_is_random(kind: str) -> None:
     handle = Handle(kind, in_turn(refused(503), httpx.Response(200, json=task())))
     handle.client._random = lambda: 0.0
     handle.call("get_task", "task-1")
     assert handle.clock.slept == [0.25]
 
 
-def test_no_repetition_is_wanted(kind: str) -> None:
+def test_retries_can_be_disabled(kind: str) -> None:
     handle = Handle(kind, always(503, {"error": "no"}), retries=0)
     with pytest.raises(Unavailable):
         handle.call("get_task", "task-1")
     assert len(handle.requests) == 1
 
 
-def test_time_is_bounded(kind: str) -> None:
+def test_retry_time_is_limited(kind: str) -> None:
     handle = Handle(kind, always(503, {"error": "no"}), retries=100, retry_seconds=10)
     with pytest.raises(Unavailable):
         handle.call("get_task", "task-1")
@@ -107,7 +107,7 @@ def test_time_is_bounded(kind: str) -> None:
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_retry_after_is_kept(kind: str, status: int) -> None:
+def test_retry_after_is_honoured(kind: str, status: int) -> None:
     handle = Handle(kind, in_turn(refused(status, {"Retry-After": "7"}), httpx.Response(200, json=task())))
     handle.call("get_task", "task-1")
     assert handle.clock.slept == [7.5]
@@ -120,14 +120,14 @@ def test_retry_after_may_be_a_date(kind: str) -> None:
     assert 15 < handle.clock.slept[0] < 21
 
 
-def test_retry_after_beyond_the_time_is_told(kind: str) -> None:
+def test_retry_after_beyond_the_limit_is_reported(kind: str) -> None:
     handle = Handle(kind, always(429, {"error": "slower"}, {"Retry-After": "3600"}))
     with pytest.raises(ApiError) as caught:
         handle.call("get_task", "task-1")
     assert (caught.value.retry_after, handle.clock.slept) == (3600.0, [])
 
 
-def test_a_task_is_made_once(kind: str) -> None:
+def test_create_task_keeps_its_key_in_retries(kind: str) -> None:
     lost = httpx.ReadError("lost")
     handle = Handle(
         kind, in_turn(lost, refused(503), httpx.Response(201, json=CREATED), httpx.Response(201, json=CREATED))
@@ -158,7 +158,7 @@ def test_a_cancellation_whose_answer_was_lost(kind: str) -> None:
         (httpx.ReadError("lost"), refused(409, status="completed")),
     ],
 )
-def test_a_cancellation_by_somebody_else(kind: str, answers: Any) -> None:
+def test_cancellation_by_another_client(kind: str, answers: Any) -> None:
     handle = Handle(kind, in_turn(*answers))
     with pytest.raises(Conflict):
         handle.call("cancel_task", "task-1")
@@ -169,7 +169,7 @@ def test_a_deletion_whose_answer_was_lost(kind: str) -> None:
     assert handle.call("delete_schedule", "schedule-1").id == "schedule-1"
 
 
-def test_a_deletion_of_what_there_is_not(kind: str) -> None:
+def test_deletion_of_a_missing_schedule(kind: str) -> None:
     handle = Handle(kind, in_turn(refused(429), refused(404)))
     with pytest.raises(NotFound):
         handle.call("delete_schedule", "schedule-1")

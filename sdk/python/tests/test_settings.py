@@ -29,7 +29,7 @@ def test_forms_of_the_address(base_url: str, called: str) -> None:
 
 @pytest.mark.parametrize("base_url", ["localhost:8080", "h", "ftp://h", "http://", "http://h:x", "http://u:s3cr3t@h"])
 @pytest.mark.parametrize("client", [PrewarmClient, AsyncPrewarmClient])
-def test_what_is_no_address(client: type[Any], base_url: str) -> None:
+def test_invalid_base_urls(client: type[Any], base_url: str) -> None:
     with pytest.raises(PrewarmError, match="base_url") as raised:
         client(base_url)
     assert "s3cr3t" not in str(raised.value)
@@ -72,7 +72,7 @@ def test_a_token_that_is_renewed(kind: str) -> None:
 
 def test_a_token_that_is_no_text() -> None:
     handle = Handle("sync", always(200, task()), token=lambda: b"bytes")
-    with pytest.raises(PrewarmError, match="must be text"):
+    with pytest.raises(PrewarmError, match="must be a string"):
         handle.call("get_task", "task-1")
 
 
@@ -143,13 +143,13 @@ def test_an_empty_variable_is_no_namespace(monkeypatch: pytest.MonkeyPatch) -> N
     assert str(handle.requests[0].url) == f"{URL}/api/v1/tasks"
 
 
-def test_all_namespaces_in_spite_of_the_client() -> None:
+def test_all_namespaces_override_the_client() -> None:
     handle = Handle("sync", always(200, EMPTY), namespace="shop")
     handle.call("list_tasks", namespace="")
     assert handle.requests[0].url.params["namespace"] == ""
 
 
-def test_no_namespace_is_asked_for() -> None:
+def test_no_default_namespace() -> None:
     handle = Handle("sync", always(200, task()))
     handle.call("get_task", "task-1")
     assert str(handle.requests[0].url) == f"{URL}/api/v1/tasks/task-1"

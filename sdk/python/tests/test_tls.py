@@ -33,9 +33,9 @@ class Page(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The certificate of a server, which is its own CA; the key is beside it."""
+    """Path of a self-signed server certificate; the key is in the same directory."""
     if not shutil.which("openssl"):
-        pytest.skip("NOT RUN: there is no openssl to make a certificate")
+        pytest.skip("NOT RUN: openssl is not installed")
     folder = tmp_path_factory.mktemp("tls")
     command = ["openssl", "req", *CERTIFICATE.split(), "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
     command += ["-keyout", str(folder / "key.pem"), "-out", str(folder / "ca.crt")]
@@ -45,18 +45,18 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def secure(authority: Path) -> Iterator[int]:
-    """The port of a server that speaks TLS."""
+    """Port of a server with TLS."""
     server = HTTPServer(("127.0.0.1", 0), Page)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(authority, authority.with_name("key.pem"))
-    # The handshake is the handler's, so that one that fails does not end the loop of the server.
+    # The handler performs the handshake, so that a failed one does not stop the server.
     server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     yield from _serving(server)
 
 
 @pytest.fixture(scope="module")
 def plain() -> Iterator[int]:
-    """The port of a server that speaks no TLS."""
+    """Port of a server without TLS."""
     yield from _serving(HTTPServer(("127.0.0.1", 0), Page))
 
 
@@ -86,8 +86,8 @@ def test_a_certificate_that_is_not_trusted(kind: str, secure: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_no_tls_there(kind: str, plain: int) -> None:
-    assert "does the server speak plain http:// there?" in str(refusal(kind, f"https://localhost:{plain}"))
+def test_server_without_tls(kind: str, plain: int) -> None:
+    assert "the server may use plain http:// there" in str(refusal(kind, f"https://localhost:{plain}"))
 
 
 def test_the_ca_is_given(secure: int, authority: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +106,7 @@ def test_the_ca_is_given_to_the_asynchronous_client(secure: int, authority: Path
     assert asyncio.run(call()) == 0
 
 
-def test_the_log_of_the_network_does_not_tell_the_token(plain: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_network_log_does_not_contain_the_token(plain: int, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     with PrewarmClient(f"http://localhost:{plain}", TOKEN) as client:
         client.get_stats()

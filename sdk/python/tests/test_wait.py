@@ -44,7 +44,7 @@ def test_no_interval(kind: str, interval: int) -> None:
         handle.call("wait_for_completion", "task-1", poll_interval=interval)
 
 
-def test_time_is_over(kind: str) -> None:
+def test_wait_timeout(kind: str) -> None:
     handle = Handle(kind, always(200, task()))
     with pytest.raises(
         TimeoutError, match="task-1 has not ended within 5 s: it is running, with 1 of 4 nodes"
@@ -56,28 +56,28 @@ def test_time_is_over(kind: str) -> None:
     assert len(handle.requests) == 4
 
 
-def test_no_time_is_one_look(kind: str) -> None:
+def test_zero_timeout_makes_one_request(kind: str) -> None:
     handle = Handle(kind, states(task("completed")))
     assert handle.call("wait_for_completion", "task-1", timeout=0).status == "completed"
 
 
-def test_a_server_that_is_away_is_waited_for(kind: str) -> None:
+def test_wait_survives_an_unavailable_server(kind: str) -> None:
     handle = Handle(kind, in_turn(httpx.ConnectError("x"), refused(503), httpx.Response(200, json=task("completed"))))
     assert handle.call("wait_for_completion", "task-1").status == "completed"
 
 
-def test_a_server_that_stays_away_until_the_time_is_over(kind: str) -> None:
+def test_wait_timeout_with_an_unavailable_server(kind: str) -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         handle.clock.now += request.extensions["timeout"]["read"]
         raise httpx.ReadTimeout("slow")
 
     handle = Handle(kind, answer)
-    with pytest.raises(WaitTimeout, match="its state is not known"):
+    with pytest.raises(WaitTimeout, match="its state is unknown"):
         handle.call("wait_for_completion", "task-1", timeout=3)
     assert handle.clock.now == 1003
 
 
-def test_a_refusal_is_not_taken_for_the_time(kind: str) -> None:
+def test_client_errors_are_not_reported_as_timeout(kind: str) -> None:
     with pytest.raises(NotFound):
         Handle(kind, in_turn(refused(404))).call("wait_for_completion", "task-1", timeout=0)
 
@@ -147,7 +147,7 @@ def test_no_progress(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "")
 
 
-def test_the_terminal_is_left_in_order(kind: str) -> None:
+def test_terminal_line_is_ended_after_an_error(kind: str) -> None:
     out = Terminal()
     handle = Handle(kind, in_turn(httpx.Response(200, json=task()), refused(404)))
     with pytest.raises(Exception, match="404"):

@@ -23,7 +23,7 @@ def stream(*chunks: bytes, broken: bool = False) -> httpx.Response:
     return httpx.Response(200, headers=headers, stream=Stream(*chunks, broken=broken))
 
 
-def told(raw: bytes, size: int) -> list[tuple[str, str]]:
+def parsed(raw: bytes, size: int) -> list[tuple[str, str]]:
     reader = EventReader()
     found = [one for start in range(0, len(raw), size) for one in reader.feed(raw[start : start + size])]
     return [(one.id, one.data) for one in found]
@@ -49,7 +49,7 @@ def test_events_in_pieces(end: str, size: int) -> None:
     ]
     lines += ["data: \u2028\x85\N{SNOWMAN} ", "", "data: unfinished", "data: ."]
     raw = end.join(lines).encode()
-    assert told(raw, size) == [("1", "a\nb"), ("2", "\u2028\x85\N{SNOWMAN} ")]
+    assert parsed(raw, size) == [("1", "a\nb"), ("2", "\u2028\x85\N{SNOWMAN} ")]
 
 
 @KINDS
@@ -63,7 +63,7 @@ def test_a_watch_ends_with_the_task(kind: str) -> None:
 
 @KINDS
 @pytest.mark.parametrize("broken", [True, False])
-def test_a_watch_is_taken_up_again(kind: str, broken: bool) -> None:
+def test_watch_reconnects(kind: str, broken: bool) -> None:
     first = stream(event(1, task()), event(7, task(completed=2)), broken=broken)
     second = stream(event(9, task("failed")))
     handle = Handle(kind, in_turn(first, httpx.ConnectError("refused"), refused(503), second))
@@ -75,20 +75,20 @@ def test_a_watch_is_taken_up_again(kind: str, broken: bool) -> None:
 
 
 @KINDS
-def test_half_an_event_is_not_taken_over(kind: str) -> None:
+def test_incomplete_event_is_discarded_on_reconnect(kind: str) -> None:
     first = stream(event(1, task()), event(2, task("completed"))[:-40], broken=True)
     handle = Handle(kind, in_turn(first, stream(event(2, task("completed")))))
     assert len(handle.call("watch_task", "task-1")) == 2
 
 
 @KINDS
-def test_nothing_follows(kind: str) -> None:
+def test_watch_ends_with_no_content(kind: str) -> None:
     handle = Handle(kind, in_turn(stream(event(1, task())), httpx.Response(204)))
     assert len(handle.call("watch_task", "task-1")) == 1
 
 
 @KINDS
-def test_tries_are_counted_while_nothing_comes(kind: str) -> None:
+def test_failed_connections_are_counted(kind: str) -> None:
     handle = Handle(kind, always(503, {"error": "no"}), retries=2)
     with pytest.raises(Unavailable):
         handle.call("watch_task", "task-1")
@@ -98,13 +98,13 @@ def test_tries_are_counted_while_nothing_comes(kind: str) -> None:
 @KINDS
 def test_streams_without_a_byte_are_counted(kind: str) -> None:
     handle = Handle(kind, lambda request: stream(), retries=2)
-    with pytest.raises(TransportError, match="again and again"):
+    with pytest.raises(TransportError, match="interrupted repeatedly"):
         handle.call("watch_task", "task-1")
     assert len(handle.requests) == 3
 
 
 @KINDS
-def test_signs_of_life_count_anew(kind: str) -> None:
+def test_keep_alives_reset_the_failure_count(kind: str) -> None:
     cut = [stream(b": life\n\n", broken=True) for _ in range(5)]
     handle = Handle(kind, in_turn(*cut, stream(event(1, task("completed")))), retries=1)
     assert len(handle.call("watch_task", "task-1")) == 1
@@ -122,7 +122,7 @@ def test_a_refusal_ends_a_watch(kind: str, status: int, error: type[Exception]) 
 @pytest.mark.parametrize(
     "answer", [httpx.Response(200, text="<html>"), stream(b"id: 1\ndata: <html>\n\n"), stream(b"data: {}\n\n")]
 )
-def test_what_is_no_watch(kind: str, answer: httpx.Response) -> None:
+def test_responses_without_events(kind: str, answer: httpx.Response) -> None:
     handle = Handle(kind, in_turn(answer))
     with pytest.raises(InvalidAnswer):
         handle.call("watch_task", "task-1")

@@ -1,4 +1,4 @@
-//! How much callers may cost: calls, guesses at tokens, and questions to the API server.
+//! Rate limits of callers: calls, invalid tokens, and reviews by the API server.
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -7,40 +7,45 @@ use std::{
 };
 
 use axum::http::StatusCode;
-use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, NotUntil, Quota, RateLimiter, clock::Clock};
+use governor::{
+    DefaultDirectRateLimiter, DefaultKeyedRateLimiter, NotUntil, Quota, RateLimiter, clock::Clock,
+};
 use moka::future::Cache;
 
 use super::reviews::Fingerprint;
 use crate::api::error::ApiError;
 
-/// Kubernetes tokens that are not known yet, from one address in a second, and at once. Each costs a request to the API server.
-const UNKNOWN: (u32, u32) = (50, 200);
-/// The same from all addresses together: the API server answers thousands of `TokenReview`s in a second, and shares them with others.
-const ALL_UNKNOWN: (u32, u32) = (200, 400);
-/// API tokens that do not exist, from one address in a second, and at once. They cost a hash.
-const WRONG: (u32, u32) = (50, 200);
-/// Questions about one caller's rights that the API server is asked in a second, and at once: a page asks up to 8, and answers
-/// are believed for 10 s.
-const QUESTIONS: (u32, u32) = (20, 200);
-/// The same for all callers together.
-const ALL_QUESTIONS: (u32, u32) = (400, 800);
-/// Addresses of which something is remembered, of about 100 bytes each. Where there are more, only the limit for all holds.
+/// Rate per second and burst of Kubernetes tokens without a cached review, per client address. Each
+/// costs a request to the API server.
+const UNKNOWN_TOKENS: (u32, u32) = (50, 200);
+/// The same limit for all addresses together. The API server handles thousands of `TokenReview`s
+/// per second, which other clients need as well.
+const ALL_UNKNOWN_TOKENS: (u32, u32) = (200, 400);
+/// Rate per second and burst of invalid API tokens, per client address. Each costs a hash.
+const INVALID_API_TOKENS: (u32, u32) = (50, 200);
+/// Rate per second and burst of `SubjectAccessReview`s, per caller. A page needs up to 8, and
+/// results are cached for 10 s.
+const ACCESS_REVIEWS: (u32, u32) = (20, 200);
+/// The same limit for all callers together.
+const ALL_ACCESS_REVIEWS: (u32, u32) = (400, 800);
+/// Maximum number of addresses with a limiter, of about 100 bytes each. Beyond it only the global
+/// limit applies.
 const MAX_ADDRESSES: usize = 20_000;
-/// For how long a token that was good passes the limit for unknown ones after its last call, so that a stranger behind the same
-/// proxy does not keep its owner out.
-const GOOD_FOR: Duration = Duration::from_secs(3600);
-/// Tokens that are remembered as good, of about 100 bytes each.
-const MAX_GOOD: u64 = 10_000;
+/// Time after its last call for which a valid token is exempt from the limit of unknown tokens, so
+/// that another client behind the same proxy cannot block its owner.
+const VALID_TOKEN_IDLE: Duration = Duration::from_secs(3600);
+/// Maximum number of tokens that are recorded as valid, of about 100 bytes each.
+const MAX_VALID_TOKENS: u64 = 10_000;
 
-/// The limits. Clones share them.
-pub(super) struct Limits {
+/// Rate limiters for calls, tokens and access reviews.
+pub(super) struct AuthLimits {
     calls: DefaultKeyedRateLimiter<String>,
-    unknown: DefaultKeyedRateLimiter<IpAddr>,
-    all_unknown: DefaultDirectRateLimiter,
-    wrong: DefaultKeyedRateLimiter<IpAddr>,
-    questions: DefaultKeyedRateLimiter<String>,
-    all_questions: DefaultDirectRateLimiter,
-    good: Cache<Fingerprint, ()>,
+    unknown_tokens: DefaultKeyedRateLimiter<IpAddr>,
+    all_unknown_tokens: DefaultDirectRateLimiter,
+    invalid_api_tokens: DefaultKeyedRateLimiter<IpAddr>,
+    access_reviews: DefaultKeyedRateLimiter<String>,
+    all_access_reviews: DefaultDirectRateLimiter,
+    valid_tokens: Cache<Fingerprint, ()>,
 }
 
 fn quota((per_second, burst): (u32, u32)) -> Quota {
@@ -48,93 +53,109 @@ fn quota((per_second, burst): (u32, u32)) -> Quota {
     Quota::per_second(positive(per_second)).allow_burst(positive(burst))
 }
 
-/// The part of an address by which its owner is told apart: whoever has one IPv6 address has the 2^64 of its network.
-fn network(address: IpAddr) -> IpAddr {
+/// Returns the part of an address that identifies a client: an IPv4 address, or the /64 network of
+/// an IPv6 address, since a client with one IPv6 address usually has all 2^64 of its network.
+fn client_network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
         v4 @ IpAddr::V4(_) => v4,
     }
 }
 
-impl Limits {
-    /// Limits with `rate` calls a second for each caller, and twice as many at once.
+impl AuthLimits {
+    /// Creates limits of `rate` calls per second for each caller, with a burst of twice that
+    /// number.
     pub(super) fn new(rate: u32) -> Self {
         Self {
             calls: RateLimiter::keyed(quota((rate, rate.saturating_mul(2)))),
-            unknown: RateLimiter::keyed(quota(UNKNOWN)),
-            all_unknown: RateLimiter::direct(quota(ALL_UNKNOWN)),
-            wrong: RateLimiter::keyed(quota(WRONG)),
-            questions: RateLimiter::keyed(quota(QUESTIONS)),
-            all_questions: RateLimiter::direct(quota(ALL_QUESTIONS)),
-            good: Cache::builder().max_capacity(MAX_GOOD).time_to_idle(GOOD_FOR).build(),
+            unknown_tokens: RateLimiter::keyed(quota(UNKNOWN_TOKENS)),
+            all_unknown_tokens: RateLimiter::direct(quota(ALL_UNKNOWN_TOKENS)),
+            invalid_api_tokens: RateLimiter::keyed(quota(INVALID_API_TOKENS)),
+            access_reviews: RateLimiter::keyed(quota(ACCESS_REVIEWS)),
+            all_access_reviews: RateLimiter::direct(quota(ALL_ACCESS_REVIEWS)),
+            valid_tokens: Cache::builder()
+                .max_capacity(MAX_VALID_TOKENS)
+                .time_to_idle(VALID_TOKEN_IDLE)
+                .build(),
         }
     }
 
-    /// Forgets callers and addresses that have not called for long.
-    pub(super) fn forget(&self) {
+    /// Evicts the limiters of callers and addresses that have been idle.
+    pub(super) fn evict_idle(&self) {
         self.calls.retain_recent();
-        self.questions.retain_recent();
-        for addresses in [&self.unknown, &self.wrong] {
+        self.access_reviews.retain_recent();
+        for addresses in [&self.unknown_tokens, &self.invalid_api_tokens] {
             addresses.retain_recent();
             addresses.shrink_to_fit();
         }
     }
 
-    /// Counts a call.
-    pub(super) fn call(&self, caller: &str) -> Result<(), ApiError> {
-        keyed(&self.calls, &caller.to_owned())
+    /// Counts a call against the caller's limit.
+    pub(super) fn count_call(&self, caller: &str) -> Result<(), ApiError> {
+        check_key(&self.calls, &caller.to_owned())
     }
 
-    /// Counts a Kubernetes token that the API server must be asked about. Those that were good lately are not counted.
-    pub(super) async fn unknown(&self, token: &Fingerprint, from: IpAddr) -> Result<(), ApiError> {
-        if self.good.get(token).await.is_some() {
+    /// Counts a Kubernetes token that needs a `TokenReview`. Tokens that were recently valid are
+    /// not counted.
+    pub(super) async fn count_unknown_token(
+        &self,
+        token: &Fingerprint,
+        from: IpAddr,
+    ) -> Result<(), ApiError> {
+        if self.valid_tokens.get(token).await.is_some() {
             return Ok(());
         }
-        at(&self.unknown, from)?;
-        direct(&self.all_unknown)
+        check_address(&self.unknown_tokens, from)?;
+        check_global(&self.all_unknown_tokens)
     }
 
-    /// Notes whether a Kubernetes token was good.
-    pub(super) async fn note(&self, token: Fingerprint, good: bool) {
+    /// Records whether a Kubernetes token was valid.
+    pub(super) async fn record_token_validity(&self, token: Fingerprint, good: bool) {
         if good {
-            self.good.insert(token, ()).await;
+            self.valid_tokens.insert(token, ()).await;
         } else {
-            self.good.invalidate(&token).await;
+            self.valid_tokens.invalidate(&token).await;
         }
     }
 
-    /// Counts an API token that does not exist.
-    pub(super) fn wrong(&self, from: IpAddr) -> Result<(), ApiError> {
-        at(&self.wrong, from)
+    /// Counts an invalid API token.
+    pub(super) fn count_invalid_api_token(&self, from: IpAddr) -> Result<(), ApiError> {
+        check_address(&self.invalid_api_tokens, from)
     }
 
-    /// Counts a question about a caller's rights that the API server must be asked.
-    pub(super) fn question(&self, caller: &str) -> Result<(), ApiError> {
-        keyed(&self.questions, &caller.to_owned())?;
-        direct(&self.all_questions)
+    /// Counts a `SubjectAccessReview` for a caller.
+    pub(super) fn count_access_review(&self, caller: &str) -> Result<(), ApiError> {
+        check_key(&self.access_reviews, &caller.to_owned())?;
+        check_global(&self.all_access_reviews)
     }
 }
 
-fn at(limiter: &DefaultKeyedRateLimiter<IpAddr>, from: IpAddr) -> Result<(), ApiError> {
-    let from = network(from);
-    // A flood from ever new addresses must not fill the memory.
-    if limiter.len() >= MAX_ADDRESSES { Ok(()) } else { keyed(limiter, &from) }
+fn check_address(limiter: &DefaultKeyedRateLimiter<IpAddr>, from: IpAddr) -> Result<(), ApiError> {
+    let from = client_network(from);
+    // Bounds the memory that a flood from many addresses can use.
+    if limiter.len() >= MAX_ADDRESSES { Ok(()) } else { check_key(limiter, &from) }
 }
 
-fn keyed<K>(limiter: &DefaultKeyedRateLimiter<K>, key: &K) -> Result<(), ApiError>
+fn check_key<K>(limiter: &DefaultKeyedRateLimiter<K>, key: &K) -> Result<(), ApiError>
 where
     K: std::hash::Hash + Eq + Clone,
 {
-    limiter.check_key(key).map_err(|refused: NotUntil<_>| too_many(refused.wait_time_from(limiter.clock().now())))
+    limiter
+        .check_key(key)
+        .map_err(|refused: NotUntil<_>| too_many(refused.wait_time_from(limiter.clock().now())))
 }
 
-fn direct(limiter: &DefaultDirectRateLimiter) -> Result<(), ApiError> {
+fn check_global(limiter: &DefaultDirectRateLimiter) -> Result<(), ApiError> {
     limiter.check().map_err(|refused| too_many(refused.wait_time_from(limiter.clock().now())))
 }
 
 fn too_many(wait: Duration) -> ApiError {
     let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-    ApiError::later(StatusCode::TOO_MANY_REQUESTS, format!("too many calls: try again in {seconds} s"), seconds)
+    ApiError::retry_after(
+        StatusCode::TOO_MANY_REQUESTS,
+        format!("rate limit exceeded: retry in {seconds} s"),
+        seconds,
+    )
 }
 
 #[cfg(test)]
@@ -142,55 +163,69 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
-    use crate::api::auth::reviews::Fingerprints;
+    use crate::api::auth::reviews::FingerprintKey;
 
     const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
     #[test]
     fn calls_are_limited_by_caller() {
-        let limits = Limits::new(5);
-        // However slow the machine is, it is not so slow that a thousand are let in.
-        let refused: Vec<ApiError> = (0..1000).filter_map(|_| limits.call("token:one").err()).collect();
-        assert!(refused.len() <= 990 && refused[0].code == StatusCode::TOO_MANY_REQUESTS, "{}", refused.len());
-        assert!(limits.call("token:other").is_ok());
+        let limits = AuthLimits::new(5);
+        // Even on a slow machine the loop is fast enough that some of 1000 calls exceed the limit.
+        let refused: Vec<ApiError> =
+            (0..1000).filter_map(|_| limits.count_call("token:one").err()).collect();
+        assert!(
+            refused.len() <= 990 && refused[0].code == StatusCode::TOO_MANY_REQUESTS,
+            "{}",
+            refused.len()
+        );
+        assert!(limits.count_call("token:other").is_ok());
     }
 
-    /// Behind a proxy all callers have one address.
+    /// Behind an untrusted proxy all callers have the same address.
     #[tokio::test]
-    async fn a_stranger_does_not_keep_others_of_the_same_address_out() {
-        let (limits, prints) = (Limits::new(5), Fingerprints::default());
-        let (known, unknown) = (prints.of(b"known"), prints.of(b"unknown"));
-        limits.note(known, true).await;
+    async fn recently_valid_tokens_are_exempt_from_the_limit_of_their_address() {
+        let (limits, prints) = (AuthLimits::new(5), FingerprintKey::default());
+        let (known, unknown) = (prints.fingerprint(b"known"), prints.fingerprint(b"unknown"));
+        limits.record_token_validity(known, true).await;
         let mut taken = 0;
-        while limits.unknown(&unknown, HERE).await.is_ok() {
+        while limits.count_unknown_token(&unknown, HERE).await.is_ok() {
             taken += 1;
-            assert!(taken < 100 * UNKNOWN.1, "without a limit");
+            assert!(taken < 100 * UNKNOWN_TOKENS.1, "the limit is not enforced");
         }
-        assert!(taken >= UNKNOWN.1, "{taken}");
-        while limits.wrong(HERE).is_ok() {}
-        assert!(limits.unknown(&known, HERE).await.is_ok(), "a token that was good lately passes");
+        assert!(taken >= UNKNOWN_TOKENS.1, "{taken}");
+        while limits.count_invalid_api_token(HERE).is_ok() {}
+        assert!(
+            limits.count_unknown_token(&known, HERE).await.is_ok(),
+            "a recently valid token is exempt"
+        );
         let elsewhere = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9));
-        assert!(limits.unknown(&unknown, elsewhere).await.is_ok(), "another address has a limit of its own");
-        limits.note(known, false).await;
-        while limits.unknown(&unknown, HERE).await.is_ok() {}
-        assert!(limits.unknown(&known, HERE).await.is_err(), "a token that is good no longer is limited");
+        assert!(
+            limits.count_unknown_token(&unknown, elsewhere).await.is_ok(),
+            "each address has its own limit"
+        );
+        limits.record_token_validity(known, false).await;
+        while limits.count_unknown_token(&unknown, HERE).await.is_ok() {}
+        assert!(
+            limits.count_unknown_token(&known, HERE).await.is_err(),
+            "a token that is no longer valid is limited"
+        );
     }
 
     #[tokio::test]
     async fn all_addresses_together_have_a_limit() {
-        let (limits, token) = (Limits::new(5), Fingerprints::default().of(b"x"));
+        let (limits, token) = (AuthLimits::new(5), FingerprintKey::default().fingerprint(b"x"));
         let mut passed = 0;
         for address in 0..20_000_u32 {
             let from = IpAddr::V4(Ipv4Addr::from_bits(address));
-            passed += u32::from(limits.unknown(&token, from).await.is_ok());
+            passed += u32::from(limits.count_unknown_token(&token, from).await.is_ok());
         }
-        assert!(passed >= ALL_UNKNOWN.1 && passed < 10_000, "{passed}");
-        limits.forget();
+        assert!(passed >= ALL_UNKNOWN_TOKENS.1 && passed < 10_000, "{passed}");
+        limits.evict_idle();
     }
 
     #[test]
-    fn an_ipv6_network_is_one_address() {
-        let of = |text: &str| network(text.parse().unwrap());
+    fn addresses_of_an_ipv6_network_share_a_limit() {
+        let of = |text: &str| client_network(text.parse().unwrap());
         assert_eq!(of("2001:db8:1:2:3:4:5:6"), of("2001:db8:1:2:ffff::1"));
         assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
         assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));

@@ -1,46 +1,50 @@
-//! Where a call comes from, where proxies stand between.
+//! Client addresses of requests that pass through trusted proxies.
 
 use std::net::{IpAddr, SocketAddr};
 
 use axum::http::HeaderMap;
 use ipnet::IpNet;
 
-/// Proxies whose `X-Forwarded-For` is believed: no others by default.
+/// Trusted proxies, whose `X-Forwarded-For` header is used. Default: none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Proxies(Vec<IpNet>);
+pub struct TrustedProxies(Vec<IpNet>);
 
-/// Hops that are looked at: more proxies than that stand behind one another nowhere.
+/// Maximum number of hops that are evaluated; real chains of proxies are shorter.
 const MAX_HOPS: usize = 20;
 
-impl Proxies {
-    /// Proxies in these networks.
+impl TrustedProxies {
+    /// Trusts the proxies in these networks.
     #[must_use]
     pub fn new(networks: Vec<IpNet>) -> Self {
         Self(networks)
     }
 
-    /// Whether the address is that of a trusted proxy.
+    /// Reports whether the address belongs to a trusted proxy.
     #[must_use]
-    pub fn has(&self, address: IpAddr) -> bool {
+    pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.0.iter().any(|network| network.contains(&address))
     }
 
-    /// The address of the caller behind the proxies: of those that `X-Forwarded-For` names, the last that is no trusted
-    /// proxy. What stands before it was written by the caller and may be anything.
+    /// Returns the client address behind the proxies: the last address in `X-Forwarded-For` that is
+    /// not a trusted proxy. Entries before it were written by the client and cannot be trusted.
     #[must_use]
-    pub fn caller(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+    pub fn client_address(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let mut caller = peer.to_canonical();
-        if !self.has(caller) {
+        if !self.contains(caller) {
             return caller;
         }
-        let all: Vec<&str> =
-            headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok()).collect();
+        let all: Vec<&str> = headers
+            .get_all("x-forwarded-for")
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .collect();
         for hop in all.iter().rev().flat_map(|value| value.rsplit(',')).take(MAX_HOPS) {
-            // An address that cannot be read was put there by the last one that could: that is as far as is known.
-            let Some(address) = address(hop) else { break };
+            // The previous hop wrote an entry that is not an address: the chain is known only up to
+            // that hop.
+            let Some(address) = parse_address(hop) else { break };
             caller = address.to_canonical();
-            if !self.has(caller) {
+            if !self.contains(caller) {
                 break;
             }
         }
@@ -48,8 +52,8 @@ impl Proxies {
     }
 }
 
-/// An address, as proxies write it: some add the port.
-fn address(text: &str) -> Option<IpAddr> {
+/// Parses an address as proxies write it; some add the port.
+fn parse_address(text: &str) -> Option<IpAddr> {
     let text = text.trim();
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
     bare.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()))
@@ -62,7 +66,7 @@ mod tests {
     use super::*;
 
     #[rstest]
-    // Not from a proxy: whatever the header says.
+    // The peer is not a proxy: the header is ignored.
     #[case("203.0.113.9", &["198.51.100.1"], "203.0.113.9")]
     #[case("10.1.2.3", &["198.51.100.1"], "198.51.100.1")]
     #[case("10.1.2.3", &["192.0.2.1, 198.51.100.1"], "198.51.100.1")]
@@ -78,14 +82,24 @@ mod tests {
     #[case("10.1.2.3", &["198.51.100.1, nonsense, 10.9.9.9"], "10.9.9.9")]
     #[case("10.1.2.3", &[""], "10.1.2.3")]
     #[case("10.1.2.3", &[], "10.1.2.3")]
-    fn behind_proxies(#[case] peer: &str, #[case] values: &[&'static str], #[case] expected: &str) {
-        let proxies = Proxies::new(vec!["10.0.0.0/8".parse().unwrap()]);
+    fn client_address_behind_proxies(
+        #[case] peer: &str,
+        #[case] values: &[&'static str],
+        #[case] expected: &str,
+    ) {
+        let proxies = TrustedProxies::new(vec!["10.0.0.0/8".parse().unwrap()]);
         let mut headers = HeaderMap::new();
         for value in values {
             headers.append("x-forwarded-for", value.parse().unwrap());
         }
-        assert_eq!(proxies.caller(peer.parse().unwrap(), &headers), expected.parse::<IpAddr>().unwrap());
-        let none = Proxies::default();
-        assert_eq!(none.caller(peer.parse().unwrap(), &headers), peer.parse::<IpAddr>().unwrap().to_canonical());
+        assert_eq!(
+            proxies.client_address(peer.parse().unwrap(), &headers),
+            expected.parse::<IpAddr>().unwrap()
+        );
+        let none = TrustedProxies::default();
+        assert_eq!(
+            none.client_address(peer.parse().unwrap(), &headers),
+            peer.parse::<IpAddr>().unwrap().to_canonical()
+        );
     }
 }

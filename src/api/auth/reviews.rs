@@ -1,4 +1,5 @@
-//! Who a bearer token of Kubernetes is, and what he may do: asked of the API server, and remembered for a moment.
+//! Reviews of Kubernetes tokens (`TokenReview`) and permissions (`SubjectAccessReview`) by the API
+//! server, with a short-lived cache.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -13,163 +14,191 @@ use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
-use super::limits::Limits;
+use super::limits::AuthLimits;
 use crate::{api::error::ApiError, metrics::Metrics};
 
-/// How long an answer is believed: so long may a right that was taken away still be used.
-const BELIEVED: Duration = Duration::from_secs(10);
-/// Bytes of users that are remembered. A user of a directory may have hundreds of groups, some 10 KB: 16 MiB hold a thousand of
-/// those, and 40,000 service accounts.
-const MAX_USERS: u64 = 16 << 20;
-/// Tokens that are remembered as nobody's, and answers about rights, of some hundred bytes each. Apart from the users, so that a
-/// flood of guesses displaces none of them.
-const MAX_ANSWERS: u64 = 10_000;
-/// Longest wait for an answer.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Questions that wait for answers at once. When the API server is slow, more would only make it slower.
-const MAX_AT_ONCE: usize = 64;
-/// The group of tasks and schedules.
-const GROUP: &str = "prewarm.io";
+/// Lifetime of a cached review: the maximum time for which a revoked permission still takes effect.
+const REVIEW_TTL: Duration = Duration::from_secs(10);
+/// Maximum size of the cache of users in bytes. A user from a directory may have hundreds of
+/// groups, about 10 KB: 16 MiB hold a thousand such users, or 40,000 service accounts.
+const MAX_USERS_BYTES: u64 = 16 << 20;
+/// Maximum number of cached unauthenticated tokens, and of cached access reviews, of some hundred
+/// bytes each. They are separate from the users, so that a flood of invalid tokens does not evict
+/// users.
+const MAX_CACHED_REVIEWS: u64 = 10_000;
+/// Timeout of one review, including the wait for a permit.
+const REVIEW_TIMEOUT: Duration = Duration::from_secs(5);
+/// Maximum number of concurrent reviews. More would only slow down an overloaded API server.
+const MAX_CONCURRENT_REVIEWS: usize = 64;
+/// API group of tasks and schedules.
+const API_GROUP: &str = "prewarm.io";
 
-/// What is to be done to what.
+/// Verb on a resource that a caller needs permission for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Deed {
-    /// The verb of Kubernetes.
+pub struct Permission {
+    /// Kubernetes verb, such as `create`.
     pub verb: &'static str,
-    /// The plural of the kind.
+    /// Plural resource name, such as `prewarmtasks`.
     pub resource: &'static str,
 }
 
-impl Deed {
-    /// Whether it changes nothing.
+impl Permission {
+    /// Reports whether the verb is `get`, `list` or `watch`.
     #[must_use]
     pub fn is_read(self) -> bool {
         matches!(self.verb, "get" | "list" | "watch")
     }
 
     fn group(self) -> &'static str {
-        if self.resource == "nodes" { "" } else { GROUP }
+        if self.resource == "nodes" { "" } else { API_GROUP }
     }
 }
 
-/// What is remembered of a text in its place.
+/// Keyed hash that identifies a text in caches without storing the text.
 pub(super) type Fingerprint = [u8; 32];
 
-/// Makes fingerprints. They are keyed by chance: those of one process tell nothing to whoever reads the memory of another.
+/// Random key for fingerprints. Fingerprints of one process reveal nothing about those of another.
 #[derive(Clone)]
-pub(super) struct Fingerprints([u8; 32]);
+pub(super) struct FingerprintKey([u8; 32]);
 
-impl Default for Fingerprints {
+impl Default for FingerprintKey {
     fn default() -> Self {
         Self(rand::random())
     }
 }
 
-impl Fingerprints {
-    pub(super) fn of(&self, text: &[u8]) -> Fingerprint {
+impl FingerprintKey {
+    pub(super) fn fingerprint(&self, text: &[u8]) -> Fingerprint {
         Sha256::new().chain_update(self.0).chain_update(text).finalize().into()
     }
 }
 
-type Question = (Fingerprint, Deed, String);
+type AccessQuery = (Fingerprint, Permission, String);
 
-/// Asks the API server. Clones share what it has answered.
+/// Client of the API server's review endpoints. Clones share the caches.
 #[derive(Clone)]
-pub(super) struct Reviews {
+pub(super) struct ReviewClient {
     client: Client,
     metrics: Arc<Metrics>,
     audiences: Arc<[String]>,
-    prints: Fingerprints,
+    fingerprint_key: FingerprintKey,
     users: Cache<Fingerprint, Arc<UserInfo>>,
-    nobody: Cache<Fingerprint, ()>,
-    rights: Cache<Question, bool>,
-    room: Arc<Semaphore>,
+    unauthenticated: Cache<Fingerprint, ()>,
+    access: Cache<AccessQuery, bool>,
+    permits: Arc<Semaphore>,
 }
 
-/// Whose a token is not.
+/// Reason why a token has no user.
 #[derive(Debug)]
-enum Missed {
-    Nobody,
+enum ReviewMiss {
+    Unauthenticated,
     Error(ApiError),
 }
 
-impl Reviews {
+impl ReviewClient {
     pub(super) fn new(client: Client, metrics: Arc<Metrics>) -> Self {
         let weight = |_: &Fingerprint, user: &Arc<UserInfo>| {
-            u32::try_from(200 + serde_json::to_vec(&**user).map_or(0, |text| text.len())).unwrap_or(u32::MAX)
+            u32::try_from(200 + serde_json::to_vec(&**user).map_or(0, |text| text.len()))
+                .unwrap_or(u32::MAX)
         };
         Self {
             client,
             metrics,
             audiences: Arc::default(),
-            prints: Fingerprints::default(),
-            users: Cache::builder().max_capacity(MAX_USERS).weigher(weight).time_to_live(BELIEVED).build(),
-            nobody: Cache::builder().max_capacity(MAX_ANSWERS).time_to_live(BELIEVED).build(),
-            rights: Cache::builder().max_capacity(MAX_ANSWERS).time_to_live(BELIEVED).build(),
-            room: Arc::new(Semaphore::new(MAX_AT_ONCE)),
+            fingerprint_key: FingerprintKey::default(),
+            users: Cache::builder()
+                .max_capacity(MAX_USERS_BYTES)
+                .weigher(weight)
+                .time_to_live(REVIEW_TTL)
+                .build(),
+            unauthenticated: Cache::builder()
+                .max_capacity(MAX_CACHED_REVIEWS)
+                .time_to_live(REVIEW_TTL)
+                .build(),
+            access: Cache::builder()
+                .max_capacity(MAX_CACHED_REVIEWS)
+                .time_to_live(REVIEW_TTL)
+                .build(),
+            permits: Arc::new(Semaphore::new(MAX_CONCURRENT_REVIEWS)),
         }
     }
 
-    /// Takes tokens for one of these audiences only; for the API server's own where there are none.
-    pub(super) fn for_audiences(self, audiences: Vec<String>) -> Self {
+    /// Accepts only tokens for one of these audiences. An empty list stands for the API server's
+    /// own audience.
+    pub(super) fn with_audiences(self, audiences: Vec<String>) -> Self {
         Self { audiences: audiences.into(), ..self }
     }
 
-    /// The audiences that tokens must be for.
+    /// Returns the audiences of which a token needs one.
     pub(super) fn audiences(&self) -> &[String] {
         &self.audiences
     }
 
-    pub(super) fn print(&self, token: &str) -> Fingerprint {
-        self.prints.of(token.as_bytes())
+    pub(super) fn fingerprint(&self, token: &str) -> Fingerprint {
+        self.fingerprint_key.fingerprint(token.as_bytes())
     }
 
-    /// What is remembered of a token: nothing, or the answer.
-    pub(super) async fn known(&self, print: &Fingerprint) -> Option<Option<Arc<UserInfo>>> {
+    /// Returns the cached review of a token, if any: its user, or `None` for an unauthenticated
+    /// token.
+    pub(super) async fn cached_review(&self, print: &Fingerprint) -> Option<Option<Arc<UserInfo>>> {
         if let Some(user) = self.users.get(print).await {
             return Some(Some(user));
         }
-        self.nobody.get(print).await.map(|()| None)
+        self.unauthenticated.get(print).await.map(|()| None)
     }
 
-    /// Whose token it is; nobody's where there is none.
-    pub(super) async fn user(&self, token: &str) -> Result<Option<Arc<UserInfo>>, ApiError> {
-        let print = self.print(token);
-        if self.nobody.get(&print).await.is_some() {
+    /// Reviews a token and returns its user; `None` if the API server does not authenticate it.
+    pub(super) async fn review_token(
+        &self,
+        token: &str,
+    ) -> Result<Option<Arc<UserInfo>>, ApiError> {
+        let print = self.fingerprint(token);
+        if self.unauthenticated.get(&print).await.is_some() {
             return Ok(None);
         }
         let ask = async {
             let audiences = Some(self.audiences.to_vec()).filter(|audiences| !audiences.is_empty());
-            let review =
-                TokenReview { spec: TokenReviewSpec { token: token.to_owned(), audiences }, ..TokenReview::default() };
-            let answer = self.ask("tokenreviews", &review).await.map_err(Missed::Error)?;
-            accepted(answer.status.unwrap_or_default(), &self.audiences).map(Arc::new).ok_or(Missed::Nobody)
+            let review = TokenReview {
+                spec: TokenReviewSpec { token: token.to_owned(), audiences },
+                ..TokenReview::default()
+            };
+            let answer =
+                self.create_review("tokenreviews", &review).await.map_err(ReviewMiss::Error)?;
+            authenticated_user(answer.status.unwrap_or_default(), &self.audiences)
+                .map(Arc::new)
+                .ok_or(ReviewMiss::Unauthenticated)
         };
         match self.users.try_get_with(print, ask).await {
             Ok(user) => Ok(Some(user)),
             Err(missed) => match &*missed {
-                Missed::Nobody => {
-                    self.nobody.insert(print, ()).await;
+                ReviewMiss::Unauthenticated => {
+                    self.unauthenticated.insert(print, ()).await;
                     Ok(None)
                 }
-                Missed::Error(error) => Err(error.clone()),
+                ReviewMiss::Error(error) => Err(error.clone()),
             },
         }
     }
 
-    /// Whether a caller of this name may; in every namespace where none is named.
-    pub(super) async fn may(
+    /// Reports whether the caller has the permission in the namespace, or in all namespaces if
+    /// `None`.
+    pub(super) async fn review_access(
         &self,
         (name, user): (&str, &UserInfo),
-        deed: Deed,
+        deed: Permission,
         namespace: Option<&str>,
-        limits: &Limits,
+        limits: &AuthLimits,
     ) -> Result<bool, ApiError> {
         let who = serde_json::to_vec(user).unwrap_or_default();
-        let question = (self.prints.of(&who), deed, namespace.unwrap_or_default().to_owned());
+        let question = (
+            self.fingerprint_key.fingerprint(&who),
+            deed,
+            namespace.unwrap_or_default().to_owned(),
+        );
         let ask = async {
-            limits.question(name)?;
-            let extra = user.extra.clone().map(|extra| extra.into_iter().collect::<BTreeMap<_, _>>());
+            limits.count_access_review(name)?;
+            let extra =
+                user.extra.clone().map(|extra| extra.into_iter().collect::<BTreeMap<_, _>>());
             let review = SubjectAccessReview {
                 spec: SubjectAccessReviewSpec {
                     user: user.username.clone(),
@@ -187,55 +216,71 @@ impl Reviews {
                 },
                 ..SubjectAccessReview::default()
             };
-            Ok(self.ask("subjectaccessreviews", &review).await?.status.is_some_and(|status| status.allowed))
+            Ok(self
+                .create_review("subjectaccessreviews", &review)
+                .await?
+                .status
+                .is_some_and(|status| status.allowed))
         };
-        self.rights.try_get_with(question, ask).await.map_err(|error: Arc<ApiError>| (*error).clone())
+        self.access
+            .try_get_with(question, ask)
+            .await
+            .map_err(|error: Arc<ApiError>| (*error).clone())
     }
 
-    /// Asks the API server one question, within [`PATIENCE`].
-    async fn ask<K>(&self, resource: &str, review: &K) -> Result<K, ApiError>
+    /// Sends one review to the API server and returns its result, within [`REVIEW_TIMEOUT`].
+    async fn create_review<K>(&self, resource: &str, review: &K) -> Result<K, ApiError>
     where
         K: Resource<DynamicType = ()> + Serialize + DeserializeOwned,
     {
         let asked = async {
-            // The semaphore is never closed.
-            let _room = self.room.acquire().await.ok();
+            // The semaphore is never closed, so this cannot fail.
+            let _room = self.permits.acquire().await.ok();
             self.metrics.kube_requests.with_label_values(&["create", resource]).inc();
             let text = serde_json::to_vec(review).map_err(kube::Error::SerdeError)?;
             let request = Request::new(K::url_path(&(), None)).create(&PostParams::default(), text);
-            // As text: an answer that cannot be read is logged by the client, and the token stands in it.
-            let answer = self.client.request_text(request.map_err(kube::Error::BuildRequest)?).await?;
+            // Read as text: the client would log a response that it cannot parse, and the response
+            // contains the token.
+            let answer =
+                self.client.request_text(request.map_err(kube::Error::BuildRequest)?).await?;
             serde_json::from_str(&answer).map_err(kube::Error::SerdeError)
         };
-        match tokio::time::timeout(PATIENCE, asked).await {
+        match tokio::time::timeout(REVIEW_TIMEOUT, asked).await {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(unavailable(&error)),
-            Err(_) => Err(unavailable(&"no answer in time")),
+            Ok(Err(error)) => Err(review_unavailable(&error)),
+            Err(_) => Err(review_unavailable(&"request timed out")),
         }
     }
 
-    /// Forgets all answers.
+    /// Clears the caches.
     #[cfg(test)]
-    pub(super) fn forget(&self) {
+    pub(super) fn clear(&self) {
         self.users.invalidate_all();
-        self.nobody.invalidate_all();
-        self.rights.invalidate_all();
+        self.unauthenticated.invalidate_all();
+        self.access.invalidate_all();
     }
 }
 
-/// Whom the API server says that a token belongs to, if it is for one of the audiences. Where the answer names none, the token is
-/// good for the API server itself and no other: not every authenticator knows of audiences.
-fn accepted(status: TokenReviewStatus, audiences: &[String]) -> Option<UserInfo> {
+/// Returns the user of an authenticated token if the token is for one of the audiences. A status
+/// without audiences means that the token is valid for the API server only: not every authenticator
+/// supports audiences.
+fn authenticated_user(status: TokenReviewStatus, audiences: &[String]) -> Option<UserInfo> {
     let theirs = status.audiences.unwrap_or_default();
     let meant = audiences.is_empty() || theirs.iter().any(|one| audiences.contains(one));
-    let user = status.user.filter(|user| user.username.as_deref().is_some_and(|name| !name.is_empty()));
+    let user =
+        status.user.filter(|user| user.username.as_deref().is_some_and(|name| !name.is_empty()));
     user.filter(|_| status.authenticated == Some(true) && meant)
 }
 
-/// That we may not ask, or cannot, is not the caller's fault.
-fn unavailable(error: &dyn std::fmt::Display) -> ApiError {
-    tracing::warn!(%error, "the API server did not say who a caller is, or what he may do");
-    ApiError::later(StatusCode::SERVICE_UNAVAILABLE, "the cluster's API server did not say who you are", 2)
+/// Returns the error for a failed review: a missing permission of the server or an unreachable API
+/// server is not an error of the caller.
+fn review_unavailable(error: &dyn std::fmt::Display) -> ApiError {
+    tracing::warn!(%error, "review of a token or permission by the API server failed");
+    ApiError::retry_after(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "the cluster's API server could not review the token or permission: retry later",
+        2,
+    )
 }
 
 #[cfg(test)]
@@ -248,14 +293,14 @@ mod tests {
     #[case(Some(true), "anna", &["prewarmer"], &["prewarmer"], true)]
     #[case(Some(true), "anna", &["other", "prewarmer"], &["prewarmer", "more"], true)]
     #[case(Some(true), "anna", &["other"], &["prewarmer"], false)]
-    // An authenticator that knows no audiences: the token is the API server's.
+    // An authenticator without support for audiences: the token is for the API server.
     #[case(Some(true), "anna", &[], &["prewarmer"], false)]
     #[case(Some(true), "anna", &[], &[], true)]
     #[case(Some(true), "anna", &["https://kubernetes.default.svc"], &[], true)]
     #[case(Some(true), "", &["prewarmer"], &["prewarmer"], false)]
     #[case(Some(false), "anna", &["prewarmer"], &["prewarmer"], false)]
     #[case(None, "anna", &["prewarmer"], &["prewarmer"], false)]
-    fn whom_a_review_names(
+    fn review_status_determines_the_user(
         #[case] authenticated: Option<bool>,
         #[case] name: &str,
         #[case] theirs: &[&str],
@@ -269,6 +314,6 @@ mod tests {
             user: Some(UserInfo { username: Some(name.into()), ..UserInfo::default() }),
             ..TokenReviewStatus::default()
         };
-        assert_eq!(accepted(status, &texts(ours)).is_some(), good);
+        assert_eq!(authenticated_user(status, &texts(ours)).is_some(), good);
     }
 }

@@ -1,9 +1,8 @@
-//! API tokens, for people who have no access to Kubernetes.
+//! API tokens, for users without access to Kubernetes.
 //!
-//! A Secret of our own namespace holds one entry for each: its name, and what
-//! it may do. Of the token itself only the SHA-256 is stored. That is enough
-//! because a token is 256 bits of chance: there is no dictionary to try, which
-//! is what slow hashes are for.
+//! A Secret in the server's own namespace has one entry per token: its name and its permissions.
+//! Only the SHA-256 of the token is stored. A fast hash is sufficient because a token has 256
+//! random bits; slow hashes protect secrets that a dictionary attack can guess.
 
 use std::{
     collections::HashMap,
@@ -20,135 +19,152 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tokio::time::Instant;
 
-/// What every API token begins with, so that one in a log or a repository is known for what it is.
-pub const PREFIX: &str = "prw_";
-/// Stands for all namespaces.
+/// Prefix of every API token, by which scanners recognise one in a log or a repository.
+pub const TOKEN_PREFIX: &str = "prw_";
+/// Namespace entry of a token that is valid in all namespaces.
 pub const ALL_NAMESPACES: &str = "*";
-/// Longest name of a token.
-const MAX_NAME: usize = 40;
-/// For how long tokens are accepted without contact with the Secret that holds them. A token that was revoked meanwhile is good for
-/// no longer. Three times the interval of the look that restores contact, so that one that fails does no harm.
-const BELIEVED: Duration = Duration::from_secs(60);
+/// Maximum length of a token's name in characters.
+const MAX_NAME_LEN: usize = 40;
+/// Maximum time since the last successful read of the Secret during which tokens are accepted. It
+/// bounds how long a revoked token stays valid. It is three times the poll interval, so that a
+/// single failed poll has no effect.
+const MAX_CONTACT_AGE: Duration = Duration::from_secs(60);
 
-/// What the Secret says of a token.
+/// Entry of the Secret for one token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TokenEntry {
-    /// The SHA-256 of the token, in hexadecimal digits.
+    /// SHA-256 of the token, in hexadecimal digits.
     pub sha256: String,
-    /// The namespaces that it is good for; `*` stands for all.
+    /// Namespaces in which the token is valid; `*` stands for all.
     pub namespaces: Vec<String>,
-    /// Whether it may only look.
+    /// Restricts the token to read access. Default: false.
     #[serde(default)]
     pub read_only: bool,
-    /// Whether it may list the cluster's nodes; one for all namespaces may anyway.
+    /// Permits the token to list the cluster's nodes. Default: false. A token for all namespaces
+    /// may always list them.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub nodes: bool,
-    /// When it ends, RFC 3339.
+    /// Expiry time in RFC 3339; `None` for a token without expiry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
 }
 
-/// Whether it can be the name of a token.
+/// Reports whether the text is a valid token name: 1 to 40 of `a-z`, `0-9` and `-`.
 #[must_use]
-pub fn is_name(name: &str) -> bool {
+pub fn is_token_name(name: &str) -> bool {
     let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    !name.is_empty() && name.len() <= MAX_NAME && name.chars().all(good)
+    !name.is_empty() && name.len() <= MAX_NAME_LEN && name.chars().all(good)
 }
 
-/// A new token of that name.
+/// Generates a token with that name and 256 random bits.
 #[must_use]
-pub fn generate(name: &str) -> String {
-    format!("{PREFIX}{name}_{}", URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>()))
+pub fn generate_token(name: &str) -> String {
+    format!("{TOKEN_PREFIX}{name}_{}", URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>()))
 }
 
-/// What is stored of a token.
+/// Returns the SHA-256 of a token in lower-case hexadecimal digits, as the Secret stores it.
 #[must_use]
-pub fn digest(token: &str) -> String {
+pub fn token_digest(token: &str) -> String {
     crate::hex(&Sha256::digest(token))
 }
 
-/// Why a token is refused.
+/// Reason for which a token is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Refused {
+pub(super) enum TokenRejection {
     Unknown,
     Expired,
-    /// The Secret was out of reach for so long that nothing is known of any token.
-    OutOfReach,
+    /// The Secret has not been read for so long that no token can be verified.
+    SecretUnavailable,
 }
 
-/// The tokens that there are. Clones share them.
+/// Current API tokens. Clones share them.
 #[derive(Clone, Default)]
-pub struct Tokens(Arc<Inner>);
+pub struct ApiTokens(Arc<ApiTokensInner>);
 
 #[derive(Default)]
-struct Inner {
+struct ApiTokensInner {
     entries: ArcSwap<HashMap<String, TokenEntry>>,
-    contact: Mutex<Contact>,
+    contact: Mutex<SecretContact>,
 }
 
-/// When the Secret was seen last, and which version of it.
+/// Time of the last successful read of the Secret, and the version that was read.
 #[derive(Default)]
-struct Contact {
+struct SecretContact {
     at: Option<Instant>,
-    /// UID and resource version.
+    /// UID and resource version of the Secret.
     version: Option<(String, String)>,
 }
 
-impl Tokens {
-    /// Takes the Secret as it is now; without one there are no tokens. An entry that cannot be read is left out, and named.
+impl ApiTokens {
+    /// Replaces the tokens with those of the Secret; without a Secret there are none. Invalid
+    /// entries are ignored with a warning that names them.
     pub fn replace(&self, secret: Option<&Secret>) {
-        let version =
-            secret.and_then(|secret| Some((secret.metadata.uid.clone()?, secret.metadata.resource_version.clone()?)));
+        let version = secret.and_then(|secret| {
+            Some((secret.metadata.uid.clone()?, secret.metadata.resource_version.clone()?))
+        });
         let same = {
             let mut contact = self.0.contact.lock().unwrap_or_else(PoisonError::into_inner);
             let same = version.is_some() && contact.version == version;
-            *contact = Contact { at: Some(Instant::now()), version };
+            *contact = SecretContact { at: Some(Instant::now()), version };
             same
         };
         if !same {
-            self.read(secret);
+            self.load_entries(secret);
         }
     }
 
-    /// For how long the Secret has been out of reach; none where it was never seen.
+    /// Returns the time since the last successful read of the Secret; `None` if it was never read.
     #[must_use]
-    pub fn age(&self) -> Option<Duration> {
+    pub fn contact_age(&self) -> Option<Duration> {
         self.0.contact.lock().unwrap_or_else(PoisonError::into_inner).at.map(|at| at.elapsed())
     }
 
-    fn read(&self, secret: Option<&Secret>) {
+    fn load_entries(&self, secret: Option<&Secret>) {
         let data = secret.and_then(|secret| secret.data.as_ref());
         let mut all = HashMap::new();
         for (name, ByteString(text)) in data.into_iter().flatten() {
             match serde_json::from_slice::<TokenEntry>(text) {
-                Ok(entry) if is_name(name) => {
+                Ok(entry) if is_token_name(name) => {
                     all.insert(name.clone(), entry);
                 }
-                Ok(_) => tracing::warn!(name, "an API token is left out: its name has other than a-z, 0-9 and dashes"),
-                Err(error) => tracing::warn!(name, %error, "an API token is left out: its entry cannot be read"),
+                Ok(_) => tracing::warn!(
+                    name,
+                    "API token ignored: its name must consist of at most 40 of a-z, 0-9 and -"
+                ),
+                Err(error) => {
+                    tracing::warn!(name, %error, "API token ignored: its entry in the Secret is not valid");
+                }
             }
         }
         if **self.0.entries.load() != all {
-            tracing::info!(tokens = all.len(), "API tokens");
+            tracing::info!(tokens = all.len(), "API tokens updated");
             self.0.entries.store(Arc::new(all));
         }
     }
 
-    /// The name and the rights of a token.
-    pub(super) fn check(&self, token: &str, now: Timestamp) -> Result<(String, TokenEntry), Refused> {
-        if self.age().is_none_or(|age| age > BELIEVED) {
-            return Err(Refused::OutOfReach);
+    /// Verifies a token and returns its name and entry.
+    pub(super) fn verify(
+        &self,
+        token: &str,
+        now: Timestamp,
+    ) -> Result<(String, TokenEntry), TokenRejection> {
+        if self.contact_age().is_none_or(|age| age > MAX_CONTACT_AGE) {
+            return Err(TokenRejection::SecretUnavailable);
         }
-        let name = token.strip_prefix(PREFIX).and_then(|rest| rest.split_once('_')).map_or("", |(name, _)| name);
+        let name = token
+            .strip_prefix(TOKEN_PREFIX)
+            .and_then(|rest| rest.split_once('_'))
+            .map_or("", |(name, _)| name);
         let all = self.0.entries.load();
         let entry = all.get(name);
-        // As long for a name that there is as for one that there is not.
+        // The comparison takes the same time for existing and unknown names.
         let known = entry.map_or("", |entry| entry.sha256.as_str());
-        let same: bool = digest(token).as_bytes().ct_eq(known.to_ascii_lowercase().as_bytes()).into();
-        let entry = entry.filter(|_| same).ok_or(Refused::Unknown)?;
+        let same: bool =
+            token_digest(token).as_bytes().ct_eq(known.to_ascii_lowercase().as_bytes()).into();
+        let entry = entry.filter(|_| same).ok_or(TokenRejection::Unknown)?;
         if entry.expires_at.is_some_and(|end| end <= now) {
-            return Err(Refused::Expired);
+            return Err(TokenRejection::Expired);
         }
         Ok((name.to_owned(), entry.clone()))
     }
@@ -158,42 +174,58 @@ impl Tokens {
 mod tests {
     use super::*;
 
-    fn tokens(entries: &[(&str, &str)]) -> Tokens {
-        let data =
-            entries.iter().map(|(name, text)| ((*name).to_owned(), ByteString(text.as_bytes().to_vec()))).collect();
-        let tokens = Tokens::default();
+    fn tokens(entries: &[(&str, &str)]) -> ApiTokens {
+        let data = entries
+            .iter()
+            .map(|(name, text)| ((*name).to_owned(), ByteString(text.as_bytes().to_vec())))
+            .collect();
+        let tokens = ApiTokens::default();
         tokens.replace(Some(&Secret { data: Some(data), ..Secret::default() }));
         tokens
     }
 
     fn entry(token: &str, more: &str) -> String {
-        format!("{{\"sha256\": \"{}\", \"namespaces\": [\"shop\"]{more}}}", digest(token))
+        format!("{{\"sha256\": \"{}\", \"namespaces\": [\"shop\"]{more}}}", token_digest(token))
     }
 
     #[test]
-    fn good_wrong_expired_and_revoked() {
-        let (ci, old) = (generate("ci"), generate("old"));
+    fn valid_invalid_expired_and_revoked_tokens() {
+        let (ci, old) = (generate_token("ci"), generate_token("old"));
         assert!(ci.starts_with("prw_ci_") && ci.len() == 7 + 43, "{ci}");
         let of_ci = entry(&ci, "");
-        let all = tokens(&[("ci", &of_ci), ("old", &entry(&old, ", \"expiresAt\": \"2020-01-01T00:00:00Z\""))]);
+        let all = tokens(&[
+            ("ci", &of_ci),
+            ("old", &entry(&old, ", \"expiresAt\": \"2020-01-01T00:00:00Z\"")),
+        ]);
         let now = Timestamp::now();
-        let (name, rights) = all.check(&ci, now).unwrap();
-        assert_eq!((name.as_str(), rights.read_only, rights.namespaces), ("ci", false, vec!["shop".to_owned()]));
-        assert_eq!(all.check(&old, now), Err(Refused::Expired));
-        for wrong in
-            [generate("ci"), generate("nobody"), "prw_ci_".into(), "prw_".into(), String::new(), format!("{ci}x")]
-        {
-            assert_eq!(all.check(&wrong, now), Err(Refused::Unknown), "{wrong}");
+        let (name, rights) = all.verify(&ci, now).unwrap();
+        assert_eq!(
+            (name.as_str(), rights.read_only, rights.namespaces),
+            ("ci", false, vec!["shop".to_owned()])
+        );
+        assert_eq!(all.verify(&old, now), Err(TokenRejection::Expired));
+        for wrong in [
+            generate_token("ci"),
+            generate_token("unknown"),
+            "prw_ci_".into(),
+            "prw_".into(),
+            String::new(),
+            format!("{ci}x"),
+        ] {
+            assert_eq!(all.verify(&wrong, now), Err(TokenRejection::Unknown), "{wrong}");
         }
-        // The digest of a token is none.
-        assert_eq!(all.check(&format!("prw_ci_{}", digest(&ci)), now), Err(Refused::Unknown));
+        // The digest of a token is not a valid token.
+        assert_eq!(
+            all.verify(&format!("prw_ci_{}", token_digest(&ci)), now),
+            Err(TokenRejection::Unknown)
+        );
         all.replace(None);
-        assert_eq!(all.check(&ci, now), Err(Refused::Unknown));
+        assert_eq!(all.verify(&ci, now), Err(TokenRejection::Unknown));
     }
 
     #[test]
-    fn entries_that_cannot_be_read_are_left_out() {
-        let (a, b, c) = (generate("a"), generate("b"), generate("c"));
+    fn invalid_entries_are_ignored() {
+        let (a, b, c) = (generate_token("a"), generate_token("b"), generate_token("c"));
         let all = tokens(&[
             ("a", "nonsense"),
             ("b", &entry(&b, ", \"readonly\": true")),
@@ -201,37 +233,49 @@ mod tests {
             ("c", &entry(&c, "")),
         ]);
         let now = Timestamp::now();
-        assert!(all.check(&a, now).is_err() && all.check(&b, now).is_err() && all.check(&c, now).is_ok());
+        assert!(
+            all.verify(&a, now).is_err()
+                && all.verify(&b, now).is_err()
+                && all.verify(&c, now).is_ok()
+        );
     }
 
-    /// Revocation must not hang on one watch.
+    /// Revocation must not depend on a single watch.
     #[tokio::test(start_paused = true)]
-    async fn without_contact_no_token_is_good() {
-        let ci = generate("ci");
+    async fn no_token_is_accepted_without_contact_to_the_secret() {
+        let ci = generate_token("ci");
         let now = Timestamp::now();
-        assert_eq!(Tokens::default().check(&ci, now), Err(Refused::OutOfReach), "before the first contact");
+        assert_eq!(
+            ApiTokens::default().verify(&ci, now),
+            Err(TokenRejection::SecretUnavailable),
+            "before the first contact"
+        );
         let all = tokens(&[("ci", &entry(&ci, ""))]);
-        tokio::time::advance(BELIEVED).await;
-        assert!(all.check(&ci, now).is_ok());
+        tokio::time::advance(MAX_CONTACT_AGE).await;
+        assert!(all.verify(&ci, now).is_ok());
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(all.check(&ci, now), Err(Refused::OutOfReach));
-        assert_eq!(all.check(&generate("ci"), now), Err(Refused::OutOfReach), "good and bad ones are not told apart");
+        assert_eq!(all.verify(&ci, now), Err(TokenRejection::SecretUnavailable));
+        assert_eq!(
+            all.verify(&generate_token("ci"), now),
+            Err(TokenRejection::SecretUnavailable),
+            "valid and invalid tokens get the same error"
+        );
         all.replace(None);
-        assert_eq!(all.check(&ci, now), Err(Refused::Unknown));
+        assert_eq!(all.verify(&ci, now), Err(TokenRejection::Unknown));
     }
 
     #[test]
-    fn the_same_version_is_read_once() {
-        let ci = generate("ci");
+    fn secret_is_parsed_once_per_version() {
+        let ci = generate_token("ci");
         let mut secret = Secret::default();
         secret.metadata.uid = Some("u".into());
         secret.metadata.resource_version = Some("1".into());
-        let all = Tokens::default();
+        let all = ApiTokens::default();
         all.replace(Some(&secret));
         secret.data = Some([("ci".to_owned(), ByteString(entry(&ci, "").into_bytes()))].into());
         secret.metadata.resource_version = Some("2".into());
         all.replace(Some(&secret));
         all.replace(Some(&secret));
-        assert!(all.check(&ci, Timestamp::now()).is_ok());
+        assert!(all.verify(&ci, Timestamp::now()).is_ok());
     }
 }

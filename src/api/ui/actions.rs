@@ -1,4 +1,5 @@
-//! What the pages do: each deed is a call of the REST API, made here in the name of whoever has signed in.
+//! Actions of the pages. Each calls a handler of the REST API with the identity of the signed-in
+//! user.
 
 use askama::Template;
 use axum::{
@@ -11,86 +12,105 @@ use kube::Api as KubeApi;
 use serde_json::Value;
 
 use super::{
-    form::Form,
-    respond::{self, Refusal, Shell},
+    form::PageForm,
+    respond::{self, PageError, PageShell},
     session::Viewer,
-    task::named,
+    task::get_task,
     view::task_link,
 };
 use crate::{
-    api::{Api, body::Form as Posted, error::ApiError, front::Subject, schedules as calls, tasks},
+    api::{
+        Api, body::FormBody as Posted, call_middleware::AuditSubject, error::ApiError,
+        schedules as calls, tasks,
+    },
     schedule::random_task_name,
-    task::{PrewarmTask, again, not_warm},
+    task::{PrewarmTask, nodes_not_warm, retry_spec},
 };
 
 #[derive(Template)]
 #[template(path = "new_task.html", config = "src/api/ui/askama.toml")]
-struct NewTask {
-    shell: Shell,
-    form: Form,
+struct NewTaskPage {
+    shell: PageShell,
+    form: PageForm,
     key: String,
 }
 
 #[derive(Template)]
 #[template(path = "new_schedule.html", config = "src/api/ui/askama.toml")]
-struct NewSchedule {
-    shell: Shell,
-    form: Form,
+struct NewSchedulePage {
+    shell: PageShell,
+    form: PageForm,
 }
 
-/// A form that is filled in by what the address says, such as `?images=nginx:1.27`.
-pub(super) async fn new_task(viewer: Viewer, Query(pairs): Query<Vec<(String, String)>>) -> Response {
-    ask_task(StatusCode::OK, &viewer, Form::of(pairs))
+/// Shows the form for a new task, filled in from query parameters such as `?images=nginx:1.27`.
+pub(super) async fn new_task(
+    viewer: Viewer,
+    Query(pairs): Query<Vec<(String, String)>>,
+) -> Response {
+    render_task_form(StatusCode::OK, &viewer, PageForm::from_pairs(pairs))
 }
 
-/// Each form has a key: sent twice, it makes one task.
-fn ask_task(code: StatusCode, viewer: &Viewer, form: Form) -> Response {
+/// Renders the form for a new task. Each form has an idempotency key: submitted twice, it creates
+/// one task.
+fn render_task_form(code: StatusCode, viewer: &Viewer, form: PageForm) -> Response {
     let key = match form.get("key") {
         "" => crate::hex(&rand::random::<[u8; 16]>()),
         known => known.to_owned(),
     };
-    respond::page(code, &NewTask { shell: Shell::new("Warm images", "/ui/tasks", Some(viewer)), form, key })
+    respond::render_page(
+        code,
+        &NewTaskPage { shell: PageShell::new("Warm images", "/ui/tasks", Some(viewer)), form, key },
+    )
 }
 
-fn json_call(body: &Value) -> (HeaderMap, Body) {
+fn json_request(body: &Value) -> (HeaderMap, Body) {
     let kind = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     (HeaderMap::from_iter([kind]), Body::from(body.to_string()))
 }
 
-/// Namespace and name of what a call was about.
-fn subject(response: &Response) -> Option<(String, String)> {
-    let subject = response.extensions().get::<Subject>()?;
+/// Returns namespace and name of the object that a call created or changed.
+fn object_of_call(response: &Response) -> Option<(String, String)> {
+    let subject = response.extensions().get::<AuditSubject>()?;
     subject.0.split_once('/').map(|(namespace, name)| (namespace.to_owned(), name.to_owned()))
 }
 
-/// To another page, with the call's subject for the audit line.
-fn gone(to: &str, done: &Response) -> Response {
-    let mut response = respond::to(to);
-    if let Some(subject) = done.extensions().get::<Subject>() {
+/// Redirects to a page and keeps the call's subject for the audit log.
+fn redirect_with_subject(to: &str, done: &Response) -> Response {
+    let mut response = respond::redirect(to);
+    if let Some(subject) = done.extensions().get::<AuditSubject>() {
         response.extensions_mut().insert(subject.clone());
     }
     response
 }
 
-pub(super) async fn create_task(State(api): State<Api>, viewer: Viewer, Posted(pairs): Posted) -> Response {
-    let form = Form::of(pairs);
-    let (mut headers, body) = json_call(&form.task());
+pub(super) async fn create_task(
+    State(api): State<Api>,
+    viewer: Viewer,
+    Posted(pairs): Posted,
+) -> Response {
+    let form = PageForm::from_pairs(pairs);
+    let (mut headers, body) = json_request(&form.task_body());
     if let Ok(key) = HeaderValue::try_from(form.get("key")) {
         headers.insert("idempotency-key", key);
     }
-    match tasks::create_task(State(api), viewer.caller.clone(), Query(Vec::new()), headers, body).await {
-        Ok(done) => match subject(&done) {
-            Some((namespace, name)) => gone(&format!("{}?told=made", task_link(&namespace, &name)), &done),
-            None => gone("/ui/tasks", &done),
+    match tasks::create_task(State(api), viewer.caller.clone(), Query(Vec::new()), headers, body)
+        .await
+    {
+        Ok(done) => match object_of_call(&done) {
+            Some((namespace, name)) => redirect_with_subject(
+                &format!("{}?notice=made", task_link(&namespace, &name)),
+                &done,
+            ),
+            None => redirect_with_subject("/ui/tasks", &done),
         },
         Err(error) => {
             let code = error.code;
-            ask_task(code, &viewer, form.refused(&error))
+            render_task_form(code, &viewer, form.with_errors(&error))
         }
     }
 }
 
-fn in_namespace(namespace: &str) -> Query<Vec<(String, String)>> {
+fn namespace_query(namespace: &str) -> Query<Vec<(String, String)>> {
     Query(vec![("namespace".to_owned(), namespace.to_owned())])
 }
 
@@ -98,60 +118,101 @@ pub(super) async fn cancel_task(
     State(api): State<Api>,
     viewer: Viewer,
     Path((namespace, id)): Path<(String, String)>,
-) -> Result<Response, Refusal> {
-    let done = tasks::cancel_task(State(api), viewer.caller.clone(), Path(id.clone()), in_namespace(&namespace)).await;
-    let done = done.map_err(|error| Refusal::to(error, &viewer))?;
-    Ok(gone(&format!("{}?told=cancelled", task_link(&namespace, &id)), &done))
+) -> Result<Response, PageError> {
+    let done = tasks::cancel_task(
+        State(api),
+        viewer.caller.clone(),
+        Path(id.clone()),
+        namespace_query(&namespace),
+    )
+    .await;
+    let done = done.map_err(|error| PageError::for_viewer(error, &viewer))?;
+    Ok(redirect_with_subject(&format!("{}?notice=cancelled", task_link(&namespace, &id)), &done))
 }
 
-/// The same task once more, for the nodes that are not warm.
+/// Creates a new task with the same spec for the nodes that the ended task did not warm.
 pub(super) async fn retry_task(
     State(api): State<Api>,
     viewer: Viewer,
     Path((namespace, id)): Path<(String, String)>,
-) -> Result<Response, Refusal> {
-    let refuse = |error: ApiError| Refusal::to(error, &viewer);
-    let entry = named(&api, &viewer, &namespace, &id).await.map_err(refuse)?;
+) -> Result<Response, PageError> {
+    let refuse = |error: ApiError| PageError::for_viewer(error, &viewer);
+    let entry = get_task(&api, &viewer, &namespace, &id).await.map_err(refuse)?;
     if !entry.status.is_final() {
-        let words = "the task has not ended: wait for it, or cancel it";
+        let words = "the task has not ended: wait until it ends, or cancel it";
         return Err(refuse(ApiError::conflict(words, entry.status.as_str())));
     }
     api.auth.authorize(&viewer.caller, tasks::CREATE, &namespace).await.map_err(refuse)?;
-    let plan = api.plans.of(&api, &entry).await.map_err(refuse)?;
+    let plan = api.plans.get(&api, &entry).await.map_err(refuse)?;
     let known = KubeApi::<PrewarmTask>::namespaced(api.client.clone(), &namespace);
-    api.count("get", "prewarmtasks");
+    api.count_request("get", "prewarmtasks");
     let task = known.get(&id).await.map_err(|error| refuse(error.into()))?;
-    let left = plan.map(|plan| not_warm(&task, &plan)).unwrap_or_default();
+    let left = plan.map(|plan| nodes_not_warm(&task, &plan)).unwrap_or_default();
     if left.is_empty() {
-        return Err(refuse(ApiError::conflict("no node is left that is not warm", entry.status.as_str())));
+        return Err(refuse(ApiError::conflict(
+            "all nodes of the task are warm already",
+            entry.status.as_str(),
+        )));
     }
     let name = random_task_name(jiff::Timestamp::now());
-    let next = tasks::obtain(&api, &namespace, &name, again(&task.spec, left), &viewer.caller, false).await;
+    let next = tasks::create_or_get(
+        &api,
+        &namespace,
+        &name,
+        retry_spec(&task.spec, left),
+        &viewer.caller,
+        false,
+    )
+    .await;
     api.catalog.put(&next.map_err(refuse)?);
-    let mut response = respond::to(&format!("{}?told=retried", task_link(&namespace, &name)));
-    response.extensions_mut().insert(Subject(format!("{namespace}/{name}")));
+    let mut response =
+        respond::redirect(&format!("{}?notice=retried", task_link(&namespace, &name)));
+    response.extensions_mut().insert(AuditSubject(format!("{namespace}/{name}")));
     Ok(response)
 }
 
-pub(super) async fn new_schedule(viewer: Viewer, Query(pairs): Query<Vec<(String, String)>>) -> Response {
-    ask_schedule(StatusCode::OK, &viewer, Form::of(pairs))
+pub(super) async fn new_schedule(
+    viewer: Viewer,
+    Query(pairs): Query<Vec<(String, String)>>,
+) -> Response {
+    render_schedule_form(StatusCode::OK, &viewer, PageForm::from_pairs(pairs))
 }
 
-fn ask_schedule(code: StatusCode, viewer: &Viewer, form: Form) -> Response {
-    respond::page(code, &NewSchedule { shell: Shell::new("New schedule", "/ui/schedules", Some(viewer)), form })
+fn render_schedule_form(code: StatusCode, viewer: &Viewer, form: PageForm) -> Response {
+    respond::render_page(
+        code,
+        &NewSchedulePage {
+            shell: PageShell::new("New schedule", "/ui/schedules", Some(viewer)),
+            form,
+        },
+    )
 }
 
-pub(super) async fn create_schedule(State(api): State<Api>, viewer: Viewer, Posted(pairs): Posted) -> Response {
-    let form = Form::of(pairs);
-    let (headers, body) = json_call(&form.schedule_body());
-    match calls::create_schedule(State(api), viewer.caller.clone(), Query(Vec::new()), headers, body).await {
-        Ok(done) => match subject(&done) {
-            Some((namespace, name)) => gone(&format!("/ui/schedules/{namespace}/{name}"), &done),
-            None => gone("/ui/schedules", &done),
+pub(super) async fn create_schedule(
+    State(api): State<Api>,
+    viewer: Viewer,
+    Posted(pairs): Posted,
+) -> Response {
+    let form = PageForm::from_pairs(pairs);
+    let (headers, body) = json_request(&form.schedule_body());
+    match calls::create_schedule(
+        State(api),
+        viewer.caller.clone(),
+        Query(Vec::new()),
+        headers,
+        body,
+    )
+    .await
+    {
+        Ok(done) => match object_of_call(&done) {
+            Some((namespace, name)) => {
+                redirect_with_subject(&format!("/ui/schedules/{namespace}/{name}"), &done)
+            }
+            None => redirect_with_subject("/ui/schedules", &done),
         },
         Err(error) => {
             let code = error.code;
-            ask_schedule(code, &viewer, form.refused(&error))
+            render_schedule_form(code, &viewer, form.with_errors(&error))
         }
     }
 }
@@ -161,16 +222,25 @@ pub(super) async fn change_schedule(
     State(api): State<Api>,
     viewer: Viewer,
     Path((namespace, id, deed)): Path<(String, String, String)>,
-) -> Result<Response, Refusal> {
-    let (caller, path, pairs) = (viewer.caller.clone(), Path(id.clone()), in_namespace(&namespace));
+) -> Result<Response, PageError> {
+    let (caller, path, pairs) =
+        (viewer.caller.clone(), Path(id.clone()), namespace_query(&namespace));
     let here = format!("/ui/schedules/{namespace}/{id}");
     let (done, next) = match deed.as_str() {
-        "enable" => (calls::enable_schedule(State(api), caller, path, pairs).await, format!("{here}?told=changed")),
-        "disable" => (calls::disable_schedule(State(api), caller, path, pairs).await, format!("{here}?told=changed")),
+        "enable" => (
+            calls::enable_schedule(State(api), caller, path, pairs).await,
+            format!("{here}?notice=changed"),
+        ),
+        "disable" => (
+            calls::disable_schedule(State(api), caller, path, pairs).await,
+            format!("{here}?notice=changed"),
+        ),
         "trigger" => (calls::trigger_schedule(State(api), caller, path, pairs).await, here),
-        "delete" => (calls::delete_schedule(State(api), caller, path, pairs).await, "/ui/schedules".into()),
-        _ => (Err(ApiError::not_found("deed", &deed)), here),
+        "delete" => {
+            (calls::delete_schedule(State(api), caller, path, pairs).await, "/ui/schedules".into())
+        }
+        _ => (Err(ApiError::not_found("action", &deed)), here),
     };
-    let done = done.map_err(|error| Refusal::to(error, &viewer))?;
-    Ok(gone(&next, &done))
+    let done = done.map_err(|error| PageError::for_viewer(error, &viewer))?;
+    Ok(redirect_with_subject(&next, &done))
 }

@@ -1,4 +1,4 @@
-//! Scripts, style and pictures: part of the program.
+//! Static assets (scripts, style sheet, icon), which are compiled into the binary.
 
 use std::sync::LazyLock;
 
@@ -9,9 +9,9 @@ use axum::{
 };
 use sha2::{Digest, Sha256};
 
-use crate::api::still::Still;
+use crate::api::static_response::StaticResponse;
 
-/// Name, kind and content.
+/// Name, media type and content of each asset.
 const ASSETS: [(&str, &str, &str); 6] = [
     ("style.css", "text/css; charset=utf-8", include_str!("assets/style.css")),
     ("app.js", "text/javascript; charset=utf-8", include_str!("assets/app.js")),
@@ -21,18 +21,19 @@ const ASSETS: [(&str, &str, &str); 6] = [
     ("LICENSES.txt", "text/plain; charset=utf-8", include_str!("assets/LICENSES.txt")),
 ];
 
-/// Changes with any of them: pages name it, so that a browser may keep what it has for ever.
+/// Version of the assets, a hash of their contents. Pages append it to asset URLs, so that browsers
+/// may cache assets indefinitely.
 pub(super) static VERSION: LazyLock<String> = LazyLock::new(|| {
     let all = ASSETS.iter().fold(Sha256::new(), |digest, (_, _, text)| digest.chain_update(text));
     crate::hex(&all.finalize()[..6])
 });
 
 pub(super) async fn asset(Path(name): Path<String>, headers: HeaderMap) -> Response {
-    static STILL: LazyLock<[(&str, Still); 6]> =
-        LazyLock::new(|| ASSETS.map(|(name, kind, text)| (name, Still::new(kind, text))));
+    static STILL: LazyLock<[(&str, StaticResponse); 6]> =
+        LazyLock::new(|| ASSETS.map(|(name, kind, text)| (name, StaticResponse::new(kind, text))));
     match STILL.iter().find(|(known, _)| *known == name) {
         Some((_, still)) => {
-            let mut response = still.answer(&headers);
+            let mut response = still.respond(&headers);
             let kept = HeaderValue::from_static("public, max-age=31536000, immutable");
             response.headers_mut().insert(header::CACHE_CONTROL, kept);
             response

@@ -1,4 +1,4 @@
-//! Forms: what was typed, and from that the body of a REST call. *Pure.*
+//! Form values and their conversion to the body of a REST call. Pure: no client, no clock, no I/O.
 
 use std::collections::BTreeMap;
 
@@ -6,26 +6,26 @@ use serde_json::{Map, Value, json};
 
 use crate::api::error::{ApiError, Detail};
 
-/// A field of a form.
-pub(super) struct Field {
+/// Field of a form.
+pub(super) struct FormField {
     pub(super) name: &'static str,
     pub(super) label: &'static str,
     pub(super) hint: &'static str,
     pub(super) placeholder: &'static str,
-    /// Where there are some, one is chosen; the first is meant where nothing is said.
+    /// Options of a select field, the first of which is the default; empty for a text field.
     pub(super) choices: &'static [&'static str],
-    kind: Kind,
+    kind: FieldKind,
 }
 
-/// How a text becomes JSON.
+/// Conversion of a field's text to JSON.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum FieldKind {
     Text,
-    /// A whole number, or a text such as `25%`.
+    /// Integer, or a text such as `25%`.
     Amount,
-    /// `key=value`, with commas or lines between.
+    /// `key=value` pairs, separated by commas or line breaks.
     Labels,
-    /// Words, with commas or lines between.
+    /// List of texts, separated by commas or line breaks.
     List,
 }
 
@@ -34,140 +34,192 @@ const fn field(
     label: &'static str,
     placeholder: &'static str,
     hint: &'static str,
-    kind: Kind,
-) -> Field {
-    Field { name, label, hint, placeholder, choices: &[], kind }
+    kind: FieldKind,
+) -> FormField {
+    FormField { name, label, hint, placeholder, choices: &[], kind }
 }
 
-const fn choice(name: &'static str, label: &'static str, choices: &'static [&'static str]) -> Field {
-    Field { name, label, hint: "", placeholder: "", choices, kind: Kind::Text }
+const fn choice(
+    name: &'static str,
+    label: &'static str,
+    choices: &'static [&'static str],
+) -> FormField {
+    FormField { name, label, hint: "", placeholder: "", choices, kind: FieldKind::Text }
 }
 
-/// What is asked first.
-static MAIN: [Field; 4] = [
-    field("namespace", "Namespace", "the server's own", "Its pull secrets can be used", Kind::Text),
+/// Fields of a task that are always visible.
+static MAIN_FIELDS: [FormField; 4] = [
+    field(
+        "namespace",
+        "Namespace",
+        "default namespace",
+        "Namespace of the task; its pull secrets can be used",
+        FieldKind::Text,
+    ),
     field(
         "nodeSelector",
-        "Only nodes with labels",
+        "Node selector",
         "disk=ssd, zone=a",
-        "All nodes without taints, where nothing is said",
-        Kind::Labels,
+        "Labels of the nodes; if empty, all nodes without taints",
+        FieldKind::Labels,
     ),
-    field("nodes", "How many of them", "all", "all, auto, a number or a percentage", Kind::Amount),
-    field("batchSize", "How many at once", "10", "1 to 100, or a percentage", Kind::Amount),
+    field(
+        "nodes",
+        "Number of nodes",
+        "all",
+        "all, auto, a number or a percentage",
+        FieldKind::Amount,
+    ),
+    field("batchSize", "Batch size", "10", "1 to 100, or a percentage", FieldKind::Amount),
 ];
 
-/// What is asked by those who want to know.
-static MORE: [Field; 14] = [
-    choice("batchPolicy", "Batches", &["Barrier", "Rolling", "Doubling"]),
-    field("priority", "Priority", "5", "1 to 10; higher goes first", Kind::Amount),
-    field("maxRetries", "Further tries", "0", "0 to 5, for a node that failed", Kind::Amount),
-    choice("retryStrategy", "Time between tries", &["linear", "exponential"]),
-    field("retryDelay", "Before the first further try", "30", "seconds", Kind::Amount),
-    field("timeout", "A node may take", "10m", "", Kind::Text),
-    field("deadline", "The whole may take", "no limit", "such as 1h", Kind::Text),
-    field("successThreshold", "Enough are", "90%", "the share of nodes that must be warm", Kind::Text),
-    field("imagePullSecrets", "Pull secrets", "", "Secrets of the namespace", Kind::List),
-    field("serviceAccountName", "Service account", "", "whose pull secrets count", Kind::Text),
-    choice("imagePullPolicy", "A tag that is there", &["IfNotPresent", "Always"]),
-    choice("worker", "Pulled by", &["Job", "Pod"]),
-    choice("pullMethod", "Method", &["Auto", "ImageVolume", "Helper"]),
-    field("webhookUrl", "Tell the end to", "https://…", "a POST of JSON", Kind::Text),
+/// Advanced fields of a task, hidden at first.
+static ADVANCED_FIELDS: [FormField; 14] = [
+    choice("batchPolicy", "Batch policy", &["Barrier", "Rolling", "Doubling"]),
+    field("priority", "Priority", "5", "1 to 10; higher values first", FieldKind::Amount),
+    field("maxRetries", "Retries", "0", "0 to 5 for each failed node", FieldKind::Amount),
+    choice("retryStrategy", "Retry strategy", &["linear", "exponential"]),
+    field("retryDelay", "Retry delay", "30", "seconds before the first retry", FieldKind::Amount),
+    field("timeout", "Timeout per node", "10m", "", FieldKind::Text),
+    field("deadline", "Deadline of the task", "none", "such as 1h", FieldKind::Text),
+    field(
+        "successThreshold",
+        "Success threshold",
+        "90%",
+        "percentage of nodes that must become warm",
+        FieldKind::Text,
+    ),
+    field(
+        "imagePullSecrets",
+        "Image pull secrets",
+        "",
+        "names of Secrets in the namespace",
+        FieldKind::List,
+    ),
+    field(
+        "serviceAccountName",
+        "Service account",
+        "",
+        "its image pull secrets are used",
+        FieldKind::Text,
+    ),
+    choice("imagePullPolicy", "Image pull policy", &["IfNotPresent", "Always"]),
+    choice("worker", "Worker kind", &["Job", "Pod"]),
+    choice("pullMethod", "Pull method", &["Auto", "ImageVolume", "Helper"]),
+    field(
+        "webhookUrl",
+        "Webhook URL",
+        "https://…",
+        "receives a JSON POST when the task ends",
+        FieldKind::Text,
+    ),
 ];
 
-/// What a schedule asks beside its task.
-static SCHEDULE: [Field; 6] = [
-    field("name", "Name", "nightly", "", Kind::Text),
+/// Fields of a schedule in addition to those of its task.
+static SCHEDULE_FIELDS: [FormField; 6] = [
+    field("name", "Name", "nightly", "", FieldKind::Text),
     field(
         "cronExpr",
-        "When",
+        "Cron expression",
         "30 2 * * *",
         "minute, hour, day of the month, month, day of the week; or @daily",
-        Kind::Text,
+        FieldKind::Text,
     ),
-    field("timezone", "Time zone", "UTC", "such as Europe/Berlin", Kind::Text),
-    choice("overlapPolicy", "While one is at work", &["skip", "allow", "queue"]),
-    field("timeoutSeconds", "A run may take", "no limit", "seconds", Kind::Amount),
-    field("description", "What it is for", "", "", Kind::Text),
+    field("timezone", "Time zone", "UTC", "such as Europe/Berlin", FieldKind::Text),
+    choice("overlapPolicy", "Overlap policy", &["skip", "allow", "queue"]),
+    field("timeoutSeconds", "Execution timeout", "none", "seconds", FieldKind::Amount),
+    field("description", "Description", "", "", FieldKind::Text),
 ];
 
-/// What was typed, and what is wrong with it.
+/// Submitted values of a form, with validation errors.
 #[derive(Debug, Default)]
-pub(super) struct Form {
-    typed: BTreeMap<String, String>,
+pub(super) struct PageForm {
+    values: BTreeMap<String, String>,
     problems: Vec<Detail>,
 }
 
-#[allow(clippy::unused_self, reason = "templates ask a form for its fields")]
-impl Form {
-    pub(super) fn of(pairs: Vec<(String, String)>) -> Self {
-        Self { typed: pairs.into_iter().collect(), problems: Vec::new() }
+#[allow(clippy::unused_self, reason = "templates call these as methods of the form")]
+impl PageForm {
+    pub(super) fn from_pairs(pairs: Vec<(String, String)>) -> Self {
+        Self { values: pairs.into_iter().collect(), problems: Vec::new() }
     }
 
-    /// The same, with what a call has refused.
-    pub(super) fn refused(mut self, error: &ApiError) -> Self {
+    /// Adds the validation errors of a rejected REST call.
+    pub(super) fn with_errors(mut self, error: &ApiError) -> Self {
         if error.details().is_empty() {
-            self.problems.push(Detail { field: String::new(), message: error.message().to_owned() });
+            self.problems
+                .push(Detail { field: String::new(), message: error.message().to_owned() });
         }
-        self.problems.extend(error.details().iter().map(plain));
+        self.problems.extend(error.details().iter().map(without_task_prefix));
         self
     }
 
     pub(super) fn get(&self, name: &str) -> &str {
-        self.typed.get(name).map(String::as_str).unwrap_or_default()
+        self.values.get(name).map(String::as_str).unwrap_or_default()
     }
 
-    pub(super) fn main(&self) -> &'static [Field] {
-        &MAIN
+    pub(super) fn main_fields(&self) -> &'static [FormField] {
+        &MAIN_FIELDS
     }
 
-    pub(super) fn more(&self) -> &'static [Field] {
-        &MORE
+    pub(super) fn advanced_fields(&self) -> &'static [FormField] {
+        &ADVANCED_FIELDS
     }
 
-    pub(super) fn schedule(&self) -> &'static [Field] {
-        &SCHEDULE
+    pub(super) fn schedule_fields(&self) -> &'static [FormField] {
+        &SCHEDULE_FIELDS
     }
 
-    /// Whether something was said that is out of sight at first.
-    pub(super) fn has_more(&self) -> bool {
-        let said = |field: &Field| {
+    /// Reports whether an advanced field has a value other than its default, or an error.
+    pub(super) fn has_advanced_values(&self) -> bool {
+        let said = |field: &FormField| {
             let text = self.get(field.name);
             !text.is_empty() && field.choices.first() != Some(&text)
         };
-        MORE.iter().any(|field| said(field) || self.is_wrong(field.name))
+        ADVANCED_FIELDS.iter().any(|field| said(field) || self.has_errors(field.name))
     }
 
-    /// What is wrong with a field.
-    pub(super) fn wrong(&self, name: &str) -> Vec<&str> {
-        self.problems.iter().filter(|one| is_of(&one.field, name)).map(|one| one.message.as_str()).collect()
+    /// Returns the error messages of a field.
+    pub(super) fn errors(&self, name: &str) -> Vec<&str> {
+        self.problems
+            .iter()
+            .filter(|one| is_within_field(&one.field, name))
+            .map(|one| one.message.as_str())
+            .collect()
     }
 
-    pub(super) fn is_wrong(&self, name: &str) -> bool {
-        !self.wrong(name).is_empty()
+    pub(super) fn has_errors(&self, name: &str) -> bool {
+        !self.errors(name).is_empty()
     }
 
-    /// What is wrong with no field that has a place of its own.
-    pub(super) fn wrong_elsewhere(&self) -> Vec<String> {
-        let fields = MAIN.iter().chain(&MORE).chain(&SCHEDULE);
+    /// Returns the errors that belong to no field of the form.
+    pub(super) fn other_errors(&self) -> Vec<String> {
+        let fields = MAIN_FIELDS.iter().chain(&ADVANCED_FIELDS).chain(&SCHEDULE_FIELDS);
         let placed: Vec<&str> = fields.map(|field| field.name).chain(["images"]).collect();
-        let others = self.problems.iter().filter(|one| !placed.iter().any(|name| is_of(&one.field, name)));
+        let others = self
+            .problems
+            .iter()
+            .filter(|one| !placed.iter().any(|name| is_within_field(&one.field, name)));
         others.map(ToString::to_string).collect()
     }
 
-    /// The body of a call that makes a task.
-    pub(super) fn task(&self) -> Value {
-        let mut body = self.fields(MAIN.iter().chain(&MORE));
-        let images: Vec<&str> =
-            self.get("images").split(['\n', ',']).map(str::trim).filter(|line| !line.is_empty()).collect();
+    /// Builds the body of the call that creates a task.
+    pub(super) fn task_body(&self) -> Value {
+        let mut body = self.to_json(MAIN_FIELDS.iter().chain(&ADVANCED_FIELDS));
+        let images: Vec<&str> = self
+            .get("images")
+            .split(['\n', ','])
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .collect();
         body.insert("images".into(), json!(images));
         Value::Object(body)
     }
 
-    /// The body of a call that makes a schedule.
+    /// Builds the body of the call that creates a schedule.
     pub(super) fn schedule_body(&self) -> Value {
-        let mut body = self.fields(SCHEDULE.iter());
-        let mut task = self.task();
+        let mut body = self.to_json(SCHEDULE_FIELDS.iter());
+        let mut task = self.task_body();
         if let Some(namespace) = task.as_object_mut().and_then(|task| task.remove("namespace")) {
             body.insert("namespace".into(), namespace);
         }
@@ -175,30 +227,37 @@ impl Form {
         Value::Object(body)
     }
 
-    /// What was said; what is left empty takes its default.
-    fn fields<'a>(&self, fields: impl Iterator<Item = &'a Field>) -> Map<String, Value> {
-        let said = fields.map(|field| (field, self.get(field.name).trim())).filter(|(_, text)| !text.is_empty());
-        said.map(|(field, text)| (field.name.to_owned(), value(field.kind, text))).collect()
+    /// Converts the non-empty fields to JSON; empty ones keep their default.
+    fn to_json<'a>(&self, fields: impl Iterator<Item = &'a FormField>) -> Map<String, Value> {
+        let said = fields
+            .map(|field| (field, self.get(field.name).trim()))
+            .filter(|(_, text)| !text.is_empty());
+        said.map(|(field, text)| (field.name.to_owned(), field_value(field.kind, text))).collect()
     }
 }
 
-/// A problem of a call, by the field's name in the form.
-fn plain(detail: &Detail) -> Detail {
-    Detail { field: detail.field.trim_start_matches("taskConfig.").to_owned(), message: detail.message.clone() }
+/// Maps the field path of an error to the field's name in the form.
+fn without_task_prefix(detail: &Detail) -> Detail {
+    Detail {
+        field: detail.field.trim_start_matches("taskConfig.").to_owned(),
+        message: detail.message.clone(),
+    }
 }
 
-/// Whether the path of a problem leads into this field.
-fn is_of(path: &str, name: &str) -> bool {
+/// Reports whether an error path is that of the field or of one of its elements.
+fn is_within_field(path: &str, name: &str) -> bool {
     path == name || path.strip_prefix(name).is_some_and(|rest| rest.starts_with(['[', '.']))
 }
 
-fn value(kind: Kind, text: &str) -> Value {
+fn field_value(kind: FieldKind, text: &str) -> Value {
     let items = || text.split(['\n', ',']).map(str::trim).filter(|item| !item.is_empty());
     match kind {
-        Kind::Text => json!(text),
-        Kind::Amount => text.parse::<i64>().map_or_else(|_| json!(text), |number| json!(number)),
-        Kind::List => json!(items().collect::<Vec<_>>()),
-        Kind::Labels => {
+        FieldKind::Text => json!(text),
+        FieldKind::Amount => {
+            text.parse::<i64>().map_or_else(|_| json!(text), |number| json!(number))
+        }
+        FieldKind::List => json!(items().collect::<Vec<_>>()),
+        FieldKind::Labels => {
             let pair = |item: &str| {
                 let (key, value) = item.split_once('=').unwrap_or((item, ""));
                 (key.trim().to_owned(), json!(value.trim()))
@@ -213,49 +272,62 @@ mod tests {
     use super::*;
     use crate::{
         api::{request, schedule_request},
-        notify::Guard,
+        notify::NotificationPolicy,
     };
 
-    fn form(pairs: &[(&str, &str)]) -> Form {
-        Form::of(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+    fn form(pairs: &[(&str, &str)]) -> PageForm {
+        PageForm::from_pairs(
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        )
     }
 
     #[test]
-    fn every_field_is_one_of_the_api() {
-        let sample = |kind: Kind| match kind {
-            Kind::Amount => "5",
-            Kind::Labels => "a=b",
-            Kind::List | Kind::Text => "x",
+    fn every_field_is_accepted_by_the_rest_api() {
+        let sample = |kind: FieldKind| match kind {
+            FieldKind::Amount => "5",
+            FieldKind::Labels => "a=b",
+            FieldKind::List | FieldKind::Text => "x",
         };
         let mut pairs = vec![("images", "nginx:1.27\n redis:7 ")];
-        pairs.extend(MAIN.iter().chain(&MORE).chain(&SCHEDULE).map(|field| {
-            let good = match field.name {
-                "timeout" | "deadline" => "5m",
-                "successThreshold" => "50%",
-                "webhookUrl" => "https://hooks.example.com/x",
-                "cronExpr" => "@daily",
-                "timezone" => "Europe/Berlin",
-                _ => field.choices.last().copied().unwrap_or(sample(field.kind)),
-            };
-            (field.name, good)
-        }));
+        pairs.extend(MAIN_FIELDS.iter().chain(&ADVANCED_FIELDS).chain(&SCHEDULE_FIELDS).map(
+            |field| {
+                let good = match field.name {
+                    "timeout" | "deadline" => "5m",
+                    "successThreshold" => "50%",
+                    "webhookUrl" => "https://hooks.example.com/x",
+                    "cronExpr" => "@daily",
+                    "timezone" => "Europe/Berlin",
+                    _ => field.choices.last().copied().unwrap_or(sample(field.kind)),
+                };
+                (field.name, good)
+            },
+        ));
         let form = form(&pairs);
-        let task = request::read(form.task(), &Guard::default()).unwrap();
+        let task = request::parse(form.task_body(), &NotificationPolicy::default()).unwrap();
         assert_eq!(task.spec.images, ["nginx:1.27", "redis:7"]);
         assert_eq!(task.spec.node_selector.unwrap()["a"], "b");
-        let schedule = schedule_request::read(form.schedule_body(), &Guard::default()).unwrap();
-        assert_eq!((schedule.spec.schedule.as_str(), schedule.namespace.as_deref()), ("@daily", Some("x")));
+        let schedule =
+            schedule_request::parse(form.schedule_body(), &NotificationPolicy::default()).unwrap();
+        assert_eq!(
+            (schedule.spec.schedule.as_str(), schedule.namespace.as_deref()),
+            ("@daily", Some("x"))
+        );
     }
 
     #[test]
-    fn what_is_wrong_stands_beside_its_field() {
+    fn errors_are_assigned_to_their_fields() {
         let asked = form(&[("images", "UPPER/x"), ("nodes", "some"), ("cronExpr", "x")]);
-        let wrong = schedule_request::read(asked.schedule_body(), &Guard::default()).unwrap_err();
-        let form = asked.refused(&ApiError::bad(wrong));
-        assert!(form.is_wrong("images") && form.is_wrong("nodes") && form.is_wrong("cronExpr"), "{form:?}");
-        assert!(!form.is_wrong("node") && !form.has_more());
-        assert!(form.wrong_elsewhere().is_empty(), "{:?}", form.wrong_elsewhere());
-        let form = form.refused(&ApiError::new(axum::http::StatusCode::FORBIDDEN, "you may not"));
-        assert!(form.wrong_elsewhere().contains(&"you may not".to_owned()));
+        let wrong = schedule_request::parse(asked.schedule_body(), &NotificationPolicy::default())
+            .unwrap_err();
+        let form = asked.with_errors(&ApiError::invalid_fields(wrong));
+        assert!(
+            form.has_errors("images") && form.has_errors("nodes") && form.has_errors("cronExpr"),
+            "{form:?}"
+        );
+        assert!(!form.has_errors("node") && !form.has_advanced_values());
+        assert!(form.other_errors().is_empty(), "{:?}", form.other_errors());
+        let form =
+            form.with_errors(&ApiError::new(axum::http::StatusCode::FORBIDDEN, "you may not"));
+        assert!(form.other_errors().contains(&"you may not".to_owned()));
     }
 }

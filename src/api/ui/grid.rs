@@ -1,4 +1,4 @@
-//! The nodes of a task, for the grid: names once, and a letter for each as it changes.
+//! Data of the node grid: the node names once, and one state letter per node with each update.
 
 use std::sync::Arc;
 
@@ -7,34 +7,38 @@ use moka::future::Cache;
 
 use crate::{
     api::{Api, error::ApiError},
-    catalog::{Detail, Entry, Status},
-    task::{BatchPolicy, PrewarmPlan, PrewarmPlanSpec, batches::batches},
+    store::{Status, TaskDetail, TaskEntry},
+    task::{BatchPolicy, PrewarmPlan, PrewarmPlanSpec, batches::divide_into_batches},
 };
 
-/// Plans that are kept, of 250 KB at the most with 5,000 nodes.
-const KEPT: u64 = 32;
+/// Maximum number of cached plans, of at most 250 KB each with 5,000 nodes.
+const MAX_PLANS: u64 = 32;
 
-/// The plans that were looked at. A plan never changes.
+/// Cache of plans. Plans are immutable, so entries never become stale.
 #[derive(Clone)]
-pub(in crate::api) struct Plans(Cache<Box<str>, Arc<PrewarmPlanSpec>>);
+pub(in crate::api) struct PlanCache(Cache<Box<str>, Arc<PrewarmPlanSpec>>);
 
-impl Default for Plans {
+impl Default for PlanCache {
     fn default() -> Self {
-        Self(Cache::new(KEPT))
+        Self(Cache::new(MAX_PLANS))
     }
 }
 
-impl Plans {
-    /// The plan of a task; none before its nodes were chosen.
-    pub(super) async fn of(&self, api: &Api, entry: &Entry) -> Result<Option<Arc<PrewarmPlanSpec>>, ApiError> {
-        if entry.detail.states.is_empty() {
+impl PlanCache {
+    /// Returns the plan of a task; `None` before the task is planned.
+    pub(super) async fn get(
+        &self,
+        api: &Api,
+        entry: &TaskEntry,
+    ) -> Result<Option<Arc<PrewarmPlanSpec>>, ApiError> {
+        if entry.detail.node_states.is_empty() {
             return Ok(None);
         }
         if let Some(known) = self.0.get(&entry.uid).await {
             return Ok(Some(known));
         }
         let plans = KubeApi::<PrewarmPlan>::namespaced(api.client.clone(), &entry.key.namespace);
-        api.count("list", "prewarmplans");
+        api.count_request("list", "prewarmplans");
         let name = format!("metadata.name=plan-{}", entry.uid);
         let found = plans.list(&ListParams::default().fields(&name)).await?.items.pop();
         let Some(plan) = found.map(|plan| Arc::new(plan.spec)) else { return Ok(None) };
@@ -43,16 +47,18 @@ impl Plans {
     }
 }
 
-/// The letters of the grid: those of the status, and `a` for nodes that are at work. *Pure.*
-pub(super) fn letters(detail: &Detail, status: Status, at_once: usize) -> String {
-    let mut letters = detail.states.as_bytes().to_vec();
+/// Returns the state letters of the grid: those of `nodeStates`, with `a` for nodes of the current
+/// batch that are being warmed. Pure: no client, no clock, no I/O.
+pub(super) fn node_letters(detail: &TaskDetail, status: Status, at_once: usize) -> String {
+    let mut letters = detail.node_states.as_bytes().to_vec();
     if status == Status::Running {
-        let current = batches(&letters, detail.policy, at_once).current;
+        let current = divide_into_batches(&letters, detail.policy, at_once).current_batch;
         let range = current.map(|batch| batch.nodes).unwrap_or_default();
         let waiting = |letters: &[u8], index: &usize| letters.get(*index) == Some(&b'.');
-        // In a sliding window, those at work are the first that wait.
+        // With the rolling policy, the first waiting nodes of the window are being warmed.
         let most = if detail.policy == BatchPolicy::Rolling { at_once } else { usize::MAX };
-        let at_work: Vec<usize> = range.filter(|index| waiting(&letters, index)).take(most).collect();
+        let at_work: Vec<usize> =
+            range.filter(|index| waiting(&letters, index)).take(most).collect();
         for index in at_work {
             letters[index] = b'a';
         }
@@ -71,9 +77,14 @@ mod tests {
     #[case("s.......", BatchPolicy::Rolling, 3, "saaa....")]
     #[case("sf1s....", BatchPolicy::Barrier, 4, "sf1saaaa")]
     #[case("ssssssss", BatchPolicy::Barrier, 4, "ssssssss")]
-    fn who_is_at_work(#[case] states: &str, #[case] policy: BatchPolicy, #[case] at_once: usize, #[case] shown: &str) {
-        let detail = Detail { states: states.into(), policy, ..Detail::default() };
-        assert_eq!(letters(&detail, Status::Running, at_once), shown);
-        assert_eq!(letters(&detail, Status::Cancelled, at_once), states);
+    fn nodes_of_the_current_batch_are_marked(
+        #[case] states: &str,
+        #[case] policy: BatchPolicy,
+        #[case] at_once: usize,
+        #[case] shown: &str,
+    ) {
+        let detail = TaskDetail { node_states: states.into(), policy, ..TaskDetail::default() };
+        assert_eq!(node_letters(&detail, Status::Running, at_once), shown);
+        assert_eq!(node_letters(&detail, Status::Cancelled, at_once), states);
     }
 }

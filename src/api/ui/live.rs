@@ -1,4 +1,4 @@
-//! Parts of pages that renew themselves: server-sent events whose data are HTML.
+//! Live updates of pages: server-sent events whose data are HTML fragments.
 
 use std::time::Duration;
 
@@ -9,43 +9,44 @@ use tokio::{sync::watch, time::Instant};
 use super::session::Viewer;
 use crate::api::{
     Api,
-    auth::{Deed, Standing, Visible},
+    auth::{NamespaceScope, Permission, Revalidation},
     error::ApiError,
-    tasks::readable,
-    watch::{Counted, REVIEW, server_sent},
+    tasks::visible_namespaces,
+    watch::{REVIEW_INTERVAL, WatchPermit, event_stream_response},
 };
 
-/// The parts of a page: the name of each, and its HTML.
-pub(super) type Parts = Vec<(&'static str, String)>;
+/// Parts of a page: the event name of each, and its HTML.
+pub(super) type PageParts = Vec<(&'static str, String)>;
 
-/// What is shown now: the parts, and whether nothing follows. An error is the end, unless it says that nobody could answer.
-pub(super) type Shown = Result<(Parts, bool), ApiError>;
+/// Current parts, and whether they are final. A transient error is retried; any other ends the
+/// stream.
+pub(super) type RenderResult = Result<(PageParts, bool), ApiError>;
 
-/// A page is not renewed more often: nobody reads faster.
-const PACE: Duration = Duration::from_millis(700);
-/// When it is looked again after a look that nobody could answer.
-const AGAIN: Duration = Duration::from_secs(5);
-/// With more pages and watches open than this, each is renewed less often: all of them together cause about 70 renderings a
-/// second, however many there are.
-const MANY: usize = 50;
+/// Minimum interval between updates of a page.
+const MIN_INTERVAL: Duration = Duration::from_millis(700);
+/// Retry interval after a transient error.
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+/// Number of open pages and watches beyond which each is updated less often. It bounds the total to
+/// about 70 renderings per second.
+const STREAMS_AT_MIN_INTERVAL: usize = 50;
 
-struct Stream<L> {
+struct PageStream<L> {
     look: L,
     changes: Vec<watch::Receiver<u64>>,
-    told: Parts,
+    sent: PageParts,
     api: Api,
     viewer: Viewer,
-    standing: Standing,
+    revalidation: Revalidation,
     reviewed: Instant,
-    /// When there was something to show last.
-    shown: Instant,
-    unanswered: bool,
-    over: bool,
+    /// Time of the last successful rendering.
+    rendered_at: Instant,
+    failed_last: bool,
+    ended: bool,
     first: bool,
 }
 
-/// Tells parts as they change, until the end. `changes` say when it is worth to `look` again.
-pub(super) fn events<L, F>(
+/// Streams parts as they change, until they are final. `changes` signal when to call `look` again.
+pub(super) fn stream_parts<L, F>(
     api: &Api,
     viewer: &Viewer,
     changes: Vec<watch::Receiver<u64>>,
@@ -53,83 +54,86 @@ pub(super) fn events<L, F>(
 ) -> Result<Response, ApiError>
 where
     L: Fn(Api, Viewer) -> F + Send + 'static,
-    F: Future<Output = Shown> + Send + 'static,
+    F: Future<Output = RenderResult> + Send + 'static,
 {
-    let counted = Counted::new(api, &viewer.caller)?;
-    let stream = Stream {
+    let counted = WatchPermit::new(api, &viewer.caller)?;
+    let stream = PageStream {
         look,
         changes,
-        told: Vec::new(),
+        sent: Vec::new(),
         api: api.clone(),
         viewer: viewer.clone(),
-        standing: Standing::new(viewer.caller.clone()),
+        revalidation: Revalidation::new(viewer.caller.clone()),
         reviewed: Instant::now(),
-        shown: Instant::now(),
-        unanswered: false,
-        over: false,
+        rendered_at: Instant::now(),
+        failed_last: false,
+        ended: false,
         first: true,
     };
-    let events = stream::unfold(stream, |mut stream| async move { stream.next().await.map(|batch| (batch, stream)) });
-    Ok(server_sent(events.flat_map(stream::iter), counted))
+    let events = stream::unfold(stream, |mut stream| async move {
+        stream.next().await.map(|batch| (batch, stream))
+    });
+    Ok(event_stream_response(events.flat_map(stream::iter), counted))
 }
 
-/// The one part of a list, as far as the viewer may see what it lists.
-pub(super) async fn list<R>(
+/// Streams the single part of a list page, restricted to the namespaces that the user may see.
+pub(super) async fn stream_list<R>(
     api: &Api,
     viewer: &Viewer,
     changes: Vec<watch::Receiver<u64>>,
-    (deed, named): (Deed, Option<String>),
+    (deed, named): (Permission, Option<String>),
     (name, render): (&'static str, R),
 ) -> Result<Response, ApiError>
 where
-    R: Fn(&Api, &Visible) -> String + Clone + Send + Sync + 'static,
+    R: Fn(&Api, &NamespaceScope) -> String + Clone + Send + Sync + 'static,
 {
-    readable(api, &viewer.caller, deed, named.clone()).await?;
-    events(api, viewer, changes, move |api, viewer| {
+    visible_namespaces(api, &viewer.caller, deed, named.clone()).await?;
+    stream_parts(api, viewer, changes, move |api, viewer| {
         let (render, named) = (render.clone(), named.clone());
         async move {
-            let visible = readable(&api, &viewer.caller, deed, named).await?;
+            let visible = visible_namespaces(&api, &viewer.caller, deed, named).await?;
             Ok((vec![(name, render(&api, &visible))], false))
         }
     })
 }
 
-impl<L, F> Stream<L>
+impl<L, F> PageStream<L>
 where
     L: Fn(Api, Viewer) -> F,
-    F: Future<Output = Shown>,
+    F: Future<Output = RenderResult>,
 {
-    /// The parts that have changed; waits until some have.
+    /// Returns the changed parts; waits until there are some. `None` ends the stream.
     async fn next(&mut self) -> Option<Vec<Event>> {
         loop {
-            if self.over {
+            if self.ended {
                 return None;
             }
-            if !std::mem::take(&mut self.first) && !self.changed().await {
-                return Some(vec![self.end()]);
+            if !std::mem::take(&mut self.first) && !self.wait_for_change().await {
+                return Some(vec![self.end_event()]);
             }
-            if self.reviewed.elapsed() >= REVIEW {
+            if self.reviewed.elapsed() >= REVIEW_INTERVAL {
                 self.reviewed = Instant::now();
-                if !self.standing.review(&self.api.auth, None).await {
-                    return Some(vec![self.end()]);
+                if !self.revalidation.revalidate(&self.api.auth, None).await {
+                    return Some(vec![self.end_event()]);
                 }
-                // What is shown from now on is what the viewer may see now.
-                self.viewer.caller = self.standing.caller().clone();
+                // Later parts are rendered with the current permissions.
+                self.viewer.caller = self.revalidation.caller().clone();
             }
             let (parts, over) = match (self.look)(self.api.clone(), self.viewer.clone()).await {
                 Ok(shown) => shown,
-                Err(error) if error.is_passing() && Standing::is_recent(self.shown) => {
-                    self.unanswered = true;
+                Err(error) if error.is_transient() && Revalidation::is_recent(self.rendered_at) => {
+                    self.failed_last = true;
                     continue;
                 }
-                Err(_) => return Some(vec![self.end()]),
+                Err(_) => return Some(vec![self.end_event()]),
             };
-            (self.shown, self.unanswered) = (Instant::now(), false);
-            let news = |part: &&(&'static str, String)| !self.told.contains(part);
-            let mut batch: Vec<Event> = parts.iter().filter(news).map(|(name, html)| event(name, html)).collect();
-            self.told = parts;
+            (self.rendered_at, self.failed_last) = (Instant::now(), false);
+            let news = |part: &&(&'static str, String)| !self.sent.contains(part);
+            let mut batch: Vec<Event> =
+                parts.iter().filter(news).map(|(name, html)| part_event(name, html)).collect();
+            self.sent = parts;
             if over {
-                batch.push(self.end());
+                batch.push(self.end_event());
             }
             if !batch.is_empty() {
                 return Some(batch);
@@ -137,33 +141,39 @@ where
         }
     }
 
-    /// Waits for a change, or until it is time to see whether the viewer may still look. False: the server stops.
-    async fn changed(&mut self) -> bool {
+    /// Waits for a change, or until the next review of permissions is due. Returns false if the
+    /// server shuts down.
+    async fn wait_for_change(&mut self) -> bool {
         let stop = self.api.stop.clone();
-        let pace = tokio::time::sleep(pace(self.api.bounds.watching()));
+        let pace = tokio::time::sleep(update_interval(self.api.budgets.open_watches()));
         if stop.run_until_cancelled(pace).await.is_none() {
             return false;
         }
         let waits = self.changes.iter_mut().map(|one| Box::pin(one.changed()));
-        let most = if self.unanswered { AGAIN } else { REVIEW };
+        let most = if self.failed_last { RETRY_INTERVAL } else { REVIEW_INTERVAL };
         let wait = tokio::time::timeout(most, futures::future::select_all(waits));
         stop.run_until_cancelled(wait).await.is_some()
     }
 
-    /// By this word the page closes the stream, and does not ask again. (Browsers ignore an event without data.)
-    fn end(&mut self) -> Event {
-        self.over = true;
+    /// Marks the stream as ended and returns the event on which the page closes it without
+    /// reconnecting. The event has data because browsers ignore events without.
+    fn end_event(&mut self) -> Event {
+        self.ended = true;
         Event::default().event("end").data("over")
     }
 }
 
-/// How long a page is not renewed while so many are open. *Pure.*
-fn pace(open: usize) -> Duration {
-    PACE.saturating_mul(u32::try_from((open / MANY).max(1)).unwrap_or(u32::MAX)).min(REVIEW)
+/// Computes the minimum interval between updates of a page while `open` streams exist. Pure: no
+/// client, no clock, no I/O.
+fn update_interval(open: usize) -> Duration {
+    MIN_INTERVAL
+        .saturating_mul(u32::try_from((open / STREAMS_AT_MIN_INTERVAL).max(1)).unwrap_or(u32::MAX))
+        .min(REVIEW_INTERVAL)
 }
 
-/// The data of an event are lines; a carriage return would break them.
-fn event(name: &str, html: &str) -> Event {
+/// Creates the event of a part. Carriage returns are replaced because they would end a line of
+/// data.
+fn part_event(name: &str, html: &str) -> Event {
     Event::default().event(name).data(html.replace('\r', " "))
 }
 
@@ -172,8 +182,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn many_pages_are_renewed_less_often() {
-        assert_eq!((pace(0), pace(MANY), pace(10 * MANY)), (PACE, PACE, PACE * 10));
-        assert!(pace(4096) <= REVIEW && pace(4096) > Duration::from_secs(50));
+    fn update_interval_grows_with_open_streams() {
+        assert_eq!(
+            (
+                update_interval(0),
+                update_interval(STREAMS_AT_MIN_INTERVAL),
+                update_interval(10 * STREAMS_AT_MIN_INTERVAL)
+            ),
+            (MIN_INTERVAL, MIN_INTERVAL, MIN_INTERVAL * 10)
+        );
+        assert!(
+            update_interval(4096) <= REVIEW_INTERVAL
+                && update_interval(4096) > Duration::from_secs(50)
+        );
     }
 }

@@ -1,13 +1,14 @@
-//! The web page, for people.
+//! Web page for human users.
 //!
-//! In: HTTP from a browser, with a cookie. Out: HTML that is rendered here, and
-//! events that renew parts of it. It shows what the catalog knows, and acts by
-//! the handlers of the REST API, in the name of whoever has signed in: it can
-//! do nothing that a caller with the same token could not. Within `api`, whose
-//! handlers it calls; may call `image`, `node`, `task` and `worker`.
+//! Input: HTTP requests of a browser, with a cookie. Output: HTML that is rendered on the server,
+//! and server-sent events that update parts of it. The pages show the contents of the task and
+//! schedule stores, and change objects through the handlers of the REST API with the identity of
+//! the signed-in user: they permit nothing that a REST caller with the same token could not do. The
+//! module is part of `api`, whose handlers it calls; it may call `image`, `node`, `task` and
+//! `worker`.
 //!
-//! Every page works without JavaScript, but for the grid of nodes and what
-//! changes by itself. Nothing is loaded from elsewhere.
+//! Every page works without JavaScript, except for the grid of nodes and live updates. No resource
+//! is loaded from another host.
 
 mod actions;
 mod assets;
@@ -28,19 +29,19 @@ use axum::{
     routing::{get, post},
 };
 
-pub(super) use self::grid::Plans;
-use super::{State, front};
+pub(super) use self::grid::PlanCache;
+use super::{RouterState, call_middleware};
 
-/// Where all pages are.
+/// Path prefix of all pages.
 pub(super) const HOME: &str = "/ui";
 
-/// The pages.
-pub(super) fn routes() -> Router<State> {
+/// Returns the routes of all pages.
+pub(super) fn routes() -> Router<RouterState> {
     let task = "/ui/tasks/{namespace}/{id}";
     let schedule = "/ui/schedules/{namespace}/{id}";
     Router::new()
         .route(HOME, get(overview::page))
-        .route("/ui/sign-in", get(session::form).post(session::sign_in))
+        .route("/ui/sign-in", get(session::sign_in_form).post(session::sign_in))
         .route("/ui/sign-out", post(session::sign_out))
         .route("/ui/assets/{name}", get(assets::asset))
         .route("/ui/live/overview", get(overview::live))
@@ -57,11 +58,11 @@ pub(super) fn routes() -> Router<State> {
         .route("/ui/schedules", get(schedules::page).post(actions::create_schedule))
         .route("/ui/schedules/new", get(actions::new_schedule))
         .route("/ui/schedules/preview", post(preview::schedule))
-        .route(schedule, get(schedules::one))
-        .route(&format!("{schedule}/live"), get(schedules::live_one))
-        .route(&format!("{schedule}/{{deed}}"), post(actions::change_schedule))
+        .route(schedule, get(schedules::schedule_page))
+        .route(&format!("{schedule}/live"), get(schedules::live_schedule))
+        .route(&format!("{schedule}/{{action}}"), post(actions::change_schedule))
         .route_layer(middleware::from_fn(session::guard))
-        .route_layer(middleware::from_fn(front::note_route))
+        .route_layer(middleware::from_fn(call_middleware::record_route))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What would be done, as it is typed. Changes nothing.
+//! Previews of tasks and schedules for the forms, updated while the user types. Read-only.
 
 use askama::Template;
 use axum::{
@@ -9,130 +9,158 @@ use axum::{
 use jiff::Timestamp;
 
 use super::{
-    form::Form,
-    respond::{self, fragment},
+    form::PageForm,
+    respond::{self, render_fragment},
     session::Viewer,
     view::next_times,
 };
 use crate::{
     api::{
         Api,
-        body::Form as Posted,
-        cluster::{LIST_NODES, Nodes, Reach},
+        body::FormBody as Posted,
+        cluster::{LIST_NODES, NodeCache, NodeSelection},
         error::Detail,
         request, schedule_request,
     },
-    image::Reference,
-    node::Facts,
+    image::ImageRef,
+    node::NodeInfo,
     schedule::Cron,
     task::{PrewarmTaskSpec, validate::validate},
 };
 
-/// Nodes that are named.
-const NAMED: usize = 8;
+/// Maximum number of node names in a preview.
+const MAX_NODE_NAMES: usize = 8;
 
-/// An image, as it was read.
-struct Image {
+/// Parsed image reference with the number of nodes that report it.
+struct ImagePreview {
     name: String,
-    whole: String,
+    normalized: String,
     warm: usize,
 }
 
-/// The nodes that would be warmed.
-struct Chosen {
-    many: usize,
+/// Nodes that a task would warm.
+struct SelectedNodes {
+    selected: usize,
     matching: usize,
     at_once: usize,
     names: String,
-    obstacles: Vec<(&'static str, usize)>,
+    ineligible: Vec<(&'static str, usize)>,
 }
 
 #[derive(Template)]
 #[template(path = "preview.html", config = "src/api/ui/askama.toml")]
-struct Preview {
-    wrong: Vec<String>,
-    images: Vec<Image>,
-    nodes: Option<Chosen>,
+struct TaskPreview {
+    errors: Vec<String>,
+    images: Vec<ImagePreview>,
+    nodes: Option<SelectedNodes>,
 }
 
 #[derive(Template)]
 #[template(path = "preview_times.html", config = "src/api/ui/askama.toml")]
-struct TimesPage {
-    words: Option<String>,
+struct SchedulePreview {
+    description: Option<String>,
     zone: String,
     times: Vec<String>,
     task: String,
 }
 
-/// What a task of this spec would do with these nodes. *Pure.*
-fn choose(spec: &PrewarmTaskSpec, nodes: &[Facts]) -> Option<Chosen> {
+/// Computes which of the nodes a task with this spec would warm; `None` if the spec is not valid.
+/// Pure: no client, no clock, no I/O.
+fn select_nodes(spec: &PrewarmTaskSpec, nodes: &[NodeInfo]) -> Option<SelectedNodes> {
     let task = validate(spec).ok()?;
-    let reach = Reach::of(&task, nodes);
-    let all = reach.named().unwrap_or_default();
-    let mut names = all.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");
-    if all.len() > NAMED {
-        names = format!("{names} and {} more", all.len() - NAMED);
+    let reach = NodeSelection::for_task(&task, nodes);
+    let all = reach.names().unwrap_or_default();
+    let mut names = all.iter().take(MAX_NODE_NAMES).copied().collect::<Vec<_>>().join(", ");
+    if all.len() > MAX_NODE_NAMES {
+        names = format!("{names} and {} more", all.len() - MAX_NODE_NAMES);
     }
-    let Reach { many, matching, .. } = reach;
-    Some(Chosen { many, matching, at_once: task.batch_size.of(many), names, obstacles: reach.obstacles })
+    let NodeSelection { selected: many, matching, .. } = reach;
+    Some(SelectedNodes {
+        selected: many,
+        matching,
+        at_once: task.batch_size.of_total(many),
+        names,
+        ineligible: reach.ineligible,
+    })
 }
 
-fn images(spec: &PrewarmTaskSpec, nodes: &[Facts]) -> Vec<Image> {
+fn image_previews(spec: &PrewarmTaskSpec, nodes: &[NodeInfo]) -> Vec<ImagePreview> {
     let read = |image: &String| {
-        let reference: Reference = image.parse().ok()?;
-        let warm = nodes.iter().filter(|node| node.reports(&reference)).count();
-        Some(Image { name: image.clone(), whole: reference.normalized().to_owned(), warm })
+        let reference: ImageRef = image.parse().ok()?;
+        let warm = nodes.iter().filter(|node| node.reports_image(&reference)).count();
+        Some(ImagePreview {
+            name: image.clone(),
+            normalized: reference.normalized().to_owned(),
+            warm,
+        })
     };
     spec.images.iter().filter_map(read).collect()
 }
 
-async fn of_task(api: &Api, nodes: &Nodes, viewer: &Viewer, body: serde_json::Value) -> String {
+async fn render_task_preview(
+    api: &Api,
+    nodes: &NodeCache,
+    viewer: &Viewer,
+    body: serde_json::Value,
+) -> String {
     let nothing = body["images"].as_array().is_none_or(Vec::is_empty);
-    let (spec, wrong) = match request::read(body, &api.guard) {
+    let (spec, wrong) = match request::parse(body, &api.guard) {
         Ok(wanted) => (wanted.spec, Vec::new()),
         Err(_) if nothing => (PrewarmTaskSpec::default(), Vec::new()),
-        Err(details) => (PrewarmTaskSpec::default(), details.iter().map(ToString::to_string).collect()),
+        Err(details) => {
+            (PrewarmTaskSpec::default(), details.iter().map(ToString::to_string).collect())
+        }
     };
     let may = api.auth.allows(&viewer.caller, LIST_NODES, None).await.unwrap_or(false);
     let snapshot = if may && !spec.images.is_empty() { nodes.get().await.ok() } else { None };
     let all = snapshot.as_ref().map(|snapshot| snapshot.nodes.as_slice()).unwrap_or_default();
-    fragment(&Preview { wrong, images: images(&spec, all), nodes: snapshot.as_ref().and_then(|_| choose(&spec, all)) })
+    render_fragment(&TaskPreview {
+        errors: wrong,
+        images: image_previews(&spec, all),
+        nodes: snapshot.as_ref().and_then(|_| select_nodes(&spec, all)),
+    })
 }
 
 pub(super) async fn task(
     State(api): State<Api>,
-    State(nodes): State<Nodes>,
+    State(nodes): State<NodeCache>,
     viewer: Viewer,
     Posted(pairs): Posted,
 ) -> Response {
-    Html(of_task(&api, &nodes, &viewer, Form::of(pairs).task()).await).into_response()
+    Html(render_task_preview(&api, &nodes, &viewer, PageForm::from_pairs(pairs).task_body()).await)
+        .into_response()
 }
 
 pub(super) async fn schedule(
     State(api): State<Api>,
-    State(nodes): State<Nodes>,
+    State(nodes): State<NodeCache>,
     viewer: Viewer,
     Posted(pairs): Posted,
 ) -> Response {
-    let form = Form::of(pairs);
-    let (text, zone) = (form.get("cronExpr").trim().to_owned(), form.get("timezone").trim().to_owned());
+    let form = PageForm::from_pairs(pairs);
+    let (text, zone) =
+        (form.get("cronExpr").trim().to_owned(), form.get("timezone").trim().to_owned());
     let zone = if zone.is_empty() { "UTC".to_owned() } else { zone };
     let cron = Cron::parse(&text, &zone);
     let mut problems: Vec<String> = Vec::new();
     if !text.is_empty() {
-        let wrong = schedule_request::read(form.schedule_body(), &api.guard).err().unwrap_or_default();
+        let wrong =
+            schedule_request::parse(form.schedule_body(), &api.guard).err().unwrap_or_default();
         let of_time = |detail: &&Detail| !detail.field.starts_with("taskConfig");
         problems.extend(wrong.iter().filter(of_time).map(ToString::to_string));
     }
-    let mut task = form.task();
+    let mut task = form.task_body();
     if let Some(task) = task.as_object_mut() {
         task.remove("namespace");
     }
-    let task = of_task(&api, &nodes, &viewer, task).await;
+    let task = render_task_preview(&api, &nodes, &viewer, task).await;
     let cron = cron.ok();
     let times = match &cron {
         Some(cron) => next_times(cron, Timestamp::now()),
         None => problems,
     };
-    respond::page(StatusCode::OK, &TimesPage { words: cron.as_ref().map(Cron::in_words), zone, times, task })
+    respond::render_page(
+        StatusCode::OK,
+        &SchedulePreview { description: cron.as_ref().map(Cron::describe), zone, times, task },
+    )
 }

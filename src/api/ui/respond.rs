@@ -1,4 +1,4 @@
-//! Answers to browsers: pages with their headers, redirections, and mistakes in words.
+//! Responses to browsers: pages with their headers, redirects, and error pages.
 
 use askama::Template;
 use axum::{
@@ -9,31 +9,36 @@ use axum::{
 use super::{assets::VERSION, session::Viewer};
 use crate::api::error::ApiError;
 
-/// Everything comes from here; no script stands in a page, and nobody frames one.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
+/// Content security policy: all resources come from this server, pages contain no inline scripts,
+/// and no site may embed a page in a frame.
+const PAGE_CSP: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                       form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
 
-/// The pages that are always in reach.
+/// Paths and labels of the navigation bar.
 pub(in crate::api) const NAV: [(&str, &str); 3] =
     [("/ui", "Overview"), ("/ui/tasks", "Tasks"), ("/ui/schedules", "Schedules")];
 
-/// What surrounds every page.
-pub(super) struct Shell {
+/// Values of the base template, which every page extends.
+pub(super) struct PageShell {
     pub(super) title: String,
     pub(super) nav: &'static str,
-    pub(super) who: String,
+    pub(super) user_name: String,
     pub(super) signed_in: bool,
     pub(super) may_sign_out: bool,
     pub(super) version: &'static str,
     pub(super) release: &'static str,
 }
 
-impl Shell {
-    pub(super) fn new(title: impl Into<String>, nav: &'static str, viewer: Option<&Viewer>) -> Self {
+impl PageShell {
+    pub(super) fn new(
+        title: impl Into<String>,
+        nav: &'static str,
+        viewer: Option<&Viewer>,
+    ) -> Self {
         Self {
             title: title.into(),
             nav,
-            who: viewer.map(Viewer::name).unwrap_or_default(),
+            user_name: viewer.map(Viewer::display_name).unwrap_or_default(),
             signed_in: viewer.is_some(),
             may_sign_out: viewer.is_some_and(|viewer| viewer.has_cookie),
             version: VERSION.as_str(),
@@ -45,81 +50,84 @@ impl Shell {
 #[derive(Template)]
 #[template(path = "error.html", config = "src/api/ui/askama.toml")]
 struct ErrorPage {
-    shell: Shell,
+    shell: PageShell,
     title: String,
     message: String,
     details: Vec<String>,
-    ask_namespace: bool,
+    needs_namespace: bool,
     back: &'static str,
 }
 
-/// A part of a page.
-pub(super) fn fragment(template: &impl Template) -> String {
+/// Renders a part of a page.
+pub(super) fn render_fragment(template: &impl Template) -> String {
     template.render().unwrap_or_else(|error| {
-        tracing::error!(%error, "a page could not be rendered");
+        tracing::error!(%error, "cannot render the page");
         String::new()
     })
 }
 
 fn with_headers(mut response: Response) -> Response {
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
-    // Pages of others are not told which task was looked at.
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_CSP));
+    // Other sites must not learn from the referrer which task was viewed.
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("same-origin"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
-/// A page, or a part of one.
-pub(super) fn page(code: StatusCode, template: &impl Template) -> Response {
+/// Renders a page, or a part of one, as a response.
+pub(super) fn render_page(code: StatusCode, template: &impl Template) -> Response {
     match template.render() {
         Ok(text) => with_headers((code, Html(text)).into_response()),
         Err(error) => {
-            tracing::error!(%error, "a page could not be rendered");
+            tracing::error!(%error, "cannot render the page");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     }
 }
 
-/// To another page of ours.
-pub(super) fn to(path: &str) -> Response {
+/// Redirects to another page of this server.
+pub(super) fn redirect(path: &str) -> Response {
     with_headers(Redirect::to(path).into_response())
 }
 
-/// What a browser is told when something is wrong.
-pub(in crate::api) struct Refusal(pub(super) Box<(ApiError, Option<Viewer>)>);
+/// Error page for a browser.
+pub(in crate::api) struct PageError(pub(super) Box<(ApiError, Option<Viewer>)>);
 
-impl From<ApiError> for Refusal {
+impl From<ApiError> for PageError {
     fn from(error: ApiError) -> Self {
         Self(Box::new((error, None)))
     }
 }
 
-impl Refusal {
-    /// The same, to somebody who is known.
-    pub(super) fn to(error: ApiError, viewer: &Viewer) -> Self {
+impl PageError {
+    /// Creates the error page for an authenticated user.
+    pub(super) fn for_viewer(error: ApiError, viewer: &Viewer) -> Self {
         Self(Box::new((error, Some(viewer.clone()))))
     }
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for PageError {
     fn into_response(self) -> Response {
         let (error, viewer) = *self.0;
         let title = match error.code {
-            StatusCode::FORBIDDEN => "You may not do that",
-            StatusCode::NOT_FOUND => "There is no such thing",
-            StatusCode::CONFLICT => "That is not possible now",
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => "Not now",
-            _ => "That was not right",
+            StatusCode::FORBIDDEN => "Permission denied",
+            StatusCode::NOT_FOUND => "Not found",
+            StatusCode::CONFLICT => "Conflict with the current state",
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+                "Temporarily unavailable"
+            }
+            _ => "Request failed",
         };
         let template = ErrorPage {
-            shell: Shell::new(title, "", viewer.as_ref()),
+            shell: PageShell::new(title, "", viewer.as_ref()),
             title: title.into(),
             message: error.message().to_owned(),
             details: error.details().iter().map(ToString::to_string).collect(),
-            ask_namespace: error.code == StatusCode::FORBIDDEN && error.message().ends_with("?namespace="),
+            needs_namespace: error.code == StatusCode::FORBIDDEN
+                && error.message().ends_with("?namespace="),
             back: super::HOME,
         };
-        page(error.code, &template)
+        render_page(error.code, &template)
     }
 }

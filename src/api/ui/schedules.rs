@@ -1,4 +1,4 @@
-//! Schedules: the list, and one of them.
+//! Pages with the list of schedules and of one schedule.
 
 use std::sync::Arc;
 
@@ -14,35 +14,35 @@ use serde::Deserialize;
 
 use super::{
     live,
-    respond::{Refusal, Shell, fragment, page as answer},
+    respond::{PageError, PageShell, render_fragment, render_page as answer},
     session::Viewer,
-    task::Told,
-    tasks::namespace,
-    view::{ScheduleRow, next_times, span, task_link},
+    task::ActionNotice,
+    tasks::parse_namespace,
+    view::{ScheduleRow, format_duration, next_times, task_link},
 };
 use crate::{
     api::{
         Api,
-        auth::Visible,
+        auth::NamespaceScope,
         error::ApiError,
-        schedules::{CREATE, DELETE, LIST, UPDATE, find},
-        tasks::{CREATE as CREATE_TASK, readable},
+        schedules::{CREATE, DELETE, LIST, UPDATE, get_visible},
+        tasks::{CREATE as CREATE_TASK, visible_namespaces},
     },
-    duration::between,
-    schedule::{Cron, PrewarmSchedule, Trigger, problems},
+    duration::elapsed,
+    schedule::{Cron, PrewarmSchedule, Trigger, validate_spec},
 };
 
-/// What is asked for.
+/// Query parameters of the list.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Asked {
+pub(super) struct ScheduleListQuery {
     namespace: String,
 }
 
 #[derive(Template)]
 #[template(path = "schedules.html", config = "src/api/ui/askama.toml")]
-struct Page {
-    shell: Shell,
+struct ScheduleListPage {
+    shell: PageShell,
     may_create: bool,
     query: String,
     body: String,
@@ -50,12 +50,12 @@ struct Page {
 
 #[derive(Template)]
 #[template(path = "schedules_body.html", config = "src/api/ui/askama.toml")]
-struct Body {
+struct ScheduleListBody {
     rows: Vec<ScheduleRow>,
 }
 
-/// A run.
-struct Run {
+/// Execution of a schedule, in a row.
+struct ExecutionRow {
     number: u32,
     status: &'static str,
     message: String,
@@ -67,20 +67,20 @@ struct Run {
 
 #[derive(Template)]
 #[template(path = "schedule_runs.html", config = "src/api/ui/askama.toml")]
-struct Runs {
-    runs: Vec<Run>,
+struct ExecutionTable {
+    runs: Vec<ExecutionRow>,
 }
 
 #[derive(Template)]
 #[template(path = "schedule.html", config = "src/api/ui/askama.toml")]
-#[allow(clippy::struct_excessive_bools, reason = "each is a right of its own")]
-struct One {
-    shell: Shell,
-    told: Option<&'static str>,
+#[allow(clippy::struct_excessive_bools, reason = "each is a separate permission")]
+struct SchedulePage {
+    shell: PageShell,
+    notice: Option<&'static str>,
     row: ScheduleRow,
     enabled: bool,
     description: String,
-    wrong: Option<String>,
+    problem: Option<String>,
     facts: Vec<(&'static str, String)>,
     next: Vec<String>,
     images: Vec<String>,
@@ -91,33 +91,35 @@ struct One {
     may_delete: bool,
 }
 
-fn body(api: &Api, visible: &Visible, now: Timestamp) -> String {
+fn render_list(api: &Api, visible: &NamespaceScope, now: Timestamp) -> String {
     let all = api.schedules.all();
-    let seen = all.iter().filter(|one| visible.has(&one.namespace().unwrap_or_default()));
-    fragment(&Body { rows: seen.map(|one| ScheduleRow::of(one, now)).collect() })
+    let seen = all.iter().filter(|one| visible.contains(&one.namespace().unwrap_or_default()));
+    render_fragment(&ScheduleListBody {
+        rows: seen.map(|one| ScheduleRow::from_schedule(one, now)).collect(),
+    })
 }
 
 pub(super) async fn page(
     State(api): State<Api>,
     viewer: Viewer,
-    Query(asked): Query<Asked>,
-) -> Result<Response, Refusal> {
-    let refuse = |error| Refusal::to(error, &viewer);
-    let named = namespace(&asked.namespace).map_err(refuse)?;
+    Query(asked): Query<ScheduleListQuery>,
+) -> Result<Response, PageError> {
+    let refuse = |error| PageError::for_viewer(error, &viewer);
+    let named = parse_namespace(&asked.namespace).map_err(refuse)?;
     let query = named.as_ref().map(|name| format!("?namespace={name}")).unwrap_or_default();
-    let visible = readable(&api, &viewer.caller, LIST, named).await.map_err(refuse)?;
+    let visible = visible_namespaces(&api, &viewer.caller, LIST, named).await.map_err(refuse)?;
     let place = match &visible {
-        Visible::All => None,
-        Visible::Only(all) => all.iter().next().cloned(),
+        NamespaceScope::All => None,
+        NamespaceScope::Only(all) => all.iter().next().cloned(),
     };
     let place = place.unwrap_or_else(|| api.default_namespace().to_owned());
     Ok(answer(
         StatusCode::OK,
-        &Page {
-            shell: Shell::new("Schedules", "/ui/schedules", Some(&viewer)),
-            may_create: viewer.may(&api, CREATE, &place).await,
+        &ScheduleListPage {
+            shell: PageShell::new("Schedules", "/ui/schedules", Some(&viewer)),
+            may_create: viewer.is_allowed(&api, CREATE, &place).await,
             query,
-            body: body(&api, &visible, Timestamp::now()),
+            body: render_list(&api, &visible, Timestamp::now()),
         },
     ))
 }
@@ -125,62 +127,78 @@ pub(super) async fn page(
 pub(super) async fn live(
     State(api): State<Api>,
     viewer: Viewer,
-    Query(asked): Query<Asked>,
+    Query(asked): Query<ScheduleListQuery>,
 ) -> Result<Response, ApiError> {
-    let named = namespace(&asked.namespace)?;
-    let render = |api: &Api, visible: &Visible| body(api, visible, Timestamp::now());
-    live::list(&api, &viewer, vec![api.schedules.news()], (LIST, named), ("schedules", render)).await
+    let named = parse_namespace(&asked.namespace)?;
+    let render = |api: &Api, visible: &NamespaceScope| render_list(api, visible, Timestamp::now());
+    live::stream_list(
+        &api,
+        &viewer,
+        vec![api.schedules.changes()],
+        (LIST, named),
+        ("schedules", render),
+    )
+    .await
 }
 
-fn runs(schedule: &PrewarmSchedule) -> String {
+fn render_executions(schedule: &PrewarmSchedule) -> String {
     let namespace = schedule.namespace().unwrap_or_default();
-    let run = |run: crate::schedule::Execution| Run {
+    let run = |run: crate::schedule::Execution| ExecutionRow {
         number: run.number,
         status: run.status.as_str(),
         message: run.message.unwrap_or_default(),
-        by: if run.trigger == Trigger::Manual { "hand" } else { "clock" },
-        took: between(run.start_time.as_deref(), run.completion_time.as_deref())
-            .map(|took| span(took.as_secs_f64()))
+        by: if run.trigger == Trigger::Manual { "manual" } else { "schedule" },
+        took: elapsed(run.start_time.as_deref(), run.completion_time.as_deref())
+            .map(|took| format_duration(took.as_secs_f64()))
             .unwrap_or_default(),
         at: run.scheduled_time,
         task: run.task.map(|name| (task_link(&namespace, &name), name)),
     };
     let all = schedule.status.clone().unwrap_or_default().executions;
-    fragment(&Runs { runs: all.into_iter().map(run).collect() })
+    render_fragment(&ExecutionTable { runs: all.into_iter().map(run).collect() })
 }
 
-/// The schedule that the path names, if the viewer may read it.
-pub(super) async fn named(
+/// Returns the schedule that the path names, if the user may read it.
+pub(super) async fn get_schedule(
     api: &Api,
     viewer: &Viewer,
     namespace: &str,
     id: &str,
 ) -> Result<Arc<PrewarmSchedule>, ApiError> {
-    find(api, &viewer.caller, id, Some(namespace.to_owned())).await
+    get_visible(api, &viewer.caller, id, Some(namespace.to_owned())).await
 }
 
-pub(super) async fn one(
+pub(super) async fn schedule_page(
     State(api): State<Api>,
     viewer: Viewer,
     Path((namespace, id)): Path<(String, String)>,
-    Query(told): Query<Told>,
-) -> Result<Response, Refusal> {
-    let schedule = named(&api, &viewer, &namespace, &id).await.map_err(|error| Refusal::to(error, &viewer))?;
+    Query(notice): Query<ActionNotice>,
+) -> Result<Response, PageError> {
+    let schedule = get_schedule(&api, &viewer, &namespace, &id)
+        .await
+        .map_err(|error| PageError::for_viewer(error, &viewer))?;
     let (spec, now) = (&schedule.spec, Timestamp::now());
-    let row = ScheduleRow::of(&schedule, now);
+    let row = ScheduleRow::from_schedule(&schedule, now);
     let cron = Cron::parse(&spec.schedule, &row.zone).ok();
     let task = &spec.task_template.spec;
-    let selector = task.node_selector.iter().flatten().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>();
-    let mut facts = vec![("If one is at work", format!("{:?}", spec.overlap_policy).to_lowercase())];
-    facts.extend(spec.timeout_seconds.map(|limit| ("A run may take", span(f64::from(limit)))));
+    let selector = task
+        .node_selector
+        .iter()
+        .flatten()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect::<Vec<_>>();
+    let mut facts = vec![("Overlap policy", format!("{:?}", spec.overlap_policy).to_lowercase())];
+    facts.extend(
+        spec.timeout_seconds.map(|limit| ("Execution timeout", format_duration(f64::from(limit)))),
+    );
     Ok(answer(
         StatusCode::OK,
-        &One {
-            shell: Shell::new(row.name.clone(), "/ui/schedules", Some(&viewer)),
-            told: told.words(),
+        &SchedulePage {
+            shell: PageShell::new(row.name.clone(), "/ui/schedules", Some(&viewer)),
+            notice: notice.text(),
             enabled: spec.enabled,
             description: spec.description.clone().unwrap_or_default(),
-            wrong: problems(spec).first().map(ToString::to_string),
+            problem: validate_spec(spec).first().map(ToString::to_string),
             facts,
             next: cron.map(|cron| next_times(&cron, now)).unwrap_or_default(),
             images: task.images.clone(),
@@ -193,29 +211,29 @@ pub(super) async fn one(
                         format!("{} of {}", task.nodes, selector.join(", "))
                     },
                 ),
-                ("At once", task.batch_size.to_string()),
+                ("Batch size", task.batch_size.to_string()),
                 ("Priority", task.priority.to_string()),
             ],
-            runs: runs(&schedule),
-            may_run: viewer.may(&api, CREATE_TASK, &namespace).await,
-            may_change: viewer.may(&api, UPDATE, &namespace).await,
-            may_delete: viewer.may(&api, DELETE, &namespace).await,
+            runs: render_executions(&schedule),
+            may_run: viewer.is_allowed(&api, CREATE_TASK, &namespace).await,
+            may_change: viewer.is_allowed(&api, UPDATE, &namespace).await,
+            may_delete: viewer.is_allowed(&api, DELETE, &namespace).await,
             row,
         },
     ))
 }
 
-pub(super) async fn live_one(
+pub(super) async fn live_schedule(
     State(api): State<Api>,
     viewer: Viewer,
     Path((namespace, id)): Path<(String, String)>,
 ) -> Result<Response, ApiError> {
-    named(&api, &viewer, &namespace, &id).await?;
-    live::events(&api, &viewer, vec![api.schedules.news()], move |api, viewer| {
+    get_schedule(&api, &viewer, &namespace, &id).await?;
+    live::stream_parts(&api, &viewer, vec![api.schedules.changes()], move |api, viewer| {
         let (namespace, id) = (namespace.clone(), id.clone());
         async move {
-            let schedule = named(&api, &viewer, &namespace, &id).await?;
-            Ok((vec![("runs", runs(&schedule))], false))
+            let schedule = get_schedule(&api, &viewer, &namespace, &id).await?;
+            Ok((vec![("runs", render_executions(&schedule))], false))
         }
     })
 }

@@ -1,4 +1,4 @@
-//! One task.
+//! Page of one task.
 
 use std::sync::Arc;
 
@@ -14,38 +14,39 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{
-    grid::letters,
+    grid::node_letters,
     live,
-    respond::{Refusal, Shell, fragment, page as answer},
+    respond::{PageError, PageShell, render_fragment, render_page as answer},
     session::Viewer,
-    view::{Bar, Group, Row, bars, groups, span},
+    view::{BatchBar, FailureGroupView, TaskRow, batch_bars, format_duration, group_failures},
 };
 use crate::{
     api::{
         Api,
         error::ApiError,
-        tasks::{CANCEL, CREATE, GET, find},
+        tasks::{CANCEL, CREATE, GET, get_visible},
     },
-    catalog::{Entry, ImageDetail, Status, TaskView},
-    duration::between,
+    duration::elapsed,
+    store::{ImageDetail, Status, TaskEntry, TaskView},
 };
 
-/// What is said of a page that was come to by a deed.
+/// Query parameter of a page after a redirect from an action.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Told {
-    pub(super) told: String,
+pub(super) struct ActionNotice {
+    pub(super) notice: String,
 }
 
-impl Told {
-    /// Only words of ours are shown.
-    pub(super) fn words(&self) -> Option<&'static str> {
-        match self.told.as_str() {
-            "made" => Some("The task was made."),
+impl ActionNotice {
+    /// Returns the fixed notice for the parameter. Other values are ignored, so that a link cannot
+    /// inject text.
+    pub(super) fn text(&self) -> Option<&'static str> {
+        match self.notice.as_str() {
+            "made" => Some("The task was created."),
             "cancelled" => Some("The task is being cancelled."),
-            "retried" => Some("This task tries the nodes again on which the other failed."),
+            "retried" => Some("This task retries the nodes that the previous task did not warm."),
             "changed" => Some("The schedule was changed."),
-            "waits" => Some("The run waits for the end of the one at work."),
+            "waits" => Some("The execution is queued until the running one ends."),
             _ => None,
         }
     }
@@ -53,9 +54,9 @@ impl Told {
 
 #[derive(Template)]
 #[template(path = "task.html", config = "src/api/ui/askama.toml")]
-struct Page {
-    shell: Shell,
-    told: Option<&'static str>,
+struct TaskPage {
+    shell: PageShell,
+    notice: Option<&'static str>,
     link: String,
     title: String,
     id: String,
@@ -71,8 +72,8 @@ struct Page {
 
 #[derive(Template)]
 #[template(path = "task_head.html", config = "src/api/ui/askama.toml")]
-struct Head {
-    row: Row,
+struct TaskHead {
+    row: TaskRow,
     message: String,
     estimate: Option<String>,
     already: u32,
@@ -87,7 +88,7 @@ struct Head {
 
 #[derive(Template)]
 #[template(path = "task_actions.html", config = "src/api/ui/askama.toml")]
-struct Actions {
+struct TaskActions {
     link: String,
     may_cancel: bool,
     may_retry: bool,
@@ -96,51 +97,51 @@ struct Actions {
 
 #[derive(Template)]
 #[template(path = "task_failures.html", config = "src/api/ui/askama.toml")]
-struct Failures {
-    groups: Vec<Group>,
+struct TaskFailures {
+    groups: Vec<FailureGroupView>,
     more: u32,
 }
 
 #[derive(Template)]
 #[template(path = "task_batches.html", config = "src/api/ui/askama.toml")]
-struct Batches {
-    bars: Vec<Bar>,
+struct TaskBatches {
+    bars: Vec<BatchBar>,
     label: String,
     middle: String,
     end: String,
 }
 
-/// What a viewer may do to a task.
+/// Permissions of the user on a task.
 #[derive(Debug, Clone, Copy)]
-struct Rights {
+struct TaskPermissions {
     cancel: bool,
     create: bool,
 }
 
-fn head(view: &TaskView, entry: &Entry) -> String {
+fn render_head(view: &TaskView, entry: &TaskEntry) -> String {
     let detail = &entry.detail;
-    let took = between(view.started_at.as_deref(), view.finished_at.as_deref());
+    let took = elapsed(view.started_at.as_deref(), view.finished_at.as_deref());
     let reasons = detail.ignored_reasons.iter().map(|(reason, count)| format!("{count} {reason}"));
-    fragment(&Head {
-        row: Row::of(view, detail.skipped),
+    render_fragment(&TaskHead {
+        row: TaskRow::from_view(view, detail.skipped),
         message: view.message.clone(),
         estimate: view.estimated_completion.clone(),
         already: detail.already_warm,
         batch: view.progress.current_batch,
         total_batches: view.progress.total_batches,
-        took: took.map(|took| span(took.as_secs_f64())),
-        remarks: detail.remarks.clone(),
+        took: took.map(|took| format_duration(took.as_secs_f64())),
+        remarks: detail.condition_messages.clone(),
         ignored: detail.ignored,
         ignored_reasons: reasons.collect::<Vec<_>>().join(", "),
         images: view.image_details.clone(),
     })
 }
 
-fn actions(view: &TaskView, entry: &Entry, rights: Rights) -> String {
-    let row = Row::of(view, entry.detail.skipped);
+fn render_actions(view: &TaskView, entry: &TaskEntry, rights: TaskPermissions) -> String {
+    let row = TaskRow::from_view(view, entry.detail.skipped);
     let left = row.total.saturating_sub(row.done);
     let ended = view.status.is_final();
-    fragment(&Actions {
+    render_fragment(&TaskActions {
         link: row.link(),
         may_cancel: !ended && rights.cancel,
         may_retry: ended && left > 0 && rights.create,
@@ -148,24 +149,27 @@ fn actions(view: &TaskView, entry: &Entry, rights: Rights) -> String {
     })
 }
 
-fn failures(view: &TaskView) -> String {
-    let groups = groups(&view.failed_node_details);
-    let mut named: Vec<&str> = groups.iter().flat_map(|group| group.of.nodes.iter().map(String::as_str)).collect();
+fn render_failures(view: &TaskView) -> String {
+    let groups = group_failures(&view.failed_node_details);
+    let mut named: Vec<&str> =
+        groups.iter().flat_map(|group| group.failures.nodes.iter().map(String::as_str)).collect();
     named.sort_unstable();
     named.dedup();
-    let more = view.progress.failed_nodes.saturating_sub(u32::try_from(named.len()).unwrap_or(u32::MAX));
-    fragment(&Failures { groups, more })
+    let more =
+        view.progress.failed_nodes.saturating_sub(u32::try_from(named.len()).unwrap_or(u32::MAX));
+    render_fragment(&TaskFailures { groups, more })
 }
 
-fn batches(view: &TaskView, entry: &Entry, now: Timestamp) -> String {
+fn render_batches(view: &TaskView, entry: &TaskEntry, now: Timestamp) -> String {
     let running = view.status == Status::Running;
     let end = view.finished_at.clone().unwrap_or_else(|| now.to_string());
-    let took = between(view.started_at.as_deref(), Some(&end)).map_or(0, |took| took.as_secs());
+    let took = elapsed(view.started_at.as_deref(), Some(&end)).map_or(0, |took| took.as_secs());
     let until = u32::try_from(took).unwrap_or_default();
     let ends = &entry.detail.batch_ends;
-    // The axis ends with the last batch: what comes after it is no batch.
+    // The axis ends with the last batch; the time after it belongs to no batch.
     let until = if running { until } else { ends.last().copied().unwrap_or_default() };
-    let bars = if view.started_at.is_some() { bars(ends, until, running) } else { Vec::new() };
+    let bars =
+        if view.started_at.is_some() { batch_bars(ends, until, running) } else { Vec::new() };
     let whole = f64::from(until.max(ends.last().copied().unwrap_or_default()));
     let many = ends.len();
     let slowest = std::iter::once(0)
@@ -176,40 +180,56 @@ fn batches(view: &TaskView, entry: &Entry, now: Timestamp) -> String {
     let label = format!(
         "{many} {} done; the slowest took {}",
         if many == 1 { "batch" } else { "batches" },
-        span(f64::from(slowest.unwrap_or_default()))
+        format_duration(f64::from(slowest.unwrap_or_default()))
     );
-    fragment(&Batches { bars, label, middle: span(whole / 2.0), end: span(whole) })
+    render_fragment(&TaskBatches {
+        bars,
+        label,
+        middle: format_duration(whole / 2.0),
+        end: format_duration(whole),
+    })
 }
 
-async fn rights(api: &Api, viewer: &Viewer, namespace: &str) -> Rights {
-    let (cancel, create) = (viewer.may(api, CANCEL, namespace).await, viewer.may(api, CREATE, namespace).await);
-    Rights { cancel, create }
+async fn task_permissions(api: &Api, viewer: &Viewer, namespace: &str) -> TaskPermissions {
+    let (cancel, create) = (
+        viewer.is_allowed(api, CANCEL, namespace).await,
+        viewer.is_allowed(api, CREATE, namespace).await,
+    );
+    TaskPermissions { cancel, create }
 }
 
-/// The task that the path names, if the viewer may read it.
-pub(super) async fn named(api: &Api, viewer: &Viewer, namespace: &str, id: &str) -> Result<Arc<Entry>, ApiError> {
+/// Returns the task that the path names, if the user may read it.
+pub(super) async fn get_task(
+    api: &Api,
+    viewer: &Viewer,
+    namespace: &str,
+    id: &str,
+) -> Result<Arc<TaskEntry>, ApiError> {
     let pairs = Query(vec![("namespace".to_owned(), namespace.to_owned())]);
-    find(api, &viewer.caller, id, pairs).await
+    get_visible(api, &viewer.caller, id, pairs).await
 }
 
-/// The letters of the grid. Without a plan there is no grid.
-async fn states(api: &Api, entry: &Entry) -> String {
-    match api.plans.of(api, entry).await {
-        Ok(Some(plan)) => letters(&entry.detail, entry.status, usize::try_from(plan.at_once).unwrap_or(1)),
+/// Returns the state letters of the grid; empty without a plan.
+async fn grid_states(api: &Api, entry: &TaskEntry) -> String {
+    match api.plans.get(api, entry).await {
+        Ok(Some(plan)) => {
+            node_letters(&entry.detail, entry.status, usize::try_from(plan.at_once).unwrap_or(1))
+        }
         _ => String::new(),
     }
 }
 
-fn facts(view: &TaskView) -> Vec<(&'static str, String)> {
-    let selector = view.node_selector.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>();
+fn spec_facts(view: &TaskView) -> Vec<(&'static str, String)> {
+    let selector =
+        view.node_selector.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>();
     let mut all = vec![
         ("Nodes", if selector.is_empty() { "all".into() } else { selector.join(", ") }),
-        ("At once", view.batch_size.to_string()),
+        ("Batch size", view.batch_size.to_string()),
         ("Priority", view.priority.to_string()),
-        ("Made by", view.origin.clone()),
+        ("Created by", view.origin.clone()),
     ];
     if view.max_retries > 0 {
-        all.push(("Further tries", view.max_retries.to_string()));
+        all.push(("Retries", view.max_retries.to_string()));
     }
     all
 }
@@ -218,26 +238,28 @@ pub(super) async fn page(
     State(api): State<Api>,
     viewer: Viewer,
     Path((namespace, id)): Path<(String, String)>,
-    Query(told): Query<Told>,
-) -> Result<Response, Refusal> {
-    let refuse = |error| Refusal::to(error, &viewer);
-    let entry = named(&api, &viewer, &namespace, &id).await.map_err(refuse)?;
-    let view = entry.view().ok_or_else(|| Refusal::to(ApiError::not_found("task", &id), &viewer))?;
-    let rights = rights(&api, &viewer, &namespace).await;
-    let row = Row::of(&view, 0);
+    Query(notice): Query<ActionNotice>,
+) -> Result<Response, PageError> {
+    let refuse = |error| PageError::for_viewer(error, &viewer);
+    let entry = get_task(&api, &viewer, &namespace, &id).await.map_err(refuse)?;
+    let view = entry
+        .view()
+        .ok_or_else(|| PageError::for_viewer(ApiError::not_found("task", &id), &viewer))?;
+    let rights = task_permissions(&api, &viewer, &namespace).await;
+    let row = TaskRow::from_view(&view, 0);
     Ok(answer(
         StatusCode::OK,
-        &Page {
-            shell: Shell::new(row.title(), "/ui/tasks", Some(&viewer)),
-            told: told.words(),
+        &TaskPage {
+            shell: PageShell::new(row.title(), "/ui/tasks", Some(&viewer)),
+            notice: notice.text(),
             link: row.link(),
             title: row.title(),
-            actions: actions(&view, &entry, rights),
-            head: head(&view, &entry),
-            states: states(&api, &entry).await,
-            batches: batches(&view, &entry, Timestamp::now()),
-            failures: failures(&view),
-            facts: facts(&view),
+            actions: render_actions(&view, &entry, rights),
+            head: render_head(&view, &entry),
+            states: grid_states(&api, &entry).await,
+            batches: render_batches(&view, &entry, Timestamp::now()),
+            failures: render_failures(&view),
+            facts: spec_facts(&view),
             images: view.images,
             id,
             namespace,
@@ -250,34 +272,34 @@ pub(super) async fn live(
     viewer: Viewer,
     Path((namespace, id)): Path<(String, String)>,
 ) -> Result<Response, ApiError> {
-    named(&api, &viewer, &namespace, &id).await?;
-    live::events(&api, &viewer, vec![api.catalog.changes()], move |api, viewer| {
+    get_task(&api, &viewer, &namespace, &id).await?;
+    live::stream_parts(&api, &viewer, vec![api.catalog.changes()], move |api, viewer| {
         let (namespace, id) = (namespace.clone(), id.clone());
         async move {
-            let entry = named(&api, &viewer, &namespace, &id).await?;
+            let entry = get_task(&api, &viewer, &namespace, &id).await?;
             let view = entry.view().ok_or_else(|| ApiError::not_found("task", &id))?;
-            let rights = rights(&api, &viewer, &namespace).await;
+            let rights = task_permissions(&api, &viewer, &namespace).await;
             let parts = vec![
-                ("nodes", states(&api, &entry).await),
-                ("head", head(&view, &entry)),
-                ("actions", actions(&view, &entry, rights)),
-                ("batches", batches(&view, &entry, Timestamp::now())),
-                ("failures", failures(&view)),
+                ("nodes", grid_states(&api, &entry).await),
+                ("head", render_head(&view, &entry)),
+                ("actions", render_actions(&view, &entry, rights)),
+                ("batches", render_batches(&view, &entry, Timestamp::now())),
+                ("failures", render_failures(&view)),
             ];
             Ok((parts, view.status.is_final()))
         }
     })
 }
 
-/// The names of a task's nodes, and where each stands.
+/// Returns the names of a task's nodes and their state letters as JSON.
 pub(super) async fn nodes(
     State(api): State<Api>,
     viewer: Viewer,
     Path((namespace, id)): Path<(String, String)>,
 ) -> Result<Response, ApiError> {
     api.auth.authorize(&viewer.caller, GET, &namespace).await?;
-    let entry = named(&api, &viewer, &namespace, &id).await?;
-    let plan = api.plans.of(&api, &entry).await?;
+    let entry = get_task(&api, &viewer, &namespace, &id).await?;
+    let plan = api.plans.get(&api, &entry).await?;
     let names = plan.as_ref().map(|plan| plan.nodes.as_slice()).unwrap_or_default();
-    Ok(Json(json!({"names": names, "states": states(&api, &entry).await})).into_response())
+    Ok(Json(json!({"names": names, "states": grid_states(&api, &entry).await})).into_response())
 }

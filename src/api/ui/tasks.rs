@@ -1,4 +1,4 @@
-//! The list of tasks.
+//! Page with the list of tasks.
 
 use askama::Template;
 use axum::{
@@ -10,42 +10,45 @@ use serde::Deserialize;
 
 use super::{
     live,
-    respond::{Refusal, Shell, fragment, page as answer},
+    respond::{PageError, PageShell, render_fragment, render_page as answer},
     session::Viewer,
-    view::Row,
+    view::TaskRow,
 };
 use crate::{
     api::{
         Api,
-        auth::Visible,
+        auth::NamespaceScope,
         error::ApiError,
-        request::is_label,
-        tasks::{CREATE, LIST, readable},
+        request::is_dns_label,
+        tasks::{CREATE, LIST, visible_namespaces},
     },
-    catalog::{Filter, Status},
+    store::{Status, TaskFilter},
 };
 
-/// Tasks on a page.
-const PAGE: usize = 25;
+/// Number of tasks per page.
+const PAGE_SIZE: usize = 25;
 
-/// What is asked for.
+/// Query parameters of the list.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Asked {
+pub(super) struct TaskListQuery {
     search: String,
     status: String,
     namespace: String,
     offset: usize,
 }
 
-impl Asked {
-    /// The query of this page, or of another one.
-    fn query(&self, offset: usize) -> String {
+impl TaskListQuery {
+    /// Returns the query string of the list page at that offset.
+    fn query_string(&self, offset: usize) -> String {
         let mut out = form_urlencoded::Serializer::new(String::new());
         let offset = if offset == 0 { String::new() } else { offset.to_string() };
-        for (name, value) in
-            [("search", &self.search), ("status", &self.status), ("namespace", &self.namespace), ("offset", &offset)]
-        {
+        for (name, value) in [
+            ("search", &self.search),
+            ("status", &self.status),
+            ("namespace", &self.namespace),
+            ("offset", &offset),
+        ] {
             if !value.is_empty() {
                 out.append_pair(name, value);
             }
@@ -55,32 +58,33 @@ impl Asked {
     }
 }
 
-/// The namespace that was asked for, if any.
-pub(super) fn namespace(text: &str) -> Result<Option<String>, ApiError> {
+/// Parses the namespace filter; `None` if it is empty.
+pub(super) fn parse_namespace(text: &str) -> Result<Option<String>, ApiError> {
     let name = text.trim();
     if name.is_empty() {
         return Ok(None);
     }
-    if is_label(name) {
+    if is_dns_label(name) {
         Ok(Some(name.to_owned()))
     } else {
-        Err(ApiError::bad_field("namespace", format!("{name:?} is no name of a namespace")))
+        Err(ApiError::invalid_field("namespace", format!("{name:?} is not a valid namespace name")))
     }
 }
 
-/// Whether somebody who looks at these may make some.
-pub(super) async fn may_create(api: &Api, viewer: &Viewer, visible: &Visible) -> bool {
+/// Reports whether the user may create tasks in the first visible namespace, or in the default
+/// namespace if all are visible.
+pub(super) async fn may_create(api: &Api, viewer: &Viewer, visible: &NamespaceScope) -> bool {
     let named = match visible {
-        Visible::All => None,
-        Visible::Only(names) => names.iter().next().map(String::as_str),
+        NamespaceScope::All => None,
+        NamespaceScope::Only(names) => names.iter().next().map(String::as_str),
     };
-    viewer.may(api, CREATE, named.unwrap_or(api.default_namespace())).await
+    viewer.is_allowed(api, CREATE, named.unwrap_or(api.default_namespace())).await
 }
 
 #[derive(Template)]
 #[template(path = "tasks.html", config = "src/api/ui/askama.toml")]
-struct Page {
-    shell: Shell,
+struct TaskListPage {
+    shell: PageShell,
     search: String,
     status: String,
     namespace: String,
@@ -91,47 +95,59 @@ struct Page {
 
 #[derive(Template)]
 #[template(path = "tasks_body.html", config = "src/api/ui/askama.toml")]
-struct Body {
-    rows: Vec<Row>,
+struct TaskListBody {
+    rows: Vec<TaskRow>,
     filtered: bool,
     total: usize,
     newer: Option<String>,
     older: Option<String>,
 }
 
-fn body(api: &Api, asked: &Asked, visible: &Visible) -> String {
+fn render_list(api: &Api, asked: &TaskListQuery, visible: &NamespaceScope) -> String {
     let status = Status::ALL.into_iter().find(|status| status.as_str() == asked.status);
     let search = Some(asked.search.trim()).filter(|text| !text.is_empty());
-    let filter =
-        Filter { status, search, visible: &|name| visible.has(name), until: None, limit: PAGE, offset: asked.offset };
+    let filter = TaskFilter {
+        status,
+        search,
+        visible: &|name| visible.contains(name),
+        until: None,
+        limit: PAGE_SIZE,
+        offset: asked.offset,
+    };
     let found = api.catalog.list(&filter);
-    let rows =
-        found.tasks.iter().filter_map(|json| serde_json::from_slice(json).ok()).map(|view| Row::of(&view, 0)).collect();
+    let rows = found
+        .tasks
+        .iter()
+        .filter_map(|json| serde_json::from_slice(json).ok())
+        .map(|view| TaskRow::from_view(&view, 0))
+        .collect();
     let end = asked.offset + found.tasks.len();
-    fragment(&Body {
+    render_fragment(&TaskListBody {
         rows,
         filtered: status.is_some() || search.is_some() || !asked.namespace.is_empty(),
         total: found.total,
-        newer: (asked.offset > 0).then(|| format!("/ui/tasks{}", asked.query(asked.offset.saturating_sub(PAGE)))),
-        older: (end < found.total).then(|| format!("/ui/tasks{}", asked.query(end))),
+        newer: (asked.offset > 0).then(|| {
+            format!("/ui/tasks{}", asked.query_string(asked.offset.saturating_sub(PAGE_SIZE)))
+        }),
+        older: (end < found.total).then(|| format!("/ui/tasks{}", asked.query_string(end))),
     })
 }
 
 pub(super) async fn page(
     State(api): State<Api>,
     viewer: Viewer,
-    Query(asked): Query<Asked>,
-) -> Result<Response, Refusal> {
-    let refuse = |error| Refusal::to(error, &viewer);
-    let named = namespace(&asked.namespace).map_err(refuse)?;
-    let visible = readable(&api, &viewer.caller, LIST, named).await.map_err(refuse)?;
+    Query(asked): Query<TaskListQuery>,
+) -> Result<Response, PageError> {
+    let refuse = |error| PageError::for_viewer(error, &viewer);
+    let named = parse_namespace(&asked.namespace).map_err(refuse)?;
+    let visible = visible_namespaces(&api, &viewer.caller, LIST, named).await.map_err(refuse)?;
     Ok(answer(
         StatusCode::OK,
-        &Page {
-            shell: Shell::new("Tasks", "/ui/tasks", Some(&viewer)),
-            query: asked.query(asked.offset),
+        &TaskListPage {
+            shell: PageShell::new("Tasks", "/ui/tasks", Some(&viewer)),
+            query: asked.query_string(asked.offset),
             may_create: may_create(&api, &viewer, &visible).await,
-            body: body(&api, &asked, &visible),
+            body: render_list(&api, &asked, &visible),
             search: asked.search,
             status: asked.status,
             namespace: asked.namespace,
@@ -142,9 +158,10 @@ pub(super) async fn page(
 pub(super) async fn live(
     State(api): State<Api>,
     viewer: Viewer,
-    Query(asked): Query<Asked>,
+    Query(asked): Query<TaskListQuery>,
 ) -> Result<Response, ApiError> {
-    let named = namespace(&asked.namespace)?;
-    let render = move |api: &Api, visible: &Visible| body(api, &asked, visible);
-    live::list(&api, &viewer, vec![api.catalog.changes()], (LIST, named), ("tasks", render)).await
+    let named = parse_namespace(&asked.namespace)?;
+    let render = move |api: &Api, visible: &NamespaceScope| render_list(api, &asked, visible);
+    live::stream_list(&api, &viewer, vec![api.catalog.changes()], (LIST, named), ("tasks", render))
+        .await
 }

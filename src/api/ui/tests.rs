@@ -1,4 +1,5 @@
-//! The pages, before a cluster that nobody answers for: who may see what, and what others have written is no markup.
+//! Tests of the pages without a reachable API server: permissions, escaping of user content, and
+//! headers.
 
 use std::{io::Read, net::SocketAddr, sync::Arc};
 
@@ -17,40 +18,44 @@ use tower::ServiceExt;
 
 use crate::{
     api::{
-        Api, ApiSettings, Inner, Limits,
-        auth::{Auth, Tokens, digest},
+        Api, ApiInner, ApiSettings, CallerLimits,
+        auth::{ApiTokens, Auth, token_digest},
         router,
     },
-    catalog::{Catalog, Schedules},
+    cluster_context::ClusterContext,
     metrics::Metrics,
-    notify::Guard,
+    notify::NotificationPolicy,
+    pod_start::OutcomeTotals,
     schedule::{PrewarmSchedule, PrewarmScheduleSpec},
-    starts::Totals,
-    surroundings::Surroundings,
+    store::{ScheduleStore, TaskStore},
     task::{Condition, FailedNode, Phase, PrewarmTask, PrewarmTaskSpec, PrewarmTaskStatus},
 };
 
-/// What should never come out as it went in.
+/// Markup that pages must always escape.
 const SCRIPT: &str = "<script>alert(1)</script>";
 const EDITOR: &str = "prw_editor_x";
 const READER: &str = "prw_reader_x";
 
-fn tokens() -> Tokens {
+fn tokens() -> ApiTokens {
     let entry = |token: &str, namespaces: &str, more: &str| {
-        let text = format!("{{\"sha256\": \"{}\", \"namespaces\": [\"{namespaces}\"]{more}}}", digest(token));
+        let text = format!(
+            "{{\"sha256\": \"{}\", \"namespaces\": [\"{namespaces}\"]{more}}}",
+            token_digest(token)
+        );
         ByteString(text.into_bytes())
     };
     let data = [
         ("editor".to_owned(), entry(EDITOR, "shop", "")),
         ("reader".to_owned(), entry(READER, "*", ", \"readOnly\": true")),
     ];
-    let tokens = Tokens::default();
+    let tokens = ApiTokens::default();
     tokens.replace(Some(&Secret { data: Some(data.into()), ..Secret::default() }));
     tokens
 }
 
 fn task(name: &str, phase: Phase) -> PrewarmTask {
-    let mut task = PrewarmTask::new(name, PrewarmTaskSpec::new(vec!["registry.example/web:1".into()]));
+    let mut task =
+        PrewarmTask::new(name, PrewarmTaskSpec::new(vec!["registry.example/web:1".into()]));
     task.metadata.namespace = Some("shop".into());
     task.metadata.uid = Some(format!("uid-{name}"));
     task.metadata.resource_version = Some("1".into());
@@ -58,7 +63,7 @@ fn task(name: &str, phase: Phase) -> PrewarmTask {
         node: format!("n{SCRIPT}"),
         image: format!("i{SCRIPT}"),
         reason: "TLS".into(),
-        message: format!("said: {SCRIPT}"),
+        message: format!("message: {SCRIPT}"),
         time: "2026-11-21T10:00:00Z".into(),
     };
     let progressing = Condition {
@@ -84,36 +89,37 @@ fn task(name: &str, phase: Phase) -> PrewarmTask {
     task
 }
 
-fn pages() -> Router {
+fn test_router() -> Router {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let client = Client::try_from(Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
     let metrics = Arc::new(Metrics::new().unwrap());
-    let (catalog, schedules) = (Catalog::default(), Schedules::default());
+    let (catalog, schedules) = (TaskStore::default(), ScheduleStore::default());
     catalog.put(&task("ended", Phase::Failed));
     catalog.put(&task("open", Phase::Running));
-    let mut spec = PrewarmScheduleSpec::new("@daily".into(), PrewarmTaskSpec::new(vec!["a:1".into()]));
+    let mut spec =
+        PrewarmScheduleSpec::new("@daily".into(), PrewarmTaskSpec::new(vec!["a:1".into()]));
     spec.display_name = Some(format!("nightly {SCRIPT}"));
     spec.description = Some(SCRIPT.into());
     let mut schedule = PrewarmSchedule::new("nightly", spec);
     schedule.metadata.namespace = Some("shop".into());
     schedules.put(schedule);
-    router(Api::new(Inner {
+    router(Api::new(ApiInner {
         client: client.clone(),
         catalog,
         schedules,
         auth: Auth::new(Some(client), tokens(), 1000, Arc::clone(&metrics)),
         policy: Arc::default(),
-        around: Surroundings::default(),
-        guard: Guard::default(),
+        context: ClusterContext::default(),
+        guard: NotificationPolicy::default(),
         metrics,
-        totals: Totals::default(),
+        totals: OutcomeTotals::default(),
         settings: ApiSettings {
             namespace: "shop".into(),
-            watched: None,
-            object_name: "prewarmer".into(),
+            watched_namespace: None,
+            object_prefix: "prewarmer".into(),
             origins: Vec::new(),
             ui: true,
-            limits: Limits::default(),
+            limits: CallerLimits::default(),
         },
         stop: CancellationToken::new(),
     }))
@@ -125,9 +131,10 @@ async fn call(method: &str, path: &str, headers: &[(&str, &str)], body: &str) ->
         request = request.header(*name, *value);
     }
     let kind = "application/x-www-form-urlencoded";
-    let mut request = request.header(header::CONTENT_TYPE, kind).body(Body::from(body.to_owned())).unwrap();
+    let mut request =
+        request.header(header::CONTENT_TYPE, kind).body(Body::from(body.to_owned())).unwrap();
     request.extensions_mut().insert(ConnectInfo(SocketAddr::from(([10, 0, 0, 1], 1))));
-    pages().oneshot(request).await.unwrap()
+    test_router().oneshot(request).await.unwrap()
 }
 
 async fn get(path: &str, token: &str) -> (StatusCode, String) {
@@ -140,20 +147,22 @@ async fn text(response: Response) -> String {
     String::from_utf8(to_bytes(response.into_body(), usize::MAX).await.unwrap().to_vec()).unwrap()
 }
 
-const OWN: (&str, &str) = ("sec-fetch-site", "same-origin");
+const SAME_ORIGIN: (&str, &str) = ("sec-fetch-site", "same-origin");
 
 #[tokio::test]
-async fn strangers_are_asked_in_and_come_back() {
+async fn unauthenticated_requests_are_redirected_to_sign_in() {
     let response = call("GET", "/ui/tasks?status=failed", &[], "").await;
     assert_eq!(response.status(), StatusCode::SEE_OTHER);
     let to = response.headers()[header::LOCATION].to_str().unwrap().to_owned();
     assert_eq!(to, "/ui/sign-in?next=%2Fui%2Ftasks%3Fstatus%3Dfailed");
-    assert!(text(call("GET", &to, &[], "").await).await.contains("value=\"/ui/tasks?status=failed\""));
+    assert!(
+        text(call("GET", &to, &[], "").await).await.contains("value=\"/ui/tasks?status=failed\"")
+    );
     let forged = call("GET", "/ui", &[("cookie", "__Host-prewarmer=prw_editor_y")], "").await;
     assert_eq!(forged.headers()[header::LOCATION], "/ui/sign-in?next=%2Fui&why=ended");
     let part = call("GET", "/ui/live/tasks", &[("accept", "text/event-stream")], "").await;
     assert_eq!(part.status(), StatusCode::UNAUTHORIZED);
-    let part = call("POST", "/ui/tasks/preview", &[OWN, ("hx-request", "true")], "").await;
+    let part = call("POST", "/ui/tasks/preview", &[SAME_ORIGIN, ("hx-request", "true")], "").await;
     assert_eq!(
         (part.status(), &part.headers()["hx-redirect"]),
         (StatusCode::UNAUTHORIZED, &"/ui/sign-in?next=%2Fui".parse().unwrap())
@@ -161,25 +170,31 @@ async fn strangers_are_asked_in_and_come_back() {
 }
 
 #[tokio::test]
-async fn signing_in_and_out() {
+async fn sign_in_and_sign_out() {
     let body = format!("token={EDITOR}&next=https://evil.example/");
-    let response = call("POST", "/ui/sign-in", &[OWN], &body).await;
+    let response = call("POST", "/ui/sign-in", &[SAME_ORIGIN], &body).await;
     assert_eq!(response.headers()[header::LOCATION], "/ui/sign-in?why=cookie&next=%2Fui");
     let cookie = response.headers()[header::SET_COOKIE].to_str().unwrap().to_owned();
     for part in ["__Host-prewarmer=prw_editor_x;", "HttpOnly", "Secure", "SameSite=Lax", "Path=/"] {
         assert!(cookie.contains(part), "{cookie}");
     }
-    let kept = call("GET", "/ui/sign-in?why=cookie&next=%2Fui%2Ftasks", &[("cookie", "__Host-prewarmer=x")], "").await;
+    let kept = call(
+        "GET",
+        "/ui/sign-in?why=cookie&next=%2Fui%2Ftasks",
+        &[("cookie", "__Host-prewarmer=x")],
+        "",
+    )
+    .await;
     assert_eq!(kept.headers()[header::LOCATION], "/ui/tasks");
     let lost = text(call("GET", "/ui/sign-in?why=cookie&next=%2Fui", &[], "").await).await;
-    assert!(lost.contains("did not keep the cookie"), "{lost}");
+    assert!(lost.contains("did not store the cookie"), "{lost}");
     for wrong in ["token=prw_editor_wrong", "token=", "token=a%0d%0ab", "nothing=1"] {
-        let response = call("POST", "/ui/sign-in", &[OWN], wrong).await;
+        let response = call("POST", "/ui/sign-in", &[SAME_ORIGIN], wrong).await;
         assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{wrong}");
         assert!(response.headers().get(header::SET_COOKIE).is_none());
         assert!(text(response).await.contains("role=\"alert\""));
     }
-    let out = call("POST", "/ui/sign-out", &[OWN], "").await;
+    let out = call("POST", "/ui/sign-out", &[SAME_ORIGIN], "").await;
     assert!(out.headers()[header::SET_COOKIE].to_str().unwrap().contains("Max-Age=0"));
 }
 
@@ -191,16 +206,21 @@ async fn signing_in_and_out() {
 #[case("/ui/tasks/shop/open/cancel")]
 #[case("/ui/schedules/shop/nightly/delete")]
 #[tokio::test]
-async fn other_sites_change_nothing(#[case] path: &str) {
+async fn cross_site_changes_are_rejected(#[case] path: &str) {
     let cookie = format!("__Host-prewarmer={EDITOR}");
     let foreign: [&[(&str, &str)]; 4] = [
         &[("sec-fetch-site", "cross-site")],
-        &[("sec-fetch-site", "same-site"), ("origin", "https://other.example"), ("host", "prewarm.example")],
+        &[
+            ("sec-fetch-site", "same-site"),
+            ("origin", "https://other.example"),
+            ("host", "prewarm.example"),
+        ],
         &[("origin", "https://evil.example"), ("host", "prewarm.example")],
         &[],
     ];
     for from in foreign {
-        let headers: Vec<(&str, &str)> = from.iter().copied().chain([("cookie", cookie.as_str())]).collect();
+        let headers: Vec<(&str, &str)> =
+            from.iter().copied().chain([("cookie", cookie.as_str())]).collect();
         let response = call("POST", path, &headers, "token=prw_editor_x&images=a:1").await;
         assert_eq!(response.status(), StatusCode::FORBIDDEN, "{path} {from:?}");
         assert!(response.headers().get(header::SET_COOKIE).is_none());
@@ -212,85 +232,106 @@ async fn other_sites_change_nothing(#[case] path: &str) {
 #[case("/ui/tasks")]
 #[case("/ui/tasks?search=%3Cscript%3Ealert(1)%3C/script%3E&namespace=shop")]
 #[case("/ui/tasks/shop/ended")]
-#[case("/ui/tasks/new?images=%3Cscript%3Ealert(1)%3C/script%3E&nodes=%22%3E%3Cscript%3Ealert(1)%3C/script%3E")]
+#[case(
+    "/ui/tasks/new?images=%3Cscript%3Ealert(1)%3C/script%3E&nodes=%22%3E%3Cscript%3Ealert(1)%3C/script%3E"
+)]
 #[case("/ui/schedules")]
 #[case("/ui/schedules/shop/nightly")]
 #[case("/ui/schedules/new?name=%3Cscript%3Ealert(1)%3C/script%3E")]
 #[case("/ui/tasks/shop/%3Cscript%3Ealert(1)%3C%2Fscript%3E")]
 #[tokio::test]
-async fn what_others_wrote_is_no_markup(#[case] path: &str) {
+async fn user_content_is_escaped(#[case] path: &str) {
     let (code, page) = get(path, READER).await;
     assert!(code == StatusCode::OK || code == StatusCode::NOT_FOUND, "{code}");
     assert!(!page.contains(SCRIPT) && !page.contains("<script>"), "{page}");
-    assert!(!page.contains(" style=") && !page.contains(" onclick"), "the policy forbids it");
+    assert!(
+        !page.contains(" style=") && !page.contains(" onclick"),
+        "the content security policy forbids it"
+    );
     assert!(page.starts_with("<!doctype html>") && page.contains("</html>"));
     assert!(
-        !page.contains("http://") && !page.contains("https://") || page.contains("placeholder=\"https://…\""),
+        !page.contains("http://") && !page.contains("https://")
+            || page.contains("placeholder=\"https://…\""),
         "{page}"
     );
 }
 
 #[tokio::test]
-async fn headers_of_a_page() {
-    let response = call("GET", "/ui", &[("cookie", &format!("__Host-prewarmer={READER}"))], "").await;
+async fn page_security_headers() {
+    let response =
+        call("GET", "/ui", &[("cookie", &format!("__Host-prewarmer={READER}"))], "").await;
     let header = |name: &str| response.headers()[name].to_str().unwrap().to_owned();
     let policy = header("content-security-policy");
     assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
     assert!(policy.contains("frame-ancestors 'none'") && policy.contains("form-action 'self'"));
-    assert_eq!((header("referrer-policy"), header("cache-control")), ("same-origin".into(), "no-store".into()));
+    assert_eq!(
+        (header("referrer-policy"), header("cache-control")),
+        ("same-origin".into(), "no-store".into())
+    );
     assert_eq!(header("x-content-type-options"), "nosniff");
 }
 
-/// Who may only look sees no button that would fail.
+/// A read-only user sees no button whose action would be rejected.
 #[tokio::test]
-async fn buttons_are_for_those_who_may() {
+async fn buttons_require_permission() {
     for (token, may) in [(EDITOR, true), (READER, false)] {
         let shown = async |path: &str, words: &str| get(path, token).await.1.contains(words);
         assert_eq!(shown("/ui/tasks/shop/open", "/cancel").await, may, "{token}");
-        assert_eq!(shown("/ui/tasks/shop/ended", "Try 1 node again").await, may);
+        assert_eq!(shown("/ui/tasks/shop/ended", "Retry 1 node").await, may);
         assert_eq!(shown("/ui/schedules/shop/nightly", "Run now").await, may);
         assert_eq!(shown("/ui/schedules/shop/nightly", "/delete").await, may);
         assert_eq!(shown("/ui/tasks", "Warm images").await, may);
         assert!(shown("/ui/tasks/shop/ended", "configure the runtime&#39;s CA on the node").await);
     }
     let cookie = ("cookie", &*format!("__Host-prewarmer={READER}"));
-    let response = call("POST", "/ui/tasks/shop/open/cancel", &[OWN, cookie], "").await;
+    let response = call("POST", "/ui/tasks/shop/open/cancel", &[SAME_ORIGIN, cookie], "").await;
     assert_eq!(response.status(), StatusCode::FORBIDDEN);
-    assert!(text(response).await.contains("token:reader may not patch prewarmtasks in the namespace shop"));
+    assert!(
+        text(response)
+            .await
+            .contains("token:reader may not patch prewarmtasks in the namespace shop")
+    );
 }
 
 #[tokio::test]
-async fn a_form_that_is_wrong_comes_back_as_it_was() {
+async fn rejected_form_keeps_its_values() {
     let cookie = ("cookie", &*format!("__Host-prewarmer={EDITOR}"));
     let body = "images=UPPER/x&nodes=some&priority=99&key=k1";
-    let response = call("POST", "/ui/tasks", &[OWN, cookie], body).await;
+    let response = call("POST", "/ui/tasks", &[SAME_ORIGIN, cookie], body).await;
     assert_eq!(response.status(), StatusCode::BAD_REQUEST);
     let page = text(response).await;
     assert!(
-        page.contains("UPPER/x</textarea>") && page.contains("value=\"some\"") && page.contains("value=\"k1\""),
+        page.contains("UPPER/x</textarea>")
+            && page.contains("value=\"some\"")
+            && page.contains("value=\"k1\""),
         "{page}"
     );
-    assert!(page.matches("aria-invalid").count() == 3 && page.contains("<details class=\"more\" open>"), "{page}");
+    assert!(
+        page.matches("aria-invalid").count() == 3 && page.contains("<details class=\"more\" open>"),
+        "{page}"
+    );
     let (_, page) = get("/ui/tasks?namespace=No_Name", READER).await;
-    assert!(page.contains("is no name of a namespace"));
+    assert!(page.contains("is not a valid namespace name"));
 }
 
 #[tokio::test]
-async fn what_there_is_not() {
+async fn missing_and_forbidden_objects() {
     assert_eq!(get("/ui/tasks/shop/none", READER).await.0, StatusCode::NOT_FOUND);
     assert_eq!(get("/ui/tasks/bank/ended", EDITOR).await.0, StatusCode::FORBIDDEN);
     assert_eq!(get("/ui/assets/../../etc/passwd", READER).await.0, StatusCode::NOT_FOUND);
     let cookie = ("cookie", &*format!("__Host-prewarmer={EDITOR}"));
-    let response = call("POST", "/ui/schedules/shop/nightly/explode", &[OWN, cookie], "").await;
+    let response =
+        call("POST", "/ui/schedules/shop/nightly/explode", &[SAME_ORIGIN, cookie], "").await;
     assert_eq!(response.status(), StatusCode::NOT_FOUND);
 }
 
-/// All that a first visit loads, as it goes over the wire.
+/// Total size of what a first visit loads, as transferred.
 #[tokio::test]
-async fn a_page_weighs_little() {
+async fn transfer_size_is_limited() {
     let mut weight = 0;
     for name in ["style.css", "app.js", "htmx.js", "sse.js", "icon.svg"] {
-        let response = call("GET", &format!("/ui/assets/{name}"), &[("accept-encoding", "gzip")], "").await;
+        let response =
+            call("GET", &format!("/ui/assets/{name}"), &[("accept-encoding", "gzip")], "").await;
         assert_eq!(response.status(), StatusCode::OK, "{name}");
         assert!(response.headers()[header::CACHE_CONTROL].to_str().unwrap().contains("immutable"));
         let zipped = response.headers().get(header::CONTENT_ENCODING).is_some();

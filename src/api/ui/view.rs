@@ -1,20 +1,20 @@
-//! Tasks and schedules as pages show them. *Pure.*
+//! View models of tasks and schedules for the templates. Pure: no client, no clock, no I/O.
 
 use jiff::Timestamp;
 use kube::ResourceExt;
 
 use crate::{
-    catalog::{FailedNodeDetail, FailureGroup, TaskView, failure_groups},
     schedule::{Cron, PrewarmSchedule},
-    worker::Reason,
+    store::{FailedNodeDetail, FailureGroup, TaskView, failure_groups},
+    worker::FailureReason,
 };
 
-/// How many of the next times a schedule shows.
-pub(super) const NEXT: usize = 5;
+/// Number of next execution times that a schedule shows.
+pub(super) const NEXT_TIMES: usize = 5;
 
-/// A task, in a row or at the head of its page.
+/// Task in a row of a list or at the head of its page.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Row {
+pub(super) struct TaskRow {
     pub(super) id: String,
     pub(super) namespace: String,
     pub(super) status: &'static str,
@@ -28,13 +28,13 @@ pub(super) struct Row {
     pub(super) finished: Option<String>,
 }
 
-/// Where a task's page is.
+/// Returns the path of a task's page.
 pub(super) fn task_link(namespace: &str, id: &str) -> String {
     format!("/ui/tasks/{namespace}/{id}")
 }
 
-impl Row {
-    pub(super) fn of(view: &TaskView, skipped: u32) -> Self {
+impl TaskRow {
+    pub(super) fn from_view(view: &TaskView, skipped: u32) -> Self {
         Self {
             id: view.task_id.clone(),
             namespace: view.namespace.clone(),
@@ -54,7 +54,7 @@ impl Row {
         task_link(&self.namespace, &self.id)
     }
 
-    /// Its images, as far as there is room for them.
+    /// Returns a short title: up to two images, or the first and the number of others.
     pub(super) fn title(&self) -> String {
         match self.images.as_slice() {
             [] => self.id.clone(),
@@ -64,56 +64,56 @@ impl Row {
         }
     }
 
-    /// How many nodes have ended.
+    /// Returns the number of nodes that have ended: warm, failed or skipped.
     pub(super) fn ended(&self) -> u32 {
         self.done + self.failed + self.skipped
     }
 
-    /// The whole of which `ended` is a part; a bar of nought is none.
+    /// Returns the maximum of the progress bar, which must be at least 1.
     pub(super) fn max(&self) -> u32 {
         self.total.max(1)
     }
 }
 
-/// Failures of one kind, with what to do.
+/// Failures with the same reason and image, with a description and a remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Group {
-    pub(super) what: String,
+pub(super) struct FailureGroupView {
+    pub(super) description: String,
     pub(super) remedy: String,
-    pub(super) of: FailureGroup,
+    pub(super) failures: FailureGroup,
 }
 
-impl Group {
-    /// The nodes, in a line.
+impl FailureGroupView {
+    /// Returns the node names, separated by commas.
     pub(super) fn nodes(&self) -> String {
-        self.of.nodes.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
+        self.failures.nodes.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
     }
 }
 
-/// A sentence's beginning.
-fn capital(text: &str) -> String {
+/// Capitalizes the first letter of a text and removes backquotes.
+fn capitalize(text: &str) -> String {
     let plain = text.replace('`', "");
     let mut all = plain.chars();
     all.next().map(|first| first.to_uppercase().chain(all).collect()).unwrap_or_default()
 }
 
-/// What happened and what to do, for a reason's word.
-pub(super) fn words(reason: &str) -> (String, String) {
-    let reason = Reason::from_word(reason);
-    (capital(reason.what()), reason.remedy().replace('`', ""))
+/// Returns description and remedy of a failure reason.
+pub(super) fn describe_reason(reason: &str) -> (String, String) {
+    let reason = FailureReason::from_name(reason);
+    (capitalize(reason.summary()), reason.remedy().replace('`', ""))
 }
 
-/// The failures of a task by reason and image, most frequent first.
-pub(super) fn groups(failures: &[FailedNodeDetail]) -> Vec<Group> {
+/// Groups the failures of a task by reason and image, most frequent first.
+pub(super) fn group_failures(failures: &[FailedNodeDetail]) -> Vec<FailureGroupView> {
     let with_words = |of: FailureGroup| {
-        let (what, remedy) = words(&of.reason);
-        Group { what, remedy, of }
+        let (what, remedy) = describe_reason(&of.reason);
+        FailureGroupView { description: what, remedy, failures: of }
     };
     failure_groups(failures).into_iter().map(with_words).collect()
 }
 
-/// A span for people: `45 s`, `12 min`, `3.5 h`, `12 days`.
-pub(super) fn span(seconds: f64) -> String {
+/// Formats a duration in seconds: `45 s`, `12 min`, `3.5 h`, `12 days`.
+pub(super) fn format_duration(seconds: f64) -> String {
     match seconds {
         seconds if seconds < 120.0 => format!("{seconds:.0} s"),
         seconds if seconds < 7200.0 => format!("{:.0} min", seconds / 60.0),
@@ -123,17 +123,19 @@ pub(super) fn span(seconds: f64) -> String {
     }
 }
 
-/// A batch on the axis of time.
+/// Bar of one or more batches on the time axis.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Bar {
+pub(super) struct BatchBar {
     pub(super) x: u32,
     pub(super) width: u32,
     pub(super) title: String,
-    pub(super) now: bool,
+    pub(super) in_progress: bool,
 }
 
-/// Batches side by side, of a picture that is 1000 wide; more than [`MAX_BARS`] are drawn together.
-pub(super) fn bars(ends: &[u32], until: u32, running: bool) -> Vec<Bar> {
+/// Computes the bars of consecutive batches in an image of width 1000. If there are more than
+/// [`MAX_BARS`] batches, several share a bar. `ends` are the ends of batches and `until` is the end
+/// of the axis, both in seconds since the start.
+pub(super) fn batch_bars(ends: &[u32], until: u32, running: bool) -> Vec<BatchBar> {
     let whole = u64::from(until.max(ends.last().copied().unwrap_or_default()).max(1));
     let place = |second: u32| u32::try_from(u64::from(second) * 1000 / whole).unwrap_or(1000);
     let together = ends.len().div_ceil(MAX_BARS).max(1);
@@ -148,25 +150,30 @@ pub(super) fn bars(ends: &[u32], until: u32, running: bool) -> Vec<Bar> {
             format!("Batches {first} to {}", first + chunk.len() - 1)
         };
         let width = (place(end) - place(start)).max(1);
-        bars.push(Bar {
+        bars.push(BatchBar {
             x: place(start),
             width,
             title: format!("{which}: {} s", end.saturating_sub(start)),
-            now: false,
+            in_progress: false,
         });
         start = end;
     }
     if running && until > start {
-        let title = format!("At work for {} s", until - start);
-        bars.push(Bar { x: place(start), width: (1000 - place(start)).max(1), title, now: true });
+        let title = format!("In progress for {} s", until - start);
+        bars.push(BatchBar {
+            x: place(start),
+            width: (1000 - place(start)).max(1),
+            title,
+            in_progress: true,
+        });
     }
     bars
 }
 
-/// The most bars that are drawn.
+/// Maximum number of bars.
 const MAX_BARS: usize = 120;
 
-/// A schedule, in a row or at the head of its page.
+/// Schedule in a row of a list or at the head of its page.
 #[derive(Debug, Clone)]
 pub(super) struct ScheduleRow {
     pub(super) id: String,
@@ -174,28 +181,31 @@ pub(super) struct ScheduleRow {
     pub(super) namespace: String,
     pub(super) link: String,
     pub(super) cron: String,
-    pub(super) words: String,
+    pub(super) cron_description: String,
     pub(super) zone: String,
     pub(super) next: Option<String>,
     pub(super) last: Option<(&'static str, String)>,
 }
 
 impl ScheduleRow {
-    pub(super) fn of(schedule: &PrewarmSchedule, now: Timestamp) -> Self {
+    pub(super) fn from_schedule(schedule: &PrewarmSchedule, now: Timestamp) -> Self {
         let (spec, status) = (&schedule.spec, schedule.status.clone().unwrap_or_default());
         let id = schedule.name_any();
         let namespace = schedule.namespace().unwrap_or_default();
         let zone = spec.time_zone.clone().unwrap_or_else(|| "UTC".into());
         let cron = Cron::parse(&spec.schedule, &zone).ok();
-        let next = cron.as_ref().filter(|_| spec.enabled).and_then(|cron| cron.next(now));
-        let last = status.executions.first().map(|run| (run.status.as_str(), run.scheduled_time.clone()));
+        let next = cron.as_ref().filter(|_| spec.enabled).and_then(|cron| cron.next_time(now));
+        let last =
+            status.executions.first().map(|run| (run.status.as_str(), run.scheduled_time.clone()));
         Self {
             name: spec.display_name.clone().unwrap_or_else(|| id.clone()),
             link: format!("/ui/schedules/{namespace}/{id}"),
             id,
             namespace,
             cron: spec.schedule.clone(),
-            words: cron.as_ref().map_or_else(|| "cannot be read".into(), Cron::in_words),
+            cron_description: cron
+                .as_ref()
+                .map_or_else(|| "not a valid cron expression".into(), Cron::describe),
             zone,
             next: next.map(|time| time.to_string()),
             last,
@@ -203,13 +213,13 @@ impl ScheduleRow {
     }
 }
 
-/// The next times in words, in the schedule's own zone.
+/// Returns the next execution times as text, in the schedule's own time zone.
 pub(super) fn next_times(cron: &Cron, now: Timestamp) -> Vec<String> {
     let words = |time: Timestamp| {
-        let local = cron.local(time).strftime("%A, %-d %B %Y, %H:%M %Z").to_string();
-        format!("{local} (in {})", span(time.duration_since(now).as_secs_f64()))
+        let local = cron.to_local(time).strftime("%A, %-d %B %Y, %H:%M %Z").to_string();
+        format!("{local} (in {})", format_duration(time.duration_since(now).as_secs_f64()))
     };
-    cron.following(now, NEXT).into_iter().map(words).collect()
+    cron.next_times(now, NEXT_TIMES).into_iter().map(words).collect()
 }
 
 #[cfg(test)]
@@ -217,29 +227,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reasons_in_words() {
-        let (what, remedy) = words("TLS");
+    fn reasons_are_described() {
+        let (what, remedy) = describe_reason("TLS");
         assert_eq!(what, "The node does not trust the registry's certificate");
         assert_eq!(remedy, "configure the runtime's CA on the node");
-        assert!(!words("Timeout").0.contains('`'));
+        assert!(!describe_reason("Timeout").0.contains('`'));
     }
 
     #[test]
-    fn batches_on_the_axis() {
-        let drawn = bars(&[10, 15, 40], 50, true);
-        let places: Vec<(u32, u32, bool)> = drawn.iter().map(|bar| (bar.x, bar.width, bar.now)).collect();
-        assert_eq!(places, [(0, 200, false), (200, 100, false), (300, 500, false), (800, 200, true)]);
+    fn batch_bars_fill_the_axis() {
+        let drawn = batch_bars(&[10, 15, 40], 50, true);
+        let places: Vec<(u32, u32, bool)> =
+            drawn.iter().map(|bar| (bar.x, bar.width, bar.in_progress)).collect();
+        assert_eq!(
+            places,
+            [(0, 200, false), (200, 100, false), (300, 500, false), (800, 200, true)]
+        );
         assert_eq!(drawn[1].title, "Batch 2: 5 s");
         let ends: Vec<u32> = (1..=1000).collect();
-        let many = bars(&ends, 1000, false);
-        assert!(many.len() <= MAX_BARS && many[0].title.starts_with("Batches 1 to 9: 9 s"), "{}", many.len());
-        assert_eq!(bars(&[0, 0], 0, false).len(), 2);
-        assert!(bars(&[], 0, true).is_empty());
+        let many = batch_bars(&ends, 1000, false);
+        assert!(
+            many.len() <= MAX_BARS && many[0].title.starts_with("Batches 1 to 9: 9 s"),
+            "{}",
+            many.len()
+        );
+        assert_eq!(batch_bars(&[0, 0], 0, false).len(), 2);
+        assert!(batch_bars(&[], 0, true).is_empty());
     }
 
     #[test]
-    fn spans() {
-        let texts = [5.0, 600.0, 9000.0, 864_000.0].map(span);
+    fn durations_are_formatted() {
+        let texts = [5.0, 600.0, 9000.0, 864_000.0].map(format_duration);
         assert_eq!(texts, ["5 s", "10 min", "2.5 h", "10 days"]);
     }
 }

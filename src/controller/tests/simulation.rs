@@ -1,4 +1,5 @@
-//! A cluster of values: it does what effects ask for, and asserts what must hold at every moment.
+//! Simulated cluster: applies effects to values in memory, and asserts the invariants that hold at
+//! any time.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -11,87 +12,93 @@ use kube::ResourceExt;
 use serde_json::json;
 
 use super::super::{
-    Settings, Shared, WorkerNamespace,
-    effect::{Creation, Effect, Refusal, Written},
-    limits::{Most, Room, Seat},
-    observation::{Change, Observation, Source},
-    run::Run,
-    view::{Turn, View},
-    watches::{see_job, see_pod},
-    world::{Pods, Workers, World, is_alive, may_pull},
+    ControllerSettings, ReconcileContext, WorkerNamespace,
+    capacity::{Capacity, WorkerLimits, WorkerSlot},
+    cluster_state::{ClusterState, Pods, Workers, is_active, may_pull},
+    effect::{ApplyError, Effect, EffectOutput, WorkerCreation},
+    observation::{Observation, WatchChange, WatchSource},
+    snapshot::{QueueDecision, Snapshot},
+    task_reconciler::TaskReconciler,
+    watches::{classify_job, classify_pod},
 };
 use crate::{
     metrics::Metrics,
-    node::{Facts, Interner},
+    node::{Interner, NodeInfo},
     task::{
-        BatchPolicy, Phase, PrewarmPlanSpec, PrewarmTask, PrewarmTaskSpec, WorkerKind, batches::NodeState,
-        plan::Breaker,
+        BatchPolicy, Phase, PrewarmPlanSpec, PrewarmTask, PrewarmTaskSpec, WorkerKind,
+        batches::NodeState, plan::BatchSizeBreaker,
     },
     worker::{
-        Assignment, ContainerFacts, ContainerState, PodFacts, PodPhase, Worker, WorkerFacts, WorkerSettings, build,
-        provenance::{self, Places},
+        Assignment, ContainerInfo, ContainerState, PodInfo, PodPhase, WorkerInfo, WorkerObject,
+        WorkerSettings, build,
+        provenance::{self, AllowedNamespaces},
     },
 };
 
-/// What a worker's pod comes to.
+/// Result of a worker's pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outcome {
-    /// All its images are there.
-    Good,
-    /// Its images with an even index do not exist.
-    Hopeless,
-    /// The registry of its images with an even index does not answer.
-    Passing,
-    /// The kubelet does not take it.
-    Refused,
+pub(super) enum PodResult {
+    /// All images pulled.
+    Success,
+    /// Images with an even index do not exist.
+    Permanent,
+    /// Registry of the images with an even index does not answer.
+    Transient,
+    /// Pod rejected by the kubelet.
+    Rejected,
 }
 
 pub(super) struct Simulation {
     pub(super) task: PrewarmTask,
-    pub(super) nodes: BTreeMap<String, Facts>,
+    pub(super) nodes: BTreeMap<String, NodeInfo>,
     pub(super) workers: Workers,
     pub(super) pods: Pods,
     pub(super) plan: Option<Arc<PrewarmPlanSpec>>,
-    pub(super) run: Run,
-    pub(super) shared: Shared,
+    pub(super) reconciler: TaskReconciler,
+    pub(super) shared: ReconcileContext,
     pub(super) now: Timestamp,
-    pub(super) lose_answers: bool,
-    /// How the API server answers creations, where it refuses them.
-    pub(super) refusal: Option<Refusal>,
-    /// Which writes the API server does not store: `plan`, `status` that has results, any `end`.
+    pub(super) lose_responses: bool,
+    /// Rejection of creations by the API server, if any.
+    pub(super) rejection: Option<ApplyError>,
+    /// Writes that the API server does not store: `plan`, `status` (with results), `end` (any final
+    /// status).
     pub(super) unstorable: Vec<&'static str>,
-    /// How many writes were asked for that the API server did not store.
-    pub(super) not_stored: usize,
-    /// Nodes at work for another task.
-    pub(super) taken: HashSet<String>,
-    /// Nodes that have been so.
-    once_taken: HashSet<String>,
-    /// Whether Jobs get pods.
-    pub(super) makes_pods: bool,
-    /// How often each worker was made, less how often somebody else deleted it.
-    created: HashMap<String, usize>,
-    /// When each try on a node began: its time-out counts from there, whatever the parts of its images.
-    begun: HashMap<(String, u8), Timestamp>,
-    /// All creations, in order, with the batch's label.
+    /// Number of requested writes that the API server did not store.
+    pub(super) unstored_writes: usize,
+    /// Nodes in use by another task.
+    pub(super) busy_nodes: HashSet<String>,
+    /// Nodes that were ever in use by another task.
+    ever_busy_nodes: HashSet<String>,
+    /// True when Jobs get pods.
+    pub(super) creates_pods: bool,
+    /// Number of creations of each worker, less the deletions by other users.
+    creations: HashMap<String, usize>,
+    /// Start of each attempt on a node. The timeout counts from it, for all parts of the images.
+    attempt_starts: HashMap<(String, u8), Timestamp>,
+    /// All creations in order: node, and batch label.
     pub(super) history: Vec<(String, u32)>,
     pub(super) events: Vec<Phase>,
     pub(super) writes: Vec<Timestamp>,
-    /// What judges the objects of others.
-    world: World,
+    /// Cluster state that checks the provenance of forged objects.
+    cluster_state: ClusterState,
     forged: u64,
     version: u64,
-    order: u64,
+    sequence: u64,
 }
 
 impl Simulation {
     pub(super) fn new(nodes: usize, spec: PrewarmTaskSpec) -> Self {
-        Self::with(nodes, spec, settings())
+        Self::with_settings(nodes, spec, settings())
     }
 
-    pub(super) fn with(nodes: usize, spec: PrewarmTaskSpec, settings: Settings) -> Self {
+    pub(super) fn with_settings(
+        nodes: usize,
+        spec: PrewarmTaskSpec,
+        settings: ControllerSettings,
+    ) -> Self {
         let node = |n: usize| {
             let name = format!("n{n:02}");
-            let facts = Facts::sample(&name);
+            let facts = NodeInfo::sample(&name);
             (name, facts)
         };
         let mut task = PrewarmTask::new("t", spec);
@@ -100,30 +107,30 @@ impl Simulation {
         task.metadata.resource_version = Some("1".into());
         let metrics = Arc::new(Metrics::new().unwrap());
         Self {
-            run: Run::resume(&task, &settings),
+            reconciler: TaskReconciler::resume(&task, &settings),
             task,
             nodes: (0..nodes).map(node).collect(),
             workers: Workers::new(),
             pods: Pods::new(),
             plan: None,
-            shared: Shared::new(Arc::new(settings), metrics),
+            shared: ReconcileContext::new(Arc::new(settings), metrics),
             now: Timestamp::from_second(1_000_000).unwrap(),
-            lose_answers: false,
-            refusal: None,
+            lose_responses: false,
+            rejection: None,
             unstorable: Vec::new(),
-            not_stored: 0,
-            taken: HashSet::new(),
-            once_taken: HashSet::new(),
-            makes_pods: true,
-            created: HashMap::new(),
-            begun: HashMap::new(),
+            unstored_writes: 0,
+            busy_nodes: HashSet::new(),
+            ever_busy_nodes: HashSet::new(),
+            creates_pods: true,
+            creations: HashMap::new(),
+            attempt_starts: HashMap::new(),
             history: Vec::new(),
             events: Vec::new(),
             writes: Vec::new(),
-            world: World::new(5),
+            cluster_state: ClusterState::new(5),
             forged: 0,
             version: 1,
-            order: 0,
+            sequence: 0,
         }
     }
 
@@ -131,69 +138,91 @@ impl Simulation {
         self.task.phase()
     }
 
-    pub(super) fn letters(&self) -> &str {
+    pub(super) fn node_states(&self) -> &str {
         self.task.status.as_ref().map_or("", |status| &status.node_states)
     }
 
-    pub(super) fn is_at_work(&self, key: &str) -> bool {
-        is_alive(&self.workers[key])
+    pub(super) fn is_running(&self, key: &str) -> bool {
+        is_active(&self.workers[key])
     }
 
-    pub(super) fn at_work(&self) -> usize {
-        self.workers.keys().filter(|key| self.is_at_work(key)).count()
+    pub(super) fn running_workers(&self) -> usize {
+        self.workers.keys().filter(|key| self.is_running(key)).count()
     }
 
-    /// One look of the controller, and all that it asks for.
-    pub(super) fn step(&mut self) {
+    /// Runs one reconcile and applies its effects.
+    pub(super) fn reconcile(&mut self) {
         if self.phase().is_terminal() {
             return;
         }
-        // What is being deleted goes between two looks.
-        let gone: Vec<String> =
-            self.workers.iter().filter(|(_, worker)| worker.deleting).map(|(key, _)| key.clone()).collect();
+        // Objects with a deletion timestamp are removed between two reconciles.
+        let gone: Vec<String> = self
+            .workers
+            .iter()
+            .filter(|(_, worker)| worker.deleting)
+            .map(|(key, _)| key.clone())
+            .collect();
         for key in gone {
             self.workers.remove(&key);
             self.pods.remove(&key);
         }
-        self.run.see(&self.task);
-        let Settings { max_workers, limits, .. } = &*self.shared.settings;
-        let most = Most { all: *max_workers, per_namespace: limits.workers_per_namespace };
-        let pulling = self.run.hosts().iter().map(|host| (host.clone(), self.at_work())).collect();
-        let alone = SignedDuration::try_from(limits.yield_after).unwrap();
-        let mut seats = self.run.seats(Some(&self.workers), &self.pods, self.now, alone, usize::MAX);
-        let other = |node| Seat { node, namespace: "bank", task: "other", holds: true };
-        seats.extend(self.taken.iter().map(String::as_str).map(other));
-        self.shared.room = Room::new(seats, most, pulling, &self.shared.budgets, self.now);
-        let view = View {
+        self.reconciler.observe_task(&self.task);
+        let ControllerSettings { max_workers, limits, .. } = &*self.shared.settings;
+        let most = WorkerLimits { all: *max_workers, per_namespace: limits.workers_per_namespace };
+        let pulling = self
+            .reconciler
+            .hosts()
+            .iter()
+            .map(|host| (host.clone(), self.running_workers()))
+            .collect();
+        let alone = SignedDuration::try_from(limits.exclusive_node_time).unwrap();
+        let mut seats = self.reconciler.worker_slots(
+            Some(&self.workers),
+            &self.pods,
+            self.now,
+            alone,
+            usize::MAX,
+        );
+        let other = |node| WorkerSlot { node, namespace: "bank", task: "other", holds_node: true };
+        seats.extend(self.busy_nodes.iter().map(String::as_str).map(other));
+        self.shared.capacity = Capacity::new(seats, most, pulling, &self.shared.budgets, self.now);
+        let view = Snapshot {
             nodes: &self.nodes,
             workers: Some(&self.workers),
             pods: &self.pods,
             plan: self.plan.as_ref(),
-            contested: &|namespace| self.world.is_contested(namespace, "uid"),
-            turn: Turn::Now,
+            has_foreign_objects: &|namespace| {
+                self.cluster_state.has_foreign_objects(namespace, "uid")
+            },
+            queue_decision: QueueDecision::Admitted,
             now: self.now,
         };
-        let effects = self.run.step(&self.task, &view, &mut self.shared);
+        let effects = self.reconciler.reconcile(&self.task, &view, &mut self.shared);
         for effect in effects {
-            let result = self.perform(&effect);
-            let lost = self.lose_answers && result.is_ok();
-            let result = if lost { Err(Refusal::Passing("lost".into())) } else { result };
-            self.run.done(&effect, result, &mut self.shared, self.now);
+            let result = self.apply_effect(&effect);
+            let lost = self.lose_responses && result.is_ok();
+            let result = if lost { Err(ApplyError::Transient("lost".into())) } else { result };
+            self.reconciler.effect_finished(&effect, result, &mut self.shared, self.now);
         }
-        self.lose_answers = false;
+        self.lose_responses = false;
         self.assert_limits();
-        self.finish_workers(WorkerKind::Job);
+        self.mark_finished(WorkerKind::Job);
     }
 
     fn assert_limits(&self) {
         let Some(plan) = &self.plan else { return };
-        assert!(self.at_work() <= plan.at_once as usize, "{} workers at work", self.at_work());
-        let nodes: Vec<&str> = self.workers.values().filter(|w| is_alive(w)).map(|w| w.node.as_str()).collect();
+        assert!(
+            self.running_workers() <= plan.at_once as usize,
+            "{} running workers",
+            self.running_workers()
+        );
+        let nodes: Vec<&str> =
+            self.workers.values().filter(|w| is_active(w)).map(|w| w.node.as_str()).collect();
         let distinct: HashSet<&str> = nodes.iter().copied().collect();
-        assert_eq!(distinct.len(), nodes.len(), "two at work on one node: {nodes:?}");
+        assert_eq!(distinct.len(), nodes.len(), "two workers on one node: {nodes:?}");
     }
 
-    /// Whether the API server refuses to store this.
+    /// Reports whether the API server refuses to store the effect.
     fn is_unstorable(&self, effect: &Effect) -> bool {
         let has = |what: &str| self.unstorable.contains(&what);
         match effect {
@@ -204,44 +233,61 @@ impl Simulation {
         }
     }
 
-    fn perform(&mut self, effect: &Effect) -> Result<Written, Refusal> {
+    fn apply_effect(&mut self, effect: &Effect) -> Result<EffectOutput, ApplyError> {
         if self.is_unstorable(effect) {
-            self.not_stored += 1;
-            return Err(Refusal::Unstorable("spec: Too long".into()));
+            self.unstored_writes += 1;
+            return Err(ApplyError::Unstorable("spec: Too long".into()));
         }
         match effect {
-            Effect::Examine(_) => unreachable!("there are no checks"),
+            Effect::CheckNodes(_) => unreachable!("the settings enable no node checks"),
             Effect::CreatePlan(plan) => {
                 self.plan.get_or_insert_with(|| Arc::clone(plan));
             }
-            Effect::Create(worker) => return self.create(worker),
-            Effect::Probe(_) => return self.refusal.clone().map_or(Ok(Written::default()), Err),
-            Effect::Delete(doomed) => {
-                let super::super::effect::Doomed { namespace, name, uid, .. } = &**doomed;
-                self.delete(|worker| (&worker.namespace, &worker.name, &worker.uid) == (namespace, name, uid));
+            Effect::CreateWorker(worker) => return self.create_worker(worker),
+            Effect::DryRun(_) => {
+                return self.rejection.clone().map_or(Ok(EffectOutput::default()), Err);
             }
-            Effect::DeleteMany(_, namespace, batch) => {
-                self.delete(|worker| worker.namespace == *namespace && batch.is_none_or(|batch| worker.batch == batch));
+            Effect::DeleteWorker(doomed) => {
+                let super::super::effect::WorkerDeletion { namespace, name, uid, .. } = &**doomed;
+                self.delete_workers(|worker| {
+                    (&worker.namespace, &worker.name, &worker.uid) == (namespace, name, uid)
+                });
             }
-            Effect::WriteStatus(write) => return Ok(self.write(write)),
-            Effect::DeleteTask(_) => unreachable!("a run never deletes its task"),
+            Effect::DeleteWorkers(_, namespace, batch) => {
+                self.delete_workers(|worker| {
+                    worker.namespace == *namespace
+                        && batch.is_none_or(|batch| worker.batch == batch)
+                });
+            }
+            Effect::WriteStatus(write) => return Ok(self.write_status(write)),
+            Effect::DeleteTask(_) => unreachable!("a reconcile never deletes its task"),
         }
-        Ok(Written::default())
+        Ok(EffectOutput::default())
     }
 
-    fn write(&mut self, write: &super::super::effect::StatusWrite) -> Written {
-        assert!(!self.phase().is_terminal(), "a final phase was left for {:?}", write.status.phase);
-        for (index, letter) in self.letters().bytes().enumerate() {
-            // A short status has none.
-            let Some(after) = write.status.node_states.as_bytes().get(index).copied() else { continue };
-            let is_final = NodeState::from_letter(letter).is_final();
-            assert!(!is_final || after == letter, "node {index} ended as {} and as {}", letter as char, after as char);
+    fn write_status(&mut self, write: &super::super::effect::StatusWrite) -> EffectOutput {
+        assert!(!self.phase().is_terminal(), "a final phase changed to {:?}", write.status.phase);
+        for (index, letter) in self.node_states().bytes().enumerate() {
+            // A short status has no node states.
+            let Some(after) = write.status.node_states.as_bytes().get(index).copied() else {
+                continue;
+            };
+            let is_final = NodeState::from_byte(letter).is_final();
+            assert!(
+                !is_final || after == letter,
+                "node {index} ended as {} and as {}",
+                letter as char,
+                after as char
+            );
         }
         if let Some(last) = self.writes.last() {
-            assert!(self.now.duration_since(*last).as_millis() >= 1000, "two writes within a second");
+            assert!(
+                self.now.duration_since(*last).as_millis() >= 1000,
+                "two writes within a second"
+            );
         }
         self.writes.push(self.now);
-        for told in &write.told {
+        for told in &write.events {
             if !self.events.contains(&told.phase) {
                 self.events.push(told.phase);
             }
@@ -249,96 +295,127 @@ impl Simulation {
         self.version += 1;
         self.task.status = Some(write.status.clone());
         self.task.metadata.resource_version = Some(self.version.to_string());
-        Written { resource_version: self.task.resource_version(), findings: None }
+        EffectOutput { resource_version: self.task.resource_version(), check_results: None }
     }
 
-    fn create(&mut self, creation: &Creation) -> Result<Written, Refusal> {
+    fn create_worker(&mut self, creation: &WorkerCreation) -> Result<EffectOutput, ApplyError> {
         let is_job = creation.kind == WorkerKind::Job;
-        let places = Places { own: Some(self.shared.settings.own_namespace.clone()) };
+        let places = AllowedNamespaces { own: Some(self.shared.settings.own_namespace.clone()) };
         let facts = if is_job {
-            provenance::of_job(&serde_json::from_slice(&creation.body).unwrap(), &places).unwrap()
+            provenance::verify_job(&serde_json::from_slice(&creation.body).unwrap(), &places)
+                .unwrap()
         } else {
-            provenance::of_pod(&serde_json::from_slice(&creation.body).unwrap(), &places).unwrap().worker
+            provenance::verify_pod(&serde_json::from_slice(&creation.body).unwrap(), &places)
+                .unwrap()
+                .worker
         };
-        provenance::check_task(&facts, &self.task).unwrap();
-        if let Some(refusal) = self.refusal.clone().filter(|_| !is_job && facts.namespace == "shop") {
+        provenance::verify_against_task(&facts, &self.task).unwrap();
+        if let Some(refusal) =
+            self.rejection.clone().filter(|_| !is_job && facts.namespace == "shop")
+        {
             return Err(refusal);
         }
         let key = facts.key();
         if self.workers.contains_key(&key) {
-            return Ok(Written::default());
+            return Ok(EffectOutput::default());
         }
         self.assert_may_create(&facts);
         self.history.push((facts.node.clone(), facts.batch));
-        self.begun.entry((facts.node.clone(), facts.attempt)).or_insert(self.now);
-        *self.created.entry(key.clone()).or_default() += 1;
-        assert_eq!(self.created[&key], 1, "{key} was made twice");
-        if self.makes_pods || facts.namespace != "shop" {
-            self.order += 1;
-            let container = |image: &u16| ContainerFacts {
-                image: *image,
+        self.attempt_starts.entry((facts.node.clone(), facts.attempt)).or_insert(self.now);
+        *self.creations.entry(key.clone()).or_default() += 1;
+        assert_eq!(self.creations[&key], 1, "{key} was created twice");
+        if self.creates_pods || facts.namespace != "shop" {
+            self.sequence += 1;
+            let container = |image: &u16| ContainerInfo {
+                image_index: *image,
                 state: ContainerState::waiting("ContainerCreating", ""),
                 image_id: None,
             };
-            let pod = PodFacts {
+            let pod = PodInfo {
                 namespace: facts.namespace.clone(),
-                name: format!("{:06}", self.order),
+                name: format!("{:06}", self.sequence),
                 worker: facts.name.clone(),
                 task_uid: facts.task_uid.clone(),
-                containers: facts.asked.iter().map(container).collect(),
-                ..PodFacts::default()
+                containers: facts.images.iter().map(container).collect(),
+                ..PodInfo::default()
             };
             self.pods.insert(key.clone(), pod);
         }
-        self.order += 1;
-        let uid = format!("worker-{}", self.order).into();
-        self.workers.insert(key, WorkerFacts { created: Some(self.now), since: Some(self.now), uid, ..facts });
-        Ok(Written::default())
+        self.sequence += 1;
+        let uid = format!("worker-{}", self.sequence).into();
+        self.workers.insert(
+            key,
+            WorkerInfo { created: Some(self.now), first_seen: Some(self.now), uid, ..facts },
+        );
+        Ok(EffectOutput::default())
     }
 
-    /// A node that has ended is not begun again, and a batch waits for the one before it.
-    fn assert_may_create(&self, worker: &WorkerFacts) {
-        let plan = self.plan.as_ref().expect("workers come after the plan");
-        let index = plan.nodes.iter().position(|node| *node == worker.node).expect("a node of the plan");
-        let letter = self.letters().as_bytes().get(index).map_or(NodeState::Waiting, |l| NodeState::from_letter(*l));
-        assert!(!letter.is_final(), "{} was warmed again after its result was recorded", worker.node);
-        assert!(!self.taken.contains(&worker.node), "{} is at work for another task", worker.node);
-        let in_line = |node: &String| !self.once_taken.contains(node);
-        if self.task.spec.batch_policy == BatchPolicy::Barrier && worker.attempt == 0 && in_line(&worker.node) {
+    /// Asserts that no ended node is started again, and that a batch waits for the one before it.
+    fn assert_may_create(&self, worker: &WorkerInfo) {
+        let plan = self.plan.as_ref().expect("the plan precedes the workers");
+        let index = plan
+            .nodes
+            .iter()
+            .position(|node| *node == worker.node)
+            .expect("the node is in the plan");
+        let letter = self
+            .node_states()
+            .as_bytes()
+            .get(index)
+            .map_or(NodeState::Waiting, |l| NodeState::from_byte(*l));
+        assert!(
+            !letter.is_final(),
+            "{} was warmed again after its result was recorded",
+            worker.node
+        );
+        assert!(
+            !self.busy_nodes.contains(&worker.node),
+            "{} is in use by another task",
+            worker.node
+        );
+        let in_line = |node: &String| !self.ever_busy_nodes.contains(node);
+        if self.task.spec.batch_policy == BatchPolicy::Barrier
+            && worker.attempt == 0
+            && in_line(&worker.node)
+        {
             let first = index / plan.at_once as usize * plan.at_once as usize;
-            let earlier = |other: &&WorkerFacts| {
+            let earlier = |other: &&WorkerInfo| {
                 other.attempt == 0
                     && in_line(&other.node)
                     && plan.nodes[..first].contains(&other.node)
                     && !other.deleting
             };
-            let open = |other: &WorkerFacts| {
+            let open = |other: &WorkerInfo| {
                 let pod = &self.pods.get(&other.key());
                 pod.is_some_and(|pod| {
-                    pod.containers.iter().all(|c| c.state == ContainerState::waiting("ContainerCreating", ""))
+                    pod.containers
+                        .iter()
+                        .all(|c| c.state == ContainerState::waiting("ContainerCreating", ""))
                 }) && self.nodes.get(&other.node).is_some_and(|node| node.unready_since.is_none())
             };
-            // A node may have run out of time instead.
-            let in_time = |other: &&WorkerFacts| {
-                let begun = self.begun[&(other.node.clone(), other.attempt)];
+            // Nodes that have timed out do not count.
+            let in_time = |other: &&WorkerInfo| {
+                let begun = self.attempt_starts[&(other.node.clone(), other.attempt)];
                 self.now.duration_since(begun).as_secs() < 60
             };
             let mut at_work = self.workers.values().filter(earlier).filter(in_time);
             let begun = at_work.find(|other| may_pull(other, &self.pods) && open(other));
-            assert!(begun.is_none(), "{} was begun while {begun:?} was at work", worker.node);
+            assert!(begun.is_none(), "{} was started while {begun:?} was running", worker.node);
         }
     }
 
-    fn delete(&mut self, which: impl Fn(&WorkerFacts) -> bool) {
-        let letters = self.letters().as_bytes().to_vec();
+    fn delete_workers(&mut self, which: impl Fn(&WorkerInfo) -> bool) {
+        let letters = self.node_states().as_bytes().to_vec();
         let nodes = self.plan.as_ref().map(|plan| plan.nodes.clone()).unwrap_or_default();
         for worker in self.workers.values_mut().filter(|worker| which(worker)) {
             let index = nodes.iter().position(|node| *node == worker.node);
-            let letter =
-                index.and_then(|index| letters.get(index)).map_or(NodeState::Waiting, |l| NodeState::from_letter(*l));
+            let letter = index
+                .and_then(|index| letters.get(index))
+                .map_or(NodeState::Waiting, |l| NodeState::from_byte(*l));
             let recorded = letter.is_final() || letter.attempt() > worker.attempt;
             let elsewhere = self.shared.settings.worker_namespace == WorkerNamespace::Fallback;
-            // One that stands in the way of the node's further parts goes before; a crash then repeats its part.
+            // A worker that conflicts with the node's further parts is deleted earlier. A crash
+            // then repeats its part.
             let in_parts = self.task.spec.images.len() > self.shared.settings.worker.images_per_pod;
             assert!(
                 recorded || self.task.spec.cancel || elsewhere || in_parts,
@@ -346,83 +423,99 @@ impl Simulation {
                 worker.node
             );
             if !recorded {
-                self.created.remove(&worker.key());
+                self.creations.remove(&worker.key());
             }
             worker.deleting = true;
         }
     }
 
-    /// Every pod that has just begun comes to the same.
-    pub(super) fn end_new_pods(&mut self, outcome: Outcome) {
-        let new = |pod: &&PodFacts| {
-            pod.containers.iter().all(|c| c.state == ContainerState::waiting("ContainerCreating", ""))
+    /// Lets every newly created pod reach the same result.
+    pub(super) fn finish_new_pods(&mut self, outcome: PodResult) {
+        let new = |pod: &&PodInfo| {
+            pod.containers
+                .iter()
+                .all(|c| c.state == ContainerState::waiting("ContainerCreating", ""))
         };
-        let mut names: Vec<String> = self.pods.values().filter(new).map(|pod| pod.name.clone()).collect();
+        let mut names: Vec<String> =
+            self.pods.values().filter(new).map(|pod| pod.name.clone()).collect();
         names.sort();
         for name in names {
-            self.end_one(outcome, |pod| pod.name == name);
+            self.finish_one_pod(outcome, |pod| pod.name == name);
         }
     }
 
-    /// The oldest pod at work comes to something.
-    pub(super) fn end_pod(&mut self, outcome: Outcome) {
-        self.end_one(outcome, |_| true);
+    /// Lets the oldest running pod reach a result.
+    pub(super) fn finish_pod(&mut self, outcome: PodResult) {
+        self.finish_one_pod(outcome, |_| true);
     }
 
-    fn end_one(&mut self, outcome: Outcome, which: impl Fn(&PodFacts) -> bool) {
+    fn finish_one_pod(&mut self, outcome: PodResult, which: impl Fn(&PodInfo) -> bool) {
         let workers = &self.workers;
-        let at_work = |(key, pod): &(&String, &mut PodFacts)| {
+        let at_work = |(key, pod): &(&String, &mut PodInfo)| {
             workers.contains_key(*key)
                 && which(pod)
                 && !pod.phase.is_final()
-                && pod.containers.iter().any(|c| c.state != ContainerState::done())
+                && pod.containers.iter().any(|c| c.state != ContainerState::succeeded())
         };
-        let Some((_, pod)) = self.pods.iter_mut().filter(at_work).min_by_key(|(_, pod)| pod.name.clone()) else {
+        let Some((_, pod)) =
+            self.pods.iter_mut().filter(at_work).min_by_key(|(_, pod)| pod.name.clone())
+        else {
             return;
         };
-        if outcome == Outcome::Refused {
-            (pod.phase, pod.reason, pod.message) = (PodPhase::Failed, "OutOfpods".into(), "too many pods".into());
-            return self.finish_bare_pods();
+        if outcome == PodResult::Rejected {
+            (pod.phase, pod.reason, pod.message) =
+                (PodPhase::Failed, "OutOfpods".into(), "too many pods".into());
+            return self.mark_bare_pods_finished();
         }
         for container in &mut pod.containers {
-            let even = container.image % 2 == 0;
+            let even = container.image_index % 2 == 0;
             container.state = match outcome {
-                Outcome::Hopeless if even => ContainerState::waiting("ErrImagePull", "not found"),
-                Outcome::Passing if even => ContainerState::waiting("ErrImagePull", "dial tcp: i/o timeout"),
-                _ => ContainerState::done(),
+                PodResult::Permanent if even => {
+                    ContainerState::waiting("ErrImagePull", "not found")
+                }
+                PodResult::Transient if even => {
+                    ContainerState::waiting("ErrImagePull", "dial tcp: i/o timeout")
+                }
+                _ => ContainerState::succeeded(),
             };
         }
-        if pod.containers.iter().all(|container| container.state == ContainerState::done()) {
+        if pod.containers.iter().all(|container| container.state == ContainerState::succeeded()) {
             pod.phase = PodPhase::Succeeded;
-            self.finish_bare_pods();
+            self.mark_bare_pods_finished();
         }
     }
 
-    /// A bare pod has ended when its containers have; a Job when the Job controller says so, which is a look later.
-    fn finish_bare_pods(&mut self) {
-        self.finish_workers(WorkerKind::Pod);
+    /// Marks bare pods as finished. A bare pod ends with its containers; a Job ends when the Job
+    /// controller reports it, one reconcile later.
+    fn mark_bare_pods_finished(&mut self) {
+        self.mark_finished(WorkerKind::Pod);
     }
 
-    fn finish_workers(&mut self, kind: WorkerKind) {
+    fn mark_finished(&mut self, kind: WorkerKind) {
         for worker in self.workers.values_mut().filter(|worker| worker.kind == kind) {
             worker.finished = self.pods.get(&worker.key()).is_some_and(|pod| pod.phase.is_final());
         }
     }
 
-    /// The controller dies, and a successor takes over.
+    /// Crashes the controller and starts a successor.
     pub(super) fn crash(&mut self) {
-        self.run = Run::resume(&self.task, &self.shared.settings);
-        self.shared = Shared::new(Arc::clone(&self.shared.settings), Arc::clone(&self.shared.metrics));
-        // It takes longer to begin than two writes must be apart.
-        self.pass(1000);
+        self.reconciler = TaskReconciler::resume(&self.task, &self.shared.settings);
+        self.shared = ReconcileContext::new(
+            Arc::clone(&self.shared.settings),
+            Arc::clone(&self.shared.metrics),
+        );
+        // The start takes longer than the minimum interval between two writes.
+        self.advance_time(1000);
     }
 
-    /// Somebody who knows all of our labels makes an object that differs from a worker in one thing. If it were taken for one, the node
-    /// would have a worker that nobody asked for, and all that must hold of a task would break.
-    pub(super) fn forge(&mut self, how: u8) {
+    /// Creates an object that differs from a worker in one property, as a user who knows all labels
+    /// could. If it counted as a worker, the node would have one that was never created, and the
+    /// invariants of the task would break.
+    pub(super) fn forge_worker(&mut self, how: u8) {
         self.forged += 1;
         let now = self.now;
-        self.world.observe(Observation::Task(Change::Put(Arc::new(self.task.clone()))), now);
+        self.cluster_state
+            .apply(Observation::Task(WatchChange::Applied(Arc::new(self.task.clone()))), now);
         let node = format!("n{:02}", how % 12);
         let valid = crate::task::validate::validate(&self.task.spec).unwrap();
         let uid = if how.is_multiple_of(8) { "another" } else { "uid" };
@@ -430,22 +523,26 @@ impl Simulation {
             namespace: "shop",
             task_namespace: "shop",
             task: "t",
-            uid,
+            task_uid: uid,
             batch: 0,
             node: &node,
             attempt: 0,
             part: 0,
-            asked: if how % 8 == 1 { &[99] } else { &[0] },
+            images: if how % 8 == 1 { &[99] } else { &[0] },
             method: crate::task::PullMethod::Helper,
         };
         let valid = crate::task::validate::ValidTask {
-            images: if how % 8 == 1 { vec!["forged:1".parse().unwrap(); 100] } else { valid.images.clone() },
+            images: if how % 8 == 1 {
+                vec!["forged:1".parse().unwrap(); 100]
+            } else {
+                valid.images.clone()
+            },
             ..valid
         };
         let made = build(&valid, &at, &self.shared.settings.worker);
         let mut object = match &made {
-            Worker::Job(job) => serde_json::to_value(job).unwrap(),
-            Worker::Pod(pod) => serde_json::to_value(pod).unwrap(),
+            WorkerObject::Job(job) => serde_json::to_value(job).unwrap(),
+            WorkerObject::Pod(pod) => serde_json::to_value(pod).unwrap(),
         };
         object["metadata"]["uid"] = json!(format!("forged-{}", self.forged));
         match how % 8 {
@@ -457,90 +554,94 @@ impl Simulation {
             7 => object["metadata"]["ownerReferences"][0]["kind"] = json!("ConfigMap"),
             _ => {}
         }
-        let places = Places { own: Some("prewarmer".into()) };
+        let places = AllowedNamespaces { own: Some("prewarmer".into()) };
         let observation = match made {
-            Worker::Job(_) => {
-                let seen = see_job(&serde_json::from_value(object).unwrap(), &places);
-                Observation::Job(Source::all("jobs"), Change::Put(seen))
+            WorkerObject::Job(_) => {
+                let seen = classify_job(&serde_json::from_value(object).unwrap(), &places);
+                Observation::Job(WatchSource::all("jobs"), WatchChange::Applied(seen))
             }
-            Worker::Pod(_) => {
-                let seen = see_pod(&serde_json::from_value(object).unwrap(), &places, &Interner::default());
-                Observation::Pod(Source::all("pods"), Change::Put(seen))
+            WorkerObject::Pod(_) => {
+                let seen = classify_pod(
+                    &serde_json::from_value(object).unwrap(),
+                    &places,
+                    &Interner::default(),
+                );
+                Observation::Pod(WatchSource::all("pods"), WatchChange::Applied(seen))
             }
         };
-        self.world.observe(observation, now);
-        for (key, worker) in self.world.workers().values().flatten() {
+        self.cluster_state.apply(observation, now);
+        for (key, worker) in self.cluster_state.workers().values().flatten() {
             self.workers.insert(key.clone(), worker.clone());
         }
     }
 
-    /// Another task begins on a node, where none of ours is at work.
-    pub(super) fn take_node(&mut self, node: u8) {
+    /// Starts another task on a node that has no worker of this one.
+    pub(super) fn occupy_node(&mut self, node: u8) {
         let node = format!("n{node:02}");
         if !self.workers.values().any(|worker| worker.node == node)
-            && !self.run.claimed().any(|claimed| claimed == node)
+            && !self.reconciler.expected_nodes().any(|claimed| claimed == node)
         {
-            self.once_taken.insert(node.clone());
-            self.taken.insert(node);
+            self.ever_busy_nodes.insert(node.clone());
+            self.busy_nodes.insert(node);
         }
     }
 
-    pub(super) fn drop_node(&mut self, node: u8) {
+    pub(super) fn delete_node(&mut self, node: u8) {
         self.nodes.remove(&format!("n{node:02}"));
     }
 
-    pub(super) fn change_node(&mut self, node: u8, change: impl Fn(&mut Facts)) {
+    pub(super) fn change_node(&mut self, node: u8, change: impl Fn(&mut NodeInfo)) {
         if let Some(facts) = self.nodes.get_mut(&format!("n{node:02}")) {
             change(facts);
         }
     }
 
-    pub(super) fn unready(&mut self, node: u8) {
+    pub(super) fn make_unready(&mut self, node: u8) {
         let now = self.now;
         self.change_node(node, |facts| (facts.ready, facts.unready_since) = (false, Some(now)));
     }
 
-    /// Somebody else deletes a worker.
+    /// Deletes a worker, as another user would.
     pub(super) fn delete_some_worker(&mut self, which: u8) {
         let keys: Vec<String> = self.workers.keys().cloned().collect();
         if let Some(key) = keys.get(usize::from(which) % keys.len().max(1)) {
             self.workers.remove(key);
             self.pods.remove(key);
-            self.created.remove(key);
+            self.creations.remove(key);
         }
     }
 
-    pub(super) fn pass(&mut self, milliseconds: i64) {
+    pub(super) fn advance_time(&mut self, milliseconds: i64) {
         self.now = self.now.checked_add(SignedDuration::from_millis(milliseconds)).unwrap();
     }
 
-    /// Lets everything that waits end well, until the task has ended.
-    pub(super) fn finish(&mut self) {
+    /// Lets all pending work succeed until the task has ended.
+    pub(super) fn run_to_end(&mut self) {
         self.task.spec.suspend = false;
-        self.taken.clear();
+        self.busy_nodes.clear();
         for _ in 0..3000 {
             if self.phase().is_terminal() {
                 return;
             }
-            self.end_pod(Outcome::Good);
-            self.pass(600);
-            self.step();
+            self.finish_pod(PodResult::Success);
+            self.advance_time(600);
+            self.reconcile();
         }
-        panic!("the task never ended: {:#?}\n{:#?}", self.task.status, self.workers);
+        panic!("the task did not end: {:#?}\n{:#?}", self.task.status, self.workers);
     }
 
-    /// Looks again and again for a while, in which no pod comes to anything.
+    /// Reconciles repeatedly for some seconds, in which no pod reaches a result.
     pub(super) fn wait(&mut self, seconds: i64) {
         for _ in 0..seconds * 4 {
-            self.pass(250);
-            self.step();
+            self.advance_time(250);
+            self.reconcile();
         }
     }
 }
 
-/// What the tests start from.
-pub(in crate::controller) fn settings() -> Settings {
-    Settings {
+/// Returns the settings of the tests.
+pub(in crate::controller) fn settings() -> ControllerSettings {
+    ControllerSettings {
         worker: WorkerSettings {
             owner: None,
             service_account: None,
@@ -554,14 +655,14 @@ pub(in crate::controller) fn settings() -> Settings {
         own_namespace: "prewarmer".into(),
         fallback_on_policy: false,
         worker_namespace: WorkerNamespace::Workload,
-        breaker: Breaker { nodes: 5000, at_once: 50 },
-        examine: false,
+        breaker: BatchSizeBreaker { node_threshold: 5000, batch_size: 50 },
+        node_checks_enabled: false,
         max_workers: 300,
-        limits: super::super::Limits::default(),
+        limits: super::super::FairnessLimits::default(),
         registry_concurrency: 200,
-        known_for: Duration::from_secs(600),
+        warm_image_ttl: Duration::from_secs(600),
         public_registries: Vec::new(),
-        max_retained: 8000,
-        cluster: crate::egress::Cluster::default(),
+        max_retained_workers: 8000,
+        egress_cluster: crate::egress::ClusterNetworks::default(),
     }
 }

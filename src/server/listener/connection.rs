@@ -1,4 +1,4 @@
-//! Serves one connection, by the protocol that its handshake has chosen.
+//! Serves one connection with the protocol that the handshake has negotiated.
 
 use std::{
     convert::Infallible,
@@ -32,50 +32,53 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::{
-    Failure,
-    table::{Due, Place, Times, UnderWay},
+    ConnectionError,
+    table::{ConnectionSlot, ConnectionTimeouts, RequestGuard, TimeoutAction},
 };
 
-/// Requests at once on a connection of HTTP/2: an API server opens another when it needs more.
+/// Maximum number of concurrent streams of an HTTP/2 connection. An API server opens another
+/// connection when it needs more.
 const MAX_STREAMS: u32 = 250;
-/// Head of a request, in bytes: an API server's has some hundred.
-const MAX_HEAD: u32 = 16 * 1024;
-/// What a peer may send on a connection of HTTP/2 before a handler reads it: the least that the protocol allows. hyper's own
-/// default is 1 MiB for each connection, which with 4,096 connections would be 4 GiB in the hands of strangers.
-const WINDOW: u32 = 65_535;
-/// Bytes of a response on a stream of HTTP/2 that wait for the peer.
-const MAX_SEND: usize = 64 * 1024;
-/// Responses are handed over in parts of this size, so that it shows when the peer takes none.
-const PART: usize = 32 * 1024;
-/// A peer of HTTP/2 is asked for a sign of life this often when it is silent, and has this long to answer. Peers that vanished
-/// without a word are found within 30 s.
-const PING: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
-/// How often a connection is looked at, at the least and at the most.
-const LOOK: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// Maximum size of a request head, in bytes. That of an API server has some hundred bytes.
+const MAX_HEAD_SIZE: u32 = 16 * 1024;
+/// HTTP/2 flow control window, in bytes, which is the memory that a peer can fill before a handler
+/// reads it: the minimum of the protocol. The default of hyper is 1 MiB for each connection, which
+/// is 4 GiB with 4,096 connections.
+const FLOW_CONTROL_WINDOW: u32 = 65_535;
+/// Size of the send buffer of an HTTP/2 stream, in bytes.
+const MAX_SEND_BUFFER: usize = 64 * 1024;
+/// Maximum size of a response chunk, in bytes. Responses are split so that a peer that stops
+/// reading is detected.
+const CHUNK_SIZE: usize = 32 * 1024;
+/// HTTP/2 keepalive: interval of PING frames on a silent connection, and timeout of the answer. A
+/// peer that disappeared is detected within 30 s.
+const HTTP2_KEEPALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
+/// Bounds of the interval at which the timeouts of a connection are checked.
+const CHECK_INTERVAL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
-/// How connections are served.
+/// Configuration shared by the connections of a listener.
 #[derive(Clone)]
-pub(super) struct How {
+pub(super) struct ConnectionConfig {
     pub(super) router: Router,
-    pub(super) times: Times,
+    pub(super) timeouts: ConnectionTimeouts,
     pub(super) max_age: Option<Duration>,
     pub(super) stop: CancellationToken,
 }
 
-/// Serves a connection until its peer ends it, it is old, it did nothing for too long, its place is needed, or `stop`. An old
-/// connection of HTTP/2 is told to go away; one of HTTP/1.1 is closed behind the next response and not while it is idle,
-/// because the next request might be on its way.
+/// Serves a connection until the peer closes it, its maximum age or a timeout is reached, it is
+/// evicted, or `stop`. At its maximum age an HTTP/2 connection sends GOAWAY; an HTTP/1.1 connection
+/// is closed after the next response and not while it is idle, because a request may be in transit.
 pub(super) async fn serve(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     peer: SocketAddr,
     http2: bool,
-    how: How,
-    place: &Place,
-) -> Result<(), Failure> {
+    how: ConnectionConfig,
+    place: &ConnectionSlot,
+) -> Result<(), ConnectionError> {
     let old = Arc::new(AtomicBool::new(false));
     let (router, closes, held) = (how.router.clone(), Arc::clone(&old), place.clone());
     let service = service_fn(move |request: Request<Incoming>| {
-        let under_way = UnderWay::begin(held.connection());
+        let under_way = RequestGuard::begin(held.connection());
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(ConnectInfo(peer));
         if !http2 {
@@ -85,9 +88,11 @@ pub(super) async fn serve(
         async move {
             let Ok(mut response) = answer.await;
             if !http2 && closes.load(Ordering::Relaxed) {
-                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                response
+                    .headers_mut()
+                    .insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            Ok::<_, Infallible>(response.map(|body| Parts::new(body, under_way)))
+            Ok::<_, Infallible>(response.map(|body| ChunkedBody::new(body, under_way)))
         }
     });
     let io = TokioIo::new(stream);
@@ -96,20 +101,25 @@ pub(super) async fn serve(
         builder
             .timer(TokioTimer::new())
             .max_concurrent_streams(MAX_STREAMS)
-            .max_header_list_size(MAX_HEAD)
-            .initial_stream_window_size(WINDOW)
-            .initial_connection_window_size(WINDOW)
-            .max_send_buf_size(MAX_SEND)
-            .keep_alive_interval(PING.0)
-            .keep_alive_timeout(PING.1);
+            .max_header_list_size(MAX_HEAD_SIZE)
+            .initial_stream_window_size(FLOW_CONTROL_WINDOW)
+            .initial_connection_window_size(FLOW_CONTROL_WINDOW)
+            .max_send_buf_size(MAX_SEND_BUFFER)
+            .keep_alive_interval(HTTP2_KEEPALIVE.0)
+            .keep_alive_timeout(HTTP2_KEEPALIVE.1);
         let connection = pin!(builder.serve_connection(io, service));
         drive(connection, http2::Connection::graceful_shutdown, true, &old, &how, place).await
     } else {
         let mut builder = http1::Builder::new();
-        // Between two requests the connection may be idle; before the first it is looked at by `due`.
-        builder.timer(TokioTimer::new()).header_read_timeout(how.times.idle).max_buf_size(MAX_HEAD as usize);
+        // This limits the idle time between two requests. The timeout of the first request is
+        // checked by `drive`.
+        builder
+            .timer(TokioTimer::new())
+            .header_read_timeout(how.timeouts.idle)
+            .max_buf_size(MAX_HEAD_SIZE as usize);
         let connection = pin!(builder.serve_connection(io, service).with_upgrades());
-        drive(connection, http1::UpgradeableConnection::graceful_shutdown, false, &old, &how, place).await
+        drive(connection, http1::UpgradeableConnection::graceful_shutdown, false, &old, &how, place)
+            .await
     }
 }
 
@@ -118,9 +128,9 @@ async fn drive<C: Future<Output = Result<(), hyper::Error>>>(
     shut_down: impl Fn(Pin<&mut C>),
     http2: bool,
     old: &AtomicBool,
-    how: &How,
-    place: &Place,
-) -> Result<(), Failure> {
+    how: &ConnectionConfig,
+    place: &ConnectionSlot,
+) -> Result<(), ConnectionError> {
     let state = place.connection();
     let age = async {
         match how.max_age {
@@ -129,8 +139,8 @@ async fn drive<C: Future<Output = Result<(), hyper::Error>>>(
         }
     };
     let (mut age, mut evicted) = (pin!(age), pin!(state.evicted()));
-    let shortest = how.times.first.min(how.times.idle).min(how.times.stalled);
-    let mut look = interval((shortest / 4).clamp(LOOK.0, LOOK.1));
+    let shortest = how.timeouts.first_request.min(how.timeouts.idle).min(how.timeouts.stalled);
+    let mut look = interval((shortest / 4).clamp(CHECK_INTERVAL.0, CHECK_INTERVAL.1));
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut ending = false;
     loop {
@@ -140,7 +150,7 @@ async fn drive<C: Future<Output = Result<(), hyper::Error>>>(
                 ending = true;
                 shut_down(connection.as_mut());
             }
-            () = &mut evicted => return Err("its place was needed".into()),
+            () = &mut evicted => return Err("evicted to free a connection slot".into()),
             () = &mut age, if !old.load(Ordering::Relaxed) => {
                 old.store(true, Ordering::Relaxed);
                 if http2 && !ending {
@@ -148,11 +158,11 @@ async fn drive<C: Future<Output = Result<(), hyper::Error>>>(
                     shut_down(connection.as_mut());
                 }
             }
-            _ = look.tick() => match state.due(&how.times) {
-                Due::Nothing => {}
-                Due::Drop => return Err("its peer sent or took nothing for too long".into()),
-                Due::End if ending => {}
-                Due::End => {
+            _ = look.tick() => match state.timeout_action(&how.timeouts) {
+                TimeoutAction::Keep => {}
+                TimeoutAction::Close => return Err("timeout: the peer sent or read nothing".into()),
+                TimeoutAction::Shutdown if ending => {}
+                TimeoutAction::Shutdown => {
                     ending = true;
                     shut_down(connection.as_mut());
                 }
@@ -161,38 +171,38 @@ async fn drive<C: Future<Output = Result<(), hyper::Error>>>(
     }
 }
 
-/// The body of a response, in parts; the request is under way until its end.
-struct Parts {
+/// Response body that is split into chunks. The request is in progress until the end of the body.
+struct ChunkedBody {
     body: Body,
     rest: Bytes,
-    /// Whether a part was handed over, and the next was not asked for yet.
-    handed: bool,
-    under_way: UnderWay,
+    /// `true` from the time when a chunk is handed to hyper until hyper polls for the next one.
+    chunk_pending: bool,
+    guard: RequestGuard,
 }
 
-impl Parts {
-    fn new(body: Body, under_way: UnderWay) -> Self {
-        Self { body, rest: Bytes::new(), handed: false, under_way }
+impl ChunkedBody {
+    fn new(body: Body, under_way: RequestGuard) -> Self {
+        Self { body, rest: Bytes::new(), chunk_pending: false, guard: under_way }
     }
 
-    fn hand(&mut self, data: Bytes) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    fn emit_chunk(&mut self, data: Bytes) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         self.rest = data;
-        let part = self.rest.split_to(self.rest.len().min(PART));
-        self.handed = true;
-        self.under_way.waits(true);
+        let part = self.rest.split_to(self.rest.len().min(CHUNK_SIZE));
+        self.chunk_pending = true;
+        self.guard.set_chunk_pending(true);
         Poll::Ready(Some(Ok(Frame::data(part))))
     }
 }
 
-impl Drop for Parts {
+impl Drop for ChunkedBody {
     fn drop(&mut self) {
-        if self.handed {
-            self.under_way.waits(false);
+        if self.chunk_pending {
+            self.guard.set_chunk_pending(false);
         }
     }
 }
 
-impl HttpBody for Parts {
+impl HttpBody for ChunkedBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -200,16 +210,16 @@ impl HttpBody for Parts {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        if std::mem::take(&mut self.handed) {
-            self.under_way.waits(false);
+        if std::mem::take(&mut self.chunk_pending) {
+            self.guard.set_chunk_pending(false);
         }
         if !self.rest.is_empty() {
             let rest = std::mem::take(&mut self.rest);
-            return self.hand(rest);
+            return self.emit_chunk(rest);
         }
         match ready!(Pin::new(&mut self.body).poll_frame(context)) {
             Some(Ok(frame)) => match frame.into_data() {
-                Ok(data) => self.hand(data),
+                Ok(data) => self.emit_chunk(data),
                 Err(other) => Poll::Ready(Some(Ok(other))),
             },
             other => Poll::Ready(other),
@@ -221,7 +231,8 @@ impl HttpBody for Parts {
     }
 
     fn size_hint(&self) -> SizeHint {
-        let (mut hint, rest) = (self.body.size_hint(), u64::try_from(self.rest.len()).unwrap_or(u64::MAX));
+        let (mut hint, rest) =
+            (self.body.size_hint(), u64::try_from(self.rest.len()).unwrap_or(u64::MAX));
         if let Some(upper) = hint.upper() {
             hint.set_upper(upper.saturating_add(rest));
         }
@@ -236,13 +247,14 @@ mod tests {
 
     use axum::body::to_bytes;
 
-    use super::{super::table::Table, *};
+    use super::{super::table::ConnectionTable, *};
 
     #[tokio::test]
-    async fn a_body_in_parts_is_the_same_body() {
-        let place = Table::new(1, 1).admit(IpAddr::from([10, 0, 0, 1])).unwrap();
-        let text = (0..=u8::MAX).cycle().take(3 * PART + 7).collect::<Vec<u8>>();
-        let parts = Parts::new(Body::from(text.clone()), UnderWay::begin(place.connection()));
+    async fn a_chunked_body_has_the_same_content() {
+        let place = ConnectionTable::new(1, 1).admit(IpAddr::from([10, 0, 0, 1])).unwrap();
+        let text = (0..=u8::MAX).cycle().take(3 * CHUNK_SIZE + 7).collect::<Vec<u8>>();
+        let parts =
+            ChunkedBody::new(Body::from(text.clone()), RequestGuard::begin(place.connection()));
         assert_eq!(HttpBody::size_hint(&parts).exact(), Some(text.len() as u64));
         assert_eq!(to_bytes(Body::new(parts), usize::MAX).await.unwrap(), text);
     }

@@ -1,4 +1,5 @@
-//! Connections that send nothing, too slowly, or never read: they must not keep others out.
+//! Tests of a listener under floods of connections that send nothing, send slowly, or never read:
+//! other clients must be answered.
 
 use std::{
     sync::Arc,
@@ -21,41 +22,46 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::server::{
-    certificates::{Lifetimes, make_ca, make_leaf, serving},
-    keeper::Current,
+    certificates::{CertificateLifetimes, certified_key, generate_leaf, generate_unconstrained_ca},
+    rotator::CertResolver,
 };
 
-/// Connections of the listener under test.
-const LIMIT: usize = 200;
-/// How many more are opened.
-const MORE: usize = 500;
-/// The answer to somebody else comes within this time all the same.
-const PROMPT: Duration = Duration::from_secs(1);
-/// The preface of HTTP/2, and an empty frame of settings.
+/// Maximum number of connections of the listener under test.
+const CONNECTION_LIMIT: usize = 200;
+/// Number of connections that are opened beyond the limit.
+const EXCESS_CONNECTIONS: usize = 500;
+/// Time within which other clients must be answered.
+const RESPONSE_LIMIT: Duration = Duration::from_secs(1);
+/// HTTP/2 connection preface and an empty SETTINGS frame.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
 
-/// Like a listener, but with shorter times.
-fn quick() -> Serving {
+/// Returns a listener configuration with short timeouts.
+fn short_timeouts() -> ListenerConfig {
     let seconds = Duration::from_secs;
-    let times = Times { first: seconds(2), idle: seconds(2), stalled: seconds(2) };
-    Serving { max_connections: LIMIT, times, ..Serving::default() }
+    let times =
+        ConnectionTimeouts { first_request: seconds(2), idle: seconds(2), stalled: seconds(2) };
+    ListenerConfig {
+        max_connections: CONNECTION_LIMIT,
+        timeouts: times,
+        ..ListenerConfig::default()
+    }
 }
 
-struct Under {
+struct ListenerUnderTest {
     address: String,
     ca: Option<String>,
     _stop: tokio_util::sync::DropGuard,
 }
 
-async fn start(mut how: Serving, tls: bool, router: Router) -> Under {
+async fn start(mut how: ListenerConfig, tls: bool, router: Router) -> ListenerUnderTest {
     let mut ca = None;
     if tls {
-        let (now, lives) = (SystemTime::now(), Lifetimes::default());
-        let pair = make_ca(now, lives.ca).unwrap();
-        let leaf = make_leaf(&pair, &["127.0.0.1".into()], now, lives.leaf).unwrap();
-        let current = Arc::new(Current::default());
-        current.store(serving(&leaf).unwrap());
+        let (now, lives) = (SystemTime::now(), CertificateLifetimes::default());
+        let pair = generate_unconstrained_ca(now, lives.ca).unwrap();
+        let leaf = generate_leaf(&pair, &["127.0.0.1".into()], now, lives.leaf).unwrap();
+        let current = Arc::new(CertResolver::default());
+        current.store(certified_key(&leaf).unwrap());
         let resolver: Arc<dyn ResolvesServerCert> = current;
         how.tls = Some(tls_config(resolver, None).unwrap());
         ca = Some(pair.certificate);
@@ -64,21 +70,23 @@ async fn start(mut how: Serving, tls: bool, router: Router) -> Under {
     let address = listener.local_addr().unwrap().to_string();
     let stop = CancellationToken::new();
     tokio::spawn(serve(listener, how, router, stop.clone()));
-    Under { address, ca, _stop: stop.drop_guard() }
+    ListenerUnderTest { address, ca, _stop: stop.drop_guard() }
 }
 
 fn hello() -> Router {
     Router::new().route("/", axum::routing::get(async || "hello"))
 }
 
-impl Under {
+impl ListenerUnderTest {
     async fn plain(&self) -> TcpStream {
         TcpStream::connect(&self.address).await.unwrap()
     }
 
     async fn secure(&self, protocol: &str) -> TlsStream<TcpStream> {
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(self.ca.as_ref().unwrap().as_bytes()).unwrap()).unwrap();
+        roots
+            .add(CertificateDer::from_pem_slice(self.ca.as_ref().unwrap().as_bytes()).unwrap())
+            .unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -87,11 +95,14 @@ impl Under {
             .with_no_client_auth();
         config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
         let connector = TlsConnector::from(Arc::new(config));
-        connector.connect(ServerName::try_from("127.0.0.1").unwrap(), self.plain().await).await.unwrap()
+        connector
+            .connect(ServerName::try_from("127.0.0.1").unwrap(), self.plain().await)
+            .await
+            .unwrap()
     }
 
-    /// How long somebody else waits for an answer.
-    async fn ask(&self) -> Duration {
+    /// Sends a request as another client does, and returns the time to the response.
+    async fn measure_response(&self) -> Duration {
         let begun = Instant::now();
         let mut text = String::new();
         let asked = async {
@@ -111,8 +122,8 @@ impl Under {
     }
 }
 
-/// How long it takes until the server ends the connection; panics when it does not within 20 s.
-async fn end_of(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> Duration {
+/// Waits until the server closes the connection and returns the time; panics after 20 s.
+async fn wait_for_close(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> Duration {
     let begun = Instant::now();
     let mut buffer = vec![0; 16 * 1024];
     let ended = tokio::time::timeout(Duration::from_secs(20), async {
@@ -124,36 +135,36 @@ async fn end_of(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> Duration {
 
 #[tokio::test]
 async fn a_connection_that_sends_nothing_is_closed() {
-    let under = start(quick(), false, hello()).await;
-    end_of(&mut under.plain().await).await;
+    let under = start(short_timeouts(), false, hello()).await;
+    wait_for_close(&mut under.plain().await).await;
 }
 
 #[rstest]
 #[case("http/1.1")]
 #[case("h2")]
 #[tokio::test]
-async fn a_connection_that_sends_nothing_behind_its_handshake_is_closed(#[case] protocol: &str) {
-    let under = start(quick(), true, hello()).await;
-    end_of(&mut under.secure(protocol).await).await;
+async fn a_connection_that_sends_nothing_after_its_handshake_is_closed(#[case] protocol: &str) {
+    let under = start(short_timeouts(), true, hello()).await;
+    wait_for_close(&mut under.secure(protocol).await).await;
 }
 
 #[tokio::test]
-async fn a_connection_that_does_not_begin_its_handshake_is_closed() {
-    let under = start(quick(), true, hello()).await;
-    end_of(&mut under.plain().await).await;
+async fn a_connection_without_a_handshake_is_closed() {
+    let under = start(short_timeouts(), true, hello()).await;
+    wait_for_close(&mut under.plain().await).await;
 }
 
 #[tokio::test]
-async fn a_connection_of_http2_without_streams_is_closed() {
-    let under = start(quick(), true, hello()).await;
+async fn an_http2_connection_without_streams_is_closed() {
+    let under = start(short_timeouts(), true, hello()).await;
     let mut stream = under.secure("h2").await;
     stream.write_all(PREFACE).await.unwrap();
-    end_of(&mut stream).await;
+    wait_for_close(&mut stream).await;
 }
 
 #[tokio::test]
-async fn a_head_that_comes_byte_by_byte_is_not_waited_for() {
-    let under = start(quick(), false, hello()).await;
+async fn a_slow_request_head_times_out() {
+    let under = start(short_timeouts(), false, hello()).await;
     let (mut read, mut write) = under.plain().await.into_split();
     let drip = tokio::spawn(async move {
         for byte in b"GET / HTTP/1.1\r\nHost: abcdefghijklmnopqrstuvwxyz" {
@@ -163,12 +174,12 @@ async fn a_head_that_comes_byte_by_byte_is_not_waited_for() {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     });
-    end_of(&mut read).await;
+    wait_for_close(&mut read).await;
     drip.abort();
 }
 
 #[derive(Clone, Copy)]
-enum Sort {
+enum FloodKind {
     Plain,
     NoHandshake,
     Handshake,
@@ -176,20 +187,20 @@ enum Sort {
 }
 
 #[rstest]
-#[case::plain(Sort::Plain)]
-#[case::no_handshake(Sort::NoHandshake)]
-#[case::handshake(Sort::Handshake)]
-#[case::http2(Sort::Http2)]
+#[case::plain(FloodKind::Plain)]
+#[case::no_handshake(FloodKind::NoHandshake)]
+#[case::handshake(FloodKind::Handshake)]
+#[case::http2(FloodKind::Http2)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn silent_connections_keep_nobody_out(#[case] sort: Sort) {
-    let under = start(quick(), !matches!(sort, Sort::Plain), hello()).await;
+async fn silent_connections_do_not_block_other_clients(#[case] sort: FloodKind) {
+    let under = start(short_timeouts(), !matches!(sort, FloodKind::Plain), hello()).await;
     let (mut plain, mut secure) = (Vec::new(), Vec::new());
     let open = async {
-        for _ in 0..LIMIT + MORE {
+        for _ in 0..CONNECTION_LIMIT + EXCESS_CONNECTIONS {
             match sort {
-                Sort::Plain | Sort::NoHandshake => plain.push(under.plain().await),
-                Sort::Handshake => secure.push(under.secure("http/1.1").await),
-                Sort::Http2 => {
+                FloodKind::Plain | FloodKind::NoHandshake => plain.push(under.plain().await),
+                FloodKind::Handshake => secure.push(under.secure("http/1.1").await),
+                FloodKind::Http2 => {
                     let mut stream = under.secure("h2").await;
                     let _ = stream.write_all(PREFACE).await;
                     secure.push(stream);
@@ -198,26 +209,36 @@ async fn silent_connections_keep_nobody_out(#[case] sort: Sort) {
         }
     };
     let opened = tokio::time::timeout(Duration::from_secs(30), open).await;
-    assert!(opened.is_ok(), "the listener stopped accepting after {} connections", plain.len() + secure.len());
-    let took = under.ask().await;
-    assert!(took < PROMPT, "{took:?}");
+    assert!(
+        opened.is_ok(),
+        "the listener stopped accepting after {} connections",
+        plain.len() + secure.len()
+    );
+    let took = under.measure_response().await;
+    assert!(took < RESPONSE_LIMIT, "{took:?}");
 }
 
-/// The kubelet's probes are answered beside 3,000 connections that send nothing.
+/// Probes of the kubelet are answered while 3,000 silent connections are open.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn probes_are_answered_under_a_flood() {
     let metrics = Arc::new(crate::metrics::Metrics::new().unwrap());
-    let health = crate::server::health::Health {
-        kubernetes: tokio::sync::watch::Sender::new(crate::server::health::Contact::none()).subscribe(),
+    let health = crate::server::health::HealthState {
+        kubernetes: tokio::sync::watch::Sender::new(
+            crate::server::health::ApiServerContact::initial(),
+        )
+        .subscribe(),
         leads: tokio::sync::watch::Sender::new(true).subscribe(),
         heartbeat: crate::leader::Heartbeat::default(),
         bundle: tokio::sync::watch::Sender::new(Some("ca".into())).subscribe(),
-        caches: tokio::sync::watch::Sender::new(1).subscribe(),
-        caches_needed: 1,
+        synced_caches: tokio::sync::watch::Sender::new(1).subscribe(),
+        required_caches: 1,
         registered: None,
         metrics,
     };
-    let how = Serving { max_connections: crate::server::health::MAX_CONNECTIONS, ..Serving::default() };
+    let how = ListenerConfig {
+        max_connections: crate::server::health::MAX_CONNECTIONS,
+        ..ListenerConfig::default()
+    };
     let under = start(how, false, crate::server::health::router(health)).await;
     let mut silent = Vec::new();
     let open = async {
@@ -225,29 +246,37 @@ async fn probes_are_answered_under_a_flood() {
             silent.push(under.plain().await);
         }
     };
-    assert!(tokio::time::timeout(Duration::from_secs(30), open).await.is_ok(), "the listener stopped accepting");
+    assert!(
+        tokio::time::timeout(Duration::from_secs(30), open).await.is_ok(),
+        "the listener stopped accepting"
+    );
     for path in ["/healthz", "/readyz"] {
         let begun = Instant::now();
         let mut stream = under.plain().await;
         stream
-            .write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes())
+            .write_all(
+                format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes(),
+            )
             .await
             .unwrap();
         let mut text = String::new();
-        let read = tokio::time::timeout(Duration::from_secs(10), stream.read_to_string(&mut text)).await;
+        let read =
+            tokio::time::timeout(Duration::from_secs(10), stream.read_to_string(&mut text)).await;
         assert!(read.is_ok() && text.starts_with("HTTP/1.1 200"), "{path}: {text:?}");
-        assert!(begun.elapsed() < PROMPT, "{path}: {:?}", begun.elapsed());
+        assert!(begun.elapsed() < RESPONSE_LIMIT, "{path}: {:?}", begun.elapsed());
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_who_never_reads_is_closed() {
-    let large =
-        Router::new().route("/", axum::routing::get(async || axum::body::Bytes::from(vec![b'x'; 32 * 1024 * 1024])));
-    let under = start(quick(), false, large).await;
+async fn a_connection_whose_peer_never_reads_is_closed() {
+    let large = Router::new().route(
+        "/",
+        axum::routing::get(async || axum::body::Bytes::from(vec![b'x'; 32 * 1024 * 1024])),
+    );
+    let under = start(short_timeouts(), false, large).await;
     let mut stream = under.plain().await;
     stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
-    // The server's end of a connection that is not read shows by an error of a write, at the latest.
+    // The client does not read, so it detects the close by a failed write.
     let ended = tokio::time::timeout(Duration::from_secs(20), async {
         loop {
             tokio::time::sleep(Duration::from_millis(200)).await;

@@ -1,4 +1,5 @@
-//! The open connections of a listener, and which of them are closed when there is no room for another.
+//! Table of the open connections of a listener, with limits in total and per peer, and eviction at
+//! these limits.
 
 use std::{
     cmp::Reverse,
@@ -13,46 +14,48 @@ use std::{
 
 use tokio::sync::Notify;
 
-/// A full listener closes this part of its connections at once, so that the search for them is not repeated for each further
-/// one: 7 of 1,000.
-const EVICTED: usize = 128;
+/// Divisor of the number of connections that one eviction closes at a limit: 7 of 1,000. Several
+/// are closed at once so that the search is not repeated for each new connection.
+const EVICTION_DIVISOR: usize = 128;
 
-/// How long a connection may do nothing.
+/// Timeouts of a connection without activity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Times {
-    /// From its start to its first request.
-    pub first: Duration,
-    /// Between two requests.
+pub struct ConnectionTimeouts {
+    /// Timeout from the accept to the first request.
+    pub first_request: Duration,
+    /// Idle timeout between two requests.
     pub idle: Duration,
-    /// While an answer is being sent and the peer takes nothing of it.
+    /// Timeout of a response of which the peer reads nothing.
     pub stalled: Duration,
 }
 
-/// What is to be done with a connection now.
+/// Action on a connection after a check of its timeouts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Due {
-    Nothing,
-    /// The peer is asked to send no further request.
-    End,
-    /// It is dropped.
-    Drop,
+pub(super) enum TimeoutAction {
+    Keep,
+    /// Graceful shutdown: the peer may send no further request.
+    Shutdown,
+    /// Immediate close.
+    Close,
 }
 
-/// An idle connection that was asked to end gets this much time for it.
-const GRACE: Duration = Duration::from_secs(5);
+/// Time that an idle connection has to end after the start of a graceful shutdown, before it is
+/// closed.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
-/// What happens on a connection; written by its requests, read by the listener.
-pub(super) struct Connection {
+/// Activity of a connection, written by its requests and read by the listener.
+pub(super) struct ConnectionState {
     peer: IpAddr,
     opened: Instant,
-    under_way: AtomicUsize,
+    requests_in_progress: AtomicUsize,
     has_begun: AtomicBool,
     has_completed: AtomicBool,
     upgraded: AtomicBool,
-    /// Responses of which a part waits for the peer.
-    waiting: AtomicUsize,
-    /// Milliseconds from `opened` to the last beginning or end of a request, or part of a response that was taken.
-    moved: AtomicU64,
+    /// Number of responses with a chunk that the peer has not read yet.
+    pending_chunks: AtomicUsize,
+    /// Time of the last activity, in milliseconds since `opened`: start or end of a request, or
+    /// progress of a response.
+    last_activity: AtomicU64,
     evicted: Notify,
 }
 
@@ -60,143 +63,157 @@ fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
-impl Connection {
+impl ConnectionState {
     pub(super) fn new(peer: IpAddr) -> Self {
         Self {
             peer,
             opened: Instant::now(),
-            under_way: AtomicUsize::new(0),
+            requests_in_progress: AtomicUsize::new(0),
             has_begun: AtomicBool::new(false),
             has_completed: AtomicBool::new(false),
             upgraded: AtomicBool::new(false),
-            waiting: AtomicUsize::new(0),
-            moved: AtomicU64::new(0),
+            pending_chunks: AtomicUsize::new(0),
+            last_activity: AtomicU64::new(0),
             evicted: Notify::new(),
         }
     }
 
-    fn note(&self) {
-        self.moved.store(millis(self.opened.elapsed()), Ordering::Relaxed);
+    fn touch(&self) {
+        self.last_activity.store(millis(self.opened.elapsed()), Ordering::Relaxed);
     }
 
-    /// Resolves when the listener needs the connection's place.
+    /// Resolves when the connection is evicted.
     pub(super) async fn evicted(&self) {
         self.evicted.notified().await;
     }
 
-    /// What is to be done now.
-    pub(super) fn due(&self, times: &Times) -> Due {
+    /// Returns the action that the timeouts require now.
+    pub(super) fn timeout_action(&self, times: &ConnectionTimeouts) -> TimeoutAction {
         let age = self.opened.elapsed();
-        let still = age.saturating_sub(Duration::from_millis(self.moved.load(Ordering::Relaxed)));
-        let under_way = self.under_way.load(Ordering::Relaxed);
-        let waits = self.waiting.load(Ordering::Relaxed) > 0;
-        due(times, under_way, waits, self.has_begun.load(Ordering::Relaxed), still)
+        let still =
+            age.saturating_sub(Duration::from_millis(self.last_activity.load(Ordering::Relaxed)));
+        let under_way = self.requests_in_progress.load(Ordering::Relaxed);
+        let waits = self.pending_chunks.load(Ordering::Relaxed) > 0;
+        timeout_action_after(times, under_way, waits, self.has_begun.load(Ordering::Relaxed), still)
     }
 }
 
-/// *Pure.* `still`: how long nothing has moved.
-fn due(times: &Times, under_way: usize, waits: bool, has_begun: bool, still: Duration) -> Due {
+/// Returns the action that the timeouts require after `still` without activity.
+fn timeout_action_after(
+    times: &ConnectionTimeouts,
+    under_way: usize,
+    waits: bool,
+    has_begun: bool,
+    still: Duration,
+) -> TimeoutAction {
     match (under_way, has_begun) {
-        (0, false) if still >= times.first => Due::Drop,
-        (0, true) if still >= times.idle.saturating_add(GRACE) => Due::Drop,
-        (0, true) if still >= times.idle => Due::End,
-        (1.., _) if waits && still >= times.stalled => Due::Drop,
-        _ => Due::Nothing,
+        (0, false) if still >= times.first_request => TimeoutAction::Close,
+        (0, true) if still >= times.idle.saturating_add(SHUTDOWN_GRACE) => TimeoutAction::Close,
+        (0, true) if still >= times.idle => TimeoutAction::Shutdown,
+        (1.., _) if waits && still >= times.stalled => TimeoutAction::Close,
+        _ => TimeoutAction::Keep,
     }
 }
 
-/// A request, from its head to the end of its response.
-pub(super) struct UnderWay(Arc<Connection>);
+/// Guard of a request in progress, from its head to the end of its response.
+pub(super) struct RequestGuard(Arc<ConnectionState>);
 
-impl UnderWay {
-    pub(super) fn begin(connection: &Arc<Connection>) -> Self {
-        connection.under_way.fetch_add(1, Ordering::Relaxed);
+impl RequestGuard {
+    pub(super) fn begin(connection: &Arc<ConnectionState>) -> Self {
+        connection.requests_in_progress.fetch_add(1, Ordering::Relaxed);
         connection.has_begun.store(true, Ordering::Relaxed);
-        connection.note();
+        connection.touch();
         Self(Arc::clone(connection))
     }
 
-    /// A part of the response is on its way to the peer, or (`false`) was taken.
-    pub(super) fn waits(&self, waits: bool) {
+    /// Records that a chunk of the response waits for the peer, or (`false`) that the peer has read
+    /// it.
+    pub(super) fn set_chunk_pending(&self, waits: bool) {
         if waits {
-            self.0.waiting.fetch_add(1, Ordering::Relaxed);
+            self.0.pending_chunks.fetch_add(1, Ordering::Relaxed);
         } else {
-            self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.0.pending_chunks.fetch_sub(1, Ordering::Relaxed);
         }
-        self.0.note();
+        self.0.touch();
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for RequestGuard {
     fn drop(&mut self) {
-        self.0.note();
+        self.0.touch();
         self.0.has_completed.store(true, Ordering::Relaxed);
-        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+        self.0.requests_in_progress.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// The place of a connection in its listener. It is free again when all clones are dropped; in the extensions of a request,
-/// so that a WebSocket keeps the place of the connection that it was.
+/// Slot of a connection in the table of its listener. Dropping the last clone frees it. HTTP/1.1
+/// requests have a clone in their extensions, so that a WebSocket keeps the slot of the connection
+/// from which it was upgraded.
 #[derive(Clone)]
-pub struct Place(Arc<Inner>);
+pub struct ConnectionSlot(Arc<SlotInner>);
 
-struct Inner {
-    table: Arc<Table>,
+struct SlotInner {
+    table: Arc<ConnectionTable>,
     id: u64,
-    connection: Arc<Connection>,
+    connection: Arc<ConnectionState>,
 }
 
-impl Place {
-    pub(super) fn connection(&self) -> &Arc<Connection> {
+impl ConnectionSlot {
+    pub(super) fn connection(&self) -> &Arc<ConnectionState> {
         &self.0.connection
     }
 
-    /// The connection is no longer served by HTTP: the listener does not close it.
-    pub fn upgraded(&self) {
+    /// Marks the connection as upgraded from HTTP, which excludes it from eviction.
+    pub fn mark_upgraded(&self) {
         self.0.connection.upgraded.store(true, Ordering::Relaxed);
     }
 }
 
-impl Drop for Inner {
+impl Drop for SlotInner {
     fn drop(&mut self) {
         self.table.lock().remove(self.id);
     }
 }
 
 #[derive(Default)]
-struct Open {
-    next: u64,
-    all: HashMap<u64, Arc<Connection>>,
-    peers: HashMap<IpAddr, usize>,
+struct OpenConnections {
+    next_id: u64,
+    by_id: HashMap<u64, Arc<ConnectionState>>,
+    count_by_peer: HashMap<IpAddr, usize>,
 }
 
-impl Open {
-    fn remove(&mut self, id: u64) -> Option<Arc<Connection>> {
-        let gone = self.all.remove(&id)?;
-        if let Some(count) = self.peers.get_mut(&gone.peer) {
+impl OpenConnections {
+    fn remove(&mut self, id: u64) -> Option<Arc<ConnectionState>> {
+        let gone = self.by_id.remove(&id)?;
+        if let Some(count) = self.count_by_peer.get_mut(&gone.peer) {
             *count = count.saturating_sub(1);
             if *count == 0 {
-                self.peers.remove(&gone.peer);
+                self.count_by_peer.remove(&gone.peer);
             }
         }
         Some(gone)
     }
 
-    fn of(&self, peer: IpAddr) -> usize {
-        self.peers.get(&peer).copied().unwrap_or_default()
+    fn peer_count(&self, peer: IpAddr) -> usize {
+        self.count_by_peer.get(&peer).copied().unwrap_or_default()
     }
 
-    /// Closes connections to make room for one of `peer`. False: none may be closed for it.
-    fn make_room(&mut self, peer: IpAddr, only: Option<IpAddr>, many: usize) -> bool {
-        let all = self.all.iter().filter(|(_, one)| only.is_none_or(|only| one.peer == only));
-        let candidates = all.filter(|(_, one)| !one.upgraded.load(Ordering::Relaxed)).map(|(id, one)| Candidate {
-            id: *id,
-            of_peer: self.of(one.peer),
-            idle: one.under_way.load(Ordering::Relaxed) == 0,
-            completed: one.has_completed.load(Ordering::Relaxed),
-            since: one.opened + Duration::from_millis(one.moved.load(Ordering::Relaxed)),
-        });
-        let victims = victims(candidates.collect(), self.of(peer), many);
+    /// Evicts up to `many` connections, of the peer `only` where it is set, for a new one of
+    /// `peer`. Returns `false` when no connection may be evicted.
+    fn evict(&mut self, peer: IpAddr, only: Option<IpAddr>, many: usize) -> bool {
+        let all = self.by_id.iter().filter(|(_, one)| only.is_none_or(|only| one.peer == only));
+        let candidates =
+            all.filter(|(_, one)| !one.upgraded.load(Ordering::Relaxed)).map(|(id, one)| {
+                EvictionCandidate {
+                    id: *id,
+                    peer_count: self.peer_count(one.peer),
+                    idle: one.requests_in_progress.load(Ordering::Relaxed) == 0,
+                    completed: one.has_completed.load(Ordering::Relaxed),
+                    last_activity: one.opened
+                        + Duration::from_millis(one.last_activity.load(Ordering::Relaxed)),
+                }
+            });
+        let victims = select_victims(candidates.collect(), self.peer_count(peer), many);
         for id in &victims {
             if let Some(gone) = self.remove(*id) {
                 gone.evicted.notify_one();
@@ -206,28 +223,32 @@ impl Open {
     }
 }
 
-/// A connection that may have to give way.
+/// Connection that may be evicted.
 #[derive(Debug, Clone, Copy)]
-struct Candidate {
+struct EvictionCandidate {
     id: u64,
-    /// How many connections its peer has.
-    of_peer: usize,
-    /// Whether no request is under way.
+    /// Number of connections of its peer.
+    peer_count: usize,
+    /// `true`: no request is in progress.
     idle: bool,
-    /// Whether a request was ever answered.
+    /// `true`: at least one request was answered.
     completed: bool,
-    /// When something last happened.
-    since: Instant,
+    /// Time of the last activity.
+    last_activity: Instant,
 }
 
-/// The connections to close for a newcomer whose peer has `own` connections. *Pure.*
+/// Selects up to `many` connections to evict for a new connection whose peer has `own` connections.
 ///
-/// Idle ones first: those that never completed a request, of the peers with most connections, the longest idle. Where none is
-/// idle, one of a peer with more connections than the newcomer's gets closed, so that a peer that keeps requests under way on
-/// every connection does not keep others out.
-fn victims(mut candidates: Vec<Candidate>, own: usize, many: usize) -> Vec<u64> {
-    let key = |one: &Candidate| (one.completed, Reverse(one.of_peer), one.since);
-    let busiest = candidates.iter().filter(|one| one.of_peer > own.saturating_add(1)).min_by_key(|one| key(one));
+/// Idle connections are evicted first: those without a completed request before others, then those
+/// of the peers with most connections, then the longest idle. Where no connection is idle, one of a
+/// peer with more connections than the new peer is evicted, so that a peer with a request in
+/// progress on every connection cannot block others.
+fn select_victims(mut candidates: Vec<EvictionCandidate>, own: usize, many: usize) -> Vec<u64> {
+    let key = |one: &EvictionCandidate| (one.completed, Reverse(one.peer_count), one.last_activity);
+    let busiest = candidates
+        .iter()
+        .filter(|one| one.peer_count > own.saturating_add(1))
+        .min_by_key(|one| key(one));
     let busiest = busiest.map(|one| one.id);
     candidates.retain(|one| one.idle);
     if candidates.is_empty() {
@@ -238,47 +259,57 @@ fn victims(mut candidates: Vec<Candidate>, own: usize, many: usize) -> Vec<u64> 
     candidates.iter().take(many).map(|one| one.id).collect()
 }
 
-/// The open connections.
-pub(super) struct Table {
-    most: usize,
-    per_peer: usize,
-    open: Mutex<Open>,
+/// Table of open connections.
+pub(super) struct ConnectionTable {
+    max_connections: usize,
+    max_per_peer: usize,
+    open: Mutex<OpenConnections>,
 }
 
-impl Table {
-    /// For so many connections, and so many of one peer.
+impl ConnectionTable {
+    /// Creates a table for `most` connections, of which one peer may have `per_peer`. Both are at
+    /// least 1.
     pub(super) fn new(most: usize, per_peer: usize) -> Arc<Self> {
-        Arc::new(Self { most: most.max(1), per_peer: per_peer.max(1), open: Mutex::default() })
+        Arc::new(Self {
+            max_connections: most.max(1),
+            max_per_peer: per_peer.max(1),
+            open: Mutex::default(),
+        })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Open> {
+    fn lock(&self) -> MutexGuard<'_, OpenConnections> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for a connection of this peer; others are closed for it where there is none. None: it is refused.
-    pub(super) fn admit(self: &Arc<Self>, peer: IpAddr) -> Option<Place> {
+    /// Allocates a slot for a connection of this peer, and evicts others at a limit. Returns `None`
+    /// when the connection is refused because no other may be evicted.
+    pub(super) fn admit(self: &Arc<Self>, peer: IpAddr) -> Option<ConnectionSlot> {
         let peer = peer.to_canonical();
         let mut open = self.lock();
-        if open.of(peer) >= self.per_peer && !open.make_room(peer, Some(peer), self.per_peer / EVICTED) {
+        if open.peer_count(peer) >= self.max_per_peer
+            && !open.evict(peer, Some(peer), self.max_per_peer / EVICTION_DIVISOR)
+        {
             return None;
         }
-        if open.all.len() >= self.most && !open.make_room(peer, None, self.most / EVICTED) {
+        if open.by_id.len() >= self.max_connections
+            && !open.evict(peer, None, self.max_connections / EVICTION_DIVISOR)
+        {
             return None;
         }
-        let (id, connection) = (open.next, Arc::new(Connection::new(peer)));
-        open.next = open.next.wrapping_add(1);
-        open.all.insert(id, Arc::clone(&connection));
-        let count = open.peers.entry(peer).or_default();
+        let (id, connection) = (open.next_id, Arc::new(ConnectionState::new(peer)));
+        open.next_id = open.next_id.wrapping_add(1);
+        open.by_id.insert(id, Arc::clone(&connection));
+        let count = open.count_by_peer.entry(peer).or_default();
         *count = count.saturating_add(1);
         drop(open);
-        Some(Place(Arc::new(Inner { table: Arc::clone(self), id, connection })))
+        Some(ConnectionSlot(Arc::new(SlotInner { table: Arc::clone(self), id, connection })))
     }
 
-    /// Closes some idle connections: there are no file descriptors left.
-    pub(super) fn shrink(&self) {
+    /// Evicts some idle connections to release file descriptors.
+    pub(super) fn evict_idle(&self) {
         let mut open = self.lock();
-        let many = (open.all.len() / EVICTED).max(1);
-        let _ = open.make_room(IpAddr::from([0, 0, 0, 0]), None, many);
+        let many = (open.by_id.len() / EVICTION_DIVISOR).max(1);
+        let _ = open.evict(IpAddr::from([0, 0, 0, 0]), None, many);
     }
 }
 
@@ -293,14 +324,14 @@ mod tests {
     }
 
     #[test]
-    fn who_gives_way_first() {
+    fn eviction_order() {
         let now = Instant::now();
-        let one = |id, of_peer, idle, completed, ago| Candidate {
+        let one = |id, of_peer, idle, completed, ago| EvictionCandidate {
             id,
-            of_peer,
+            peer_count: of_peer,
             idle,
             completed,
-            since: now.checked_sub(Duration::from_secs(ago)).unwrap(),
+            last_activity: now.checked_sub(Duration::from_secs(ago)).unwrap(),
         };
         let all = vec![
             one(1, 2, true, true, 100),
@@ -310,67 +341,78 @@ mod tests {
             one(5, 2, true, false, 3),
             one(6, 9, true, true, 7),
         ];
-        assert_eq!(victims(all.clone(), 0, 1), [5], "the longest idle of those that never completed a request");
-        let mut four = victims(all.clone(), 0, 4);
+        assert_eq!(
+            select_victims(all.clone(), 0, 1),
+            [5],
+            "the longest idle of those that never completed a request"
+        );
+        let mut four = select_victims(all.clone(), 0, 4);
         four.sort_unstable();
-        assert_eq!(four, [2, 3, 5, 6], "then those of the peer with most connections");
-        let busy: Vec<_> = all.iter().map(|one| Candidate { idle: false, ..*one }).collect();
-        assert_eq!(victims(busy.clone(), 0, 3), [4], "one of a peer with more, when none is idle");
-        assert!(victims(busy, 8, 3).is_empty(), "none for a peer that has as many");
-        assert!(victims(Vec::new(), 0, 3).is_empty());
+        assert_eq!(four, [2, 3, 5, 6], "followed by those of the peer with most connections");
+        let busy: Vec<_> =
+            all.iter().map(|one| EvictionCandidate { idle: false, ..*one }).collect();
+        assert_eq!(
+            select_victims(busy.clone(), 0, 3),
+            [4],
+            "one of a peer with more connections, when none is idle"
+        );
+        assert!(select_victims(busy, 8, 3).is_empty(), "none for a peer with as many connections");
+        assert!(select_victims(Vec::new(), 0, 3).is_empty());
     }
 
     #[test]
-    fn a_full_table_takes_a_newcomer_and_closes_an_idle_one() {
-        let table = Table::new(3, 3);
+    fn a_full_table_evicts_an_idle_connection_for_a_new_one() {
+        let table = ConnectionTable::new(3, 3);
         let places: Vec<_> = (1..=3).map(|last| table.admit(peer(last)).unwrap()).collect();
-        let busy = UnderWay::begin(places[0].connection());
+        let busy = RequestGuard::begin(places[0].connection());
         let fourth = table.admit(peer(4)).unwrap();
-        assert_eq!(table.lock().all.len(), 3);
-        assert!(table.lock().of(peer(1)) == 1 && table.lock().of(peer(4)) == 1);
+        assert_eq!(table.lock().by_id.len(), 3);
+        assert!(table.lock().peer_count(peer(1)) == 1 && table.lock().peer_count(peer(4)) == 1);
         drop((busy, places, fourth));
-        assert!(table.lock().all.is_empty() && table.lock().peers.is_empty());
+        assert!(table.lock().by_id.is_empty() && table.lock().count_by_peer.is_empty());
     }
 
     #[test]
-    fn a_peer_has_a_share() {
-        let table = Table::new(4, 2);
+    fn the_share_of_a_peer_is_limited() {
+        let table = ConnectionTable::new(4, 2);
         let places: Vec<_> = (0..2).map(|_| table.admit(peer(1)).unwrap()).collect();
-        let busy: Vec<_> = places.iter().map(|place| UnderWay::begin(place.connection())).collect();
+        let busy: Vec<_> =
+            places.iter().map(|place| RequestGuard::begin(place.connection())).collect();
         assert!(table.admit(peer(1)).is_none(), "both of its connections are busy");
         assert!(table.admit(peer(2)).is_some());
         drop(busy);
         let third = table.admit(peer(1));
-        assert!(third.is_some(), "one of its own was closed for it");
-        assert_eq!(table.lock().of(peer(1)), 2);
+        assert!(third.is_some(), "an idle connection of the same peer was evicted");
+        assert_eq!(table.lock().peer_count(peer(1)), 2);
     }
 
     #[test]
     fn an_upgraded_connection_is_not_closed() {
-        let table = Table::new(1, 1);
+        let table = ConnectionTable::new(1, 1);
         let place = table.admit(peer(1)).unwrap();
-        place.upgraded();
+        place.mark_upgraded();
         assert!(table.admit(peer(2)).is_none());
     }
 
     #[rstest]
-    #[case(0, false, false, 9, Due::Nothing)]
-    #[case(0, false, false, 10, Due::Drop)]
-    #[case(0, false, true, 10, Due::Nothing)]
-    #[case(0, false, true, 60, Due::End)]
-    #[case(0, false, true, 65, Due::Drop)]
-    #[case(1, false, true, 1000, Due::Nothing)]
-    #[case(1, true, true, 29, Due::Nothing)]
-    #[case(2, true, true, 30, Due::Drop)]
-    fn how_long_what_is_waited_for(
+    #[case(0, false, false, 9, TimeoutAction::Keep)]
+    #[case(0, false, false, 10, TimeoutAction::Close)]
+    #[case(0, false, true, 10, TimeoutAction::Keep)]
+    #[case(0, false, true, 60, TimeoutAction::Shutdown)]
+    #[case(0, false, true, 65, TimeoutAction::Close)]
+    #[case(1, false, true, 1000, TimeoutAction::Keep)]
+    #[case(1, true, true, 29, TimeoutAction::Keep)]
+    #[case(2, true, true, 30, TimeoutAction::Close)]
+    fn timeouts_by_connection_state(
         #[case] under_way: usize,
         #[case] waits: bool,
         #[case] begun: bool,
         #[case] seconds: u64,
-        #[case] expected: Due,
+        #[case] expected: TimeoutAction,
     ) {
         let span = Duration::from_secs;
-        let times = Times { first: span(10), idle: span(60), stalled: span(30) };
-        assert_eq!(due(&times, under_way, waits, begun, span(seconds)), expected);
+        let times =
+            ConnectionTimeouts { first_request: span(10), idle: span(60), stalled: span(30) };
+        assert_eq!(timeout_action_after(&times, under_way, waits, begun, span(seconds)), expected);
     }
 }

@@ -1,9 +1,12 @@
 # shellcheck shell=bash
-# The control plane on loopback, and the fake nodes that kwok plays.
+# The control plane on loopback, and the fake nodes simulated by kwok.
+#
+# Variables are set by ../cluster, which sources this file (SC2154), or used there (SC2034).
+# shellcheck disable=SC2154,SC2034
 
 make_certificates() {
   local index addresses="IP:127.0.0.1,IP:10.0.0.1"
-  # Pods of a real node reach the apiserver at the first address of their subnet.
+  # Pods of a real node reach the API server at the first address of their subnet.
   for ((index = 1; index <= max_real_nodes; index++)); do addresses+=",IP:$(subnet "$index").1"; done
   mkdir -p "$dir/pki"
   {
@@ -41,8 +44,8 @@ current-context: test
 K
 }
 
-# What the installed servers' accounts ask for, and nothing else: by this a test
-# compares what they may do with what they do.
+# Audits only requests of the servers' service accounts. A test compares them with the accounts'
+# permissions.
 write_audit_policy() {
   cat >"$dir/audit-policy.yaml" <<'A'
 apiVersion: audit.k8s.io/v1
@@ -59,7 +62,7 @@ start_control_plane() {
   local etcd=http://127.0.0.1:$((port + 1)) peer=http://127.0.0.1:$((port + 2)) clients
   clients=(--kubeconfig="$dir/kubeconfig" --authentication-kubeconfig="$dir/kubeconfig"
     --authorization-kubeconfig="$dir/kubeconfig" --leader-elect=false --secure-port=0)
-  # Only the programs of the cluster itself may read the key and the tokens.
+  # Only the owner may read the keys and tokens.
   umask 077
   make_certificates
   write_kubeconfig
@@ -70,8 +73,8 @@ start_control_plane() {
   launch etcd "$bin/etcd" --data-dir "$dir/etcd" --unsafe-no-fsync --log-level warn \
     --listen-client-urls "$etcd" --advertise-client-urls "$etcd" \
     --listen-peer-urls "$peer" --initial-advertise-peer-urls "$peer" --initial-cluster "default=$peer"
-  # All interfaces, for pods of a real node; aggregator routing, so that
-  # webhooks behind a Service are reached without kube-proxy.
+  # Binds to all interfaces for pods of real nodes. Aggregator routing makes webhooks behind a
+  # Service reachable without kube-proxy.
   launch apiserver "$bin/kube-apiserver" --etcd-servers="$etcd" --cert-dir="$dir/pki" \
     --tls-cert-file="$dir/pki/apiserver.crt" --tls-private-key-file="$dir/pki/apiserver.key" \
     --bind-address=0.0.0.0 --secure-port="$port" --enable-aggregator-routing=true --service-cluster-ip-range=10.0.0.0/24 \
@@ -85,8 +88,8 @@ start_control_plane() {
   finish
 
   begin "starting kube-controller-manager ($qps requests/s), kube-scheduler and kwok"
-  # No node-lifecycle controller: it would evict pods of nodes whose lease is
-  # not renewed, and kwok renews none.
+  # Without the node-lifecycle controller, which would evict pods of nodes whose Lease is not
+  # renewed: kwok renews none.
   launch controller-manager "$bin/kube-controller-manager" "${clients[@]}" \
     --service-account-private-key-file="$dir/pki/sa.key" --root-ca-file="$dir/pki/ca.crt" \
     --use-service-account-credentials --kube-api-qps="$qps" --kube-api-burst="$((qps * 2))" \
@@ -101,7 +104,7 @@ make_fake_nodes() {
   ((fake_nodes > 0)) || return 0
   local index name arch
   arch=$(uname -m | sed 's/x86_64/amd64/; s/aarch64/arm64/')
-  begin "making $fake_nodes fake nodes"
+  begin "creating $fake_nodes fake nodes"
   for ((index = 1; index <= fake_nodes; index++)); do
     printf -v name 'node-%04d' "$index"
     cat <<N
@@ -115,7 +118,7 @@ metadata:
 N
   done >"$dir/nodes.yaml"
   current=kwok
-  # Created, not applied: half the requests, and the nodes are new.
+  # create instead of apply, which needs twice as many requests.
   kubectl create --validate=false -f "$dir/nodes.yaml" >"$dir/logs/nodes.log"
   await 120 "fake nodes ready" fake_nodes_ready
   finish

@@ -1,13 +1,18 @@
 # shellcheck shell=bash
-# Starting and ending the cluster's programs. A program is known by its process
-# id and the time it started, so that a reused id is never taken for it.
+# Starts and stops the cluster's processes. A process is identified by its PID and start time, so
+# that a reused PID is not mistaken for it.
+#
+# Variables are set by ../cluster, which sources this file (SC2154), or used there (SC2034).
+# shellcheck disable=SC2154,SC2034
 
-# Prints when the process PID started, in ticks since boot; fails if it has ended.
+# start_time PID: prints the start time of the process in ticks since boot; fails if the process has
+# ended.
 start_time() {
   local stat
   { stat=$(<"/proc/$1/stat"); } 2>/dev/null || return
-  # The name, in brackets, may hold blanks.
+  # The name in parentheses may contain spaces.
   stat=${stat##*) }
+  # shellcheck disable=SC2086 # split into fields
   set -- $stat
   [[ $1 != Z && $1 != X ]] || return
   printf '%s\n' "${20}"
@@ -15,8 +20,8 @@ start_time() {
 
 same_process() { [[ -n $2 && $(start_time "$1") == "$2" ]]; }
 
-# launch NAME COMMAND...: in a session of its own, so that the terminal's Ctrl-C
-# leaves the orderly stop to us, and without our open files, which may be locks.
+# launch NAME COMMAND...: starts COMMAND in a separate session, so that Ctrl-C in the terminal does
+# not reach it, and without the open files of this process, which may be locks.
 launch() {
   local name=$1 self descriptor
   shift
@@ -26,16 +31,16 @@ launch() {
       descriptor=${descriptor##*/}
       if ((descriptor > 2 && descriptor != 255)); then eval "exec $descriptor>&-"; fi
     done
-    # In $( ) BASHPID would be another.
+    # Stored in a variable, because BASHPID differs within $( ).
     self=$BASHPID
     printf '%s %s\n' "$self" "$(start_time "$self")" >"$dir/pids/$name"
-    # A proxy is for the network outside, never for this cluster's addresses.
+    # Addresses of the cluster must not be accessed through a proxy.
     unset HTTP_PROXY HTTPS_PROXY ALL_PROXY http_proxy https_proxy all_proxy
     trap - INT TERM HUP EXIT
     PREWARMER_CLUSTER_COMPONENT=$dir PATH="$bin:$PATH" exec setsid "$@" </dev/null >"$dir/logs/$name.log" 2>&1
   ) &
   disown
-  # Until it is written down, it would count as ended.
+  # Until its PID is recorded, the process would count as ended.
   until [[ -s $dir/pids/$name ]]; do sleep 0.01; done
 }
 
@@ -44,19 +49,19 @@ component_runs() {
   { read -r pid started <"$dir/pids/$1"; } 2>/dev/null && same_process "$pid" "$started"
 }
 
-# await SECONDS WHAT COMMAND...: until COMMAND succeeds, or the component that
-# was launched last has ended.
+# await SECONDS WHAT COMMAND...: waits until COMMAND succeeds; fails on timeout, or if the component
+# that was launched last has ended.
 await() {
   local deadline=$((SECONDS + $1)) what=$2
   shift 2
   until "$@" >/dev/null 2>&1; do
     component_runs "$current" || { printf '%s has ended\n' "$current" >&2; return 1; }
-    ((SECONDS < deadline)) || { printf 'gave up waiting for %s\n' "$what" >&2; return 1; }
+    ((SECONDS < deadline)) || { printf 'timeout waiting for %s\n' "$what" >&2; return 1; }
     sleep 0.2
   done
 }
 
-# end_components NAME...: all are told at once, then waited for, then killed.
+# end_components NAME...: sends SIGTERM to all, waits up to 8 seconds, then sends SIGKILL.
 end_components() {
   local name pid started deadline=$((SECONDS + 8)) left=()
   for name in "$@"; do
@@ -77,8 +82,8 @@ end_components() {
   return 0
 }
 
-# Ends whatever else this cluster has started: containerd's shims, and a program
-# whose id was never written down.
+# Kills all other processes of this cluster: containerd's shims, and processes whose PID was not
+# recorded.
 end_strays() {
   local file pid
   for file in /proc/[0-9]*/environ; do
@@ -90,8 +95,8 @@ end_strays() {
   return 0
 }
 
-# Kills all in the control groups named PREFIX*, and removes them. Killing the
-# shims alone would leave the containers, and their addresses, behind.
+# remove_cgroups PREFIX: kills all processes in the control groups PREFIX*, and removes the groups.
+# If only the shims were killed, the containers and their addresses would remain.
 remove_cgroups() {
   local group try
   for try in {1..40}; do
@@ -105,7 +110,8 @@ remove_cgroups() {
   return 0
 }
 
-# What the CNI plugins noted of our pods names their network namespaces.
+# remove_networks PREFIX: removes the network namespaces of pods, which the result files of the CNI
+# plugins name.
 remove_networks() {
   local result namespace container
   for result in /var/lib/cni/results/"$1"*; do

@@ -1,11 +1,14 @@
 # shellcheck shell=bash
-# Real nodes: containerd with runc, a kubelet, and one registry for all of them.
+# Real nodes: containerd with runc, a kubelet, and one registry for all nodes.
+#
+# Variables are set by ../cluster, which sources this file (SC2154), or used there (SC2034).
+# shellcheck disable=SC2154,SC2034
 
-# Sets `reason` to why this machine cannot run a real node, or to nothing.
+# Sets `reason` to the reason why this machine cannot run a real node, or to an empty string.
 probe_real_nodes() {
   local lack=() packages=() output
   reason=
-  ((EUID == 0)) || { reason="root is needed"; return; }
+  ((EUID == 0)) || { reason="root is required"; return; }
   find_cni
   command -v runc >/dev/null || { lack+=(runc); packages+=(runc); }
   [[ -n $cni ]] || { lack+=("the CNI plugin ptp"); packages+=(containernetworking-plugins); }
@@ -14,19 +17,19 @@ probe_real_nodes() {
   if ((${#lack[@]})); then
     printf -v output '%s, ' "${lack[@]}"
     output=${output%, }
-    command -v apt-get >/dev/null || { reason="$output: missing, and there is no apt-get to install it"; return; }
-    begin "installing ${packages[*]} by apt-get"
+    command -v apt-get >/dev/null || { reason="$output: not installed, and apt-get is not available"; return; }
+    begin "installing ${packages[*]} with apt-get"
     if ! { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${packages[@]}"; } \
       >"$dir/logs/apt-get.log" 2>&1 </dev/null; then
       printf 'failed\n' >&2
-      reason="$output: missing, and apt-get could not install it: $(tail -n 1 "$dir/logs/apt-get.log")"
+      reason="$output: not installed, and apt-get failed: $(tail -n 1 "$dir/logs/apt-get.log")"
       return
     fi
     finish
     find_cni
   fi
-  unshare --mount --net true 2>/dev/null || { reason="this root may not make namespaces"; return; }
-  make_cgroup "$network-probe" || reason="this root may not make control groups"
+  unshare --mount --net true 2>/dev/null || { reason="not permitted to create namespaces"; return; }
+  make_cgroup "$network-probe" || reason="not permitted to create control groups"
   remove_cgroups "$network-probe"
 }
 
@@ -39,16 +42,16 @@ find_cni() {
   return 0
 }
 
-# One group in each hierarchy of cgroup v1, or one in cgroup v2.
+# make_cgroup NAME: creates the group in each hierarchy of cgroup v1, or once in cgroup v2.
 make_cgroup() {
   local root made=
   for root in /sys/fs/cgroup/ /sys/fs/cgroup/*/; do
     [[ -f $root/cgroup.procs ]] || continue
-    # In cgroup v2 the folders below the root are groups, not hierarchies.
+    # In cgroup v2 the directories below the root are groups, not hierarchies.
     [[ $root != /sys/fs/cgroup/ && -f /sys/fs/cgroup/cgroup.procs ]] && continue
     mkdir -p "$root/$1" 2>/dev/null || return
     made=yes
-    # cgroup v1: a new cpuset has no processors until told.
+    # In cgroup v1 a new cpuset is empty until it is configured.
     if [[ -f $root/cpuset.cpus && -f $root/cpuset.mems ]]; then
       cat "$root/cpuset.cpus" >"$root/$1/cpuset.cpus" 2>/dev/null || true
       cat "$root/cpuset.mems" >"$root/$1/cpuset.mems" 2>/dev/null || true
@@ -57,10 +60,10 @@ make_cgroup() {
   [[ -n $made ]]
 }
 
-# The subnet of the real node INDEX of this cluster, without its last part.
+# subnet INDEX: prints the subnet of a real node without its last octet.
 subnet() { printf '10.88.%d' $((slot * max_real_nodes + $1)); }
 
-# Where its kubelet listens: an address of this machine alone.
+# node_address INDEX: prints the address on which the kubelet listens, local to this machine.
 node_address() { printf '%s.250' "$(subnet "$1")"; }
 
 remove_addresses() {
@@ -75,7 +78,7 @@ start_registry() {
   mkdir -p "$dir/registry" "$dir/pause"
   launch registry "$bin/crane" registry serve --address "$registry" --disk "$dir/registry"
   await 20 "the registry" bash -c "exec 3<>/dev/tcp/${registry/://}"
-  # The sandbox image comes from here too: no other registry is needed.
+  # The sandbox image comes from this registry too, so that no other registry is needed.
   cp "$bin/pause" "$dir/pause/pause"
   tar -C "$dir/pause" -cf "$dir/pause.tar" pause
   "$bin/crane" append --insecure -f "$dir/pause.tar" -t "$registry/pause:0" >>"$dir/logs/registry.log" 2>&1
@@ -83,7 +86,7 @@ start_registry() {
   finish
 }
 
-# An overlay cannot lie on another overlay, as in a container.
+# Overlayfs cannot be mounted on another overlayfs, for example inside a container.
 choose_snapshotter() {
   local probe=$dir/overlay-probe
   mkdir -p "$probe/lower" "$probe/upper" "$probe/work" "$probe/merged"
@@ -99,7 +102,7 @@ start_real_node() {
   local index=$1 name=real$1 node=$dir/real$1 group=$network-real$1
   begin "starting the real node $name"
   mkdir -p "$node/cni" "$node/kubelet" "$node/logs" "$node/certs.d" "$node/store/io.containerd.content.v1.content"
-  # A test can fill it, and the other nodes have room all the same.
+  # Separate content store of limited size, which a test can fill without affecting the other nodes.
   ((index == 1 || index < real_nodes)) || mount -t tmpfs -o "size=$content_size" tmpfs "$node/store/io.containerd.content.v1.content"
   cat >"$node/cni/10-ptp.conflist" <<C
 {"cniVersion":"1.0.0","name":"$group","plugins":[{"type":"ptp","ipam":{"type":"host-local","dataDir":"$node/ipam","ranges":[[{"subnet":"$(subnet "$index").0/24"}]],"routes":[{"dst":"0.0.0.0/0"}]}}]}
@@ -113,17 +116,17 @@ state = "$node/state"
 [ttrpc]
   address = "$node/containerd.sock.ttrpc"
 [plugins.'io.containerd.nri.v1.nri']
-  disable = true   # its socket would be one for the whole machine
+  disable = true   # its socket is shared by the entire machine
 [plugins.'io.containerd.internal.v1.opt']
   path = "$node/opt"
 [plugins.'io.containerd.cri.v1.images']
   snapshotter = "$snapshotter"
   [plugins.'io.containerd.cri.v1.images'.registry]
-    config_path = "$node/certs.d"   # empty: a test may say how a registry is to be reached
+    config_path = "$node/certs.d"   # empty; tests may add the configuration of a registry
   [plugins.'io.containerd.cri.v1.images'.pinned_images]
     sandbox = "$registry/pause:1"
 [plugins.'io.containerd.cri.v1.runtime']
-  restrict_oom_score_adj = true   # root may lack CAP_SYS_RESOURCE to lower it; without this no container starts
+  restrict_oom_score_adj = true   # needed where root lacks CAP_SYS_RESOURCE; otherwise no container starts
   [plugins.'io.containerd.cri.v1.runtime'.cni]
     bin_dirs = ["$cni"]
     conf_dir = "$node/cni"
@@ -137,10 +140,10 @@ C
 apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 cgroupDriver: cgroupfs
-cgroupRoot: /$group   # one per kubelet: each removes pod cgroups that it does not know
+cgroupRoot: /$group   # one per kubelet, because a kubelet removes unknown pod cgroups
 failCgroupV1: false
 failSwapOn: false
-makeIPTablesUtilChains: false   # they would outlive the cluster
+makeIPTablesUtilChains: false   # the chains would remain after the cluster
 authentication: {anonymous: {enabled: true}, webhook: {enabled: false}}
 authorization: {mode: AlwaysAllow}
 address: $(node_address "$index")

@@ -1,4 +1,5 @@
-// Command ci-gate warms the images of a manifest before a pipeline rolls it out, and fails when that fails:
+// Command ci-gate warms the images of a manifest before a pipeline rolls it out, and exits with 1
+// if images cannot be pulled:
 //
 //	kustomize build overlays/production | ci-gate -node-type web -timeout 10m
 package main
@@ -16,8 +17,8 @@ import (
 )
 
 func main() {
-	kind := flag.String("node-type", "", "the nodes with the label type=...; by default all")
-	timeout := flag.Duration("timeout", 10*time.Minute, "how long the gate may take")
+	kind := flag.String("node-type", "", "value of the label type of the nodes to warm (default: all nodes)")
+	timeout := flag.Duration("timeout", 10*time.Minute, "timeout of the gate")
 	flag.Parse()
 	ctx, cancel := context.WithTimeout(context.Background(), *timeout)
 	defer cancel()
@@ -25,10 +26,10 @@ func main() {
 	var failed *prewarmer.TaskFailedError
 	switch {
 	case errors.As(err, &failed):
-		fmt.Fprintln(os.Stderr, "the images cannot be pulled everywhere:", failed)
+		fmt.Fprintln(os.Stderr, "not all images were pulled:", failed)
 		os.Exit(1)
 	case err != nil:
-		fmt.Fprintln(os.Stderr, "the gate could not tell:", err)
+		fmt.Fprintln(os.Stderr, "the gate failed:", err)
 		os.Exit(2)
 	}
 }
@@ -43,7 +44,7 @@ func gate(ctx context.Context, kind, deadline string) error {
 		return err
 	}
 	if len(images) == 0 {
-		fmt.Println("the manifest has no images to warm")
+		fmt.Println("the manifest contains no images to warm")
 		return nil
 	}
 	request := prewarmer.TaskRequest{Images: images, BatchPolicy: prewarmer.BatchPolicyRolling, Deadline: deadline}
@@ -65,7 +66,8 @@ func gate(ctx context.Context, kind, deadline string) error {
 	return nil
 }
 
-// imagesOf asks the server what a manifest's workloads need, so that a pipeline does not have to know every kind.
+// imagesOf returns the images of the manifest's workloads. The server extracts them, so that the
+// pipeline does not need to support every kind.
 func imagesOf(ctx context.Context, client *prewarmer.Client) ([]string, error) {
 	found, err := client.Extract(ctx, os.Stdin)
 	if err != nil {

@@ -1,4 +1,5 @@
-// Command schedule makes a nightly schedule, runs it once by hand, shows its runs, and deletes it: schedule TYPE IMAGE...
+// Command schedule creates a nightly schedule, triggers it once, prints its executions, and deletes
+// it: schedule TYPE IMAGE...
 package main
 
 import (
@@ -59,7 +60,7 @@ func runOnce(ctx context.Context, client *prewarmer.Client, id string, here prew
 	if _, err := client.Wait(ctx, run.TaskID, here, prewarmer.FailUnlessCompleted()); err != nil {
 		return err
 	}
-	// The schedule's record follows its task within moments: the run may still be called running.
+	// The status of the execution is updated shortly after its task: it may still be running.
 	for run, err := range client.Executions(ctx, id, here) {
 		if err != nil {
 			return err

@@ -1,4 +1,4 @@
-// Command wait warms images while showing how far it is, and cancels the task when it is interrupted or takes too long:
+// Command wait warms images and prints the progress. It cancels the task on interrupt or timeout:
 // wait [-timeout 5m] [-batch 25] TYPE IMAGE...
 package main
 
@@ -15,8 +15,8 @@ import (
 )
 
 func main() {
-	timeout := flag.Duration("timeout", 5*time.Minute, "how long to wait")
-	batch := flag.Int("batch", 25, "how many percent of the nodes at once")
+	timeout := flag.Duration("timeout", 5*time.Minute, "maximum time to wait")
+	batch := flag.Int("batch", 25, "batch size in percent of the nodes")
 	flag.Parse()
 	if flag.NArg() < 2 {
 		fmt.Fprintln(os.Stderr, "usage: wait [-timeout 5m] [-batch 25] TYPE IMAGE...")
@@ -53,7 +53,7 @@ func run(timeout time.Duration, batch int, kind string, images []string) error {
 	if ctx.Err() == nil {
 		return err
 	}
-	// The context is over; the call that cleans up needs one of its own.
+	// The context has ended; the cleanup needs a separate one.
 	cleanup, cancelCleanup := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancelCleanup()
 	_, cancelled := client.CancelTask(cleanup, task.TaskID, prewarmer.InNamespace(task.Namespace))

@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// document is what of OpenAPI 3.1 Prewarmer's document uses.
+// document is the subset of OpenAPI 3.1 that Prewarmer's document uses.
 type document struct {
 	Paths      map[string]map[string]operation `json:"paths"`
 	Components struct {
@@ -46,7 +46,7 @@ type schema struct {
 	Additional  json.RawMessage    `json:"additionalProperties"`
 }
 
-// types is "string" as well as ["string", "null"].
+// types is the value of "type": a string, or a list such as ["string", "null"].
 type types []string
 
 func (t *types) UnmarshalJSON(text []byte) error {
@@ -57,7 +57,7 @@ func (t *types) UnmarshalJSON(text []byte) error {
 	return json.Unmarshal(text, &(*t)[0])
 }
 
-// kind is the type beside null.
+// kind returns the type other than null.
 func (s *schema) kind() string {
 	for _, t := range s.Type {
 		if t != "null" {
@@ -67,7 +67,8 @@ func (s *schema) kind() string {
 	return ""
 }
 
-// plain takes "one of this and null" for this. What stays a choice, of a number and a text, keeps its choices.
+// plain removes null from oneOf, and returns the schema itself if only one alternative remains. A
+// choice of a number and a string keeps its alternatives.
 func (s *schema) plain() *schema {
 	var choices []*schema
 	for _, choice := range s.OneOf {
@@ -94,7 +95,7 @@ func (s *schema) refName() string {
 	return s.Ref[strings.LastIndex(s.Ref, "/")+1:]
 }
 
-// flat is one object with the fields of every part of an allOf, also of those that are only named there.
+// flat returns one object with the fields of all parts of an allOf, including referenced schemas.
 func (d *document) flat(s *schema) (*schema, error) {
 	if len(s.AllOf) == 0 {
 		return s, nil
@@ -113,7 +114,7 @@ func (d *document) flat(s *schema) (*schema, error) {
 		}
 		for key, field := range part.Properties {
 			if whole.Properties[key] != nil {
-				return nil, fmt.Errorf("%s: two parts have it", key)
+				return nil, fmt.Errorf("%s: defined in two parts of an allOf", key)
 			}
 			whole.Properties[key] = field
 		}
@@ -122,17 +123,17 @@ func (d *document) flat(s *schema) (*schema, error) {
 	return &whole, nil
 }
 
-// part is a part of an allOf by itself: an object, and no choice.
+// part returns a part of an allOf, which must be an object without alternatives.
 func (d *document) part(s *schema) (*schema, error) {
 	if s.Ref != "" {
 		named := d.Components.Schemas[s.refName()]
 		if named == nil {
-			return nil, fmt.Errorf("%s: there is no such schema", s.Ref)
+			return nil, fmt.Errorf("%s: schema not found", s.Ref)
 		}
 		s = named
 	}
 	if kind := s.kind(); len(s.OneOf) > 0 || len(s.Enum) > 0 || (kind != "" && kind != "object") {
-		return nil, errors.New("a part of an allOf that is no object")
+		return nil, errors.New("a part of an allOf is not an object")
 	}
 	return d.flat(s)
 }

@@ -7,10 +7,10 @@ import (
 	"strings"
 )
 
-// goField is the Go type of a field, and what its tag says after the name.
+// goField returns the Go type of a field, and the options of its tag.
 //
-// Where nothing and the zero value mean the same, the field is plain and left out when zero; where zero is a value of its
-// own (maxRetries, enabled), an optional field is a pointer.
+// If an absent value and the zero value have the same meaning, the field is omitted when zero. If
+// zero is a distinct value (maxRetries, enabled), an optional field is a pointer.
 func goField(key string, s *schema, required bool) (goType, omit string, err error) {
 	if isTime(key, s) {
 		if required {
@@ -24,7 +24,7 @@ func goField(key string, s *schema, required bool) (goType, omit string, err err
 	}
 	switch {
 	case len(s.OneOf) > 0, s.Ref != "":
-		// omitempty never leaves out a struct.
+		// omitempty does not omit structs.
 		return goType, ",omitzero", nil
 	case zeroMeansSomething(s):
 		return "*" + goType, ",omitempty", nil
@@ -76,18 +76,19 @@ func goTypeOf(s *schema) (string, error) {
 	return "", fmt.Errorf("no Go type for %q", s.kind())
 }
 
-// choiceType knows one choice: a number, or a text such as 25%.
+// choiceType supports one choice: a number, or a string such as 25%.
 func choiceType(s *schema) (string, error) {
 	if len(s.OneOf) == 2 && s.OneOf[0].kind() == "integer" && s.OneOf[1].kind() == "string" {
 		return "Amount", nil
 	}
-	return "", errors.New("a choice other than of a number and a text")
+	return "", errors.New("unsupported oneOf: expected a number and a string")
 }
 
-// mapType is for an object whose keys the document does not name. Where it does not say of what either, it is of anything.
+// mapType returns the type of an object without declared fields: a map of its value type, or of
+// any.
 func mapType(s *schema) (string, error) {
 	if len(s.Properties) > 0 || len(s.AllOf) > 0 {
-		return "", errors.New("an object within an object: give it a name among the schemas")
+		return "", errors.New("unsupported inline object: move it to components/schemas")
 	}
 	if len(s.Additional) == 0 {
 		return "map[string]any", nil

@@ -23,7 +23,7 @@ func TestFields(t *testing.T) {
 		`"priority": {"type": "integer", "minimum": 1}`:                                                  "Priority int `json:\"priority,omitempty\"`",
 		`"delay": {"type": "integer", "format": "int64"}`:                                                "Delay *int64 `json:\"delay,omitempty\"`",
 		`"endedAt": {"type": "string", "description": "RFC 3339."}`:                                      "// EndedAt: RFC 3339. EndedAt *time.Time `json:\"endedAt,omitempty\"`",
-		`"size": {"oneOf": [{"type": "integer"}, {"type": "string", "pattern": "x"}, {"type": "null"}]}`: "// Size: a number, or a text like x. Size Amount `json:\"size,omitzero\"`",
+		`"size": {"oneOf": [{"type": "integer"}, {"type": "string", "pattern": "x"}, {"type": "null"}]}`: "// Size: a number, or a string that matches x. Size Amount `json:\"size,omitzero\"`",
 		`"kind": {"oneOf": [{"$ref": "#/components/schemas/Kind"}, {"type": "null"}]}`:                   "Kind Kind `json:\"kind,omitzero\"`",
 		`"labels": {"type": "object", "additionalProperties": {"type": "string"}}`:                       "Labels map[string]string `json:\"labels,omitempty\"`",
 		`"open": {"type": "object"}`:                                                                     "Open map[string]any `json:\"open,omitempty\"`",
@@ -37,7 +37,7 @@ func TestFields(t *testing.T) {
 	}
 }
 
-func TestPartsByName(t *testing.T) {
+func TestAllOf(t *testing.T) {
 	source, err := generated(t, `{"components": {"schemas": {
 		"A": {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}},
 		"B": {"description": "Two.", "allOf": [{"$ref": "#/components/schemas/A"}, {"properties": {"on": {"type": "boolean"}}}]},
@@ -62,7 +62,7 @@ func TestOperations(t *testing.T) {
 	}
 }
 
-func TestWhatHasNoGoType(t *testing.T) {
+func TestUnsupportedSchemas(t *testing.T) {
 	for _, text := range []string{
 		`{"components": {"schemas": {"X": {"type": "string"}}}}`,
 		`{"components": {"schemas": {"X": {"type": "object", "properties": {"a": {"type": "object", "properties": {"b": {"type": "string"}}}}}}}}`,

@@ -7,7 +7,8 @@ import (
 
 var initialisms = map[string]bool{"id": true, "url": true, "os": true, "ttl": true}
 
-// exported is the Go name of taskId (TaskID), list_tasks (ListTasks) or ci-gate.
+// exported returns the exported Go name of taskId (TaskID), list_tasks (ListTasks) or ci-gate
+// (CiGate).
 func exported(name string) string {
 	var b strings.Builder
 	for _, word := range words(name) {
@@ -39,7 +40,7 @@ func words(name string) []string {
 	return append(parts, name[start:])
 }
 
-// comment is the description as Go comment lines; descriptions begin with a capital, and stand after a name here.
+// comment returns the description as Go comment lines that start with the name.
 func comment(name, description string) string {
 	if description == "" {
 		return ""
@@ -48,7 +49,7 @@ func comment(name, description string) string {
 	return "// " + strings.ReplaceAll(text, "\n", "\n// ") + "\n"
 }
 
-// lowerFirst leaves RFC as it is.
+// lowerFirst converts the first letter to lower case, except of abbreviations such as RFC.
 func lowerFirst(text string) string {
 	if len(text) > 1 && unicode.IsUpper(rune(text[1])) {
 		return text

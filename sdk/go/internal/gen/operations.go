@@ -9,11 +9,11 @@ import (
 	"strings"
 )
 
-// base is in front of every path; the client puts its own base URL there.
+// base is the prefix of every path, which the client replaces by its base URL.
 const base = "/api/v1"
 
 func writeOperations(b *bytes.Buffer, doc *document) error {
-	b.WriteString("\n// The calls of the API: method, path, and the parameters of the query.\nvar (\n")
+	b.WriteString("\n// Operations of the API: method, path and query parameters.\nvar (\n")
 	for _, path := range slices.Sorted(maps.Keys(doc.Paths)) {
 		short, found := strings.CutPrefix(path, base)
 		if !found {

@@ -21,9 +21,9 @@ func writeSchema(b *bytes.Buffer, name string, s *schema) error {
 	return errors.New("neither an object nor an enumeration")
 }
 
-// writeEnum writes a string type: a word that a newer server adds must not break a client.
+// writeEnum writes a string type, so that values added by newer servers do not break clients.
 func writeEnum(b *bytes.Buffer, name string, s *schema) {
-	fmt.Fprintf(b, "type %s string\n\n// The words of %s. A newer server may know more.\nconst (\n", name, name)
+	fmt.Fprintf(b, "type %s string\n\n// Values of %s. Newer servers may add values.\nconst (\n", name, name)
 	for _, word := range s.Enum {
 		fmt.Fprintf(b, "%s%s %s = %q\n", name, exported(word), name, word)
 	}
@@ -46,7 +46,7 @@ func writeStruct(b *bytes.Buffer, name string, s *schema) error {
 	return nil
 }
 
-// fieldOrder is what must be there first, in the document's order, then the rest by name.
+// fieldOrder returns the required fields in the order of the document, then the others by name.
 func fieldOrder(s *schema) []string {
 	order := slices.Clone(s.Required)
 	for _, key := range slices.Sorted(maps.Keys(s.Properties)) {
@@ -57,21 +57,21 @@ func fieldOrder(s *schema) []string {
 	return order
 }
 
-// describe says what fits where the document says it by a pattern only.
+// describe returns the description, or a summary of the alternatives if there is no description.
 func describe(s *schema) string {
 	if s.Description != "" || len(s.OneOf) == 0 {
 		return s.Description
 	}
 	var choices []string
 	for _, choice := range s.OneOf {
-		text := "a text"
+		text := "a string"
 		switch {
 		case choice.Minimum != nil && choice.Maximum != nil:
 			text = fmt.Sprintf("a number from %.0f to %.0f", *choice.Minimum, *choice.Maximum)
 		case choice.kind() == "integer":
 			text = "a number"
 		case choice.Pattern != "":
-			text = "a text like " + choice.Pattern
+			text = "a string that matches " + choice.Pattern
 		}
 		choices = append(choices, text)
 	}

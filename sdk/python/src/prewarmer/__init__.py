@@ -1,7 +1,7 @@
-"""The client of Prewarmer, which pulls container images to Kubernetes nodes before the pods that need them.
+"""Client of Prewarmer, which pulls container images to Kubernetes nodes before the pods that need them.
 
-`PrewarmClient` is for ordinary code and `AsyncPrewarmClient` for asyncio; both have the same methods. What they give
-are the classes of `prewarmer.models`, and what they raise those of `prewarmer.errors`.
+`PrewarmClient` is synchronous, `AsyncPrewarmClient` is for asyncio; both have the same methods. They return the
+classes of `prewarmer.models` and raise those of `prewarmer.errors`.
 """
 
 from ._version import __version__

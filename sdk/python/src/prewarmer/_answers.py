@@ -1,4 +1,4 @@
-"""What answers mean: shared by both clients."""
+"""Evaluation of responses, for both clients."""
 
 from __future__ import annotations
 
@@ -27,42 +27,42 @@ _CLASSES: dict[int, type[errors.ApiError]] = {
     503: errors.Unavailable,
     504: errors.Unavailable,
 }
-# What a proxy says in Prewarmer's stead without Prewarmer's words, and means the same.
+# Status codes that a proxy returns without Prewarmer's error body, with the same meaning.
 _BY_PROXIES = {429, 502, 503, 504}
-# How much of a strange body an error quotes.
+# Maximum number of characters of an unexpected body in an error message.
 _QUOTED = 200
 
 
 def read(call: Call[T], response: httpx.Response) -> T:
-    """The answer, or what it says is wrong."""
+    """Returns the decoded response, or raises its error."""
     if response.status_code >= 300:
         raise refusal(call.method, response)
     return parse(call.answer, response.content, response)
 
 
 def parse(model: type[T], text: bytes | str, response: httpx.Response) -> T:
-    """A model from JSON that a server sent."""
+    """Decodes the JSON of a response into a model."""
     try:
         return model.model_validate_json(text)
     except ValidationError as error:
         words = text if isinstance(text, str) else text.decode(errors="replace")
         why = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}".lstrip(": ") for one in error.errors()[:3])
-        raise _strange(response, f"what is no {model.__name__} ({why})", words) from None
+        raise _strange(response, f"an invalid {model.__name__} ({why})", words) from None
 
 
 def refusal(method: str, response: httpx.Response) -> errors.PrewarmError:
-    """The error that an answer tells of."""
+    """Returns the error of a response."""
     code = response.status_code
     if code < 400:
         target = response.headers.get("location", "")
-        hint = f"a redirect to {target!r}, which is not followed: give the address of the API as base_url"
+        hint = f"a redirect to {target!r}, which is not followed; set base_url to the URL of the API"
         return _strange(response, hint, "")
     try:
         body = ErrorBody.model_validate_json(response.content)
     except ValidationError:
         if code not in _BY_PROXIES:
-            return _strange(response, "what is no error of Prewarmer", response.text)
-        body = ErrorBody(error=_quote(response.text) or "no more was said")
+            return _strange(response, "a body that is not an error of Prewarmer", response.text)
+        body = ErrorBody(error=_quote(response.text) or "no error message")
     return _CLASSES.get(code, errors.ApiError)(
         code,
         body.error,
@@ -77,29 +77,27 @@ def refusal(method: str, response: httpx.Response) -> errors.PrewarmError:
 
 
 def unanswered(error: httpx.HTTPError, url: httpx.URL) -> errors.TransportError:
-    """Why there is no answer, and what to do."""
+    """Returns the error for a failed request without a response."""
     address = _address(url)
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
-            hint = "give the file of the CA as verify=, or in PREWARMER_CA_FILE"
+            hint = "set the file of the CA in verify or PREWARMER_CA_FILE"
             why = f"the certificate of {address} is not trusted ({cause.verify_message}): {hint}"
             return errors.TransportError(why, sent=False, transient=False)
         if isinstance(cause, ssl.SSLError):
-            why = f"no TLS with {address} ({cause.reason or cause}): does the server speak plain http:// there?"
+            why = f"TLS with {address} failed ({cause.reason or cause}): the server may use plain http:// there"
             return errors.TransportError(why, sent=False, transient=False)
     if isinstance(error, httpx.UnsupportedProtocol):
-        return errors.TransportError(
-            f"{address} is no address that can be called: {error}", sent=False, transient=False
-        )
+        return errors.TransportError(f"{address} is not a valid URL: {error}", sent=False, transient=False)
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)):
-        hint = "check base_url or PREWARMER_URL, and that the server can be reached from here"
+        hint = "check base_url or PREWARMER_URL, and that the server is reachable"
         return errors.TransportError(f"no connection to {address} ({what}): {hint}", sent=False)
-    return errors.TransportError(f"no answer from {address} ({what})")
+    return errors.TransportError(f"no response from {address} ({what})")
 
 
 def next_page(response: httpx.Response) -> dict[str, str] | None:
-    """What the Link header asks for as the next page. Only the query counts: a header names no other host."""
+    """Returns the query of the next page from the Link header, or None. Other parts of the URL are ignored."""
     target = response.links.get("next", {}).get("url")
     return dict(parse_qsl(httpx.URL(target).query.decode())) if target else None
 
@@ -107,9 +105,9 @@ def next_page(response: httpx.Response) -> dict[str, str] | None:
 def _strange(response: httpx.Response, what: str, body: str) -> errors.InvalidAnswer:
     url = _address(response.request.url)
     quoted = _quote(body)
-    said = f": {quoted}" if quoted else ""
-    hint = "" if response.is_redirect else ". Is base_url the address of Prewarmer, or is a proxy in between?"
-    message = f"{url} answered {response.status_code} with {what}{said}{hint}"
+    detail = f": {quoted}" if quoted else ""
+    hint = "" if response.is_redirect else "; check that base_url is the URL of Prewarmer, and not of a proxy"
+    message = f"{url} answered {response.status_code} with {what}{detail}{hint}"
     return errors.InvalidAnswer(message, status_code=response.status_code, url=url)
 
 
@@ -129,7 +127,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Seconds, from seconds or a date."""
+    """Parses the header Retry-After, in seconds or as a date, and returns seconds."""
     if not value:
         return None
     try:

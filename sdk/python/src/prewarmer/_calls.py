@@ -1,4 +1,4 @@
-"""What each operation asks for, without doing it: shared by both clients."""
+"""Requests of all operations, for both clients."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _JSON = {"Content-Type": "application/json"}
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
-    """A call of the API."""
+    """Call of an operation of the API."""
 
     method: str
     path: str
@@ -31,9 +31,10 @@ class Call(Generic[T]):
     query: dict[str, str] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
     content: bytes | None = None
-    # Whether doing it twice comes to the same as doing it once.
+    # True if the call is idempotent.
     safe: bool = True
-    # What a refusal of a repeated call means where the first one got no answer, but was carried out.
+    # Returns the result for the error of a retry, if an earlier attempt without a response was
+    # processed.
     done_before: Callable[[ApiError], T | None] | None = None
 
 
@@ -115,8 +116,8 @@ def delete_schedule(schedule_id: str, namespace: str | None) -> Call[models.Sche
     return Call("DELETE", path, models.ScheduleDone, _query(namespace=namespace), done_before=deleted_before)
 
 
-def switch_schedule(schedule_id: str, deed: str, namespace: str | None) -> Call[models.ScheduleView]:
-    return Call("PUT", _path("scheduled-tasks", schedule_id, deed), models.ScheduleView, _query(namespace=namespace))
+def switch_schedule(schedule_id: str, action: str, namespace: str | None) -> Call[models.ScheduleView]:
+    return Call("PUT", _path("scheduled-tasks", schedule_id, action), models.ScheduleView, _query(namespace=namespace))
 
 
 def trigger_schedule(schedule_id: str, namespace: str | None) -> Call[models.Triggered]:
@@ -143,9 +144,9 @@ def get_stats(namespace: str | None) -> Call[models.Stats]:
 
 def _path(*parts: str) -> str:
     for part in parts:
-        # Such a part would name another path, and perhaps another deed.
+        # Such a part would change the path, and possibly the operation.
         if not part.strip("."):
-            raise ValueError(f"{part!r} is no name of a task or schedule")
+            raise ValueError(f"{part!r} is not a valid name of a task or schedule")
     return "".join(f"/{quote(part, safe='')}" for part in parts)
 
 
@@ -159,7 +160,7 @@ def _word(value: object) -> str:
 
 def _task(images: Images, options: TaskOptions) -> dict[str, Any]:
     if isinstance(images, (str, bytes)):
-        raise TypeError("images must be a list of references, not one text")
+        raise TypeError("images must be a list of references, not a string")
     body = _named(models.TaskRequest, images) if isinstance(images, Mapping) else {"images": list(images)}
     return {**body, **_given(models.TaskRequest, options)}
 
@@ -167,7 +168,7 @@ def _task(images: Images, options: TaskOptions) -> dict[str, Any]:
 def _schedule(request: Mapping[str, Any] | None, options: ScheduleOptions) -> dict[str, Any]:
     body = {**_named(models.ScheduleRequest, request or {}), **_given(models.ScheduleRequest, options)}
     if isinstance(request, models.ScheduleView):
-        # What a schedule shows beside what was asked for, such as its next run, is not asked for.
+        # Fields that only the server sets, such as the time of the next execution, are not sent.
         known = _aliases(models.ScheduleRequest).values()
         body = {name: value for name, value in body.items() if name in known}
     if isinstance(body.get("taskConfig"), Mapping):
@@ -179,12 +180,12 @@ def _given(model: type[Model], options: Mapping[str, object]) -> dict[str, Any]:
     aliases = _aliases(model)
     for name in options:
         if name not in aliases:
-            raise TypeError(f"there is no option {name!r}; there are {', '.join(sorted(aliases))}")
+            raise TypeError(f"unknown option {name!r}; valid options are {', '.join(sorted(aliases))}")
     return {aliases[name]: value for name, value in options.items() if value is not None}
 
 
 def _named(model: type[Model], body: Mapping[str, Any]) -> dict[str, Any]:
-    """A body by JSON names. Unknown names stay: the server says what is wrong, and may be newer than this."""
+    """Returns a body with JSON names. Unknown names are kept: a newer server may know them, or reports them."""
     aliases = _aliases(model)
     return {aliases.get(name, name): value for name, value in body.items() if value is not None}
 
@@ -202,4 +203,4 @@ def _plain(value: object) -> object:
         return value.to_dict()
     if isinstance(value, Mapping):
         return dict(value)
-    raise TypeError(f"{type(value).__name__} is no JSON")
+    raise TypeError(f"{type(value).__name__} cannot be encoded as JSON")

@@ -1,4 +1,4 @@
-"""What all models have in common."""
+"""Base class of all models."""
 
 # Without `from __future__ import annotations`, as in models.py.
 from collections.abc import Iterator, Mapping
@@ -9,32 +9,32 @@ from pydantic.alias_generators import to_camel
 
 
 class Model(BaseModel, Mapping[str, Any]):
-    """A JSON object of the API: attributes in snake_case, and a read-only mapping by its JSON names.
+    """JSON object of the API, with attributes in snake_case, and a read-only mapping with the JSON names.
 
-    `task.task_id` and `task["taskId"]` are the same. As a mapping it holds what was sent and nothing else, in plain
-    JSON values, so `dict(task)` can be given to `json.dumps`. Fields that this version does not know are kept.
+    `task.task_id` and `task["taskId"]` are equivalent. The mapping contains only the fields that were sent, as plain
+    JSON values, so that `json.dumps(dict(task))` works. Fields that this version does not know are kept.
     """
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="allow", frozen=True)
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON object, as a dict of plain values."""
+        """Returns the JSON object as a dict of plain values."""
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
     def __getitem__(self, key: str) -> Any:
-        """The plain JSON value of a field by its JSON name; KeyError where the server did not send it."""
+        """Returns the plain JSON value of a field by its JSON name. Raises KeyError if the server did not send it."""
         for name, alias in self._names():
             if alias == key:
-                # Unset fields of what is inside are left out too, or they would be keys that the server never sent.
+                # Unset fields of nested objects are excluded too: the server did not send them.
                 return self.model_dump(mode="json", by_alias=True, exclude_unset=True, include={name})[key]
         raise KeyError(key)
 
-    def __iter__(self) -> Iterator[str]:  # type: ignore[override]  # pydantic's own yields pairs, which no mapping does
-        """The JSON names of what was sent."""
+    def __iter__(self) -> Iterator[str]:  # type: ignore[override]  # pydantic yields pairs, a mapping must yield keys
+        """Iterates over the JSON names of the fields that were sent."""
         return (alias for _, alias in self._names())
 
     def __len__(self) -> int:
-        """How many fields were sent."""
+        """Returns the number of fields that were sent."""
         return sum(1 for _ in self._names())
 
     def _names(self) -> Iterator[tuple[str, str]]:

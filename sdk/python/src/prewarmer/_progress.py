@@ -1,4 +1,4 @@
-"""A task's progress, for people."""
+"""Display of the progress of a task."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _WIDTH = 24
 
 
 class Report:
-    """Shows a task on a stream: as one line that is drawn again on a terminal, and otherwise as lines."""
+    """Writes the progress of a task to a stream: one updated line on a terminal, otherwise a line per change."""
 
     def __init__(self, progress: Progress) -> None:
         self._stream = sys.stderr if progress is True else progress or None
@@ -22,13 +22,13 @@ class Report:
         self._shown = ""
 
     def show(self, task: TaskView) -> None:
-        """Shows it, where what is shown has changed."""
+        """Writes the progress, if its text has changed."""
         line = _line(task)
         if self._stream is None or line == self._shown:
             return
         self._shown = line
         if self._terminal:
-            # A line that wraps could not be drawn over.
+            # A wrapped line could not be overwritten.
             columns = shutil.get_terminal_size().columns
             self._stream.write(f"\r{line[: columns - 1]}\x1b[K")
         else:
@@ -36,7 +36,7 @@ class Report:
         self._stream.flush()
 
     def close(self) -> None:
-        """Leaves the terminal's line."""
+        """Ends the line on a terminal."""
         if self._stream is not None and self._terminal and self._shown:
             self._stream.write("\n")
             self._stream.flush()

@@ -1,4 +1,4 @@
-"""When a call is repeated: shared by both clients."""
+"""Retry policy, for both clients."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Callable
 from ._calls import Call, T
 from .errors import ApiError, PrewarmError, TransportError
 
-# Seconds before the first repetition; each further one waits twice as long, up to the longest.
+# Delay before the first retry in seconds. It doubles with each retry, up to _LONGEST.
 _FIRST = 0.5
 _LONGEST = 8.0
-# Answers after which nobody knows whether the call was carried out.
+# Status codes after which it is unknown whether the call was processed.
 _UNCERTAIN = {502, 504}
 
 
 class Attempts:
-    """The tries of a call: at most `retries` repetitions, the last of which begins within `budget` seconds."""
+    """Attempts of a call: at most `retries` retries, the last of which starts within `budget` seconds."""
 
     def __init__(self, retries: int, budget: float, clock: Callable[[], float], random: Callable[[], float]) -> None:
         self._left = retries
@@ -26,20 +26,20 @@ class Attempts:
         self._uncertain = False
 
     def done_before(self, call: Call[T], error: PrewarmError) -> T | None:
-        """The answer, where an earlier try was carried out without one, and this one is refused for that."""
+        """Returns the result if an earlier attempt without a response was processed, which causes this error."""
         if self._uncertain and call.done_before and isinstance(error, ApiError):
             return call.done_before(error)
         return None
 
     def pause(self, safe: bool, error: PrewarmError) -> float | None:
-        """Seconds until the next try; None when there is none."""
+        """Returns the delay in seconds before the next attempt, or None if there is none."""
         if self._left <= 0 or not _repeatable(safe, error):
             return None
-        told = error.retry_after if isinstance(error, ApiError) else None
-        # Half of it is chance, so that callers who were refused together do not come back together.
+        requested = error.retry_after if isinstance(error, ApiError) else None
+        # Half of the delay is random, so that clients do not retry at the same time.
         seconds = self._delay * (1 + self._random()) / 2
-        if told is not None:
-            seconds = max(seconds, told + self._random() * _FIRST)
+        if requested is not None:
+            seconds = max(seconds, requested + self._random() * _FIRST)
         if self._clock() + seconds > self._until:
             return None
         self._left -= 1

@@ -1,4 +1,4 @@
-"""Where the server is, and who calls: shared by both clients."""
+"""Settings of a client, for both clients."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ API = "/api/v1"
 
 @dataclass(frozen=True)
 class Settings:
-    """What every call has in common."""
+    """Settings that apply to every call."""
 
     base: httpx.URL
     token: Token | None = field(repr=False)
@@ -41,19 +41,19 @@ class Settings:
         retry_seconds: float,
         namespace: str | None,
     ) -> Settings:
-        """From the arguments of a client, and the environment for what is not given."""
+        """Returns settings from the arguments of a client, with defaults from the environment."""
         base = _base(base_url or os.environ.get("PREWARMER_URL"))
         token = token or os.environ.get("PREWARMER_TOKEN")
-        # Given as "", it is none, whatever the environment says.
+        # An empty string overrides the environment.
         namespace = (os.environ.get("PREWARMER_NAMESPACE") if namespace is None else namespace) or None
         return cls(base, token, timeout, retries, retry_seconds, namespace)
 
     def url(self, call: Call[T]) -> httpx.URL:
-        """Where a call goes, without its query."""
+        """Returns the URL of a call without its query."""
         return self.base.copy_with(raw_path=self.base.raw_path.rstrip(b"/") + call.path.encode())
 
     def headers(self, call: Call[T]) -> dict[str, str]:
-        """The headers of a call. The token is asked for each time: that of a service account changes."""
+        """Returns the headers of a call. A callable token is called each time, because tokens may be renewed."""
         headers = {"Accept": "application/json", "User-Agent": f"prewarmer-python/{__version__}", **call.headers}
         token = self.token() if callable(self.token) else self.token
         if token:
@@ -61,12 +61,12 @@ class Settings:
         return headers
 
     def in_namespace(self, namespace: str | None) -> str | None:
-        """The namespace of a call: its own, or the client's."""
+        """Returns the namespace of a call: its argument, or the client's default."""
         return self.namespace if namespace is None else namespace
 
 
 def trust(verify: Verify) -> bool | ssl.SSLContext:
-    """Whose certificates are believed."""
+    """Returns the certificate verification for httpx."""
     if verify is True:
         verify = os.environ.get("PREWARMER_CA_FILE") or True
     if isinstance(verify, (bool, ssl.SSLContext)):
@@ -75,30 +75,30 @@ def trust(verify: Verify) -> bool | ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=str(path))
     except OSError as error:
-        raise PrewarmError(f"the CA file {path} cannot be used: {error}") from error
+        raise PrewarmError(f"CA file {path} cannot be used: {error}") from error
 
 
 def _base(given: str | None) -> httpx.URL:
     if not given:
-        raise PrewarmError("give base_url, or set PREWARMER_URL, such as https://localhost:8080")
+        raise PrewarmError("base_url is required: set it or PREWARMER_URL, such as https://localhost:8080")
     try:
         url = httpx.URL(given.strip())
     except httpx.InvalidURL as error:
-        raise PrewarmError(f"base_url is no URL: {error}") from None
+        raise PrewarmError(f"base_url is not a valid URL: {error}") from None
     if url.userinfo:
-        raise PrewarmError("base_url must not contain a user or password: give a token")
+        raise PrewarmError("base_url must not contain a user or password; use a token")
     if url.scheme not in ("http", "https") or not url.host:
-        raise PrewarmError(f"base_url must begin with http:// or https://, such as https://localhost:8080: {given!r}")
+        raise PrewarmError(f"base_url must start with http:// or https://, such as https://localhost:8080: {given!r}")
     path = url.path.rstrip("/")
     return url.copy_with(path=path if path.endswith(API) else path + API, query=None, fragment=None)
 
 
 def _checked(token: object) -> str:
     if not isinstance(token, str):
-        raise PrewarmError("the token must be text, or a callable that returns text")
-    # A file's last line break is no part of it. What else cannot be in a header is refused here, because httpx would
-    # quote it in its error.
+        raise PrewarmError("the token must be a string, or a callable that returns a string")
+    # Removes the line break at the end of a file. Other characters that are invalid in a header are
+    # rejected here, because the error of httpx would contain the token.
     token = token.strip()
     if not (token.isascii() and token.isprintable()) or " " in token:
-        raise PrewarmError("the token contains a character that no token has")
+        raise PrewarmError("the token contains an invalid character")
     return token

@@ -1,4 +1,4 @@
-"""Server-sent events from a stream of bytes."""
+"""Parser of server-sent events."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import re
 
 from .models import TaskEvent
 
-# Not by str.splitlines: the JSON of an event may contain other characters that it takes for line ends.
+# str.splitlines would also split at other characters, which the JSON of an event may contain.
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
 class EventReader:
-    """Takes bytes as they come, and gives whole events."""
+    """Incremental parser: takes chunks of bytes, and returns complete events."""
 
     def __init__(self) -> None:
         self._rest = b""
@@ -20,9 +20,9 @@ class EventReader:
         self._kind = ""
 
     def feed(self, chunk: bytes) -> list[TaskEvent]:
-        """The events that are complete with these bytes."""
+        """Returns the events that these bytes complete."""
         held = self._rest + chunk
-        # A last CR may be half of a CRLF.
+        # A CR at the end may be the first half of CRLF.
         until = len(held) - 1 if held.endswith(b"\r") else len(held)
         *lines, rest = _LINE_END.split(held[:until])
         self._rest = rest + held[until:]
@@ -45,5 +45,5 @@ class EventReader:
     def _whole(self) -> TaskEvent | None:
         data, kind = "\n".join(self._data), self._kind
         self._data, self._kind = [], ""
-        # Kinds that a newer server may send are no tasks.
+        # Events of other types, which a newer server may send, are ignored.
         return TaskEvent(id=self._id, data=data) if data and kind in ("", "message") else None

@@ -1,3 +1,3 @@
-"""The version, which the package and its User-Agent tell."""
+"""Version of the package, also part of its User-Agent."""
 
 __version__ = "0.1.0"

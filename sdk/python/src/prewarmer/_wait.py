@@ -1,4 +1,4 @@
-"""Waiting for a task's end: shared by both clients."""
+"""State of a wait for the end of a task, for both clients."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from .models import TaskView
 
 
 class Wait:
-    """What was seen of a task, and how long to wait for more."""
+    """Last state of a task, and the time left to wait."""
 
     def __init__(
         self, task_id: str, timeout: float | None, interval: float, report: Report, clock: Callable[[], float]
     ) -> None:
         if interval <= 0:
-            raise ValueError(f"poll_interval must be more than 0 seconds: {interval}")
+            raise ValueError(f"poll_interval must be more than 0 seconds, got {interval}")
         self._task_id = task_id
         self._timeout = timeout
         self._interval = interval
@@ -26,19 +26,19 @@ class Wait:
         self._last: TaskView | None = None
 
     def limit(self) -> float | None:
-        """Seconds that the next look may take; None for no bound. Even one that comes late has a second."""
+        """Returns the timeout of the next request in seconds, at least 1, or None for no limit."""
         left = self._left()
         return None if left is None else max(left, 1.0)
 
     def saw(self, task: TaskView) -> bool:
-        """Takes a state, and says whether it is another than the last."""
+        """Records a state, and returns whether it differs from the last."""
         changed = task != self._last
         self._last = task
         self._report.show(task)
         return changed
 
     def pause(self) -> float:
-        """Seconds until the next look; WaitTimeout where there is none."""
+        """Returns the seconds until the next request. Raises WaitTimeout if the time is over."""
         late = self.late()
         if late is not None:
             raise late
@@ -46,7 +46,7 @@ class Wait:
         return self._interval if left is None else min(self._interval, left)
 
     def late(self) -> WaitTimeout | None:
-        """That the time is over, where it is."""
+        """Returns WaitTimeout if the time is over, otherwise None."""
         left = self._left()
         if left is None or left > 0:
             return None
@@ -57,7 +57,7 @@ class Wait:
 
 
 def ended(task: TaskView, raise_on_failure: bool) -> TaskView:
-    """The end of a wait."""
+    """Returns the task, or raises TaskFailed if requested."""
     if raise_on_failure and task.status != "completed":
         raise TaskFailed(task)
     return task

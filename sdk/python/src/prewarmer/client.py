@@ -1,4 +1,4 @@
-"""The client for ordinary code."""
+"""Synchronous client."""
 
 from __future__ import annotations
 
@@ -28,23 +28,24 @@ if TYPE_CHECKING:
 
 
 class PrewarmClient:
-    """Calls Prewarmer. May be used by several threads at once; close it, or use it in a `with`.
+    """Client of a Prewarmer server, safe for use by several threads. Close it, or use it in a `with` statement.
 
-    base_url: the server, with or without `/api/v1`; PREWARMER_URL by default.
-    token: a token, or a callable that is asked for one at each call (for tokens that are renewed in a file);
-        PREWARMER_TOKEN by default; none against a server that asks nobody.
-    timeout: seconds for connecting and for each read of an answer.
-    verify: the file of the CA that signed the server's certificate, an `ssl.SSLContext`, True for the CAs of the
-        system or PREWARMER_CA_FILE, or False to believe anybody.
-    retries: how often a call is repeated at most, after lost connections, 429, 502, 503 and 504. Only what is
-        the same when done twice is repeated; a schedule is made or triggered again only where the server did nothing.
-    namespace: the namespace of calls that name none; PREWARMER_NAMESPACE by default. "" for none, whatever that
-        variable is: then it is the server's own, and for lists all that may be read.
-    transport: another `httpx` transport, for tests.
-    retry_seconds: how long after its begin a call is repeated at most.
+    base_url: URL of the server, with or without `/api/v1`. Default: PREWARMER_URL.
+    token: token, or a callable that returns the token for each request (for tokens that are renewed in a
+        file). Default: PREWARMER_TOKEN. Servers without authentication need none.
+    timeout: timeout in seconds of the connection and of each read of a response.
+    verify: file of the CA that signed the server's certificate, or an `ssl.SSLContext`. True: the file in
+        PREWARMER_CA_FILE, else the CAs of the system. False: no verification.
+    retries: maximum number of retries of a call after connection errors, 429, 502, 503 and 504. Only
+        idempotent calls are always retried; calls that create or trigger a schedule are retried only if the
+        server cannot have processed them.
+    namespace: default namespace of calls. Default: PREWARMER_NAMESPACE. "": no default, even if the variable is
+        set; then the server uses its own namespace, and lists contain all namespaces that the caller may read.
+    transport: custom `httpx` transport, for tests.
+    retry_seconds: maximum time in seconds from the start of a call to its last retry.
 
-    Every method raises `ApiError` where the server refuses, `TransportError` where there is no answer, and
-    `InvalidAnswer` where something else answers in its stead.
+    Every method raises `ApiError` for an error response, `TransportError` if there is no response, and
+    `InvalidAnswer` if the response does not come from Prewarmer.
     """
 
     _sleep: Callable[[float], None] = staticmethod(time.sleep)
@@ -78,7 +79,7 @@ class PrewarmClient:
         self.close()
 
     def close(self) -> None:
-        """Closes the connections. The client cannot be used any more."""
+        """Closes the connections. The client cannot be used afterwards."""
         self._http.close()
 
     # -- tasks
@@ -86,20 +87,20 @@ class PrewarmClient:
     def create_task(
         self, images: Images, *, idempotency_key: str | None = None, **options: Unpack[TaskOptions]
     ) -> models.TaskCreated:
-        """Makes a task: pulls the images to the nodes.
+        """Creates a task, which pulls the images to the nodes.
 
-        images: 1 to 100 references; or a whole `TaskRequest` or dict, over which the options go.
-        idempotency_key: 1 to 255 characters. Within a day, a call with the same key makes no second task; with
-            another body it is refused by 422. By default each call has its own, which its repetitions share.
-        options: those of `TaskOptions`, such as batch_size=10, node_selector={"disk": "ssd"}, timeout="10m".
+        images: 1 to 100 image references; or a complete `TaskRequest` or dict, which the options override.
+        idempotency_key: 1 to 255 characters. Within a day, calls with the same key create only one task; with
+            a different body they fail with status 422. Default: a random key for each call and its retries.
+        options: fields of `TaskOptions`, such as batch_size=10, node_selector={"disk": "ssd"}, timeout="10m".
 
-        Raises BadRequest with every bad field; TypeError for an option that there is not.
+        Raises BadRequest with all invalid fields; TypeError for an unknown option.
         """
         namespace = self._settings.in_namespace(None)
         return self._call(calls.create_task(images, options, namespace, idempotency_key))
 
     def get_task(self, task_id: str, *, namespace: str | None = None) -> models.TaskView:
-        """A task as it is now. Raises NotFound."""
+        """Returns a task. Raises NotFound."""
         return self._call(calls.get_task(task_id, self._settings.in_namespace(namespace)))
 
     def list_tasks(
@@ -112,13 +113,13 @@ class PrewarmClient:
         offset: int | None = None,
         until: str | None = None,
     ) -> models.TaskList:
-        """A page of the tasks, newest first.
+        """Returns a page of the tasks, newest first.
 
-        status: only of this status.
-        search: only those in whose name or images this text stands, of at most 200 characters.
-        namespace: only of this one; "" for all, whatever the client's is.
-        limit: 1 to 100, 10 by default. offset: after how many. until: taken from a Link header.
-        Tasks that are made meanwhile shift pages by offset; `iter_tasks` does not see that.
+        status: only tasks with this status.
+        search: only tasks whose name or images contain this text, of at most 200 characters.
+        namespace: only tasks in this namespace; "" for all namespaces, overriding the client's.
+        limit: 1 to 100, default 10. offset: number of tasks to skip. until: value from a Link header.
+        Tasks created between requests shift the pages by offset; `iter_tasks` is not affected.
         """
         query = self._page(namespace, limit, offset, status=status, search=search, until=until)
         return self._call(calls.list_tasks(query))
@@ -131,9 +132,9 @@ class PrewarmClient:
         namespace: str | None = None,
         page_size: int = 100,
     ) -> Iterator[models.TaskView]:
-        """All tasks that there are now, newest first, asked for page by page (1 to 100 each).
+        """Iterates over all tasks as of its start, newest first, page by page (1 to 100 tasks each).
 
-        status, search and namespace are those of `list_tasks`.
+        status, search, namespace: see `list_tasks`.
         """
         query: dict[str, Any] | None = self._page(namespace, page_size, None, status=status, search=search)
         while query is not None:
@@ -142,16 +143,17 @@ class PrewarmClient:
             query = next_page(response)
 
     def cancel_task(self, task_id: str, *, namespace: str | None = None) -> models.TaskCancelled:
-        """Cancels a task: its workers are deleted, and nothing new is begun.
+        """Cancels a task: its workers are deleted, and no new ones are created.
 
-        Raises Conflict, with its status, where it has ended; NotFound.
+        Raises Conflict, with the status of the task, if it has ended; NotFound.
         """
         return self._call(calls.cancel_task(task_id, self._settings.in_namespace(namespace)))
 
     def watch_task(self, task_id: str, *, namespace: str | None = None) -> Generator[models.TaskView, None, None]:
-        """The task as it changes: at once as it is, and then until its end, over as many connections as it takes.
+        """Iterates over states of the task: the current one, and one for each change until its end.
 
-        States that follow one another faster than they are read are left out, the end never is.
+        It reconnects after connection errors. Intermediate states may be skipped if they are read too slowly; the
+        final state is always delivered.
         """
         call = calls.watch_task(task_id, self._settings.in_namespace(namespace))
         watch = Watch(call, self._attempts)
@@ -177,13 +179,14 @@ class PrewarmClient:
         raise_on_failure: bool = False,
         namespace: str | None = None,
     ) -> models.TaskView:
-        """Waits for a task's end, and gives its last state.
+        """Waits for the end of a task, and returns its final state.
 
-        timeout: seconds, after which WaitTimeout is raised with the last state; the task goes on. None for no bound.
-        poll_interval, or interval: seconds between two looks.
-        callback: is called with the first state and each that is another.
-        progress: True shows it on stderr, a stream there: one line on a terminal, otherwise a line for each change.
-        raise_on_failure: raises TaskFailed, with the failures, where the task failed or was cancelled.
+        timeout: seconds after which WaitTimeout is raised with the last state; the task continues. None: no limit.
+        poll_interval, or interval: seconds between two requests.
+        callback: function called with the first state and each changed state.
+        progress: True writes the progress to stderr, a stream to that stream: one updated line on a terminal,
+            otherwise one line for each change.
+        raise_on_failure: raise TaskFailed, with the failures, if the task failed or was cancelled.
         """
         report = Report(progress)
         wait = Wait(task_id, timeout, poll_interval if interval is None else interval, report, self._clock)
@@ -200,7 +203,7 @@ class PrewarmClient:
             report.close()
 
     def extract(self, manifest: str | bytes | Mapping[str, Any]) -> models.ExtractAnswer:
-        """What would be warmed for a manifest: YAML as text, of one or more documents, or one object as a dict."""
+        """Returns the images of a manifest: YAML text with one or more documents, or one object as a dict."""
         return self._call(calls.extract(manifest))
 
     # -- schedules
@@ -208,9 +211,9 @@ class PrewarmClient:
     def create_schedule(
         self, request: Mapping[str, Any] | None = None, **options: Unpack[ScheduleOptions]
     ) -> models.ScheduleView:
-        """Makes a schedule: a task at each tick of a cron expression.
+        """Creates a schedule, which creates a task at each time of a cron expression.
 
-        request: a `ScheduleRequest` or dict, over which the options go; or only options, such as
+        request: a `ScheduleRequest` or dict, which the options override; or only options, such as
         cron_expr="30 2 * * *", timezone="Europe/Berlin", task_config={"images": [...], "batch_size": 10}.
         """
         return self._call(calls.create_schedule(request, options, self._settings.in_namespace(None)))
@@ -223,48 +226,49 @@ class PrewarmClient:
         limit: int | None = None,
         offset: int | None = None,
     ) -> models.ScheduleList:
-        """A page of the schedules, by namespace and name; their list is named `tasks`. limit: 1 to 100."""
+        """Returns a page of the schedules, by namespace and name, in the field `tasks`. limit: 1 to 100."""
         return self._call(calls.list_schedules(self._page(namespace, limit, offset, enabled=enabled)))
 
     def iter_schedules(
         self, *, enabled: bool | None = None, namespace: str | None = None, page_size: int = 100
     ) -> Iterator[models.ScheduleView]:
-        """All schedules, asked for page by page (1 to 100 each)."""
+        """Iterates over all schedules, page by page (1 to 100 schedules each)."""
         return self._rows(
             lambda offset: self.list_schedules(enabled=enabled, namespace=namespace, limit=page_size, offset=offset)
         )
 
     def get_schedule(self, schedule_id: str, *, namespace: str | None = None) -> models.ScheduleView:
-        """A schedule. Raises NotFound."""
+        """Returns a schedule. Raises NotFound."""
         return self._call(calls.get_schedule(schedule_id, self._settings.in_namespace(namespace)))
 
     def replace_schedule(
         self, schedule_id: str, request: Mapping[str, Any] | None = None, **options: Unpack[ScheduleOptions]
     ) -> models.ScheduleView:
-        """Replaces all of a schedule: what is not given gets its default.
+        """Replaces a schedule. Omitted fields get their default values.
 
-        request may be a `ScheduleView`, so one field is changed by
+        request may be a `ScheduleView`, so that a single field can be changed with
         `client.replace_schedule(id, client.get_schedule(id), cron_expr="0 3 * * *")`.
         """
         namespace = self._settings.in_namespace(None)
         return self._call(calls.replace_schedule(schedule_id, request, options, namespace))
 
     def delete_schedule(self, schedule_id: str, *, namespace: str | None = None) -> models.ScheduleDone:
-        """Deletes a schedule, and its tasks with it."""
+        """Deletes a schedule and its tasks."""
         return self._call(calls.delete_schedule(schedule_id, self._settings.in_namespace(namespace)))
 
     def enable_schedule(self, schedule_id: str, *, namespace: str | None = None) -> models.ScheduleView:
-        """Has a schedule run at its ticks."""
+        """Enables a schedule."""
         return self._call(calls.switch_schedule(schedule_id, "enable", self._settings.in_namespace(namespace)))
 
     def disable_schedule(self, schedule_id: str, *, namespace: str | None = None) -> models.ScheduleView:
-        """Has a schedule run no more; a run that is at work goes on."""
+        """Disables a schedule. A running execution continues."""
         return self._call(calls.switch_schedule(schedule_id, "disable", self._settings.in_namespace(namespace)))
 
     def trigger_schedule(self, schedule_id: str, *, namespace: str | None = None) -> models.Triggered:
-        """Has a schedule run now, enabled or not. `task_id` is None where the run waits for another.
+        """Starts an execution of a schedule now, whether it is enabled or not.
 
-        Raises Conflict where a run is at work and `overlap_policy` is `skip`.
+        `task_id` is None if the execution waits for another one.
+        Raises Conflict if an execution is running and `overlap_policy` is `skip`.
         """
         return self._call(calls.trigger_schedule(schedule_id, self._settings.in_namespace(namespace)))
 
@@ -276,19 +280,19 @@ class PrewarmClient:
         limit: int | None = None,
         offset: int | None = None,
     ) -> models.ExecutionList:
-        """A page of a schedule's runs, newest first. limit: 1 to 100."""
+        """Returns a page of a schedule's executions, newest first. limit: 1 to 100."""
         return self._call(calls.list_executions(schedule_id, self._page(namespace, limit, offset)))
 
     def iter_executions(
         self, schedule_id: str, *, namespace: str | None = None, page_size: int = 100
     ) -> Iterator[models.ExecutionView]:
-        """All runs that are remembered, newest first, asked for page by page (1 to 100 each)."""
+        """Iterates over all recorded executions, newest first, page by page (1 to 100 executions each)."""
         return self._rows(
             lambda offset: self.list_executions(schedule_id, namespace=namespace, limit=page_size, offset=offset)
         )
 
     def get_execution(self, schedule_id: str, number: int, *, namespace: str | None = None) -> models.ExecutionView:
-        """A run, by its number: from 1, for each schedule. Raises NotFound."""
+        """Returns an execution by its number, which starts at 1 for each schedule. Raises NotFound."""
         return self._call(calls.get_execution(schedule_id, number, self._settings.in_namespace(namespace)))
 
     # -- the cluster
@@ -296,18 +300,18 @@ class PrewarmClient:
     def list_nodes(
         self, *, eligible: bool | None = None, limit: int | None = None, offset: int | None = None
     ) -> models.NodeList:
-        """A page of the nodes, by name. limit: 1 to 1000. eligible: only those that a task would be given, or not."""
+        """Returns a page of the nodes, by name. limit: 1 to 1000. eligible: only eligible or ineligible nodes."""
         return self._call(calls.list_nodes({"eligible": eligible, "limit": limit, "offset": offset}))
 
     def iter_nodes(self, *, eligible: bool | None = None, page_size: int = 1000) -> Iterator[models.NodeView]:
-        """All nodes, asked for page by page (1 to 1000 each)."""
+        """Iterates over all nodes, page by page (1 to 1000 nodes each)."""
         return self._rows(lambda offset: self.list_nodes(eligible=eligible, limit=page_size, offset=offset))
 
     def get_stats(self, *, namespace: str | None = None) -> models.Stats:
-        """How many tasks and schedules there are that the caller may read."""
+        """Returns the number of tasks and schedules that the caller may read."""
         return self._call(calls.get_stats(self._settings.in_namespace(namespace)))
 
-    # -- how calls are made
+    # -- requests
 
     def _page(self, namespace: str | None, limit: int | None, offset: int | None, **more: object) -> dict[str, Any]:
         return {"namespace": self._settings.in_namespace(namespace), "limit": limit, "offset": offset, **more}

@@ -1,4 +1,4 @@
-"""The words of the API."""
+"""Enumerations of the API."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ _W = TypeVar("_W", bound="Word")
 
 
 class Word(str, Enum):
-    """A word of a set that may grow: an unknown one is kept as it is, and equals its text like the known ones."""
+    """String enumeration that accepts unknown values. Known and unknown values equal their text."""
 
-    # Otherwise str() and f-strings would tell "Status.RUNNING".
+    # Otherwise str() and f-strings would return "Status.RUNNING".
     __str__ = str.__str__
 
     @classmethod
     def _missing_(cls: type[_W], value: object) -> Optional[_W]:
         if not isinstance(value, str):
             return None
-        # Not remembered: what a server makes up must not grow without end.
+        # Unknown values are not cached, because their number is unbounded.
         member = str.__new__(cls, value)
         member._name_ = value
         member._value_ = value
@@ -26,7 +26,7 @@ class Word(str, Enum):
 
 
 class BatchPolicy(Word):
-    """How batches of nodes follow one another."""
+    """Order in which batches of nodes follow one another."""
 
     BARRIER = "Barrier"
     ROLLING = "Rolling"
@@ -34,7 +34,7 @@ class BatchPolicy(Word):
 
 
 class ExecutionStatus(Word):
-    """What became of a run."""
+    """Status of an execution."""
 
     RUNNING = "running"
     SUCCESS = "success"
@@ -44,7 +44,7 @@ class ExecutionStatus(Word):
 
 
 class Overlap(Word):
-    """What happens when a run is due while one is at work."""
+    """Policy for an execution that is due while another one is running."""
 
     SKIP = "skip"
     ALLOW = "allow"
@@ -52,7 +52,7 @@ class Overlap(Word):
 
 
 class PullMethod(Word):
-    """Which method pulls an image on a node."""
+    """Method that pulls an image on a node."""
 
     AUTO = "Auto"
     IMAGE_VOLUME = "ImageVolume"
@@ -60,21 +60,21 @@ class PullMethod(Word):
 
 
 class PullPolicy(Word):
-    """When the kubelet asks the registry."""
+    """Condition under which the kubelet contacts the registry."""
 
     IF_NOT_PRESENT = "IfNotPresent"
     ALWAYS = "Always"
 
 
 class RetryGrowth(Word):
-    """How the time between tries grows."""
+    """Growth of the delay between retries."""
 
     LINEAR = "linear"
     EXPONENTIAL = "exponential"
 
 
 class Status(Word):
-    """Where a task stands."""
+    """Status of a task."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -84,12 +84,12 @@ class Status(Word):
 
     @property
     def ended(self) -> bool:
-        """Whether a task of this status changes no more."""
+        """True if the status is final."""
         return self in (Status.COMPLETED, Status.FAILED, Status.CANCELLED)
 
 
 class WorkerKind(Word):
-    """What kind of object pulls on a node."""
+    """Kind of the object that pulls on a node."""
 
     JOB = "Job"
     POD = "Pod"

@@ -1,4 +1,4 @@
-"""What can go wrong. Everything is a `PrewarmError`; the token is in none of them."""
+"""Exceptions. All derive from `PrewarmError`; none contains the token."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from http import HTTPStatus
 
 from .models import Detail, FailedNodeDetail, TaskView
 
-# A message names no more nodes than this of a reason: the rest are in the attributes.
+# Maximum number of nodes of each reason in a message. The attributes contain all.
 _NODES_NAMED = 5
 
 
 class PrewarmError(Exception):
-    """Anything that this package raises by itself."""
+    """Base class of all exceptions of this package."""
 
 
 class TransportError(PrewarmError):
-    """There was no answer: no connection, a broken one, a time-out, or a certificate that is not trusted.
+    """No response: connection error, timeout, or untrusted certificate.
 
-    `sent` is whether the server may have carried the call out; `transient` whether another try may succeed.
+    `sent`: the server may have processed the call. `transient`: a retry may succeed.
     """
 
     def __init__(self, message: str, *, sent: bool = True, transient: bool = True) -> None:
@@ -28,7 +28,7 @@ class TransportError(PrewarmError):
 
 
 class InvalidAnswer(PrewarmError):
-    """What answered does not speak the API of Prewarmer, such as the page of a proxy, or a redirect."""
+    """Response that does not come from Prewarmer's API, such as a page of a proxy or a redirect."""
 
     def __init__(self, message: str, *, status_code: int = 0, url: str = "") -> None:
         super().__init__(message)
@@ -37,10 +37,10 @@ class InvalidAnswer(PrewarmError):
 
 
 class ApiError(PrewarmError):
-    """The server refused, and says why.
+    """Error response of the server.
 
-    `message` are its words, `details` every bad field, `status` and `task_id` what was in the way, `retry_after` the
-    seconds after which it may be asked again, and `request_id` what to look for in its log.
+    `message`: error message. `details`: all invalid fields. `status` and `task_id`: the object that conflicts with the
+    request. `retry_after`: delay before a retry, in seconds. `request_id`: ID of the request in the server's log.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class ApiError(PrewarmError):
         self.url = url
 
     def __str__(self) -> str:
-        """The server's words, every bad field, and which call it was."""
+        """Returns the server's message, all invalid fields, and the request."""
         fields = "; ".join(f"{one.field}: {one.message}" if one.field else one.message for one in self.details)
         words = f"{self.message}: {fields}" if fields else self.message
         call = " ".join(part for part in (self.method, self.url) if part)
@@ -77,38 +77,38 @@ class ApiError(PrewarmError):
 
 
 class BadRequest(ApiError):
-    """400 or 422: fields are wrong, each of which is in `details`, or the cluster does not take it."""
+    """400 or 422: invalid fields, all listed in `details`, or the cluster rejects the object."""
 
 
 class Unauthorized(ApiError):
-    """401: there is no token, or one that the server does not know or no longer takes."""
+    """401: the token is missing, unknown, expired or revoked."""
 
 
 class Forbidden(ApiError):
-    """403: whose token it is may not do that."""
+    """403: the caller does not have the permission."""
 
 
 class NotFound(ApiError):
-    """404: there is no such thing in the namespaces that the caller may read."""
+    """404: the object does not exist in the namespaces that the caller may read."""
 
 
 class Conflict(ApiError):
-    """409: what is asked for is in the way of what is; `status` says what that is."""
+    """409: the request conflicts with the current state; `status` contains that state."""
 
 
 class TooManyRequests(ApiError):
-    """429: too many calls; `retry_after` says when the next is taken."""
+    """429: the rate limit is exceeded; `retry_after` contains the delay before a retry."""
 
 
 class Unavailable(ApiError):
-    """502, 503 or 504: the server or the cluster behind it does not answer now."""
+    """502, 503 or 504: the server or its cluster is unavailable."""
 
 
 class WaitTimeout(PrewarmError, TimeoutError):
-    """A task had not ended in time. It goes on; `task` is its last state, None where none was seen."""
+    """The task has not ended in time, and continues. `task`: its last known state, or None."""
 
     def __init__(self, task_id: str, timeout: float, task: TaskView | None) -> None:
-        state = "its state is not known"
+        state = "its state is unknown"
         if task is not None:
             done = task.progress
             state = f"it is {task.status}, with {done.completed_nodes} of {done.total_nodes} nodes warm"
@@ -118,12 +118,12 @@ class WaitTimeout(PrewarmError, TimeoutError):
         self.task = task
 
     def __reduce__(self) -> tuple[type[WaitTimeout], tuple[object, ...]]:
-        """For other processes: made again from what it was made of."""
+        """Supports pickling with the arguments of the constructor."""
         return type(self), (self.task_id, self.timeout, self.task)
 
 
 class TaskFailed(PrewarmError):
-    """A task ended as failed or cancelled. `task` is its end, and `failures` the failures by their reason."""
+    """The task failed or was cancelled. `task`: its final state. `failures`: its failures by reason."""
 
     def __init__(self, task: TaskView) -> None:
         self.task = task
@@ -131,15 +131,15 @@ class TaskFailed(PrewarmError):
         for one in task.failed_node_details:
             self.failures.setdefault(one.reason, []).append(one)
         lines = [f"{task.task_id} {task.status}: {task.message}"]
-        lines += [_told(reason, found) for reason, found in self.failures.items()]
+        lines += [_summary(reason, found) for reason, found in self.failures.items()]
         super().__init__("\n".join(lines))
 
     def __reduce__(self) -> tuple[type[TaskFailed], tuple[TaskView]]:
-        """For other processes: made again from what it was made of."""
+        """Supports pickling with the arguments of the constructor."""
         return type(self), (self.task,)
 
 
-def _told(reason: str, failures: Sequence[FailedNodeDetail]) -> str:
+def _summary(reason: str, failures: Sequence[FailedNodeDetail]) -> str:
     nodes = list(dict.fromkeys(one.node_name for one in failures))
     more = f" and {len(nodes) - _NODES_NAMED} more" if len(nodes) > _NODES_NAMED else ""
     images = ", ".join(dict.fromkeys(one.image for one in failures if one.image))

@@ -1,10 +1,11 @@
-"""What the API takes and answers, under the names of its OpenAPI document.
+"""Requests and responses of the API, with the names of its OpenAPI document.
 
-Attributes are in snake_case, and keys (`task["taskId"]`) are the JSON names. Times are aware datetimes; as keys they
-are the RFC 3339 text that the server sent.
+Attributes are in snake_case; keys (`task["taskId"]`) are the JSON names. Times are aware datetimes as
+attributes, and the RFC 3339 text of the server as values of keys.
 """
 
-# Without `from __future__ import annotations`: pydantic evaluates annotations, which on Python 3.9 must be old style.
+# Without `from __future__ import annotations`, because pydantic evaluates annotations: Python 3.9
+# requires the old syntax.
 from datetime import datetime
 from typing import Any, Generic, Optional, TypeVar, Union
 
@@ -14,491 +15,501 @@ from ._model import Model
 from .enums import BatchPolicy, ExecutionStatus, Overlap, PullMethod, PullPolicy, RetryGrowth, Status, WorkerKind
 
 Row = TypeVar("Row")
-"""What a page is of."""
+"""Type of the items of a page."""
 
 
 class Page(Model, Generic[Row]):
-    """A part of a list."""
+    """Page of a list of tasks."""
 
     total: int
-    """How many there are in all pages."""
+    """Number of matching tasks in all pages."""
     limit: int
-    """How many are in a page at most."""
+    """Maximum number of items in a page."""
     offset: int
-    """After how many this page begins."""
+    """Number of items before this page."""
 
     @property
     def rows(self) -> list[Row]:
-        """What is in the page, by the same name for every list."""
+        """Items of the page, by the same name for every list."""
         raise NotImplementedError
 
 
 class Detail(Model):
-    """What is wrong with a field."""
+    """Problem of one field."""
 
     field: str
-    """Its path, such as `images[1]`; empty where it is the whole."""
+    """Path of the field, such as `images[1]`; empty for the entire body."""
     message: str
-    """What is wrong, and what is expected."""
+    """Problem, and the value that is expected."""
 
 
 class ErrorBody(Model):
-    """The body of an error."""
+    """Body of an error response."""
 
     error: str
-    """What was wrong, and what to do."""
+    """Problem, and what to do about it."""
     details: list[Detail] = Field(default_factory=list)
-    """Every bad field."""
+    """Every invalid field."""
     status: Optional[str] = None
-    """Where it stands, when that is in the way."""
+    """Current status of the object, when that status conflicts with the request."""
     task_id: Optional[str] = None
-    """The task or schedule that was asked for."""
+    """Name of the requested task or schedule."""
 
 
 class SecretKeyReference(Model):
-    """A key of a Secret in the task's own namespace."""
+    """Key of a Secret in the task's namespace."""
 
     key: str
-    """The key of the Secret's data."""
+    """Key in the Secret's data."""
     name: str
-    """The Secret's name."""
+    """Name of the Secret."""
 
 
 class UrlSource(Model):
-    """Where an address is read from when it is used."""
+    """Source of a URL, read when the URL is used."""
 
     secret_key_ref: SecretKeyReference
-    """The key of a Secret of the task's namespace whose value is the address. The server needs `get` on that Secret."""
+    """Key of a Secret in the task's namespace whose value is the URL. The server needs `get` on
+    that Secret."""
 
 
 class NotifyRequest(Model):
-    """Who is told of a task's end: exactly one of `url` and `url_from`."""
+    """Notification of the end of a task. Exactly one of `url` and `url_from` is required."""
 
     url: Optional[str] = None
-    """`http` or `https`. Everybody who may read the task can read it: give one that carries a token by `url_from`."""
+    """Address that receives the notification, `http` or `https`. Every user who may read the task
+    can read it: use `url_from` for an address that contains a token."""
     url_from: Optional[UrlSource] = None
-    """The key of a Secret of the task's namespace whose value is the address."""
+    """Key of a Secret in the task's namespace whose value is the address."""
     format: Optional[str] = None
-    """`json` (default), `cloudevents`, `slack`, `dingtalk` or `alertmanager`."""
+    """Format of the body: `json` (default), `cloudevents`, `slack`, `dingtalk` or
+    `alertmanager`."""
     secret: Optional[str] = None
-    """A Secret of the task's namespace whose `key` signs the message."""
+    """Name of a Secret in the task's namespace whose `key` signs the notification."""
 
 
 class TaskRequest(Model):
-    """A task that is asked for."""
+    """Task to create."""
 
     images: list[str]
-    """1 to 100 references, as a pod would name them."""
+    """Image references, 1 to 100, as in a pod."""
     batch_policy: Optional[BatchPolicy] = None
-    """How batches follow one another: `Barrier` (default), `Rolling` or `Doubling`."""
+    """Order of batches: `Barrier` (default), `Rolling` or `Doubling`."""
     batch_size: Optional[Union[int, str]] = None
-    """How many nodes at once: 1 to 100, or a percentage such as `25%`; 10 by default."""
+    """Number of nodes per batch: 1 to 100, or a percentage such as `25%`; 10 by default."""
     deadline: Optional[str] = None
-    """How long the whole task may take, such as `1h`."""
+    """Timeout of the entire task, such as `1h`; none by default."""
     image_pull_policy: Optional[PullPolicy] = None
-    """`IfNotPresent` (default), or `Always` to check a tag that may have moved."""
+    """Pull policy: `IfNotPresent` (default), or `Always` to resolve a mutable tag again."""
     image_pull_secrets: Optional[list[str]] = None
-    """Names of Secrets of the task's namespace, for private registries."""
+    """Names of pull secrets in the task's namespace, for private registries."""
     max_retries: Optional[int] = None
-    """How many further tries a failed node gets; 0 by default."""
+    """Number of retries of a failed node, 0 to 5; 0 by default."""
     namespace: Optional[str] = None
-    """The task's namespace; the server's own by default."""
+    """Namespace of the task; the server's default namespace when None."""
     node_selector: Optional[dict[str, str]] = None
-    """Labels that a node must carry."""
+    """Labels that a node must have."""
     nodes: Optional[Union[int, str]] = None
-    """How many of the matching nodes: `all` (default), `auto`, a number, or a percentage such as `25%`."""
+    """Number of matching nodes to warm: `all` (default), `auto`, a number, or a percentage such as
+    `25%`."""
     notify: Optional[list[NotifyRequest]] = None
-    """Who is told of the end."""
+    """Notifications of the end of the task, at most 10."""
     priority: Optional[int] = None
-    """1 to 10; higher goes first; 5 by default."""
+    """Priority among waiting tasks, 1 to 10, higher first; 5 by default."""
     pull_method: Optional[PullMethod] = None
-    """`Auto` (default), `ImageVolume` or `Helper`."""
+    """Pull method: `Auto` (default), `ImageVolume` or `Helper`."""
     retain: Optional[str] = None
-    """How long finished worker pods hold the images, such as `30m`."""
+    """Time for which finished worker pods are kept, such as `30m`. While they exist, the kubelet
+    keeps their images."""
     retry_delay: Optional[int] = None
-    """Seconds before the first further try; 30 by default."""
+    """Delay before the first retry, in seconds; 30 by default."""
     retry_strategy: Optional[RetryGrowth] = None
-    """How the time between tries grows: `linear` (default) or `exponential`."""
+    """Growth of the delay between retries: `linear` (default) or `exponential`."""
     service_account_name: Optional[str] = None
-    """The service account of the task's namespace whose pull secrets count."""
+    """Name of the service account in the task's namespace whose pull secrets are used."""
     success_threshold: Optional[str] = None
-    """The share of nodes that must be warm for the task to count as completed; `90%` by default."""
+    """Share of nodes that must be warm for the task to complete; `90%` by default."""
     timeout: Optional[str] = None
-    """How long a node may take, such as `10m` (default)."""
+    """Timeout per node, such as `10m` (default)."""
     tolerations: Optional[list[dict[str, Any]]] = None
-    """Taints that are accepted, as in a pod."""
+    """Tolerations, as in a pod."""
     ttl_seconds_after_finished: Optional[int] = None
-    """Seconds after its end until the task is deleted; kept by default."""
+    """Time after its end at which the task is deleted, in seconds; never by default."""
     webhook_url: Optional[str] = None
-    """Who is told of the end by a POST of JSON; `notify` can say more."""
+    """Address that receives a notification as JSON when the task ends; `notify` has more
+    options."""
     worker: Optional[WorkerKind] = None
-    """`Job` (default) or `Pod`."""
+    """Kind of the workers: `Job` (default) or `Pod`."""
 
 
 class TaskCreated(Model):
-    """A task that was made."""
+    """Created task."""
 
     batch_size: Union[int, str]
-    """How many nodes at once: a number, or a percentage such as `25%`."""
+    """Number of nodes per batch: a number, or a percentage such as `25%`."""
     images: list[str]
-    """The images."""
+    """Image references."""
     message: str
-    """For people."""
+    """Description of the result."""
     namespace: str
-    """Its namespace."""
+    """Namespace of the task."""
     status: Status
-    """Where it stands."""
+    """Status of the task."""
     task_id: str
-    """The name of its `PrewarmTask`."""
+    """Name of its `PrewarmTask`."""
     created_at: Optional[datetime] = None
-    """When it was made."""
+    """Creation time."""
 
 
 class TaskCancelled(Model):
-    """A task that was cancelled."""
+    """Result of a cancellation."""
 
     message: str
-    """For people."""
+    """Description of the result."""
     status: Status
-    """`cancelled`."""
+    """Status of the task, always `cancelled`."""
     task_id: str
-    """The name of its `PrewarmTask`."""
+    """Name of its `PrewarmTask`."""
 
 
 class Progress(Model):
-    """How far a task is."""
+    """Progress of a task."""
 
     completed_nodes: int
-    """On how many of them every image is warm."""
+    """Number of nodes on which every image is warm."""
     current_batch: int
-    """The batch at work, from 1; 0 before the first."""
+    """Number of the current batch, from 1; 0 before the first."""
     failed_nodes: int
-    """How many failed."""
+    """Number of failed nodes."""
     percentage: float
     """`completed_nodes` in percent of `total_nodes`, with one decimal."""
     total_batches: int
-    """How many batches there are."""
+    """Number of batches."""
     total_nodes: int
-    """How many nodes were chosen."""
+    """Number of planned nodes."""
 
 
 class ImageDetail(Model):
-    """What became of an image."""
+    """Results of one image."""
 
     completed_nodes: int
-    """On how many nodes it is warm."""
+    """Number of nodes on which the image is warm."""
     failed_nodes: int
-    """On how many nodes it could not be had."""
+    """Number of nodes on which the image failed."""
     image: str
-    """The image."""
+    """Image reference."""
     digest: Optional[str] = None
-    """Its digest, where the nodes have told it."""
+    """Digest of the image, when the nodes have reported it."""
 
 
 class FailedNodeDetail(Model):
-    """An image that could not be had on a node."""
+    """Failed image on a node."""
 
     image: str
-    """The image; empty where the failure is the node's."""
+    """Image reference; empty when the failure concerns the node."""
     message: str
-    """The words of the kubelet, the API server or the controller."""
+    """Message of the kubelet, the API server or the controller."""
     node_name: str
-    """The node."""
+    """Name of the node."""
     reason: str
-    """One word of a closed set, such as `ImageNotFound`."""
+    """Reason, one word of a closed set, such as `ImageNotFound`."""
     timestamp: datetime
-    """When it was seen."""
+    """Time at which the failure was observed."""
 
 
 class TaskView(Model):
-    """A task."""
+    """Task."""
 
     batch_size: Union[int, str]
-    """How many nodes at once: a number, or a percentage such as `25%`."""
+    """Number of nodes per batch: a number, or a percentage such as `25%`."""
     failed_node_details: list[FailedNodeDetail]
-    """The failures; at most 100, of which `progress.failed_nodes` counts all."""
+    """Failures, at most 100; `progress.failed_nodes` counts all failed nodes."""
     image_details: list[ImageDetail]
-    """What became of each image."""
+    """Results of each image."""
     images: list[str]
-    """The images."""
+    """Image references."""
     max_retries: int
-    """How many further tries a failed node gets."""
+    """Number of retries of a failed node."""
     message: str
-    """What it is doing, or why it ended as it did."""
+    """Current activity, or the reason for the result."""
     namespace: str
-    """Its namespace."""
+    """Namespace of the task."""
     node_selector: dict[str, str]
-    """Labels that its nodes carry."""
+    """Labels that a node must have."""
     origin: str
-    """Who made it: `rest`, `admission`, `schedule` or `user`."""
+    """Origin of the task: `rest`, `admission`, `schedule` or `user`."""
     priority: int
-    """1 to 10; higher goes first."""
+    """Priority among waiting tasks, 1 to 10, higher first."""
     progress: Progress
-    """How far it is."""
+    """Progress of the task."""
     retry_delay: int
-    """Seconds before the first further try."""
+    """Delay before the first retry, in seconds."""
     retry_strategy: RetryGrowth
-    """How the time between tries grows."""
+    """Growth of the delay between retries."""
     status: Status
-    """Where it stands."""
+    """Status of the task."""
     task_id: str
-    """The name of its `PrewarmTask`."""
+    """Name of its `PrewarmTask`."""
     created_at: Optional[datetime] = None
-    """When it was made."""
+    """Creation time."""
     estimated_completion: Optional[datetime] = None
-    """When it may end at the present pace."""
+    """Estimated end time at the current rate."""
     finished_at: Optional[datetime] = None
-    """When it ended; None before."""
+    """End time; None before the end."""
     started_at: Optional[datetime] = None
-    """When it began; None before."""
+    """Start time; None before the start."""
 
 
 class TaskList(Page[TaskView]):
-    """A page of tasks."""
+    """Page of tasks."""
 
     tasks: list[TaskView]
-    """The tasks, newest first."""
+    """Tasks, newest first."""
 
     @property
     def rows(self) -> list[TaskView]:
-        """The same as `tasks`."""
+        """Alias of `tasks`."""
         return self.tasks
 
 
 class TaskEvent(Model):
-    """A server-sent event."""
+    """Server-sent event."""
 
     data: str
-    """The JSON of a `TaskView`."""
+    """JSON of a `TaskView`."""
     id: str
-    """What `Last-Event-ID` takes the watch up from."""
+    """ID of the event; a client sends it as `Last-Event-ID` to resume the watch."""
 
 
 class Extracted(Model):
-    """What one pod template would have warmed."""
+    """Images, placement and credentials of one pod template."""
 
     credentials: dict[str, Any]
-    """The credentials: `imagePullSecrets`, `serviceAccountName`."""
+    """Pull credentials: `imagePullSecrets`, `serviceAccountName`."""
     images: list[str]
-    """The images."""
+    """Images to warm."""
     namespace: str
-    """Its namespace."""
+    """Namespace of the workload."""
     placement: dict[str, Any]
-    """The nodes, in the words of a pod: `nodeSelector`, `nodeAffinity`, `tolerations`."""
+    """Placement with the fields of a pod spec: `nodeSelector`, `nodeAffinity`, `tolerations`."""
     verdict: str
-    """`wanted`, `opted_out`, `nothing` or `ignored`."""
+    """Decision: `wanted`, `opted_out`, `nothing` or `ignored`."""
     workload: str
-    """`Kind/name`."""
+    """Workload as `Kind/name`."""
     nodes: Optional[Union[int, str]] = None
-    """How many of the matching nodes: a number, `all`, or a percentage."""
+    """Number of matching nodes to warm: a number, `all`, or a percentage."""
     reason: Optional[str] = None
-    """Why it is ignored, if so."""
+    """Reason why the workload is ignored; None for other verdicts."""
     warnings: Optional[list[str]] = None
-    """What made no sense, as kubectl would print it."""
+    """Warnings about invalid values, with the texts that kubectl prints."""
 
 
 class ExtractedView(Extracted):
-    """What would be warmed for one pod template."""
+    """Images that would be warmed for one pod template."""
 
     node_count: Optional[int] = None
-    """How many nodes match and can be warmed now; absent where the caller may not read nodes."""
+    """Number of nodes that would be warmed now; None when the caller may not list nodes."""
     node_names: Optional[list[str]] = None
-    """The first hundred of them."""
+    """Names of the first 100 of these nodes; None when they are chosen only when the task
+    starts."""
 
 
 class ExtractAnswer(Model):
-    """What would be warmed."""
+    """Images that would be warmed for a manifest."""
 
     skipped: list[str]
-    """The documents that are no workload."""
+    """Documents that are not workloads."""
     workloads: list[ExtractedView]
-    """Each workload: images, placement, credentials, and on how many nodes."""
+    """Workloads with images, placement, credentials and number of nodes."""
 
 
 class ScheduleRequest(Model):
-    """A schedule that is asked for."""
+    """Schedule to create, or its replacement."""
 
     cron_expr: str
-    """Five fields of cron, or `@hourly`, `@daily`, `@weekly`, `@monthly`, `@yearly`."""
+    """Cron expression of five fields, or `@hourly`, `@daily`, `@weekly`, `@monthly`, `@yearly`."""
     task_config: TaskRequest
-    """What each run asks for."""
+    """Task that each execution creates."""
     description: Optional[str] = None
-    """What it is for."""
+    """Description of the schedule."""
     enabled: Optional[bool] = None
-    """Whether there are runs at all; yes by default."""
+    """False to disable the schedule; true by default."""
     history_limit: Optional[int] = None
-    """How many runs are remembered, with their tasks; 10 by default."""
+    """Number of executions that are kept, with their tasks; 10 by default."""
     name: Optional[str] = None
-    """A name for people."""
+    """Display name."""
     namespace: Optional[str] = None
-    """The schedule's namespace, and that of its tasks; the server's own by default."""
+    """Namespace of the schedule and of its tasks; the server's default namespace when None."""
     overlap_policy: Optional[Overlap] = None
-    """What happens when a run is due while one is at work: `skip` (default), `allow` or `queue`."""
+    """Policy for an execution that is due while another one is running: `skip` (default), `allow`
+    or `queue`."""
     starting_deadline_seconds: Optional[int] = None
-    """How many seconds late a run may begin; any by default."""
+    """Largest delay with which an execution may start, in seconds; unlimited by default."""
     timeout_seconds: Optional[int] = None
-    """Seconds after which a run is cancelled; 0 for never, as by default."""
+    """Time after which an execution is cancelled, in seconds; 0 or None for no timeout."""
     timezone: Optional[str] = None
-    """The time zone in which they are meant; UTC by default."""
+    """Time zone of the cron expression, an IANA name; UTC by default."""
 
 
 class ScheduleView(Model):
-    """A schedule."""
+    """Schedule."""
 
     created_by: str
-    """Who made it."""
+    """Name of the user that created the schedule by REST, otherwise `kubectl`."""
     cron_expr: str
-    """When."""
+    """Cron expression."""
     description: str
-    """What it is for."""
+    """Description of the schedule."""
     enabled: bool
-    """Whether there are runs at all."""
+    """False when the schedule is disabled."""
     history_limit: int
-    """How many runs are remembered."""
+    """Number of executions that are kept."""
     id: str
-    """The name of its `PrewarmSchedule`."""
+    """Name of its `PrewarmSchedule`."""
     name: str
-    """Its name for people."""
+    """Display name; the name of the object when it has none."""
     namespace: str
-    """Its namespace."""
+    """Namespace of the schedule and of its tasks."""
     overlap_policy: Overlap
-    """`skip`, `allow` or `queue`."""
+    """Overlap policy: `skip`, `allow` or `queue`."""
     task_config: TaskRequest
-    """What each run asks for."""
+    """Task that each execution creates."""
     timezone: str
-    """In which time zone."""
+    """Time zone of the cron expression."""
     created_at: Optional[datetime] = None
-    """When it was made."""
+    """Creation time."""
     last_execution_at: Optional[datetime] = None
-    """When it last ran."""
+    """Time of the last execution."""
     message: Optional[str] = None
-    """What is wrong with it, if anything."""
+    """First problem of the spec; None when it is valid."""
     next_execution_at: Optional[datetime] = None
-    """Its next tick."""
+    """Time of the next execution; None when the schedule is disabled."""
     starting_deadline_seconds: Optional[int] = None
-    """How many seconds late a run may begin."""
+    """Largest delay with which an execution may start, in seconds; None for no limit."""
     timeout_seconds: Optional[int] = None
-    """Seconds after which a run is cancelled."""
+    """Time after which an execution is cancelled, in seconds; None for no timeout."""
     updated_at: Optional[datetime] = None
-    """When it was last changed."""
+    """Time of the last change of the spec or the metadata."""
 
 
 class ScheduleList(Page[ScheduleView]):
-    """A page of schedules."""
+    """Page of schedules."""
 
     tasks: list[ScheduleView]
-    """The schedules, by namespace and name."""
+    """Schedules, sorted by namespace and name."""
 
     @property
     def rows(self) -> list[ScheduleView]:
-        """The same as `tasks`."""
+        """Alias of `tasks`."""
         return self.tasks
 
 
 class ScheduleDone(Model):
-    """What was done to a schedule."""
+    """Result of a change of a schedule."""
 
     id: str
-    """The schedule."""
+    """Name of the schedule."""
     message: str
-    """For people."""
+    """Description of the result."""
 
 
 class Triggered(Model):
-    """A run by hand."""
+    """Result of a manual trigger."""
 
     id: str
-    """The schedule."""
+    """Name of the schedule."""
     message: str
-    """For people."""
+    """Description of the result."""
     task_id: Optional[str] = None
-    """The run's task; none yet where it waits for another."""
+    """Name of the task of the execution; None while the execution waits for another one."""
 
 
 class ExecutionView(Model):
-    """A run of a schedule."""
+    """Execution of a schedule."""
 
     id: int
-    """Counted from 1, for each schedule."""
+    """Number of the execution, from 1, per schedule."""
     scheduled_task_id: str
-    """The schedule."""
+    """Name of the schedule."""
     status: ExecutionStatus
-    """What became of it."""
+    """Status of the execution."""
     trigger: str
-    """`schedule` or `manual`."""
+    """Trigger of the execution: `schedule` or `manual`."""
     triggered_at: datetime
-    """The tick, or when it was asked for."""
+    """Scheduled time, or the time of a manual trigger."""
     duration_seconds: Optional[int] = None
-    """Seconds from its start to its end."""
+    """Time from start to end, in seconds."""
     error_message: Optional[str] = None
-    """Why, where it did not succeed."""
+    """Reason why it did not succeed."""
     finished_at: Optional[datetime] = None
-    """When it ended; None before."""
+    """End time."""
     started_at: Optional[datetime] = None
-    """When it began."""
+    """Start time."""
     task_id: Optional[str] = None
-    """Its task, if it has one."""
+    """Name of its task; None when it has none."""
 
 
 class ExecutionList(Page[ExecutionView]):
-    """A page of runs."""
+    """Page of executions."""
 
     executions: list[ExecutionView]
-    """The runs, newest first."""
+    """Executions, newest first."""
 
     @property
     def rows(self) -> list[ExecutionView]:
-        """The same as `executions`."""
+        """Alias of `executions`."""
         return self.executions
 
 
 class NodeView(Model):
-    """A node."""
+    """Node of the cluster."""
 
     architecture: str
-    """Such as `amd64`."""
+    """CPU architecture, such as `amd64`."""
     eligible: bool
-    """Whether a task that tolerates no taint would be given it now."""
+    """True when a task without tolerations would use the node now."""
     image_volumes: bool
-    """Whether images can be pulled there without being run."""
+    """True when the node supports image volumes, by which images are pulled without running
+    them."""
     labels: dict[str, str]
-    """Its labels, for `node_selector`."""
+    """Labels of the node, for `node_selector`."""
     name: str
-    """Its name."""
+    """Name of the node."""
     os: str
-    """Such as `linux`."""
+    """Operating system, such as `linux`."""
     ready: bool
-    """Whether it is ready."""
+    """True when the node's `Ready` condition is true."""
     runtime: str
-    """The container runtime."""
+    """Container runtime and its version."""
     unschedulable: bool
-    """Whether it is cordoned."""
+    """True when the node is cordoned."""
     reason: Optional[str] = None
-    """Why not: one word, such as `NotReady`."""
+    """Reason why the node is not eligible, such as `NotReady`."""
 
 
 class NodeList(Page[NodeView]):
-    """A page of nodes."""
+    """Page of nodes."""
 
     nodes: list[NodeView]
-    """The nodes, by name."""
+    """Nodes, sorted by name."""
 
     @property
     def rows(self) -> list[NodeView]:
-        """The same as `nodes`."""
+        """Alias of `nodes`."""
         return self.nodes
 
 
 class Stats(Model):
-    """How much there is of everything that the caller may see."""
+    """Numbers of the tasks and schedules that the caller may list."""
 
     tasks: dict[str, int]
-    """How many tasks there are, by status."""
+    """Number of tasks by status."""
     total_tasks: int
-    """All of them."""
+    """Number of all tasks."""
     enabled_schedules: Optional[int] = None
-    """How many of them are enabled; none where the caller may not list them."""
+    """Number of enabled schedules; None when the caller may not list schedules."""
     schedules: Optional[int] = None
-    """How many schedules there are; none where the caller may not list them."""
+    """Number of schedules; None when the caller may not list schedules."""
     success_rate: Optional[float] = None
-    """Of those that completed or failed, how many percent completed; none where none did either."""
+    """Completed tasks in percent of those that completed or failed; None when there are none of
+    either."""

@@ -1,4 +1,4 @@
-"""The options of calls, as keyword arguments. What each means is told at the field of the same name in models.py."""
+"""Keyword arguments of calls. The fields with the same names in models.py document them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .models import NotifyRequest, TaskRequest
 
 
 class TaskOptions(TypedDict, total=False):
-    """What a task takes beside its images: the fields of `TaskRequest`. None counts as not given."""
+    """Options of a task: the fields of `TaskRequest` except images. None means that an option is not set."""
 
     batch_policy: str | None
     batch_size: int | str | None
@@ -36,7 +36,7 @@ class TaskOptions(TypedDict, total=False):
 
 
 class ScheduleOptions(TypedDict, total=False):
-    """What a schedule takes: the fields of `ScheduleRequest`. None counts as not given."""
+    """Options of a schedule: the fields of `ScheduleRequest`. None means that an option is not set."""
 
     cron_expr: str | None
     task_config: TaskRequest | Mapping[str, Any] | None
@@ -52,4 +52,4 @@ class ScheduleOptions(TypedDict, total=False):
 
 
 Images = Union[Sequence[str], TaskRequest, Mapping[str, Any]]
-"""A list of image references, or a whole request."""
+"""List of image references, or a complete request."""

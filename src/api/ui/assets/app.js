@@ -1,11 +1,11 @@
-// What HTML cannot say: times that grow older, questions before what cannot be undone, and the grid of nodes.
+// Behaviour that HTML cannot express: relative times, confirmation dialogs, and the grid of nodes.
 "use strict";
 
 const STATES = {
   ".": ["waiting", "--wait"], a: ["being warmed", "--work"], s: ["warm", "--warm"], w: ["already warm", "--already"],
   f: ["failed", "--bad"], k: ["skipped", "--skip"],
-  1: ["to be tried again", "--hold"], 2: ["to be tried again", "--hold"], 3: ["to be tried again", "--hold"],
-  4: ["to be tried again", "--hold"], 5: ["to be tried again", "--hold"],
+  1: ["waiting for a retry", "--hold"], 2: ["waiting for a retry", "--hold"], 3: ["waiting for a retry", "--hold"],
+  4: ["waiting for a retry", "--hold"], 5: ["waiting for a retry", "--hold"],
 };
 const state = (letter) => STATES[letter] || STATES["."];
 
@@ -17,7 +17,7 @@ function span(seconds) {
   return `${Math.floor(s / 86400)} days`;
 }
 
-function tellTimes(root) {
+function updateTimes(root) {
   for (const element of root.querySelectorAll("time[datetime]")) {
     const time = Date.parse(element.dateTime);
     if (Number.isNaN(time)) continue;
@@ -34,15 +34,15 @@ class Grid {
     this.letters = "";
     this.cursor = -1;
     this.loading = false;
-    this.told = document.getElementById("grid-node");
+    this.output = document.getElementById("grid-node");
     this.source = document.getElementById("states");
     new ResizeObserver(() => this.paint()).observe(canvas.parentElement);
-    new MutationObserver(() => this.take(this.source.textContent.trim())).observe(this.source, { childList: true });
+    new MutationObserver(() => this.setStates(this.source.textContent.trim())).observe(this.source, { childList: true });
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.paint());
-    canvas.addEventListener("pointermove", (event) => this.point(event));
-    canvas.addEventListener("pointerdown", (event) => this.point(event));
-    canvas.addEventListener("keydown", (event) => this.key(event));
-    document.getElementById("grid-find")?.addEventListener("input", (event) => this.find(event.target.value));
+    canvas.addEventListener("pointermove", (event) => this.onPointer(event));
+    canvas.addEventListener("pointerdown", (event) => this.onPointer(event));
+    canvas.addEventListener("keydown", (event) => this.onKey(event));
+    document.getElementById("grid-find")?.addEventListener("input", (event) => this.search(event.target.value));
     this.load();
   }
 
@@ -50,10 +50,11 @@ class Grid {
     if (this.loading) return;
     this.loading = true;
     const before = this.letters;
-    const { names, states } = await this.ask();
+    const { names, states } = await this.fetchNodes();
     this.loading = false;
     this.names = names;
-    // What came by the stream meanwhile is newer, and may be about nodes that were not chosen yet.
+    // States from the stream that arrived meanwhile are newer, and may refer to a plan that did not exist
+    // when the names were requested.
     if (this.letters.length !== names.length) {
       if (this.letters !== before) { this.load(); return; }
       this.letters = states;
@@ -61,12 +62,12 @@ class Grid {
     this.show();
   }
 
-  async ask() {
+  async fetchNodes() {
     const answer = await fetch(this.canvas.dataset.src, { headers: { accept: "application/json" } });
     return answer.ok ? answer.json() : { names: [], states: "" };
   }
 
-  take(letters) {
+  setStates(letters) {
     this.letters = letters;
     if (letters.length !== this.names.length) this.load();
     else this.show();
@@ -82,9 +83,9 @@ class Grid {
       counts[word] = (counts[word] || 0) + 1;
     }
     const words = Object.entries(counts).map(([word, count]) => `${count} ${word}`).join(", ");
-    this.canvas.setAttribute("aria-label", `${this.names.length} nodes: ${words}. Arrow keys go from node to node.`);
+    this.canvas.setAttribute("aria-label", `${this.names.length} nodes: ${words}. Use the arrow keys to move between nodes.`);
     this.paint();
-    this.tell();
+    this.announce();
   }
 
   layout() {
@@ -117,7 +118,7 @@ class Grid {
       const y = Math.floor(index / columns) * size;
       pen.fillStyle = colours[state(letter)[1]];
       pen.fillRect(x, y, size - gap, size - gap);
-      // Colour is not all: a failed node carries a cross, one at work a dot.
+      // Colour is not the only mark: a failed node has a cross, one that is being warmed a dot.
       if (letter === "f" || letter === "a") {
         pen.strokeStyle = pen.fillStyle = colours["--card"] || style.getPropertyValue("--card").trim();
         pen.lineWidth = size > 10 ? 2 : 1;
@@ -140,41 +141,41 @@ class Grid {
     performance.measure("grid", "grid-begin");
   }
 
-  tell() {
-    if (!this.told || this.cursor < 0) return;
+  announce() {
+    if (!this.output || this.cursor < 0) return;
     const text = `${this.names[this.cursor]}: ${state(this.letters[this.cursor])[0]}`;
-    if (this.told.textContent !== text) this.told.textContent = text;
+    if (this.output.textContent !== text) this.output.textContent = text;
   }
 
-  go(index) {
+  moveTo(index) {
     if (index < 0 || index >= this.names.length || index === this.cursor) return;
     this.cursor = index;
     this.paint();
-    this.tell();
+    this.announce();
   }
 
-  point(event) {
+  onPointer(event) {
     const { size, columns } = this.layout();
     const column = Math.floor(event.offsetX / size);
-    if (column < columns) this.go(Math.floor(event.offsetY / size) * columns + column);
+    if (column < columns) this.moveTo(Math.floor(event.offsetY / size) * columns + column);
   }
 
-  key(event) {
+  onKey(event) {
     const { columns } = this.layout();
     const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns };
-    if (event.key in steps) this.go(this.cursor < 0 ? 0 : this.cursor + steps[event.key]);
-    else if (event.key === "Home") this.go(0);
-    else if (event.key === "End") this.go(this.names.length - 1);
+    if (event.key in steps) this.moveTo(this.cursor < 0 ? 0 : this.cursor + steps[event.key]);
+    else if (event.key === "Home") this.moveTo(0);
+    else if (event.key === "End") this.moveTo(this.names.length - 1);
     else return;
     event.preventDefault();
   }
 
-  find(text) {
-    const wanted = text.trim().toLowerCase();
-    if (wanted === "") return;
-    const index = this.names.findIndex((name) => name.toLowerCase().includes(wanted));
-    if (index < 0) this.told.textContent = "no such node";
-    else { this.cursor = -1; this.go(index); }
+  search(text) {
+    const query = text.trim().toLowerCase();
+    if (query === "") return;
+    const index = this.names.findIndex((name) => name.toLowerCase().includes(query));
+    if (index < 0) this.output.textContent = "no matching node";
+    else { this.cursor = -1; this.moveTo(index); }
   }
 }
 
@@ -183,21 +184,21 @@ document.addEventListener("submit", (event) => {
   if (question && !confirm(question)) event.preventDefault();
 });
 
-// What somebody has opened or shut stays so when its part of the page is renewed.
-const folds = new WeakMap();
-const name = (fold) => fold.querySelector("summary").textContent;
+// Keeps the open or closed state of <details> elements when their part of the page is updated.
+const openStates = new WeakMap();
+const summaryText = (details) => details.querySelector("summary").textContent;
 document.addEventListener("htmx:sseBeforeMessage", ({ target }) => {
-  folds.set(target, [...target.querySelectorAll("details")].map((fold) => [name(fold), fold.open]));
+  openStates.set(target, [...target.querySelectorAll("details")].map((details) => [summaryText(details), details.open]));
 });
 document.addEventListener("htmx:sseMessage", ({ target }) => {
-  const before = folds.get(target) || [];
-  [...target.querySelectorAll("details")].forEach((fold, index) => {
-    if (before[index]?.[0] === name(fold)) fold.open = before[index][1];
+  const before = openStates.get(target) || [];
+  [...target.querySelectorAll("details")].forEach((details, index) => {
+    if (before[index]?.[0] === summaryText(details)) details.open = before[index][1];
   });
 });
 
 const canvas = document.getElementById("grid");
 if (canvas) new Grid(canvas);
-tellTimes(document);
-setInterval(() => tellTimes(document), 5000);
-document.addEventListener("htmx:afterSwap", (event) => tellTimes(event.target.parentElement || document));
+updateTimes(document);
+setInterval(() => updateTimes(document), 5000);
+document.addEventListener("htmx:afterSwap", (event) => updateTimes(event.target.parentElement || document));

@@ -1,0 +1,274 @@
+//! Informers for namespaces, runtime classes and autoscalers.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fmt::Debug,
+};
+
+use futures::{StreamExt, future::BoxFuture};
+use k8s_openapi::api::{core::v1::Namespace, node::v1::RuntimeClass};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    core::PartialObjectMeta,
+    runtime::{
+        WatchStreamExt,
+        watcher::{self, Config, Event, watcher},
+    },
+};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch::Sender;
+use tokio_util::sync::CancellationToken;
+
+use super::{ClusterContext, RuntimeClassScheduling, WorkloadIdentity};
+use crate::{scope::scoped, slim::SlimAutoscaler, task::PREFIX};
+
+/// Objects per page of a list.
+const PAGE_SIZE: u32 = 250;
+
+/// Returns the informers, which run until `stop`. With a `namespace`, only that Namespace and its
+/// autoscalers are watched. `ready` counts the informers whose first list is complete.
+#[must_use]
+pub fn informers(
+    around: &ClusterContext,
+    client: &Client,
+    namespace: Option<&str>,
+    ready: &Sender<usize>,
+    stop: &CancellationToken,
+) -> Vec<BoxFuture<'static, ()>> {
+    let api = Api::<PartialObjectMeta<Namespace>>::all(client.clone());
+    let only = namespace.map(|name| Config::default().fields(&format!("metadata.name={name}")));
+    let (names, classes, scalers) = (around.clone(), around.clone(), around.clone());
+    let mut listed = HashSet::new();
+    let namespaces =
+        informer(api, only.unwrap_or_default(), ready, stop, move |change| match change {
+            InformerEvent::Applied(namespace) => {
+                listed.insert(namespace.name_any());
+                names.set_namespace_exists(&namespace.name_any(), true);
+                names.set_namespace_annotations(
+                    &namespace.name_any(),
+                    prewarm_annotations(namespace.annotations()),
+                );
+                Some(namespace.name_any())
+            }
+            InformerEvent::Deleted(name) => {
+                names.set_namespace_exists(&name, false);
+                names.set_namespace_annotations(&name, BTreeMap::new());
+                None
+            }
+            InformerEvent::ListStarted => {
+                listed = HashSet::new();
+                None
+            }
+            InformerEvent::ListCompleted => {
+                names.set_namespace_names(std::mem::take(&mut listed));
+                None
+            }
+        });
+    let api = Api::<RuntimeClass>::all(client.clone());
+    let runtime_classes =
+        informer(api, Config::default(), ready, stop, move |change| match change {
+            InformerEvent::Applied(class) => {
+                classes
+                    .set_runtime_class(&class.name_any(), Some(runtime_class_scheduling(&class)));
+                Some(class.name_any())
+            }
+            InformerEvent::Deleted(name) => {
+                classes.set_runtime_class(&name, None);
+                None
+            }
+            InformerEvent::ListStarted | InformerEvent::ListCompleted => None,
+        });
+    let api = scoped::<SlimAutoscaler>(client, namespace);
+    let autoscalers = informer(api, Config::default(), ready, stop, move |change| match change {
+        InformerEvent::Applied(scaler) => {
+            scalers.set_max_replicas(scale_target(&scaler), Some(scaler.spec.max_replicas));
+            Some(scale_target(&scaler))
+        }
+        InformerEvent::Deleted(target) => {
+            scalers.set_max_replicas(target, None);
+            None
+        }
+        InformerEvent::ListStarted | InformerEvent::ListCompleted => None,
+    });
+    vec![namespaces, runtime_classes, autoscalers]
+}
+
+enum InformerEvent<K, E> {
+    /// An object was created or changed; the handler returns the entry that it stored for it.
+    Applied(K),
+    /// The object of an entry was deleted.
+    Deleted(E),
+    /// A list of all objects starts.
+    ListStarted,
+    /// The list is complete: no other objects exist.
+    ListCompleted,
+}
+
+/// Entries by object. An object may change its entry. An object that is deleted while the watch is
+/// interrupted has no event; it is only missing from the next list.
+struct ObjectEntries<E> {
+    by_object: HashMap<String, E>,
+    /// Objects seen in the current list; `None` outside a list.
+    listed: Option<HashSet<String>>,
+}
+
+impl<E: PartialEq> ObjectEntries<E> {
+    fn new() -> Self {
+        Self { by_object: HashMap::new(), listed: None }
+    }
+
+    /// Stores an object's entry. Returns its previous entry if that was different.
+    fn insert(&mut self, object: String, entry: E) -> Option<E> {
+        if let Some(listed) = &mut self.listed {
+            listed.insert(object.clone());
+        }
+        let same = self.by_object.get(&object).is_some_and(|known| *known == entry);
+        self.by_object.insert(object, entry).filter(|_| !same)
+    }
+
+    fn remove(&mut self, object: &str) -> Option<E> {
+        self.by_object.remove(object)
+    }
+
+    /// Starts a list.
+    fn start_list(&mut self) {
+        self.listed = Some(HashSet::new());
+    }
+
+    /// Completes the list. Returns the entries of objects that were not in it.
+    fn complete_list(&mut self) -> Vec<E> {
+        let listed = self.listed.take().unwrap_or_default();
+        let gone: Vec<String> =
+            self.by_object.keys().filter(|object| !listed.contains(*object)).cloned().collect();
+        gone.iter().filter_map(|object| self.by_object.remove(object)).collect()
+    }
+}
+
+fn object_key<K: ResourceExt>(object: &K) -> String {
+    format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any())
+}
+
+/// Runs one informer.
+fn informer<K, E>(
+    api: Api<K>,
+    config: Config,
+    ready: &Sender<usize>,
+    stop: &CancellationToken,
+    mut note: impl FnMut(InformerEvent<K, E>) -> Option<E> + Send + 'static,
+) -> BoxFuture<'static, ()>
+where
+    K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+    K::DynamicType: Default,
+    E: PartialEq + Send + 'static,
+{
+    let (ready, stop) = (ready.clone(), stop.clone());
+    Box::pin(async move {
+        let kind = K::plural(&K::DynamicType::default()).into_owned();
+        let mut first = true;
+        let mut entries = ObjectEntries::new();
+        let mut stream =
+            std::pin::pin!(watcher(api, config.page_size(PAGE_SIZE)).default_backoff());
+        while let Some(Some(event)) = stop.run_until_cancelled(stream.next()).await {
+            match event {
+                Ok(Event::Apply(object) | Event::InitApply(object)) => {
+                    let key = object_key(&object);
+                    if let Some(old) = note(InformerEvent::Applied(object))
+                        .and_then(|entry| entries.insert(key, entry))
+                    {
+                        note(InformerEvent::Deleted(old));
+                    }
+                }
+                Ok(Event::Delete(object)) => {
+                    if let Some(old) = entries.remove(&object_key(&object)) {
+                        note(InformerEvent::Deleted(old));
+                    }
+                }
+                Ok(Event::Init) => {
+                    entries.start_list();
+                    note(InformerEvent::ListStarted);
+                }
+                Ok(Event::InitDone) => {
+                    note(InformerEvent::ListCompleted);
+                    for old in entries.complete_list() {
+                        note(InformerEvent::Deleted(old));
+                    }
+                    if std::mem::take(&mut first) {
+                        ready.send_modify(|count| *count += 1);
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%kind, %error, "watch interrupted; retrying");
+                    // An installation for one namespace may lack the permission to list
+                    // cluster-wide objects. They are then treated as absent.
+                    if is_forbidden(&error) && std::mem::take(&mut first) {
+                        ready.send_modify(|count| *count += 1);
+                    }
+                }
+            }
+        }
+    })
+}
+
+fn is_forbidden(error: &watcher::Error) -> bool {
+    use watcher::Error::{InitialListFailed, WatchError, WatchFailed, WatchStartFailed};
+    let (InitialListFailed(kube::Error::Api(status))
+    | WatchStartFailed(kube::Error::Api(status))
+    | WatchFailed(kube::Error::Api(status))
+    | WatchError(status)) = error
+    else {
+        return false;
+    };
+    status.code == 403
+}
+
+fn prewarm_annotations(annotations: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    annotations
+        .iter()
+        .filter(|(key, _)| key.starts_with(PREFIX))
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect()
+}
+
+fn runtime_class_scheduling(class: &RuntimeClass) -> RuntimeClassScheduling {
+    let scheduling = class.scheduling.clone().unwrap_or_default();
+    RuntimeClassScheduling {
+        node_selector: scheduling.node_selector.unwrap_or_default(),
+        tolerations: scheduling.tolerations.unwrap_or_default(),
+    }
+}
+
+fn scale_target(scaler: &SlimAutoscaler) -> WorkloadIdentity {
+    let target = &scaler.spec.scale_target_ref;
+    (scaler.namespace().unwrap_or_default(), target.kind.clone(), target.name.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_missing_from_a_list_are_deleted() {
+        let mut entries = ObjectEntries::new();
+        entries.start_list();
+        for name in ["a", "b"] {
+            assert_eq!(entries.insert(name.into(), name.to_owned()), None);
+        }
+        assert_eq!(entries.complete_list(), Vec::<String>::new());
+        assert_eq!(entries.insert("c".into(), "c".into()), None);
+        entries.start_list();
+        entries.insert("a".into(), "a".into());
+        let mut gone = entries.complete_list();
+        gone.sort();
+        assert_eq!(gone, ["b", "c"]);
+        assert_eq!(entries.remove("b"), None);
+    }
+
+    #[test]
+    fn new_entry_of_an_object_replaces_its_previous_one() {
+        let mut entries = ObjectEntries::new();
+        entries.insert("scaler".into(), "web");
+        assert_eq!(entries.insert("scaler".into(), "web"), None);
+        assert_eq!(entries.insert("scaler".into(), "api"), Some("web"));
+        assert_eq!(entries.remove("scaler"), Some("api"));
+    }
+}

@@ -1,0 +1,198 @@
+//! Garbage collection: decides which workers and tasks to delete after tasks have ended. Pure: no
+//! client, no clock, no I/O.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+
+use super::{
+    cluster_state::{Pods, Workers, may_pull},
+    effect::Effect,
+    tracker::add_duration,
+};
+use kube::ResourceExt;
+
+use crate::{duration, task::PrewarmTask, worker::WorkerInfo};
+
+/// Age of the youngest worker from which workers without a known task are orphans. The watch of
+/// tasks can be behind that of workers, but not by this much.
+const ORPHAN_AGE: SignedDuration = SignedDuration::from_secs(60);
+
+/// Returns the deletion of all workers: as one collection per namespace, and one by one in
+/// namespaces where a collection could match foreign objects.
+pub(super) fn delete_workers(
+    workers: Option<&Workers>,
+    contested: impl Fn(&str) -> bool,
+) -> Vec<Effect> {
+    let left = || workers.into_iter().flat_map(Workers::values).filter(|worker| !worker.deleting);
+    let places: BTreeSet<_> =
+        left().map(|worker| (worker.kind, worker.namespace.as_str())).collect();
+    let mut effects = Vec::new();
+    for (kind, namespace) in places {
+        if contested(namespace) {
+            let there = |worker: &&WorkerInfo| worker.kind == kind && worker.namespace == namespace;
+            effects.extend(left().filter(there).map(Effect::delete_worker));
+        } else {
+            effects.push(Effect::DeleteWorkers(kind, namespace.to_owned(), None));
+        }
+    }
+    effects
+}
+
+/// Returns the deletions for an ended task. Workers are deleted when their retention time is over,
+/// and those that may still pull at once. The task is deleted when its time to live is over, no
+/// worker remains and all notifications were sent.
+pub(super) fn collect_ended(
+    task: &PrewarmTask,
+    workers: Option<&Workers>,
+    pods: &Pods,
+    contested: impl Fn(&str) -> bool,
+    now: Timestamp,
+) -> Vec<Effect> {
+    let completed = task
+        .status
+        .as_ref()
+        .and_then(|s| s.completion_time.as_deref())
+        .and_then(|t| t.parse::<Timestamp>().ok());
+    let is_over = |span: Duration| completed.is_none_or(|end| add_duration(end, span) <= now);
+    let retain =
+        task.spec.retain.as_deref().and_then(|text| duration::parse(text).ok()).unwrap_or_default();
+    if is_over(retain) {
+        let deletions = delete_workers(workers, contested);
+        let outlived = task
+            .spec
+            .ttl_seconds_after_finished
+            .is_some_and(|ttl| is_over(Duration::from_secs(ttl.into())));
+        let none_left = workers.is_none_or(Workers::is_empty);
+        return if none_left && outlived && !task.has_pending_notifications() {
+            vec![Effect::DeleteTask(task.resource_version())]
+        } else {
+            deletions
+        };
+    }
+    let stuck = |worker: &&WorkerInfo| !worker.deleting && may_pull(worker, pods);
+    workers.into_iter().flat_map(Workers::values).filter(stuck).map(Effect::delete_worker).collect()
+}
+
+/// Reports whether workers of an unknown task are old enough to count as orphans.
+pub(super) fn are_orphans(workers: &Workers, now: Timestamp) -> bool {
+    let youngest = workers.values().filter_map(|worker| worker.first_seen).max();
+    youngest.is_none_or(|since| now.duration_since(since) >= ORPHAN_AGE)
+}
+
+/// Returns the oldest of the finished workers beyond the limit `most`.
+pub(super) fn excess_retained(mut finished: Vec<&WorkerInfo>, most: usize) -> Vec<&WorkerInfo> {
+    let beyond = finished.len().saturating_sub(most);
+    if beyond > 0 {
+        finished.sort_by_key(|worker| (worker.created, worker.key()));
+    }
+    finished.truncate(beyond);
+    finished
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::{Phase, PrewarmTaskSpec, PrewarmTaskStatus, WorkerKind};
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn worker(name: &str, kind: WorkerKind, finished: bool, created: i64) -> WorkerInfo {
+        WorkerInfo {
+            kind,
+            namespace: "shop".into(),
+            name: name.into(),
+            finished,
+            created: Some(at(created)),
+            first_seen: Some(at(created)),
+            ..WorkerInfo::default()
+        }
+    }
+
+    fn workers(list: Vec<WorkerInfo>) -> Workers {
+        list.into_iter().map(|worker| (worker.key(), worker)).collect()
+    }
+
+    fn task(retain: Option<&str>, ttl: Option<u32>) -> PrewarmTask {
+        let spec = PrewarmTaskSpec {
+            retain: retain.map(str::to_owned),
+            ttl_seconds_after_finished: ttl,
+            ..PrewarmTaskSpec::new(vec!["a:1".into()])
+        };
+        let status = PrewarmTaskStatus {
+            phase: Phase::Completed,
+            completion_time: Some(at(100).to_string()),
+            ..PrewarmTaskStatus::default()
+        };
+        PrewarmTask { status: Some(status), ..PrewarmTask::new("t", spec) }
+    }
+
+    #[test]
+    fn finished_workers_are_kept_while_retained() {
+        let left = workers(vec![
+            worker("a", WorkerKind::Job, true, 50),
+            worker("b", WorkerKind::Job, false, 60),
+        ]);
+        let ended = |retain, now| {
+            collect_ended(&task(retain, Some(0)), Some(&left), &Pods::new(), |_| false, at(now))
+        };
+        assert_eq!(ended(Some("1m"), 159), [Effect::delete_worker(&left["shop/b"])]);
+        let all = [Effect::DeleteWorkers(WorkerKind::Job, "shop".into(), None)];
+        assert_eq!(ended(Some("1m"), 160), all);
+        assert_eq!(ended(None, 100), all);
+    }
+
+    #[test]
+    fn workers_next_to_foreign_objects_are_deleted_one_by_one() {
+        let mut away = worker("c", WorkerKind::Job, true, 50);
+        away.namespace = "own".into();
+        let left = workers(vec![
+            worker("a", WorkerKind::Job, true, 50),
+            worker("b", WorkerKind::Job, true, 60),
+            away,
+        ]);
+        let single = |key: &str| Effect::delete_worker(&left[key]);
+        let many = Effect::DeleteWorkers(WorkerKind::Job, "own".into(), None);
+        assert_eq!(
+            delete_workers(Some(&left), |place| place == "shop"),
+            [many, single("shop/a"), single("shop/b")]
+        );
+    }
+
+    #[test]
+    fn task_is_deleted_after_its_workers() {
+        let ended = |retain, ttl, now| {
+            collect_ended(&task(retain, ttl), None, &Pods::new(), |_| false, at(now))
+        };
+        assert_eq!(ended(None, Some(10), 109), []);
+        assert_eq!(ended(None, Some(10), 110), [Effect::DeleteTask(None)]);
+        assert_eq!(ended(Some("1m"), Some(10), 110), []);
+        assert_eq!(ended(None, None, 9999), []);
+    }
+
+    #[test]
+    fn young_workers_are_not_orphans() {
+        let left = workers(vec![
+            worker("a", WorkerKind::Pod, false, 0),
+            worker("b", WorkerKind::Pod, false, 50),
+        ]);
+        assert!(!are_orphans(&left, at(109)));
+        assert!(are_orphans(&left, at(110)));
+    }
+
+    #[test]
+    fn oldest_retained_workers_are_deleted_first() {
+        let all =
+            [3, 1, 2].map(|created| worker(&format!("w{created}"), WorkerKind::Job, true, created));
+        let names = |most| {
+            excess_retained(all.iter().collect(), most)
+                .iter()
+                .map(|w| w.name.clone())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(names(1), ["w1", "w2"]);
+        assert!(names(3).is_empty());
+    }
+}

@@ -1,0 +1,36 @@
+//! Snapshot of the cluster that one reconcile of a task reads. Pure: no client, no clock, no I/O.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use k8s_openapi::jiff::Timestamp;
+
+use super::{
+    cluster_state::{Pods, Workers},
+    queue::QueueLimit,
+};
+use crate::{node::NodeInfo, task::PrewarmPlanSpec, worker::WorkerInfo};
+
+/// Decision of the queue about a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum QueueDecision {
+    Admitted,
+    Queued(QueueLimit),
+}
+
+/// Snapshot for one reconcile of one task.
+pub(super) struct Snapshot<'a> {
+    pub(super) nodes: &'a BTreeMap<String, NodeInfo>,
+    pub(super) workers: Option<&'a Workers>,
+    pub(super) pods: &'a Pods,
+    pub(super) plan: Option<&'a Arc<PrewarmPlanSpec>>,
+    /// Reports whether a namespace contains foreign objects with the labels of this task's workers.
+    pub(super) has_foreign_objects: &'a dyn Fn(&str) -> bool,
+    pub(super) queue_decision: QueueDecision,
+    pub(super) now: Timestamp,
+}
+
+impl Snapshot<'_> {
+    pub(super) fn workers(&self) -> impl Iterator<Item = &WorkerInfo> {
+        self.workers.into_iter().flat_map(BTreeMap::values)
+    }
+}

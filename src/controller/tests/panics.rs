@@ -1,0 +1,148 @@
+//! A panic in the reconcile of one task fails that task only. The other tasks continue.
+
+use std::sync::Arc;
+
+use k8s_openapi::jiff::Timestamp;
+use rstest::rstest;
+
+use super::{
+    super::{
+        Controller, Executor,
+        clock::ServerClock,
+        effect::{Effect, EffectOutput, TaskRef},
+        fault_injection,
+        observation::{EffectFinished, Observation, WatchChange},
+    },
+    simulation::settings,
+};
+use crate::{
+    metrics::Metrics,
+    node::NodeInfo,
+    supervise::WorkKind,
+    task::{Phase, PrewarmTask, PrewarmTaskSpec},
+};
+
+fn controller() -> Controller {
+    let (settings, metrics) = (Arc::new(settings()), Arc::new(Metrics::new().unwrap()));
+    let executor = Executor::Memory(std::sync::Mutex::default());
+    Controller::new(executor, 0, settings, metrics, ServerClock::starting_at(Timestamp::now()))
+}
+
+fn task(name: &str) -> PrewarmTask {
+    let mut task = PrewarmTask::new(name, PrewarmTaskSpec::new(vec!["nginx:1".into()]));
+    task.metadata.namespace = Some("shop".into());
+    task.metadata.uid = Some(format!("uid-{name}"));
+    task.metadata.resource_version = Some("1".into());
+    task
+}
+
+fn deliver(controller: &mut Controller, task: &PrewarmTask) {
+    controller.handle(Observation::Task(WatchChange::Applied(Arc::new(task.clone()))));
+}
+
+/// Stores statuses as the API server would. Returns task name and verb of each request.
+fn apply_effects(
+    controller: &mut Controller,
+    tasks: &mut [PrewarmTask],
+) -> Vec<(String, &'static str)> {
+    let mut asked = Vec::new();
+    for (TaskRef { name, uid, .. }, effect) in controller.executor.take_recorded() {
+        asked.push((name.clone(), effect.verb_and_resource().0));
+        let mut written = EffectOutput::default();
+        if let Effect::WriteStatus(write) = &effect {
+            let task =
+                tasks.iter_mut().find(|task| task.metadata.name.as_ref() == Some(&name)).unwrap();
+            task.status = Some(write.status.clone());
+            let version =
+                task.metadata.resource_version.as_deref().unwrap().parse::<u64>().unwrap() + 1;
+            task.metadata.resource_version = Some(version.to_string());
+            written.resource_version.clone_from(&task.metadata.resource_version);
+        }
+        controller.handle(Observation::EffectFinished(EffectFinished {
+            task_uid: uid,
+            effect,
+            result: Ok(written),
+        }));
+    }
+    for task in tasks {
+        deliver(controller, task);
+    }
+    asked
+}
+
+fn errors(controller: &Controller) -> u64 {
+    controller.context.metrics.internal_errors.with_label_values(&[WorkKind::Task.as_str()]).get()
+}
+
+fn failure(task: &PrewarmTask) -> Option<(Phase, String)> {
+    let status = task.status.as_ref()?;
+    let failed = status.conditions.iter().find(|condition| condition.type_ == "Failed")?;
+    Some((status.phase, failed.reason.clone()))
+}
+
+/// Delivers two tasks, `bad` and `good`.
+fn two_tasks(controller: &mut Controller) -> [PrewarmTask; 2] {
+    let nodes = (0..3).map(|n| NodeInfo::sample(&format!("n{n}"))).collect();
+    controller.handle(Observation::Node(WatchChange::Restarted(nodes)));
+    let tasks = [task("bad"), task("good")];
+    for task in &tasks {
+        deliver(controller, task);
+    }
+    tasks
+}
+
+#[rstest]
+#[case("resume")]
+#[case("observe")]
+#[case("reconcile")]
+#[case("effect")]
+fn a_panic_fails_only_its_task(#[case] place: &'static str) {
+    let mut controller = controller();
+    let mut tasks = two_tasks(&mut controller);
+    fault_injection::inject(place, "bad");
+    let mut good = Vec::new();
+    for _ in 0..6 {
+        controller.reconcile_all();
+        good.extend(
+            apply_effects(&mut controller, &mut tasks)
+                .into_iter()
+                .filter(|(name, _)| name == "good"),
+        );
+    }
+    if place != "observe" && place != "effect" {
+        assert_eq!(failure(&tasks[0]), Some((Phase::Failed, "InternalError".into())));
+        assert_eq!(errors(&controller), 1);
+    }
+    assert!(good.iter().any(|(_, verb)| *verb == "create"), "{good:?}");
+    // The panic does not repeat.
+    let before = errors(&controller);
+    assert!((1..=2).contains(&before), "{before} internal errors");
+    for _ in 0..20 {
+        controller.reconcile_all();
+        apply_effects(&mut controller, &mut tasks);
+    }
+    assert!(errors(&controller) <= 2, "{} internal errors", errors(&controller));
+}
+
+/// The end of the task panics as well, so the task is left unchanged.
+#[rstest]
+#[case("broken")]
+#[case("abort")]
+fn a_task_whose_end_panics_is_left_unchanged(#[case] place: &'static str) {
+    let mut controller = controller();
+    let mut tasks = two_tasks(&mut controller);
+    fault_injection::inject("reconcile", "bad");
+    fault_injection::inject(place, "bad");
+    for _ in 0..20 {
+        controller.reconcile_all();
+        apply_effects(&mut controller, &mut tasks);
+    }
+    assert_eq!(errors(&controller), 2);
+    assert_eq!(failure(&tasks[0]), None);
+    assert!(tasks[1].status.is_some());
+    // A change of the spec leads to another attempt.
+    tasks[0].metadata.generation = Some(2);
+    deliver(&mut controller, &tasks[0]);
+    controller.reconcile_all();
+    assert!(errors(&controller) > 2);
+}

@@ -1,0 +1,557 @@
+//! Delivery loop: sends the notifications that are due until each is delivered or abandoned.
+
+use std::{
+    collections::{HashMap, HashSet},
+    num::NonZeroU32,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::future;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Secret;
+use kube::{
+    Api, Client, ResourceExt,
+    api::{Patch, PatchParams},
+};
+use serde_json::json;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    delivery_limits::{DeliveryLimits, MAX_ACTIVE_TASKS, select_round_robin},
+    message::render_message,
+    webhook_client::{DeliveryError, WebhookClient, WebhookRequest},
+};
+use crate::{
+    metrics::Metrics,
+    store::TaskStore,
+    supervise::{WorkKind as Guarded, record_panic},
+    task::{Delivery, Notification, PrewarmTask, SecretKeyReference},
+};
+
+/// Initial backoff between attempts; it doubles up to one hour.
+const INITIAL_BACKOFF: SignedDuration = SignedDuration::from_secs(5);
+const MAX_BACKOFF: SignedDuration = SignedDuration::from_hours(1);
+/// Maximum time since the end of a task for a further attempt. After it the message has no value.
+const DELIVERY_DEADLINE: SignedDuration = SignedDuration::from_hours(24);
+/// Backoff while no attempt was ever answered: 5 attempts within 71 minutes instead of 33 within a
+/// day. A receiver that restarts still gets the message, and an address without a listener is
+/// abandoned early.
+const UNANSWERED_BACKOFF: [SignedDuration; 4] = [
+    SignedDuration::from_secs(10),
+    SignedDuration::from_mins(1),
+    SignedDuration::from_mins(10),
+    SignedDuration::from_hours(1),
+];
+/// Maximum number of receivers stored that have responded since this replica became the leader.
+/// Above it, all are removed.
+const MAX_ANSWERED: usize = 10_000;
+/// Key of the signing key within its Secret.
+const SECRET_KEY: &str = "key";
+/// Delay after a failed status write: otherwise the message would be sent again at once.
+const STATUS_WRITE_BACKOFF: Duration = Duration::from_secs(60);
+/// Interval at which due deliveries are checked even without changes of tasks.
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
+/// Debounce interval of task changes: changes within it are processed together.
+const DEBOUNCE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Sends notifications until `stop`. The catalog must have received its first list. `per_minute` is
+/// the number of messages per namespace and minute.
+pub async fn run(
+    client: Client,
+    catalog: TaskStore,
+    poster: WebhookClient,
+    per_minute: NonZeroU32,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) {
+    let sender = Arc::new(NotificationSender {
+        client,
+        webhook_client: poster,
+        metrics: Arc::clone(&metrics),
+        limits: DeliveryLimits::new(per_minute),
+        responsive_receivers: Mutex::default(),
+    });
+    let mut news = catalog.tracked_changes();
+    let mut work = ActiveTasks::default();
+    loop {
+        let now = Timestamp::now();
+        let mut due: Vec<Arc<PrewarmTask>> = catalog.pending_notifications();
+        due.retain(|task| has_due_delivery(task, now) && !work.contains(task));
+        // Tasks with a delivery that has fewer attempts go first.
+        due.sort_by_cached_key(|task| fewest_attempts(task, now));
+        for task in work.select(&due) {
+            work.insert(&task);
+            let (sender, catalog) = (Arc::clone(&sender), catalog.clone());
+            work.tasks.spawn(async move {
+                if sender.send_due(&task, &catalog).await.is_err() {
+                    tokio::time::sleep(STATUS_WRITE_BACKOFF).await;
+                }
+                task
+            });
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            Some(done) = work.tasks.join_next() => match done {
+                Ok(task) => work.remove(&task),
+                // The task remains in the set of tasks in progress, so this leader does not process
+                // it again.
+                Err(error) if error.is_panic() => {
+                    record_panic(&metrics, Guarded::Notification, "notifications of a task", error.into_panic().as_ref());
+                }
+                Err(error) => tracing::error!(%error, "cannot send the notifications of a task"),
+            },
+            _ = news.changed() => tokio::time::sleep(DEBOUNCE_INTERVAL).await,
+            () = tokio::time::sleep(POLL_INTERVAL) => {}
+        }
+    }
+}
+
+/// Tasks whose notifications are being sent.
+#[derive(Default)]
+struct ActiveTasks {
+    task_uids: HashSet<String>,
+    namespaces: HashMap<String, usize>,
+    last_namespace: String,
+    tasks: JoinSet<Arc<PrewarmTask>>,
+}
+
+impl ActiveTasks {
+    fn contains(&self, task: &PrewarmTask) -> bool {
+        task.metadata.uid.as_ref().is_some_and(|uid| self.task_uids.contains(uid))
+    }
+
+    fn select(&self, due: &[Arc<PrewarmTask>]) -> Vec<Arc<PrewarmTask>> {
+        let namespaces = due.iter().map(|task| task.namespace().unwrap_or_default());
+        let room = MAX_ACTIVE_TASKS.saturating_sub(self.task_uids.len());
+        let chosen = select_round_robin(namespaces, &self.namespaces, &self.last_namespace, room);
+        chosen.into_iter().filter_map(|index| due.get(index).cloned()).collect()
+    }
+
+    fn insert(&mut self, task: &PrewarmTask) {
+        let namespace = task.namespace().unwrap_or_default();
+        let many = self.namespaces.entry(namespace.clone()).or_default();
+        *many = many.saturating_add(1);
+        self.task_uids.insert(task.uid().unwrap_or_default());
+        self.last_namespace = namespace;
+    }
+
+    fn remove(&mut self, task: &PrewarmTask) {
+        self.task_uids.remove(&task.uid().unwrap_or_default());
+        let namespace = task.namespace().unwrap_or_default();
+        if let Some(many) = self.namespaces.get_mut(&namespace) {
+            *many = many.saturating_sub(1);
+            if *many == 0 {
+                self.namespaces.remove(&namespace);
+            }
+        }
+    }
+}
+
+fn delivery_status(task: &PrewarmTask, index: usize) -> Delivery {
+    task.status
+        .as_ref()
+        .and_then(|status| status.notifications.get(index))
+        .cloned()
+        .unwrap_or_default()
+}
+
+fn is_due(delivery: &Delivery, now: Timestamp) -> bool {
+    let next = delivery.next_attempt.as_deref().and_then(|text| text.parse::<Timestamp>().ok());
+    !delivery.done && next.is_none_or(|next| next <= now)
+}
+
+fn due_deliveries(task: &PrewarmTask, now: Timestamp) -> impl Iterator<Item = Delivery> + '_ {
+    let all = 0..task.spec.notify.iter().flatten().count();
+    all.map(|index| delivery_status(task, index)).filter(move |delivery| is_due(delivery, now))
+}
+
+fn has_due_delivery(task: &PrewarmTask, now: Timestamp) -> bool {
+    due_deliveries(task, now).next().is_some()
+}
+
+fn fewest_attempts(task: &PrewarmTask, now: Timestamp) -> u32 {
+    due_deliveries(task, now).map(|delivery| delivery.attempts).min().unwrap_or(u32::MAX)
+}
+
+/// Returns the receiver of an address for limits and logs: only its host, because the rest may be a
+/// credential. Performs no I/O.
+fn host_of(address: &str) -> String {
+    let url = address.parse::<reqwest::Url>().ok();
+    url.and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default()
+}
+
+/// Returns the state of a delivery after an attempt. `answers` states whether the receiver has
+/// responded to any message. Performs no I/O.
+fn next_delivery_state(
+    before: &Delivery,
+    result: Result<(), &DeliveryError>,
+    answers: bool,
+    ended: Timestamp,
+    now: Timestamp,
+) -> Delivery {
+    let attempts = before.attempts.saturating_add(1);
+    let at = |time: Timestamp| {
+        Some(Timestamp::from_second(time.as_second()).unwrap_or(time).to_string())
+    };
+    let failure = match result {
+        Ok(()) => {
+            return Delivery {
+                done: true,
+                attempts,
+                answered: true,
+                delivered: at(now),
+                ..Delivery::default()
+            };
+        }
+        Err(failure) => failure,
+    };
+    let answered = before.answered || failure.is_response();
+    let tries = usize::try_from(attempts.saturating_sub(1)).unwrap_or(usize::MAX);
+    let pause = if failure.is_unanswered() && !answered && !answers {
+        UNANSWERED_BACKOFF.get(tries).copied()
+    } else {
+        let doubled = INITIAL_BACKOFF.saturating_mul(1 << tries.min(20));
+        Some(doubled.min(MAX_BACKOFF))
+    };
+    let next = pause.and_then(|pause| now.checked_add(pause).ok());
+    let next = next
+        .filter(|next| !failure.is_permanent() && next.duration_since(ended) <= DELIVERY_DEADLINE);
+    Delivery {
+        done: next.is_none(),
+        attempts,
+        answered,
+        next_attempt: next.and_then(at),
+        delivered: None,
+        message: Some(failure.to_string()),
+    }
+}
+
+struct NotificationSender {
+    client: Client,
+    webhook_client: WebhookClient,
+    metrics: Arc<Metrics>,
+    limits: DeliveryLimits,
+    /// Receivers that have responded, by namespace and host.
+    responsive_receivers: Mutex<HashSet<(String, String)>>,
+}
+
+/// Task with one entry of its `spec.notify`.
+struct PendingDelivery<'a> {
+    task: &'a PrewarmTask,
+    namespace: String,
+    index: usize,
+    notification: &'a Notification,
+}
+
+impl NotificationSender {
+    /// Sends the notifications of a task that are due. An error means that the status could not be
+    /// written; it is already logged.
+    async fn send_due(&self, task: &PrewarmTask, catalog: &TaskStore) -> Result<(), ()> {
+        let namespace = task.namespace().unwrap_or_default();
+        let all = task.spec.notify.iter().flatten().enumerate();
+        let tries = all.map(|(index, whom)| {
+            let one =
+                PendingDelivery { task, namespace: namespace.clone(), index, notification: whom };
+            async move { self.attempt_delivery(&one).await }
+        });
+        let deliveries = future::join_all(tries).await;
+        self.metrics.kube_requests.with_label_values(&["patch", "prewarmtasks"]).inc();
+        let tasks = Api::<PrewarmTask>::namespaced(self.client.clone(), &namespace);
+        let patch = Patch::Merge(
+            json!({"metadata": {"uid": task.uid()}, "status": {"notifications": deliveries}}),
+        );
+        match tasks.patch_status(&task.name_any(), &PatchParams::default(), &patch).await {
+            Ok(task) => catalog.put(&task),
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+            Err(error) => {
+                let name = task.name_any();
+                tracing::warn!(
+                    task = name,
+                    namespace,
+                    %error,
+                    "cannot write the notification status: the notifications are sent again"
+                );
+                return Err(());
+            }
+        }
+        Ok(())
+    }
+
+    async fn attempt_delivery(&self, one: &PendingDelivery<'_>) -> Delivery {
+        let (task, namespace) = (one.task, &one.namespace);
+        let before = delivery_status(task, one.index);
+        if !is_due(&before, Timestamp::now()) {
+            return before;
+        }
+        let (host, result) = match self.resolve_address(one).await {
+            Ok(address) => {
+                let host = host_of(&address);
+                let result = self.send(one, &address, &host).await;
+                let hidden = one.notification.url_from.is_some();
+                (
+                    host,
+                    result
+                        .map_err(|failure| if hidden { failure.redact_address() } else { failure }),
+                )
+            }
+            Err(failure) => (String::new(), Err(failure)),
+        };
+        let key = (namespace.clone(), host.clone());
+        let answers = {
+            let mut answered =
+                self.responsive_receivers.lock().unwrap_or_else(PoisonError::into_inner);
+            if result.as_ref().is_ok_and(|()| true)
+                || result.as_ref().is_err_and(DeliveryError::is_response)
+            {
+                if answered.len() >= MAX_ANSWERED {
+                    answered.clear();
+                }
+                answered.insert(key.clone());
+            }
+            answered.contains(&key)
+        };
+        let now = Timestamp::now();
+        let completed =
+            task.status.as_ref().and_then(|status| status.completion_time.as_deref()?.parse().ok());
+        let delivery = next_delivery_state(
+            &before,
+            result.as_ref().copied(),
+            answers,
+            completed.unwrap_or(now),
+            now,
+        );
+        self.record_result(one, &host, result.err().as_ref(), &delivery);
+        delivery
+    }
+
+    fn record_result(
+        &self,
+        one: &PendingDelivery<'_>,
+        host: &str,
+        failure: Option<&DeliveryError>,
+        delivery: &Delivery,
+    ) {
+        let (task, namespace) = (one.task.name_any(), &one.namespace);
+        // More users can read logs than the Secret, so logs do not contain the host of its address.
+        let host = if one.notification.url_from.is_some() { "(from a Secret)" } else { host };
+        let count = |result: &str| self.metrics.notifications.with_label_values(&[result]).inc();
+        let Some(failure) = failure else {
+            count("delivered");
+            tracing::info!(task, namespace, host, "delivered a notification");
+            return;
+        };
+        count(if delivery.done { "given_up" } else { "failed" });
+        self.metrics.notification_errors.with_label_values(&[failure.metric_label()]).inc();
+        let next = delivery.next_attempt.as_deref().unwrap_or("never");
+        tracing::warn!(task, namespace, host, %failure, next, "a notification could not be delivered");
+    }
+
+    async fn send(
+        &self,
+        one: &PendingDelivery<'_>,
+        address: &str,
+        host: &str,
+    ) -> Result<(), DeliveryError> {
+        // A denied address takes no permit.
+        self.webhook_client.parse_address(address)?;
+        let key = match &one.notification.secret_ref {
+            Some(secret) => {
+                Some(self.read_secret_key(&one.namespace, &secret.name, SECRET_KEY).await?)
+            }
+            None => None,
+        };
+        let id = format!("{}-{}", one.task.uid().unwrap_or_default(), one.index);
+        let format = one.notification.format.as_deref().unwrap_or("json");
+        let _slot = self.limits.acquire(&one.namespace, host).await;
+        let post = WebhookRequest {
+            address,
+            format,
+            id: &id,
+            message: &render_message(format, one.task, &id),
+            key: key.as_deref(),
+            now_millis: Timestamp::now().as_millisecond(),
+        };
+        self.webhook_client.send(&post, &|| self.limits.try_redirect(&one.namespace)).await
+    }
+
+    /// Returns the address of a notification, read from its Secret if the spec refers to one.
+    async fn resolve_address(&self, one: &PendingDelivery<'_>) -> Result<String, DeliveryError> {
+        let Some(source) = &one.notification.url_from else {
+            return Ok(one.notification.url.clone().unwrap_or_default());
+        };
+        let SecretKeyReference { name, key } = &source.secret_key_ref;
+        let value = self.read_secret_key(&one.namespace, name, key).await?;
+        let text = String::from_utf8(value)
+            .map_err(|_| DeliveryError::SecretNotUtf8(name.clone(), key.clone()))?;
+        Ok(text.trim().to_owned())
+    }
+
+    /// Reads a key of a Secret in the task's own namespace. A missing permission is a transient
+    /// error, because it can be granted.
+    async fn read_secret_key(
+        &self,
+        namespace: &str,
+        name: &str,
+        key: &str,
+    ) -> Result<Vec<u8>, DeliveryError> {
+        self.metrics.kube_requests.with_label_values(&["get", "secrets"]).inc();
+        let secrets = Api::<Secret>::namespaced(self.client.clone(), namespace);
+        let secret = secrets.get(name).await.map_err(|error| match error {
+            kube::Error::Api(status) if status.code == 403 => {
+                DeliveryError::SecretForbidden(name.to_owned())
+            }
+            kube::Error::Api(status) if status.code == 404 => {
+                DeliveryError::SecretNotFound(name.to_owned())
+            }
+            _ => DeliveryError::SecretUnavailable(name.to_owned()),
+        })?;
+        let value = secret.data.unwrap_or_default().remove(key);
+        value
+            .map(|value| value.0)
+            .ok_or_else(|| DeliveryError::SecretKeyNotFound(name.to_owned(), key.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::egress::{EgressPolicy, RequestFailure};
+
+    fn attempt_until_done(failure: &DeliveryError, answers: bool) -> (Delivery, SignedDuration) {
+        let ended: Timestamp = "2026-11-21T00:00:00Z".parse().unwrap();
+        let (mut delivery, mut now) = (Delivery::default(), ended);
+        while !delivery.done {
+            assert!(is_due(&delivery, now));
+            delivery = next_delivery_state(&delivery, Err(failure), answers, ended, now);
+            if let Some(next) = &delivery.next_attempt {
+                let next: Timestamp = next.parse().unwrap();
+                assert!(!is_due(&delivery, now) && next > now);
+                now = next;
+            }
+        }
+        (delivery, now.duration_since(ended))
+    }
+
+    #[test]
+    fn responsive_receiver_is_retried_for_a_day() {
+        let (delivery, last) = attempt_until_done(&DeliveryError::Status(503), false);
+        assert!(last <= DELIVERY_DEADLINE && last > DELIVERY_DEADLINE - MAX_BACKOFF);
+        // 5 s doubled ten times is more than an hour. After these 85 minutes there is one attempt
+        // per hour.
+        assert_eq!((delivery.attempts, delivery.answered), (33, true));
+        assert_eq!(delivery.message.as_deref(), Some("the receiver returned HTTP 503"));
+        assert_eq!(
+            attempt_until_done(&DeliveryError::SecretNotFound("hook".into()), false).0.attempts,
+            33,
+            "no request is sent without the Secret"
+        );
+    }
+
+    #[test]
+    fn unresponsive_receiver_is_abandoned_early() {
+        let silence = DeliveryError::Request(RequestFailure::TimedOut);
+        let (delivery, last) = attempt_until_done(&silence, false);
+        assert_eq!((delivery.attempts, delivery.answered), (5, false));
+        assert!(
+            last > SignedDuration::from_hours(1) && last < SignedDuration::from_hours(2),
+            "{last:#}"
+        );
+        assert_eq!(
+            attempt_until_done(&silence, true).0.attempts,
+            33,
+            "the receiver has responded to a message of another task"
+        );
+        let now: Timestamp = "2026-11-21T00:00:00Z".parse().unwrap();
+        let before = Delivery { attempts: 10, answered: true, ..Delivery::default() };
+        assert!(!next_delivery_state(&before, Err(&silence), false, now, now).done);
+    }
+
+    #[test]
+    fn delivery_ends_on_success_or_permanent_failure() {
+        let now: Timestamp = "2026-11-21T00:00:00Z".parse().unwrap();
+        let delivered = next_delivery_state(&Delivery::default(), Ok(()), false, now, now);
+        assert!(delivered.done && delivered.delivered.is_some() && delivered.message.is_none());
+        let never = next_delivery_state(
+            &Delivery::default(),
+            Err(&DeliveryError::Status(410)),
+            false,
+            now,
+            now,
+        );
+        assert!(never.done && never.delivered.is_none() && never.next_attempt.is_none());
+    }
+
+    #[test]
+    fn host_of_contains_no_credentials() {
+        assert_eq!(host_of("https://hooks.slack.com/services/T0/B0/TOKEN"), "hooks.slack.com");
+        assert_eq!(host_of("https://u:TOKEN@example.com:8443/?access_token=TOKEN"), "example.com");
+        assert_eq!(host_of("TOKEN"), "");
+    }
+
+    /// Verifies that receivers of one namespace that never respond do not delay another namespace.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn unresponsive_receivers_do_not_delay_other_namespace() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        // A listener that accepts connections and never responds.
+        let hole = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let hole_url = format!("http://{}/", hole.local_addr().unwrap());
+        let receiver = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let receiver_url = format!("http://{}/", receiver.local_addr().unwrap());
+        let (heard, mut deliveries) = tokio::sync::mpsc::channel(10);
+        let router = axum::Router::new().route(
+            "/",
+            axum::routing::post(async move || {
+                let _ = heard.send(()).await;
+            }),
+        );
+        tokio::spawn(async move { axum::serve(receiver, router).await });
+        let catalog = TaskStore::default();
+        let ended = |namespace: &str, name: &str, url: &str| {
+            let mut task =
+                PrewarmTask::new(name, crate::task::PrewarmTaskSpec::new(vec!["a:1".into()]));
+            task.metadata.namespace = Some(namespace.into());
+            task.metadata.uid = Some(format!("uid-{name}"));
+            task.metadata.resource_version = Some("1".into());
+            task.metadata.creation_timestamp =
+                Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::now()));
+            task.spec.notify =
+                Some(vec![Notification { url: Some(url.into()), ..Notification::default() }]);
+            task.status = Some(crate::task::PrewarmTaskStatus {
+                phase: crate::task::Phase::Completed,
+                completion_time: Some(Timestamp::now().to_string()),
+                ..crate::task::PrewarmTaskStatus::default()
+            });
+            task
+        };
+        for n in 0..40 {
+            catalog.put(&ended("a", &format!("hole-{n:02}"), &hole_url));
+        }
+        catalog.put(&ended("b", "good", &receiver_url));
+        let refuses = tower::service_fn(|_: http::Request<kube::client::Body>| async {
+            let body = kube::client::Body::from(Vec::new());
+            http::Response::builder().status(500).body(body)
+        });
+        let client = Client::new(refuses, "default");
+        let policy = EgressPolicy::default()
+            .with_allowed(vec!["127.0.0.0/8".parse().unwrap()], "--notify-allow");
+        let poster = WebhookClient::new(policy.into()).unwrap();
+        let stop = CancellationToken::new();
+        let works = tokio::spawn(run(
+            client,
+            catalog,
+            poster,
+            NonZeroU32::MAX,
+            Arc::new(Metrics::new().unwrap()),
+            stop.clone(),
+        ));
+        let delivery = tokio::time::timeout(Duration::from_secs(5), deliveries.recv()).await;
+        stop.cancel();
+        works.await.unwrap();
+        assert!(
+            matches!(delivery, Ok(Some(()))),
+            "namespace b received no notification within 5 s"
+        );
+    }
+}

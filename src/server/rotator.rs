@@ -1,0 +1,263 @@
+//! Rotation of the serving certificate, without failed handshakes.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use arc_swap::ArcSwapOption;
+use kube::Client;
+use rustls::{server::ClientHello, sign::CertifiedKey};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    authority::merge_bundles,
+    ca_store,
+    certificates::{
+        CertificateLifetimes, CertifiedPair, certified_key, generate_leaf, is_due, time_left,
+    },
+};
+use crate::{config::CertificateFiles, metrics::Metrics};
+
+/// Retry interval until the first certificate is available.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// Source of certificates.
+pub enum CertificateSource {
+    /// CA managed by Prewarmer in a Secret, which signs the leaves.
+    ManagedCa {
+        /// Client that reads and writes the Secret.
+        client: Box<Client>,
+        /// Namespace of the Secret.
+        namespace: String,
+        /// Name of the Secret.
+        secret: String,
+        /// DNS names and IP addresses of the leaf.
+        names: Vec<String>,
+        /// `true`: this process creates and renews the CA; `false`: it only reads it.
+        manages_ca: bool,
+    },
+    /// Certificate, key and CA in files that the user provides.
+    Files(CertificateFiles),
+}
+
+/// Resolver that serves the current certificate to TLS handshakes.
+#[derive(Debug, Default)]
+pub struct CertResolver(ArcSwapOption<CertifiedKey>);
+
+impl CertResolver {
+    /// Replaces the certificate. The next handshake uses the new one.
+    pub fn store(&self, key: CertifiedKey) {
+        self.0.store(Some(Arc::new(key)));
+    }
+}
+
+impl rustls::server::ResolvesServerCert for CertResolver {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.0.load_full()
+    }
+}
+
+/// Certificate, key and trust bundle loaded from a source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct KeyMaterial {
+    /// Leaf certificate and key.
+    pair: CertifiedPair,
+    /// Certificate of the CA that signed the leaf.
+    issuer: String,
+    /// Trust bundle for the API server.
+    trusted: String,
+}
+
+/// Rotates certificates until `stop`, and publishes the trust bundle for the API server to
+/// `bundle`. Expiry is checked by the wall clock, which is correct also after the machine was
+/// suspended. Files are polled, because a watch on the file itself misses the kubelet's swap of the
+/// directory symlink.
+pub async fn run(
+    source: CertificateSource,
+    lives: CertificateLifetimes,
+    current: Arc<CertResolver>,
+    bundle: watch::Sender<Option<String>>,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) {
+    let mut keeper = Rotator { source, lives, served: None, pending: None };
+    loop {
+        match keeper.load().await {
+            Ok(material) => {
+                bundle.send_if_modified(|known| {
+                    let news = known.as_ref() != Some(&material.trusted);
+                    if news {
+                        *known = Some(material.trusted.clone());
+                    }
+                    news
+                });
+                keeper.install(material, &current, SystemTime::now());
+            }
+            Err(error) => tracing::error!(
+                error,
+                "the serving certificate could not be loaded or renewed; it is retried"
+            ),
+        }
+        if let Some(material) = &keeper.served {
+            let left = time_left(&material.pair.certificate, SystemTime::now()).unwrap_or_default();
+            metrics.certificate_expiry.set(left.as_secs_f64());
+        }
+        let pause = if keeper.served.is_some() { lives.check_interval() } else { RETRY };
+        if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+            return;
+        }
+    }
+}
+
+struct Rotator {
+    source: CertificateSource,
+    lives: CertificateLifetimes,
+    served: Option<KeyMaterial>,
+    /// Certificate of a new CA and the time since which that CA is published. It is served after
+    /// the overlap time, when the API server has received the CA.
+    pending: Option<(CertifiedPair, SystemTime)>,
+}
+
+impl Rotator {
+    async fn load(&self) -> Result<KeyMaterial, String> {
+        match &self.source {
+            CertificateSource::Files(files) => self.load_files(files).await,
+            CertificateSource::ManagedCa {
+                client,
+                namespace,
+                secret,
+                names,
+                manages_ca: makes,
+            } => {
+                let authority = if *makes {
+                    ca_store::ensure_ca(client, namespace, secret, names, &self.lives).await
+                } else {
+                    ca_store::read_ca(client, namespace, secret, names).await
+                };
+                let authority = authority.map_err(|error| error.to_string())?;
+                let (now, issuer) = (SystemTime::now(), authority.signing.certificate.clone());
+                let good = |served: &&KeyMaterial| {
+                    served.issuer == issuer && !is_due(&served.pair.certificate, now)
+                };
+                let pair = match self.served.as_ref().filter(good) {
+                    Some(served) => served.pair.clone(),
+                    None => generate_leaf(&authority.signing, names, now, self.lives.leaf)
+                        .map_err(|error| error.to_string())?,
+                };
+                Ok(KeyMaterial { pair, issuer, trusted: authority.bundle })
+            }
+        }
+    }
+
+    /// Loads the certificate files. A CA that the CA file contained earlier stays trusted until it
+    /// expires.
+    async fn load_files(&self, files: &CertificateFiles) -> Result<KeyMaterial, String> {
+        let read = async |path: &std::path::Path| {
+            tokio::fs::read_to_string(path)
+                .await
+                .map_err(|error| format!("{}: {error}", path.display()))
+        };
+        let pair = CertifiedPair {
+            certificate: read(&files.certificate).await?,
+            key: read(&files.key).await?,
+        };
+        let issuer = read(&files.ca).await?;
+        let before = self.served.as_ref().map(|served| served.trusted.as_str()).unwrap_or_default();
+        let trusted = merge_bundles(before, &issuer, SystemTime::now());
+        if trusted.is_empty() {
+            return Err(format!(
+                "{}: no valid CA certificate: all of them have expired or cannot be parsed",
+                files.ca.display()
+            ));
+        }
+        Ok(KeyMaterial { pair, issuer, trusted })
+    }
+
+    /// Serves loaded material: at once, or after the overlap time where files contain a new CA. A
+    /// managed CA has been published before it signs.
+    fn install(&mut self, material: KeyMaterial, current: &CertResolver, now: SystemTime) {
+        if self.served.as_ref() == Some(&material) {
+            return;
+        }
+        if let Some(served) = &mut self.served
+            && matches!(self.source, CertificateSource::Files(_))
+            && served.issuer != material.issuer
+            && time_left(&served.pair.certificate, now).is_ok_and(|left| !left.is_zero())
+        {
+            let since = match &self.pending {
+                Some((pair, since)) if *pair == material.pair => *since,
+                _ => now,
+            };
+            self.pending = Some((material.pair.clone(), since));
+            if now.duration_since(since).unwrap_or_default() < self.lives.overlap() {
+                served.trusted = material.trusted;
+                return;
+            }
+        }
+        self.pending = None;
+        let known = self.served.as_ref().is_some_and(|served| served.pair == material.pair);
+        match certified_key(&material.pair) {
+            Ok(key) => {
+                if !known {
+                    current.store(key);
+                    tracing::info!("serving a new certificate");
+                }
+                self.served = Some(material);
+            }
+            Err(error) => {
+                tracing::error!(%error, "the new certificate is unusable; the previous one is still served");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::certificates::generate_ca;
+
+    fn write_certificate_files(
+        folder: &std::path::Path,
+        now: SystemTime,
+    ) -> (CertificateFiles, String) {
+        let lives = CertificateLifetimes::default();
+        let names = ["127.0.0.1".to_owned()];
+        let ca = generate_ca(&names, now, lives.ca).unwrap();
+        let leaf = generate_leaf(&ca, &names, now, lives.leaf).unwrap();
+        let file = |name: &str, text: &str| {
+            let path = folder.join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let files = CertificateFiles {
+            certificate: file("tls.crt", &leaf.certificate),
+            key: file("tls.key", &leaf.key),
+            ca: file("ca.crt", &ca.certificate),
+        };
+        (files, leaf.certificate)
+    }
+
+    /// CA, certificate and key are replaced at the same time, as cert-manager does.
+    #[tokio::test]
+    async fn files_of_a_new_ca_are_served_after_the_overlap() {
+        let (folder, now, current) =
+            (tempfile::tempdir().unwrap(), SystemTime::now(), CertResolver::default());
+        let (files, first) = write_certificate_files(folder.path(), now);
+        let lives = CertificateLifetimes::default();
+        let mut keeper =
+            Rotator { source: CertificateSource::Files(files), lives, served: None, pending: None };
+        let mut look = async |at: SystemTime| {
+            let material = keeper.load().await.unwrap();
+            keeper.install(material, &current, at);
+            let served = keeper.served.as_ref().unwrap();
+            (served.pair.certificate.clone(), served.trusted.matches("BEGIN").count())
+        };
+        assert_eq!(look(now).await, (first.clone(), 1));
+        let (_, second) = write_certificate_files(folder.path(), now);
+        assert_eq!(look(now).await, (first.clone(), 2));
+        assert_eq!(look(now + lives.overlap() / 2).await, (first, 2));
+        assert_eq!(look(now + lives.overlap()).await, (second, 2));
+    }
+}

@@ -1,0 +1,198 @@
+//! Entry of a task in the store, in the form that readers need.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use kube::ResourceExt;
+
+use super::{Status, TaskView};
+use crate::{
+    schedule::{ExecutionOutcome, ExecutionTask, creating_schedule},
+    task::{BatchPolicy, Condition, Phase, PrewarmTask},
+};
+
+/// Namespace and name of an object.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NamespacedName {
+    /// Namespace of the object.
+    pub namespace: Arc<str>,
+    /// Name of the object.
+    pub name: Arc<str>,
+}
+
+impl NamespacedName {
+    /// Creates a key from a namespace and a name.
+    #[must_use]
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+
+    /// Returns a task's key.
+    #[must_use]
+    pub fn from_task(task: &PrewarmTask) -> Self {
+        Self::new(&task.namespace().unwrap_or_default(), &task.name_any())
+    }
+}
+
+/// Execution of a schedule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScheduleExecution {
+    /// UID of the schedule.
+    pub schedule: String,
+    /// State of the execution.
+    pub facts: ExecutionTask,
+}
+
+/// State of a task that [`TaskView`] leaves out.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TaskDetail {
+    /// State of each node of the plan, one letter per node, as in `status.nodeStates`.
+    pub node_states: Box<str>,
+    /// End of each batch, in seconds from the task's start.
+    pub batch_ends: Box<[u32]>,
+    /// Order of batches.
+    pub policy: BatchPolicy,
+    /// Number of nodes on which every image was present already.
+    pub already_warm: u32,
+    /// Number of planned nodes on which no pull was attempted.
+    pub skipped: u32,
+    /// Number of matching nodes that were excluded from the plan.
+    pub ignored: u32,
+    /// Reasons of the excluded nodes that the status lists, each with the number of nodes.
+    pub ignored_reasons: Vec<(String, u32)>,
+    /// Messages of the conditions `Throttled`, `WorkersElsewhere` and `NodesChecked`.
+    pub condition_messages: Vec<String>,
+}
+
+/// Entry of a task.
+#[derive(Debug)]
+pub struct TaskEntry {
+    /// Namespace and name of the task.
+    pub key: NamespacedName,
+    /// UID of the task.
+    pub uid: Box<str>,
+    /// Creation time; the Unix epoch when it is missing.
+    pub created: Timestamp,
+    /// Status of the task.
+    pub status: Status,
+    /// Resource version of the task.
+    pub version: Box<str>,
+    /// JSON of the task's [`TaskView`].
+    pub json: Bytes,
+    /// Name and images in lower case, for the search.
+    search_text: Box<str>,
+    /// Execution of a schedule; `None` when no schedule created the task.
+    pub execution: Option<Box<ScheduleExecution>>,
+    /// State that the JSON leaves out.
+    pub detail: TaskDetail,
+    /// Complete task, when it has ended and a notification is pending.
+    pub pending_notification: Option<Arc<PrewarmTask>>,
+}
+
+impl TaskEntry {
+    /// Reports whether the task's name or one of its images contains a text, which must be in lower
+    /// case.
+    pub(super) fn matches_search(&self, text: &str) -> bool {
+        self.search_text.contains(text)
+    }
+
+    /// Returns the task in the form of the REST API.
+    #[must_use]
+    pub fn view(&self) -> Option<TaskView> {
+        serde_json::from_slice(&self.json).ok()
+    }
+
+    /// Creates a task's entry.
+    #[must_use]
+    pub fn from_task(task: &PrewarmTask) -> Self {
+        let view = TaskView::from_task(task);
+        let status = view.status;
+        // A view consists of text, numbers and lists of them, so that serialization does not fail.
+        // A boxed slice has no spare capacity; that of a Vec would be as large as the text.
+        let json = serde_json::to_vec(&view).unwrap_or_default().into_boxed_slice().into();
+        // Separated by line breaks, which neither names nor images contain.
+        let searched = std::iter::once(task.name_any())
+            .chain(view.images.iter().cloned())
+            .collect::<Vec<_>>()
+            .join("\n");
+        Self {
+            key: NamespacedName::from_task(task),
+            search_text: searched.to_lowercase().into(),
+            uid: task.uid().unwrap_or_default().into(),
+            created: task.creation_timestamp().map_or(Timestamp::UNIX_EPOCH, |time| time.0),
+            status,
+            version: task.resource_version().unwrap_or_default().into(),
+            json,
+            detail: TaskDetail::from_task(task),
+            execution: creating_schedule(task).map(|(schedule, made)| {
+                Box::new(ScheduleExecution { schedule, facts: execution_facts(task, made) })
+            }),
+            pending_notification: (task.phase().is_terminal() && task.has_pending_notifications())
+                .then(|| Arc::new(task.clone())),
+        }
+    }
+}
+
+impl TaskDetail {
+    fn from_task(task: &PrewarmTask) -> Self {
+        let status = task.status.clone().unwrap_or_default();
+        let mut reasons: Vec<(String, u32)> = Vec::new();
+        for node in status.ignored_nodes {
+            match reasons.iter_mut().find(|(reason, _)| *reason == node.reason) {
+                Some((_, count)) => *count = count.saturating_add(1),
+                None => reasons.push((node.reason, 1)),
+            }
+        }
+        let is_relevant = |one: &&Condition| {
+            matches!(one.type_.as_str(), "Throttled" | "WorkersElsewhere" | "NodesChecked")
+                && !one.message.is_empty()
+        };
+        Self {
+            node_states: status.node_states.into(),
+            batch_ends: status.batch_ends.into(),
+            policy: task.spec.batch_policy,
+            already_warm: status.already_warm_nodes,
+            skipped: status.skipped_nodes,
+            ignored: status.ignored_node_count,
+            ignored_reasons: reasons,
+            condition_messages: status
+                .conditions
+                .iter()
+                .filter(is_relevant)
+                .map(|one| one.message.clone())
+                .collect(),
+        }
+    }
+}
+
+fn execution_facts(task: &PrewarmTask, made: crate::schedule::ExecutionOrigin) -> ExecutionTask {
+    let status = task.status.clone().unwrap_or_default();
+    let outcome = match status.phase {
+        Phase::Completed => ExecutionOutcome::Completed,
+        Phase::Failed => ExecutionOutcome::Failed,
+        Phase::Cancelled => ExecutionOutcome::Cancelled,
+        _ => ExecutionOutcome::Active,
+    };
+    let why = status.conditions.iter().find(|one| one.type_ == "Failed" && one.status == "True");
+    ExecutionTask {
+        task: task.name_any(),
+        origin: made,
+        created: task.creation_timestamp().map_or(Timestamp::UNIX_EPOCH, |time| time.0),
+        outcome,
+        cancelling: task.spec.cancel,
+        started: status.start_time,
+        ended: status.completion_time,
+        message: why.map(|one| one.message.clone()),
+    }
+}
+
+/// Reports whether a resource version is at least as new as another. Resource versions are
+/// increasing numbers (documented since Kubernetes 1.35; etcd's always were). When one of them is
+/// not a number, the version received last counts as newer.
+pub(super) fn is_at_least_as_new(version: &str, known: &str) -> bool {
+    match (version.parse::<u64>(), known.parse::<u64>()) {
+        (Ok(version), Ok(known)) => version >= known,
+        _ => true,
+    }
+}

@@ -1,0 +1,304 @@
+//! Form of a task in the REST API. Pure: no client, no clock, no I/O.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kube::ResourceExt;
+use serde::{Deserialize, Serialize};
+use utoipa::{ToSchema, openapi::schema::Schema};
+
+use crate::{
+    duration,
+    task::{Amount, FailedNode, FailurePolicy, ORIGIN_LABEL, Phase, PrewarmTask, RetryStrategy},
+};
+
+/// Status of a task.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Not started.
+    Pending,
+    /// Running.
+    Running,
+    /// Ended, with enough warm nodes.
+    Completed,
+    /// Ended, with too few warm nodes or by an error.
+    Failed,
+    /// Ended by a cancellation.
+    Cancelled,
+}
+
+impl Status {
+    /// All statuses, in the order of a task's life.
+    pub const ALL: [Self; 5] =
+        [Self::Pending, Self::Running, Self::Completed, Self::Failed, Self::Cancelled];
+
+    /// Returns the lower-case name used in JSON and queries.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Running => "running",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// Reports whether the task has ended.
+    #[must_use]
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
+    }
+}
+
+impl From<Phase> for Status {
+    fn from(phase: Phase) -> Self {
+        match phase {
+            Phase::Pending => Self::Pending,
+            Phase::Snapshotting | Phase::Running | Phase::Finalizing => Self::Running,
+            Phase::Completed => Self::Completed,
+            Phase::Failed => Self::Failed,
+            Phase::Cancelled => Self::Cancelled,
+        }
+    }
+}
+
+/// Growth of the delay between retries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RetryGrowth {
+    /// One, two, three times the first delay.
+    Linear,
+    /// One, two, four times the first delay.
+    Exponential,
+}
+
+impl From<RetryStrategy> for RetryGrowth {
+    fn from(strategy: RetryStrategy) -> Self {
+        match strategy {
+            RetryStrategy::Linear => Self::Linear,
+            RetryStrategy::Exponential => Self::Exponential,
+        }
+    }
+}
+
+/// Progress of a task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Progress {
+    /// Number of planned nodes.
+    pub total_nodes: u32,
+    /// Number of nodes on which every image is warm.
+    pub completed_nodes: u32,
+    /// Number of failed nodes.
+    pub failed_nodes: u32,
+    /// Number of the current batch, from 1; 0 before the first.
+    pub current_batch: u32,
+    /// Number of batches.
+    pub total_batches: u32,
+    /// Completed nodes in percent: 100 × `completedNodes` / `totalNodes`, with one decimal.
+    pub percentage: f64,
+}
+
+/// Failed image on a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FailedNodeDetail {
+    /// Name of the node.
+    pub node_name: String,
+    /// Image reference; empty when the failure concerns the node.
+    pub image: String,
+    /// Reason, one word of a closed set, such as `ImageNotFound`.
+    pub reason: String,
+    /// Message of the kubelet, the API server or the controller.
+    pub message: String,
+    /// Time at which the failure was observed, RFC 3339.
+    pub timestamp: String,
+}
+
+/// Failures with the same reason and image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailureGroup {
+    /// Reason of the failures.
+    pub reason: String,
+    /// Image reference; empty when the failures concern the nodes.
+    pub image: String,
+    /// Names of the nodes.
+    pub nodes: BTreeSet<String>,
+    /// Message of the first failure.
+    pub message: String,
+}
+
+/// Groups failures by reason and image, most nodes first.
+#[must_use]
+pub fn failure_groups(failures: &[FailedNodeDetail]) -> Vec<FailureGroup> {
+    let mut groups: Vec<FailureGroup> = Vec::new();
+    for failure in failures {
+        let same = groups
+            .iter_mut()
+            .find(|group| group.reason == failure.reason && group.image == failure.image);
+        if let Some(group) = same {
+            group.nodes.insert(failure.node_name.clone());
+        } else {
+            groups.push(FailureGroup {
+                reason: failure.reason.clone(),
+                image: failure.image.clone(),
+                nodes: [failure.node_name.clone()].into(),
+                message: failure.message.clone(),
+            });
+        }
+    }
+    groups.sort_by_key(|group| std::cmp::Reverse(group.nodes.len()));
+    groups
+}
+
+/// Results of one image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageDetail {
+    /// Image reference.
+    pub image: String,
+    /// Number of nodes on which the image is warm.
+    pub completed_nodes: u32,
+    /// Number of nodes on which the image failed.
+    pub failed_nodes: u32,
+    /// Digest of the image, when the nodes have reported it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+}
+
+/// Task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TaskView {
+    /// Name of its `PrewarmTask`.
+    pub task_id: String,
+    /// Namespace of the task.
+    pub namespace: String,
+    /// Status of the task.
+    pub status: Status,
+    /// Image references.
+    pub images: Vec<String>,
+    /// Number of nodes per batch: a number, or a percentage such as `25%`.
+    #[schema(schema_with = amount_schema)]
+    pub batch_size: Amount,
+    /// Labels that a node must have.
+    pub node_selector: BTreeMap<String, String>,
+    /// Priority among waiting tasks, 1 to 10, higher first.
+    pub priority: u32,
+    /// Number of retries of a failed node.
+    pub max_retries: u32,
+    /// Growth of the delay between retries.
+    pub retry_strategy: RetryGrowth,
+    /// Delay before the first retry, in seconds.
+    pub retry_delay: u64,
+    /// Origin of the task: `rest`, `admission`, `schedule` or `user`.
+    pub origin: String,
+    /// Progress of the task.
+    pub progress: Progress,
+    /// Results of each image.
+    pub image_details: Vec<ImageDetail>,
+    /// Failures, at most 100; `progress.failedNodes` counts all failed nodes.
+    pub failed_node_details: Vec<FailedNodeDetail>,
+    /// Current activity, or the reason for the result.
+    pub message: String,
+    /// Creation time, RFC 3339.
+    pub created_at: Option<String>,
+    /// Start time, RFC 3339; null before the start.
+    pub started_at: Option<String>,
+    /// End time, RFC 3339; null before the end.
+    pub finished_at: Option<String>,
+    /// Estimated end time at the current rate, RFC 3339.
+    pub estimated_completion: Option<String>,
+}
+
+/// Builds the schema of an integer or a string.
+#[must_use]
+pub fn amount_schema() -> Schema {
+    Amount::schema("Number of nodes per batch: a number, or a percentage such as `25%`.")
+}
+
+/// Default delay before the first retry, in seconds.
+const RETRY_DELAY: u64 = 30;
+
+impl TaskView {
+    /// Builds the view of a task.
+    #[must_use]
+    pub fn from_task(task: &PrewarmTask) -> Self {
+        let (spec, status) = (&task.spec, task.status.clone().unwrap_or_default());
+        let retry = spec.retry.clone().filter(|_| spec.failure_policy == FailurePolicy::Retry);
+        let delay = retry.as_ref().and_then(|rule| duration::parse(rule.delay.as_deref()?).ok());
+        let begun = status.total_batches > 0;
+        Self {
+            task_id: task.name_any(),
+            namespace: task.namespace().unwrap_or_default(),
+            status: status.phase.into(),
+            images: spec.images.clone(),
+            batch_size: spec.batch_size.clone(),
+            node_selector: spec.node_selector.clone().unwrap_or_default(),
+            priority: spec.priority,
+            max_retries: retry.as_ref().map_or(0, |rule| rule.limit),
+            retry_strategy: retry.as_ref().map(|rule| rule.strategy).unwrap_or_default().into(),
+            retry_delay: delay.map_or(RETRY_DELAY, |delay| delay.as_secs()),
+            origin: task.labels().get(ORIGIN_LABEL).cloned().unwrap_or_else(|| "user".into()),
+            progress: Progress {
+                total_nodes: status.total_nodes,
+                completed_nodes: status.succeeded_nodes,
+                failed_nodes: status.failed_node_count,
+                current_batch: if begun {
+                    status.current_batch_index.saturating_add(1).min(status.total_batches)
+                } else {
+                    0
+                },
+                total_batches: status.total_batches,
+                percentage: percentage(status.succeeded_nodes, status.total_nodes),
+            },
+            image_details: status.images.iter().map(image_detail).collect(),
+            failed_node_details: status
+                .failed_nodes
+                .into_iter()
+                .map(FailedNodeDetail::from)
+                .collect(),
+            message: status.conditions.iter().find(|one| one.type_ == "Progressing").map_or_else(
+                String::new,
+                |one| {
+                    if one.message.is_empty() { one.reason.clone() } else { one.message.clone() }
+                },
+            ),
+            created_at: task.creation_timestamp().map(|time| time.0.to_string()),
+            started_at: status.start_time,
+            finished_at: status.completion_time,
+            estimated_completion: status.estimated_completion,
+        }
+    }
+}
+
+fn percentage(part: u32, total: u32) -> f64 {
+    if total == 0 {
+        return 0.0;
+    }
+    (f64::from(part) * 1000.0 / f64::from(total)).round() / 10.0
+}
+
+fn image_detail(status: &crate::task::ImageStatus) -> ImageDetail {
+    ImageDetail {
+        image: status.image.clone(),
+        completed_nodes: status.succeeded,
+        failed_nodes: status.failed,
+        digest: status.digest.clone(),
+    }
+}
+
+impl From<FailedNode> for FailedNodeDetail {
+    fn from(node: FailedNode) -> Self {
+        Self {
+            node_name: node.node,
+            image: node.image,
+            reason: node.reason,
+            message: node.message,
+            timestamp: node.time,
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! A real Prometheus scrapes a server: it loads every rule, and every query of the dashboard
+//! returns data.
+
+use std::{
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    admission::{HELPER, TASK_TIMEOUT, deployment},
+    harness::{Cluster, Namespace, Server, free_address},
+    rest_client::RestClient,
+};
+
+/// Metrics whose queries may return no data here because the counted events do not occur.
+const MAY_BE_EMPTY: [&str; 6] = [
+    "prewarm_lead_time_seconds",
+    "prewarm_pod_starts_total",
+    "prewarm_notifications_total",
+    "prewarm_workloads_recovered_total",
+    "prewarm_image_failures_total",
+    "prewarm_api_request_duration_seconds_bucket",
+];
+
+struct Prometheus(Child, String);
+
+impl Prometheus {
+    fn start(bin: &str, target: &str, folder: &std::path::Path) -> Self {
+        let address = free_address();
+        let root = env!("CARGO_MANIFEST_DIR");
+        let config = json!({
+            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+            "rule_files": [format!("{root}/deploy/chart/files/rules.yaml")],
+            "scrape_configs": [{"job_name": "prewarmer", "static_configs": [{"targets": [target]}]}],
+        });
+        let file = folder.join("prometheus.yml");
+        std::fs::write(&file, config.to_string()).unwrap();
+        let child = Command::new(PathBuf::from(bin).join("prometheus"))
+            .arg(format!("--config.file={}", file.display()))
+            .arg(format!("--storage.tsdb.path={}", folder.join("data").display()))
+            .arg(format!("--web.listen-address={address}"))
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(folder.join("prometheus.log")).unwrap())
+            .spawn()
+            .unwrap();
+        Self(child, format!("http://{address}/api/v1"))
+    }
+
+    async fn get(&self, path: &str, query: &[(&str, &str)]) -> Option<Value> {
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let url = reqwest::Url::parse_with_params(&format!("{}/{path}", self.1), query).unwrap();
+        serde_json::from_str(&client.get(url).send().await.ok()?.text().await.ok()?).ok()
+    }
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+async fn create_activity(server: &Server, namespace: &Namespace) {
+    let caller = RestClient::editor(server, namespace);
+    namespace.apply(&deployment("web", 0, &["shop/web:1"]));
+    namespace.apply_task(
+        "bad",
+        &json!({"images": ["missing:1"], "nodeSelector": {"type": "fake"}, "nodes": 4}),
+    );
+    let schedule = json!({"cronExpr": "@yearly", "taskConfig": {"images": ["b:1"], "nodeSelector": {"type": "fake"}, "nodes": 1}});
+    let made = caller.post("/scheduled-tasks", &schedule).await;
+    let path = format!("/scheduled-tasks/{}", made.body["id"].as_str().unwrap());
+    assert_eq!(caller.post(&format!("{path}/trigger"), &json!({})).await.code, 202);
+    let run = format!("{path}/executions/1");
+    let ended = || async { (caller.get(&run).await.body["status"] == "success").then_some(()) };
+    namespace.eventually("success of the execution", TASK_TIMEOUT, ended).await;
+    namespace.wait_until_ended("bad", TASK_TIMEOUT).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_load_and_dashboard_queries_return_data() {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let found =
+        Command::new("bash").arg(format!("{root}/tests/prometheus/get.sh")).output().unwrap();
+    if !found.status.success() {
+        let why = String::from_utf8_lossy(&found.stderr).trim().to_owned();
+        eprintln!("NOT RUN: rules_load_and_dashboard_queries_return_data: {why}");
+        return;
+    }
+    let bin = String::from_utf8(found.stdout).unwrap();
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("observed");
+    let server = Server::start(cluster, &namespace, HELPER).await;
+    let folder = tempfile::tempdir().unwrap();
+    let prometheus = Prometheus::start(bin.trim(), server.health(), folder.path());
+    // Rates need a sample before and one after the events.
+    let up = || async {
+        let answer = prometheus.get("query", &[("query", "up == 1")]).await?;
+        (!answer["data"]["result"].as_array()?.is_empty()).then_some(())
+    };
+    namespace.eventually("the first scrape of the server", TASK_TIMEOUT, up).await;
+    create_activity(&server, &namespace).await;
+    let scraped = || async {
+        // A rate needs at least two samples of a series.
+        let seen = |name: &str| format!("max(count_over_time({name}[1m])) >= 3");
+        let names = [
+            "prewarm_image_failures_total",
+            "prewarm_schedule_runs_total",
+            "prewarm_tasks_total",
+            "prewarm_images_total",
+        ];
+        let query = names.map(seen).join(" and on () ");
+        let query = query.as_str();
+        let answer = prometheus.get("query", &[("query", query)]).await?;
+        (!answer["data"]["result"].as_array()?.is_empty()).then_some(())
+    };
+    namespace.eventually("three samples of each series", TASK_TIMEOUT, scraped).await;
+
+    let dashboard =
+        std::fs::read_to_string(format!("{root}/deploy/chart/files/dashboard.json")).unwrap();
+    let dashboard: Value = serde_json::from_str(&dashboard).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap().iter();
+    let targets = panels.flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
+    let mut asked = 0;
+    for query in targets.map(|target| target["expr"].as_str().unwrap()) {
+        let answer = prometheus.get("query", &[("query", query)]).await.unwrap();
+        assert_eq!(answer["status"], "success", "{query}: {answer}");
+        let quiet = MAY_BE_EMPTY.iter().any(|name| query.contains(name));
+        assert!(
+            quiet || !answer["data"]["result"].as_array().unwrap().is_empty(),
+            "{query}: {answer}"
+        );
+        asked += 1;
+    }
+    assert!(asked > 20);
+    let file = std::fs::read_to_string(format!("{root}/deploy/chart/files/rules.yaml")).unwrap();
+    let alerts = file.matches("- alert: ").count();
+    let rules = prometheus.get("rules", &[]).await.unwrap();
+    let rules = rules["data"]["groups"][0]["rules"].as_array().unwrap().clone();
+    assert!(
+        alerts > 0 && rules.len() == alerts && rules.iter().all(|rule| rule["health"] == "ok"),
+        "{rules:#?}"
+    );
+}

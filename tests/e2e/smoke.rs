@@ -1,0 +1,465 @@
+//! Basic scenarios on a real control plane: admission, tasks, Jobs, status, permissions, and cases
+//! that must not create work.
+
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    harness::{CHART, Cluster, INSTALLED_HELPER, Namespace, Server, free_address},
+    job_recorder::JobRecorder,
+    rest_client::RestClient,
+};
+use serde_json::{Value, json};
+
+/// Timeout for a hundred fake nodes on a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(120);
+/// Worker image that fake nodes never pull.
+const HELPER: &str = "registry.example/prewarmer-helper:1";
+
+fn task_manifest(name: &str, spec: &Value) -> Value {
+    json!({"apiVersion": "prewarm.io/v1alpha1", "kind": "PrewarmTask", "metadata": {"name": name}, "spec": spec})
+}
+
+fn deployment(name: &str, image: &str, replicas: u32) -> Value {
+    json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": {
+        "replicas": replicas,
+        "selector": {"matchLabels": {"app": name}},
+        "template": {"metadata": {"labels": {"app": name}}, "spec": {
+            "nodeSelector": {"type": "fake"}, "containers": [{"name": "c", "image": image}]}}}})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_nodes_in_batches_of_ten() {
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("batches");
+    let _server = Server::start(cluster, &namespace, HELPER).await;
+    let watched = JobRecorder::new(cluster, &namespace).await;
+    let images: Vec<String> = (0..5).map(|n| format!("shop/app{n}:1")).collect();
+    namespace.apply(&task_manifest(
+        "t",
+        &json!({"images": images, "nodes": 100, "batchSize": 10, "nodeSelector": {"type": "fake"}}),
+    ));
+    let status = namespace.wait_until_ended("t", TIMEOUT).await;
+    assert_eq!(status["phase"], "Completed", "{status:#}");
+    assert_eq!((&status["totalNodes"], &status["succeededNodes"]), (&json!(100), &json!(100)));
+    assert_eq!((&status["failedNodeCount"], &status["totalBatches"]), (&json!(0), &json!(10)));
+    assert_eq!(
+        (&status["currentBatchIndex"], &status["progress"]),
+        (&json!(9), &json!("100/100 Nodes"))
+    );
+    for image in status["images"].as_array().unwrap() {
+        assert_eq!((&image["succeeded"], &image["failed"]), (&json!(100), &json!(0)));
+    }
+    assert_eq!(namespace.get("jobs"), Vec::<Value>::new());
+    assert!(
+        watched.max_active() <= 10,
+        "{} Jobs were active at the same time",
+        watched.max_active()
+    );
+    let per_node = watched.jobs_per_node();
+    assert_eq!((per_node.len(), per_node.values().max()), (100, Some(&1)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn concurrent_tasks_use_one_worker_per_node() {
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("shared-nodes");
+    let _server = Server::start(cluster, &namespace, HELPER).await;
+    let watched = JobRecorder::new(cluster, &namespace).await;
+    let both = ["one", "two"].map(|name| {
+        let spec =
+            json!({"images": [format!("{name}:1")], "nodes": 15, "batchSize": 15, "nodeSelector": {"type": "fake"}});
+        task_manifest(name, &spec)
+    });
+    namespace.apply(&json!({"apiVersion": "v1", "kind": "List", "items": both}));
+    for name in ["one", "two"] {
+        let status = namespace.wait_until_ended(name, TIMEOUT).await;
+        assert_eq!(
+            (&status["phase"], &status["succeededNodes"]),
+            (&json!("Completed"), &json!(15)),
+            "{status:#}"
+        );
+    }
+    assert_eq!(watched.max_active_per_node(), 1);
+    assert_eq!(watched.jobs_per_node().values().sum::<usize>(), 30);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_missing_image_of_five() {
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("bad-image");
+    let _server = Server::start(cluster, &namespace, HELPER).await;
+    let images = ["a:1", "b:1", "missing:1", "c:1", "d:1"];
+    for method in ["ImageVolume", "Helper"] {
+        let spec = |threshold: &str| {
+            json!({"images": images, "nodes": 8, "nodeSelector": {"type": "fake"}, "pullMethod": method,
+                   "successThreshold": threshold})
+        };
+        let (strict, lenient) = (
+            format!("strict-{}", method.to_lowercase()),
+            format!("lenient-{}", method.to_lowercase()),
+        );
+        namespace.apply(&task_manifest(&strict, &spec("90%")));
+        let status = namespace.wait_until_ended(&strict, TIMEOUT).await;
+        assert_eq!(
+            (&status["phase"], &status["failedNodeCount"]),
+            (&json!("Failed"), &json!(8)),
+            "{status:#}"
+        );
+        for failure in status["failedNodes"].as_array().unwrap() {
+            assert_eq!(
+                (&failure["image"], &failure["reason"]),
+                (&json!("missing:1"), &json!("ImageNotFound"))
+            );
+            assert!(failure["message"].as_str().unwrap().contains("not found"), "{failure}");
+        }
+        let counts: Vec<_> = status["images"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|i| i["succeeded"].as_u64().unwrap())
+            .collect();
+        assert_eq!(counts, [8, 8, 0, 8, 8]);
+        namespace.apply(&task_manifest(&lenient, &spec("0%")));
+        assert_eq!(namespace.wait_until_ended(&lenient, TIMEOUT).await["phase"], "Completed");
+    }
+    assert_eq!(namespace.get("jobs"), Vec::<Value>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn admission_creates_one_task_per_image() {
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("admission");
+    let _server = Server::start(cluster, &namespace, HELPER).await;
+    let mut opted_out = deployment("out", "shop/out:1", 0);
+    opted_out["metadata"]["annotations"] = json!({"prewarm.io/enabled": "false"});
+    namespace.apply(&opted_out);
+    namespace.kubectl(
+        &["apply", "--dry-run=server", "-f", "-"],
+        &deployment("dry", "shop/dry:1", 0).to_string(),
+    );
+    let warned = namespace.apply(&deployment("odd", "UPPER/case:x", 0));
+    assert!(
+        warned.contains("Warning: prewarmer: image \"UPPER/case:x\" is not warmed"),
+        "{warned}"
+    );
+    for _ in 0..50 {
+        namespace.kubectl(
+            &["replace", "--force", "-f", "-"],
+            &deployment("web", "shop/web:1", 0).to_string(),
+        );
+    }
+    let one = || async { Some(namespace.get("prewarmtasks")).filter(|tasks| !tasks.is_empty()) };
+    let tasks = namespace.eventually("a task for web", TIMEOUT, one).await;
+    let name = tasks[0]["metadata"]["name"].as_str().unwrap().to_owned();
+    assert_eq!(tasks[0]["metadata"]["labels"]["prewarm.io/origin"], "admission");
+    namespace.wait_until_ended(&name, TIMEOUT).await;
+    namespace.kubectl(&["scale", "deployment/web", "--replicas=2"], "");
+    namespace.kubectl(&["annotate", "deployment/web", "note=x"], "");
+    namespace.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"], "");
+    namespace.apply(&deployment("second", "docker.io/shop/web:1", 0));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let tasks = namespace.get("prewarmtasks");
+    assert_eq!(tasks.len(), 1, "{tasks:#?}");
+    assert_eq!(tasks[0]["spec"]["images"], json!(["shop/web:1"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn invalid_task_fields_are_rejected() {
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("nonsense");
+    let _server = Server::start(cluster, &namespace, HELPER).await;
+    let long = "a".repeat(600);
+    let refused = [
+        (json!({"images": ["a//b", "nginx", "docker.io/library/nginx:latest"]}), "spec.images[2]"),
+        (json!({"images": [":tag"]}), "spec.images[0]"),
+        (json!({"images": [long]}), "images[0]"),
+        (json!({"images": []}), "spec.images"),
+        (json!({"images": ["a"], "batchSize": 0}), "batchSize must be"),
+        (json!({"images": ["a"], "batchSize": "101%"}), "batchSize must be"),
+        (json!({"images": ["a"], "timeout": "soon"}), "timeout must be"),
+        (json!({"images": ["a"], "successThreshold": "101%"}), "successThreshold must be"),
+        (json!({"images": ["a"], "priority": 11}), "spec.priority"),
+    ];
+    for (spec, expected) in refused {
+        let manifest = task_manifest("t", &spec).to_string();
+        let (ok, text) =
+            cluster.try_kubectl(&["-n", &namespace.name, "create", "-f", "-"], &manifest);
+        assert!(!ok && text.contains(expected), "{spec}: {text}");
+    }
+    namespace.apply(&task_manifest("t", &json!({"images": ["a"], "suspend": true})));
+    let (ok, text) = cluster.try_kubectl(
+        &["-n", &namespace.name, "apply", "-f", "-"],
+        &task_manifest("t", &json!({"images": ["b"]})).to_string(),
+    );
+    assert!(!ok && text.contains("images cannot be changed"), "{text}");
+    namespace.kubectl(
+        &["patch", "prewarmtask/t", "--type=merge", "-p", r#"{"spec":{"cancel":true}}"#],
+        "",
+    );
+    assert_eq!(namespace.wait_until_ended("t", TIMEOUT).await["phase"], "Cancelled");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cancelled_task_deletes_workers() {
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("cancel");
+    let _server = Server::start(cluster, &namespace, HELPER).await;
+    namespace.apply(&task_manifest(
+        "t",
+        &json!({"images": ["a:1"], "batchSize": 5, "nodeSelector": {"type": "fake"}}),
+    ));
+    namespace.eventually("a first Job", TIMEOUT, || async { namespace.get("jobs").pop() }).await;
+    namespace.kubectl(
+        &["patch", "prewarmtask/t", "--type=merge", "-p", r#"{"spec":{"cancel":true}}"#],
+        "",
+    );
+    assert_eq!(namespace.wait_until_ended("t", TIMEOUT).await["phase"], "Cancelled");
+    assert_eq!(namespace.get("jobs"), Vec::<Value>::new());
+    namespace.apply(&task_manifest(
+        "nowhere",
+        &json!({"images": ["a:1"], "nodeSelector": {"no": "such"}}),
+    ));
+    let status = namespace.wait_until_ended("nowhere", TIMEOUT).await;
+    assert_eq!(
+        (&status["phase"], &status["conditions"][0]["reason"]),
+        (&json!("Failed"), &json!("NoEligibleNodes"))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unavailable_webhook_does_not_block_admission() {
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("down");
+    let mut server = Server::start(cluster, &namespace, HELPER).await;
+    server.kill();
+    let begun = Instant::now();
+    namespace.apply(&deployment("web", "shop/web:1", 0));
+    assert!(begun.elapsed() < Duration::from_secs(4), "admission took {:?}", begun.elapsed());
+    server.restart().await;
+    server.terminate();
+    let name = format!("prewarmer-{}", namespace.name);
+    let (found, _) = cluster.try_kubectl(&["get", "validatingwebhookconfiguration", &name], "");
+    assert!(!found, "the webhook configuration was not deleted");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_count_task_nodes_and_images() {
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("metrics");
+    let server = Server::start(cluster, &namespace, HELPER).await;
+    namespace.apply(&task_manifest(
+        "t",
+        &json!({"images": ["a:1", "b:1"], "nodes": 5, "nodeSelector": {"type": "fake"}}),
+    ));
+    namespace.wait_until_ended("t", TIMEOUT).await;
+    // A task is counted when its last write is acknowledged, shortly after the write can be read.
+    for line in [
+        "prewarm_tasks_total{status=\"completed\"} 1",
+        "prewarm_nodes_processed_total{result=\"succeeded\"} 5",
+        "prewarm_images_total{result=\"succeeded\"} 10",
+        "\nprewarm_leader 1\n",
+    ] {
+        let told = || async { server.get("/metrics").contains(line).then_some(()) };
+        namespace.eventually(&format!("the metric {line}"), Duration::from_secs(5), told).await;
+    }
+}
+
+/// If two installations watch the same namespace, the older one continues and the newer one exits
+/// with an error.
+#[tokio::test(flavor = "multi_thread")]
+async fn overlapping_installation_does_not_start() {
+    let cluster = Cluster::shared();
+    let (first, second) = (cluster.namespace("first"), cluster.namespace("second"));
+    let server = Server::start(cluster, &first, HELPER).await;
+    let [webhook, health, api] = [(); 3].map(|()| free_address());
+    let words = [
+        format!("--instance={}", second.name),
+        format!("--namespace={}", second.name),
+        format!("--watch-namespace={}", first.name),
+        format!("--webhook-addr={webhook}"),
+        format!("--webhook-url=https://{webhook}"),
+        format!("--health-addr={health}"),
+        format!("--api-addr={api}"),
+        "--api-tls=false".to_owned(),
+    ];
+    let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_prewarmer"))
+        .arg("serve")
+        .args(words)
+        .env("KUBECONFIG", cluster.var("KUBECONFIG"))
+        .kill_on_drop(true)
+        .output();
+    let output = tokio::time::timeout(TIMEOUT, output)
+        .await
+        .expect("the second installation did not exit")
+        .unwrap();
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let other = format!("(ValidatingWebhookConfiguration prewarmer-{})", first.name);
+    for word in [&format!("watches namespace {}", first.name), &other, "--allow-overlap=true"] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+    assert!(server.is_leader(), "the first installation is no longer the leader");
+}
+
+/// Verifies that the permissions of the installed service accounts are sufficient and that no
+/// request is denied.
+#[tokio::test(flavor = "multi_thread")]
+async fn installed_permissions_suffice() {
+    let cluster = Cluster::shared();
+    let (install, namespace) = (cluster.namespace("install"), cluster.namespace("installed"));
+    let manifests = std::process::Command::new(env!("CARGO_BIN_EXE_prewarmer"))
+        .args(["manifests", "--namespace", &install.name, "--worker-image", INSTALLED_HELPER])
+        .output();
+    let manifests = String::from_utf8(manifests.unwrap().stdout).unwrap();
+    let manifests = restrict_policies(&manifests, &[&install, &namespace]);
+    cluster.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", "-"], &manifests);
+    // The pods of the installation run on fake nodes, so the servers under test run here with the
+    // same accounts.
+    install.kubectl(
+        &["scale", "deployment/prewarmer", "deployment/prewarmer-controller", "--replicas=0"],
+        "",
+    );
+    let servers = Server::installed(cluster, &install, &namespace).await;
+    assert_installation_works(servers, &install, &namespace, None).await;
+}
+
+/// Restricts the policies in the manifests to these namespaces, because other servers share this
+/// cluster.
+fn restrict_policies(manifests: &str, to: &[&Namespace]) -> String {
+    let mut objects: Vec<Value> = serde_saphyr::from_multiple(manifests).unwrap();
+    objects.retain(Value::is_object);
+    let names: Vec<&str> = to.iter().map(|namespace| namespace.name.as_str()).collect();
+    let mut bound = 0;
+    for object in
+        objects.iter_mut().filter(|object| object["kind"] == "ValidatingAdmissionPolicyBinding")
+    {
+        let policy = object["spec"]["policyName"].as_str().unwrap();
+        if policy.contains("-reserved-") || policy.ends_with("-created-by") {
+            let only =
+                json!({"key": "kubernetes.io/metadata.name", "operator": "In", "values": names});
+            object["spec"]["matchResources"] =
+                json!({"namespaceSelector": {"matchExpressions": [only]}});
+            bound += 1;
+        }
+    }
+    assert!(bound >= 4, "unexpected names of policies");
+    json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string()
+}
+
+/// Verifies the same for an installation that is restricted to one namespace.
+#[tokio::test(flavor = "multi_thread")]
+async fn namespaced_permissions_suffice() {
+    let cluster = Cluster::shared();
+    let (install, namespace) = (cluster.namespace("narrow"), cluster.namespace("team"));
+    let instance = &namespace.name;
+    let values = format!(
+        "crds.install=false,test.enabled=false,replicas=1,instance={instance},watchNamespace={instance}"
+    );
+    let helper = "workerImage.repository=registry.example/helper,workerImage.tag=1";
+    let place = ["template", "prewarmer", CHART, "--namespace", &install.name];
+    let manifests =
+        cluster.helm(&[&place[..], &["--set", &values, "--set-string", helper]].concat());
+    cluster.kubectl(&["apply", "--server-side", "-f", "-"], &manifests);
+    let front = format!("deployment/prewarmer-{instance}");
+    install.kubectl(&["scale", &front, &format!("{front}-controller"), "--replicas=0"], "");
+    let servers = Server::installed_as(cluster, &install, &namespace, Some(instance)).await;
+    assert_installation_works(servers, &install, &namespace, Some(instance)).await;
+    let account = format!("--as=system:serviceaccount:{}:prewarmer-{instance}", install.name);
+    let may = |account: &str, place: &str, verb: &str, resource: &str| {
+        cluster.try_kubectl(&["-n", place, "auth", "can-i", verb, resource, account], "").0
+    };
+    let controller = format!("{account}-controller");
+    for (verb, resource) in
+        [("create", "jobs"), ("list", "pods"), ("list", "deployments"), ("list", "prewarmtasks")]
+    {
+        assert!(!may(&account, "default", verb, resource), "front: {verb} {resource} elsewhere");
+        assert!(
+            !may(&controller, "default", verb, resource),
+            "controller: {verb} {resource} elsewhere"
+        );
+    }
+    for (verb, resource) in
+        [("create", "jobs"), ("create", "pods"), ("list", "pods"), ("delete", "jobs")]
+    {
+        assert!(may(&controller, instance, verb, resource), "controller: {verb} {resource}");
+        assert!(!may(&account, instance, verb, resource), "front: {verb} {resource}");
+    }
+    cluster.kubectl(&["delete", "-f", "-", "--wait=false", "--ignore-not-found"], &manifests);
+}
+
+async fn assert_installation_works(
+    (mut front, mut controller): (Server, Server),
+    install: &Namespace,
+    namespace: &Namespace,
+    instance: Option<&str>,
+) {
+    let mut web = deployment("web", "shop/web:1", 0);
+    web["spec"]["template"]["metadata"]["annotations"] = json!({"prewarm.io/nodes": "12"});
+    namespace.apply(&web);
+    let one = || async { namespace.get("prewarmtasks").pop() };
+    let task = namespace.eventually("a task for web", TIMEOUT, one).await;
+    let status =
+        namespace.wait_until_ended(task["metadata"]["name"].as_str().unwrap(), TIMEOUT).await;
+    assert_eq!(
+        (&status["phase"], &status["succeededNodes"]),
+        (&json!("Completed"), &json!(12)),
+        "{status:#}"
+    );
+    namespace.apply(&task_with_ttl());
+    let gone = || async {
+        namespace.get("prewarmtasks").iter().all(|t| t["metadata"]["name"] != "brief").then_some(())
+    };
+    namespace.eventually("deletion of a task after its TTL", TIMEOUT, gone).await;
+    rest_with_installed_permissions(&front, install, namespace, instance).await;
+    assert!(controller.is_leader() && !front.is_leader());
+    for server in [&mut controller, &mut front] {
+        server.terminate();
+        let log = server.log();
+        assert!(!log.contains("forbidden") && !log.contains("refused"), "{log}");
+    }
+}
+
+/// Uses authentication, idempotency keys, nodes and schedules, each of which needs a permission of
+/// the server.
+async fn rest_with_installed_permissions(
+    server: &Server,
+    install: &Namespace,
+    namespace: &Namespace,
+    instance: Option<&str>,
+) {
+    let caller = RestClient::editor(server, namespace);
+    let body = json!({"images": ["rest:1"], "nodeSelector": {"type": "fake"}, "nodes": 2});
+    let request = caller.request("POST", "/tasks").header("idempotency-key", "once").json(&body);
+    let made = caller.send(request).await;
+    assert_eq!(made.code, 201, "{made:?}");
+    namespace.wait_until_ended(made.body["taskId"].as_str().unwrap(), TIMEOUT).await;
+    let schedule = json!({"cronExpr": "@yearly", "taskConfig": body, "historyLimit": 1});
+    let schedule = caller.post("/scheduled-tasks", &schedule).await;
+    assert_eq!(schedule.code, 201, "{schedule:?}");
+    let path = format!("/scheduled-tasks/{}", schedule.body["id"].as_str().unwrap());
+    let runs = format!("{path}/executions/1");
+    assert_eq!(caller.post(&format!("{path}/trigger"), &json!({})).await.code, 202);
+    let ended = || async { (caller.get(&runs).await.body["status"] == "success").then_some(()) };
+    namespace.eventually("success of the execution", TIMEOUT, ended).await;
+    assert_eq!(caller.put(&format!("{path}/disable"), &json!({})).await.code, 200);
+    assert_eq!(caller.delete(&path).await.code, 200);
+    let token = Command::new(env!("CARGO_BIN_EXE_prewarmer"))
+        .args(["token", "create", "ops", "--namespaces=*", "--namespace", &install.name])
+        .args(instance.map(|suffix| format!("--instance={suffix}")))
+        .output()
+        .unwrap();
+    install
+        .kubectl(&["apply", "--server-side", "-f", "-"], &String::from_utf8(token.stdout).unwrap());
+    let told = String::from_utf8(token.stderr).unwrap();
+    let ops = caller.with_token(told.lines().find(|line| line.starts_with("prw_")).unwrap());
+    let known = || async { (ops.get("/nodes?limit=1").await.code == 200).then_some(()) };
+    namespace.eventually("acceptance of the API token", TIMEOUT, known).await;
+}
+
+fn task_with_ttl() -> Value {
+    let spec = json!({"images": ["a:1"], "nodes": 1, "nodeSelector": {"type": "fake"}, "ttlSecondsAfterFinished": 0});
+    task_manifest("brief", &spec)
+}
