@@ -4,7 +4,8 @@
 //! usage: allocations REVIEW.json
 
 use anyhow::Context;
-use prewarmer::{cluster_context::ClusterContext, webhook::review_roundtrip, workload::Policy};
+use prewarmer::{cluster_context::ClusterContextStore, webhook::review_roundtrip};
+use prewarmer_core::workload::Policy;
 
 #[global_allocator]
 static ALLOCATOR: dhat::Alloc = dhat::Alloc;
@@ -15,7 +16,7 @@ const ROUNDS: u64 = 1000;
 fn main() -> anyhow::Result<()> {
     let file = std::env::args().nth(1).context("usage: allocations REVIEW.json")?;
     let review = std::fs::read(&file).context(file)?;
-    let (policy, around) = (Policy::default(), ClusterContext::default());
+    let (policy, around) = (Policy::default(), ClusterContextStore::default());
     anyhow::ensure!(
         !review_roundtrip(&review, &policy, &around).is_empty(),
         "the file contains no admission review"

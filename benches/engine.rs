@@ -4,8 +4,8 @@
 use std::{hint::black_box, time::Duration};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use prewarmer::{
-    controller::{BatchFixture, ControllerSettings, FairnessLimits, WorkerNamespace},
+use prewarmer::controller::{BatchFixture, ControllerSettings, FairnessLimits, WorkerNamespace};
+use prewarmer_core::{
     node::{Interner, NodeInfo},
     slim::SlimNode,
     task::{

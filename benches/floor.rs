@@ -18,7 +18,8 @@ use kube::{
     core::NamespaceResourceScope,
     runtime::watcher::{Config, Event, watcher},
 };
-use prewarmer::{
+
+use prewarmer_core::{
     task::{PrewarmTaskSpec, PullMethod, WorkerKind, validate::validate},
     worker::{Assignment, TASK_UID_LABEL, WorkerObject, WorkerSettings, build},
 };

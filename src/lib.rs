@@ -56,14 +56,11 @@ pub mod cluster_context;
 pub mod config;
 pub mod controller;
 pub mod doctor;
-pub mod duration;
 pub mod egress;
-pub mod image;
 pub mod intake;
 pub mod leader;
 pub mod manifests;
 pub mod metrics;
-pub mod node;
 pub mod node_checks;
 pub mod notify;
 pub mod plugin;
@@ -72,30 +69,11 @@ pub mod schedule;
 mod scope;
 pub mod serve;
 pub mod server;
-pub mod slim;
 pub mod store;
 pub mod supervise;
-pub mod task;
 pub mod telemetry;
 pub mod terminal;
 pub mod token;
 pub mod trace;
 pub mod webhook;
-pub mod worker;
-pub mod workload;
 pub mod workload_watch;
-
-/// Encodes bytes as lower-case hexadecimal digits.
-fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    bytes
-        .iter()
-        .flat_map(|byte| [byte >> 4, byte & 15])
-        .map(|digit| char::from(DIGITS[usize::from(digit)]))
-        .collect()
-}
-
-/// Returns the trimmed, non-empty items of a comma-separated list.
-fn comma_separated(text: &str) -> impl Iterator<Item = &str> {
-    text.split(',').map(str::trim).filter(|item| !item.is_empty())
-}

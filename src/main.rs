@@ -11,8 +11,8 @@ use prewarmer::{
     api,
     config::{self, Cli, Command, Config, DoctorSettings, PolicySettings, TokenCommand},
     doctor, manifests, serve, supervise, telemetry, token,
-    workload::{DEFAULT_NAMESPACE, extract_documents},
 };
+use prewarmer_core::workload::{DEFAULT_NAMESPACE, extract_documents};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

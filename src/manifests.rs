@@ -7,12 +7,13 @@
 use kube::CustomResourceExt;
 use serde_json::{Value, json};
 
-use crate::{
-    config::{DEFAULT_NAMESPACE, ManifestArgs},
+use prewarmer_core::{
     schedule::PrewarmSchedule,
     task::{PrewarmPlan, PrewarmTask, bounds},
     workload::WorkloadKind,
 };
+
+use crate::config::{DEFAULT_NAMESPACE, ManifestArgs};
 
 /// JSON pointer to the schema of the spec in a custom resource definition.
 const SPEC_SCHEMA: &str = "/spec/versions/0/schema/openAPIV3Schema/properties/spec";
@@ -102,7 +103,7 @@ fn parse_kinds(args: &ManifestArgs) -> Result<Vec<WorkloadKind>, ManifestError> 
         WorkloadKind::parse(text)
             .map_err(|expected| format!("--kinds: {text:?}: {expected}").into())
     };
-    crate::comma_separated(&args.kinds).map(kind).collect()
+    prewarmer_core::comma_separated(&args.kinds).map(kind).collect()
 }
 
 fn to_yaml(objects: &[Value]) -> Result<String, ManifestError> {

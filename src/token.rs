@@ -5,11 +5,11 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
+use prewarmer_core::{comma_separated, duration};
+
 use crate::{
     api::auth::{ALL_NAMESPACES, TokenEntry, generate_token, is_token_name, token_digest},
-    comma_separated,
     config::{TokenArgs, object_name},
-    duration,
     serve::token_secret_name,
 };
 

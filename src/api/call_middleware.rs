@@ -41,7 +41,7 @@ fn request_id(request: &Request) -> HeaderValue {
         !id.is_empty() && id.len() <= MAX_REQUEST_ID && id.as_bytes().iter().copied().all(good)
     });
     given.cloned().unwrap_or_else(|| {
-        let id = crate::hex(&rand::random::<[u8; 16]>());
+        let id = prewarmer_core::hex(&rand::random::<[u8; 16]>());
         HeaderValue::try_from(id).unwrap_or_else(|_| HeaderValue::from_static("none"))
     })
 }

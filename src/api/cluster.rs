@@ -12,6 +12,12 @@ use axum::{
     response::Response,
 };
 use kube::{Api as KubeApi, Client, api::ListParams};
+use prewarmer_core::{
+    node::{Interner, NodeInfo, NodeRequirements},
+    schedule::PrewarmSchedule,
+    slim::SlimNode,
+    task::{plan::matching_nodes, validate::ValidTask},
+};
 use serde::Serialize;
 use tokio::sync::Mutex;
 use utoipa::ToSchema;
@@ -26,11 +32,7 @@ use super::{
 };
 use crate::{
     metrics::Metrics,
-    node::{Interner, NodeInfo, NodeRequirements},
-    schedule::PrewarmSchedule,
-    slim::SlimNode,
     store::{Status, StatusCounts},
-    task::{plan::matching_nodes, validate::ValidTask},
 };
 
 pub(super) const LIST_NODES: Permission = Permission { verb: "list", resource: "nodes" };

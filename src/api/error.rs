@@ -10,7 +10,7 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::task::FieldError;
+use prewarmer_core::task::FieldError;
 
 /// Problem of one field.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]

@@ -9,6 +9,12 @@ use axum::{
     http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
+use prewarmer_core::{
+    task::validate::validate,
+    workload::{
+        DEFAULT_NAMESPACE, ExtractError, Extracted, ManifestLimits, ParsedManifest, VisibleContext,
+    },
+};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -20,10 +26,6 @@ use super::{
     error::ApiError,
     params::{Params, QueryPairs},
     tasks::{CREATE, LIST},
-};
-use crate::{
-    task::validate::validate,
-    workload::{DEFAULT_NAMESPACE, ExtractError, Extracted, ManifestLimits, ParsedManifest},
 };
 
 /// Content types of a manifest, JSON or YAML.
@@ -105,11 +107,13 @@ pub(super) async fn extract(
     if named.is_none() {
         authorize_in_any_namespace(&api, &caller, &namespaces).await?;
     }
-    let around = api.context.layer_for(listable_namespaces(&api, &caller, namespaces).await?);
+    let (context, namespaces) =
+        (api.context.clone(), listable_namespaces(&api, &caller, namespaces).await?);
     let policy = Arc::clone(&api.policy);
     let read = run_blocking(move || {
         let _turn = turn;
-        manifest.extract(&policy, &around, &default)
+        let visible = VisibleContext { context: &context, namespaces };
+        manifest.extract(&policy, &visible, &default)
     });
     let (found, skipped) = read.await?;
     if found.is_empty() && skipped.is_empty() {

@@ -17,7 +17,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use crate::task::PrewarmTask;
+use prewarmer_core::task::PrewarmTask;
 
 /// State of the fake API server.
 #[derive(Default)]

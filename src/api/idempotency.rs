@@ -24,15 +24,15 @@ use kube::{
     api::{DeleteParams, ListParams, PostParams, Preconditions},
     core::PartialObjectMeta,
 };
+use prewarmer_core::{
+    schedule::random_task_name,
+    task::{PrewarmTask, PrewarmTaskSpec},
+};
 use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::{Api, auth::Caller, error::ApiError, tasks};
-use crate::{
-    schedule::random_task_name,
-    task::{PrewarmTask, PrewarmTaskSpec},
-};
 
 /// Longest key, in characters.
 const MAX_KEY: usize = 255;
@@ -175,7 +175,7 @@ fn digest(parts: &[&str]) -> String {
         hash.update(part.len().to_be_bytes());
         hash.update(part);
     }
-    crate::hex(&hash.finalize())
+    prewarmer_core::hex(&hash.finalize())
 }
 
 /// Result of claiming a key.

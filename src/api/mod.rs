@@ -40,6 +40,7 @@ use axum::{
 };
 use http::{HeaderValue, Method};
 use kube::Client;
+use prewarmer_core::workload::Policy;
 use tokio_util::sync::CancellationToken;
 use tower_http::{
     catch_panic::CatchPanicLayer,
@@ -57,12 +58,11 @@ pub use self::{
     openapi::{document, document_text},
 };
 use crate::{
-    cluster_context::ClusterContext,
+    cluster_context::ClusterContextStore,
     metrics::Metrics,
     notify::NotificationPolicy,
     pod_start::OutcomeTotals,
     store::{ScheduleStore, TaskStore},
-    workload::Policy,
 };
 
 /// Path prefix of all REST calls.
@@ -107,7 +107,7 @@ pub struct ApiInner {
     /// Policy that decides which workloads are warmed.
     pub policy: Arc<Policy>,
     /// Cluster context of workloads: namespaces, `RuntimeClasses` and autoscalers.
-    pub context: ClusterContext,
+    pub context: ClusterContextStore,
     /// Check of the addresses that notifications may go to.
     pub guard: NotificationPolicy,
     /// Metrics of the process.

@@ -11,6 +11,10 @@ use axum::{
 use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::{ByteString, api::core::v1::Secret};
+use prewarmer_core::{
+    schedule::{PrewarmSchedule, PrewarmScheduleSpec, random_task_name},
+    task::{PrewarmTask, PrewarmTaskSpec},
+};
 use serde_json::Value;
 use tower::ServiceExt;
 
@@ -18,10 +22,6 @@ use super::{
     auth::{ApiTokens, token_digest},
     fake_cluster::{API_SERVER_AUDIENCE, FakeCluster},
     *,
-};
-use crate::{
-    schedule::{PrewarmSchedule, PrewarmScheduleSpec, random_task_name},
-    task::{PrewarmTask, PrewarmTaskSpec},
 };
 
 const EDITOR: &str = "prw_editor_x";
@@ -78,7 +78,7 @@ impl TestServer {
             schedules: ScheduleStore::default(),
             auth: Auth::new(asks.then_some(client), tokens.clone(), 1000, Arc::clone(&metrics)),
             policy: Arc::default(),
-            context: ClusterContext::default(),
+            context: ClusterContextStore::default(),
             guard: NotificationPolicy::default(),
             metrics,
             totals: OutcomeTotals::default(),

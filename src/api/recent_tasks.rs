@@ -11,6 +11,7 @@ use axum::http::StatusCode;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use kube::{Api as KubeApi, api::ListParams};
 use moka::future::Cache;
+use prewarmer_core::task::PrewarmTask;
 use tokio::{sync::Semaphore, time::timeout};
 
 use super::{
@@ -19,7 +20,7 @@ use super::{
     error::ApiError,
     tasks::GET,
 };
-use crate::{store::TaskEntry, task::PrewarmTask};
+use crate::store::TaskEntry;
 
 /// Time to wait for the watch. It lags by some milliseconds, and by more than a second in an
 /// overloaded cluster.

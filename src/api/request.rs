@@ -3,6 +3,14 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Toleration;
+use prewarmer_core::{
+    duration,
+    task::{
+        Amount, BatchPolicy, FailurePolicy, LocalReference, MAX_RETRIES, NOTIFICATION_FORMATS,
+        Notification, PrewarmTaskSpec, PullMethod, PullPolicy, RetrySpec, RetryStrategy,
+        SecretKeyReference, UrlSource, WorkerKind, validate::validate,
+    },
+};
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::{
@@ -14,16 +22,7 @@ use super::{
     error::Detail,
     fields::{Fields, as_integer},
 };
-use crate::{
-    duration,
-    notify::NotificationPolicy,
-    store::RetryGrowth,
-    task::{
-        Amount, BatchPolicy, FailurePolicy, LocalReference, NOTIFICATION_FORMATS, Notification,
-        PrewarmTaskSpec, PullMethod, PullPolicy, RetrySpec, RetryStrategy, SecretKeyReference,
-        UrlSource, WorkerKind, resource::MAX_RETRIES, validate::validate,
-    },
-};
+use crate::{notify::NotificationPolicy, store::RetryGrowth};
 
 /// Longest delay before the first retry, in seconds: one day.
 const MAX_DELAY: u32 = 24 * 3600;

@@ -2,6 +2,10 @@
 
 use jiff::Timestamp;
 use kube::ResourceExt;
+use prewarmer_core::schedule::{
+    Cron, ExecutionStatus, OverlapPolicy, PrewarmSchedule, PrewarmScheduleSpec, Trigger,
+    validate_spec,
+};
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -12,13 +16,7 @@ use super::{
     request::{TaskRequest, is_dns_label, parse_fields},
     tasks::CREATED_BY_ANNOTATION,
 };
-use crate::{
-    notify::NotificationPolicy,
-    schedule::{
-        Cron, ExecutionStatus, OverlapPolicy, PrewarmSchedule, PrewarmScheduleSpec, Trigger,
-        validate_spec,
-    },
-};
+use crate::notify::NotificationPolicy;
 
 /// Largest number of seconds: Kubernetes stores them as 32-bit signed integers.
 const MAX_SECONDS: u32 = i32::MAX.unsigned_abs();
@@ -179,7 +177,8 @@ pub(super) fn parse(
     if let Some(name) = namespace.as_deref().filter(|name| !is_dns_label(name)) {
         fields.add_problem("namespace", format!("{name:?}: expected a namespace name"));
     }
-    let mut spec = PrewarmScheduleSpec::new(schedule, crate::task::PrewarmTaskSpec::default());
+    let mut spec =
+        PrewarmScheduleSpec::new(schedule, prewarmer_core::task::PrewarmTaskSpec::default());
     let had = fields.problems.len();
     match fields.object("taskConfig") {
         Some(inner) => {
@@ -274,7 +273,7 @@ impl ExecutionView {
             |text: &Option<String>| text.as_deref().and_then(|text| text.parse::<Timestamp>().ok());
         let id = schedule.name_any();
         let runs = schedule.status.as_ref().map_or(&[][..], |status| &status.executions);
-        let view = |run: &crate::schedule::Execution| Self {
+        let view = |run: &prewarmer_core::schedule::Execution| Self {
             id: run.number,
             scheduled_task_id: id.clone(),
             task_id: run.task.clone(),

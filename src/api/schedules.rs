@@ -14,6 +14,13 @@ use kube::{
     Api as KubeApi, ResourceExt,
     api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams},
 };
+use prewarmer_core::{
+    schedule::{
+        ExecutionOrigin, ExecutionTask, ManualDecision, PrewarmSchedule, QueuedRun, Trigger,
+        build_task, decide_manual, random_task_name,
+    },
+    task::PrewarmTask,
+};
 use serde::Serialize;
 use serde_json::json;
 use utoipa::ToSchema;
@@ -30,13 +37,6 @@ use super::{
         self, CREATED_BY_ANNOTATION, cached_response, content_etag, creation_error, is_object_name,
         resolve_by_name, visible_namespaces,
     },
-};
-use crate::{
-    schedule::{
-        ExecutionOrigin, ExecutionTask, ManualDecision, PrewarmSchedule, QueuedRun, Trigger,
-        build_task, decide_manual, random_task_name,
-    },
-    task::PrewarmTask,
 };
 
 const RESOURCE: &str = "prewarmschedules";

@@ -15,6 +15,10 @@ use kube::{
     api::{ObjectMeta, Patch, PatchParams, PostParams},
 };
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use prewarmer_core::{
+    schedule::random_task_name,
+    task::{Amount, ORIGIN_LABEL, PrewarmTask, PrewarmTaskSpec, caps, validate::validate},
+};
 use serde::Serialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -30,11 +34,7 @@ use super::{
     params::{MAX_LIMIT, Params, QueryPairs},
     request::{self, TaskRequest, is_dns_label},
 };
-use crate::{
-    schedule::random_task_name,
-    store::{NamespacedName, Status, TaskEntry, TaskFilter, TaskView, amount_schema},
-    task::{Amount, ORIGIN_LABEL, PrewarmTask, PrewarmTaskSpec, caps, validate::validate},
-};
+use crate::store::{NamespacedName, Status, TaskEntry, TaskFilter, TaskView, amount_schema};
 
 pub(super) const CREATE: Permission = Permission { verb: "create", resource: "prewarmtasks" };
 pub(super) const GET: Permission = Permission { verb: "get", resource: "prewarmtasks" };
@@ -508,7 +508,7 @@ pub(super) fn entry_etag(entry: &TaskEntry) -> String {
 
 /// Computes the `ETag` of a text. It is weak, because the text may be sent compressed or not.
 pub(super) fn content_etag(text: &[u8]) -> String {
-    format!("W/\"{}\"", crate::hex(&Sha256::digest(text)[..12]))
+    format!("W/\"{}\"", prewarmer_core::hex(&Sha256::digest(text)[..12]))
 }
 
 /// Reports whether the caller's `If-None-Match` contains the `ETag`.

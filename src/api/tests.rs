@@ -40,7 +40,7 @@ fn api_with(origins: &[&str], authenticate: bool, tokens: ApiTokens) -> Router {
         schedules: ScheduleStore::default(),
         auth: Auth::new(authenticate.then_some(client), tokens, 1000, Arc::clone(&metrics)),
         policy: Arc::default(),
-        context: ClusterContext::default(),
+        context: ClusterContextStore::default(),
         guard: NotificationPolicy::default(),
         metrics,
         totals: crate::pod_start::OutcomeTotals::default(),
@@ -171,7 +171,7 @@ proptest! {
         let mut body = json!(fields);
         body["images"] = images;
         match request::parse(body.clone(), &NotificationPolicy::default()) {
-            Ok(wanted) => prop_assert!(crate::task::validate::validate(&wanted.spec).is_ok()),
+            Ok(wanted) => prop_assert!(prewarmer_core::task::validate::validate(&wanted.spec).is_ok()),
             Err(details) => prop_assert!(!details.is_empty() && details.iter().all(|one| !one.message.is_empty())),
         }
         let schedule = json!({"cronExpr": body["images"].clone(), "taskConfig": body});

@@ -15,12 +15,17 @@ use kube::{
         watcher::{self, Config, Event, watcher},
     },
 };
+use prewarmer_core::{
+    slim::SlimAutoscaler,
+    task::PREFIX,
+    workload::{RuntimeClassScheduling, WorkloadIdentity},
+};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch::Sender;
 use tokio_util::sync::CancellationToken;
 
-use super::{ClusterContext, RuntimeClassScheduling, WorkloadIdentity};
-use crate::{scope::scoped, slim::SlimAutoscaler, task::PREFIX};
+use super::ClusterContextStore;
+use crate::scope::scoped;
 
 /// Objects per page of a list.
 const PAGE_SIZE: u32 = 250;
@@ -29,7 +34,7 @@ const PAGE_SIZE: u32 = 250;
 /// autoscalers are watched. `ready` counts the informers whose first list is complete.
 #[must_use]
 pub fn informers(
-    around: &ClusterContext,
+    around: &ClusterContextStore,
     client: &Client,
     namespace: Option<&str>,
     ready: &Sender<usize>,

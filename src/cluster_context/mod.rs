@@ -7,12 +7,12 @@
 pub mod informer;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, HashSet},
     sync::{Arc, PoisonError, RwLock},
 };
 
 use dashmap::DashMap;
-use k8s_openapi::api::core::v1::Toleration;
+use prewarmer_core::workload::{ClusterContext, RuntimeClassScheduling, WorkloadIdentity};
 use tokio::sync::watch::{Receiver, Sender};
 
 /// Maximum number of changed namespaces in the queue, which is usually emptied within moments.
@@ -21,21 +21,9 @@ const MAX_CHANGED: usize = 1000;
 /// Maximum number of workloads with rewritten images; a full set is cleared and filled again.
 const MAX_REWRITTEN: usize = 10_000;
 
-/// Scheduling constraints of a `RuntimeClass` (`scheduling`).
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct RuntimeClassScheduling {
-    /// Labels that a node must have.
-    pub node_selector: BTreeMap<String, String>,
-    /// Taints that the pods tolerate.
-    pub tolerations: Vec<Toleration>,
-}
-
-/// Identity of a workload: namespace, kind and name.
-pub type WorkloadIdentity = (String, String, String);
-
 /// Cluster context. Clones share one.
 #[derive(Clone)]
-pub struct ClusterContext(Arc<ClusterContextInner>);
+pub struct ClusterContextStore(Arc<ClusterContextInner>);
 
 struct ClusterContextInner {
     /// Names of all namespaces; `None` until they are listed.
@@ -44,13 +32,11 @@ struct ClusterContextInner {
     runtime_classes: DashMap<String, RuntimeClassScheduling>,
     max_replicas: DashMap<WorkloadIdentity, u32>,
     rewritten: RwLock<HashSet<WorkloadIdentity>>,
-    /// Context below this layer, and the namespaces of it that are visible.
-    base: Option<(ClusterContext, BTreeSet<String>)>,
     /// Namespaces whose annotations have changed.
     changed_namespaces: Sender<Vec<String>>,
 }
 
-impl Default for ClusterContext {
+impl Default for ClusterContextStore {
     fn default() -> Self {
         Self(Arc::new(ClusterContextInner {
             namespace_names: RwLock::default(),
@@ -58,38 +44,12 @@ impl Default for ClusterContext {
             runtime_classes: DashMap::new(),
             max_replicas: DashMap::new(),
             rewritten: RwLock::default(),
-            base: None,
             changed_namespaces: Sender::new(Vec::new()),
         }))
     }
 }
 
-impl ClusterContext {
-    /// Returns a layer above this context in which only these namespaces and cluster-wide objects
-    /// are visible. Entries added to the layer override those below and do not change them. Nothing
-    /// is copied.
-    #[must_use]
-    pub fn layer_for(&self, namespaces: BTreeSet<String>) -> Self {
-        let layer = Self::default();
-        let Some(mut inner) = Arc::into_inner(layer.0) else { return Self::default() };
-        inner.base = Some((self.clone(), namespaces));
-        Self(Arc::new(inner))
-    }
-
-    /// Returns the context below this layer, if the namespace is visible in it.
-    fn visible_base(&self, namespace: &str) -> Option<&Self> {
-        self.0.base.as_ref().filter(|(_, seen)| seen.contains(namespace)).map(|(beside, _)| beside)
-    }
-
-    /// Returns the annotations of a namespace with our prefix; empty if it has none or is not known
-    /// yet.
-    #[must_use]
-    pub fn namespace_annotations(&self, name: &str) -> Arc<BTreeMap<String, String>> {
-        let own = self.0.namespaces.get(name).map(|found| Arc::clone(&found));
-        own.or_else(|| self.visible_base(name).map(|beside| beside.namespace_annotations(name)))
-            .unwrap_or_default()
-    }
-
+impl ClusterContextStore {
     /// Reports whether the namespace exists. Without permission to list namespaces, every namespace
     /// counts as existing.
     #[must_use]
@@ -114,34 +74,6 @@ impl ClusterContext {
         }
     }
 
-    /// Returns the scheduling constraints of a `RuntimeClass`.
-    #[must_use]
-    pub fn runtime_class(&self, name: &str) -> Option<RuntimeClassScheduling> {
-        let own = self.0.runtime_classes.get(name).map(|found| found.clone());
-        own.or_else(|| self.0.base.as_ref()?.0.runtime_class(name))
-    }
-
-    /// Returns the maximum replicas of the workload's autoscaler.
-    #[must_use]
-    pub fn max_replicas(&self, namespace: &str, kind: &str, name: &str) -> Option<u32> {
-        if self.0.max_replicas.is_empty() && self.0.base.is_none() {
-            return None;
-        }
-        let own =
-            self.0.max_replicas.get(&workload_identity(namespace, kind, name)).map(|most| *most);
-        own.or_else(|| self.visible_base(namespace)?.max_replicas(namespace, kind, name))
-    }
-
-    /// Reports whether another webhook replaces the images of the workload's pods.
-    #[must_use]
-    pub fn is_rewritten(&self, namespace: &str, kind: &str, name: &str) -> bool {
-        let known = self.0.rewritten.read().unwrap_or_else(PoisonError::into_inner);
-        let own = !known.is_empty() && known.contains(&workload_identity(namespace, kind, name));
-        own || self
-            .visible_base(namespace)
-            .is_some_and(|beside| beside.is_rewritten(namespace, kind, name))
-    }
-
     /// Records that the workload's images are rewritten. Reports whether this was not known before.
     pub fn mark_rewritten(&self, namespace: &str, kind: &str, name: &str) -> bool {
         let mut known = self.0.rewritten.write().unwrap_or_else(PoisonError::into_inner);
@@ -156,8 +88,7 @@ impl ClusterContext {
         if *self.namespace_annotations(name) == annotations {
             return;
         }
-        // A layer stores an empty entry too, because it overrides the context below.
-        if annotations.is_empty() && self.0.base.is_none() {
+        if annotations.is_empty() {
             self.0.namespaces.remove(name);
         } else {
             self.0.namespaces.insert(name.to_owned(), Arc::new(annotations));
@@ -203,6 +134,28 @@ impl ClusterContext {
     }
 }
 
+impl ClusterContext for ClusterContextStore {
+    fn namespace_annotations(&self, name: &str) -> Arc<BTreeMap<String, String>> {
+        self.0.namespaces.get(name).map(|found| Arc::clone(&found)).unwrap_or_default()
+    }
+
+    fn runtime_class(&self, name: &str) -> Option<RuntimeClassScheduling> {
+        self.0.runtime_classes.get(name).map(|found| found.clone())
+    }
+
+    fn max_replicas(&self, namespace: &str, kind: &str, name: &str) -> Option<u32> {
+        if self.0.max_replicas.is_empty() {
+            return None;
+        }
+        self.0.max_replicas.get(&workload_identity(namespace, kind, name)).map(|most| *most)
+    }
+
+    fn is_rewritten(&self, namespace: &str, kind: &str, name: &str) -> bool {
+        let known = self.0.rewritten.read().unwrap_or_else(PoisonError::into_inner);
+        !known.is_empty() && known.contains(&workload_identity(namespace, kind, name))
+    }
+}
+
 fn workload_identity(namespace: &str, kind: &str, name: &str) -> WorkloadIdentity {
     (namespace.to_owned(), kind.to_owned(), name.to_owned())
 }
@@ -213,7 +166,7 @@ mod tests {
 
     #[test]
     fn namespace_change_is_reported_once() {
-        let around = ClusterContext::default();
+        let around = ClusterContextStore::default();
         let annotations = || BTreeMap::from([("prewarm.io/enabled".to_owned(), "true".to_owned())]);
         around.set_namespace_annotations("shop", annotations());
         around.set_namespace_annotations("shop", annotations());
@@ -228,7 +181,7 @@ mod tests {
 
     #[test]
     fn namespaces_exist_until_the_first_list() {
-        let around = ClusterContext::default();
+        let around = ClusterContextStore::default();
         around.set_namespace_exists("shop", true);
         assert!(
             around.namespace_exists("bank"),
@@ -243,7 +196,7 @@ mod tests {
 
     #[test]
     fn first_mark_of_rewritten_images_is_reported() {
-        let around = ClusterContext::default();
+        let around = ClusterContextStore::default();
         assert!(!around.is_rewritten("shop", "Deployment", "web"));
         assert!(around.mark_rewritten("shop", "Deployment", "web"));
         assert!(!around.mark_rewritten("shop", "Deployment", "web"));

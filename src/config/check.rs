@@ -5,6 +5,13 @@ use std::{net::SocketAddr, time::Duration};
 
 use http::Uri;
 use ipnet::IpNet;
+use prewarmer_core::{
+    duration,
+    intake::RateLimits,
+    node::parse_byte_quantity,
+    task::plan::BatchSizeBreaker,
+    workload::{DefaultMode, WorkloadKind, WorkloadKinds},
+};
 
 use super::{
     ApiConfig, CertificateFiles, ClientCertificates, Components, LogFormat, PolicyArgs,
@@ -12,14 +19,9 @@ use super::{
 };
 use crate::{
     controller::WorkerNamespace,
-    duration,
     egress::PortSet,
-    intake::RateLimits,
-    node::parse_byte_quantity,
     node_checks::{DiskSettings, PrometheusSettings},
     server::certificates::CertificateLifetimes,
-    task::plan::BatchSizeBreaker,
-    workload::{DefaultMode, WorkloadKind, WorkloadKinds},
 };
 
 /// Shortest and longest lifetime of a managed certificate. Renewal cannot keep up below a few
@@ -455,5 +457,5 @@ fn is_origin(text: &str) -> bool {
 
 /// Splits a comma-separated list.
 pub(super) fn split_list(text: &str) -> Vec<String> {
-    crate::comma_separated(text).map(str::to_owned).collect()
+    prewarmer_core::comma_separated(text).map(str::to_owned).collect()
 }

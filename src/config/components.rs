@@ -20,7 +20,7 @@ impl Components {
             "expected one or more of admission, api and controller, separated by commas".to_owned()
         };
         let mut components = Self { admission: false, api: false, controller: false };
-        for name in crate::comma_separated(text) {
+        for name in prewarmer_core::comma_separated(text) {
             match name {
                 "admission" => components.admission = true,
                 "api" => components.api = true,

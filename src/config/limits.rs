@@ -3,12 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use clap::Args;
+use prewarmer_core::task::caps::{AdmissionCaps, Caps, RegistryRules, TolerationFilter};
 
 use super::check::{SettingsChecker, split_list};
-use crate::{
-    controller::FairnessLimits,
-    task::caps::{AdmissionCaps, Caps, RegistryRules, TolerationFilter},
-};
+use crate::controller::FairnessLimits;
 
 /// Longest timeout, `retain` and deadline that a setting may allow: a week.
 const MAX_DURATION: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -125,7 +123,9 @@ impl SettingsChecker {
     fn caps(&mut self, args: &LimitArgs) -> Caps {
         let mut time = |setting: &str, value: &str, most: Duration| {
             let span = self.duration(setting, value, most);
-            if span.is_zero() && crate::duration::parse(value).is_ok_and(|span| span.is_zero()) {
+            if span.is_zero()
+                && prewarmer_core::duration::parse(value).is_ok_and(|span| span.is_zero())
+            {
                 self.problem(setting, value, "expected more than 0s");
             }
             span

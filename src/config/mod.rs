@@ -13,6 +13,11 @@ use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use http::Uri;
 use ipnet::IpNet;
+use prewarmer_core::{
+    intake::RateLimits,
+    task::plan::BatchSizeBreaker,
+    workload::{DefaultMode, WorkloadKinds},
+};
 
 use self::check::SettingsChecker;
 pub use self::{
@@ -23,11 +28,8 @@ pub use self::{
 use crate::{
     controller::{FairnessLimits, WorkerNamespace},
     egress::{DEFAULT_PORTS, PortSet},
-    intake::RateLimits,
     node_checks::{DiskSettings, PrometheusSettings},
     server::certificates::CertificateLifetimes,
-    task::plan::BatchSizeBreaker,
-    workload::{DefaultMode, WorkloadKinds},
 };
 
 /// Longest coalesce window of intake. With a longer one, workloads would again wait for their
@@ -690,7 +692,7 @@ impl Config {
             check.dns_label("--watch-namespace (WATCH_NAMESPACE)", watched);
         }
         check.dns_label("--service-name (SERVICE_NAME)", &args.service_name);
-        if let Err(error) = args.worker_image.parse::<crate::image::ImageRef>() {
+        if let Err(error) = args.worker_image.parse::<prewarmer_core::image::ImageRef>() {
             check.problem("--worker-image (WORKER_IMAGE)", &args.worker_image, &error.to_string());
         }
         let max_concurrent_tasks = check.number(

@@ -3,6 +3,15 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use prewarmer_core::{
+    node::NodeInfo,
+    slim::SlimPod,
+    task::{PrewarmPlanSpec, PrewarmTask, PrewarmTaskSpec},
+    worker::{
+        PodInfo, WorkerInfo,
+        provenance::{self, AllowedNamespaces},
+    },
+};
 
 use super::{
     ControllerSettings, ReconcileContext,
@@ -12,16 +21,7 @@ use super::{
     snapshot::{QueueDecision, Snapshot},
     task_reconciler::TaskReconciler,
 };
-use crate::{
-    metrics::Metrics,
-    node::NodeInfo,
-    slim::SlimPod,
-    task::{PrewarmPlanSpec, PrewarmTask, PrewarmTaskSpec},
-    worker::{
-        PodInfo, WorkerInfo,
-        provenance::{self, AllowedNamespaces},
-    },
-};
+use crate::metrics::Metrics;
 
 /// Task with one entire batch of running workers.
 pub struct BatchFixture {
@@ -70,9 +70,10 @@ impl BatchFixture {
                     format!("created worker fails provenance: {}", reason.description())
                 })?;
                 let worker = WorkerInfo { first_seen: Some(rehearsal.now), ..claim.worker };
-                rehearsal
-                    .pods
-                    .insert(worker.key(), PodInfo::new(&pod, &crate::node::Interner::default()));
+                rehearsal.pods.insert(
+                    worker.key(),
+                    PodInfo::new(&pod, &prewarmer_core::node::Interner::default()),
+                );
                 rehearsal.workers.insert(worker.key(), worker);
             }
             rehearsal.reconciler.effect_finished(

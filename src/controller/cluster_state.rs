@@ -7,18 +7,18 @@ use std::{
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
-
-use super::{
-    foreign::{ForeignIndex, ForeignObject, PendingObjects},
-    observation::{Observation, OwnedPlan, Ownership, WatchChange, WatchSource, WorkerPod},
-};
-use crate::{
+use prewarmer_core::{
     node::NodeInfo,
     task::{PrewarmPlanSpec, PrewarmTask, WorkerKind},
     worker::{
         ContainerState, PodInfo, WorkerInfo, is_registry_rate_limit,
         provenance::{ProvenanceError, verify_against_job, verify_against_task},
     },
+};
+
+use super::{
+    foreign::{ForeignIndex, ForeignObject, PendingObjects},
+    observation::{Observation, OwnedPlan, Ownership, WatchChange, WatchSource, WorkerPod},
 };
 
 /// Workers of one task, by `namespace/name`.
@@ -688,11 +688,11 @@ impl PreviousWorker {
 /// backoff between two attempts the kubelet repeats the last message without a request; that is not
 /// counted.
 fn rate_limit_notices(before: Option<&PodInfo>, pod: &PodInfo) -> Vec<RateLimitNotice> {
-    let new = |container: &&crate::worker::ContainerInfo| {
+    let new = |container: &&prewarmer_core::worker::ContainerInfo| {
         let old = before.and_then(|pod| pod.container(container.image_index));
         old.is_none_or(|old| old.state != container.state)
     };
-    let complaint = |container: &crate::worker::ContainerInfo| match &container.state {
+    let complaint = |container: &prewarmer_core::worker::ContainerInfo| match &container.state {
         ContainerState::Waiting(Some(words))
             if words.0 != "ImagePullBackOff" && is_registry_rate_limit(&words.1) =>
         {
@@ -710,7 +710,7 @@ fn rate_limit_notices(before: Option<&PodInfo>, pod: &PodInfo) -> Vec<RateLimitN
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
+    use prewarmer_core::{
         task::PrewarmTaskSpec,
         worker::{ContainerInfo, PodPhase, provenance::PodClaim},
     };

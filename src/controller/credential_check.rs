@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client, api::PostParams};
-
-use super::{ControllerSettings, WorkerNamespace};
-use crate::{
+use prewarmer_core::{
     task::{PrewarmTaskSpec, PullMethod, validate::validate},
     worker::{Assignment, build},
 };
+
+use super::{ControllerSettings, WorkerNamespace};
 
 /// Maximum duration of the check. The controller starts without its result afterwards.
 const MAX_CHECK_TIME: Duration = Duration::from_secs(3);

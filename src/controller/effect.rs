@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 
-use crate::{
+use prewarmer_core::{
     image::ImageRef,
-    node_checks::{CheckInput, NodeCandidate},
     task::{Phase, PrewarmPlanSpec, PrewarmTaskStatus, WorkerKind, plan::NodeCheckFindings},
     worker::{FailureReason, WorkerInfo, WorkerObject},
 };
+
+use crate::node_checks::{CheckInput, NodeCandidate};
 
 /// Task that an effect belongs to.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -5,6 +5,11 @@
 use std::ops::Range;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use prewarmer_core::{
+    node::NodeInfo,
+    task::{PullPolicy, validate::ValidTask},
+    worker::{FailureReason, ImageOutcome, PodOutcome, WorkerInfo, pod_outcome},
+};
 
 use super::{
     ControllerSettings,
@@ -14,11 +19,6 @@ use super::{
     snapshot::Snapshot,
     tracker::{NodeTracker, WorkerRejection, add_millis},
     warm_images::{CredentialScope, WarmImageCache},
-};
-use crate::{
-    node::NodeInfo,
-    task::{PullPolicy, validate::ValidTask},
-    worker::{FailureReason, ImageOutcome, PodOutcome, WorkerInfo, pod_outcome},
 };
 
 /// Age after which a Job without a pod is probed, in milliseconds. The Job controller creates pods

@@ -23,6 +23,10 @@ use kube::{
     },
     core::PartialObjectMeta,
 };
+use prewarmer_core::{
+    task::{Phase, PrewarmPlan, PrewarmPlanSpec, PrewarmTask, WorkerKind, owner_reference},
+    worker::{BATCH_LABEL, FailureReason, MANAGED_BY, TASK_UID_LABEL, event_name},
+};
 use serde::de::IgnoredAny;
 use serde_json::json;
 use tokio::sync::{Semaphore, mpsc::Sender};
@@ -40,10 +44,6 @@ use crate::{
     metrics::Metrics,
     node_checks::NodeChecks,
     supervise::{self, WorkKind, record_panic},
-    task::{
-        Phase, PrewarmPlan, PrewarmPlanSpec, PrewarmTask, WorkerKind, resource::owner_reference,
-    },
-    worker::{BATCH_LABEL, FailureReason, MANAGED_BY, TASK_UID_LABEL, event_name},
 };
 
 /// Maximum number of concurrent creations and deletions. Enough to create a batch of 100 workers in
@@ -493,7 +493,7 @@ mod tests {
     #[test]
     fn existing_on_create_and_missing_on_delete_succeed() {
         assert!(map_status(&create(), 409, "AlreadyExists", "").is_ok());
-        let one = Effect::delete_worker(&crate::worker::WorkerInfo::default());
+        let one = Effect::delete_worker(&prewarmer_core::worker::WorkerInfo::default());
         assert!(map_status(&one, 404, "NotFound", "").is_ok());
         assert!(
             matches!(map_status(&one, 409, "Conflict", ""), Err(ApplyError::Conflict(_))),
@@ -507,7 +507,7 @@ mod tests {
     #[test]
     fn objects_that_cannot_be_stored_are_not_retried() {
         let status = StatusWrite {
-            status: crate::task::PrewarmTaskStatus::default(),
+            status: prewarmer_core::task::PrewarmTaskStatus::default(),
             version: None,
             events: Vec::new(),
         };

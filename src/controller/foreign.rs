@@ -9,8 +9,9 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
 };
 
+use prewarmer_core::worker::{WorkerInfo, provenance::ProvenanceError};
+
 use super::observation::{WatchSource, WorkerPod};
-use crate::worker::{WorkerInfo, provenance::ProvenanceError};
 
 /// Maximum number of foreign objects that are remembered, 40 bytes each: 2 MB. Beyond it only the
 /// overflow is recorded.

@@ -17,6 +17,11 @@ use std::{
 
 use k8s_openapi::jiff::Timestamp;
 use kube::core::DeserializeGuard;
+use prewarmer_core::{
+    node::{Interner, NodeInfo},
+    task::{WorkerKind, plan::BatchSizeBreaker},
+    worker::{FailureReason, WorkerSettings, provenance::AllowedNamespaces},
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -27,12 +32,7 @@ use super::{
     observation::{EffectFinished, Observation, WatchChange, WatchSource},
     watches,
 };
-use crate::{
-    metrics::Metrics,
-    node::{Interner, NodeInfo},
-    task::{WorkerKind, plan::BatchSizeBreaker},
-    worker::{FailureReason, WorkerSettings, provenance::AllowedNamespaces},
-};
+use crate::metrics::Metrics;
 
 /// Namespace of workers that the task's namespace rejects.
 const OWN_NAMESPACE: &str = "prewarmer";

@@ -53,6 +53,14 @@ use std::{
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::{Client, ResourceExt};
+use prewarmer_core::{
+    task::{
+        PrewarmTask,
+        caps::{self, Caps},
+        plan::BatchSizeBreaker,
+    },
+    worker::{WorkerInfo, WorkerSettings, retry_after},
+};
 use tokio::{sync::mpsc, time::Instant};
 
 #[doc(hidden)]
@@ -77,12 +85,6 @@ use crate::{
     metrics::Metrics,
     node_checks::NodeChecks,
     supervise::{ComponentFailure, WorkKind, catch_panic},
-    task::{
-        PrewarmTask,
-        caps::{self, Caps},
-        plan::BatchSizeBreaker,
-    },
-    worker::{WorkerInfo, WorkerSettings, retry_after},
 };
 
 /// Time during which arriving events are coalesced before a reconcile. 100 pods of a batch change

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use super::{
-    effect::{ApplyError, Effect, EffectOutput},
-    foreign::ForeignObject,
-};
-use crate::{
+use prewarmer_core::{
     node::NodeInfo,
     task::{PrewarmPlanSpec, PrewarmTask},
     worker::{PodInfo, WorkerInfo, provenance::PodClaim},
+};
+
+use super::{
+    effect::{ApplyError, Effect, EffectOutput},
+    foreign::ForeignObject,
 };
 
 /// Kind and namespace that a watch covers.

@@ -5,6 +5,17 @@
 use std::{collections::BTreeMap, fmt, ops::Range, sync::Arc};
 
 use k8s_openapi::jiff::Timestamp;
+use prewarmer_core::{
+    node::NodeInfo,
+    task::{
+        BatchPolicy, PrewarmTaskStatus,
+        batches::{Batches, NodeState, divide_into_batches},
+        validate::ValidTask,
+    },
+    worker::{
+        Assignment, FailureReason, ImageOutcome, WorkerInfo, WorkerObject, build, pull_method_for,
+    },
+};
 
 use super::{
     ControllerSettings, ReconcileContext, WorkerNamespace,
@@ -17,18 +28,7 @@ use super::{
     tracker::{NodeTracker, add_duration, add_millis, max_concurrent_nodes, may_use_own_namespace},
     warm_images::CredentialScope,
 };
-use crate::{
-    node::NodeInfo,
-    task::{
-        BatchPolicy, PrewarmTaskStatus,
-        batches::{Batches, NodeState, divide_into_batches},
-        validate::ValidTask,
-    },
-    trace::{self, Span},
-    worker::{
-        Assignment, FailureReason, ImageOutcome, WorkerInfo, WorkerObject, build, pull_method_for,
-    },
-};
+use crate::trace::{self, Span};
 
 /// Minimum interval between dry runs that find out why a Job has no pod, in milliseconds. Short
 /// enough that a rejection is known within seconds, at one request for all nodes of the task.

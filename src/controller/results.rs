@@ -4,16 +4,16 @@
 use std::fmt::Write as _;
 
 use k8s_openapi::jiff::Timestamp;
-
-use super::conditions::format_seconds;
-use crate::{
+use prewarmer_core::{
     image::ImageRef,
     task::{
-        AbandonedImage, FailedNode, ImageStatus, PrewarmTaskStatus, batches::NodeState,
-        resource::MAX_FAILED_NODES,
+        AbandonedImage, FailedNode, ImageStatus, MAX_FAILED_NODES, PrewarmTaskStatus,
+        batches::NodeState,
     },
     worker::{FailureReason, ImageOutcome},
 };
+
+use super::conditions::format_seconds;
 
 /// Maximum length of the message of one failure, in characters. Messages of the kubelet have a few
 /// hundred.
@@ -450,10 +450,11 @@ mod tests {
         }
         let mut status = PrewarmTaskStatus::default();
         record.write_to(&mut status);
-        let ignored = crate::task::IgnoredNode { node: "n".repeat(253), reason: "NotReady".into() };
-        status.ignored_nodes = vec![ignored; crate::task::resource::MAX_IGNORED_NODES];
+        let ignored =
+            prewarmer_core::task::IgnoredNode { node: "n".repeat(253), reason: "NotReady".into() };
+        status.ignored_nodes = vec![ignored; prewarmer_core::task::MAX_IGNORED_NODES];
         status.node_states = "f".repeat(5000);
-        status.batch_ends = vec![1_000_000; crate::task::resource::MAX_BATCH_ENDS];
+        status.batch_ends = vec![1_000_000; prewarmer_core::task::MAX_BATCH_ENDS];
         let size = serde_json::to_vec(&status).unwrap().len();
         assert!((100_000..200_000).contains(&size), "{size} bytes");
         assert_eq!(status.failed_node_count, 150);

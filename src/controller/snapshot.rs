@@ -3,12 +3,12 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::jiff::Timestamp;
+use prewarmer_core::{node::NodeInfo, task::PrewarmPlanSpec, worker::WorkerInfo};
 
 use super::{
     cluster_state::{Pods, Workers},
     queue::QueueLimit,
 };
-use crate::{node::NodeInfo, task::PrewarmPlanSpec, worker::WorkerInfo};
 
 /// Decision of the queue about a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

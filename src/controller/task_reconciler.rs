@@ -5,6 +5,16 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::{Resource, ResourceExt};
+use prewarmer_core::{
+    duration,
+    task::{
+        FieldError, MAX_BATCH_ENDS, OBSOLETE_ANNOTATION, Phase, PrewarmTask, PrewarmTaskStatus,
+        caps::{self, Caps},
+        plan::{NodeCheckFindings, matching_nodes, select_nodes},
+        validate::{ValidTask, validate},
+    },
+    worker::{FailureReason, WorkerInfo},
+};
 
 use super::{
     ControllerSettings, ReconcileContext,
@@ -22,18 +32,9 @@ use super::{
     tracker::{NodeTracker, add_millis, may_use_own_namespace},
 };
 use crate::{
-    duration,
     metrics::Metrics,
     node_checks::NodeCandidate,
-    task::{
-        FieldError, OBSOLETE_ANNOTATION, Phase, PrewarmTask, PrewarmTaskStatus,
-        caps::{self, Caps},
-        plan::{NodeCheckFindings, matching_nodes, select_nodes},
-        resource::MAX_BATCH_ENDS,
-        validate::{ValidTask, validate},
-    },
     trace::{self, Span},
-    worker::{FailureReason, WorkerInfo},
 };
 
 /// Minimum interval between two writes of a status, in milliseconds. Holds also for results that a

@@ -8,17 +8,17 @@ use std::{
 };
 
 use k8s_openapi::jiff::Timestamp;
-
-use super::{
-    ControllerSettings, WorkerNamespace, registry_breaker::RegistryBreakers, results::Results,
-};
-use crate::{
+use prewarmer_core::{
     task::{
         PrewarmPlanSpec, PrewarmTaskStatus,
         batches::{NodeState, divide_into_batches},
         validate::ValidTask,
     },
     worker::{FailureReason, ImageOutcome, WorkerInfo},
+};
+
+use super::{
+    ControllerSettings, WorkerNamespace, registry_breaker::RegistryBreakers, results::Results,
 };
 
 /// Time after which a created worker that is still not in the cache counts as deleted and is

@@ -12,6 +12,15 @@ use kube::{
         watcher::{self, Event, watcher},
     },
 };
+use prewarmer_core::{
+    node::{Interner, NodeInfo},
+    slim::{SlimJob, SlimNode, SlimPod},
+    task::{OBSOLETE_ANNOTATION, PrewarmPlan, PrewarmTask},
+    worker::{
+        MANAGED_BY, PodInfo, TASK_NAMESPACE_ANNOTATION, TASK_UID_LABEL, WorkerInfo,
+        provenance::{self, AllowedNamespaces, ProvenanceError},
+    },
+};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::Sender;
 use tokio_util::sync::CancellationToken;
@@ -25,15 +34,8 @@ use super::{
 };
 use crate::{
     metrics::Metrics,
-    node::{Interner, NodeInfo},
     scope::scoped,
-    slim::{SlimJob, SlimNode, SlimPod},
     supervise::{ComponentFailure, ComponentSet, WorkKind, catch_panic},
-    task::{OBSOLETE_ANNOTATION, PrewarmPlan, PrewarmTask},
-    worker::{
-        MANAGED_BY, PodInfo, TASK_NAMESPACE_ANNOTATION, TASK_UID_LABEL, WorkerInfo,
-        provenance::{self, AllowedNamespaces, ProvenanceError},
-    },
 };
 
 /// Objects per page of an initial list. Nodes are large, about 15 KB each.

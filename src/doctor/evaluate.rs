@@ -4,6 +4,10 @@ use std::collections::BTreeSet;
 
 use jiff::SignedDuration;
 use kube::CustomResourceExt;
+use prewarmer_core::{
+    schedule::PrewarmSchedule,
+    task::{PrewarmPlan, PrewarmTask},
+};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -11,11 +15,7 @@ use super::{
     requests::{CRD_NAMES, SAMPLE_MARKER},
     results::{ClusterResults, DeploymentState, DryRunResult, QueryResult},
 };
-use crate::{
-    config::DoctorSettings,
-    schedule::PrewarmSchedule,
-    task::{PrewarmPlan, PrewarmTask},
-};
+use crate::config::DoctorSettings;
 
 /// Oldest supported Kubernetes version: `ValidatingAdmissionPolicy` and match conditions are stable
 /// since then.

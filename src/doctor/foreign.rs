@@ -6,12 +6,7 @@ use kube::{
     Api, Client, Resource, ResourceExt,
     api::{ListParams, ObjectList},
 };
-use serde::de::DeserializeOwned;
-
-use super::results::{ForeignSummary, QueryResult};
-use crate::{
-    config::DoctorSettings,
-    scope::scoped,
+use prewarmer_core::{
     slim::{SlimJob, SlimPod},
     task::PrewarmTask,
     worker::{
@@ -22,6 +17,10 @@ use crate::{
         },
     },
 };
+use serde::de::DeserializeOwned;
+
+use super::results::{ForeignSummary, QueryResult};
+use crate::{config::DoctorSettings, scope::scoped};
 
 /// Objects per page.
 const PAGE_SIZE: u32 = 500;

@@ -25,6 +25,12 @@ use kube::{
     api::{ListParams, PostParams},
     client::Body,
 };
+use prewarmer_core::{
+    node::{Interner, NodeInfo},
+    slim::SlimNode,
+    task::{PREFIX, PrewarmTask, PrewarmTaskSpec, PullMethod, validate::validate},
+    worker::{Assignment, WorkerSettings, build},
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -34,13 +40,7 @@ use super::{
         RegisteredWebhooks,
     },
 };
-use crate::{
-    config::DoctorSettings,
-    node::{Interner, NodeInfo},
-    slim::SlimNode,
-    task::{PREFIX, PrewarmTask, PrewarmTaskSpec, PullMethod, validate::validate},
-    worker::{Assignment, WorkerSettings, build},
-};
+use crate::config::DoctorSettings;
 
 /// Custom resource definitions of an installation.
 pub(super) const CRD_NAMES: [&str; 3] =

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::node::NodeInfo;
+use prewarmer_core::node::NodeInfo;
 
 /// Result of one request.
 #[derive(Debug, Clone, PartialEq)]

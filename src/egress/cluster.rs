@@ -7,9 +7,10 @@
 use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::{Api, Client, api::ListParams};
+use prewarmer_core::node::{enclosing_network, is_plausible};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -20,12 +21,6 @@ const REFRESH_INTERVAL: Duration = Duration::from_secs(60);
 /// Maximum number of `ServiceCIDR`s that are read. A cluster has one per address family, and rarely
 /// one or two more.
 const MAX_SERVICE_CIDRS: u32 = 500;
-/// Shortest accepted prefix lengths of pod and Service networks, for IPv4 and IPv6. A wider network
-/// is a configuration error that would deny half of the internet.
-const MIN_PREFIX_LENGTHS: (u8, u8) = (8, 16);
-/// Prefix length of an IPv6 subnet. Where pods get addresses from the node's own subnet (EKS with
-/// IPv6), nodes have no `podCIDRs`, and this network covers their pods.
-const SUBNET_PREFIX_V6: u8 = 64;
 /// Prefix lengths, for IPv4 and IPv6, of the network around the address of the `kubernetes`
 /// Service, which is denied in addition to the networks of Services. For IPv6 it is the widest that
 /// the API server accepts. For IPv4 that is a /12, but a /16 is used, because the address is almost
@@ -75,41 +70,6 @@ impl ClusterNetworks {
         // The sender lives as long as this value.
         let _ = self.0.nodes_set.subscribe().wait_for(|known| *known).await;
     }
-}
-
-/// Returns the networks of a node and its pods from `status.addresses`, without host names, and
-/// from `spec.podCIDRs`. Performs no I/O.
-pub fn node_networks<'a>(
-    addresses: impl IntoIterator<Item = &'a str>,
-    pod_cidrs: impl IntoIterator<Item = &'a str>,
-) -> Vec<IpNet> {
-    let own =
-        addresses.into_iter().filter_map(|text| text.parse::<IpAddr>().ok()).map(address_network);
-    let pods =
-        pod_cidrs.into_iter().filter_map(|text| text.parse::<IpNet>().ok()).filter(is_plausible);
-    own.chain(pods).collect()
-}
-
-fn address_network(address: IpAddr) -> IpNet {
-    match address.to_canonical() {
-        IpAddr::V4(address) => IpNet::from(IpAddr::V4(address)),
-        IpAddr::V6(address) => {
-            enclosing_network(IpAddr::V6(address), SUBNET_PREFIX_V6, SUBNET_PREFIX_V6)
-        }
-    }
-}
-
-fn enclosing_network(address: IpAddr, v4: u8, v6: u8) -> IpNet {
-    let network = match address {
-        IpAddr::V4(address) => Ipv4Net::new(address, v4).map(|network| network.trunc().into()),
-        IpAddr::V6(address) => Ipv6Net::new(address, v6).map(|network| network.trunc().into()),
-    };
-    network.unwrap_or_else(|_| address.into())
-}
-
-fn is_plausible(network: &IpNet) -> bool {
-    let widest = if network.addr().is_ipv4() { MIN_PREFIX_LENGTHS.0 } else { MIN_PREFIX_LENGTHS.1 };
-    network.prefix_len() >= widest
 }
 
 /// Returns the networks of Services, and the network around the address of the `kubernetes`

@@ -18,7 +18,7 @@ mod policy;
 
 pub use self::{
     client::{PolicyResolver, RequestFailure, classify_failure, http_client, read_limited},
-    cluster::{ClusterNetworks, node_networks, refresh_service_networks},
+    cluster::{ClusterNetworks, refresh_service_networks},
     networks::NetworkSet,
     policy::{DEFAULT_PORTS, Denied, EgressPolicy, PortSet, is_cluster_name},
 };

@@ -138,7 +138,7 @@ impl FromStr for PortSet {
             let (first, last) = item.split_once('-').unwrap_or((item, item));
             Some(port(first)?..=port(last)?).filter(|range| !range.is_empty())
         };
-        let ranges: Option<Vec<_>> = crate::comma_separated(text).map(range).collect();
+        let ranges: Option<Vec<_>> = prewarmer_core::comma_separated(text).map(range).collect();
         let ranges = ranges.filter(|ranges| !ranges.is_empty());
         ranges
             .map(Self)

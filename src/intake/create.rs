@@ -8,18 +8,21 @@ use kube::{
     Api, Client, ResourceExt,
     api::{ObjectMeta, Patch, PatchParams, PostParams},
 };
+use prewarmer_core::{
+    intake::{
+        TaskDraft, TaskName,
+        coalesce::successor_name,
+        dedup_index::{
+            MORE_WORKLOADS_ANNOTATION, REWRITTEN_ANNOTATION, WORKLOADS_ANNOTATION, is_invalid,
+        },
+    },
+    task::{OBSOLETE_ANNOTATION, ORIGIN_LABEL, PrewarmTask, PrewarmTaskSpec, PullMethod},
+};
 use serde_json::json;
 
-use super::{
-    IntakeSettings, TaskDraft,
-    coalesce::successor_name,
-    dedup_index::{
-        MORE_WORKLOADS_ANNOTATION, REWRITTEN_ANNOTATION, TaskName, WORKLOADS_ANNOTATION, is_invalid,
-    },
-};
+use super::IntakeSettings;
 use crate::{
     metrics::Metrics,
-    task::{OBSOLETE_ANNOTATION, ORIGIN_LABEL, PrewarmTask, PrewarmTaskSpec, PullMethod},
     trace::{self, Span},
 };
 

@@ -9,9 +9,12 @@ use kube::{
     api::GetParams,
     core::{DynamicObject, Request},
 };
+use prewarmer_core::{
+    intake::queue::{Lookup, LookupResult},
+    workload::Policy,
+};
 
-use super::queue::{Lookup, LookupResult};
-use crate::{cluster_context::ClusterContext, metrics::Metrics, workload::Policy};
+use crate::{cluster_context::ClusterContextStore, metrics::Metrics};
 
 /// Timeout of one lookup.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -24,7 +27,7 @@ const LARGE_OBJECT_BYTES: usize = 256 * 1024;
 pub(super) struct LookupContext {
     pub(super) client: Client,
     pub(super) policy: Arc<Policy>,
-    pub(super) context: ClusterContext,
+    pub(super) context: ClusterContextStore,
     pub(super) metrics: Arc<Metrics>,
 }
 

@@ -7,49 +7,40 @@
 //! writes are rate limited per namespace and in total, and namespaces are served
 //! round-robin. May call `task`, `workload` and `surroundings`.
 
-mod coalesce;
 mod create;
-mod dedup_index;
-mod dedup_keys;
-mod fair_queue;
-mod hint;
 mod lookup;
-mod queue;
-mod rate_limit;
 
 use std::{
     ops::ControlFlow,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures::FutureExt;
 use kube::Client;
+use prewarmer_core::{
+    intake::{
+        CoalescedTasks, ConfirmedHint, DedupIndex, DedupKey, Hint, OfferOutcome, RateLimits,
+        TaskDraft, TaskName, coalesce_hints,
+        fair_queue::{ConcurrencyLimits, FairQueue},
+        queue::{self, DiscardedHints, DueWork, HintQueue},
+    },
+    workload::{Policy, Workload},
+};
 use tokio::{
     sync::Notify,
     task::JoinSet,
-    time::{Instant, sleep_until},
+    time::sleep_until,
 };
 use tokio_util::sync::CancellationToken;
 
-pub use coalesce::{CoalescedTasks, TaskDraft, coalesce_hints};
 pub use create::mark_obsolete;
-pub use dedup_index::{DedupIndex, REWRITTEN_ANNOTATION, TaskName, TrackedTask, workloads_of};
-pub use dedup_keys::{DedupKey, dedup_keys, dedup_keys_of_all};
-pub use hint::{ConfirmedHint, Hint};
-pub use queue::OfferOutcome;
-pub use rate_limit::{BURST_SECONDS, RateLimits};
 
-use self::{
-    fair_queue::{ConcurrencyLimits, FairQueue},
-    lookup::{LookupContext, look_up},
-    queue::{DiscardedHints, DueWork, HintQueue},
-};
+use self::lookup::{LookupContext, look_up};
 use crate::{
-    cluster_context::ClusterContext,
+    cluster_context::ClusterContextStore,
     metrics::Metrics,
     supervise::{WorkKind, record_panic},
-    workload::{Policy, Workload},
 };
 
 /// Concurrency limits of writes. A write that is retried takes up to 12 s. Four such writes block
@@ -92,7 +83,7 @@ struct IntakeState {
     /// Notification that the next deadline has moved forward.
     changed: Notify,
     dedup_index: Arc<DedupIndex>,
-    context: ClusterContext,
+    context: ClusterContextStore,
     metrics: Arc<Metrics>,
     settings: IntakeSettings,
 }
@@ -139,14 +130,10 @@ pub struct HintReceiver(Arc<IntakeState>);
 pub fn channel(
     metrics: &Arc<Metrics>,
     settings: IntakeSettings,
-    around: ClusterContext,
+    around: ClusterContextStore,
 ) -> (ReviewHints, WatchHints, HintReceiver) {
     let shared = Arc::new(IntakeState {
-        queue: Mutex::new(HintQueue::new(
-            settings.coalesce_window,
-            settings.lookup_limits,
-            Instant::now(),
-        )),
+        queue: Mutex::new(HintQueue::new(settings.coalesce_window, settings.lookup_limits, now())),
         changed: Notify::new(),
         dedup_index: Arc::default(),
         context: around,
@@ -161,7 +148,7 @@ impl ReviewHints {
     #[allow(clippy::must_use_candidate, reason = "the metrics have counted it")]
     pub fn offer(&self, hint: Hint) -> OfferOutcome {
         let shared = &self.0;
-        let now = Instant::now();
+        let now = now();
         if hint.new_keys().is_some_and(|keys| shared.dedup_index.covers(keys, now)) {
             return shared.count_outcome(OfferOutcome::Duplicate);
         }
@@ -191,7 +178,7 @@ impl WatchHints {
     #[allow(clippy::must_use_candidate, reason = "the metrics have counted it")]
     pub fn offer(&self, confirmed: ConfirmedHint) -> OfferOutcome {
         let shared = &self.0;
-        let now = Instant::now();
+        let now = now();
         if shared.dedup_index.covers(confirmed.new_keys(), now) {
             return shared.count_outcome(OfferOutcome::Duplicate);
         }
@@ -262,7 +249,7 @@ impl Intake {
     /// Processes everything that is due and returns the next deadline, if there is one. Returns
     /// `Break` when `run` must end.
     fn process_due(&mut self) -> ControlFlow<(), Option<Instant>> {
-        let now = Instant::now();
+        let now = now();
         let (shared, around) = (Arc::clone(&self.shared), &self.lookup_context.context);
         let (known, covered) = (
             |name: &str| around.namespace_exists(name),
@@ -289,7 +276,7 @@ impl Intake {
     async fn wait_for_work(&mut self, wakes: Option<Instant>, stop: &CancellationToken) {
         let time = async {
             match wakes {
-                Some(at) => sleep_until(at).await,
+                Some(at) => sleep_until(at.into()).await,
                 None => std::future::pending().await,
             }
         };
@@ -299,7 +286,7 @@ impl Intake {
                 let mut all = vec![answered];
                 all.extend(std::iter::from_fn(|| self.lookups.try_join_next()));
                 for (id, found) in all.into_iter().flatten() {
-                    let next = shared.queue().handle_lookup_result(id, found, Instant::now());
+                    let next = shared.queue().handle_lookup_result(id, found, now());
                     self.handle_output(next);
                 }
             }
@@ -314,7 +301,7 @@ impl Intake {
             () = time => {}
             () = stop.cancelled(), if !self.closing => {
                 self.closing = true;
-                shared.queue().close(Instant::now());
+                shared.queue().close(now());
             }
         }
     }
@@ -344,17 +331,11 @@ impl Intake {
             return;
         }
         let ledger = &self.shared.dedup_index;
-        let CoalescedTasks { tasks, obsolete } = coalesce_hints(hints, ledger, Instant::now());
+        let CoalescedTasks { tasks, obsolete } = coalesce_hints(hints, ledger, now());
         for planned in tasks {
             let name = (planned.namespace.clone(), planned.name.clone());
             let whole = planned.more_workloads == 0;
-            ledger.insert(
-                name,
-                planned.keys.clone(),
-                planned.workloads.clone(),
-                whole,
-                Instant::now(),
-            );
+            ledger.insert(name, planned.keys.clone(), planned.workloads.clone(), whole, now());
             self.writes.push(&namespace, TaskWrite::Create(Box::new(planned)));
         }
         for (task, why) in obsolete {
@@ -400,11 +381,16 @@ async fn create_task(client: &Client, planned: TaskDraft, shared: &IntakeState) 
                 planned.keys,
                 planned.workloads,
                 whole,
-                Instant::now(),
+                now(),
             );
         }
         Err(create::CreationFailed) => shared.dedup_index.remove(&name),
     }
+}
+
+/// Returns the time of the runtime's clock, which tests can pause.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 #[cfg(test)]
@@ -412,7 +398,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::workload::WorkloadKinds;
+    use prewarmer_core::workload::WorkloadKinds;
 
     fn workload(name: &str, image: &str) -> Workload {
         let images = vec![image.parse().unwrap()];
@@ -430,7 +416,7 @@ mod tests {
     fn senders() -> (ReviewHints, WatchHints, Arc<Metrics>) {
         let metrics = Arc::new(Metrics::new().unwrap());
         let (reviews, watched, _) =
-            channel(&metrics, IntakeSettings::default(), ClusterContext::default());
+            channel(&metrics, IntakeSettings::default(), ClusterContextStore::default());
         (reviews, watched, metrics)
     }
 
@@ -447,11 +433,11 @@ mod tests {
         let planned = coalesce_hints(
             &[watched.confirmed_hint("shop", vec![workload("a", "nginx")], Vec::new())],
             watched.dedup_index(),
-            Instant::now(),
+            now(),
         );
         let planned = planned.tasks.into_iter().next().unwrap();
         let name = (planned.namespace, planned.name);
-        watched.dedup_index().insert(name, planned.keys, planned.workloads, true, Instant::now());
+        watched.dedup_index().insert(name, planned.keys, planned.workloads, true, now());
         assert_eq!(
             reviews.offer(hint(&kinds, "b", "docker.io/library/nginx:latest")),
             OfferOutcome::Duplicate

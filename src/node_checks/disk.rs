@@ -9,12 +9,11 @@ use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 use http::Request;
 use ipnet::IpNet;
 use kube::Client;
+use prewarmer_core::{image::ImageRef, task::plan::NodeCheckFindings};
 use serde::Deserialize;
 
 use super::{CheckInput, ImageSizeLookup, ImageSizes, NodeCandidate, NodeCheck, truncated};
-use crate::{
-    egress::EgressPolicy, image::ImageRef, metrics::Metrics, task::plan::NodeCheckFindings,
-};
+use crate::{egress::EgressPolicy, metrics::Metrics};
 
 /// Disk space of an image as a multiple of its compressed size: the compressed layers, and about
 /// twice their size unpacked.

@@ -14,10 +14,9 @@ use reqwest::{
 use serde::Deserialize;
 use tokio::sync::Semaphore;
 
-use crate::{
-    egress::{self, EgressPolicy, RequestFailure},
-    image::ImageRef,
-};
+use prewarmer_core::image::ImageRef;
+
+use crate::egress::{self, EgressPolicy, RequestFailure};
 
 /// Timeout of a request, including its body.
 const TIMEOUT: Duration = Duration::from_secs(5);

@@ -26,7 +26,7 @@ pub use prometheus::{PrometheusCheck, PrometheusSettings, Threshold};
 pub use ranking::NodeRanking;
 pub use registry::{ImageSizeLookup, ImageSizes};
 
-use crate::{image::ImageRef, node::NodeInfo, task::plan::NodeCheckFindings};
+use prewarmer_core::{image::ImageRef, node::NodeInfo, task::plan::NodeCheckFindings};
 
 /// Time limit of a check; after it the check has no result. A task waits for its checks before it
 /// warms anything.

@@ -6,10 +6,10 @@
 use std::{collections::HashMap, path::PathBuf, str::FromStr, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
+use prewarmer_core::task::plan::NodeCheckFindings;
 use serde::Deserialize;
 
 use super::{CheckInput, NodeCheck};
-use crate::task::plan::NodeCheckFindings;
 
 /// Timeout of a query.
 const TIMEOUT: Duration = Duration::from_secs(5);

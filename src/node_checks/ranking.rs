@@ -8,16 +8,16 @@ use std::{
 
 use futures::future::BoxFuture;
 use kube::{Client, ResourceExt, api::ListParams};
-use tokio::{sync::Mutex, time::Instant};
-
-use super::{CheckInput, NodeCandidate, NodeCheck};
-use crate::{
+use prewarmer_core::{
     image::ImageRef,
     node::{parse_byte_quantity, parse_millicores},
-    scope::scoped,
     slim::ScheduledPod,
     task::plan::{NodeCheckFindings, NodeRank},
 };
+use tokio::{sync::Mutex, time::Instant};
+
+use super::{CheckInput, NodeCandidate, NodeCheck};
+use crate::scope::scoped;
 
 /// Number of pods per page: about 2.5 MB of JSON.
 const PAGE_SIZE: u32 = 500;

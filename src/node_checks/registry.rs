@@ -6,12 +6,12 @@ use std::{
     time::Duration,
 };
 
+use prewarmer_core::image::ImageRef;
 use tokio::{sync::Semaphore, time::Instant};
 
 use super::distribution::{DistributionClient, LookupError, RegistryManifest, RegistrySession};
 use crate::{
     egress::{EgressPolicy, RequestFailure},
-    image::ImageRef,
     metrics::Metrics,
 };
 

@@ -3,10 +3,9 @@
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
-use crate::{
-    store::{Status, TaskView},
-    task::PrewarmTask,
-};
+use prewarmer_core::task::PrewarmTask;
+
+use crate::store::{Status, TaskView};
 
 /// Maximum number of failures that a text message lists.
 const MAX_FAILURES: usize = 5;
@@ -112,7 +111,7 @@ fn alerts(view: &TaskView) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::{
+    use prewarmer_core::task::{
         FailedNode, NOTIFICATION_FORMATS, Phase, PrewarmTaskSpec, PrewarmTaskStatus,
     };
 

@@ -14,6 +14,7 @@ use kube::{
     Api, Client, ResourceExt,
     api::{Patch, PatchParams},
 };
+use prewarmer_core::task::{Delivery, Notification, PrewarmTask, SecretKeyReference};
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -27,7 +28,6 @@ use crate::{
     metrics::Metrics,
     store::TaskStore,
     supervise::{WorkKind as Guarded, record_panic},
-    task::{Delivery, Notification, PrewarmTask, SecretKeyReference},
 };
 
 /// Initial backoff between attempts; it doubles up to one hour.
@@ -509,8 +509,10 @@ mod tests {
         tokio::spawn(async move { axum::serve(receiver, router).await });
         let catalog = TaskStore::default();
         let ended = |namespace: &str, name: &str, url: &str| {
-            let mut task =
-                PrewarmTask::new(name, crate::task::PrewarmTaskSpec::new(vec!["a:1".into()]));
+            let mut task = PrewarmTask::new(
+                name,
+                prewarmer_core::task::PrewarmTaskSpec::new(vec!["a:1".into()]),
+            );
             task.metadata.namespace = Some(namespace.into());
             task.metadata.uid = Some(format!("uid-{name}"));
             task.metadata.resource_version = Some("1".into());
@@ -518,10 +520,10 @@ mod tests {
                 Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::now()));
             task.spec.notify =
                 Some(vec![Notification { url: Some(url.into()), ..Notification::default() }]);
-            task.status = Some(crate::task::PrewarmTaskStatus {
-                phase: crate::task::Phase::Completed,
+            task.status = Some(prewarmer_core::task::PrewarmTaskStatus {
+                phase: prewarmer_core::task::Phase::Completed,
                 completion_time: Some(Timestamp::now().to_string()),
-                ..crate::task::PrewarmTaskStatus::default()
+                ..prewarmer_core::task::PrewarmTaskStatus::default()
             });
             task
         };

@@ -185,7 +185,7 @@ impl WebhookClient {
             if let Some(key) = post.key {
                 request = request.header(
                     SIGNATURE_HEADER,
-                    format!("sha256={}", crate::hex(&hmac_sha256(key, body.as_bytes()))),
+                    format!("sha256={}", prewarmer_core::hex(&hmac_sha256(key, body.as_bytes()))),
                 );
             }
             let answer = request

@@ -3,16 +3,15 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-
-use super::CommandError;
-use crate::{
+use prewarmer_core::{
     duration,
     task::{
-        Amount, BatchPolicy, FailurePolicy, LocalReference, PrewarmTaskSpec, PullMethod,
-        PullPolicy, RetrySpec, RetryStrategy, WorkerKind, resource::MAX_RETRIES,
-        validate::validate,
+        Amount, BatchPolicy, FailurePolicy, LocalReference, MAX_RETRIES, PrewarmTaskSpec,
+        PullMethod, PullPolicy, RetrySpec, RetryStrategy, WorkerKind, validate::validate,
     },
 };
+
+use super::CommandError;
 
 /// Pull container images to nodes before the pods that need them.
 #[derive(Debug, Parser)]
@@ -364,7 +363,7 @@ fn parse_labels(text: &str) -> Result<BTreeMap<String, String>, String> {
             item.split_once('=').ok_or_else(|| format!("{item:?}: expected KEY=VALUE"))?;
         Ok((key.trim().to_owned(), value.trim().to_owned()))
     };
-    crate::comma_separated(text).map(pair).collect()
+    prewarmer_core::comma_separated(text).map(pair).collect()
 }
 
 fn parse_amount(text: &str) -> Amount {
@@ -378,7 +377,7 @@ fn parse_enum<T: serde::de::DeserializeOwned>(word: &str, all: &[&str]) -> Optio
 }
 
 /// Parses the value of `--overlap`.
-pub(super) fn parse_overlap(text: &str) -> crate::schedule::OverlapPolicy {
+pub(super) fn parse_overlap(text: &str) -> prewarmer_core::schedule::OverlapPolicy {
     parse_enum(text, &["Skip", "Allow", "Queue"]).unwrap_or_default()
 }
 

@@ -5,6 +5,7 @@ use std::{fmt::Debug, io::Write, time::Duration};
 use clap::CommandFactory;
 use clap_complete::shells;
 use kube::{Api, Resource, ResourceExt, api::ListParams};
+use prewarmer_core::{schedule::PrewarmSchedule, task::PrewarmTask};
 use serde::de::DeserializeOwned;
 
 use super::{
@@ -13,7 +14,6 @@ use super::{
     client::ClusterClient,
     output::print,
 };
-use crate::{schedule::PrewarmSchedule, task::PrewarmTask};
 
 /// Script that kubectl runs under this name to complete what follows `kubectl prewarm`.
 const KUBECTL_SCRIPT: &str = "#!/bin/sh\n# Put this on the PATH as kubectl_complete-prewarm, and make it executable.\nexec kubectl-prewarm __complete \"$@\"\n";

@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 
 use http::Uri;
 
-use crate::{
-    store::{FailedNodeDetail, FailureGroup, failure_groups},
+use prewarmer_core::{
     task::{Delivery, FailedNode, Notification, Phase, PrewarmTask},
     worker::FailureReason,
 };
+
+use crate::store::{FailedNodeDetail, FailureGroup, failure_groups};
 
 /// Largest number of nodes that a sentence lists.
 const MAX_LISTED_NODES: usize = 5;
@@ -162,7 +163,7 @@ fn state_sentence(task: &PrewarmTask) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::{
+    use prewarmer_core::task::{
         Condition, IgnoredNode, PrewarmTaskSpec, PrewarmTaskStatus, SecretKeyReference, UrlSource,
     };
 

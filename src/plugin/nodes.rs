@@ -7,6 +7,12 @@ use kube::{
     Api, ResourceExt,
     api::{ListParams, ObjectList},
 };
+use prewarmer_core::{
+    image::ImageRef,
+    node::{Interner, NodeInfo, NodeRequirements},
+    slim::SlimNode,
+    task::{PrewarmPlan, PrewarmTask, batches::NodeState, node_states as states},
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -15,13 +21,7 @@ use super::{
     client::ClusterClient,
     output::{Output, print},
 };
-use crate::{
-    image::ImageRef,
-    node::{Interner, NodeInfo, NodeRequirements},
-    slim::SlimNode,
-    task::{PrewarmPlan, PrewarmTask, batches::NodeState, node_states as states},
-    terminal::{Colour, TableCell, format_duration, table},
-};
+use crate::terminal::{Colour, TableCell, format_duration, table};
 
 /// Largest number of images that a kubelet reports (its `nodeStatusMaxImages`).
 const MAX_REPORTED_IMAGES: usize = 50;
@@ -229,7 +229,7 @@ fn objects(
             images.iter().map(ImageRef::as_written).zip(known.iter().map(word)).collect();
         let obstacle = NodeRequirements::default()
             .ineligible(facts)
-            .map(crate::node::IneligibleReason::as_str);
+            .map(prewarmer_core::node::IneligibleReason::as_str);
         json!({"name": facts.name, "reason": obstacle, "reportedImages": reported, "images": images})
     };
     out.print_value(&json!({"nodes": rows.iter().map(node).collect::<Vec<_>>()}))

@@ -3,13 +3,13 @@
 use std::fmt::Write;
 
 use jiff::Timestamp;
-
-use super::explain::{group_failures, remedy, sentence};
-use crate::{
+use prewarmer_core::{
     duration::elapsed,
     task::{Phase, PrewarmTask},
-    terminal::{Colour, format_duration},
 };
+
+use super::explain::{group_failures, remedy, sentence};
+use crate::terminal::{Colour, format_duration};
 
 /// Returns the numbers of ended and of all nodes.
 pub(super) fn node_counts(task: &PrewarmTask) -> (u64, u64) {
@@ -101,7 +101,7 @@ pub(super) fn result_text(task: &PrewarmTask, colour_on: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::{PrewarmTaskSpec, PrewarmTaskStatus};
+    use prewarmer_core::task::{PrewarmTaskSpec, PrewarmTaskStatus};
 
     fn task(status: PrewarmTaskStatus) -> PrewarmTask {
         let mut task = PrewarmTask::new("t", PrewarmTaskSpec::new(vec!["a:1".into()]));

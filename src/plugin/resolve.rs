@@ -1,13 +1,13 @@
 //! Resolution of command line arguments and manifests to images and workloads. Pure: no client, no
 //! clock, no I/O.
 
-use serde_json::{Value, json};
-
-use super::CommandError;
-use crate::{
+use prewarmer_core::{
     image::ImageRef,
     workload::{Extracted, Policy, extract_documents},
 };
+use serde_json::{Value, json};
+
+use super::CommandError;
 
 /// Kinds with a pod template, by the names that kubectl accepts.
 const KINDS: [(&[&str], &str, &str); 8] = [

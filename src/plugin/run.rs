@@ -10,6 +10,11 @@ use kube::{
     Api, ResourceExt,
     api::{DynamicObject, ListParams, ObjectMeta, PostParams},
 };
+use prewarmer_core::{
+    schedule::random_task_name,
+    task::{ORIGIN_LABEL, PrewarmTask, PrewarmTaskSpec},
+    workload::{Extracted, Policy},
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -19,11 +24,6 @@ use super::{
     output::{Output, print},
     resolve::{self, WarmTarget},
     watch,
-};
-use crate::{
-    schedule::random_task_name,
-    task::{ORIGIN_LABEL, PrewarmTask, PrewarmTaskSpec},
-    workload::{Extracted, Policy},
 };
 
 pub(super) async fn run(context: &ClusterClient, out: Output, args: &RunArgs) -> CommandResult {

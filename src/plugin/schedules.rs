@@ -5,6 +5,15 @@ use kube::{
     Api, ResourceExt,
     api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams},
 };
+use prewarmer_core::{
+    duration::elapsed,
+    schedule::{
+        Cron, ExecutionOrigin, ExecutionStatus, ExecutionTask, ManualDecision, PrewarmSchedule,
+        PrewarmScheduleSpec, QueuedRun, Trigger, build_task, decide_manual, random_task_name,
+        validate_spec,
+    },
+    task::{PrewarmTask, PrewarmTaskSpec},
+};
 use serde_json::json;
 
 use super::{
@@ -15,14 +24,7 @@ use super::{
     watch,
 };
 use crate::{
-    duration::elapsed,
-    schedule::{
-        Cron, ExecutionOrigin, ExecutionStatus, ExecutionTask, ManualDecision, PrewarmSchedule,
-        PrewarmScheduleSpec, QueuedRun, Trigger, build_task, decide_manual, random_task_name,
-        validate_spec,
-    },
     store::TaskEntry,
-    task::{PrewarmTask, PrewarmTaskSpec},
     terminal::{Colour, TableCell, format_age, format_duration, table},
 };
 
@@ -218,7 +220,7 @@ pub(super) async fn history(context: &ClusterClient, out: Output, name: &str) ->
         return Ok(());
     }
     let now = Timestamp::now();
-    let row = |run: &crate::schedule::Execution| {
+    let row = |run: &prewarmer_core::schedule::Execution| {
         let took =
             elapsed(run.start_time.as_deref(), run.completion_time.as_deref()).map(format_duration);
         let by = if run.trigger == Trigger::Manual { "manual" } else { "schedule" };

@@ -5,6 +5,10 @@ use kube::{
     Api, ResourceExt,
     api::{ListParams, Patch, PatchParams},
 };
+use prewarmer_core::{
+    duration::elapsed,
+    task::{Notification, Phase, PrewarmPlan, PrewarmTask, nodes_not_warm, retry_spec},
+};
 use serde_json::json;
 
 use super::{
@@ -15,11 +19,7 @@ use super::{
     output::{Output, print},
     progress, run, watch,
 };
-use crate::{
-    duration::elapsed,
-    task::{Notification, Phase, PrewarmPlan, PrewarmTask, nodes_not_warm, retry_spec},
-    terminal::{Colour, TableCell, format_age, format_duration, table},
-};
+use crate::terminal::{Colour, TableCell, format_age, format_duration, table};
 
 /// Largest number of images that a row lists.
 const SHOWN_IMAGES: usize = 2;
@@ -81,7 +81,7 @@ fn rows(tasks: &[PrewarmTask], everywhere: bool, out: Output, now: Timestamp) ->
         if out.is_wide() {
             let origin = task
                 .labels()
-                .get(crate::task::ORIGIN_LABEL)
+                .get(prewarmer_core::task::ORIGIN_LABEL)
                 .cloned()
                 .unwrap_or_else(|| "user".into());
             let begun = u32::from(status.total_batches > 0);

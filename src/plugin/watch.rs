@@ -13,6 +13,7 @@ use kube::{
         watcher::{self, watch_object},
     },
 };
+use prewarmer_core::task::PrewarmTask;
 
 use super::{
     CommandError, CommandResult,
@@ -22,7 +23,7 @@ use super::{
     progress,
     tasks::{get_tasks, is_completed},
 };
-use crate::{task::PrewarmTask, terminal};
+use crate::terminal;
 
 pub(super) async fn watch(
     context: &ClusterClient,

@@ -14,8 +14,6 @@
 // Input from other parties must not cause a panic: arithmetic saturates and indexing is checked.
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
 
-mod classify;
-mod event;
 mod totals;
 mod watch;
 

@@ -14,17 +14,19 @@ use kube::{
     api::{ListParams, WatchEvent, WatchParams},
 };
 use moka::future::Cache;
+use prewarmer_core::{
+    pod_start::{
+        classify::{self, WorkerPull},
+        event::{self, ImageEvent},
+    },
+    workload_watch::ImageRefs,
+};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    classify::{self, WorkerPull},
-    event::{self, ImageEvent},
-};
 use crate::{
     metrics::Metrics,
     scope::scoped,
     supervise::{WorkKind, catch_panic},
-    workload_watch::ImageRefs,
 };
 
 /// Field selector for events about images; the API server filters all others.

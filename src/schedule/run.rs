@@ -12,20 +12,22 @@ use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
 };
+use prewarmer_core::{
+    schedule::{
+        ExecutionOrigin, ExecutionStatus, ExecutionTask, PrewarmSchedule, PrewarmScheduleStatus,
+        build_task,
+        decide::{ScheduleDecision, decide},
+    },
+    task::{Condition, PrewarmTask},
+};
 use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    ExecutionOrigin, ExecutionStatus, ExecutionTask, PrewarmSchedule, PrewarmScheduleStatus,
-    build_task,
-    decide::{ScheduleDecision, decide},
-};
 use crate::{
     metrics::Metrics,
     store::{ScheduleStore, TaskStore},
     supervise::{WorkKind, catch_panic},
-    task::{Condition, PrewarmTask},
 };
 
 /// Interval of reconciles without watch events: the wall clock may have been set.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use kube::Client;
+use prewarmer_core::{worker::WorkerSettings, workload::Policy};
 
 use super::rest;
 use crate::{
@@ -24,8 +25,6 @@ use crate::{
         rotator::CertificateSource,
     },
     webhook::registration::{Registration, WebhookAddress, webhook_configuration},
-    worker::WorkerSettings,
-    workload::Policy,
 };
 
 /// System namespaces, which are excluded by default.

@@ -17,15 +17,19 @@ use serde::de::DeserializeOwned;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    cluster_context::ClusterContext,
-    intake::{REWRITTEN_ANNOTATION, WatchHints, workloads_of},
-    metrics::Metrics,
+use prewarmer_core::{
+    intake::{REWRITTEN_ANNOTATION, workloads_of},
     schedule::PrewarmSchedule,
+    task::{ORIGIN_LABEL, PREFIX, PrewarmTask},
+};
+
+use crate::{
+    cluster_context::ClusterContextStore,
+    intake::WatchHints,
+    metrics::Metrics,
     scope::scoped,
     store::{NamespacedName, ScheduleStore, TaskStore},
     supervise::{WorkKind, catch_panic},
-    task::{ORIGIN_LABEL, PREFIX, PrewarmTask},
 };
 
 /// Page size of a list, in objects.
@@ -56,7 +60,7 @@ pub(super) trait Index: Send + 'static {
 /// Indexes that are updated by watch events of tasks.
 pub(super) struct TaskIndexes {
     pub(super) hints: WatchHints,
-    pub(super) context: ClusterContext,
+    pub(super) context: ClusterContextStore,
     pub(super) store: TaskStore,
 }
 
@@ -68,7 +72,7 @@ impl Index for TaskIndexes {
         if task.labels().get(ORIGIN_LABEL).is_none_or(|origin| origin != "admission") {
             return;
         }
-        self.hints.dedup_index().observe(&task, Instant::now());
+        self.hints.dedup_index().observe(&task, Instant::now().into_std());
         if task.annotations().contains_key(REWRITTEN_ANNOTATION) {
             let namespace = task.namespace().unwrap_or_default();
             let titles = workloads_of(&task);

@@ -38,7 +38,7 @@ pub(super) struct LeaderTasks {
     pub(super) metrics: Arc<Metrics>,
     pub(super) catalog: TaskStore,
     pub(super) schedules: ScheduleStore,
-    pub(super) image_refs: workload_watch::ImageRefs,
+    pub(super) image_refs: prewarmer_core::workload_watch::ImageRefs,
     pub(super) webhook_client: WebhookClient,
     pub(super) leadership: Leadership,
     pub(super) heartbeat: Heartbeat,

@@ -13,6 +13,7 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use kube::Client;
+use prewarmer_core::workload::Policy;
 use tokio::{net::TcpListener, runtime::Handle, signal::unix::SignalKind, sync::watch};
 use tokio_util::sync::CancellationToken;
 
@@ -23,7 +24,7 @@ use crate::{
         self, Api,
         auth::{self, ApiTokens, Auth, TrustedProxies},
     },
-    cluster_context::{self, ClusterContext},
+    cluster_context::{self, ClusterContextStore},
     config::{ApiConfig, Components, Config},
     egress::ClusterNetworks,
     intake::{self, ReviewHints, WatchHints},
@@ -41,7 +42,6 @@ use crate::{
     store::{ScheduleStore, TaskStore},
     supervise::{ComponentFailure, ComponentSet},
     webhook::{self, WebhookState},
-    workload::Policy,
     workload_watch,
 };
 
@@ -108,7 +108,7 @@ pub async fn serve(config: Config, runtimes: Runtimes) -> anyhow::Result<ExitCod
     let (registered_out, registered) = watch::channel(false);
     let (kubernetes_out, kubernetes) = watch::channel(ApiServerContact::initial());
     let (caches_out, caches) = watch::channel(0);
-    let around = ClusterContext::default();
+    let around = ClusterContextStore::default();
     let (reviews, hints, receiver) =
         intake::channel(&metrics, build::intake_settings(&config), around.clone());
     let policy = build::served_policy(&config);
@@ -121,7 +121,7 @@ pub async fn serve(config: Config, runtimes: Runtimes) -> anyhow::Result<ExitCod
         metrics: Arc::clone(&metrics),
         catalog: TaskStore::default(),
         schedules: ScheduleStore::default(),
-        image_refs: workload_watch::ImageRefs::default(),
+        image_refs: prewarmer_core::workload_watch::ImageRefs::default(),
         totals: OutcomeTotals::default(),
         leadership: Leadership::default(),
         heartbeat: Heartbeat::default(),
@@ -310,13 +310,13 @@ struct LeaderSignals {
 struct SharedDependencies {
     client: Client,
     policy: Arc<Policy>,
-    context: ClusterContext,
+    context: ClusterContextStore,
     review_hints: ReviewHints,
     watch_hints: WatchHints,
     metrics: Arc<Metrics>,
     catalog: TaskStore,
     schedules: ScheduleStore,
-    image_refs: workload_watch::ImageRefs,
+    image_refs: prewarmer_core::workload_watch::ImageRefs,
     totals: OutcomeTotals,
     leadership: Leadership,
     heartbeat: Heartbeat,

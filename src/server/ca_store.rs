@@ -10,12 +10,12 @@ use kube::{
     Api, Client,
     api::{ObjectMeta, PostParams},
 };
+use prewarmer_core::worker::MANAGED_BY;
 
 use super::{
     authority::{CertificateAuthority, is_usable, renew_if_due},
     certificates::{CertificateError, CertificateLifetimes, CertifiedPair},
 };
-use crate::worker::MANAGED_BY;
 
 /// Maximum number of attempts to write the Secret. Two replicas may write at the same time; after a
 /// conflict the CA of the other replica is read. More conflicts mean that another program writes

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use jiff::Timestamp;
 use kube::ResourceExt;
-
-use super::{Status, TaskView};
-use crate::{
+use prewarmer_core::{
     schedule::{ExecutionOutcome, ExecutionTask, creating_schedule},
     task::{BatchPolicy, Condition, Phase, PrewarmTask},
 };
+
+use super::{Status, TaskView};
 
 /// Namespace and name of an object.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -166,7 +166,10 @@ impl TaskDetail {
     }
 }
 
-fn execution_facts(task: &PrewarmTask, made: crate::schedule::ExecutionOrigin) -> ExecutionTask {
+fn execution_facts(
+    task: &PrewarmTask,
+    made: prewarmer_core::schedule::ExecutionOrigin,
+) -> ExecutionTask {
     let status = task.status.clone().unwrap_or_default();
     let outcome = match status.phase {
         Phase::Completed => ExecutionOutcome::Completed,

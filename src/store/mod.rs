@@ -20,6 +20,7 @@ use std::{
     time::Duration,
 };
 
+use prewarmer_core::task::PrewarmTask;
 use tokio::{sync::watch, time::Instant};
 
 use self::{entry::is_at_least_as_new, task_index::TaskIndex};
@@ -32,7 +33,6 @@ pub use self::{
         amount_schema, failure_groups,
     },
 };
-use crate::task::PrewarmTask;
 
 /// Current state of a watched task; `None` after it was deleted.
 pub type TaskUpdate = Option<Arc<TaskEntry>>;

@@ -6,10 +6,10 @@ use std::{
 };
 
 use kube::ResourceExt;
+use prewarmer_core::schedule::PrewarmSchedule;
 use tokio::sync::watch;
 
 use super::{NamespacedName, entry::is_at_least_as_new, tombstones::Tombstones};
-use crate::schedule::PrewarmSchedule;
 
 #[derive(Default)]
 struct ScheduleIndex {
@@ -102,7 +102,7 @@ impl ScheduleStore {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{schedule::PrewarmScheduleSpec, task::PrewarmTaskSpec};
+    use prewarmer_core::{schedule::PrewarmScheduleSpec, task::PrewarmTaskSpec};
 
     fn schedule(uid: &str, version: &str) -> PrewarmSchedule {
         let spec =

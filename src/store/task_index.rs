@@ -7,10 +7,10 @@ use std::{
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use prewarmer_core::task::PrewarmTask;
 use tokio::sync::watch;
 
 use super::{NamespacedName, Status, TaskEntry, TaskUpdate, tombstones::Tombstones};
-use crate::task::PrewarmTask;
 
 /// Sort key of a task: creation time, then namespace and name.
 type AgeKey = (Timestamp, NamespacedName);

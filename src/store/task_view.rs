@@ -6,7 +6,7 @@ use kube::ResourceExt;
 use serde::{Deserialize, Serialize};
 use utoipa::{ToSchema, openapi::schema::Schema};
 
-use crate::{
+use prewarmer_core::{
     duration,
     task::{Amount, FailedNode, FailurePolicy, ORIGIN_LABEL, Phase, PrewarmTask, RetryStrategy},
 };
@@ -282,7 +282,7 @@ fn percentage(part: u32, total: u32) -> f64 {
     (f64::from(part) * 1000.0 / f64::from(total)).round() / 10.0
 }
 
-fn image_detail(status: &crate::task::ImageStatus) -> ImageDetail {
+fn image_detail(status: &prewarmer_core::task::ImageStatus) -> ImageDetail {
     ImageDetail {
         image: status.image.clone(),
         completed_nodes: status.succeeded,

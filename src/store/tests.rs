@@ -1,10 +1,10 @@
 //! Tests of pages, subscriptions and freshness.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use prewarmer_core::task::{Amount, Notification, Phase, PrewarmTaskSpec, PrewarmTaskStatus};
 use rstest::rstest;
 
 use super::*;
-use crate::task::{Amount, Notification, Phase, PrewarmTaskSpec, PrewarmTaskStatus};
 
 fn task(namespace: &str, name: &str, second: i64, phase: Phase) -> PrewarmTask {
     let mut task = PrewarmTask::new(name, PrewarmTaskSpec::new(vec!["a:1".into()]));
@@ -118,7 +118,7 @@ fn ended_tasks_have_pending_notifications_until_delivered() {
     catalog.put(&notified);
     assert_eq!(catalog.pending_notifications().len(), 1);
     notified.status.as_mut().unwrap().notifications =
-        vec![crate::task::Delivery { done: true, ..Default::default() }];
+        vec![prewarmer_core::task::Delivery { done: true, ..Default::default() }];
     catalog.put(&notified);
     assert!(catalog.pending_notifications().is_empty());
 }
@@ -211,7 +211,7 @@ fn failures_are_grouped_by_reason_and_image() {
 /// A task may contain any owner reference; one to an owner in another namespace is ignored.
 #[test]
 fn executions_are_limited_to_the_namespace_of_the_schedule() {
-    use crate::schedule::{
+    use prewarmer_core::schedule::{
         ExecutionOrigin, PrewarmSchedule, PrewarmScheduleSpec, Trigger, build_task,
     };
     let spec = PrewarmScheduleSpec::new("@daily".into(), PrewarmTaskSpec::new(vec!["a:1".into()]));

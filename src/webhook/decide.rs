@@ -2,13 +2,9 @@
 
 use std::sync::Arc;
 
-use serde::de::DeserializeOwned;
-
-use super::review::{AdmissionResponse, AdmissionReview};
-use crate::{
-    cluster_context::ClusterContext,
+use prewarmer_core::{
     intake::{Hint, dedup_keys_of_all},
-    schedule,
+    schedule::validate_spec,
     task::{
         FieldError, PrewarmTaskSpec,
         caps::{self, Caps},
@@ -16,6 +12,10 @@ use crate::{
     },
     workload::{ObjectView, Policy, WarmDecision as Considered, Workload, WorkloadKind},
 };
+use serde::de::DeserializeOwned;
+
+use super::review::{AdmissionResponse, AdmissionReview};
+use crate::cluster_context::ClusterContextStore;
 
 /// Maximum number of warnings, and maximum length of each in characters, as the API server's
 /// documentation advises. The API server truncates all warnings together at 4,096 bytes.
@@ -62,7 +62,7 @@ fn reviewed_object<'r>(
 pub(super) fn decide_workload(
     review: &AdmissionReview<'_>,
     policy: &Policy,
-    around: &ClusterContext,
+    around: &ClusterContextStore,
     most_images: usize,
 ) -> Option<(AdmissionResponse, Option<Hint>)> {
     let Some(found) = reviewed_object(review, policy) else {
@@ -105,7 +105,7 @@ fn hint_for(
     workloads: &[Workload],
     old: Option<&ObjectView>,
     policy: &Policy,
-    around: &ClusterContext,
+    around: &ClusterContextStore,
 ) -> Option<Hint> {
     let claim = Hint::new(found.kind, found.namespace, &found.object)?;
     let Some(old) = old else { return Some(claim.with_workloads(workloads, Vec::new())) };
@@ -139,7 +139,7 @@ pub(super) fn decide_task(review: &AdmissionReview<'_>, caps: &Caps) -> Admissio
     let new = review.request.operation == "CREATE";
     let mut warnings = Vec::new();
     let problems = if review.request.kind.name == "PrewarmSchedule" {
-        check_spec(raw.get(), schedule::validate_spec)
+        check_spec(raw.get(), validate_spec)
     } else {
         check_spec(raw.get(), |spec: &PrewarmTaskSpec| match validate(spec) {
             Err(problems) => problems,

@@ -23,6 +23,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::post,
 };
+use prewarmer_core::workload::Policy;
 use serde_json::json;
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -32,9 +33,7 @@ use self::{
     decide::{decide_task, decide_workload, identity_hint},
     review::{AdmissionResponse, AdmissionReview, allow_response, parse_uid, serialize_answer},
 };
-use crate::{
-    cluster_context::ClusterContext, intake::ReviewHints, metrics::Metrics, workload::Policy,
-};
+use crate::{cluster_context::ClusterContextStore, intake::ReviewHints, metrics::Metrics};
 
 /// HTTP path for reviews of workloads.
 pub const WORKLOADS_PATH: &str = "/admit/workloads";
@@ -68,7 +67,7 @@ pub struct WebhookState {
     /// Policy that decides whether and how a workload is warmed.
     pub policy: Arc<Policy>,
     /// Cluster context of workloads.
-    pub context: ClusterContext,
+    pub context: ClusterContextStore,
     /// Metrics that record durations and outcomes.
     pub metrics: Arc<Metrics>,
 }
@@ -320,7 +319,11 @@ fn invalid_review(details: &str) -> ReviewError {
 /// review.
 #[doc(hidden)]
 #[must_use]
-pub fn review_roundtrip(bytes: &[u8], policy: &Policy, around: &ClusterContext) -> Vec<Vec<u8>> {
+pub fn review_roundtrip(
+    bytes: &[u8],
+    policy: &Policy,
+    around: &ClusterContextStore,
+) -> Vec<Vec<u8>> {
     let Ok(review) = AdmissionReview::parse(bytes) else { return Vec::new() };
     let decided = decide_workload(&review, policy, around, usize::MAX).map(|(verdict, _)| verdict);
     let verdicts = [decided.unwrap_or_default(), decide_task(&review, &policy.caps)];

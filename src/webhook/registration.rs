@@ -8,12 +8,12 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement, ObjectMeta},
 };
-
-use super::{TASKS_PATH, WORKLOADS_PATH};
-use crate::{
+use prewarmer_core::{
     worker::MANAGED_BY,
     workload::{Policy, WorkloadKind},
 };
+
+use super::{TASKS_PATH, WORKLOADS_PATH};
 
 /// Minimum timeout of the webhook for tasks and schedules, in seconds. Problems not found here make
 /// a task fail later.

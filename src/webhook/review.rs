@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
-use crate::task::FieldError;
+use prewarmer_core::task::FieldError;
 
 /// Only supported version; it exists since Kubernetes 1.16.
 const API_VERSION: &str = "admission.k8s.io/v1";

@@ -4,15 +4,13 @@ use axum::{
     body::{Body, to_bytes},
     http::Method,
 };
+use prewarmer_core::workload::{self, DefaultMode};
 use rstest::rstest;
 use serde_json::Value;
 use tower::ServiceExt;
 
 use super::*;
-use crate::{
-    intake,
-    workload::{self, DefaultMode},
-};
+use crate::intake;
 
 struct WebhookFixture {
     state: WebhookState,
@@ -21,7 +19,7 @@ struct WebhookFixture {
 
 fn webhook(default_mode: DefaultMode) -> WebhookFixture {
     let metrics = Arc::new(Metrics::new().unwrap());
-    let around = ClusterContext::default();
+    let around = ClusterContextStore::default();
     let (hints, _, receiver) =
         intake::channel(&metrics, intake::IntakeSettings::default(), around.clone());
     let excluded_namespaces = ["kube-system".to_owned()].into();
@@ -285,7 +283,7 @@ async fn large_deployment_does_not_delay_small_reviews() {
 fn images_above_limit_cause_warning() {
     let text = review(&deployment_with_containers(1001)).to_string();
     let review = AdmissionReview::parse(text.as_bytes()).unwrap();
-    let (policy, around) = (Policy::default(), ClusterContext::default());
+    let (policy, around) = (Policy::default(), ClusterContextStore::default());
     assert!(
         decide_workload(&review, &policy, &around, MAX_INLINE_IMAGES).is_none(),
         "it is evaluated on a blocking thread"

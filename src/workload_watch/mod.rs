@@ -10,14 +10,11 @@
 //! Pods without a controller are not watched: their images are already being pulled.
 
 mod dynamic_workload;
-mod image_refs;
-mod index;
-mod progress;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures::StreamExt;
@@ -31,26 +28,30 @@ use kube::{
         watcher::{Config, Event, watcher},
     },
 };
+use prewarmer_core::{
+    intake::{ConfirmedHint, OfferOutcome, dedup_keys_of_all},
+    workload::{ObjectView, Policy, WarmDecision, WorkloadKind, rewritten_images},
+    workload_watch::{
+        ImageRefs, image_refs,
+        index::{WorkloadId, WorkloadIndex},
+        progress,
+    },
+};
 use tokio::{
     sync::{
         mpsc::{Receiver, Sender, channel},
         watch,
     },
-    time::{Instant, sleep_until},
+    time::sleep_until,
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::image_refs::ImageRefs;
-use self::{
-    dynamic_workload::DynamicWorkload,
-    index::{WorkloadId, WorkloadIndex},
-};
+use self::dynamic_workload::DynamicWorkload;
 use crate::{
-    cluster_context::ClusterContext,
-    intake::{ConfirmedHint, OfferOutcome, WatchHints, dedup_keys_of_all, mark_obsolete},
+    cluster_context::ClusterContextStore,
+    intake::{WatchHints, mark_obsolete},
     metrics::Metrics,
     supervise::{ComponentFailure, ComponentSet, WorkKind, catch_panic},
-    workload::{ObjectView, Policy, WarmDecision, WorkloadKind, rewritten_images},
 };
 
 /// Time after the hint window in which hints are expected to create a task for a change: the
@@ -77,7 +78,7 @@ pub struct WorkloadWatcher {
     /// Policy that evaluates workloads.
     pub policy: Arc<Policy>,
     /// Cluster context.
-    pub context: ClusterContext,
+    pub context: ClusterContextStore,
     /// Destination of hints, and index of open tasks.
     pub hints: WatchHints,
     /// Time during which hints are collected.
@@ -249,7 +250,7 @@ struct PendingChange {
 impl WorkloadReconciler {
     async fn run(mut self, mut inbox: Receiver<WorkloadEvent>, stop: CancellationToken) {
         let mut changes = self.watcher.context.subscribe();
-        let mut all = Instant::now() + self.settle;
+        let mut all = now() + self.settle;
         loop {
             let soonest = self
                 .pending
@@ -270,10 +271,10 @@ impl WorkloadReconciler {
                     None => return,
                 },
                 Ok(()) = changes.changed() => self.list_changed_namespaces(&stop),
-                Ok(()) = self.is_leader.changed() => all = Instant::now(),
-                () = sleep_until(next) => {}
+                Ok(()) = self.is_leader.changed() => all = now(),
+                () = sleep_until(next.into()) => {}
             }
-            let now = Instant::now();
+            let now = now();
             if now >= all {
                 all = now + CHECK_INTERVAL;
                 let due = |namespace: String| (namespace, now);
@@ -299,7 +300,7 @@ impl WorkloadReconciler {
             }
             WorkloadEvent::ListCompleted { kind, all } => {
                 self.listed.insert(kind);
-                for namespace in self.index.retain_listed(kind, &all, Instant::now()) {
+                for namespace in self.index.retain_listed(kind, &all, now()) {
                     self.schedule_obsolete_check(namespace);
                 }
             }
@@ -309,14 +310,14 @@ impl WorkloadReconciler {
     /// Removes an object that needs no images any more.
     fn remove(&mut self, id: WorkloadId) {
         self.pending.remove(&id);
-        if self.index.remove(&id, Instant::now()) {
+        if self.index.remove(&id, now()) {
             self.schedule_obsolete_check(id.namespace);
         }
     }
 
     /// Schedules a check of the namespace's tasks after its changes have settled.
     fn schedule_obsolete_check(&mut self, namespace: String) {
-        self.obsolete_checks.entry(namespace).or_insert(Instant::now() + self.settle);
+        self.obsolete_checks.entry(namespace).or_insert(now() + self.settle);
     }
 
     fn apply(&mut self, kind_index: usize, object: ObjectView, first: bool) {
@@ -346,7 +347,7 @@ impl WorkloadReconciler {
                 };
                 if !keys.is_empty() {
                     let hint = watcher.hints.confirmed_hint(&id.namespace, workloads, kept);
-                    let now = Instant::now();
+                    let now = now();
                     self.pending.insert(
                         id.clone(),
                         PendingChange { due_at: now + self.settle, observed_at: now, hint },
@@ -562,4 +563,9 @@ async fn detect_rewritten_images(
             .send(WorkloadEvent::Applied { kind: index, object: Box::new(object), first: false })
             .await;
     }
+}
+
+/// Returns the time of the runtime's clock, which tests can pause.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }

@@ -2,7 +2,7 @@
 //! that the server creates is accepted, and every change that gives it more access is denied.
 //! `installed.rs` tests the same with the server's own token.
 
-use prewarmer::{
+use prewarmer_core::{
     task::{PrewarmTaskSpec, PullMethod, WorkerKind, validate::validate},
     worker::{Assignment, WorkerObject, WorkerSettings, build},
 };

@@ -3,7 +3,7 @@
 
 use std::{process::Command, time::Duration};
 
-use prewarmer::{
+use prewarmer_core::{
     task::{PrewarmTaskSpec, PullMethod, WorkerKind, validate::validate},
     worker::{Assignment, WorkerObject, WorkerSettings, build},
 };

@@ -7,7 +7,8 @@ use kube::{
     Api, ResourceExt,
     api::{Patch, PatchParams, PostParams},
 };
-use prewarmer::task::{PrewarmTask, PrewarmTaskSpec};
+
+use prewarmer_core::task::{PrewarmTask, PrewarmTaskSpec};
 use serde_json::json;
 
 use crate::{

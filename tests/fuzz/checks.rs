@@ -3,13 +3,16 @@
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
-use prewarmer::{
-    cluster_context::ClusterContext,
-    controller::{ControllerHarness, SimulatedResponse},
+use prewarmer_core::{
     image::{ImageRef, ImageRefError},
     task::Amount,
-    webhook::review_roundtrip,
     workload::{Policy, WarmDecision, WorkloadKind, WorkloadKinds},
+};
+
+use prewarmer::{
+    cluster_context::ClusterContextStore,
+    controller::{ControllerHarness, SimulatedResponse},
+    webhook::review_roundtrip,
 };
 use serde_json::{Value, json};
 
@@ -35,7 +38,7 @@ static POLICY: LazyLock<Policy> = LazyLock::new(|| {
 
 /// Checks bytes as a request of the webhook: the review of a workload or a task, or invalid input.
 pub fn review(bytes: &[u8]) {
-    for answer in review_roundtrip(bytes, &POLICY, &ClusterContext::default()) {
+    for answer in review_roundtrip(bytes, &POLICY, &ClusterContextStore::default()) {
         assert!(answer.len() < MAX_ANSWER, "a response of {} bytes", answer.len());
     }
 }
@@ -69,7 +72,7 @@ pub fn annotations(text: &str) {
             .insert(format!("prewarm.io/{}", NAMES[n % NAMES.len()]), line.to_owned());
     }
     let [template, workload, namespace] = layers;
-    let around = ClusterContext::default();
+    let around = ClusterContextStore::default();
     around.set_namespace_annotations("shop", namespace);
     let Some(kind) = POLICY.kinds.find_by_api_version("apps/v1", "Deployment") else {
         unreachable!("a built-in kind")

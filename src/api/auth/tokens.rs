@@ -66,7 +66,7 @@ pub fn generate_token(name: &str) -> String {
 /// Returns the SHA-256 of a token in lower-case hexadecimal digits, as the Secret stores it.
 #[must_use]
 pub fn token_digest(token: &str) -> String {
-    crate::hex(&Sha256::digest(token))
+    prewarmer_core::hex(&Sha256::digest(token))
 }
 
 /// Reason for which a token is rejected.

@@ -9,6 +9,10 @@ use axum::{
     response::Response,
 };
 use kube::Api as KubeApi;
+use prewarmer_core::{
+    schedule::random_task_name,
+    task::{PrewarmTask, nodes_not_warm, retry_spec},
+};
 use serde_json::Value;
 
 use super::{
@@ -18,13 +22,9 @@ use super::{
     task::get_task,
     view::task_link,
 };
-use crate::{
-    api::{
-        Api, body::FormBody as Posted, call_middleware::AuditSubject, error::ApiError,
-        schedules as calls, tasks,
-    },
-    schedule::random_task_name,
-    task::{PrewarmTask, nodes_not_warm, retry_spec},
+use crate::api::{
+    Api, body::FormBody as Posted, call_middleware::AuditSubject, error::ApiError,
+    schedules as calls, tasks,
 };
 
 #[derive(Template)]
@@ -54,7 +54,7 @@ pub(super) async fn new_task(
 /// one task.
 fn render_task_form(code: StatusCode, viewer: &Viewer, form: PageForm) -> Response {
     let key = match form.get("key") {
-        "" => crate::hex(&rand::random::<[u8; 16]>()),
+        "" => prewarmer_core::hex(&rand::random::<[u8; 16]>()),
         known => known.to_owned(),
     };
     respond::render_page(

@@ -25,7 +25,7 @@ const ASSETS: [(&str, &str, &str); 6] = [
 /// may cache assets indefinitely.
 pub(super) static VERSION: LazyLock<String> = LazyLock::new(|| {
     let all = ASSETS.iter().fold(Sha256::new(), |digest, (_, _, text)| digest.chain_update(text));
-    crate::hex(&all.finalize()[..6])
+    prewarmer_core::hex(&all.finalize()[..6])
 });
 
 pub(super) async fn asset(Path(name): Path<String>, headers: HeaderMap) -> Response {

@@ -9,6 +9,7 @@ use axum::{
     response::Response,
 };
 use jiff::Timestamp;
+use prewarmer_core::schedule::PrewarmSchedule;
 use serde::Deserialize;
 
 use super::{
@@ -26,7 +27,6 @@ use crate::{
         error::ApiError,
         tasks::{LIST, visible_namespaces},
     },
-    schedule::PrewarmSchedule,
     store::{Status, TaskFilter, TaskView},
 };
 

@@ -7,6 +7,12 @@ use axum::{
     response::{Html, IntoResponse, Response},
 };
 use jiff::Timestamp;
+use prewarmer_core::{
+    image::ImageRef,
+    node::NodeInfo,
+    schedule::Cron,
+    task::{PrewarmTaskSpec, validate::validate},
+};
 
 use super::{
     form::PageForm,
@@ -14,18 +20,12 @@ use super::{
     session::Viewer,
     view::next_times,
 };
-use crate::{
-    api::{
-        Api,
-        body::FormBody as Posted,
-        cluster::{LIST_NODES, NodeCache, NodeSelection},
-        error::Detail,
-        request, schedule_request,
-    },
-    image::ImageRef,
-    node::NodeInfo,
-    schedule::Cron,
-    task::{PrewarmTaskSpec, validate::validate},
+use crate::api::{
+    Api,
+    body::FormBody as Posted,
+    cluster::{LIST_NODES, NodeCache, NodeSelection},
+    error::Detail,
+    request, schedule_request,
 };
 
 /// Maximum number of node names in a preview.

@@ -10,6 +10,10 @@ use axum::{
 };
 use jiff::Timestamp;
 use kube::ResourceExt;
+use prewarmer_core::{
+    duration::elapsed,
+    schedule::{Cron, PrewarmSchedule, Trigger, validate_spec},
+};
 use serde::Deserialize;
 
 use super::{
@@ -20,16 +24,12 @@ use super::{
     tasks::parse_namespace,
     view::{ScheduleRow, format_duration, next_times, task_link},
 };
-use crate::{
-    api::{
-        Api,
-        auth::NamespaceScope,
-        error::ApiError,
-        schedules::{CREATE, DELETE, LIST, UPDATE, get_visible},
-        tasks::{CREATE as CREATE_TASK, visible_namespaces},
-    },
-    duration::elapsed,
-    schedule::{Cron, PrewarmSchedule, Trigger, validate_spec},
+use crate::api::{
+    Api,
+    auth::NamespaceScope,
+    error::ApiError,
+    schedules::{CREATE, DELETE, LIST, UPDATE, get_visible},
+    tasks::{CREATE as CREATE_TASK, visible_namespaces},
 };
 
 /// Query parameters of the list.
@@ -143,7 +143,7 @@ pub(super) async fn live(
 
 fn render_executions(schedule: &PrewarmSchedule) -> String {
     let namespace = schedule.namespace().unwrap_or_default();
-    let run = |run: crate::schedule::Execution| ExecutionRow {
+    let run = |run: prewarmer_core::schedule::Execution| ExecutionRow {
         number: run.number,
         status: run.status.as_str(),
         message: run.message.unwrap_or_default(),

@@ -10,6 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use jiff::Timestamp;
+use prewarmer_core::duration::elapsed;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -26,7 +27,6 @@ use crate::{
         error::ApiError,
         tasks::{CANCEL, CREATE, GET, get_visible},
     },
-    duration::elapsed,
     store::{ImageDetail, Status, TaskEntry, TaskView},
 };
 

@@ -16,19 +16,22 @@ use rstest::rstest;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
+use prewarmer_core::{
+    schedule::{PrewarmSchedule, PrewarmScheduleSpec},
+    task::{Condition, FailedNode, Phase, PrewarmTask, PrewarmTaskSpec, PrewarmTaskStatus},
+};
+
 use crate::{
     api::{
         Api, ApiInner, ApiSettings, CallerLimits,
         auth::{ApiTokens, Auth, token_digest},
         router,
     },
-    cluster_context::ClusterContext,
+    cluster_context::ClusterContextStore,
     metrics::Metrics,
     notify::NotificationPolicy,
     pod_start::OutcomeTotals,
-    schedule::{PrewarmSchedule, PrewarmScheduleSpec},
     store::{ScheduleStore, TaskStore},
-    task::{Condition, FailedNode, Phase, PrewarmTask, PrewarmTaskSpec, PrewarmTaskStatus},
 };
 
 /// Markup that pages must always escape.
@@ -109,7 +112,7 @@ fn test_router() -> Router {
         schedules,
         auth: Auth::new(Some(client), tokens(), 1000, Arc::clone(&metrics)),
         policy: Arc::default(),
-        context: ClusterContext::default(),
+        context: ClusterContextStore::default(),
         guard: NotificationPolicy::default(),
         metrics,
         totals: OutcomeTotals::default(),

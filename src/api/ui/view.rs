@@ -3,11 +3,12 @@
 use jiff::Timestamp;
 use kube::ResourceExt;
 
-use crate::{
+use prewarmer_core::{
     schedule::{Cron, PrewarmSchedule},
-    store::{FailedNodeDetail, FailureGroup, TaskView, failure_groups},
     worker::FailureReason,
 };
+
+use crate::store::{FailedNodeDetail, FailureGroup, TaskView, failure_groups};
 
 /// Number of next execution times that a schedule shows.
 pub(super) const NEXT_TIMES: usize = 5;

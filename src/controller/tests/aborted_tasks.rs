@@ -1,12 +1,12 @@
 //! Tasks that cannot be processed end, with the reason in their status.
 
+use prewarmer_core::task::{Phase, PrewarmTaskSpec, PrewarmTaskStatus};
 use rstest::rstest;
 
 use super::{
     super::task_reconciler::{TaskReconciler, UNREADABLE_ANNOTATION},
     simulation::{PodResult, Simulation},
 };
-use crate::task::{Phase, PrewarmTaskSpec, PrewarmTaskStatus};
 
 fn spec() -> PrewarmTaskSpec {
     let images = ["nginx:1", "redis:7", "busybox:1"].map(str::to_owned).to_vec();

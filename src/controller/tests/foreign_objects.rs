@@ -3,6 +3,11 @@
 use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
+use prewarmer_core::{
+    node::{Interner, NodeInfo},
+    task::{Phase, PrewarmTask, PrewarmTaskSpec},
+    worker::provenance::{AllowedNamespaces, ProvenanceError},
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -15,12 +20,7 @@ use super::{
     },
     simulation::settings,
 };
-use crate::{
-    metrics::Metrics,
-    node::{Interner, NodeInfo},
-    task::{Phase, PrewarmTask, PrewarmTaskSpec},
-    worker::provenance::{AllowedNamespaces, ProvenanceError},
-};
+use crate::metrics::Metrics;
 
 const UID: &str = "0b9f4f4c-6a7c-4f0e-9a51-1f2a3b4c5d6e";
 

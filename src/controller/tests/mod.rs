@@ -6,14 +6,14 @@ mod panics;
 mod scenarios;
 mod simulation;
 
+use prewarmer_core::task::{
+    Amount, BatchPolicy, FailurePolicy, Phase, PrewarmTaskSpec, RetrySpec, RetryStrategy,
+    WorkerKind,
+};
 use proptest::prelude::*;
 
 pub(super) use self::simulation::settings;
 use self::simulation::{PodResult, Simulation};
-use crate::task::{
-    Amount, BatchPolicy, FailurePolicy, Phase, PrewarmTaskSpec, RetrySpec, RetryStrategy,
-    WorkerKind,
-};
 
 /// Event between two reconciles.
 #[derive(Debug, Clone, Copy)]

@@ -3,6 +3,10 @@
 use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
+use prewarmer_core::{
+    node::NodeInfo,
+    task::{Phase, PrewarmTask, PrewarmTaskSpec},
+};
 use rstest::rstest;
 
 use super::{
@@ -15,12 +19,7 @@ use super::{
     },
     simulation::settings,
 };
-use crate::{
-    metrics::Metrics,
-    node::NodeInfo,
-    supervise::WorkKind,
-    task::{Phase, PrewarmTask, PrewarmTaskSpec},
-};
+use crate::{metrics::Metrics, supervise::WorkKind};
 
 fn controller() -> Controller {
     let (settings, metrics) = (Arc::new(settings()), Arc::new(Metrics::new().unwrap()));

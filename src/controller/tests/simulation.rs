@@ -9,6 +9,18 @@ use std::{
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
+use prewarmer_core::{
+    node::{Interner, NodeInfo},
+    task::{
+        BatchPolicy, Phase, PrewarmPlanSpec, PrewarmTask, PrewarmTaskSpec, WorkerKind,
+        batches::NodeState, plan::BatchSizeBreaker,
+    },
+    worker::{
+        Assignment, ContainerInfo, ContainerState, PodInfo, PodPhase, WorkerInfo, WorkerObject,
+        WorkerSettings, build,
+        provenance::{self, AllowedNamespaces},
+    },
+};
 use serde_json::json;
 
 use super::super::{
@@ -21,19 +33,7 @@ use super::super::{
     task_reconciler::TaskReconciler,
     watches::{classify_job, classify_pod},
 };
-use crate::{
-    metrics::Metrics,
-    node::{Interner, NodeInfo},
-    task::{
-        BatchPolicy, Phase, PrewarmPlanSpec, PrewarmTask, PrewarmTaskSpec, WorkerKind,
-        batches::NodeState, plan::BatchSizeBreaker,
-    },
-    worker::{
-        Assignment, ContainerInfo, ContainerState, PodInfo, PodPhase, WorkerInfo, WorkerObject,
-        WorkerSettings, build,
-        provenance::{self, AllowedNamespaces},
-    },
-};
+use crate::metrics::Metrics;
 
 /// Result of a worker's pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -517,7 +517,7 @@ impl Simulation {
         self.cluster_state
             .apply(Observation::Task(WatchChange::Applied(Arc::new(self.task.clone()))), now);
         let node = format!("n{:02}", how % 12);
-        let valid = crate::task::validate::validate(&self.task.spec).unwrap();
+        let valid = prewarmer_core::task::validate::validate(&self.task.spec).unwrap();
         let uid = if how.is_multiple_of(8) { "another" } else { "uid" };
         let at = Assignment {
             namespace: "shop",
@@ -529,9 +529,9 @@ impl Simulation {
             attempt: 0,
             part: 0,
             images: if how % 8 == 1 { &[99] } else { &[0] },
-            method: crate::task::PullMethod::Helper,
+            method: prewarmer_core::task::PullMethod::Helper,
         };
-        let valid = crate::task::validate::ValidTask {
+        let valid = prewarmer_core::task::validate::ValidTask {
             images: if how % 8 == 1 {
                 vec!["forged:1".parse().unwrap(); 100]
             } else {

@@ -2,15 +2,13 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use kube::core::{CustomResourceExt, ResourceExt};
+use prewarmer_core::node::NodeInfo;
 use rstest::rstest;
 use serde_json::json;
 
 use super::*;
-use crate::{
-    doctor::results::{
-        ApiServerInfo, DeploymentState, ForeignSummary, LeaseHolder, RegisteredWebhooks,
-    },
-    node::NodeInfo,
+use crate::doctor::results::{
+    ApiServerInfo, DeploymentState, ForeignSummary, LeaseHolder, RegisteredWebhooks,
 };
 
 fn asked(pre: bool) -> DoctorSettings {

@@ -1,0 +1,87 @@
+//! Durations in the format of Kubernetes and Go: `500ms`, `10m`, `1h30m`. Pure: no client, no
+//! clock, no I/O.
+
+use std::time::Duration;
+
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+
+/// Parses a duration. The error states the expected format.
+pub fn parse(text: &str) -> Result<Duration, String> {
+    let wrong = || "expected a duration such as 500ms, 30s, 10m or 1h30m".to_owned();
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
+        let number: f64 = rest[..digits].parse().map_err(|_| wrong())?;
+        rest = &rest[digits..];
+        let end = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
+        let unit = match &rest[..end] {
+            "ms" => 0.001,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return Err(wrong()),
+        };
+        let part = Duration::try_from_secs_f64(number * unit).map_err(|_| wrong())?;
+        total = total.checked_add(part).ok_or_else(wrong)?;
+        rest = &rest[end..];
+    }
+    if text.is_empty() { Err(wrong()) } else { Ok(total) }
+}
+
+/// Formats a duration for [`parse`], in whole seconds or, below one second, in milliseconds.
+#[must_use]
+pub fn format(span: Duration) -> String {
+    let seconds = span.as_secs();
+    if seconds == 0 {
+        return if span.is_zero() { "0s".to_owned() } else { format!("{}ms", span.as_millis()) };
+    }
+    let parts = [(seconds / 3600, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s")];
+    let part = |(amount, unit): &(u64, &str)| (*amount > 0).then(|| format!("{amount}{unit}"));
+    parts.iter().filter_map(part).collect::<Vec<_>>().concat()
+}
+
+/// Returns the time from `start` to `end`, both RFC 3339; `None` if one is missing or invalid.
+#[must_use]
+pub fn elapsed(start: Option<&str>, end: Option<&str>) -> Option<SignedDuration> {
+    let time = |text: Option<&str>| text.and_then(|text| text.parse::<Timestamp>().ok());
+    Some(time(end)?.duration_since(time(start)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("500ms", Some(500))]
+    #[case("1s", Some(1000))]
+    #[case("1.5s", Some(1500))]
+    #[case("1h30m", Some(5_400_000))]
+    #[case("0s", Some(0))]
+    #[case("", None)]
+    #[case("10", None)]
+    #[case("10d", None)]
+    #[case("-1s", None)]
+    #[case("s", None)]
+    #[case("99999999999999999999h", None)]
+    fn parses_durations(#[case] text: &str, #[case] milliseconds: Option<u64>) {
+        assert_eq!(parse(text).ok(), milliseconds.map(Duration::from_millis));
+    }
+
+    #[test]
+    fn formatted_durations_can_be_parsed() {
+        for text in ["0s", "500ms", "1s", "10m", "1h30m", "24h", "2h5s"] {
+            assert_eq!(format(parse(text).unwrap()), text);
+        }
+    }
+
+    #[test]
+    fn elapsed_between_times() {
+        let (start, end) = (Some("2026-11-21T10:00:00Z"), Some("2026-11-21T11:30:00+01:00"));
+        assert_eq!(elapsed(start, end), Some(SignedDuration::from_mins(30)));
+        assert_eq!(elapsed(end, start), Some(SignedDuration::from_mins(-30)));
+        assert!(elapsed(start, None).is_none() && elapsed(Some("soon"), end).is_none());
+    }
+}

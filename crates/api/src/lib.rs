@@ -1,0 +1,13 @@
+//! Resources of Prewarmer, for programs that create or read them.
+//!
+//! [`task::PrewarmTask`] pulls images to nodes once, [`task::PrewarmPlan`] stores the nodes of a
+//! task, and [`schedule::PrewarmSchedule`] creates tasks at the times of a cron expression. The
+//! types are `kube` resources: `kube::Api<PrewarmTask>` works with them.
+
+pub mod duration;
+mod field_error;
+pub mod image;
+pub mod schedule;
+pub mod task;
+
+pub use field_error::FieldError;

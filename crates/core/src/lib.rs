@@ -1,0 +1,42 @@
+//! Decisions of Prewarmer, as functions of values: no client, no async runtime, no clock, no
+//! metrics.
+//!
+//! | module | decisions |
+//! |---|---|
+//! | [`task`] | validation of `PrewarmTask`s, selection of nodes, batches |
+//! | [`schedule`] | times of `PrewarmSchedule`s, and their next action |
+//! | [`workload`] | images, placement, credentials and options of a workload |
+//! | [`intake`] | deduplication and coalescing of hints, queues and rate limits |
+//! | [`workload_watch`] | images that workloads need, progress of rollouts |
+//! | [`node`] | nodes and their eligibility |
+//! | [`worker`] | the Job or pod that pulls images, and the evaluation of its state |
+//! | [`pod_start`] | pod starts, classified as warm or cold |
+//! | [`slim`] | API objects with only the fields that are used |
+
+pub mod intake;
+pub mod node;
+pub mod pod_start;
+pub mod schedule;
+pub mod slim;
+pub mod task;
+pub mod worker;
+pub mod workload;
+pub mod workload_watch;
+
+pub use prewarmer_api::{duration, image};
+
+/// Encodes bytes as lower-case hexadecimal digits.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    bytes
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .map(|digit| char::from(DIGITS[usize::from(digit)]))
+        .collect()
+}
+
+/// Returns the trimmed, non-empty items of a comma-separated list.
+pub fn comma_separated(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|item| !item.is_empty())
+}

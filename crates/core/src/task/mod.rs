@@ -1,0 +1,28 @@
+//! `PrewarmTask`: validation of specs, selection of nodes and batches.
+//!
+//! Inputs: specs and nodes, as values. Outputs: validated tasks, and the nodes of a task in batches.
+//! May use `node`.
+
+// Values come from users and must not stop the process: sums saturate, and elements are accessed by
+// checked lookups.
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
+
+pub mod batches;
+pub mod bounds;
+pub mod caps;
+pub mod plan;
+mod retry;
+mod rules;
+pub mod validate;
+
+pub use prewarmer_api::{FieldError, task::*};
+pub use retry::{node_states, nodes_not_warm, retry_spec};
+pub use rules::FORMATS as NOTIFICATION_FORMATS;
+
+/// Label of a task with its origin: `admission`, `rest`, `schedule` or `user`.
+pub const ORIGIN_LABEL: &str = "prewarm.io/origin";
+/// Prefix of every annotation.
+pub const PREFIX: &str = "prewarm.io/";
+/// Annotation of an obsolete task with the reason. No new workers are started for it; running ones
+/// may finish.
+pub const OBSOLETE_ANNOTATION: &str = "prewarm.io/obsolete";

@@ -1,0 +1,409 @@
+//! Decision whether and how a workload is warmed. Pure: no client, no clock, no I/O.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+};
+
+use super::{
+    NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, ObjectView, Placement, Toleration,
+    Workload, WorkloadKind, WorkloadKinds, annotations,
+    context::{ClusterContext, RuntimeClassScheduling},
+    view::{MAX_ITEMS, MAX_TEMPLATES, PodSpecView, TemplateView},
+};
+use crate::{
+    image::ImageRef,
+    task::{PullMethod, caps::Caps, validate::AUTO_NODES},
+    worker::MANAGED_BY,
+};
+
+/// Maximum number of different images per object; a warning counts the others. They become ten
+/// tasks with a hundred images each, and parsing that many references takes about 20 ms.
+pub const MAX_IMAGES: usize = 1000;
+/// Maximum number of warnings per object. Users read about ten.
+const MAX_WARNINGS: usize = 100;
+/// Maximum length of a text quoted in a warning, in characters.
+const MAX_QUOTED_CHARS: usize = 255;
+/// Number of images up to which a linear search is faster than hashing.
+const MAX_LINEAR_SEARCH: usize = 8;
+
+/// Decision for workloads without the annotation `prewarm.io/enabled`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum DefaultMode {
+    /// All workloads are warmed unless they opt out.
+    #[default]
+    OptOut,
+    /// Only workloads that opt in are warmed.
+    OptIn,
+}
+
+/// Settings that decide whether and how objects are warmed.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// Decision for workloads without an annotation.
+    pub default_mode: DefaultMode,
+    /// Excluded namespaces.
+    pub excluded_namespaces: BTreeSet<String>,
+    /// Only namespace to watch; `None` for all.
+    pub watch_namespace: Option<String>,
+    /// Kinds with a pod template.
+    pub kinds: WorkloadKinds,
+    /// Minimum number of nodes for `nodes: auto`.
+    pub auto_nodes: u32,
+    /// Operator's limits.
+    pub caps: Arc<Caps>,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            default_mode: DefaultMode::default(),
+            excluded_namespaces: BTreeSet::new(),
+            watch_namespace: None,
+            kinds: WorkloadKinds::default(),
+            auto_nodes: AUTO_NODES,
+            caps: Arc::default(),
+        }
+    }
+}
+
+/// Decision about an object.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub enum WarmDecision {
+    /// The object is not handled, for this reason.
+    Ignored(&'static str),
+    /// The object has opted out, or has not opted in.
+    OptedOut,
+    /// The object has no images to warm.
+    #[default]
+    NoImages,
+    /// Workloads to warm, one for each pod template.
+    Warm(Vec<Workload>),
+}
+
+impl WarmDecision {
+    /// Returns the workloads to warm; empty for other decisions.
+    #[must_use]
+    pub fn workloads(self) -> Vec<Workload> {
+        match self {
+            Self::Warm(workloads) => workloads,
+            _ => Vec::new(),
+        }
+    }
+
+    /// Returns the label value for metrics and messages.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Ignored(_) => "ignored",
+            Self::OptedOut => "opted_out",
+            Self::NoImages => "nothing",
+            Self::Warm(_) => "wanted",
+        }
+    }
+}
+
+impl Policy {
+    /// Reports whether objects of the namespace are handled.
+    #[must_use]
+    pub fn covers_namespace(&self, namespace: &str) -> bool {
+        !self.excluded_namespaces.contains(namespace)
+            && self.watch_namespace.as_deref().is_none_or(|only| only == namespace)
+    }
+
+    /// Evaluates an object. The second value contains warnings about invalid values, for the user
+    /// who applied the object.
+    #[must_use]
+    pub fn evaluate(
+        &self,
+        kind: &WorkloadKind,
+        object: &ObjectView,
+        namespace: &str,
+        context: &dyn ClusterContext,
+    ) -> (WarmDecision, Vec<String>) {
+        if let Some(why) = self.ignored_reason(kind, object, namespace) {
+            return (WarmDecision::Ignored(why), Vec::new());
+        }
+        let (kind_name, name) = workload_identity(kind, object, &self.kinds);
+        let found = TemplateEvaluator {
+            policy: self,
+            context,
+            object,
+            kind: kind_name,
+            name,
+            namespace,
+            is_daemon_set: is_daemon_set(kind),
+        };
+        let unreadable = |at: &String| {
+            format!("prewarmer: {at}: not a valid pod template; its images are not warmed")
+        };
+        let mut warnings: Vec<String> = object.invalid_templates.iter().map(unreadable).collect();
+        if object.is_truncated() {
+            warnings.push(format!(
+                "prewarmer: more than {MAX_ITEMS} containers or volumes, or {MAX_TEMPLATES} pod templates: \
+                 images of the further ones are not warmed"
+            ));
+        }
+        let mut room = MAX_IMAGES;
+        let read: Vec<(bool, Workload)> = object
+            .templates
+            .iter()
+            .filter(|template| !template.spec.is_windows())
+            .map(|template| found.evaluate_template(template, &mut room, &mut warnings))
+            .collect();
+        let mut seen = BTreeSet::new();
+        warnings.retain(|warning| seen.insert(warning.clone()));
+        if read.is_empty() && !object.templates.is_empty() {
+            return (WarmDecision::Ignored("its pods run on Windows"), warnings);
+        }
+        if !read.is_empty() && read.iter().all(|(enabled, _)| !enabled) {
+            return (WarmDecision::OptedOut, warnings);
+        }
+        let wanted: Vec<Workload> = read
+            .into_iter()
+            .filter(|(enabled, w)| *enabled && !w.images.is_empty())
+            .map(|(_, w)| w)
+            .collect();
+        (
+            if wanted.is_empty() { WarmDecision::NoImages } else { WarmDecision::Warm(wanted) },
+            warnings,
+        )
+    }
+
+    fn ignored_reason(
+        &self,
+        kind: &WorkloadKind,
+        object: &ObjectView,
+        namespace: &str,
+    ) -> Option<&'static str> {
+        let metadata = &object.metadata;
+        if !self.covers_namespace(namespace) {
+            Some("its namespace is excluded")
+        } else if metadata.labels.get(MANAGED_BY.0).is_some_and(|value| value == MANAGED_BY.1) {
+            Some("it was created by Prewarmer")
+        } else if metadata.controller().is_some_and(|owner| self.kinds.covers_owner(owner)) {
+            Some("its controller is handled as a workload")
+        } else if metadata.deletion_timestamp.is_some() {
+            Some("it is being deleted")
+        } else if object.templates.is_empty() && object.invalid_templates.is_empty() {
+            Some(if kind.is_custom() {
+                "no pod template at the configured path"
+            } else {
+                "no pod template"
+            })
+        } else {
+            None
+        }
+    }
+}
+
+/// Returns kind and name of the workload: of the object, or of the controller of an unknown kind
+/// that created it. Owner references are not trusted: a user who may create pods can write any
+/// owner on them. An owner of a handled kind is therefore ignored, since the pod would be
+/// attributed to another workload.
+fn workload_identity<'a>(
+    kind: &'a WorkloadKind,
+    object: &'a ObjectView,
+    kinds: &WorkloadKinds,
+) -> (&'a str, &'a str) {
+    match object.metadata.controller() {
+        Some(owner)
+            if !owner.kind.is_empty()
+                && !owner.name.is_empty()
+                && !kinds.contains_name(&owner.kind) =>
+        {
+            (&owner.kind, &owner.name)
+        }
+        _ => (&kind.kind, object.metadata.name_or_prefix()),
+    }
+}
+
+fn is_daemon_set(kind: &WorkloadKind) -> bool {
+    kind.group == "apps" && kind.kind == "DaemonSet"
+}
+
+/// Context for the evaluation of one object.
+struct TemplateEvaluator<'a> {
+    policy: &'a Policy,
+    context: &'a dyn ClusterContext,
+    object: &'a ObjectView,
+    kind: &'a str,
+    name: &'a str,
+    namespace: &'a str,
+    is_daemon_set: bool,
+}
+
+impl TemplateEvaluator<'_> {
+    /// Evaluates one template. Returns whether it is enabled, and the workload.
+    fn evaluate_template(
+        &self,
+        template: &TemplateView,
+        room: &mut usize,
+        warnings: &mut Vec<String>,
+    ) -> (bool, Workload) {
+        let (near, own) = (&template.metadata.annotations, &self.object.metadata.annotations);
+        let namespace = self.context.namespace_annotations(self.namespace);
+        let space = MAX_WARNINGS.saturating_sub(warnings.len());
+        warnings.extend(
+            annotations::unknown_annotations(near)
+                .chain(annotations::unknown_annotations(own))
+                .take(space),
+        );
+        let most = self.context.max_replicas(self.namespace, self.kind, self.name);
+        let replicas = template.replicas.max(most.unwrap_or(0));
+        let mut found = annotations::parse_layers(
+            &[near, own, &namespace],
+            self.policy.auto_nodes,
+            replicas,
+            warnings,
+        );
+        let caps = &*self.policy.caps;
+        let trusted = caps.admission.all_nodes
+            || namespace
+                .get(annotations::ALLOW_ALL_NODES)
+                .is_some_and(|value| value.trim() == "true");
+        // The Namespace's own `nodes` annotation is set by its administrator and needs no
+        // permission.
+        let own_nodes = [near, own].iter().any(|layer| layer.contains_key("prewarm.io/nodes"));
+        let auto = (!trusted && own_nodes)
+            .then(|| annotations::auto_node_count(self.policy.auto_nodes, replicas));
+        annotations::apply_limits(&mut found.options, auto, caps, warnings);
+        if self.is_daemon_set {
+            found.options = found.options.with_all_nodes();
+        }
+        if self.context.is_rewritten(self.namespace, self.kind, self.name) {
+            found.options.pull_method = PullMethod::Helper;
+        }
+        let spec = &template.spec;
+        let written =
+            spec.images(&found.exclude_containers).chain(found.images.iter().map(String::as_str));
+        let mut admit = |toleration: &Toleration| {
+            let key = toleration.key.as_deref().unwrap_or_default();
+            let good = trusted || caps.admission.tolerations.allows(key);
+            if !good && warnings.len() < MAX_WARNINGS {
+                warnings.push(format!(
+                    "prewarmer: toleration with key {key:?} is dropped (--admission-tolerations)"
+                ));
+            }
+            good
+        };
+        let tolerations =
+            spec.tolerations.iter().filter(|toleration| admit(toleration)).cloned().collect();
+        let class = Some(&spec.runtime_class_name).filter(|name| !name.is_empty());
+        let workload = Workload {
+            kind: self.kind.to_owned(),
+            namespace: self.namespace.to_owned(),
+            name: self.name.to_owned(),
+            images: parse_references(written, caps, room, warnings),
+            placement: placement(
+                spec,
+                tolerations,
+                class.and_then(|name| self.context.runtime_class(name)),
+            ),
+            credentials: spec.credentials(),
+            options: found.options,
+        };
+        (found.enabled.unwrap_or(self.policy.default_mode == DefaultMode::OptOut), workload)
+    }
+}
+
+/// Parses references, without duplicates and in order, until `room` is used up.
+fn parse_references<'a>(
+    written: impl Iterator<Item = &'a str>,
+    caps: &Caps,
+    room: &mut usize,
+    warnings: &mut Vec<String>,
+) -> Vec<ImageRef> {
+    let mut warn = |text: String| {
+        if warnings.len() < MAX_WARNINGS {
+            warnings.push(text);
+        }
+    };
+    let (mut images, mut left_out): (Vec<ImageRef>, usize) = (Vec::new(), 0);
+    for text in distinct(written) {
+        if *room == 0 {
+            left_out = left_out.saturating_add(1);
+            continue;
+        }
+        *room = room.saturating_sub(1);
+        match text.parse::<ImageRef>() {
+            Ok(reference) if images.len() < MAX_LINEAR_SEARCH && images.contains(&reference) => {}
+            Ok(reference) => match caps.registries.rejection(&reference) {
+                Some(why) => warn(format!("prewarmer: image {text:?} is not warmed: {why}")),
+                None => images.push(reference),
+            },
+            Err(error) => {
+                let shown: String = text.chars().take(MAX_QUOTED_CHARS).collect();
+                warn(format!("prewarmer: image {shown:?} is not warmed: {error}"));
+            }
+        }
+    }
+    if left_out > 0 {
+        warn(format!(
+            "prewarmer: more than {MAX_IMAGES} images: {left_out} further images are not warmed"
+        ));
+    }
+    if images.len() > MAX_LINEAR_SEARCH {
+        let mut seen = HashSet::with_capacity(images.len());
+        let first: Vec<bool> = images.iter().map(|image| seen.insert(image.normalized())).collect();
+        let mut first = first.into_iter();
+        images.retain(|_| first.next().unwrap_or(true));
+    }
+    images
+}
+
+/// Returns each text once, in order of first occurrence.
+fn distinct<'a>(written: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut texts: Vec<&str> = Vec::new();
+    let mut seen: HashSet<&str> = HashSet::new();
+    for text in written {
+        if texts.len() < MAX_LINEAR_SEARCH {
+            if !texts.contains(&text) {
+                texts.push(text);
+            }
+            continue;
+        }
+        if seen.is_empty() {
+            seen.extend(&texts);
+        }
+        if seen.insert(text) {
+            texts.push(text);
+        }
+    }
+    texts
+}
+
+/// Computes the placement. A pod with `nodeName` is placed on that node. The `scheduling` of a
+/// `RuntimeClass` is added, as the API server does when it creates the pods.
+fn placement(
+    spec: &PodSpecView,
+    tolerations: Vec<Toleration>,
+    class: Option<RuntimeClassScheduling>,
+) -> Placement {
+    let by_name = || NodeSelector {
+        node_selector_terms: vec![NodeSelectorTerm {
+            match_fields: Some(vec![NodeSelectorRequirement {
+                key: "metadata.name".into(),
+                operator: "In".into(),
+                values: Some(vec![spec.node_name.clone()]),
+            }]),
+            match_expressions: None,
+        }],
+    };
+    let named = !spec.node_name.is_empty();
+    let mut placement = Placement {
+        node_selector: spec.node_selector.clone(),
+        node_affinity: named.then(by_name).or_else(|| spec.required_affinity()),
+        tolerations,
+    };
+    let class = class.unwrap_or_default();
+    for (label, value) in class.node_selector {
+        placement.node_selector.entry(label).or_insert(value);
+    }
+    for toleration in class.tolerations {
+        if !placement.tolerations.contains(&toleration) {
+            placement.tolerations.push(toleration);
+        }
+    }
+    placement
+}
