@@ -4,7 +4,10 @@
 use std::{hint::black_box, time::Duration};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use prewarmer::controller::{BatchFixture, ControllerSettings, FairnessLimits, WorkerNamespace};
+
+use prewarmer_core::controller::{
+    BatchFixture, ControllerSettings, FairnessLimits, WorkerNamespace,
+};
 use prewarmer_core::{
     node::{Interner, NodeInfo},
     slim::SlimNode,
@@ -84,7 +87,6 @@ fn settings() -> ControllerSettings {
         warm_image_ttl: Duration::from_secs(600),
         public_registries: Vec::new(),
         max_retained_workers: 8000,
-        egress_cluster: prewarmer::egress::ClusterNetworks::default(),
     }
 }
 

@@ -15,6 +15,7 @@ use std::{
     panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind},
 };
 
+use prewarmer_core::controller::panic_message;
 use tokio::{
     runtime::Handle,
     task::{Id, JoinError, JoinSet},
@@ -26,9 +27,6 @@ tokio::task_local! {
     /// Name of the component that the current task belongs to.
     static COMPONENT: &'static str;
 }
-
-/// Maximum length of a recorded panic message, in characters.
-const MAX_PANIC_MESSAGE: usize = 500;
 
 /// Failure of a supervised component.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -173,16 +171,6 @@ fn join_error_message(error: JoinError) -> String {
     }
 }
 
-/// Returns the message of a panic, cut to a bounded length.
-#[must_use]
-pub fn panic_message(payload: &(dyn Any + Send)) -> String {
-    let text = payload
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("no message").chars().take(MAX_PANIC_MESSAGE).collect()
-}
-
 /// Kind of work on one object, as a label value of `prewarm_internal_errors_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WorkKind {
@@ -256,8 +244,17 @@ pub fn record_panic(
     object: impl Display,
     payload: &(dyn Any + Send),
 ) {
+    record_internal_error(metrics, kind, object, &panic_message(payload));
+}
+
+/// Counts and logs an internal error.
+pub fn record_internal_error(
+    metrics: &Metrics,
+    kind: WorkKind,
+    object: impl Display,
+    message: &str,
+) {
     metrics.internal_errors.with_label_values(&[kind.as_str()]).inc();
-    let message = panic_message(payload);
     tracing::error!(work = kind.as_str(), %object, message, "internal error: processing of this object was aborted");
 }
 

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use http::Uri;
 use ipnet::IpNet;
+use prewarmer_core::controller::WorkerNamespace;
 use prewarmer_core::{
     duration,
     intake::RateLimits,
@@ -18,7 +19,6 @@ use super::{
     PolicySettings, ServeArgs,
 };
 use crate::{
-    controller::WorkerNamespace,
     egress::PortSet,
     node_checks::{DiskSettings, PrometheusSettings},
     server::certificates::CertificateLifetimes,

@@ -3,10 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use clap::Args;
+use prewarmer_core::controller::FairnessLimits;
 use prewarmer_core::task::caps::{AdmissionCaps, Caps, RegistryRules, TolerationFilter};
 
 use super::check::{SettingsChecker, split_list};
-use crate::controller::FairnessLimits;
 
 /// Longest timeout, `retain` and deadline that a setting may allow: a week.
 const MAX_DURATION: Duration = Duration::from_secs(7 * 24 * 3600);

@@ -13,6 +13,7 @@ use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use http::Uri;
 use ipnet::IpNet;
+use prewarmer_core::controller::{FairnessLimits, WorkerNamespace};
 use prewarmer_core::{
     intake::RateLimits,
     task::plan::BatchSizeBreaker,
@@ -26,7 +27,6 @@ pub use self::{
     limits::LimitArgs,
 };
 use crate::{
-    controller::{FairnessLimits, WorkerNamespace},
     egress::{DEFAULT_PORTS, PortSet},
     node_checks::{DiskSettings, PrometheusSettings},
     server::certificates::CertificateLifetimes,

@@ -5,11 +5,10 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client, api::PostParams};
 use prewarmer_core::{
+    controller::{ControllerSettings, WorkerNamespace},
     task::{PrewarmTaskSpec, PullMethod, validate::validate},
     worker::{Assignment, build},
 };
-
-use super::{ControllerSettings, WorkerNamespace};
 
 /// Maximum duration of the check. The controller starts without its result afterwards.
 const MAX_CHECK_TIME: Duration = Duration::from_secs(3);
@@ -80,7 +79,9 @@ mod tests {
     use kube::client::Body;
     use serde_json::json;
 
-    use super::{super::tests::settings, *};
+    use prewarmer_core::controller::sample_settings;
+
+    use super::*;
 
     #[tokio::test]
     async fn pull_secrets_added_by_the_api_server_are_found() {
@@ -99,7 +100,7 @@ mod tests {
                 pod.to_string().into_bytes(),
             )))
         });
-        let mut settings = settings();
+        let mut settings = sample_settings();
         settings.worker.service_account = Some("worker".into());
         let found =
             worker_pull_secrets(&Client::new(service, "prewarmer"), &settings).await.unwrap();

@@ -1,10 +1,7 @@
 //! Execution of effects. Contains the only code of the task controller that writes to the API
 //! server.
 
-use std::{
-    panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use futures::FutureExt;
 use k8s_openapi::{
@@ -24,6 +21,10 @@ use kube::{
     core::PartialObjectMeta,
 };
 use prewarmer_core::{
+    controller::{
+        ApplyError, Effect, EffectFinished, EffectOutput, Observation, PhaseEvent, StatusWrite,
+        TaskRef, WorkerCreation, WorkerDeletion,
+    },
     task::{Phase, PrewarmPlan, PrewarmPlanSpec, PrewarmTask, WorkerKind, owner_reference},
     worker::{BATCH_LABEL, FailureReason, MANAGED_BY, TASK_UID_LABEL, event_name},
 };
@@ -32,13 +33,6 @@ use serde_json::json;
 use tokio::sync::{Semaphore, mpsc::Sender};
 use tokio_util::task::TaskTracker;
 
-use super::{
-    effect::{
-        ApplyError, Effect, EffectOutput, PhaseEvent, StatusWrite, TaskRef, WorkerCreation,
-        WorkerDeletion,
-    },
-    observation::{EffectFinished, Observation},
-};
 use crate::{
     leader::Term,
     metrics::Metrics,
@@ -59,48 +53,9 @@ const MAX_EVENT_MESSAGE: usize = 1024;
 /// Reporting component of Events.
 const REPORTING_COMPONENT: &str = "prewarmer";
 
-/// Destination of effects.
-pub(super) enum Executor {
-    /// Sends effects to the API server.
-    Api(Box<ApiExecutor>),
-    /// Records effects, for tests and fuzzing.
-    Memory(Mutex<Vec<(TaskRef, Effect)>>),
-}
-
-impl Executor {
-    /// Starts all effects concurrently.
-    pub(super) fn spawn(&self, target: &TaskRef, effects: Vec<Effect>) {
-        match self {
-            Self::Api(cluster) => cluster.spawn(target, effects),
-            Self::Memory(kept) => {
-                let effects = effects.into_iter().map(|effect| (target.clone(), effect));
-                kept.lock().unwrap_or_else(PoisonError::into_inner).extend(effects);
-            }
-        }
-    }
-
-    /// Waits until no effect is running. The term must have ended.
-    pub(super) async fn drained(&self) {
-        if let Self::Api(cluster) = self {
-            cluster.tasks.close();
-            cluster.tasks.wait().await;
-        }
-    }
-
-    /// Removes and returns the recorded effects.
-    pub(super) fn take_recorded(&self) -> Vec<(TaskRef, Effect)> {
-        match self {
-            Self::Api(_) => Vec::new(),
-            Self::Memory(kept) => {
-                std::mem::take(&mut kept.lock().unwrap_or_else(PoisonError::into_inner))
-            }
-        }
-    }
-}
-
 /// Applies effects while the term lasts, and reports their results. Effects that are still running
 /// at the end of the term are aborted; the next leader decides again.
-pub(super) struct ApiExecutor {
+pub(super) struct Executor {
     client: Client,
     events: Sender<Observation>,
     metrics: Arc<Metrics>,
@@ -110,7 +65,7 @@ pub(super) struct ApiExecutor {
     tasks: TaskTracker,
 }
 
-impl ApiExecutor {
+impl Executor {
     pub(super) fn new(
         client: Client,
         events: Sender<Observation>,
@@ -122,7 +77,14 @@ impl ApiExecutor {
         Self { client, events, metrics, checks, permits, term, tasks: TaskTracker::new() }
     }
 
-    fn spawn(&self, target: &TaskRef, effects: Vec<Effect>) {
+    /// Waits until no effect is running. The term must have ended.
+    pub(super) async fn drained(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// Starts all effects concurrently.
+    pub(super) fn spawn(&self, target: &TaskRef, effects: Vec<Effect>) {
         for effect in effects {
             let performer = EffectClient {
                 client: self.client.clone(),

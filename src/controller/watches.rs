@@ -13,25 +13,19 @@ use kube::{
     },
 };
 use prewarmer_core::{
+    controller::{
+        ControllerSettings, Observation, OwnedPlan, Ownership, WatchChange, WatchSource,
+        WorkerNamespace, classify_job, classify_plan, classify_pod, task_of,
+    },
     node::{Interner, NodeInfo},
     slim::{SlimJob, SlimNode, SlimPod},
-    task::{OBSOLETE_ANNOTATION, PrewarmPlan, PrewarmTask},
-    worker::{
-        MANAGED_BY, PodInfo, TASK_NAMESPACE_ANNOTATION, TASK_UID_LABEL, WorkerInfo,
-        provenance::{self, AllowedNamespaces, ProvenanceError},
-    },
+    task::{PrewarmPlan, PrewarmTask},
+    worker::{MANAGED_BY, TASK_NAMESPACE_ANNOTATION, provenance::AllowedNamespaces},
 };
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::Sender;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    ControllerSettings, WorkerNamespace,
-    cluster_state::plan_name,
-    foreign::ForeignObject,
-    observation::{Observation, OwnedPlan, Ownership, WatchChange, WatchSource, WorkerPod},
-    task_reconciler::UNREADABLE_ANNOTATION,
-};
 use crate::{
     metrics::Metrics,
     scope::scoped,
@@ -40,9 +34,6 @@ use crate::{
 
 /// Objects per page of an initial list. Nodes are large, about 15 KB each.
 const LIST_PAGE_SIZE: u32 = 100;
-
-/// Maximum number of characters of a decoding error that are kept.
-const MAX_ERROR_CHARS: usize = 300;
 
 /// Handle of the running watches.
 pub(super) struct Watches {
@@ -189,88 +180,25 @@ fn decode_plan(
 
 /// State of an object in a watch event: present or deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ObjectPresence {
+enum ObjectPresence {
     Present,
     Deleted,
 }
 
-/// Returns the task of a watch event. A task that cannot be decoded is returned with an annotation
-/// that makes it fail with this error, so that one malformed object does not stop the watch. A
-/// deletion needs no decoding.
-pub(super) fn decode_task(
+/// Returns the task of a watch event. An error is logged and counted, unless the task is deleted,
+/// which needs no decoding.
+fn decode_task(
     guarded: DeserializeGuard<PrewarmTask>,
     presence: ObjectPresence,
     metrics: &Metrics,
 ) -> Arc<PrewarmTask> {
-    let (mut task, unreadable) = match guarded.0 {
-        Ok(task) => (task, None),
-        Err(invalid) => {
-            let (name, namespace) = (&invalid.metadata.name, &invalid.metadata.namespace);
-            if presence == ObjectPresence::Present {
-                tracing::warn!(name, namespace, error = %invalid.error, "PrewarmTask cannot be decoded");
-                metrics.unreadable_objects.with_label_values(&["prewarmtasks"]).inc();
-            }
-            let task = PrewarmTask { metadata: invalid.metadata, ..PrewarmTask::default() };
-            (task, Some(invalid.error.chars().take(MAX_ERROR_CHARS).collect()))
-        }
-    };
-    // Managed fields are not used, and are half the size of an ended task.
-    task.metadata.managed_fields = None;
-    let annotations = task.metadata.annotations.get_or_insert_default();
-    annotations.retain(|key, _| key == OBSOLETE_ANNOTATION);
-    annotations.extend(unreadable.map(|error| (UNREADABLE_ANNOTATION.to_owned(), error)));
-    Arc::new(task)
-}
-
-/// Verifies that a plan is owned by a task and named after it.
-pub(super) fn classify_plan(plan: PrewarmPlan) -> Ownership<OwnedPlan> {
-    let (namespace, name) = (plan.namespace().unwrap_or_default(), plan.name_any());
-    match provenance::owner_task(&plan.metadata) {
-        Some(owner) if plan_name(&owner.uid) == name => {
-            let (task, task_uid) = (owner.name.clone(), owner.uid.clone());
-            Ownership::Ours(OwnedPlan { namespace, task, task_uid, spec: Arc::new(plan.spec) })
-        }
-        owner => {
-            let reason =
-                if owner.is_some() { ProvenanceError::Name } else { ProvenanceError::Owner };
-            Ownership::Foreign(ForeignObject::new(&namespace, &name, "", reason))
-        }
+    let (task, error) = task_of(guarded);
+    if let (Some(error), ObjectPresence::Present) = (error, presence) {
+        let (name, namespace) = (&task.metadata.name, &task.metadata.namespace);
+        tracing::warn!(name, namespace, error, "PrewarmTask cannot be decoded");
+        metrics.unreadable_objects.with_label_values(&["prewarmtasks"]).inc();
     }
-}
-
-fn foreign_object<T>(object: &impl ResourceExt, reason: ProvenanceError) -> Ownership<T> {
-    let uid = object.labels().get(TASK_UID_LABEL).map_or("", String::as_str);
-    Ownership::Foreign(ForeignObject::new(
-        &object.namespace().unwrap_or_default(),
-        &object.name_any(),
-        uid,
-        reason,
-    ))
-}
-
-pub(super) fn classify_job(job: &SlimJob, places: &AllowedNamespaces) -> Ownership<WorkerInfo> {
-    match provenance::verify_job(job, places) {
-        Ok(worker) => Ownership::Ours(worker),
-        Err(reason) => foreign_object(job, reason),
-    }
-}
-
-pub(super) fn classify_pod(
-    pod: &SlimPod,
-    places: &AllowedNamespaces,
-    texts: &Interner,
-) -> Ownership<Box<WorkerPod>> {
-    match provenance::verify_pod(pod, places) {
-        Ok(claim) => {
-            let pulls = provenance::pulled_images(pod);
-            Ownership::Ours(Box::new(WorkerPod {
-                info: PodInfo::new(pod, texts),
-                claim,
-                pulled_images: pulls,
-            }))
-        }
-        Err(reason) => foreign_object(pod, reason),
-    }
+    task
 }
 
 /// Barrier that is released when a watch has delivered its first list.

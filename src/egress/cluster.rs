@@ -137,26 +137,6 @@ mod tests {
     }
 
     #[test]
-    fn node_networks_contain_addresses_and_pod_cidrs() {
-        let addresses =
-            ["198.51.100.7", "2a05:d018:1:2::17", "::ffff:198.51.100.8", "node-1.example.com"];
-        let found = node_networks(
-            addresses,
-            ["203.0.113.0/24", "2a05:d018:9::/56", "0.0.0.0/0", "2000::/3", "none"],
-        );
-        assert_eq!(
-            texts(&found),
-            [
-                "198.51.100.7/32",
-                "2a05:d018:1:2::/64",
-                "198.51.100.8/32",
-                "203.0.113.0/24",
-                "2a05:d018:9::/56"
-            ]
-        );
-    }
-
-    #[test]
     fn service_networks_contain_cidrs_and_kubernetes_service() {
         let read = service_networks(["198.51.100.0/24", "2a05::/108"], "198.51.100.1".parse().ok());
         assert_eq!(texts(&read), ["198.51.100.0/24", "2a05::/108", "198.51.0.0/16"]);

@@ -27,11 +27,7 @@ use prewarmer_core::{
     },
     workload::{Policy, Workload},
 };
-use tokio::{
-    sync::Notify,
-    task::JoinSet,
-    time::sleep_until,
-};
+use tokio::{sync::Notify, task::JoinSet, time::sleep_until};
 use tokio_util::sync::CancellationToken;
 
 pub use create::mark_obsolete;

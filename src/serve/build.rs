@@ -5,13 +5,12 @@ use std::sync::Arc;
 use anyhow::Context;
 use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use kube::Client;
-use prewarmer_core::{worker::WorkerSettings, workload::Policy};
+use prewarmer_core::{controller::ControllerSettings, worker::WorkerSettings, workload::Policy};
 
 use super::rest;
 use crate::{
     api::{ApiSettings, CallerLimits},
     config::{ApiConfig, Config, PolicySettings},
-    controller,
     egress::{self, ClusterNetworks},
     intake::IntakeSettings,
     leader::LeaseSettings,
@@ -61,11 +60,8 @@ pub(super) fn client_verifier(
     opened.map(Some).with_context(|| format!("--client-ca-file {}", clients.ca_file.display()))
 }
 
-pub(super) fn controller_settings(
-    config: &Config,
-    cluster: &ClusterNetworks,
-) -> controller::ControllerSettings {
-    controller::ControllerSettings {
+pub(super) fn controller_settings(config: &Config) -> ControllerSettings {
+    ControllerSettings {
         worker: WorkerSettings {
             owner: None,
             service_account: config.worker_service_account.clone(),
@@ -87,7 +83,6 @@ pub(super) fn controller_settings(
         warm_image_ttl: config.warm_image_ttl,
         public_registries: config.public_registries.clone(),
         max_retained_workers: config.max_retained_workers,
-        egress_cluster: cluster.clone(),
     }
 }
 

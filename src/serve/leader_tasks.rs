@@ -7,11 +7,13 @@ use k8s_openapi::{
     api::coordination::v1::Lease, apimachinery::pkg::apis::meta::v1::OwnerReference,
 };
 use kube::{Api, Client, Resource};
+use prewarmer_core::{controller::ControllerSettings, workload_watch::ImageRefs};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    api, controller, egress,
+    api, controller,
+    egress::{self, ClusterNetworks},
     leader::{Heartbeat, Leadership, LeaseSettings, Term},
     metrics::Metrics,
     node_checks::NodeChecks,
@@ -19,7 +21,6 @@ use crate::{
     pod_start, schedule,
     store::{ScheduleStore, TaskStore},
     supervise::{ComponentFailure, ComponentSet},
-    workload_watch,
 };
 
 /// Interval at which the term is checked, in addition to the checks before each write.
@@ -33,12 +34,14 @@ const NODE_ADDRESSES_TIMEOUT: Duration = Duration::from_secs(60);
 /// Dependencies of the leader's components.
 pub(super) struct LeaderTasks {
     pub(super) client: Client,
-    pub(super) settings: controller::ControllerSettings,
+    pub(super) settings: ControllerSettings,
+    /// Addresses of the cluster, for the egress policy.
+    pub(super) networks: ClusterNetworks,
     pub(super) checks: Arc<NodeChecks>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) catalog: TaskStore,
     pub(super) schedules: ScheduleStore,
-    pub(super) image_refs: prewarmer_core::workload_watch::ImageRefs,
+    pub(super) image_refs: ImageRefs,
     pub(super) webhook_client: WebhookClient,
     pub(super) leadership: Leadership,
     pub(super) heartbeat: Heartbeat,
@@ -104,8 +107,15 @@ impl LeaderTasks {
         let (client, metrics, over) = (&self.client, &self.metrics, term.cancellation());
         let (settings, checks) = (self.settings.clone(), Arc::clone(&self.checks));
         let (beat, metrics_of) = (self.heartbeat.clone(), Arc::clone(metrics));
-        let controller =
-            controller::run(client.clone(), settings, checks, metrics_of, beat, term.clone());
+        let controller = controller::run(
+            client.clone(),
+            settings,
+            self.networks.clone(),
+            checks,
+            metrics_of,
+            beat,
+            term.clone(),
+        );
         parts.spawn_supervisor("controller", controller);
         let watcher = pod_start::PodStartWatcher {
             client: client.clone(),
@@ -121,11 +131,8 @@ impl LeaderTasks {
         let schedule =
             schedule::run(client.clone(), catalog, schedules, Arc::clone(metrics), over.clone());
         parts.spawn("schedules", run_within_term(term.clone(), self.when_synced(schedule)));
-        let services = egress::refresh_service_networks(
-            client.clone(),
-            self.settings.egress_cluster.clone(),
-            over.clone(),
-        );
+        let services =
+            egress::refresh_service_networks(client.clone(), self.networks.clone(), over.clone());
         parts.spawn("Service network watch", run_within_term(term.clone(), services));
         parts.spawn(
             "notifications",
@@ -147,7 +154,7 @@ impl LeaderTasks {
 
     /// Sends notifications once the addresses of nodes are known, or after a maximum wait.
     fn notify(&self, over: CancellationToken) -> impl Future<Output = ()> + Send + 'static {
-        let (cluster, rate) = (self.settings.egress_cluster.clone(), self.notify_rate);
+        let (cluster, rate) = (self.networks.clone(), self.notify_rate);
         let (client, catalog, metrics) =
             (self.client.clone(), self.catalog.clone(), Arc::clone(&self.metrics));
         let poster = self.webhook_client.clone();

@@ -501,7 +501,8 @@ impl SharedDependencies {
     ) -> anyhow::Result<LeaderTasks> {
         Ok(LeaderTasks {
             client: self.client.clone(),
-            settings: build::controller_settings(config, &self.cluster),
+            settings: build::controller_settings(config),
+            networks: self.cluster.clone(),
             checks: Arc::new(build::node_checks(
                 config,
                 &self.client,

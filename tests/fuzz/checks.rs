@@ -9,11 +9,9 @@ use prewarmer_core::{
     workload::{Policy, WarmDecision, WorkloadKind, WorkloadKinds},
 };
 
-use prewarmer::{
-    cluster_context::ClusterContextStore,
-    controller::{ControllerHarness, SimulatedResponse},
-    webhook::review_roundtrip,
-};
+use prewarmer_core::controller::{ControllerHarness, SimulatedResponse};
+
+use prewarmer::{cluster_context::ClusterContextStore, webhook::review_roundtrip};
 use serde_json::{Value, json};
 
 const NAMES: [&str; 8] = [
@@ -233,9 +231,7 @@ const METADATA: [&str; 16] = [
 /// modified. Nothing may panic, whether the panic would be caught or not.
 pub fn reconcile(bytes: &[u8]) {
     let mut choices = Choices(bytes);
-    let Ok(mut reconciler) = ControllerHarness::new() else {
-        unreachable!("the names of metrics are unique")
-    };
+    let mut reconciler = ControllerHarness::new(k8s_openapi::jiff::Timestamp::now());
     for n in 0..choices.byte() % 5 {
         reconciler.deliver(&node(&mut choices, n));
     }

@@ -13,6 +13,7 @@
 //! | [`pod_start`] | pod starts, classified as warm or cold |
 //! | [`slim`] | API objects with only the fields that are used |
 
+pub mod controller;
 pub mod intake;
 pub mod node;
 pub mod pod_start;

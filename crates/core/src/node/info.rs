@@ -190,9 +190,12 @@ impl NodeInfo {
     }
 
     /// Returns a ready Linux node.
-    #[cfg(test)]
-    pub(crate) fn sample(name: &str) -> Self {
-        let identity = name.bytes().fold(1, |number, byte| number * 31 + u64::from(byte));
+    #[cfg(any(test, feature = "test-util"))]
+    #[must_use]
+    pub fn sample(name: &str) -> Self {
+        let identity = name
+            .bytes()
+            .fold(1, |number: u64, byte| number.wrapping_mul(31).wrapping_add(u64::from(byte)));
         Self { name: name.into(), ready: true, os: "linux".into(), identity, ..Self::default() }
     }
 

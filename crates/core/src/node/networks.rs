@@ -49,3 +49,28 @@ pub fn is_plausible(network: &IpNet) -> bool {
     let widest = if network.addr().is_ipv4() { MIN_PREFIX_LENGTHS.0 } else { MIN_PREFIX_LENGTHS.1 };
     network.prefix_len() >= widest
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn node_networks_contain_addresses_and_pod_cidrs() {
+        let addresses =
+            ["198.51.100.7", "2a05:d018:1:2::17", "::ffff:198.51.100.8", "node-1.example.com"];
+        let found = node_networks(
+            addresses,
+            ["203.0.113.0/24", "2a05:d018:9::/56", "0.0.0.0/0", "2000::/3", "none"],
+        );
+        assert_eq!(
+            found.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            [
+                "198.51.100.7/32",
+                "2a05:d018:1:2::/64",
+                "198.51.100.8/32",
+                "203.0.113.0/24",
+                "2a05:d018:9::/56"
+            ]
+        );
+    }
+}

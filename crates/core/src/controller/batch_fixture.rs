@@ -2,8 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use prewarmer_core::{
+use crate::{
     node::NodeInfo,
     slim::SlimPod,
     task::{PrewarmPlanSpec, PrewarmTask, PrewarmTaskSpec},
@@ -12,6 +11,7 @@ use prewarmer_core::{
         provenance::{self, AllowedNamespaces},
     },
 };
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::{
     ControllerSettings, ReconcileContext,
@@ -21,7 +21,6 @@ use super::{
     snapshot::{QueueDecision, Snapshot},
     task_reconciler::TaskReconciler,
 };
-use crate::metrics::Metrics;
 
 /// Task with one entire batch of running workers.
 pub struct BatchFixture {
@@ -59,7 +58,7 @@ impl BatchFixture {
             workers: Workers::new(),
             pods: Pods::new(),
             plan: Arc::new(plan),
-            shared: ReconcileContext::new(Arc::new(settings), Arc::new(Metrics::new()?)),
+            shared: ReconcileContext::new(Arc::new(settings)),
             now: Timestamp::now(),
         };
         for effect in rehearsal.reconcile_effects() {
@@ -70,10 +69,9 @@ impl BatchFixture {
                     format!("created worker fails provenance: {}", reason.description())
                 })?;
                 let worker = WorkerInfo { first_seen: Some(rehearsal.now), ..claim.worker };
-                rehearsal.pods.insert(
-                    worker.key(),
-                    PodInfo::new(&pod, &prewarmer_core::node::Interner::default()),
-                );
+                rehearsal
+                    .pods
+                    .insert(worker.key(), PodInfo::new(&pod, &crate::node::Interner::default()));
                 rehearsal.workers.insert(worker.key(), worker);
             }
             rehearsal.reconciler.effect_finished(

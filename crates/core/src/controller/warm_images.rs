@@ -9,7 +9,7 @@ use std::{
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
-use prewarmer_core::{image::ImageRef, task::validate::ValidTask};
+use crate::{image::ImageRef, task::validate::ValidTask};
 
 /// Maximum number of entries: 5,000 nodes with 100 images each, 8 MB. Above it the cache is
 /// cleared, which costs pulls that find their images present.
@@ -160,7 +160,7 @@ impl WarmImageCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use prewarmer_core::task::{LocalReference, PrewarmTaskSpec, validate::validate};
+    use crate::task::{LocalReference, PrewarmTaskSpec, validate::validate};
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()

@@ -4,52 +4,62 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 
-use prewarmer_core::{
+use crate::{
     image::ImageRef,
     task::{Phase, PrewarmPlanSpec, PrewarmTaskStatus, WorkerKind, plan::NodeCheckFindings},
     worker::{FailureReason, WorkerInfo, WorkerObject},
 };
 
-use crate::node_checks::{CheckInput, NodeCandidate};
+use super::node_check::{CheckInput, NodeCandidate};
 
 /// Task that an effect belongs to.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct TaskRef {
-    pub(super) namespace: String,
-    pub(super) name: String,
-    pub(super) uid: String,
+pub struct TaskRef {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// UID.
+    pub uid: String,
 }
 
 /// Change of phase, sent as a Kubernetes Event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct PhaseEvent {
-    pub(super) phase: Phase,
-    pub(super) message: String,
+pub struct PhaseEvent {
+    /// New phase.
+    pub phase: Phase,
+    /// Message for the user.
+    pub message: String,
 }
 
 /// Status to write, with the Events of its phase changes.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct StatusWrite {
-    pub(super) status: PrewarmTaskStatus,
+pub struct StatusWrite {
+    /// New status.
+    pub status: PrewarmTaskStatus,
     /// Resource version that the status is based on.
-    pub(super) version: Option<String>,
-    pub(super) events: Vec<PhaseEvent>,
+    pub version: Option<String>,
+    /// Events to send once the status is stored.
+    pub events: Vec<PhaseEvent>,
 }
 
 /// Worker to create, serialized for the API server. A hundred typed pods of twenty images would
 /// take 10 MB.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct WorkerCreation {
-    pub(super) kind: WorkerKind,
-    pub(super) namespace: String,
-    pub(super) name: String,
+pub struct WorkerCreation {
+    /// Kind of the worker.
+    pub kind: WorkerKind,
+    /// Namespace of the worker.
+    pub namespace: String,
+    /// Name of the worker.
+    pub name: String,
     /// JSON of the object.
-    pub(super) body: Vec<u8>,
+    pub body: Vec<u8>,
 }
 
 impl WorkerCreation {
     /// Serializes a worker. Fails when it cannot be written as JSON.
-    pub(super) fn new(worker: &WorkerObject) -> Result<Self, serde_json::Error> {
+    pub fn new(worker: &WorkerObject) -> Result<Self, serde_json::Error> {
         let (kind, body) = match worker {
             WorkerObject::Job(job) => (WorkerKind::Job, serde_json::to_vec(job)?),
             WorkerObject::Pod(pod) => (WorkerKind::Pod, serde_json::to_vec(pod)?),
@@ -62,25 +72,33 @@ impl WorkerCreation {
 /// Worker to delete, identified by UID. A worker that was recreated under the same name is not
 /// deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct WorkerDeletion {
-    pub(super) kind: WorkerKind,
-    pub(super) namespace: String,
-    pub(super) name: String,
-    pub(super) uid: Box<str>,
+pub struct WorkerDeletion {
+    /// Kind of the worker.
+    pub kind: WorkerKind,
+    /// Namespace of the worker.
+    pub namespace: String,
+    /// Name of the worker.
+    pub name: String,
+    /// UID that is a precondition of the deletion.
+    pub uid: Box<str>,
 }
 
 /// Change requested by a reconcile.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Effect {
+pub enum Effect {
     /// Runs the node checks.
     CheckNodes(Box<CheckInput>),
+    /// Creates the plan of the task.
     CreatePlan(Arc<PrewarmPlanSpec>),
+    /// Creates a worker.
     CreateWorker(Box<WorkerCreation>),
     /// Creates the pod as a dry run, to find out whether the API server accepts it.
     DryRun(Box<Pod>),
+    /// Deletes a worker.
     DeleteWorker(Box<WorkerDeletion>),
     /// Deletes all workers of the task in a namespace, or those of one batch.
     DeleteWorkers(WorkerKind, String, Option<u32>),
+    /// Writes the status of the task, and sends its Events.
     WriteStatus(Box<StatusWrite>),
     /// Deletes the task at the resource version on which the decision is based.
     DeleteTask(Option<String>),
@@ -88,7 +106,7 @@ pub(super) enum Effect {
 
 impl Effect {
     /// Returns the deletion of one worker.
-    pub(super) fn delete_worker(worker: &WorkerInfo) -> Self {
+    pub fn delete_worker(worker: &WorkerInfo) -> Self {
         Self::DeleteWorker(Box::new(WorkerDeletion {
             kind: worker.kind,
             namespace: worker.namespace.clone(),
@@ -98,7 +116,7 @@ impl Effect {
     }
 
     /// Returns verb and resource, for metrics and logs.
-    pub(super) fn verb_and_resource(&self) -> (&'static str, &'static str) {
+    pub fn verb_and_resource(&self) -> (&'static str, &'static str) {
         let plural = |kind: WorkerKind| if kind == WorkerKind::Job { "jobs" } else { "pods" };
         match self {
             Self::CheckNodes(_) => ("examine", "nodes"),
@@ -113,7 +131,7 @@ impl Effect {
     }
 
     /// Returns the key of the effect. No second effect with this key is sent while one is running.
-    pub(super) fn key(&self) -> String {
+    pub fn key(&self) -> String {
         match self {
             Self::CheckNodes(_) => "examine".into(),
             Self::CreatePlan(_) => "plan".into(),
@@ -136,16 +154,16 @@ impl Effect {
 
 /// Output of an effect.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct EffectOutput {
+pub struct EffectOutput {
     /// New resource version of the object, after a status write.
-    pub(super) resource_version: Option<String>,
+    pub resource_version: Option<String>,
     /// Results of node checks.
-    pub(super) check_results: Option<Box<NodeCheckFindings>>,
+    pub check_results: Option<Box<NodeCheckFindings>>,
 }
 
 /// Error of an effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum ApplyError {
+pub enum ApplyError {
     /// The object was changed or deleted concurrently. The newest version must be seen before the
     /// next attempt.
     Conflict(String),
@@ -162,7 +180,7 @@ pub(super) enum ApplyError {
 
 /// Returns an effect that checks these nodes for these images. With a namespace, the nodes are
 /// chosen among them.
-pub(super) fn check_nodes(
+pub fn check_nodes(
     images: &[ImageRef],
     nodes: Vec<NodeCandidate>,
     choose_for: Option<String>,

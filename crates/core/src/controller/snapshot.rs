@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use crate::{node::NodeInfo, task::PrewarmPlanSpec, worker::WorkerInfo};
 use k8s_openapi::jiff::Timestamp;
-use prewarmer_core::{node::NodeInfo, task::PrewarmPlanSpec, worker::WorkerInfo};
 
 use super::{
     cluster_state::{Pods, Workers},

@@ -7,8 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use k8s_openapi::jiff::Timestamp;
-use prewarmer_core::{
+use crate::{
     task::{
         PrewarmPlanSpec, PrewarmTaskStatus,
         batches::{NodeState, divide_into_batches},
@@ -16,6 +15,7 @@ use prewarmer_core::{
     },
     worker::{FailureReason, ImageOutcome, WorkerInfo},
 };
+use k8s_openapi::jiff::Timestamp;
 
 use super::{
     ControllerSettings, WorkerNamespace, registry_breaker::RegistryBreakers, results::Results,

@@ -2,39 +2,33 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::jiff::Timestamp;
-use prewarmer_core::{
+use crate::{
     node::{Interner, NodeInfo},
     task::{Phase, PrewarmTask, PrewarmTaskSpec},
     worker::provenance::{AllowedNamespaces, ProvenanceError},
 };
+use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{
     super::{
         Controller,
-        clock::ServerClock,
-        executor::Executor,
-        observation::{Observation, WatchChange, WatchSource},
-        watches,
+        observation::{
+            Observation, WatchChange, WatchSource, classify_job, classify_plan, classify_pod,
+        },
     },
     simulation::settings,
 };
-use crate::metrics::Metrics;
 
 const UID: &str = "0b9f4f4c-6a7c-4f0e-9a51-1f2a3b4c5d6e";
 
-/// Returns a controller that records its effects.
+fn now() -> Timestamp {
+    Timestamp::from_second(1_780_000_000).unwrap()
+}
+
+/// Returns a controller with one task, whose watches have delivered their first lists.
 fn controller(nodes: &[&str]) -> Controller {
-    let metrics = Arc::new(Metrics::new().unwrap());
-    let executor = Executor::Memory(std::sync::Mutex::default());
-    let mut controller = Controller::new(
-        executor,
-        5,
-        Arc::new(settings()),
-        metrics,
-        ServerClock::starting_at(Timestamp::now()),
-    );
+    let mut controller = Controller::new(5, Arc::new(settings()));
     let task = PrewarmTask {
         metadata: serde_json::from_value(
             json!({"name": "web", "namespace": "shop", "uid": UID, "resourceVersion": "1"}),
@@ -45,18 +39,25 @@ fn controller(nodes: &[&str]) -> Controller {
             PrewarmTaskSpec::new(vec!["docker.io/library/nginx:1".into(), "b:1".into()]),
         )
     };
-    controller.handle(Observation::Task(WatchChange::Restarted(vec![Arc::new(task)])));
-    controller.handle(Observation::Plan(
-        WatchSource::all("prewarmplans"),
-        WatchChange::Restarted(Vec::new()),
-    ));
-    controller.handle(Observation::Node(WatchChange::Restarted(
-        nodes.iter().map(|name| NodeInfo::sample(name)).collect(),
-    )));
-    controller
-        .handle(Observation::Job(WatchSource::all("jobs"), WatchChange::Restarted(Vec::new())));
-    controller
-        .handle(Observation::Pod(WatchSource::all("pods"), WatchChange::Restarted(Vec::new())));
+    controller.handle(Observation::Task(WatchChange::Restarted(vec![Arc::new(task)])), now());
+    controller.handle(
+        Observation::Plan(WatchSource::all("prewarmplans"), WatchChange::Restarted(Vec::new())),
+        now(),
+    );
+    controller.handle(
+        Observation::Node(WatchChange::Restarted(
+            nodes.iter().map(|name| NodeInfo::sample(name)).collect(),
+        )),
+        now(),
+    );
+    controller.handle(
+        Observation::Job(WatchSource::all("jobs"), WatchChange::Restarted(Vec::new())),
+        now(),
+    );
+    controller.handle(
+        Observation::Pod(WatchSource::all("pods"), WatchChange::Restarted(Vec::new())),
+        now(),
+    );
     assert!(controller.state.is_synced());
     controller
 }
@@ -78,28 +79,35 @@ fn metadata(namespace: &str, name: &str, uid: &str, node: &str) -> Value {
 
 fn deliver_job(controller: &mut Controller, job: &Value) {
     let job = serde_json::from_value(job.clone()).unwrap();
-    controller.handle(Observation::Job(
-        WatchSource::all("jobs"),
-        WatchChange::Applied(watches::classify_job(&job, &AllowedNamespaces::default())),
-    ));
+    controller.handle(
+        Observation::Job(
+            WatchSource::all("jobs"),
+            WatchChange::Applied(classify_job(&job, &AllowedNamespaces::default())),
+        ),
+        now(),
+    );
 }
 
 fn deliver_pod(controller: &mut Controller, pod: &Value) {
     let pod = serde_json::from_value(pod.clone()).unwrap();
-    let seen = watches::classify_pod(&pod, &AllowedNamespaces::default(), &Interner::default());
-    controller.handle(Observation::Pod(WatchSource::all("pods"), WatchChange::Applied(seen)));
+    let seen = classify_pod(&pod, &AllowedNamespaces::default(), &Interner::default());
+    controller
+        .handle(Observation::Pod(WatchSource::all("pods"), WatchChange::Applied(seen)), now());
 }
 
 fn deliver_plan(controller: &mut Controller, plan: &Value) {
     let plan = serde_json::from_value(plan.clone()).unwrap();
-    controller.handle(Observation::Plan(
-        WatchSource::all("prewarmplans"),
-        WatchChange::Applied(watches::classify_plan(plan)),
-    ));
+    controller.handle(
+        Observation::Plan(
+            WatchSource::all("prewarmplans"),
+            WatchChange::Applied(classify_plan(plan)),
+        ),
+        now(),
+    );
 }
 
-#[tokio::test]
-async fn foreign_jobs_take_no_capacity() {
+#[test]
+fn foreign_jobs_take_no_capacity() {
     let mut controller = controller(&["n1"]);
     for n in 0..300 {
         let (name, uid, node) = (format!("fake-{n}"), format!("none-{n}"), format!("ghost-{n}"));
@@ -109,21 +117,20 @@ async fn foreign_jobs_take_no_capacity() {
             &json!({"metadata": metadata("evil", &name, &uid, &node), "spec": spec}),
         );
     }
-    let mut room = controller.compute_capacity(Timestamp::now());
+    let mut room = controller.compute_capacity(now());
     assert_eq!(
         room.try_reserve("n1", "t", "shop", &[]),
         Ok(()),
         "300 forged Jobs leave no capacity"
     );
-    controller.update_metrics();
-    assert_eq!(controller.context.metrics.jobs_active.get(), 0);
+    assert_eq!(controller.gauges().active_nodes, 0);
     assert_eq!(controller.state.foreign_counts(), [(("jobs", ProvenanceError::Name), 300)].into());
 }
 
-#[tokio::test]
-async fn results_of_foreign_pods_are_ignored() {
+#[test]
+fn results_of_foreign_pods_are_ignored() {
     let mut controller = controller(&["n1"]);
-    controller.reconcile_all();
+    controller.reconcile_all(now());
     let plan = json!({"metadata": {"name": format!("plan-{UID}"), "namespace": "shop", "ownerReferences": [
         {"apiVersion": "prewarm.io/v1alpha1", "kind": "PrewarmTask", "name": "web", "uid": UID, "controller": true}]},
         "spec": {"nodes": ["n1"], "atOnce": 1, "ignored": [], "ignoredCount": 0, "unchecked": []}});
@@ -134,16 +141,16 @@ async fn results_of_foreign_pods_are_ignored() {
         &mut controller,
         &json!({"metadata": metadata, "spec": {"nodeName": "n1"}, "status": {"phase": "Succeeded"}}),
     );
-    controller.reconcile_all();
+    controller.reconcile_all(now());
     let run = &controller.reconcilers[UID];
     assert!(controller.state.workers_of(UID).is_none(), "the forged pod counts as a worker");
     assert_eq!(run.expected_nodes().collect::<Vec<_>>(), ["n1"], "our own worker is created");
 }
 
-#[tokio::test]
-async fn foreign_pods_reduce_no_registry_budget() {
+#[test]
+fn foreign_pods_reduce_no_registry_budget() {
     let mut controller = controller(&["n1"]);
-    controller.reconcile_all();
+    controller.reconcile_all(now());
     let container = json!({"name": "image-0", "state": {"waiting": {
         "reason": "ErrImagePull", "message": "429 Too Many Requests, retry-after: 3600"}}});
     deliver_pod(
@@ -154,8 +161,8 @@ async fn foreign_pods_reduce_no_registry_budget() {
     assert_eq!(controller.context.budgets.reduced_count(), 0, "the budget of docker.io is reduced");
 }
 
-#[tokio::test]
-async fn foreign_plans_are_ignored() {
+#[test]
+fn foreign_plans_are_ignored() {
     let mut controller = controller(&["n1"]);
     let plan = |namespace: &str, name: &str, owner: Value| {
         json!({"metadata": {"name": name, "namespace": namespace, "ownerReferences": [owner]},

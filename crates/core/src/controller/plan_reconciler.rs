@@ -4,8 +4,7 @@
 
 use std::{collections::BTreeMap, fmt, ops::Range, sync::Arc};
 
-use k8s_openapi::jiff::Timestamp;
-use prewarmer_core::{
+use crate::{
     node::NodeInfo,
     task::{
         BatchPolicy, PrewarmTaskStatus,
@@ -16,6 +15,7 @@ use prewarmer_core::{
         Assignment, FailureReason, ImageOutcome, WorkerInfo, WorkerObject, build, pull_method_for,
     },
 };
+use k8s_openapi::jiff::Timestamp;
 
 use super::{
     ControllerSettings, ReconcileContext, WorkerNamespace,
@@ -23,12 +23,12 @@ use super::{
     cluster_state::{is_active, may_pull},
     effect::{Effect, TaskRef, WorkerCreation},
     evaluate::{NodeEvaluator, WorkerStatus},
+    measurement::Measurement,
     results::NodeOutcome,
     snapshot::Snapshot,
     tracker::{NodeTracker, add_duration, add_millis, max_concurrent_nodes, may_use_own_namespace},
     warm_images::CredentialScope,
 };
-use crate::trace::{self, Span};
 
 /// Minimum interval between dry runs that find out why a Job has no pod, in milliseconds. Short
 /// enough that a rejection is known within seconds, at one request for all nodes of the task.
@@ -276,7 +276,6 @@ impl<'a> PlanReconciler<'a> {
         if let NodeOutcome::Images(outcomes) | NodeOutcome::Deferred(outcomes) = &end {
             self.cache_warm_images(index, outcomes);
         }
-        let namespace = &self.target.namespace;
         let state = finish_attempt(
             self.tracker,
             self.valid,
@@ -287,20 +286,12 @@ impl<'a> PlanReconciler<'a> {
             self.snapshot.now,
         );
         if let Some(since) = since {
-            self.shared
-                .metrics
-                .pull_duration
-                .observe(self.snapshot.now.duration_since(since).as_secs_f64());
-            let node = self.tracker.node(index);
-            let attributes =
-                [("namespace", namespace.as_str()), ("node", node), ("state", state.as_str())];
-            let (task_uid, end) = (self.target.uid.as_str(), self.snapshot.now);
-            trace::record(&Span {
-                name: "pull",
-                task_uid,
+            self.shared.measurements.push(Measurement::PullEnded {
+                task: self.target.clone(),
+                node: self.tracker.node(index).to_owned(),
+                state,
                 start: since,
-                end,
-                attributes: &attributes,
+                end: self.snapshot.now,
             });
         }
         self.workers_by_node.remove(&index);
@@ -471,7 +462,7 @@ impl<'a> PlanReconciler<'a> {
             return;
         }
         self.tracker.results.defer(index);
-        self.shared.metrics.nodes_deferred.inc();
+        self.shared.measurements.push(Measurement::NodeDeferred);
         self.urgent = true;
     }
 
@@ -774,14 +765,8 @@ pub(super) fn finish_attempt(
         NodeState::Skipped => (0, 0),
         NodeState::Failed | NodeState::Waiting => (warm, all.saturating_sub(warm)),
     };
-    shared.metrics.nodes.with_label_values(&[state.as_str()]).inc();
-    shared.metrics.images.with_label_values(&["succeeded"]).inc_by(succeeded as u64);
-    shared.metrics.images.with_label_values(&["failed"]).inc_by(failed as u64);
-    if failed > 0 {
-        for (reason, images) in reasons {
-            shared.metrics.image_failures.with_label_values(&[reason.as_str()]).inc_by(images);
-        }
-    }
+    let reasons = if failed > 0 { reasons } else { Vec::new() };
+    shared.measurements.push(Measurement::AttemptEnded { state, succeeded, failed, reasons });
     state
 }
 

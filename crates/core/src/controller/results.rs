@@ -3,8 +3,7 @@
 
 use std::fmt::Write as _;
 
-use k8s_openapi::jiff::Timestamp;
-use prewarmer_core::{
+use crate::{
     image::ImageRef,
     task::{
         AbandonedImage, FailedNode, ImageStatus, MAX_FAILED_NODES, PrewarmTaskStatus,
@@ -12,6 +11,7 @@ use prewarmer_core::{
     },
     worker::{FailureReason, ImageOutcome},
 };
+use k8s_openapi::jiff::Timestamp;
 
 use super::conditions::format_seconds;
 
@@ -450,11 +450,10 @@ mod tests {
         }
         let mut status = PrewarmTaskStatus::default();
         record.write_to(&mut status);
-        let ignored =
-            prewarmer_core::task::IgnoredNode { node: "n".repeat(253), reason: "NotReady".into() };
-        status.ignored_nodes = vec![ignored; prewarmer_core::task::MAX_IGNORED_NODES];
+        let ignored = crate::task::IgnoredNode { node: "n".repeat(253), reason: "NotReady".into() };
+        status.ignored_nodes = vec![ignored; crate::task::MAX_IGNORED_NODES];
         status.node_states = "f".repeat(5000);
-        status.batch_ends = vec![1_000_000; prewarmer_core::task::MAX_BATCH_ENDS];
+        status.batch_ends = vec![1_000_000; crate::task::MAX_BATCH_ENDS];
         let size = serde_json::to_vec(&status).unwrap().len();
         assert!((100_000..200_000).contains(&size), "{size} bytes");
         assert_eq!(status.failed_node_count, 150);

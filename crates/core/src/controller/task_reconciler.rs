@@ -3,9 +3,7 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use kube::{Resource, ResourceExt};
-use prewarmer_core::{
+use crate::{
     duration,
     task::{
         FieldError, MAX_BATCH_ENDS, OBSOLETE_ANNOTATION, Phase, PrewarmTask, PrewarmTaskStatus,
@@ -15,6 +13,8 @@ use prewarmer_core::{
     },
     worker::{FailureReason, WorkerInfo},
 };
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use kube::{Resource, ResourceExt};
 
 use super::{
     ControllerSettings, ReconcileContext,
@@ -26,15 +26,12 @@ use super::{
         check_nodes,
     },
     gc,
+    measurement::Measurement,
+    node_check::NodeCandidate,
     plan_reconciler::{PlanReconciler, finish_attempt},
     results::NodeOutcome,
     snapshot::{QueueDecision, Snapshot},
     tracker::{NodeTracker, add_millis, may_use_own_namespace},
-};
-use crate::{
-    metrics::Metrics,
-    node_checks::NodeCandidate,
-    trace::{self, Span},
 };
 
 /// Minimum interval between two writes of a status, in milliseconds. Holds also for results that a
@@ -326,13 +323,13 @@ impl TaskReconciler {
         match (effect, result) {
             (Effect::WriteStatus(write), Ok(written)) => {
                 if write.status.phase.is_terminal() {
-                    record_task_metrics(&shared.metrics, &self.target, &write.status, now);
+                    shared.measurements.push(task_ended(&self.target, &write.status, now));
                 }
                 self.written_status = write.status.clone();
                 self.resource_version = written.resource_version.or(self.resource_version.take());
             }
             (Effect::WriteStatus(_), Err(ApplyError::Unstorable(message))) => {
-                self.status_rejected(&message);
+                self.status_rejected(&message, shared);
             }
             (Effect::CreatePlan(_), Err(ApplyError::Unstorable(message))) => {
                 let message = format!(
@@ -378,16 +375,13 @@ impl TaskReconciler {
     /// Ends the task with a short status after the API server has rejected its status, since it
     /// would reject the same status again. When the short one is rejected too, the task is left
     /// unchanged.
-    fn status_rejected(&mut self, message: &str) {
+    fn status_rejected(&mut self, message: &str, shared: &mut ReconcileContext) {
         self.urgent = true;
         if self.abort_reason.is_some() {
-            let TaskRef { namespace, name, .. } = &self.target;
-            tracing::error!(
-                task = name,
-                namespace,
-                message,
-                "the API server rejected the task's final status; the task is left unchanged until it changes"
-            );
+            shared.measurements.push(Measurement::FinalStatusRejected {
+                task: self.target.clone(),
+                message: message.to_owned(),
+            });
             self.status_unwritable = true;
             return;
         }
@@ -868,28 +862,9 @@ pub(super) fn target(task: &PrewarmTask) -> TaskRef {
     }
 }
 
-fn record_task_metrics(
-    metrics: &Metrics,
-    target: &TaskRef,
-    status: &PrewarmTaskStatus,
-    now: Timestamp,
-) {
-    let phase = status.phase.as_str().to_lowercase();
-    metrics.tasks.with_label_values(&[&phase]).inc();
-    if let Some(start) =
-        status.start_time.as_deref().and_then(|time| time.parse::<Timestamp>().ok())
-    {
-        metrics.task_duration.observe(now.duration_since(start).as_secs_f64());
-        let attributes =
-            [("namespace", &*target.namespace), ("task", &target.name), ("phase", &phase)];
-        trace::record(&Span {
-            name: "task",
-            task_uid: &target.uid,
-            start,
-            end: now,
-            attributes: &attributes,
-        });
-    }
+fn task_ended(target: &TaskRef, status: &PrewarmTaskStatus, now: Timestamp) -> Measurement {
+    let start = status.start_time.as_deref().and_then(|time| time.parse().ok());
+    Measurement::TaskEnded { task: target.clone(), phase: status.phase, start, end: now }
 }
 
 fn is_overdue(start: Option<&str>, deadline: Duration, now: Timestamp) -> bool {

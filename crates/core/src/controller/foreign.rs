@@ -9,7 +9,7 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
 };
 
-use prewarmer_core::worker::{WorkerInfo, provenance::ProvenanceError};
+use crate::worker::{WorkerInfo, provenance::ProvenanceError};
 
 use super::observation::{WatchSource, WorkerPod};
 
@@ -25,21 +25,18 @@ const MAX_PENDING: usize = 2_000;
 
 /// Object with our labels that fails provenance.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct ForeignObject {
+pub struct ForeignObject {
     /// Namespace and name, as `namespace/name`.
-    pub(super) key: String,
-    pub(super) reason: ProvenanceError,
+    pub key: String,
+    /// Reason for which it is foreign.
+    pub reason: ProvenanceError,
     /// Hash of the namespace and the task UID in the labels.
-    pub(super) claim: u64,
+    pub claim: u64,
 }
 
 impl ForeignObject {
-    pub(super) fn new(
-        namespace: &str,
-        name: &str,
-        task_uid: &str,
-        reason: ProvenanceError,
-    ) -> Self {
+    /// Creates a foreign object with the task UID of its labels.
+    pub fn new(namespace: &str, name: &str, task_uid: &str, reason: ProvenanceError) -> Self {
         Self { key: format!("{namespace}/{name}"), reason, claim: claim_hash(namespace, task_uid) }
     }
 }
@@ -56,7 +53,7 @@ fn hash_of(of: &impl Hash) -> u64 {
 
 /// Foreign objects by the watch that delivers them.
 #[derive(Debug, Default)]
-pub(super) struct ForeignIndex {
+pub struct ForeignIndex {
     by_source: HashMap<WatchSource, HashMap<u64, (ProvenanceError, u64)>>,
     /// Number of foreign objects per claim.
     claims: HashMap<u64, usize>,
@@ -67,7 +64,7 @@ pub(super) struct ForeignIndex {
 
 impl ForeignIndex {
     /// Inserts an object. Reports whether it is new.
-    pub(super) fn insert(&mut self, source: &WatchSource, stranger: &ForeignObject) -> bool {
+    pub fn insert(&mut self, source: &WatchSource, stranger: &ForeignObject) -> bool {
         let id = hash_of(&stranger.key);
         let old = self.by_source.get_mut(source).and_then(|known| known.remove(&id));
         if let Some((_, claim)) = old {
@@ -87,7 +84,7 @@ impl ForeignIndex {
     }
 
     /// Removes an object that was deleted or has been verified.
-    pub(super) fn remove(&mut self, source: &WatchSource, key: &str) {
+    pub fn remove(&mut self, source: &WatchSource, key: &str) {
         if self.number == 0 {
             return;
         }
@@ -99,7 +96,7 @@ impl ForeignIndex {
     }
 
     /// Removes all objects of a watch, because it restarts.
-    pub(super) fn clear(&mut self, source: &WatchSource) {
+    pub fn clear(&mut self, source: &WatchSource) {
         for (_, claim) in self.by_source.remove(source).into_iter().flat_map(HashMap::into_values) {
             self.decrement(claim);
         }
@@ -118,12 +115,12 @@ impl ForeignIndex {
 
     /// Reports whether the namespace may have foreign objects with the labels of this task's
     /// workers. True for all after an overflow.
-    pub(super) fn may_claim(&self, namespace: &str, task_uid: &str) -> bool {
+    pub fn may_claim(&self, namespace: &str, task_uid: &str) -> bool {
         self.overflowed || self.claims.contains_key(&claim_hash(namespace, task_uid))
     }
 
     /// Returns the number of objects by kind and reason.
-    pub(super) fn counts(&self) -> BTreeMap<(&'static str, ProvenanceError), usize> {
+    pub fn counts(&self) -> BTreeMap<(&'static str, ProvenanceError), usize> {
         let mut counts = BTreeMap::new();
         for (source, known) in &self.by_source {
             for (reason, _) in known.values() {
@@ -136,7 +133,7 @@ impl ForeignIndex {
 }
 
 /// Object that can be pending until its owner arrives.
-pub(super) trait PendingObject {
+pub trait PendingObject {
     fn namespace(&self) -> &str;
     /// Returns namespace and name, as `namespace/name`.
     fn id(&self) -> String;
@@ -165,7 +162,7 @@ impl PendingObject for Box<WorkerPod> {
 /// Pending objects by namespace, oldest first. The namespace with the most objects loses its oldest
 /// one when the total limit is reached.
 #[derive(Debug)]
-pub(super) struct PendingObjects<T> {
+pub struct PendingObjects<T> {
     by_namespace: HashMap<String, Vec<T>>,
     number: usize,
 }
@@ -178,7 +175,7 @@ impl<T> Default for PendingObjects<T> {
 
 impl<T: PendingObject> PendingObjects<T> {
     /// Inserts an object, and replaces its previous version.
-    pub(super) fn insert(&mut self, object: T) {
+    pub fn insert(&mut self, object: T) {
         self.remove(object.namespace(), &object.id());
         let namespace = object.namespace().to_owned();
         let of_one = self.by_namespace.entry(namespace).or_default();
@@ -195,14 +192,14 @@ impl<T: PendingObject> PendingObjects<T> {
         }
     }
 
-    pub(super) fn remove(&mut self, namespace: &str, id: &str) {
+    pub fn remove(&mut self, namespace: &str, id: &str) {
         if self.number > 0 {
             self.take_matching(namespace, |object| object.id() == id);
         }
     }
 
     /// Removes and returns the matching objects of one namespace.
-    pub(super) fn take_matching(&mut self, namespace: &str, fits: impl Fn(&T) -> bool) -> Vec<T> {
+    pub fn take_matching(&mut self, namespace: &str, fits: impl Fn(&T) -> bool) -> Vec<T> {
         let Some(of_one) = self.by_namespace.get_mut(namespace) else { return Vec::new() };
         let taken: Vec<T> = of_one.extract_if(.., |object| fits(object)).collect();
         self.number = self.number.saturating_sub(taken.len());
@@ -213,13 +210,13 @@ impl<T: PendingObject> PendingObjects<T> {
     }
 
     /// Removes all objects of the namespaces that a watch covers.
-    pub(super) fn clear(&mut self, source: &WatchSource) {
+    pub fn clear(&mut self, source: &WatchSource) {
         self.by_namespace.retain(|namespace, _| !source.covers(namespace));
         self.number = self.by_namespace.values().map(Vec::len).sum();
     }
 
     #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.number
     }
 }

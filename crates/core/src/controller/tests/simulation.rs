@@ -7,9 +7,7 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use kube::ResourceExt;
-use prewarmer_core::{
+use crate::{
     node::{Interner, NodeInfo},
     task::{
         BatchPolicy, Phase, PrewarmPlanSpec, PrewarmTask, PrewarmTaskSpec, WorkerKind,
@@ -21,6 +19,8 @@ use prewarmer_core::{
         provenance::{self, AllowedNamespaces},
     },
 };
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use kube::ResourceExt;
 use serde_json::json;
 
 use super::super::{
@@ -28,12 +28,10 @@ use super::super::{
     capacity::{Capacity, WorkerLimits, WorkerSlot},
     cluster_state::{ClusterState, Pods, Workers, is_active, may_pull},
     effect::{ApplyError, Effect, EffectOutput, WorkerCreation},
-    observation::{Observation, WatchChange, WatchSource},
+    observation::{Observation, WatchChange, WatchSource, classify_job, classify_pod},
     snapshot::{QueueDecision, Snapshot},
     task_reconciler::TaskReconciler,
-    watches::{classify_job, classify_pod},
 };
-use crate::metrics::Metrics;
 
 /// Result of a worker's pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,7 +103,6 @@ impl Simulation {
         task.metadata.uid = Some("uid".into());
         task.metadata.namespace = Some("shop".into());
         task.metadata.resource_version = Some("1".into());
-        let metrics = Arc::new(Metrics::new().unwrap());
         Self {
             reconciler: TaskReconciler::resume(&task, &settings),
             task,
@@ -113,7 +110,7 @@ impl Simulation {
             workers: Workers::new(),
             pods: Pods::new(),
             plan: None,
-            shared: ReconcileContext::new(Arc::new(settings), metrics),
+            shared: ReconcileContext::new(Arc::new(settings)),
             now: Timestamp::from_second(1_000_000).unwrap(),
             lose_responses: false,
             rejection: None,
@@ -500,10 +497,7 @@ impl Simulation {
     /// Crashes the controller and starts a successor.
     pub(super) fn crash(&mut self) {
         self.reconciler = TaskReconciler::resume(&self.task, &self.shared.settings);
-        self.shared = ReconcileContext::new(
-            Arc::clone(&self.shared.settings),
-            Arc::clone(&self.shared.metrics),
-        );
+        self.shared = ReconcileContext::new(Arc::clone(&self.shared.settings));
         // The start takes longer than the minimum interval between two writes.
         self.advance_time(1000);
     }
@@ -517,7 +511,7 @@ impl Simulation {
         self.cluster_state
             .apply(Observation::Task(WatchChange::Applied(Arc::new(self.task.clone()))), now);
         let node = format!("n{:02}", how % 12);
-        let valid = prewarmer_core::task::validate::validate(&self.task.spec).unwrap();
+        let valid = crate::task::validate::validate(&self.task.spec).unwrap();
         let uid = if how.is_multiple_of(8) { "another" } else { "uid" };
         let at = Assignment {
             namespace: "shop",
@@ -529,9 +523,9 @@ impl Simulation {
             attempt: 0,
             part: 0,
             images: if how % 8 == 1 { &[99] } else { &[0] },
-            method: prewarmer_core::task::PullMethod::Helper,
+            method: crate::task::PullMethod::Helper,
         };
-        let valid = prewarmer_core::task::validate::ValidTask {
+        let valid = crate::task::validate::ValidTask {
             images: if how % 8 == 1 {
                 vec!["forged:1".parse().unwrap(); 100]
             } else {
@@ -663,6 +657,5 @@ pub(in crate::controller) fn settings() -> ControllerSettings {
         warm_image_ttl: Duration::from_secs(600),
         public_registries: Vec::new(),
         max_retained_workers: 8000,
-        egress_cluster: crate::egress::ClusterNetworks::default(),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use prewarmer_core::{
+use crate::{
     node::NodeLabels,
     task::{
         Amount, BatchPolicy, FailurePolicy, LocalReference, Phase, PrewarmTaskSpec,
@@ -191,10 +191,7 @@ fn cached_warm_images_are_not_pulled_again() {
     assert_eq!(status(&next).already_warm_nodes, 3);
     let again = second(
         next,
-        PrewarmTaskSpec {
-            image_pull_policy: prewarmer_core::task::PullPolicy::Always,
-            ..spec(2, 3)
-        },
+        PrewarmTaskSpec { image_pull_policy: crate::task::PullPolicy::Always, ..spec(2, 3) },
     );
     assert_eq!((again.history.len(), again.node_states()), (3, "sss"));
     let other =
@@ -429,8 +426,7 @@ fn a_transient_rejection_is_reported_and_retried() {
 #[test]
 fn the_circuit_breaker_limits_large_tasks() {
     let mut settings = settings();
-    settings.breaker =
-        prewarmer_core::task::plan::BatchSizeBreaker { node_threshold: 5, batch_size: 2 };
+    settings.breaker = crate::task::plan::BatchSizeBreaker { node_threshold: 5, batch_size: 2 };
     let mut simulation = Simulation::with_settings(6, spec(1, 6), settings);
     simulation.wait(2);
     assert_eq!(simulation.running_workers(), 2);

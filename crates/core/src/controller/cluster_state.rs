@@ -5,9 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use kube::ResourceExt;
-use prewarmer_core::{
+use crate::{
     node::NodeInfo,
     task::{PrewarmPlanSpec, PrewarmTask, WorkerKind},
     worker::{
@@ -15,6 +13,8 @@ use prewarmer_core::{
         provenance::{ProvenanceError, verify_against_job, verify_against_task},
     },
 };
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use kube::ResourceExt;
 
 use super::{
     foreign::{ForeignIndex, ForeignObject, PendingObjects},
@@ -688,11 +688,11 @@ impl PreviousWorker {
 /// backoff between two attempts the kubelet repeats the last message without a request; that is not
 /// counted.
 fn rate_limit_notices(before: Option<&PodInfo>, pod: &PodInfo) -> Vec<RateLimitNotice> {
-    let new = |container: &&prewarmer_core::worker::ContainerInfo| {
+    let new = |container: &&crate::worker::ContainerInfo| {
         let old = before.and_then(|pod| pod.container(container.image_index));
         old.is_none_or(|old| old.state != container.state)
     };
-    let complaint = |container: &prewarmer_core::worker::ContainerInfo| match &container.state {
+    let complaint = |container: &crate::worker::ContainerInfo| match &container.state {
         ContainerState::Waiting(Some(words))
             if words.0 != "ImagePullBackOff" && is_registry_rate_limit(&words.1) =>
         {
@@ -710,7 +710,7 @@ fn rate_limit_notices(before: Option<&PodInfo>, pod: &PodInfo) -> Vec<RateLimitN
 #[cfg(test)]
 mod tests {
     use super::*;
-    use prewarmer_core::{
+    use crate::{
         task::PrewarmTaskSpec,
         worker::{ContainerInfo, PodPhase, provenance::PodClaim},
     };

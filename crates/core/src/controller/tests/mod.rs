@@ -6,13 +6,12 @@ mod panics;
 mod scenarios;
 mod simulation;
 
-use prewarmer_core::task::{
+use crate::task::{
     Amount, BatchPolicy, FailurePolicy, Phase, PrewarmTaskSpec, RetrySpec, RetryStrategy,
     WorkerKind,
 };
 use proptest::prelude::*;
 
-pub(super) use self::simulation::settings;
 use self::simulation::{PodResult, Simulation};
 
 /// Event between two reconciles.

@@ -4,12 +4,12 @@
 
 use std::ops::Range;
 
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use prewarmer_core::{
+use crate::{
     node::NodeInfo,
     task::{PullPolicy, validate::ValidTask},
     worker::{FailureReason, ImageOutcome, PodOutcome, WorkerInfo, pod_outcome},
 };
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::{
     ControllerSettings,

@@ -3,7 +3,7 @@
 
 use k8s_openapi::jiff::Timestamp;
 
-use prewarmer_core::task::{Condition, Phase};
+use crate::task::{Condition, Phase};
 
 /// Inputs of a task's conditions.
 pub(super) struct ConditionInputs<'a> {

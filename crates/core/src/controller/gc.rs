@@ -12,7 +12,7 @@ use super::{
 };
 use kube::ResourceExt;
 
-use prewarmer_core::{duration, task::PrewarmTask, worker::WorkerInfo};
+use crate::{duration, task::PrewarmTask, worker::WorkerInfo};
 
 /// Age of the youngest worker from which workers without a known task are orphans. The watch of
 /// tasks can be behind that of workers, but not by this much.
@@ -93,7 +93,7 @@ pub(super) fn excess_retained(mut finished: Vec<&WorkerInfo>, most: usize) -> Ve
 #[cfg(test)]
 mod tests {
     use super::*;
-    use prewarmer_core::task::{Phase, PrewarmTaskSpec, PrewarmTaskStatus, WorkerKind};
+    use crate::task::{Phase, PrewarmTaskSpec, PrewarmTaskStatus, WorkerKind};
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use prewarmer_core::{
+use crate::{
     image::ImageRef,
     worker::{ContainerState, FailureReason, ImageOutcome, PodInfo, classify},
 };
@@ -266,7 +266,7 @@ impl RegistryBreakers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use prewarmer_core::worker::ContainerInfo;
+    use crate::worker::ContainerInfo;
 
     const TIMEOUT_MESSAGE: &str = "dial tcp 192.0.2.1:443: i/o timeout";
 

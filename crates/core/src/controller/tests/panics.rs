@@ -2,29 +2,29 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::jiff::Timestamp;
-use prewarmer_core::{
+use crate::{
     node::NodeInfo,
     task::{Phase, PrewarmTask, PrewarmTaskSpec},
 };
+use k8s_openapi::jiff::Timestamp;
 use rstest::rstest;
 
 use super::{
     super::{
-        Controller, Executor,
-        clock::ServerClock,
+        Controller, Measurement,
         effect::{Effect, EffectOutput, TaskRef},
         fault_injection,
         observation::{EffectFinished, Observation, WatchChange},
     },
     simulation::settings,
 };
-use crate::{metrics::Metrics, supervise::WorkKind};
+
+fn now() -> Timestamp {
+    Timestamp::from_second(1_000_000).unwrap()
+}
 
 fn controller() -> Controller {
-    let (settings, metrics) = (Arc::new(settings()), Arc::new(Metrics::new().unwrap()));
-    let executor = Executor::Memory(std::sync::Mutex::default());
-    Controller::new(executor, 0, settings, metrics, ServerClock::starting_at(Timestamp::now()))
+    Controller::new(0, Arc::new(settings()))
 }
 
 fn task(name: &str) -> PrewarmTask {
@@ -36,7 +36,7 @@ fn task(name: &str) -> PrewarmTask {
 }
 
 fn deliver(controller: &mut Controller, task: &PrewarmTask) {
-    controller.handle(Observation::Task(WatchChange::Applied(Arc::new(task.clone()))));
+    controller.handle(Observation::Task(WatchChange::Applied(Arc::new(task.clone()))), now());
 }
 
 /// Stores statuses as the API server would. Returns task name and verb of each request.
@@ -45,7 +45,10 @@ fn apply_effects(
     tasks: &mut [PrewarmTask],
 ) -> Vec<(String, &'static str)> {
     let mut asked = Vec::new();
-    for (TaskRef { name, uid, .. }, effect) in controller.executor.take_recorded() {
+    let effects = controller.take_actions().into_iter().flat_map(|(target, effects)| {
+        effects.into_iter().map(move |effect| (target.clone(), effect))
+    });
+    for (TaskRef { name, uid, .. }, effect) in effects {
         asked.push((name.clone(), effect.verb_and_resource().0));
         let mut written = EffectOutput::default();
         if let Effect::WriteStatus(write) = &effect {
@@ -57,11 +60,14 @@ fn apply_effects(
             task.metadata.resource_version = Some(version.to_string());
             written.resource_version.clone_from(&task.metadata.resource_version);
         }
-        controller.handle(Observation::EffectFinished(EffectFinished {
-            task_uid: uid,
-            effect,
-            result: Ok(written),
-        }));
+        controller.handle(
+            Observation::EffectFinished(EffectFinished {
+                task_uid: uid,
+                effect,
+                result: Ok(written),
+            }),
+            now(),
+        );
     }
     for task in tasks {
         deliver(controller, task);
@@ -69,8 +75,11 @@ fn apply_effects(
     asked
 }
 
-fn errors(controller: &Controller) -> u64 {
-    controller.context.metrics.internal_errors.with_label_values(&[WorkKind::Task.as_str()]).get()
+/// Returns the number of internal errors so far.
+fn errors(controller: &Controller) -> usize {
+    let is_error =
+        |measurement: &&Measurement| matches!(measurement, Measurement::InternalError { .. });
+    controller.context.measurements.iter().filter(is_error).count()
 }
 
 fn failure(task: &PrewarmTask) -> Option<(Phase, String)> {
@@ -82,7 +91,7 @@ fn failure(task: &PrewarmTask) -> Option<(Phase, String)> {
 /// Delivers two tasks, `bad` and `good`.
 fn two_tasks(controller: &mut Controller) -> [PrewarmTask; 2] {
     let nodes = (0..3).map(|n| NodeInfo::sample(&format!("n{n}"))).collect();
-    controller.handle(Observation::Node(WatchChange::Restarted(nodes)));
+    controller.handle(Observation::Node(WatchChange::Restarted(nodes)), now());
     let tasks = [task("bad"), task("good")];
     for task in &tasks {
         deliver(controller, task);
@@ -101,7 +110,7 @@ fn a_panic_fails_only_its_task(#[case] place: &'static str) {
     fault_injection::inject(place, "bad");
     let mut good = Vec::new();
     for _ in 0..6 {
-        controller.reconcile_all();
+        controller.reconcile_all(now());
         good.extend(
             apply_effects(&mut controller, &mut tasks)
                 .into_iter()
@@ -117,7 +126,7 @@ fn a_panic_fails_only_its_task(#[case] place: &'static str) {
     let before = errors(&controller);
     assert!((1..=2).contains(&before), "{before} internal errors");
     for _ in 0..20 {
-        controller.reconcile_all();
+        controller.reconcile_all(now());
         apply_effects(&mut controller, &mut tasks);
     }
     assert!(errors(&controller) <= 2, "{} internal errors", errors(&controller));
@@ -133,7 +142,7 @@ fn a_task_whose_end_panics_is_left_unchanged(#[case] place: &'static str) {
     fault_injection::inject("reconcile", "bad");
     fault_injection::inject(place, "bad");
     for _ in 0..20 {
-        controller.reconcile_all();
+        controller.reconcile_all(now());
         apply_effects(&mut controller, &mut tasks);
     }
     assert_eq!(errors(&controller), 2);
@@ -142,6 +151,6 @@ fn a_task_whose_end_panics_is_left_unchanged(#[case] place: &'static str) {
     // A change of the spec leads to another attempt.
     tasks[0].metadata.generation = Some(2);
     deliver(&mut controller, &tasks[0]);
-    controller.reconcile_all();
+    controller.reconcile_all(now());
     assert!(errors(&controller) > 2);
 }

@@ -1,6 +1,6 @@
 //! Tasks that cannot be processed end, with the reason in their status.
 
-use prewarmer_core::task::{Phase, PrewarmTaskSpec, PrewarmTaskStatus};
+use crate::task::{Phase, PrewarmTaskSpec, PrewarmTaskStatus};
 use rstest::rstest;
 
 use super::{

@@ -9,33 +9,31 @@
     reason = "only JSON values are indexed, and a missing key gives null"
 )]
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::core::DeserializeGuard;
-use prewarmer_core::{
+use serde_json::{Value, json};
+
+use super::{
+    Controller, ControllerSettings, FairnessLimits, Measurement, WorkerNamespace,
+    effect::{ApplyError, Effect, EffectOutput},
+    observation::{
+        EffectFinished, Observation, WatchChange, WatchSource, classify_job, classify_plan,
+        classify_pod, task_of,
+    },
+};
+use crate::{
     node::{Interner, NodeInfo},
     task::{WorkerKind, plan::BatchSizeBreaker},
     worker::{FailureReason, WorkerSettings, provenance::AllowedNamespaces},
 };
-use serde_json::{Value, json};
-
-use super::{
-    Controller, ControllerSettings, WorkerNamespace,
-    clock::ServerClock,
-    effect::{ApplyError, Effect, EffectOutput},
-    executor::Executor,
-    observation::{EffectFinished, Observation, WatchChange, WatchSource},
-    watches,
-};
-use crate::metrics::Metrics;
 
 /// Namespace of workers that the task's namespace rejects.
 const OWN_NAMESPACE: &str = "prewarmer";
+
+/// Time that passes in a round.
+const ROUND_DURATION: SignedDuration = SignedDuration::from_secs(1);
 
 /// Simulated response of the API server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,28 +69,23 @@ pub struct ControllerHarness {
     /// Stored tasks as JSON, by UID.
     tasks: BTreeMap<String, Value>,
     version: u64,
+    now: Timestamp,
+    internal_errors: usize,
 }
 
 impl ControllerHarness {
-    /// Creates a controller whose first lists are complete and empty.
-    ///
-    /// Returns an error when two metrics have the same name.
-    pub fn new() -> Result<Self, Box<dyn std::error::Error>> {
-        let (settings, metrics) = (settings(), Arc::new(Metrics::new()?));
-        let clock = ServerClock::starting_at(Timestamp::now());
-        Ok(Self {
-            controller: Controller::new(
-                Executor::Memory(Mutex::default()),
-                0,
-                Arc::new(settings),
-                metrics,
-                clock,
-            ),
+    /// Creates a controller whose first lists are complete and empty, at the time `now`.
+    #[must_use]
+    pub fn new(now: Timestamp) -> Self {
+        Self {
+            controller: Controller::new(0, Arc::new(sample_settings())),
             texts: Arc::default(),
             places: AllowedNamespaces { own: Some(OWN_NAMESPACE.into()) },
             tasks: BTreeMap::new(),
             version: 1,
-        })
+            now,
+            internal_errors: 0,
+        }
     }
 
     /// Delivers an object as its watch would, and reports whether it was delivered. Ignores objects
@@ -103,7 +96,7 @@ impl ControllerHarness {
             let uid = object["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
             self.tasks.insert(uid, object.clone());
         }
-        self.controller.handle(observation);
+        self.controller.handle(observation, self.now);
         true
     }
 
@@ -112,15 +105,10 @@ impl ControllerHarness {
         Some(match object["kind"].as_str()? {
             "PrewarmTask" => {
                 let task: DeserializeGuard<_> = serde_json::from_value(from).ok()?;
-                let task = watches::decode_task(
-                    task,
-                    watches::ObjectPresence::Present,
-                    &self.controller.context.metrics,
-                );
-                Observation::Task(WatchChange::Applied(task))
+                Observation::Task(WatchChange::Applied(task_of(task).0))
             }
             "PrewarmPlan" => {
-                let plan = watches::classify_plan(serde_json::from_value(from).ok()?);
+                let plan = classify_plan(serde_json::from_value(from).ok()?);
                 Observation::Plan(WatchSource::all("prewarmplans"), WatchChange::Applied(plan))
             }
             "Node" => Observation::Node(WatchChange::Applied(NodeInfo::new(
@@ -128,15 +116,12 @@ impl ControllerHarness {
                 &self.texts,
             ))),
             "Job" => {
-                let job = watches::classify_job(&serde_json::from_value(from).ok()?, &self.places);
+                let job = classify_job(&serde_json::from_value(from).ok()?, &self.places);
                 Observation::Job(WatchSource::all("jobs"), WatchChange::Applied(job))
             }
             "Pod" => {
-                let pod = watches::classify_pod(
-                    &serde_json::from_value(from).ok()?,
-                    &self.places,
-                    &self.texts,
-                );
+                let pod =
+                    classify_pod(&serde_json::from_value(from).ok()?, &self.places, &self.texts);
                 Observation::Pod(WatchSource::all("pods"), WatchChange::Applied(pod))
             }
             _ => return None,
@@ -145,8 +130,12 @@ impl ControllerHarness {
 
     /// Runs one round of the controller. `answer` decides the response to each request.
     pub fn round(&mut self, mut answer: impl FnMut(&RecordedRequest) -> SimulatedResponse) {
-        self.controller.reconcile_all();
-        for (target, effect) in self.controller.executor.take_recorded() {
+        self.now = self.now.saturating_add(ROUND_DURATION).unwrap_or(self.now);
+        self.controller.reconcile_all(self.now);
+        let effects = self.controller.take_actions().into_iter().flat_map(|(target, effects)| {
+            effects.into_iter().map(move |effect| (target.clone(), effect))
+        });
+        for (target, effect) in effects {
             let (verb, resource) = effect.verb_and_resource();
             let object = match &effect {
                 Effect::CreateWorker(creation) => {
@@ -188,12 +177,20 @@ impl ControllerHarness {
                 }
                 SimulatedResponse::Unstorable => Err(ApplyError::Unstorable(message())),
             };
-            self.controller.handle(Observation::EffectFinished(EffectFinished {
-                task_uid: target.uid,
-                effect,
-                result,
-            }));
+            self.controller.handle(
+                Observation::EffectFinished(EffectFinished {
+                    task_uid: target.uid,
+                    effect,
+                    result,
+                }),
+                self.now,
+            );
         }
+        let is_error =
+            |measurement: &&Measurement| matches!(measurement, Measurement::InternalError { .. });
+        let measurements = self.controller.take_measurements();
+        let errors = measurements.iter().filter(is_error).count();
+        self.internal_errors = self.internal_errors.saturating_add(errors);
     }
 
     /// Stores a status and delivers the task.
@@ -214,17 +211,14 @@ impl ControllerHarness {
 
     /// Returns the number of contained internal errors.
     #[must_use]
-    pub fn internal_errors(&self) -> u64 {
-        let errors = &self.controller.context.metrics.internal_errors;
-        crate::supervise::WorkKind::ALL
-            .iter()
-            .map(|kind| errors.with_label_values(&[kind.as_str()]).get())
-            .sum()
+    pub fn internal_errors(&self) -> usize {
+        self.internal_errors
     }
 }
 
 /// Returns the default settings, except that a node with many images gets several workers.
-fn settings() -> ControllerSettings {
+#[must_use]
+pub fn sample_settings() -> ControllerSettings {
     ControllerSettings {
         worker: WorkerSettings {
             owner: None,
@@ -242,11 +236,10 @@ fn settings() -> ControllerSettings {
         breaker: BatchSizeBreaker { node_threshold: 5000, batch_size: 50 },
         node_checks_enabled: false,
         max_workers: 300,
-        limits: super::FairnessLimits::default(),
+        limits: FairnessLimits::default(),
         registry_concurrency: 200,
         warm_image_ttl: Duration::from_secs(600),
         public_registries: vec!["docker.io".into()],
         max_retained_workers: 8000,
-        egress_cluster: crate::egress::ClusterNetworks::default(),
     }
 }
