@@ -78,7 +78,9 @@ fn all_links_resolve() {
 fn threat_model_tests_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut sources = Vec::new();
-    collect_files(&root.join("src"), ".rs", &mut sources);
+    for folder in ["src", "crates"] {
+        collect_files(&root.join(folder), ".rs", &mut sources);
+    }
     collect_files(&root.join("tests"), ".rs", &mut sources);
     let code: String = sources.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
     let page = std::fs::read_to_string(root.join("docs/security.md")).unwrap();
