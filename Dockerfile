@@ -9,6 +9,7 @@ FROM ${RUST_IMAGE} AS build
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
 COPY .cargo .cargo
+COPY crates crates
 COPY src src
 COPY deploy deploy
 COPY benches benches
@@ -17,7 +18,7 @@ ENV RUSTFLAGS="-C target-feature=+crt-static"
 RUN target=$(rustc -vV | sed -n 's/^host: //p') \
  && cargo build --release --locked --target "$target" --bin prewarmer && cp "target/$target/release/prewarmer" /prewarmer \
  && rustc --edition 2024 -O -C target-feature=+crt-static -C panic=abort -C strip=symbols \
-      -o /prewarmer-helper src/bin/helper.rs
+      -o /prewarmer-helper crates/helper/src/main.rs
 
 # A static program of about 1 MB that runs in worker pods.
 FROM scratch AS helper

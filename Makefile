@@ -27,7 +27,7 @@ build: helper ## build the server (release) and the helper
 
 .PHONY: helper
 helper: ## build the static helper
-	rustc $(HELPER_FLAGS) -o $(HELPER) src/bin/helper.rs
+	rustc $(HELPER_FLAGS) -o $(HELPER) crates/helper/src/main.rs
 
 .PHONY: images
 images: ## build the images of the server and the helper into target/images, without a container engine (deploy/images.sh --help)
@@ -47,25 +47,26 @@ check-generated: ## fail if a generated file is not current
 
 .PHONY: check
 check: ## check formatting and clippy, and run the unit tests (no cluster)
-	cargo fmt --check
-	cargo clippy --all-targets --locked -- -D warnings
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
 	@$(MAKE) -s test-unit
 
 .PHONY: fmt
 fmt: ## format the Rust code
-	cargo fmt
+	cargo fmt --all
 
 .PHONY: lint
 lint: ## check formatting and clippy, warnings as errors
-	cargo fmt --check
-	cargo clippy --all-targets --locked -- -D warnings
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
 
 .PHONY: test-unit
 test-unit: ## run the unit tests, the fuzz corpus and the tests of the documentation (no cluster)
-	cargo test --locked --lib --bins --test docs --test fuzz_corpus
+	cargo test --locked --workspace --lib --bins --test docs --test crates --test fuzz_corpus
 
 .PHONY: test-e2e
 test-e2e: ## run the end-to-end tests on a separate cluster: make test-e2e TEST=name (default: all)
+	cargo build --locked --workspace --bins
 	$(CLUSTER) with $(TEST_CLUSTER) -- cargo test --locked --test e2e -- $(TEST)
 
 .PHONY: dev

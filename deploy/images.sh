@@ -58,7 +58,7 @@ build() { # build ARCH
   cp "$authorities" "$work/prewarmer-$arch/etc/ssl/certs/ca-certificates.crt"
   # shellcheck disable=SC2086
   rustc --edition 2024 --target "$(target_of "$arch")" -O $flags -C panic=abort -C strip=symbols ${compiler:+-C linker=$compiler} \
-    -o "$work/prewarmer-helper-$arch/prewarmer-helper" src/bin/helper.rs
+    -o "$work/prewarmer-helper-$arch/prewarmer-helper" crates/helper/src/main.rs
 }
 
 start_registry() {

@@ -39,7 +39,7 @@ PREWARMER_TEST_PROGRAM=$PWD/target/release/prewarmer PREWARMER_TEST_STARTS=10000
 say "fuzzing"
 bash tests/fuzz/run.sh "${PREWARMER_TEST_FUZZ:-10000000}"
 say "property tests of the task model"
-PROPTEST_CASES=${PREWARMER_TEST_CASES:-100000} cargo test --locked --lib whatever_happens
+PROPTEST_CASES=${PREWARMER_TEST_CASES:-100000} cargo test --locked -p prewarmer-core --lib whatever_happens
 say "killed servers, leaders and API servers"
 with 200 env PREWARMER_TEST_NODES=200 PREWARMER_TEST_KILLS="${PREWARMER_TEST_KILLS:-100}" PREWARMER_TEST_CRASHES=10 \
   PREWARMER_TEST_TAKEOVERS=10 cargo test --locked --test e2e -- chaos --nocapture --test-threads 1

@@ -10,14 +10,14 @@ done
 say "building the programs of the test cluster, if they are not built yet"
 tests/cluster/cluster build > /dev/null
 say "building the tests"
-cargo build --locked --all-targets
+cargo build --locked --workspace --all-targets
 # Tests that need a cluster mostly wait for it. Two threads per processor keep the machine busy: on
 # 2 cores all of tests/e2e takes 384 s, and 664 s with one thread per processor.
 export RUST_TEST_THREADS=$((2 * $(nproc)))
 # Joined by &&, because set -e does not apply within the condition of `if`.
 run() {
   bash tests/prometheus/rules.sh &&
-  tests/cluster/cluster with --fake-nodes 120 --real-nodes 2 -- cargo test --locked -- --show-output --skip hostile:: --skip large_and_slow_reviews &&
+  tests/cluster/cluster with --fake-nodes 120 --real-nodes 2 -- cargo test --locked --workspace -- --show-output --skip hostile:: --skip large_and_slow_reviews &&
   say "tests that assert latency, without other tests: large reviews, and a hostile tenant on a separate cluster" &&
   tests/cluster/cluster with --fake-nodes 10 -- cargo test --locked --test e2e -- --show-output large_and_slow_reviews &&
   cargo test --locked --test e2e -- --show-output hostile:: &&

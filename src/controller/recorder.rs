@@ -6,7 +6,7 @@ use std::{
 };
 
 use k8s_openapi::jiff::Timestamp;
-use prewarmer_core::controller::{ForeignObject, Gauges, Measurement, TaskRef};
+use prewarmer_core::controller::{ForeignObject, Gauges, InternalError, Measurement, TaskRef};
 
 use crate::{
     metrics::Metrics,
@@ -73,7 +73,7 @@ impl Recorder {
                 message,
                 "the API server rejected the task's final status; the task is left unchanged until it changes"
             ),
-            Measurement::InternalError { object, message } => {
+            Measurement::InternalError(InternalError { object, message }) => {
                 record_internal_error(metrics, WorkKind::Task, object, &message);
             }
         }

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use kube::ResourceExt;
 use prewarmer_core::{
-    schedule::{ExecutionOutcome, ExecutionTask, creating_schedule},
-    task::{BatchPolicy, Condition, Phase, PrewarmTask},
+    schedule::{ScheduleExecution, execution_of},
+    task::{BatchPolicy, Condition, PrewarmTask},
 };
 
 use super::{Status, TaskView};
@@ -33,15 +33,6 @@ impl NamespacedName {
     pub fn from_task(task: &PrewarmTask) -> Self {
         Self::new(&task.namespace().unwrap_or_default(), &task.name_any())
     }
-}
-
-/// Execution of a schedule.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ScheduleExecution {
-    /// UID of the schedule.
-    pub schedule: String,
-    /// State of the execution.
-    pub facts: ExecutionTask,
 }
 
 /// State of a task that [`TaskView`] leaves out.
@@ -125,9 +116,7 @@ impl TaskEntry {
             version: task.resource_version().unwrap_or_default().into(),
             json,
             detail: TaskDetail::from_task(task),
-            execution: creating_schedule(task).map(|(schedule, made)| {
-                Box::new(ScheduleExecution { schedule, facts: execution_facts(task, made) })
-            }),
+            execution: execution_of(task).map(Box::new),
             pending_notification: (task.phase().is_terminal() && task.has_pending_notifications())
                 .then(|| Arc::new(task.clone())),
         }
@@ -163,30 +152,6 @@ impl TaskDetail {
                 .map(|one| one.message.clone())
                 .collect(),
         }
-    }
-}
-
-fn execution_facts(
-    task: &PrewarmTask,
-    made: prewarmer_core::schedule::ExecutionOrigin,
-) -> ExecutionTask {
-    let status = task.status.clone().unwrap_or_default();
-    let outcome = match status.phase {
-        Phase::Completed => ExecutionOutcome::Completed,
-        Phase::Failed => ExecutionOutcome::Failed,
-        Phase::Cancelled => ExecutionOutcome::Cancelled,
-        _ => ExecutionOutcome::Active,
-    };
-    let why = status.conditions.iter().find(|one| one.type_ == "Failed" && one.status == "True");
-    ExecutionTask {
-        task: task.name_any(),
-        origin: made,
-        created: task.creation_timestamp().map_or(Timestamp::UNIX_EPOCH, |time| time.0),
-        outcome,
-        cancelling: task.spec.cancel,
-        started: status.start_time,
-        ended: status.completion_time,
-        message: why.map(|one| one.message.clone()),
     }
 }
 

@@ -28,10 +28,7 @@ pub use self::{
     entry::{NamespacedName, TaskDetail, TaskEntry},
     schedules::ScheduleStore,
     task_index::{ListedTasks, StatusCounts, TaskFilter},
-    task_view::{
-        FailedNodeDetail, FailureGroup, ImageDetail, Progress, RetryGrowth, Status, TaskView,
-        amount_schema, failure_groups,
-    },
+    task_view::{ImageDetail, Progress, RetryGrowth, Status, TaskView, amount_schema},
 };
 
 /// Current state of a watched task; `None` after it was deleted.

@@ -1,6 +1,6 @@
 //! Form of a task in the REST API. Pure: no client, no clock, no I/O.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use kube::ResourceExt;
 use serde::{Deserialize, Serialize};
@@ -8,7 +8,9 @@ use utoipa::{ToSchema, openapi::schema::Schema};
 
 use prewarmer_core::{
     duration,
-    task::{Amount, FailedNode, FailurePolicy, ORIGIN_LABEL, Phase, PrewarmTask, RetryStrategy},
+    task::{
+        Amount, FailedNodeDetail, FailurePolicy, ORIGIN_LABEL, Phase, PrewarmTask, RetryStrategy,
+    },
 };
 
 /// Status of a task.
@@ -100,58 +102,6 @@ pub struct Progress {
     pub total_batches: u32,
     /// Completed nodes in percent: 100 × `completedNodes` / `totalNodes`, with one decimal.
     pub percentage: f64,
-}
-
-/// Failed image on a node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct FailedNodeDetail {
-    /// Name of the node.
-    pub node_name: String,
-    /// Image reference; empty when the failure concerns the node.
-    pub image: String,
-    /// Reason, one word of a closed set, such as `ImageNotFound`.
-    pub reason: String,
-    /// Message of the kubelet, the API server or the controller.
-    pub message: String,
-    /// Time at which the failure was observed, RFC 3339.
-    pub timestamp: String,
-}
-
-/// Failures with the same reason and image.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FailureGroup {
-    /// Reason of the failures.
-    pub reason: String,
-    /// Image reference; empty when the failures concern the nodes.
-    pub image: String,
-    /// Names of the nodes.
-    pub nodes: BTreeSet<String>,
-    /// Message of the first failure.
-    pub message: String,
-}
-
-/// Groups failures by reason and image, most nodes first.
-#[must_use]
-pub fn failure_groups(failures: &[FailedNodeDetail]) -> Vec<FailureGroup> {
-    let mut groups: Vec<FailureGroup> = Vec::new();
-    for failure in failures {
-        let same = groups
-            .iter_mut()
-            .find(|group| group.reason == failure.reason && group.image == failure.image);
-        if let Some(group) = same {
-            group.nodes.insert(failure.node_name.clone());
-        } else {
-            groups.push(FailureGroup {
-                reason: failure.reason.clone(),
-                image: failure.image.clone(),
-                nodes: [failure.node_name.clone()].into(),
-                message: failure.message.clone(),
-            });
-        }
-    }
-    groups.sort_by_key(|group| std::cmp::Reverse(group.nodes.len()));
-    groups
 }
 
 /// Results of one image.
@@ -288,17 +238,5 @@ fn image_detail(status: &prewarmer_core::task::ImageStatus) -> ImageDetail {
         completed_nodes: status.succeeded,
         failed_nodes: status.failed,
         digest: status.digest.clone(),
-    }
-}
-
-impl From<FailedNode> for FailedNodeDetail {
-    fn from(node: FailedNode) -> Self {
-        Self {
-            node_name: node.node,
-            image: node.image,
-            reason: node.reason,
-            message: node.message,
-            timestamp: node.time,
-        }
     }
 }

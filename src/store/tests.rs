@@ -1,7 +1,10 @@
 //! Tests of pages, subscriptions and freshness.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use prewarmer_core::task::{Amount, Notification, Phase, PrewarmTaskSpec, PrewarmTaskStatus};
+use prewarmer_core::task::{
+    Amount, FailedNodeDetail, Notification, Phase, PrewarmTaskSpec, PrewarmTaskStatus,
+    failure_groups,
+};
 use rstest::rstest;
 
 use super::*;

@@ -55,11 +55,17 @@ fn run(mut command: Command, input: &str) -> CommandOutput {
     }
 }
 
+/// Returns a PATH on which kubectl finds the plugin, which `cargo build --workspace` puts next to
+/// the server.
+fn path_with_plugin() -> String {
+    let folder = std::path::Path::new(env!("CARGO_BIN_EXE_prewarmer")).parent().unwrap();
+    assert!(folder.join("kubectl-prewarm").is_file(), "run cargo build --workspace first");
+    format!("{}:{}", folder.display(), std::env::var("PATH").unwrap())
+}
+
 /// Builds a `kubectl prewarm` command; kubectl finds the plugin on the PATH.
 fn kubectl_prewarm(cluster: &Cluster, words: &[&str]) -> Command {
-    let program = std::path::Path::new(env!("CARGO_BIN_EXE_kubectl-prewarm"));
-    let path =
-        format!("{}:{}", program.parent().unwrap().display(), std::env::var("PATH").unwrap());
+    let path = path_with_plugin();
     let mut command = Command::new(cluster.var("KUBECTL"));
     command
         .env("KUBECONFIG", cluster.var("KUBECONFIG"))
@@ -223,8 +229,7 @@ async fn watch_cancel_and_wait_timeout() {
     // On a terminal the plugin shows a progress bar; `script` provides a terminal.
     let mut command = Command::new("script");
     let words = format!("kubectl-prewarm watch {name} -n {} --wait-timeout 3s", namespace.name);
-    let program = std::path::Path::new(env!("CARGO_BIN_EXE_kubectl-prewarm")).parent().unwrap();
-    let path = format!("{}:{}", program.display(), std::env::var("PATH").unwrap());
+    let path = path_with_plugin();
     command
         .args(["-qec", &words, "/dev/null"])
         .env("PATH", path)

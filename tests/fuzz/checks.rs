@@ -231,7 +231,7 @@ const METADATA: [&str; 16] = [
 /// modified. Nothing may panic, whether the panic would be caught or not.
 pub fn reconcile(bytes: &[u8]) {
     let mut choices = Choices(bytes);
-    let mut reconciler = ControllerHarness::new(k8s_openapi::jiff::Timestamp::now());
+    let mut reconciler = ControllerHarness::new();
     for n in 0..choices.byte() % 5 {
         reconciler.deliver(&node(&mut choices, n));
     }

@@ -4,6 +4,11 @@
 //! task, and [`schedule::PrewarmSchedule`] creates tasks at the times of a cron expression. The
 //! types are `kube` resources: `kube::Api<PrewarmTask>` works with them.
 
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unwrap_in_result)
+)]
+
 pub mod duration;
 mod field_error;
 pub mod image;

@@ -13,6 +13,11 @@
 //! | [`pod_start`] | pod starts, classified as warm or cold |
 //! | [`slim`] | API objects with only the fields that are used |
 
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unwrap_in_result)
+)]
+
 pub mod controller;
 pub mod intake;
 pub mod node;

@@ -8,7 +8,9 @@ use prewarmer_core::{
     worker::FailureReason,
 };
 
-use crate::store::{FailedNodeDetail, FailureGroup, TaskView, failure_groups};
+use prewarmer_core::task::{FailedNodeDetail, FailureGroup, failure_groups};
+
+use crate::store::TaskView;
 
 /// Number of next execution times that a schedule shows.
 pub(super) const NEXT_TIMES: usize = 5;

@@ -106,6 +106,7 @@ pub enum Effect {
 
 impl Effect {
     /// Returns the deletion of one worker.
+    #[must_use]
     pub fn delete_worker(worker: &WorkerInfo) -> Self {
         Self::DeleteWorker(Box::new(WorkerDeletion {
             kind: worker.kind,
@@ -116,6 +117,7 @@ impl Effect {
     }
 
     /// Returns verb and resource, for metrics and logs.
+    #[must_use]
     pub fn verb_and_resource(&self) -> (&'static str, &'static str) {
         let plural = |kind: WorkerKind| if kind == WorkerKind::Job { "jobs" } else { "pods" };
         match self {
@@ -131,6 +133,7 @@ impl Effect {
     }
 
     /// Returns the key of the effect. No second effect with this key is sent while one is running.
+    #[must_use]
     pub fn key(&self) -> String {
         match self {
             Self::CheckNodes(_) => "examine".into(),

@@ -36,6 +36,7 @@ pub struct ForeignObject {
 
 impl ForeignObject {
     /// Creates a foreign object with the task UID of its labels.
+    #[must_use]
     pub fn new(namespace: &str, name: &str, task_uid: &str, reason: ProvenanceError) -> Self {
         Self { key: format!("{namespace}/{name}"), reason, claim: claim_hash(namespace, task_uid) }
     }

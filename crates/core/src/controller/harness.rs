@@ -32,6 +32,8 @@ use crate::{
 /// Namespace of workers that the task's namespace rejects.
 const OWN_NAMESPACE: &str = "prewarmer";
 
+/// Time at the start: 2026-06-01.
+const START: SignedDuration = SignedDuration::from_hours(494_496);
 /// Time that passes in a round.
 const ROUND_DURATION: SignedDuration = SignedDuration::from_secs(1);
 
@@ -73,17 +75,23 @@ pub struct ControllerHarness {
     internal_errors: usize,
 }
 
+impl Default for ControllerHarness {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl ControllerHarness {
-    /// Creates a controller whose first lists are complete and empty, at the time `now`.
+    /// Creates a controller whose first lists are complete and empty.
     #[must_use]
-    pub fn new(now: Timestamp) -> Self {
+    pub fn new() -> Self {
         Self {
             controller: Controller::new(0, Arc::new(sample_settings())),
             texts: Arc::default(),
             places: AllowedNamespaces { own: Some(OWN_NAMESPACE.into()) },
             tasks: BTreeMap::new(),
             version: 1,
-            now,
+            now: Timestamp::UNIX_EPOCH.saturating_add(START).unwrap_or_default(),
             internal_errors: 0,
         }
     }
@@ -187,7 +195,7 @@ impl ControllerHarness {
             );
         }
         let is_error =
-            |measurement: &&Measurement| matches!(measurement, Measurement::InternalError { .. });
+            |measurement: &&Measurement| matches!(measurement, Measurement::InternalError(_));
         let measurements = self.controller.take_measurements();
         let errors = measurements.iter().filter(is_error).count();
         self.internal_errors = self.internal_errors.saturating_add(errors);

@@ -65,12 +65,16 @@ pub enum Measurement {
         message: String,
     },
     /// Panic in the work on one object.
-    InternalError {
-        /// Object, for people.
-        object: String,
-        /// Message of the panic.
-        message: String,
-    },
+    InternalError(InternalError),
+}
+
+/// Panic in the work on one object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InternalError {
+    /// Object, for people.
+    pub object: String,
+    /// Message of the panic.
+    pub message: String,
 }
 
 /// Current values.

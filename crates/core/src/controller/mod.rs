@@ -73,7 +73,7 @@ pub use self::{
         WorkerDeletion,
     },
     foreign::ForeignObject,
-    measurement::{Gauges, Measurement},
+    measurement::{Gauges, InternalError, Measurement},
     node_check::{CheckInput, NodeCandidate},
     observation::{
         EffectFinished, Observation, OwnedPlan, Ownership, WatchChange, WatchSource, WorkerPod,
@@ -206,10 +206,10 @@ pub fn panic_message(payload: &(dyn Any + Send)) -> String {
     text.unwrap_or("no message").chars().take(MAX_PANIC_MESSAGE).collect()
 }
 
-/// Does the work on one object. A panic ends that work only, and its measurement is the error. Values
-/// that the work has changed before the panic must not be used again.
-fn contain<T>(object: impl fmt::Display, work: impl FnOnce() -> T) -> Result<T, Measurement> {
-    catch_unwind(AssertUnwindSafe(work)).map_err(|payload| Measurement::InternalError {
+/// Does the work on one object. A panic ends that work only. Values that the work has changed before
+/// the panic must not be used again.
+fn contain<T>(object: impl fmt::Display, work: impl FnOnce() -> T) -> Result<T, InternalError> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|payload| InternalError {
         object: object.to_string(),
         message: panic_message(payload.as_ref()),
     })
@@ -325,7 +325,7 @@ impl Controller {
                 .observe_task(task);
         };
         if let Err(error) = contain(TaskDisplay(task), observe) {
-            self.context.measurements.push(error);
+            self.context.measurements.push(Measurement::InternalError(error));
             self.fail_task(uid, task);
         }
     }
@@ -340,7 +340,7 @@ impl Controller {
             Ok(Some(run)) => drop(self.reconcilers.insert(uid.to_owned(), run)),
             Ok(None) => drop(self.abandoned.insert(uid.to_owned(), task.metadata.generation)),
             Err(error) => {
-                self.context.measurements.push(error);
+                self.context.measurements.push(Measurement::InternalError(error));
                 self.abandoned.insert(uid.to_owned(), task.metadata.generation);
             }
         }
@@ -355,7 +355,7 @@ impl Controller {
             let shared = &mut self.context;
             let done = contain(&uid, || run.effect_finished(&effect, result, shared, now));
             if let Err(error) = done {
-                self.context.measurements.push(error);
+                self.context.measurements.push(Measurement::InternalError(error));
                 if let Some(task) = self.state.task(&uid).cloned() {
                     self.fail_task(&uid, &task);
                 }
@@ -416,7 +416,7 @@ impl Controller {
                 Ok(effects) if effects.is_empty() => {}
                 Ok(effects) => self.actions.push((run.target().clone(), effects)),
                 Err(error) => {
-                    self.context.measurements.push(error);
+                    self.context.measurements.push(Measurement::InternalError(error));
                     failed.push((uid, task));
                 }
             }
@@ -598,7 +598,7 @@ impl Controller {
                 || gc::collect_ended(task, workers, pods, self.has_foreign_objects(uid), now);
             match contain(TaskDisplay(task), ended) {
                 Ok(effects) => actions.push((task_reconciler::target(task), effects)),
-                Err(error) => self.context.measurements.push(error),
+                Err(error) => self.context.measurements.push(Measurement::InternalError(error)),
             }
         }
         for (uid, workers) in

@@ -35,11 +35,13 @@ pub struct WatchSource {
 
 impl WatchSource {
     /// Returns the watch of a resource in all namespaces.
+    #[must_use]
     pub fn all(kind: &'static str) -> Self {
         Self { kind, namespace: None }
     }
 
     /// Reports whether the watch delivers objects of the namespace.
+    #[must_use]
     pub fn covers(&self, namespace: &str) -> bool {
         self.namespace.as_deref().is_none_or(|own| own == namespace)
     }
@@ -108,6 +110,7 @@ pub struct WorkerPod {
 
 impl WorkerPod {
     /// Returns namespace and name of the pod.
+    #[must_use]
     pub fn id(&self) -> String {
         format!("{}/{}", self.info.namespace, self.info.name)
     }
@@ -145,6 +148,7 @@ pub fn task_of(guarded: DeserializeGuard<PrewarmTask>) -> (Arc<PrewarmTask>, Opt
 }
 
 /// Verifies that a plan is owned by a task and named after it.
+#[must_use]
 pub fn classify_plan(plan: PrewarmPlan) -> Ownership<OwnedPlan> {
     let (namespace, name) = (plan.namespace().unwrap_or_default(), plan.name_any());
     match provenance::owner_task(&plan.metadata) {
@@ -171,6 +175,7 @@ fn foreign_object<T>(object: &impl ResourceExt, reason: ProvenanceError) -> Owne
 }
 
 /// Verifies that a Job is a worker, as far as that is possible without its task.
+#[must_use]
 pub fn classify_job(job: &SlimJob, places: &AllowedNamespaces) -> Ownership<WorkerInfo> {
     match provenance::verify_job(job, places) {
         Ok(worker) => Ownership::Ours(worker),

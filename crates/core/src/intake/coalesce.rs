@@ -163,6 +163,7 @@ fn task_name<'a>(key: &[u8], images: impl Iterator<Item = &'a str>) -> String {
 }
 
 /// Returns the name of the task that replaces a failed, cancelled or obsolete one.
+#[must_use]
 pub fn successor_name(name: &str, uid: &str) -> String {
     name_from_hash(&Sha256::digest(format!("{name}\0{uid}")))
 }

@@ -41,6 +41,7 @@ pub fn workloads_of(task: &PrewarmTask) -> BTreeSet<String> {
 
 /// Reports whether a task covers no image: it failed, was cancelled, or became obsolete before it
 /// completed.
+#[must_use]
 pub fn is_invalid(task: &PrewarmTask) -> bool {
     let phase = task.phase();
     let obsolete =

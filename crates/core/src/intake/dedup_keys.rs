@@ -82,6 +82,7 @@ impl<'a> TaskGroup<'a> {
 }
 
 /// Returns the hash of the fields that all tasks of a workload have in common.
+#[must_use]
 pub fn group_key(workload: &Workload) -> Vec<u8> {
     TaskGroup::from_workload(workload).hasher().finalize().to_vec()
 }
@@ -110,6 +111,7 @@ pub fn dedup_keys_of_all(workloads: &[Workload]) -> Vec<DedupKey> {
 }
 
 /// Returns the keys of a task: one for each image that can be parsed.
+#[must_use]
 pub fn dedup_keys_of_task(namespace: &str, spec: &PrewarmTaskSpec) -> Vec<DedupKey> {
     let images: Vec<ImageRef> = spec.images.iter().filter_map(|image| image.parse().ok()).collect();
     image_keys(&TaskGroup::from_task(namespace, spec).hasher(), images.iter())

@@ -46,6 +46,7 @@ struct NamespaceQueue<T> {
 
 impl<T> FairQueue<T> {
     /// Creates an empty queue.
+    #[must_use]
     pub fn new(rates: RateLimits, at_once: ConcurrencyLimits) -> Self {
         Self {
             namespaces: HashMap::new(),
@@ -148,6 +149,7 @@ impl<T> FairQueue<T> {
     }
 
     /// Returns the earliest time at which paused items may be taken, if items are paused.
+    #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
         let paused = self.paused.first_key_value().map(|((at, _), _)| *at);
         match self.all_paused_until.filter(|_| !self.ring.is_empty()) {
@@ -157,16 +159,19 @@ impl<T> FairQueue<T> {
     }
 
     /// Returns the number of items of a namespace that wait or are in progress.
+    #[must_use]
     pub fn namespace_len(&self, namespace: &str) -> usize {
         self.namespaces.get(namespace).map_or(0, |line| line.items.len() + line.busy)
     }
 
     /// Returns the number of waiting items.
+    #[must_use]
     pub fn waiting_len(&self) -> usize {
         self.waiting
     }
 
     /// Returns the number of items in progress.
+    #[must_use]
     pub fn in_progress(&self) -> usize {
         self.busy
     }

@@ -73,6 +73,7 @@ impl Hint {
     }
 
     /// Reports whether both hints have the same UID, replaced version and keys.
+    #[must_use]
     pub fn is_equal_hint(&self, other: &Self) -> bool {
         self.uid == other.uid
             && self.replaced_version == other.replaced_version
@@ -104,6 +105,7 @@ pub struct ConfirmedHint {
 
 impl ConfirmedHint {
     /// Creates a hint of a stored object, whose images it already had are `kept`.
+    #[must_use]
     pub fn from_stored(
         namespace: &str,
         since: Timestamp,

@@ -195,6 +195,7 @@ pub struct HintQueue {
 
 impl HintQueue {
     /// Creates an empty queue with a hint window and the rate limits of lookups.
+    #[must_use]
     pub fn new(window: Duration, rates: RateLimits, now: Instant) -> Self {
         Self {
             namespaces: HashMap::new(),
@@ -517,14 +518,22 @@ impl HintQueue {
     }
 
     /// Returns the next deadline, if there is one.
+    #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
         let alarm = self.timers.first_key_value().map(|((at, _), _)| *at);
         [alarm, self.lookups.next_deadline()].into_iter().flatten().min()
     }
 
     /// Returns the number of waiting objects and confirmed hints.
+    #[must_use]
     pub fn len(&self) -> usize {
         self.objects.len() + self.confirmed_hints
+    }
+
+    /// Reports whether nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 }
 

@@ -60,6 +60,7 @@ pub struct NamespaceRateLimiter {
 
 impl NamespaceRateLimiter {
     /// Creates a limiter with full bursts.
+    #[must_use]
     pub fn new(rates: RateLimits) -> Self {
         let (total, namespace) = (Gcra::new(rates.total), Gcra::new(rates.namespace));
         Self { total, namespace, total_arrival: None, namespaces: HashMap::new() }

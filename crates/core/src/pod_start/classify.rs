@@ -33,6 +33,7 @@ pub struct PodStart {
 
 /// Classifies a start. `warmed`: a worker's pull of the image to the node, unless an earlier
 /// container has used it.
+#[must_use]
 pub fn classify(pulled: &ImageEvent, warmed: Option<WorkerPull>) -> PodStart {
     let warm = match pulled.pull_duration {
         None => true,

@@ -28,6 +28,7 @@ pub struct ImageEvent {
 }
 
 /// Parses an event. `now` is used for events without a time.
+#[must_use]
 pub fn parse_event(event: &Event, now: Timestamp) -> Option<ImageEvent> {
     let (image, took) = parse_message(event.message.as_deref()?)?;
     let image: ImageRef = image.parse().ok()?;

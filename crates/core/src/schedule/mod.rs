@@ -6,6 +6,7 @@
 
 mod cron;
 pub mod decide;
+mod execution;
 mod naming;
 
 pub use prewarmer_api::schedule::*;
@@ -13,6 +14,7 @@ pub use prewarmer_api::schedule::*;
 pub use self::{
     cron::{Cron, parse_time_zone},
     decide::{ExecutionOutcome, ExecutionTask, ManualDecision, decide_manual},
+    execution::{ScheduleExecution, execution_of},
     naming::{
         ExecutionOrigin, SCHEDULED_AT_ANNOTATION, TRIGGER_ANNOTATION, build_task,
         creating_schedule, is_schedule, random_task_name,

@@ -10,11 +10,13 @@
 pub mod batches;
 pub mod bounds;
 pub mod caps;
+mod failures;
 pub mod plan;
 mod retry;
 mod rules;
 pub mod validate;
 
+pub use failures::{FailedNodeDetail, FailureGroup, failure_groups};
 pub use prewarmer_api::{FieldError, task::*};
 pub use retry::{node_states, nodes_not_warm, retry_spec};
 pub use rules::FORMATS as NOTIFICATION_FORMATS;

@@ -40,6 +40,7 @@ pub fn is_worker_pod_name(pod: &str) -> bool {
 }
 
 /// Returns the name of the Event for a phase of a task.
+#[must_use]
 pub fn event_name(task: &str, uid: &str, phase: &str) -> String {
     format!("{}.{}", label_value(task), short_hash(&[uid, phase], 16))
 }

@@ -19,6 +19,7 @@ fn image_hash(namespace: &str, image: &str) -> ImageHash {
 }
 
 /// Returns the hashes of the workloads' images.
+#[must_use]
 pub fn image_hashes(workloads: &[Workload]) -> Vec<ImageHash> {
     let of = |workload: &Workload| {
         let images =

@@ -47,6 +47,7 @@ pub struct WorkloadIndex(HashMap<String, HashMap<(usize, String), WorkloadEntry>
 
 impl WorkloadIndex {
     /// Creates an empty index that counts image references in `wanted`.
+    #[must_use]
     pub fn new(wanted: ImageRefs) -> Self {
         Self(HashMap::new(), wanted)
     }
@@ -126,6 +127,7 @@ impl WorkloadIndex {
     }
 
     /// Reports whether a workload exists, named as `Kind/name`.
+    #[must_use]
     pub fn contains(&self, kinds: &[Arc<WorkloadKind>], namespace: &str, title: &str) -> bool {
         let Some((kind, name)) = title.split_once('/') else { return false };
         let objects = self

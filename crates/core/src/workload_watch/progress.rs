@@ -11,6 +11,7 @@ const NEW_CRON_JOB: SignedDuration = SignedDuration::from_secs(600);
 /// Reports whether pods of the newest template are still to be created. A Deployment also counts
 /// until its pods are available or its progress deadline is exceeded. Other kinds do not: they
 /// report no such deadline, and among thousands of nodes one is always not ready.
+#[must_use]
 pub fn is_in_progress(kind: &WorkloadKind, object: &ObjectView, now: Timestamp) -> bool {
     let status = &object.status;
     match (kind.group.as_str(), kind.kind.as_str()) {
@@ -67,6 +68,7 @@ fn is_generation_unobserved(kind: &WorkloadKind, object: &ObjectView) -> bool {
 }
 
 /// Reports whether pods exist and all of them have the newest template.
+#[must_use]
 pub fn is_complete(kind: &WorkloadKind, object: &ObjectView) -> bool {
     let status = &object.status;
     if is_generation_unobserved(kind, object) {

@@ -78,7 +78,7 @@ fn apply_effects(
 /// Returns the number of internal errors so far.
 fn errors(controller: &Controller) -> usize {
     let is_error =
-        |measurement: &&Measurement| matches!(measurement, Measurement::InternalError { .. });
+        |measurement: &&Measurement| matches!(measurement, Measurement::InternalError(_));
     controller.context.measurements.iter().filter(is_error).count()
 }
 

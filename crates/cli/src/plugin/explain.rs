@@ -6,11 +6,12 @@ use std::collections::BTreeSet;
 use http::Uri;
 
 use prewarmer_core::{
-    task::{Delivery, FailedNode, Notification, Phase, PrewarmTask},
+    task::{
+        Delivery, FailedNode, FailedNodeDetail, FailureGroup, Notification, Phase, PrewarmTask,
+        failure_groups,
+    },
     worker::FailureReason,
 };
-
-use crate::store::{FailedNodeDetail, FailureGroup, failure_groups};
 
 /// Largest number of nodes that a sentence lists.
 const MAX_LISTED_NODES: usize = 5;

@@ -9,8 +9,8 @@ use prewarmer_core::{
     duration::elapsed,
     schedule::{
         Cron, ExecutionOrigin, ExecutionStatus, ExecutionTask, ManualDecision, PrewarmSchedule,
-        PrewarmScheduleSpec, QueuedRun, Trigger, build_task, decide_manual, random_task_name,
-        validate_spec,
+        PrewarmScheduleSpec, QueuedRun, Trigger, build_task, decide_manual, execution_of,
+        random_task_name, validate_spec,
     },
     task::{PrewarmTask, PrewarmTaskSpec},
 };
@@ -23,10 +23,7 @@ use super::{
     output::{Output, print},
     watch,
 };
-use crate::{
-    store::TaskEntry,
-    terminal::{Colour, TableCell, format_age, format_duration, table},
-};
+use crate::terminal::{Colour, TableCell, format_age, format_duration, table};
 
 /// Number of scheduled times printed for a new schedule.
 const SHOWN_TIMES: usize = 3;
@@ -251,7 +248,7 @@ pub(super) async fn trigger(
     let all = tasks.list(&ListParams::default()).await?;
     let runs: Vec<ExecutionTask> = all
         .iter()
-        .filter_map(|task| TaskEntry::from_task(task).execution)
+        .filter_map(execution_of)
         .filter(|run| run.schedule == uid)
         .map(|run| run.facts)
         .collect();

@@ -10,5 +10,5 @@ fn main() -> ExitCode {
         );
         return ExitCode::FAILURE;
     }
-    prewarmer::plugin::main()
+    prewarmer_cli::plugin::main()
 }
