@@ -115,7 +115,7 @@ write_sbom() {
   # their list.
   sed -e '1d;$d' -e 's/^/  /' deploy/vendored.json | sed '$s/$/,/' > "$work/vendored"
   sed "/^  \"components\": \[/r $work/vendored" "$work/prewarmer.cdx.json" > "$out/prewarmer.cdx.json"
-  rm prewarmer_bin.cdx.json prewarmer-helper_bin.cdx.json
+  find . -name "*_bin.cdx.json" -not -path "./target/*" -delete
 }
 
 for arch in ${arches//,/ }; do

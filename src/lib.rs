@@ -8,44 +8,13 @@
 //!    intake: dedupe, coalesce ------> creates PrewarmTask <-------------------+--------------------+
 //!                                         |   (the API server is the only store)
 //!                                         v
-//!    controller (leader only): snapshot -> plan -> dispatch -> observe -> status -> reap
-//!                               nodes     batches    Jobs       pods     one writer
+//!    controller (leader only): snapshot -> plan -> observe -> reap -> dispatch -> status
+//!                               nodes      pods       old      new         one writer
 //! ```
 //!
-//! Each module has one purpose; its `mod.rs` states its inputs, its outputs and the modules it may
-//! call. Modules marked *pure* use no client and do no I/O.
-//!
-//! | module | purpose |
-//! |---|---|
-//! | [`serve`] | assembles and runs the service |
-//! | [`config`], [`duration`], [`telemetry`] | settings, durations, logging |
-//! | [`image`] | image references (pure) |
-//! | [`workload`] | images, placement, credentials and annotations of a workload (pure) |
-//! | [`cluster_context`] | cluster context of workloads: namespaces, runtime classes, autoscalers |
-//! | [`task`] | `PrewarmTask`: resource, validation, plan, status, conditions (pure) |
-//! | [`node`] | nodes and their eligibility (pure) |
-//! | [`slim`] | watched objects, reduced to the fields that are read (pure) |
-//! | `scope` | API clients for one namespace or for all namespaces |
-//! | [`egress`] | egress policy of outgoing requests |
-//! | [`node_checks`] | node checks: Prometheus, disk, platform |
-//! | [`worker`] | the Job or pod that pulls images, and the parsing of its results (pure) |
-//! | [`intake`] | hints in, deduplicated and coalesced `PrewarmTask`s out |
-//! | [`controller`] | snapshot, plan, dispatch, observe, status, reap |
-//! | [`rollout`] | workload watch: workloads that no hint reported, and obsolete tasks |
-//! | [`pod_start`] | pod starts, classified as warm or cold |
-//! | [`webhook`] | admission: review in, response out |
-//! | [`store`] | tasks and schedules in the memory of this replica |
-//! | [`api`] | REST API over the same resources, and the web pages at `/ui` |
-//! | [`schedule`] | tasks at times of day |
-//! | [`notify`] | notifications about ended tasks |
-//! | [`token`] | creation of API tokens |
-//! | [`leader`] | leader election |
-//! | [`supervise`] | supervision of components that must not end before shutdown |
-//! | [`server`] | listeners, TLS, certificates, registration, graceful shutdown |
-//! | [`doctor`] | diagnosis of a cluster and an installation from outside |
-//! | [`plugin`], [`terminal`] | `kubectl prewarm`; tables and colours |
-//! | [`manifests`] | objects of a complete installation (pure) |
-//! | [`metrics`], [`trace`] | metric definitions; spans |
+//! The decisions are in [`prewarmer_core`], which does no I/O. Each module here has one purpose; its
+//! `mod.rs` states its inputs, its outputs and the modules it may use.
+//! `docs/develop/architecture.md` lists them.
 #![cfg_attr(
     test,
     allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unwrap_in_result)
