@@ -185,7 +185,7 @@ pub enum WorkKind {
     /// Delivery of a notification.
     Notification,
     /// Update of the task store or schedule store.
-    Catalog,
+    Store,
     /// Extraction of the images of a workload.
     Workload,
     /// Processing of a kubelet event.
@@ -202,7 +202,7 @@ impl WorkKind {
         Self::Watch,
         Self::Schedule,
         Self::Notification,
-        Self::Catalog,
+        Self::Store,
         Self::Workload,
         Self::PodStart,
         Self::Creation,
@@ -217,7 +217,7 @@ impl WorkKind {
             Self::Watch => "watch",
             Self::Schedule => "schedule",
             Self::Notification => "notification",
-            Self::Catalog => "catalog",
+            Self::Store => "store",
             Self::Workload => "workload",
             Self::PodStart => "pod_start",
             Self::Creation => "creation",

@@ -66,12 +66,12 @@ say "API      http://127.0.0.1:$((port + 2))/api/v1"
 say "health   http://127.0.0.1:$((port + 1))/readyz, /metrics"
 say "token    $token"
 say "kubectl  $KUBECTL --kubeconfig $KUBECONFIG"
-say "watching src, Cargo.toml and Cargo.lock; Ctrl-C stops the server"
+say "watching src, crates, Cargo.toml and Cargo.lock; Ctrl-C stops the server"
 marker=$dir/built
 touch "$marker"
 while :; do
   sleep 1
-  [[ -n $(find src Cargo.toml Cargo.lock -newer "$marker" -type f -print -quit 2> /dev/null) ]] || continue
+  [[ -n $(find src crates Cargo.toml Cargo.lock -newer "$marker" -type f -print -quit 2> /dev/null) ]] || continue
   touch "$marker"
   say "rebuilding"
   if build; then

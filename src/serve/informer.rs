@@ -197,7 +197,7 @@ fn apply_object<R: Index>(reader: &R, metrics: &Metrics, object: DeserializeGuar
                 text_or_empty(object.meta().namespace.as_ref()),
                 text_or_empty(object.meta().name.as_ref())
             );
-            catch_panic(metrics, WorkKind::Catalog, name, || reader.apply(object));
+            catch_panic(metrics, WorkKind::Store, name, || reader.apply(object));
         }
         Err(invalid) => {
             metrics.unreadable_objects.with_label_values(&[&R::Kind::plural(&())]).inc();

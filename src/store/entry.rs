@@ -52,7 +52,7 @@ pub struct TaskDetail {
     pub ignored: u32,
     /// Reasons of the excluded nodes that the status lists, each with the number of nodes.
     pub ignored_reasons: Vec<(String, u32)>,
-    /// Messages of the conditions `Throttled`, `WorkersElsewhere` and `NodesChecked`.
+    /// Messages of the conditions `Throttled`, `WorkersInFallbackNamespace` and `NodesChecked`.
     pub condition_messages: Vec<String>,
 }
 
@@ -134,8 +134,10 @@ impl TaskDetail {
             }
         }
         let is_relevant = |one: &&Condition| {
-            matches!(one.type_.as_str(), "Throttled" | "WorkersElsewhere" | "NodesChecked")
-                && !one.message.is_empty()
+            matches!(
+                one.type_.as_str(),
+                "Throttled" | "WorkersInFallbackNamespace" | "NodesChecked"
+            ) && !one.message.is_empty()
         };
         Self {
             node_states: status.node_states.into(),

@@ -194,7 +194,11 @@ async fn rejected_workers_fail_or_move_to_fallback_namespace() {
                 (&json!("Completed"), &json!(12)),
                 "{ended:#}"
             );
-            assert_eq!(condition(&ended, "WorkersElsewhere")["status"], "True", "{ended:#}");
+            assert_eq!(
+                condition(&ended, "WorkersInFallbackNamespace")["status"],
+                "True",
+                "{ended:#}"
+            );
         }
         let spec = json!({"images": ["c:1"], "nodes": 3, "serviceAccountName": "builder"});
         apply(namespace, "with-credentials", &spec);

@@ -515,7 +515,7 @@ impl Default for Amount {
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
     /// `Progressing`, `Complete` or `Failed`; `Limited`, `Throttled`, `NodesChecked` and
-    /// `WorkersElsewhere` only where they apply.
+    /// `WorkersInFallbackNamespace` only where they apply.
     #[serde(rename = "type")]
     pub type_: String,
     /// `True`, `False` or `Unknown`.

@@ -16,7 +16,7 @@ pub(super) struct ConditionInputs<'a> {
     /// Fields of the spec that exceed the operator's limits. Empty where none does.
     pub(super) limited_fields: String,
     /// Cause for which workers are created in Prewarmer's own namespace.
-    pub(super) workers_elsewhere: Option<String>,
+    pub(super) workers_in_fallback_namespace: Option<String>,
     /// Errors of the node checks, empty if all succeeded. `None` where no check is configured.
     pub(super) node_check_errors: Option<String>,
     pub(super) generation: Option<i64>,
@@ -59,12 +59,17 @@ pub(super) fn compute_conditions(
     if !word.limited_fields.is_empty() {
         states.push(("Limited", "True", "OperatorLimits".into(), word.limited_fields.clone()));
     }
-    if let Some(message) = &word.workers_elsewhere {
-        states.push(("WorkersElsewhere", "True", "NamespaceRefused".into(), message.clone()));
+    if let Some(message) = &word.workers_in_fallback_namespace {
+        states.push((
+            "WorkersInFallbackNamespace",
+            "True",
+            "NamespaceRefused".into(),
+            message.clone(),
+        ));
     }
     if let Some(message) = &word.node_check_errors {
         let (checked, why) =
-            if message.is_empty() { ("True", "Checked") } else { ("Unknown", "NoOpinion") };
+            if message.is_empty() { ("True", "Checked") } else { ("Unknown", "CheckFailed") };
         states.push(("NodesChecked", checked, why.into(), message.clone()));
     }
     let condition = |(type_, status, reason, message): (&str, &str, String, String)| {
@@ -82,7 +87,7 @@ pub(super) fn compute_conditions(
     let mut all: Vec<Condition> = states.into_iter().map(condition).collect();
     // Conditions that a previous leader found are kept, because they are not computed again.
     let lasting = |known: &&Condition| {
-        matches!(known.type_.as_str(), "Limited" | "NodesChecked" | "WorkersElsewhere")
+        matches!(known.type_.as_str(), "Limited" | "NodesChecked" | "WorkersInFallbackNamespace")
     };
     let unsaid: Vec<Condition> = old
         .iter()
@@ -110,7 +115,7 @@ mod tests {
             message: "",
             throttled: None,
             limited_fields: String::new(),
-            workers_elsewhere: None,
+            workers_in_fallback_namespace: None,
             node_check_errors: None,
             generation: Some(1),
         }
@@ -155,13 +160,13 @@ mod tests {
     fn lasting_conditions_survive_a_leader_change() {
         let found = ConditionInputs {
             node_check_errors: Some(String::new()),
-            workers_elsewhere: Some("full".into()),
+            workers_in_fallback_namespace: Some("full".into()),
             limited_fields: "less".into(),
             ..inputs(Phase::Running)
         };
         let first = compute_conditions(&[], &found, Timestamp::UNIX_EPOCH);
         let second = compute_conditions(&first, &inputs(Phase::Completed), Timestamp::UNIX_EPOCH);
-        for name in ["Limited", "NodesChecked", "WorkersElsewhere"] {
+        for name in ["Limited", "NodesChecked", "WorkersInFallbackNamespace"] {
             assert_eq!(find(&second, name), find(&first, name));
             assert!(find(&second, name).is_some(), "{name}");
         }

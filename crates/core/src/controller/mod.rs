@@ -20,6 +20,7 @@ mod batch_fixture;
 mod capacity;
 mod cluster_state;
 mod conditions;
+mod dispatch;
 mod effect;
 mod evaluate;
 #[cfg(test)]
@@ -31,11 +32,15 @@ mod harness;
 mod measurement;
 mod node_check;
 mod observation;
+mod observe;
+mod plan;
 mod plan_reconciler;
 mod queue;
+mod reap;
 mod registry_breaker;
 mod results;
 mod snapshot;
+mod status;
 mod task_reconciler;
 #[cfg(test)]
 mod tests;

@@ -1,44 +1,36 @@
 //! Reconciler of one task: computes from a snapshot of the cluster and the task's state the effects
 //! to apply and the status to write. Sends no requests and reads no clock.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, time::Duration};
 
-use crate::{
-    duration,
-    task::{
-        FieldError, MAX_BATCH_ENDS, OBSOLETE_ANNOTATION, Phase, PrewarmTask, PrewarmTaskStatus,
-        caps::{self, Caps},
-        plan::{NodeCheckFindings, matching_nodes, select_nodes},
-        validate::{ValidTask, validate},
-    },
-    worker::{FailureReason, WorkerInfo},
-};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::{Resource, ResourceExt};
 
 use super::{
     ControllerSettings, ReconcileContext,
-    capacity::{CapacityLimit, WorkerSlot},
+    capacity::WorkerSlot,
     cluster_state::{self, Pods, Workers},
-    conditions::{self, ConditionInputs, format_seconds},
-    effect::{
-        ApplyError, Effect, EffectOutput, PhaseEvent, StatusWrite, TaskRef, WorkerCreation,
-        check_nodes,
-    },
+    conditions::format_seconds,
+    effect::{ApplyError, Effect, EffectOutput, PhaseEvent, TaskRef, WorkerCreation},
     gc,
     measurement::Measurement,
-    node_check::NodeCandidate,
-    plan_reconciler::{PlanReconciler, finish_attempt},
+    observe::finish_attempt,
+    plan_reconciler::PlanReconciler,
     results::NodeOutcome,
-    snapshot::{QueueDecision, Snapshot},
+    snapshot::Snapshot,
+    status::{estimate_completion, record_batch_ends, task_ended},
     tracker::{NodeTracker, add_millis, may_use_own_namespace},
 };
+use crate::{
+    task::{
+        FieldError, OBSOLETE_ANNOTATION, Phase, PrewarmTask, PrewarmTaskStatus,
+        caps::{self, Caps},
+        plan::NodeCheckFindings,
+        validate::{ValidTask, validate},
+    },
+    worker::{FailureReason, WorkerInfo},
+};
 
-/// Minimum interval between two writes of a status, in milliseconds. Holds also for results that a
-/// deletion waits for.
-const WRITE_INTERVAL_MS: i64 = 1000;
-/// Interval between writes of progress that nothing waits for, in milliseconds.
-const PROGRESS_INTERVAL_MS: i64 = 5000;
 /// Time without a pull after which a task is parked, in milliseconds. Longer than the time between
 /// two batches.
 const PARKED_AFTER_MS: i64 = 10_000;
@@ -53,8 +45,6 @@ const MAX_API_MESSAGE: usize = 500;
 /// Annotation that marks an object in memory as unreadable; its value is the reason. Objects from
 /// watches carry only the annotations that the controller uses, so no client can set it.
 pub(super) const UNREADABLE_ANNOTATION: &str = "prewarm.io/unreadable";
-/// Maximum length of a registry's message in a condition, in characters.
-const MAX_REGISTRY_MESSAGE: usize = 200;
 
 /// State of one open task between reconciles.
 #[allow(
@@ -62,50 +52,50 @@ const MAX_REGISTRY_MESSAGE: usize = 200;
     reason = "each flag is independent, and all combinations occur"
 )]
 pub(super) struct TaskReconciler {
-    target: TaskRef,
-    valid: Result<ValidTask, Vec<FieldError>>,
+    pub(super) target: TaskRef,
+    pub(super) valid: Result<ValidTask, Vec<FieldError>>,
     /// Hosts of the registries of the task's images, sorted and distinct.
-    hosts: Vec<String>,
-    status: PrewarmTaskStatus,
-    resource_version: Option<String>,
+    pub(super) hosts: Vec<String>,
+    pub(super) status: PrewarmTaskStatus,
+    pub(super) resource_version: Option<String>,
     /// Status as last stored in the API server.
-    written_status: PrewarmTaskStatus,
-    written_at: Option<Timestamp>,
+    pub(super) written_status: PrewarmTaskStatus,
+    pub(super) written_at: Option<Timestamp>,
     /// True when a result or an event waits for the next write of the status.
-    urgent: bool,
-    phase_events: Vec<PhaseEvent>,
-    findings: Option<NodeCheckFindings>,
+    pub(super) urgent: bool,
+    pub(super) phase_events: Vec<PhaseEvent>,
+    pub(super) findings: Option<NodeCheckFindings>,
     /// True when nodes are checked beyond their own conditions.
-    checks_nodes: bool,
-    tracker: Option<NodeTracker>,
-    inflight: HashSet<String>,
-    paused_until: Option<Timestamp>,
+    pub(super) checks_nodes: bool,
+    pub(super) tracker: Option<NodeTracker>,
+    pub(super) inflight: HashSet<String>,
+    pub(super) paused_until: Option<Timestamp>,
     /// Message of the API server's last rejection, until a creation succeeds.
-    last_rejection: Option<String>,
+    pub(super) last_rejection: Option<String>,
     /// Registry of the task whose concurrency is reduced, if any.
-    limited_registry: Option<String>,
+    pub(super) limited_registry: Option<String>,
     /// Reason to end the task regardless of its nodes.
-    abort_reason: Option<AbortReason>,
+    pub(super) abort_reason: Option<AbortReason>,
     /// True when the API server has rejected even the shortest status. Nothing is tried until the
     /// object changes.
-    status_unwritable: bool,
+    pub(super) status_unwritable: bool,
     /// True when the object cannot be decoded, so that its status is unknown.
-    unreadable: bool,
+    pub(super) unreadable: bool,
     /// Fields of the spec that exceed the operator's limits, as text.
-    limited: Vec<String>,
+    pub(super) limited: Vec<String>,
     /// The same for the priority, which may change.
-    limited_priority: Option<String>,
+    pub(super) limited_priority: Option<String>,
     /// Deadline of the task, and the setting that it comes from when the spec has none.
-    deadline: (Duration, Option<&'static str>),
+    pub(super) deadline: (Duration, Option<&'static str>),
     /// True when the deadline has ended nodes of the task.
-    expired: bool,
+    pub(super) expired: bool,
     /// Time when a worker of the task last pulled, a node of it ended, or its phase changed.
-    last_progress: Option<Timestamp>,
+    pub(super) last_progress: Option<Timestamp>,
 }
 
 /// Failure of the task that does not depend on its nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct AbortReason {
+pub(super) struct AbortReason {
     reason: &'static str,
     message: String,
 }
@@ -115,6 +105,22 @@ impl AbortReason {
         let message = "an internal error ended this task; for details search the server's log for the task's UID";
         Self { reason: "InternalError", message: message.to_owned() }
     }
+}
+
+/// What a reconcile of a task does.
+enum Stage {
+    /// Nothing: the API server has rejected a request moments ago, or every status of the task.
+    Paused,
+    /// Ends the task regardless of its nodes.
+    Aborted(AbortReason),
+    /// Ends the task because its spec is invalid, with the problems.
+    Invalid(String),
+    /// Deletes the workers and ends the task.
+    Cancelling,
+    /// Selects the nodes and stores them.
+    Planning,
+    /// Observes, reaps and dispatches workers.
+    Running,
 }
 
 impl TaskReconciler {
@@ -458,7 +464,8 @@ impl TaskReconciler {
         }
     }
 
-    /// Computes the effects to apply now.
+    /// Computes the effects to apply now. The nodes are selected once; then each reconcile observes,
+    /// reaps and dispatches workers, in this order, and writes the status.
     pub(super) fn reconcile(
         &mut self,
         task: &PrewarmTask,
@@ -470,27 +477,20 @@ impl TaskReconciler {
             if self.abort_reason.is_none() { "reconcile" } else { "abort" },
             &self.target.name,
         );
-        if self.paused_until.is_some_and(|until| view.now < until) {
-            return Vec::new();
-        }
-        self.paused_until = None;
         self.limited_priority =
             caps::effective_priority(&shared.settings.limits.caps, task.spec.priority).1;
         let reduced = |host: &&String| shared.budgets.is_reduced(host);
         self.limited_registry = self.hosts.iter().find(reduced).cloned();
         let mut effects = Vec::new();
-        if self.status_unwritable {
-            return effects;
-        }
-        if let Some(stopped) = self.abort_reason.clone() {
-            self.abort(&stopped, task, view, &mut effects);
-        } else if let Err(problems) = &self.valid {
-            let message = join_problems(problems);
-            self.finish(Phase::Failed, "InvalidSpec", &message, task, view.now);
-        } else if task.spec.cancel {
-            self.cancel(task, view, &mut effects);
-        } else if self.tracker.is_none() {
-            self.create_plan(task, view, &shared.settings, &mut effects);
+        match self.stage(task, view.now) {
+            Stage::Paused => return effects,
+            Stage::Aborted(reason) => self.abort(&reason, task, view, &mut effects),
+            Stage::Invalid(problems) => {
+                self.finish(Phase::Failed, "InvalidSpec", &problems, task, view.now);
+            }
+            Stage::Cancelling => self.cancel(task, view, &mut effects),
+            Stage::Planning => self.plan(task, view, &shared.settings, &mut effects),
+            Stage::Running => {}
         }
         if self.tracker.is_some() && !task.spec.cancel {
             self.process_nodes(task, view, shared, &mut effects);
@@ -498,6 +498,22 @@ impl TaskReconciler {
         self.write_status(view.now, &mut effects);
         effects.retain(|effect| self.inflight.insert(effect.key()));
         effects
+    }
+
+    fn stage(&self, task: &PrewarmTask, now: Timestamp) -> Stage {
+        if self.status_unwritable || self.paused_until.is_some_and(|until| now < until) {
+            Stage::Paused
+        } else if let Some(reason) = &self.abort_reason {
+            Stage::Aborted(reason.clone())
+        } else if let Err(problems) = &self.valid {
+            Stage::Invalid(join_problems(problems))
+        } else if task.spec.cancel {
+            Stage::Cancelling
+        } else if self.tracker.is_none() {
+            Stage::Planning
+        } else {
+            Stage::Running
+        }
     }
 
     fn cancel(&mut self, task: &PrewarmTask, view: &Snapshot<'_>, effects: &mut Vec<Effect>) {
@@ -518,101 +534,7 @@ impl TaskReconciler {
         }
     }
 
-    /// Chooses the nodes and stores them as a `PrewarmPlan`, before the first worker.
-    fn create_plan(
-        &mut self,
-        task: &PrewarmTask,
-        view: &Snapshot<'_>,
-        settings: &ControllerSettings,
-        effects: &mut Vec<Effect>,
-    ) {
-        let Ok(valid) = &self.valid else { return };
-        if let Some(spec) = view.plan {
-            self.tracker = Some(NodeTracker::new(
-                valid,
-                Arc::clone(spec),
-                &self.status,
-                settings.limits.registry_failure_threshold,
-                view.now,
-            ));
-            return;
-        }
-        if !self.status.node_states.is_empty() {
-            let message = "the task's PrewarmPlan was deleted, so its completed nodes are unknown; create a new task";
-            self.finish(Phase::Failed, "PlanLost", message, task, view.now);
-            return;
-        }
-        if let Some(why) = obsolete_reason(task) {
-            return self.finish(Phase::Cancelled, "Obsolete", why, task, view.now);
-        }
-        let held = match view.queue_decision {
-            _ if task.spec.suspend => Some(("Suspended", "suspended by spec.suspend".to_owned())),
-            QueueDecision::Queued(held) => {
-                Some(("Queued", held.message(&self.target.namespace).to_string()))
-            }
-            QueueDecision::Admitted => None,
-        };
-        if let Some((reason, message)) = held.filter(|_| !self.has_started()) {
-            self.set_phase(Phase::Pending, reason, &message, task, view.now);
-            return;
-        }
-        self.checks_nodes = settings.node_checks_enabled;
-        if self.findings.is_none() {
-            let able = matching_nodes(valid, view.nodes.values())
-                .filter(|(_, obstacle)| obstacle.is_none());
-            let able: Vec<NodeCandidate> =
-                able.map(|(node, _)| NodeCandidate::from(node)).collect();
-            let choose_for = (valid.nodes.of_total(able.len()) < able.len())
-                .then(|| self.target.namespace.clone());
-            if settings.node_checks_enabled || choose_for.is_some() {
-                effects.push(check_nodes(&valid.images, able, choose_for));
-                self.set_phase(
-                    Phase::Snapshotting,
-                    "Checking",
-                    "node checks are running",
-                    task,
-                    view.now,
-                );
-                return;
-            }
-        }
-        let findings = self.findings.clone().unwrap_or_default();
-        let mut spec = select_nodes(valid, view.nodes.values(), &findings, settings.breaker);
-        let most = settings.limits.caps.nodes as usize;
-        if most > 0 && spec.nodes.len() > most {
-            self.limited.push(format!(
-                "{} nodes are limited to {most} (--max-nodes-per-task)",
-                spec.nodes.len()
-            ));
-            spec.nodes.truncate(most);
-        }
-        let spec = Arc::new(spec);
-        if spec.nodes.is_empty() {
-            self.status.ignored_nodes.clone_from(&spec.ignored);
-            self.status.ignored_node_count = spec.ignored_count;
-            let message = if spec.ignored_count == 0 {
-                "no node matches nodeSelector and nodeAffinity".to_owned()
-            } else {
-                format!(
-                    "all {} matching nodes are ineligible; see status.ignoredNodes",
-                    spec.ignored_count
-                )
-            };
-            self.finish(Phase::Failed, "NoEligibleNodes", &message, task, view.now);
-            return;
-        }
-        self.set_phase(
-            Phase::Snapshotting,
-            "Snapshotting",
-            "the PrewarmPlan is being stored",
-            task,
-            view.now,
-        );
-        effects.push(Effect::CreatePlan(spec));
-    }
-
-    /// Observes, reaps and dispatches the workers of the plan's nodes, and ends the task when all
-    /// have ended.
+    /// Observes, reaps and dispatches the workers of the plan's nodes, and records their results.
     fn process_nodes(
         &mut self,
         task: &PrewarmTask,
@@ -657,174 +579,7 @@ impl TaskReconciler {
             self.last_progress = Some(view.now);
             self.status.estimated_completion = estimate_completion(&self.status, view.now);
         }
-        let all = planned.results.all_ended();
-        let recorded = self.status.node_states == self.written_status.node_states;
-        if all && recorded && !left {
-            self.complete(task, view.now);
-        } else if all {
-            self.set_phase(
-                Phase::Finalizing,
-                "Finalizing",
-                "all nodes have ended; workers are being deleted",
-                task,
-                view.now,
-            );
-        } else if task.spec.suspend {
-            self.set_phase(
-                Phase::Running,
-                "Suspended",
-                "suspended by spec.suspend; running workers continue",
-                task,
-                view.now,
-            );
-        } else {
-            let trouble = self
-                .last_rejection
-                .as_ref()
-                .map(|said| format!("; the API server rejects requests: {said}"))
-                .unwrap_or_default();
-            let most = shared.settings.max_workers;
-            let full = match full {
-                Some(CapacityLimit::Cluster) => {
-                    format!("; {most} of {most} workers are running (--max-workers)")
-                }
-                Some(CapacityLimit::Namespace(most)) => {
-                    let namespace = &self.target.namespace;
-                    format!(
-                        "; namespace {namespace} has {most} of {most} workers (--max-workers-per-namespace)"
-                    )
-                }
-                Some(CapacityLimit::Registry | CapacityLimit::Node | CapacityLimit::SameTask)
-                | None => String::new(),
-            };
-            let message = format!("{place}{trouble}{full}");
-            self.set_phase(Phase::Running, "Running", &message, task, view.now);
-        }
-    }
-
-    /// Ends the task once every node has ended and no worker is left to delete.
-    fn complete(&mut self, task: &PrewarmTask, now: Timestamp) {
-        let (Some(planned), Ok(valid)) = (&self.tracker, &self.valid) else { return };
-        let mut summary = planned.results.summary();
-        if self.expired {
-            summary.push_str("; ended by its ");
-            summary.push_str(&self.deadline_text());
-        }
-        let (threshold, total) = (valid.success_threshold, planned.spec.nodes.len() as u64);
-        if u64::from(planned.results.warm_nodes()).saturating_mul(100)
-            >= u64::from(threshold).saturating_mul(total)
-        {
-            self.finish(Phase::Completed, "Completed", &summary, task, now);
-        } else if let Some(why) = obsolete_reason(task) {
-            self.finish(Phase::Cancelled, "Obsolete", &format!("{why}; {summary}"), task, now);
-        } else {
-            let message = format!("{summary}; spec.successThreshold is {threshold}%");
-            self.finish(Phase::Failed, "SuccessThresholdNotReached", &message, task, now);
-        }
-    }
-
-    fn deadline_text(&self) -> String {
-        let (deadline, setting) = self.deadline;
-        let setting = setting.map(|setting| format!(" ({setting})")).unwrap_or_default();
-        format!("deadline of {}{setting}", duration::format(deadline))
-    }
-
-    fn finish(
-        &mut self,
-        phase: Phase,
-        reason: &str,
-        message: &str,
-        task: &PrewarmTask,
-        now: Timestamp,
-    ) {
-        if self.status.completion_time.is_none() {
-            self.status.completion_time = Some(format_seconds(now));
-        }
-        self.status.estimated_completion = None;
-        self.set_phase(phase, reason, message, task, now);
-    }
-
-    fn set_phase(
-        &mut self,
-        phase: Phase,
-        reason: &str,
-        message: &str,
-        task: &PrewarmTask,
-        now: Timestamp,
-    ) {
-        let generation = task.metadata.generation;
-        if self.status.phase != phase {
-            self.last_progress = Some(now);
-            self.phase_events.push(PhaseEvent { phase, message: message.to_owned() });
-            self.urgent = true;
-        }
-        let plan = self.tracker.as_ref().map(|planned| &planned.spec);
-        let tripped =
-            plan.and_then(|plan| plan.throttled.clone()).map(|why| ("CircuitBreaker", why));
-        let slowed = || {
-            let host = self.limited_registry.as_ref().filter(|_| !phase.is_terminal())?;
-            Some((
-                "RegistryLimit",
-                format!("registry {host} limits requests: fewer nodes pull from it at once"),
-            ))
-        };
-        let silent = || {
-            let registries = self
-                .tracker
-                .as_ref()
-                .filter(|_| !phase.is_terminal())
-                .map(|planned| &planned.registries)?;
-            let (host, nodes, said) = registries.unreachable().next()?;
-            let said: String = said.chars().take(MAX_REGISTRY_MESSAGE).collect();
-            let message = format!(
-                "registry {host} does not answer on {nodes} nodes; pulls from it are limited: {said}"
-            );
-            Some(("RegistryUnreachable", message))
-        };
-        let throttled = tripped.or_else(silent).or_else(slowed);
-        let mut limited = self.limited.clone();
-        limited.extend(self.limited_priority.clone());
-        let away = self.tracker.as_ref().and_then(|planned| planned.own_namespace_reason.clone());
-        let checked = plan.filter(|plan| {
-            self.checks_nodes && self.findings.is_some() || !plan.unchecked.is_empty()
-        });
-        let unchecked = checked.map(|plan| plan.unchecked.join("; "));
-        self.status.phase = phase;
-        self.status.observed_generation = generation;
-        let limited = limited.join("; ");
-        let word = ConditionInputs {
-            phase,
-            reason,
-            message,
-            throttled,
-            limited_fields: limited,
-            workers_elsewhere: away,
-            node_check_errors: unchecked,
-            generation,
-        };
-        self.status.conditions =
-            conditions::compute_conditions(&self.written_status.conditions, &word, now);
-    }
-
-    /// Writes the status if it has changed and the last write is long enough ago.
-    fn write_status(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
-        let reasons = |status: &PrewarmTaskStatus| -> Vec<(String, String)> {
-            status.conditions.iter().map(|c| (c.type_.clone(), c.reason.clone())).collect()
-        };
-        let urgent = self.urgent || reasons(&self.status) != reasons(&self.written_status);
-        let interval = if urgent { WRITE_INTERVAL_MS } else { PROGRESS_INTERVAL_MS };
-        let too_soon =
-            self.written_at.and_then(|at| add_millis(at, interval)).is_some_and(|next| now < next);
-        let writing = self.inflight.contains("status");
-        if self.status == self.written_status || too_soon || writing {
-            return;
-        }
-        (self.written_at, self.urgent) = (Some(now), false);
-        effects.push(Effect::WriteStatus(Box::new(StatusWrite {
-            status: self.status.clone(),
-            version: self.resource_version.clone(),
-            events: std::mem::take(&mut self.phase_events),
-        })));
+        self.update_phase(task, place, left, full, shared.settings.max_workers, view.now);
     }
 }
 
@@ -849,7 +604,7 @@ fn unreadable_reason(task: &PrewarmTask) -> Option<&str> {
 }
 
 /// Returns why the task is obsolete, if so.
-fn obsolete_reason(task: &PrewarmTask) -> Option<&str> {
+pub(super) fn obsolete_reason(task: &PrewarmTask) -> Option<&str> {
     task.annotations().get(OBSOLETE_ANNOTATION).map(String::as_str)
 }
 
@@ -860,11 +615,6 @@ pub(super) fn target(task: &PrewarmTask) -> TaskRef {
         name: meta.name.clone().unwrap_or_default(),
         uid: meta.uid.clone().unwrap_or_default(),
     }
-}
-
-fn task_ended(target: &TaskRef, status: &PrewarmTaskStatus, now: Timestamp) -> Measurement {
-    let start = status.start_time.as_deref().and_then(|time| time.parse().ok());
-    Measurement::TaskEnded { task: target.clone(), phase: status.phase, start, end: now }
 }
 
 fn is_overdue(start: Option<&str>, deadline: Duration, now: Timestamp) -> bool {
@@ -888,28 +638,4 @@ pub(super) fn worker_slot<'a>(
         task,
         holds_node: holds,
     })
-}
-
-/// Records the end of so many batches in `batchEnds`, in seconds since the start. Batches already
-/// recorded keep their times.
-fn record_batch_ends(status: &mut PrewarmTaskStatus, ended: u32, now: Timestamp) {
-    let start = status.start_time.as_deref().and_then(|time| time.parse::<Timestamp>().ok());
-    let since = start.map_or(0, |start| now.duration_since(start).as_secs());
-    let ended = usize::try_from(ended).unwrap_or(MAX_BATCH_ENDS).min(MAX_BATCH_ENDS);
-    if status.batch_ends.len() < ended {
-        status.batch_ends.resize(ended, u32::try_from(since).unwrap_or_default());
-    }
-}
-
-/// Estimates the completion time from the pace so far; none before the first node has ended.
-fn estimate_completion(status: &PrewarmTaskStatus, now: Timestamp) -> Option<String> {
-    let start: Timestamp = status.start_time.as_deref()?.parse().ok()?;
-    let ended = status
-        .succeeded_nodes
-        .saturating_add(status.failed_node_count)
-        .saturating_add(status.skipped_nodes);
-    let left = status.total_nodes.checked_sub(ended)?;
-    let per_node = now.duration_since(start).as_millis().checked_div(i128::from(ended))?;
-    let left = i64::try_from(per_node.saturating_mul(i128::from(left))).ok()?;
-    add_millis(now, left).map(format_seconds)
 }

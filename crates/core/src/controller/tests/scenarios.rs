@@ -303,11 +303,8 @@ fn rejected_workers_move_to_our_own_namespace_if_allowed() {
             "{worker:?}"
         );
         let said = status(&simulation).conditions;
-        assert!(
-            said.iter()
-                .any(|condition| condition.type_ == "WorkersElsewhere"
-                    && condition.message == "full")
-        );
+        assert!(said.iter().any(|condition| condition.type_ == "WorkersInFallbackNamespace"
+            && condition.message == "full"));
         let secrets = Some(vec![LocalReference { name: "s".into() }]);
         let simulation = refused(PrewarmTaskSpec { image_pull_secrets: secrets, ..task });
         assert_eq!(
