@@ -1,5 +1,7 @@
 //! Boundaries between the crates: dependencies point one way, and decisions cannot do I/O.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{collections::BTreeSet, path::Path, process::Command};
 
 /// Crates that do I/O or serve it. Decisions must not depend on them.
