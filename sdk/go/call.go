@@ -29,8 +29,8 @@ func InNamespace(namespace string) CallOption { return CallOption{namespaceKey, 
 // [WithNamespace].
 func AllNamespaces() CallOption { return InNamespace("") }
 
-// IdempotencyKey sets the idempotency key of CreateTask: calls with the same key within a day
-// create only one task. By default each CreateTask has a random key.
+// IdempotencyKey sets the idempotency key of CreateTask and RetryTask: calls with the same key
+// within a day create only one task. By default each call has a random key.
 func IdempotencyKey(key string) CallOption { return CallOption{idempotencyKey, key} }
 
 // RequestID sets the request ID in the server's log. By default the server generates it.
@@ -113,6 +113,16 @@ func (r *request) setBody(value any) error {
 	}
 	r.body = body
 	r.header.Set("Content-Type", "application/json")
+	return nil
+}
+
+// setIdempotencyKey sets the idempotency key, which makes the call repeatable.
+func (r *request) setIdempotencyKey(key string) error {
+	if key == "" {
+		return errors.New("prewarmer: the Idempotency-Key is empty")
+	}
+	r.header.Set(idempotencyKey, key)
+	r.repeatable = true
 	return nil
 }
 

@@ -35,10 +35,14 @@ func TestRequests(t *testing.T) {
 		"GET /api/v1/tasks?namespace=bank&search=a%26b%3Dc+d%2Be%25f%2F%E2%98%83": func() (any, error) {
 			return client.ListTasks(ctx, WithSearch("a&b=c d+e%f/\u2603"))
 		},
-		"GET /api/v1/tasks?namespace=bank":                    func() (any, error) { return client.ListTasks(ctx, WithSearch("")) },
-		"GET /api/v1/tasks":                                   func() (any, error) { return client.ListTasks(ctx, AllNamespaces()) },
-		"GET /api/v1/tasks/a%2Fb?namespace=shop":              func() (any, error) { return client.GetTask(ctx, "a/b", InNamespace("shop")) },
-		"DELETE /api/v1/tasks/t1?namespace=bank":              func() (any, error) { return client.CancelTask(ctx, "t1") },
+		"GET /api/v1/tasks?namespace=bank":           func() (any, error) { return client.ListTasks(ctx, WithSearch("")) },
+		"GET /api/v1/tasks":                          func() (any, error) { return client.ListTasks(ctx, AllNamespaces()) },
+		"GET /api/v1/tasks/a%2Fb?namespace=shop":     func() (any, error) { return client.GetTask(ctx, "a/b", InNamespace("shop")) },
+		"DELETE /api/v1/tasks/t1?namespace=bank":     func() (any, error) { return client.CancelTask(ctx, "t1") },
+		"POST /api/v1/tasks/t1/retry?namespace=bank": func() (any, error) { return client.RetryTask(ctx, "t1") },
+		"POST /api/v1/tasks/a%2Fb/retry?namespace=shop": func() (any, error) {
+			return client.RetryTask(ctx, "a/b", IdempotencyKey("k"), InNamespace("shop"))
+		},
 		"GET /api/v1/nodes?eligible=true":                     func() (any, error) { return client.ListNodes(ctx, WithEligible(true)) },
 		"GET /api/v1/stats?namespace=bank":                    func() (any, error) { return client.GetStats(ctx) },
 		"POST /api/v1/tasks:extract?namespace=bank kind: Pod": func() (any, error) { return client.Extract(ctx, strings.NewReader("kind: Pod")) },
@@ -76,6 +80,8 @@ func TestInvalidCallsAreNotSent(t *testing.T) {
 	for name, call := range map[string]func() (any, error){
 		"empty id":  func() (any, error) { return client.GetTask(ctx, "") },
 		"dots":      func() (any, error) { return client.CancelTask(ctx, "..") },
+		"retry":     func() (any, error) { return client.RetryTask(ctx, "") },
+		"no key":    func() (any, error) { return client.RetryTask(ctx, "t1", IdempotencyKey("")) },
 		"option":    func() (any, error) { return client.ListNodes(ctx, InNamespace("bank")) },
 		"limit":     func() (any, error) { return client.GetTask(ctx, "t1", Limit(1)) },
 		"key":       func() (any, error) { return client.CreateSchedule(ctx, ScheduleRequest{}, IdempotencyKey("k")) },

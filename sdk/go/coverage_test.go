@@ -13,6 +13,7 @@ var methods = map[string]string{
 	"get_task":         "GetTask",
 	"list_tasks":       "ListTasks",
 	"cancel_task":      "CancelTask",
+	"retry_task":       "RetryTask",
 	"watch_task":       "WatchTask",
 	"extract":          "Extract",
 	"create_schedule":  "CreateSchedule",

@@ -79,6 +79,9 @@ func TestLiveTask(t *testing.T) {
 	if _, err := client.CancelTask(ctx, task.TaskID); !errors.Is(err, ErrConflict) || !errors.As(err, &apiError) || apiError.Status != "completed" {
 		t.Errorf("%v", err)
 	}
+	if _, err := client.RetryTask(ctx, task.TaskID); !errors.Is(err, ErrConflict) || !errors.As(err, &apiError) || apiError.Status != "completed" {
+		t.Errorf("%v", err)
+	}
 }
 
 func TestLiveWatch(t *testing.T) {
@@ -105,6 +108,15 @@ func TestLiveFailure(t *testing.T) {
 	var failed *TaskFailedError
 	if !errors.As(err, &failed) || failed.Failures[0].Reason != "ImageNotFound" || len(failed.Failures[0].Nodes) != 3 {
 		t.Errorf("%v", err)
+	}
+	key := IdempotencyKey("go-retry-" + time.Now().Format(time.RFC3339Nano))
+	next := must[*TaskCreated](t)(client.RetryTask(ctx, task.TaskID, key))
+	again := must[*TaskCreated](t)(client.RetryTask(ctx, task.TaskID, key))
+	if next.TaskID == task.TaskID || next.TaskID != again.TaskID || !reflect.DeepEqual(next.Images, request.Images) {
+		t.Errorf("%+v, %+v", next, again)
+	}
+	if done := must[*TaskView](t)(client.Wait(ctx, next.TaskID)); done.Status != StatusFailed || done.Progress.TotalNodes != 3 {
+		t.Errorf("%+v", done)
 	}
 }
 
@@ -314,6 +326,9 @@ func TestLiveErrors(t *testing.T) {
 		}
 	}
 	if _, err := client.GetTask(ctx, "no-such-task"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("%v", err)
+	}
+	if _, err := client.RetryTask(ctx, "no-such-task"); !errors.Is(err, ErrNotFound) {
 		t.Errorf("%v", err)
 	}
 	if _, err := first(client.WatchTask(ctx, "no-such-task")); !errors.Is(err, ErrNotFound) {

@@ -20,6 +20,7 @@ var calls = map[string]func(*Client) error{
 	"get":    func(c *Client) error { _, err := c.GetTask(context.Background(), "t1"); return err },
 	"create": func(c *Client) error { _, err := c.CreateTask(context.Background(), TaskRequest{}); return err },
 	"cancel": func(c *Client) error { _, err := c.CancelTask(context.Background(), "t1"); return err },
+	"retry":  func(c *Client) error { _, err := c.RetryTask(context.Background(), "t1"); return err },
 	"put":    func(c *Client) error { _, err := c.EnableSchedule(context.Background(), "s1"); return err },
 	"extract": func(c *Client) error {
 		_, err := c.Extract(context.Background(), strings.NewReader("{}"))
@@ -159,25 +160,44 @@ func TestRetriesCanBeTurnedOff(t *testing.T) {
 	}
 }
 
-func TestCreateKeepsItsKeyInRetries(t *testing.T) {
-	var keys []string
-	client, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
-		keys = append(keys, r.Header.Get("Idempotency-Key"))
-		if len(keys)%2 == 1 {
-			cut(w)
+func TestCreationsKeepTheirKeyInRetries(t *testing.T) {
+	ctx := context.Background()
+	for name, create := range map[string]func(*Client, ...CallOption) (*TaskCreated, error){
+		"create": func(c *Client, opts ...CallOption) (*TaskCreated, error) {
+			return c.CreateTask(ctx, TaskRequest{}, opts...)
+		},
+		"retry": func(c *Client, opts ...CallOption) (*TaskCreated, error) { return c.RetryTask(ctx, "t1", opts...) },
+	} {
+		var keys []string
+		client, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			keys = append(keys, r.Header.Get("Idempotency-Key"))
+			if len(keys)%2 == 1 {
+				cut(w)
+			}
+			reply(w, 201, `{"taskId":"t2"}`)
+		}, fresh())
+		for _, opts := range [][]CallOption{nil, nil, {IdempotencyKey("mine")}} {
+			if made, err := create(client, opts...); err != nil || made.TaskID != "t2" {
+				t.Fatal(name, made, err)
+			}
 		}
-		reply(w, 201, `{"taskId":"t1"}`)
-	}, fresh())
-	for _, opts := range [][]CallOption{nil, nil, {IdempotencyKey("mine")}} {
-		if _, err := client.CreateTask(context.Background(), TaskRequest{}, opts...); err != nil {
-			t.Fatal(err)
+		if keys[0] == "" || keys[0] != keys[1] || keys[2] != keys[3] || keys[0] == keys[2] || keys[4] != "mine" || keys[5] != "mine" {
+			t.Errorf("%s: %q", name, keys)
+		}
+		if _, err := create(client, IdempotencyKey("")); err == nil || len(keys) != 6 {
+			t.Errorf("%s: an empty key was accepted", name)
 		}
 	}
-	if keys[0] == "" || keys[0] != keys[1] || keys[2] != keys[3] || keys[0] == keys[2] || keys[4] != "mine" || keys[5] != "mine" {
-		t.Errorf("%q", keys)
-	}
-	if _, err := client.CreateTask(context.Background(), TaskRequest{}, IdempotencyKey("")); err == nil {
-		t.Error("an empty key was accepted")
+}
+
+func TestRetryOfARunningTaskIsAConflict(t *testing.T) {
+	client, _ := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		reply(w, 409, `{"error":"the task has not ended","status":"running"}`)
+	})
+	var apiError *APIError
+	_, err := client.RetryTask(context.Background(), "t1")
+	if !errors.Is(err, ErrConflict) || !errors.As(err, &apiError) || apiError.Status != string(StatusRunning) {
+		t.Errorf("%v", err)
 	}
 }
 

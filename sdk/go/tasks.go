@@ -22,11 +22,9 @@ func (c *Client) CreateTask(ctx context.Context, task TaskRequest, opts ...CallO
 	}
 	// The namespace is part of the body.
 	r.query.Del(namespaceKey)
-	if key == "" {
-		return nil, errors.New("prewarmer: the Idempotency-Key is empty")
+	if err := r.setIdempotencyKey(key); err != nil {
+		return nil, err
 	}
-	r.header.Set(idempotencyKey, key)
-	r.repeatable = true
 	if err := r.setBody(task); err != nil {
 		return nil, err
 	}
@@ -52,6 +50,22 @@ func (c *Client) CancelTask(ctx context.Context, id string, opts ...CallOption) 
 		return &TaskCancelled{TaskID: id, Status: StatusCancelled, Message: conflict.Message}, nil
 	}
 	return done, err
+}
+
+// RetryTask creates a task with the spec of an ended task, for the nodes that it did not warm. It
+// returns ErrConflict, with the task's status in [APIError], if the task has not ended, has no plan,
+// or all its nodes are warm. It is idempotent, so that retries of the call do not create a second
+// task: see [IdempotencyKey].
+func (c *Client) RetryTask(ctx context.Context, id string, opts ...CallOption) (*TaskCreated, error) {
+	key, opts := take(opts, idempotencyKey, rand.Text())
+	r, err := c.request(opRetryTask, opts, id)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.setIdempotencyKey(key); err != nil {
+		return nil, err
+	}
+	return answer[TaskCreated](ctx, c, r)
 }
 
 // Extract returns the images that would be warmed for the workloads of a manifest in JSON or YAML.

@@ -575,6 +575,7 @@ var (
 	opCreateTask      = operation{"POST", "/tasks", []string{"namespace"}}
 	opCancelTask      = operation{"DELETE", "/tasks/{id}", []string{"namespace"}}
 	opGetTask         = operation{"GET", "/tasks/{id}", []string{"namespace"}}
+	opRetryTask       = operation{"POST", "/tasks/{id}/retry", []string{"namespace"}}
 	opWatchTask       = operation{"GET", "/tasks/{id}/watch", []string{"namespace"}}
 	opExtract         = operation{"POST", "/tasks:extract", []string{"namespace"}}
 )

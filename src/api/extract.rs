@@ -25,7 +25,8 @@ use super::{
     cluster::{LIST_NODES, NodeCache, NodeSelection, NodeSnapshot},
     error::ApiError,
     params::{Params, QueryPairs},
-    tasks::{CREATE, LIST},
+    service::tasks::CREATE,
+    tasks::LIST,
 };
 
 /// Content types of a manifest, JSON or YAML.

@@ -32,7 +32,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::{Api, auth::Caller, error::ApiError, tasks};
+use super::{Api, auth::Caller, error::ApiError, service};
 
 /// Longest key, in characters.
 const MAX_KEY: usize = 255;
@@ -214,7 +214,7 @@ pub(super) async fn create_or_get_by_key(
         let task = tasks.get_opt(&name).await?.ok_or_else(|| task_deleted_error(&name))?;
         return Ok((task, true));
     }
-    match tasks::create_or_get(api, namespace, &name, spec, caller, true).await {
+    match service::tasks::create_or_get(api, namespace, &name, spec, caller, true).await {
         Ok(task) => {
             mark_created(api, &leases, lease).await;
             Ok((task, !first))

@@ -25,6 +25,7 @@ mod request;
 mod samples;
 mod schedule_request;
 mod schedules;
+mod service;
 mod static_response;
 mod tasks;
 mod ui;

@@ -59,6 +59,7 @@ pub(super) fn routes() -> OpenApiRouter<RouterState> {
     let json = OpenApiRouter::new()
         .routes(routes!(tasks::create_task, tasks::list_tasks))
         .routes(routes!(tasks::get_task, tasks::cancel_task))
+        .routes(routes!(tasks::retry_task))
         .routes(routes!(extract::extract))
         .routes(routes!(schedules::create_schedule, schedules::list_schedules))
         .routes(routes!(

@@ -2,7 +2,7 @@
 
 /// Operation ID of each call, and its example. `TASK` and `SCHEDULE` are names returned by earlier
 /// calls.
-pub(super) const SAMPLES: [(&str, &str); 18] = [
+pub(super) const SAMPLES: [(&str, &str); 19] = [
     (
         "create_task",
         r#"curl -sS "$API/tasks" -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' \
@@ -15,6 +15,10 @@ pub(super) const SAMPLES: [(&str, &str); 18] = [
     ("get_task", r#"curl -sS "$API/tasks/$TASK" -H "Authorization: Bearer $TOKEN""#),
     ("watch_task", r#"curl -sSN "$API/tasks/$TASK/watch" -H "Authorization: Bearer $TOKEN""#),
     ("cancel_task", r#"curl -sS -X DELETE "$API/tasks/$TASK" -H "Authorization: Bearer $TOKEN""#),
+    (
+        "retry_task",
+        r#"curl -sS -X POST "$API/tasks/$TASK/retry" -H "Authorization: Bearer $TOKEN""#,
+    ),
     (
         "extract",
         r#"kubectl create deployment web --image=nginx:1.27 --dry-run=client -o yaml |

@@ -33,9 +33,10 @@ use super::{
     error::ApiError,
     params::{MAX_LIMIT, Params, QueryPairs},
     schedule_request::{self, ScheduleRequest, ScheduleView},
+    service::tasks::{CREATE as CREATE_TASK, CREATED_BY_ANNOTATION, creation_error},
     tasks::{
-        self, CREATED_BY_ANNOTATION, cached_response, content_etag, creation_error, is_object_name,
-        resolve_by_name, visible_namespaces,
+        cached_response, content_etag, is_object_name, read_authorized_body, resolve_by_name,
+        visible_namespaces,
     },
 };
 
@@ -118,7 +119,7 @@ pub(super) async fn create_schedule(
     body: Body,
 ) -> Result<Response, ApiError> {
     let (namespace, body) =
-        tasks::read_authorized_body(&api, &caller, CREATE, pairs, &headers, body).await?;
+        read_authorized_body(&api, &caller, CREATE, pairs, &headers, body).await?;
     let wanted =
         schedule_request::parse(body.value, &api.guard).map_err(ApiError::invalid_fields)?;
     let namespace = namespace.as_str();
@@ -396,7 +397,7 @@ pub(super) async fn trigger_schedule(
     let known = get_visible(&api, &caller, &id, namespace).await?;
     let namespace = known.namespace().unwrap_or_default();
     // An execution is a task, so that the permission to create tasks is required.
-    api.auth.authorize(&caller, tasks::CREATE, &namespace).await?;
+    api.auth.authorize(&caller, CREATE_TASK, &namespace).await?;
     let schedules = schedule_client(&api, &namespace);
     for _ in 0..MAX_ATTEMPTS {
         api.count_request("get", RESOURCE);

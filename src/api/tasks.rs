@@ -1,4 +1,4 @@
-//! Handlers of tasks: create, get, list, cancel.
+//! Handlers of tasks: create, get, list, cancel, retry.
 
 use std::sync::Arc;
 
@@ -10,17 +10,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use jiff::{SignedDuration, Timestamp, civil::DateTime, tz::TimeZone};
-use kube::{
-    Api as KubeApi, ResourceExt,
-    api::{ObjectMeta, Patch, PatchParams, PostParams},
-};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use prewarmer_core::{
-    schedule::random_task_name,
-    task::{Amount, ORIGIN_LABEL, PrewarmTask, PrewarmTaskSpec, caps, validate::validate},
-};
+use prewarmer_core::task::Amount;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
@@ -29,22 +22,19 @@ use super::{
     auth::{Caller, NamespaceScope, Permission},
     body,
     call_middleware::AuditSubject,
-    error::{ApiError, Detail},
+    error::ApiError,
     idempotency,
     params::{MAX_LIMIT, Params, QueryPairs},
     request::{self, TaskRequest, is_dns_label},
+    service::tasks::{self as service, CREATE, CreatedTask},
 };
 use crate::store::{NamespacedName, Status, TaskEntry, TaskFilter, TaskView, amount_schema};
 
-pub(super) const CREATE: Permission = Permission { verb: "create", resource: "prewarmtasks" };
 pub(super) const GET: Permission = Permission { verb: "get", resource: "prewarmtasks" };
 pub(super) const LIST: Permission = Permission { verb: "list", resource: "prewarmtasks" };
-pub(super) const CANCEL: Permission = Permission { verb: "patch", resource: "prewarmtasks" };
 
 /// Age below which a task may not have reached this replica's store yet.
 const MAX_WATCH_LAG: SignedDuration = SignedDuration::from_secs(60);
-/// Largest number of attempts to cancel a task when writes conflict.
-const MAX_ATTEMPTS: u32 = 8;
 /// Longest name of an object, in characters.
 const MAX_NAME: usize = 253;
 
@@ -119,27 +109,20 @@ pub(super) async fn create_task(
     let (namespace, body) =
         read_authorized_body(&api, &caller, CREATE, pairs, &headers, body).await?;
     let wanted = request::parse(body.value, &api.guard).map_err(ApiError::invalid_fields)?;
-    let beyond = validate(&wanted.spec)
-        .map(|task| caps::check_limits(&api.policy.caps, &task))
-        .unwrap_or_default();
-    if !beyond.is_empty() {
-        return Err(ApiError::invalid_fields(beyond.into_iter().map(Detail::from).collect()));
-    }
-    let namespace = namespace.as_str();
-    let (task, before) = if let Some(key) = key {
-        idempotency::create_or_get_by_key(&api, &caller, namespace, key, wanted.spec).await?
-    } else {
-        let name = random_task_name(Timestamp::now());
-        (create_or_get(&api, namespace, &name, wanted.spec, &caller, false).await?, false)
-    };
-    let name = task.name_any();
-    api.catalog.put(&task);
-    let view = TaskView::from_task(&task);
-    let message = if before {
+    let made = service::create(&api, &caller, &namespace, wanted.spec, key).await?;
+    Ok(created_response(&made))
+}
+
+/// Responds with a created task, and names it in the audit log.
+fn created_response(made: &CreatedTask) -> Response {
+    let view = TaskView::from_task(&made.task);
+    let message = if made.existed {
         "The task was created by an earlier call with the same key"
     } else {
         "The task was created"
     };
+    let location = [(header::LOCATION, format!("{BASE_PATH}/tasks/{}", view.task_id))];
+    let subject = AuditSubject(format!("{}/{}", view.namespace, view.task_id));
     let body = TaskCreated {
         task_id: view.task_id,
         namespace: view.namespace,
@@ -149,10 +132,9 @@ pub(super) async fn create_task(
         created_at: view.created_at,
         message: message.into(),
     };
-    let location = [(header::LOCATION, format!("{BASE_PATH}/tasks/{name}"))];
     let mut response = (StatusCode::CREATED, location, Json(body)).into_response();
-    response.extensions_mut().insert(AuditSubject(format!("{namespace}/{name}")));
-    Ok(response)
+    response.extensions_mut().insert(subject);
+    response
 }
 
 /// Reads the body of a call that creates an object, and returns it with the namespace of the
@@ -201,53 +183,6 @@ pub(super) async fn read_authorized_body(
         fields.insert("namespace".into(), named.into());
     }
     Ok((namespace, body))
-}
-
-/// Creates the task. With an `Idempotency-Key` (`by_key`) a task of that name may exist already,
-/// created by an earlier or a concurrent call; that task is returned then, even to the call that
-/// claimed the key.
-pub(super) async fn create_or_get(
-    api: &Api,
-    namespace: &str,
-    name: &str,
-    spec: PrewarmTaskSpec,
-    caller: &Caller,
-    by_key: bool,
-) -> Result<PrewarmTask, ApiError> {
-    let tasks = KubeApi::<PrewarmTask>::namespaced(api.client.clone(), namespace);
-    let labels = [("app.kubernetes.io/managed-by", "prewarmer"), (ORIGIN_LABEL, "rest")];
-    let task = PrewarmTask {
-        metadata: ObjectMeta {
-            name: Some(name.to_owned()),
-            namespace: Some(namespace.to_owned()),
-            labels: Some(labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into()),
-            annotations: Some([(CREATED_BY_ANNOTATION.to_owned(), caller.name.clone())].into()),
-            ..ObjectMeta::default()
-        },
-        spec,
-        status: None,
-    };
-    api.count_request("create", "prewarmtasks");
-    match tasks.create(&PostParams::default(), &task).await {
-        Ok(task) => Ok(task),
-        Err(kube::Error::Api(status)) if by_key && status.reason == "AlreadyExists" => {
-            Ok(tasks.get(name).await?)
-        }
-        Err(error) => Err(creation_error(error, namespace)),
-    }
-}
-
-/// Annotation of a task or a schedule: name of the caller that created it by REST.
-pub(super) const CREATED_BY_ANNOTATION: &str = "prewarm.io/created-by";
-
-/// Converts an error of a creation. A missing namespace becomes a 400 for the field `namespace`.
-pub(super) fn creation_error(error: kube::Error, namespace: &str) -> ApiError {
-    match error {
-        kube::Error::Api(status) if status.code == 404 => {
-            ApiError::invalid_field("namespace", format!("namespace {namespace} does not exist"))
-        }
-        other => other.into(),
-    }
 }
 
 /// Lists the tasks, newest first.
@@ -387,44 +322,39 @@ pub(super) async fn cancel_task(
     pairs: QueryPairs,
 ) -> Result<Response, ApiError> {
     let entry = get_visible(&api, &caller, &id, pairs).await?;
-    let namespace = &entry.key.namespace;
-    api.auth.authorize(&caller, CANCEL, namespace).await?;
-    let tasks = KubeApi::<PrewarmTask>::namespaced(api.client.clone(), namespace);
-    for _ in 0..MAX_ATTEMPTS {
-        let Some(task) = tasks.get_opt(&id).await? else {
-            return Err(ApiError::not_found("task", &id));
-        };
-        let status = Status::from(task.phase());
-        if status.is_final() {
-            let words = format!("the task has ended already: its status is {}", status.as_str());
-            return Err(ApiError::conflict(words, status.as_str()));
-        }
-        if !task.spec.cancel {
-            api.count_request("patch", "prewarmtasks");
-            let version = task.resource_version();
-            let patch = Patch::Merge(
-                json!({"metadata": {"resourceVersion": version}, "spec": {"cancel": true}}),
-            );
-            match tasks.patch(&id, &PatchParams::default(), &patch).await {
-                Ok(task) => api.catalog.put(&task),
-                Err(kube::Error::Api(status)) if status.code == 409 => continue,
-                Err(error) => return Err(error.into()),
-            }
-        }
-        let body = TaskCancelled {
-            task_id: id.clone(),
-            status: Status::Cancelled,
-            message: "The task is being cancelled: its workers are deleted".into(),
-        };
-        let mut response = Json(body).into_response();
-        response.extensions_mut().insert(AuditSubject(format!("{namespace}/{id}")));
-        return Ok(response);
-    }
-    Err(ApiError::retry_after(
-        StatusCode::SERVICE_UNAVAILABLE,
-        "the task was changed by other clients on every attempt: try again",
-        1,
-    ))
+    service::cancel(&api, &caller, &entry).await?;
+    let body = TaskCancelled {
+        task_id: id.clone(),
+        status: Status::Cancelled,
+        message: "The task is being cancelled: its workers are deleted".into(),
+    };
+    let mut response = Json(body).into_response();
+    response.extensions_mut().insert(AuditSubject(format!("{}/{id}", entry.key.namespace)));
+    Ok(response)
+}
+
+/// Retries an ended task: creates a new task with the same spec for the nodes that it did not warm.
+///
+/// A call that is repeated with the same `Idempotency-Key` header within a day creates no second
+/// task.
+#[utoipa::path(post, path = "/tasks/{id}/retry", tag = "tasks",
+    params(
+        ("id" = String, Path, max_length = 253, pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", description = "Name of the task"),
+        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Namespace of the task; required when several namespaces have a task of that name"),
+        ("Idempotency-Key" = Option<String>, Header, description = "Key of your choice, 1 to 255 visible characters"),
+    ),
+    responses((status = 201, description = "Created task, or the task that an earlier call with the same key created", body = TaskCreated,
+        headers(("Location" = String, description = "Path of the task")))))]
+pub(super) async fn retry_task(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(id): Path<String>,
+    pairs: QueryPairs,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let key = idempotency::key_from_headers(&headers)?;
+    let entry = get_visible(&api, &caller, &id, pairs).await?;
+    Ok(created_response(&service::retry(&api, &caller, &entry, key).await?))
 }
 
 /// Returns the task named `id` that the caller may read. Error 404 when there is none.

@@ -274,6 +274,41 @@ async fn extract_explains_manifest_without_changes() {
     delete_node_permission(cluster, &namespace);
 }
 
+/// Verifies that a retry warms only the nodes that the ended task did not warm.
+#[tokio::test(flavor = "multi_thread")]
+async fn ended_task_is_retried_on_the_nodes_that_are_not_warm() {
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("retry");
+    let server = Server::start(cluster, &namespace, HELPER).await;
+    let caller = RestClient::editor(&server, &namespace);
+    // Not found on nodes whose name ends with 7, of which there are 12 among 120.
+    let body = json!({"images": ["picky:1"], "nodeSelector": {"type": "fake"}, "batchSize": 60});
+    let id = caller.create_task(&body).await;
+    let path = format!("/tasks/{id}/retry");
+    let early = caller.post(&path, &json!({})).await;
+    assert_eq!(early.code, 409, "{early:?}");
+    let ended = wait_until_ended(&caller, &namespace, &id).await;
+    assert_eq!(ended["progress"]["failedNodes"], 12, "{ended:#}");
+
+    let request = || caller.request("POST", &path).header("idempotency-key", "again");
+    let made = caller.send(request()).await;
+    assert_eq!(made.code, 201, "{made:?}");
+    let next = made.body["taskId"].as_str().unwrap().to_owned();
+    assert_eq!(made.header("location"), format!("/api/v1/tasks/{next}"));
+    assert_eq!(made.body["images"], json!(["picky:1"]));
+    let repeated = caller.send(request()).await;
+    assert_eq!(repeated.body["taskId"], next.as_str(), "a repeated call created another task");
+    let second = wait_until_ended(&caller, &namespace, &next).await;
+    assert_eq!(second["progress"]["totalNodes"], 12, "{second:#}");
+
+    let warm = json!({"images": ["a:1"], "nodeSelector": {"type": "fake"}, "nodes": 2});
+    let warm = caller.create_task(&warm).await;
+    wait_until_ended(&caller, &namespace, &warm).await;
+    let nothing = caller.post(&format!("/tasks/{warm}/retry"), &json!({})).await;
+    assert_eq!((nothing.code, &nothing.body["status"]), (409, &json!("completed")), "{nothing:?}");
+    assert_eq!(caller.post("/tasks/none/retry", &json!({})).await.code, 404);
+}
+
 /// Runs every example of the `OpenAPI` document in a shell.
 #[tokio::test(flavor = "multi_thread")]
 async fn openapi_examples_work() {
@@ -330,6 +365,14 @@ async fn openapi_examples_work() {
     let cancelled = run("cancel_task", &of_task);
     assert_eq!(cancelled["status"], "cancelled");
     assert_eq!(run("watch_task", &of_task)["status"], "cancelled");
+    let failed = caller
+        .create_task(
+            &json!({"images": ["missing:1"], "nodes": 1, "nodeSelector": {"type": "fake"}}),
+        )
+        .await;
+    wait_until_ended(&caller, &namespace, &failed).await;
+    let retried = run("retry_task", &[("TASK", failed.as_str())]);
+    assert_ne!(retried["taskId"], failed.as_str());
     run("extract", &[]);
     let schedule = run("create_schedule", &[])["id"].as_str().unwrap().to_owned();
     let of_schedule = [("SCHEDULE", schedule.as_str())];
@@ -353,7 +396,7 @@ async fn openapi_examples_work() {
     let seer = account_token_with_nodes(cluster, &namespace, "nodes", &["get"]);
     assert_eq!(run("list_nodes", &[("TOKEN", &seer)])["limit"], 100);
     delete_node_permission(cluster, &namespace);
-    assert_eq!(samples.len(), 18, "an example was not run above");
+    assert_eq!(samples.len(), 19, "an example was not run above");
     let page = reqwest::get(format!("http://{}/docs", server.api())).await.unwrap();
     assert!(
         page.headers()["content-security-policy"]

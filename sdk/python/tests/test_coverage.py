@@ -26,6 +26,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
         {"status": "running", "search": "nginx", "namespace": "shop", "limit": 1, "offset": 2, "until": "1~a~b"},
     ),
     "cancel_task": (("x",), {}),
+    "retry_task": (("x",), {}),
     "watch_task": (("x",), {}),
     "extract": (({"kind": "Pod"},), {}),
     "create_schedule": ((), {"cron_expr": "@daily"}),

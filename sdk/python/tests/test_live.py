@@ -72,6 +72,9 @@ def test_life_cycle_of_a_task(client: PrewarmClient) -> None:
     assert seen == sorted(seen)
     assert seen[-1] == 100.0
     with pytest.raises(Conflict) as refused:
+        client.retry_task(made.task_id)
+    assert refused.value.status == "completed"
+    with pytest.raises(Conflict) as refused:
         client.cancel_task(made.task_id)
     assert refused.value.status == "completed"
     assert refused.value.request_id
@@ -91,6 +94,12 @@ def test_failures_are_reported(client: PrewarmClient) -> None:
         client.wait_for_completion(made.task_id, timeout=120, poll_interval=0.2, raise_on_failure=True)
     assert len(raised.value.failures["ImageNotFound"]) == 3
     assert raised.value.task.progress.failed_nodes == 3
+    key = uuid.uuid4().hex
+    retried = client.retry_task(made.task_id, idempotency_key=key)
+    assert client.retry_task(made.task_id, idempotency_key=key).task_id == retried.task_id != made.task_id
+    assert retried.images == made.images
+    again = client.wait_for_completion(retried.task_id, timeout=120, poll_interval=0.2)
+    assert (again.status, again.progress.total_nodes) == ("failed", 3)
 
 
 def test_wait_timeout_and_cancellation(client: PrewarmClient) -> None:
@@ -251,7 +260,8 @@ def test_read_only_token(live: Live, read_token: str) -> None:
 
 
 def test_not_found(client: PrewarmClient) -> None:
-    calls: list[Any] = [client.get_task, client.cancel_task, lambda name: next(client.watch_task(name))]
+    calls: list[Any] = [client.get_task, client.cancel_task, client.retry_task]
+    calls.append(lambda name: next(client.watch_task(name)))
     for call in calls:
         with pytest.raises(NotFound):
             call("no-such-task")
@@ -274,5 +284,7 @@ def test_the_asynchronous_client(live: Live) -> None:
             assert len([one async for one in client.iter_nodes()]) > 0
             with pytest.raises(Conflict):
                 await client.cancel_task(made[0].task_id)
+            with pytest.raises(Conflict):
+                await client.retry_task(made[0].task_id)
 
     asyncio.run(work())

@@ -119,6 +119,15 @@ def test_namespace_of_a_created_task(own: str | None, used: str) -> None:
     assert handle.bodies()[0]["namespace"] == used
 
 
+@pytest.mark.parametrize(("own", "sent"), [(None, "of-client"), ("of-call", "of-call"), ("", "")])
+def test_a_retry_has_no_body(own: str | None, sent: str) -> None:
+    handle = Handle("sync", always(201, CREATED), namespace="of-client")
+    assert handle.call("retry_task", "task-0", namespace=own).task_id == CREATED["taskId"]
+    (request,) = handle.requests
+    assert (request.method, request.url.path, request.content) == ("POST", "/api/v1/tasks/task-0/retry", b"")
+    assert request.url.params.get("namespace") == sent
+
+
 def test_a_schedule_of_options() -> None:
     body = sent("create_schedule", cron_expr="@daily", task_config={"images": ["a"], "batch_size": 3}, history_limit=2)
     assert body == {"cronExpr": "@daily", "taskConfig": {"images": ["a"], "batchSize": 3}, "historyLimit": 2}
@@ -166,7 +175,7 @@ def test_values_that_json_cannot_represent() -> None:
 
 
 @pytest.mark.parametrize("name", ["", ".", ".."])
-@pytest.mark.parametrize("method", ["get_task", "cancel_task", "watch_task", "delete_schedule"])
+@pytest.mark.parametrize("method", ["get_task", "cancel_task", "retry_task", "watch_task", "delete_schedule"])
 def test_names_that_would_change_the_path(method: str, name: str) -> None:
     handle = Handle("sync", always(200, {}))
     with pytest.raises(ValueError, match="not a valid name"):

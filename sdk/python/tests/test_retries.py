@@ -28,6 +28,7 @@ SAFE: list[tuple[str, tuple[Any, ...], dict[str, Any], dict[str, Any]]] = [
     ("get_task", ("task-1",), {}, task()),
     ("cancel_task", ("task-1",), {}, {"taskId": "task-1", "status": "cancelled", "message": "ok"}),
     ("create_task", (["nginx:1.27"],), {}, CREATED),
+    ("retry_task", ("task-1",), {}, CREATED),
     ("replace_schedule", ("schedule-1",), {"cron_expr": "@daily"}, SCHEDULE),
     ("enable_schedule", ("schedule-1",), {}, SCHEDULE),
     ("delete_schedule", ("schedule-1",), {}, DONE),
@@ -127,21 +128,33 @@ def test_retry_after_beyond_the_limit_is_reported(kind: str) -> None:
     assert (caught.value.retry_after, handle.clock.slept) == (3600.0, [])
 
 
-def test_create_task_keeps_its_key_in_retries(kind: str) -> None:
+CREATIONS = pytest.mark.parametrize(("method", "value"), [("create_task", ["nginx:1.27"]), ("retry_task", "task-1")])
+
+
+@CREATIONS
+def test_creations_keep_their_key_in_retries(kind: str, method: str, value: Any) -> None:
     lost = httpx.ReadError("lost")
     handle = Handle(
         kind, in_turn(lost, refused(503), httpx.Response(201, json=CREATED), httpx.Response(201, json=CREATED))
     )
-    handle.call("create_task", ["nginx:1.27"])
-    handle.call("create_task", ["nginx:1.27"])
+    handle.call(method, value)
+    handle.call(method, value)
     keys = [request.headers["Idempotency-Key"] for request in handle.requests]
     assert keys[0] == keys[1] == keys[2] != keys[3]
 
 
-def test_the_key_may_be_given(kind: str) -> None:
+@CREATIONS
+def test_the_key_may_be_given(kind: str, method: str, value: Any) -> None:
     handle = Handle(kind, always(201, CREATED))
-    handle.call("create_task", ["nginx:1.27"], idempotency_key="release-1.27")
+    handle.call(method, value, idempotency_key="release-1.27")
     assert handle.requests[0].headers["Idempotency-Key"] == "release-1.27"
+
+
+def test_retry_of_a_running_task(kind: str) -> None:
+    handle = Handle(kind, in_turn(refused(409, status="running")))
+    with pytest.raises(Conflict) as caught:
+        handle.call("retry_task", "task-1")
+    assert caught.value.status == "running"
 
 
 def test_a_cancellation_whose_answer_was_lost(kind: str) -> None:

@@ -8,11 +8,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::Response,
 };
-use kube::Api as KubeApi;
-use prewarmer_core::{
-    schedule::random_task_name,
-    task::{PrewarmTask, nodes_not_warm, retry_spec},
-};
+use kube::ResourceExt;
 use serde_json::Value;
 
 use super::{
@@ -24,7 +20,7 @@ use super::{
 };
 use crate::api::{
     Api, body::FormBody as Posted, call_middleware::AuditSubject, error::ApiError,
-    schedules as calls, tasks,
+    schedules as calls, service::tasks as service, tasks,
 };
 
 #[derive(Template)]
@@ -110,6 +106,14 @@ pub(super) async fn create_task(
     }
 }
 
+/// Redirects to a task's page with a notice, and names the task in the audit log.
+fn redirect_to_task(namespace: &str, name: &str, notice: &str) -> Response {
+    let mut response =
+        respond::redirect(&format!("{}?notice={notice}", task_link(namespace, name)));
+    response.extensions_mut().insert(AuditSubject(format!("{namespace}/{name}")));
+    response
+}
+
 fn namespace_query(namespace: &str) -> Query<Vec<(String, String)>> {
     Query(vec![("namespace".to_owned(), namespace.to_owned())])
 }
@@ -119,15 +123,10 @@ pub(super) async fn cancel_task(
     viewer: Viewer,
     Path((namespace, id)): Path<(String, String)>,
 ) -> Result<Response, PageError> {
-    let done = tasks::cancel_task(
-        State(api),
-        viewer.caller.clone(),
-        Path(id.clone()),
-        namespace_query(&namespace),
-    )
-    .await;
-    let done = done.map_err(|error| PageError::for_viewer(error, &viewer))?;
-    Ok(redirect_with_subject(&format!("{}?notice=cancelled", task_link(&namespace, &id)), &done))
+    let refuse = |error: ApiError| PageError::for_viewer(error, &viewer);
+    let entry = get_task(&api, &viewer, &namespace, &id).await.map_err(refuse)?;
+    service::cancel(&api, &viewer.caller, &entry).await.map_err(refuse)?;
+    Ok(redirect_to_task(&namespace, &id, "cancelled"))
 }
 
 /// Creates a new task with the same spec for the nodes that the ended task did not warm.
@@ -138,37 +137,8 @@ pub(super) async fn retry_task(
 ) -> Result<Response, PageError> {
     let refuse = |error: ApiError| PageError::for_viewer(error, &viewer);
     let entry = get_task(&api, &viewer, &namespace, &id).await.map_err(refuse)?;
-    if !entry.status.is_final() {
-        let words = "the task has not ended: wait until it ends, or cancel it";
-        return Err(refuse(ApiError::conflict(words, entry.status.as_str())));
-    }
-    api.auth.authorize(&viewer.caller, tasks::CREATE, &namespace).await.map_err(refuse)?;
-    let plan = api.plans.get(&api, &entry).await.map_err(refuse)?;
-    let known = KubeApi::<PrewarmTask>::namespaced(api.client.clone(), &namespace);
-    api.count_request("get", "prewarmtasks");
-    let task = known.get(&id).await.map_err(|error| refuse(error.into()))?;
-    let left = plan.map(|plan| nodes_not_warm(&task, &plan)).unwrap_or_default();
-    if left.is_empty() {
-        return Err(refuse(ApiError::conflict(
-            "all nodes of the task are warm already",
-            entry.status.as_str(),
-        )));
-    }
-    let name = random_task_name(jiff::Timestamp::now());
-    let next = tasks::create_or_get(
-        &api,
-        &namespace,
-        &name,
-        retry_spec(&task.spec, left),
-        &viewer.caller,
-        false,
-    )
-    .await;
-    api.catalog.put(&next.map_err(refuse)?);
-    let mut response =
-        respond::redirect(&format!("{}?notice=retried", task_link(&namespace, &name)));
-    response.extensions_mut().insert(AuditSubject(format!("{namespace}/{name}")));
-    Ok(response)
+    let made = service::retry(&api, &viewer.caller, &entry, None).await.map_err(refuse)?;
+    Ok(redirect_to_task(&namespace, &made.task.name_any(), "retried"))
 }
 
 pub(super) async fn new_schedule(

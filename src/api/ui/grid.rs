@@ -29,7 +29,7 @@ impl Default for PlanCache {
 
 impl PlanCache {
     /// Returns the plan of a task; `None` before the task is planned.
-    pub(super) async fn get(
+    pub(in crate::api) async fn get(
         &self,
         api: &Api,
         entry: &TaskEntry,

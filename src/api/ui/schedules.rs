@@ -29,7 +29,8 @@ use crate::api::{
     auth::NamespaceScope,
     error::ApiError,
     schedules::{CREATE, DELETE, LIST, UPDATE, get_visible},
-    tasks::{CREATE as CREATE_TASK, visible_namespaces},
+    service::tasks::CREATE as CREATE_TASK,
+    tasks::visible_namespaces,
 };
 
 /// Query parameters of the list.

@@ -25,7 +25,8 @@ use crate::{
     api::{
         Api,
         error::ApiError,
-        tasks::{CANCEL, CREATE, GET, get_visible},
+        service::tasks::{CANCEL, CREATE},
+        tasks::{GET, get_visible},
     },
     store::{ImageDetail, Status, TaskEntry, TaskView},
 };

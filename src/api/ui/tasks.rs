@@ -20,7 +20,8 @@ use crate::{
         auth::NamespaceScope,
         error::ApiError,
         request::is_dns_label,
-        tasks::{CREATE, LIST, visible_namespaces},
+        service::tasks::CREATE,
+        tasks::{LIST, visible_namespaces},
     },
     store::{Status, TaskFilter},
 };

@@ -44,7 +44,7 @@ def create_task(
     body = _task(images, options)
     if namespace and not body.get("namespace"):
         body["namespace"] = namespace
-    headers = {**_JSON, "Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+    headers = {**_JSON, **_idempotent(idempotency_key)}
     return Call("POST", "/tasks", models.TaskCreated, headers=headers, content=_encoded(body))
 
 
@@ -65,6 +65,11 @@ def cancel_task(task_id: str, namespace: str | None) -> Call[models.TaskCancelle
     path = _path("tasks", task_id)
     query = _query(namespace=namespace)
     return Call("DELETE", path, models.TaskCancelled, query, done_before=cancelled_before)
+
+
+def retry_task(task_id: str, namespace: str | None, idempotency_key: str | None) -> Call[models.TaskCreated]:
+    headers = _idempotent(idempotency_key)
+    return Call("POST", _path("tasks", task_id, "retry"), models.TaskCreated, _query(namespace=namespace), headers)
 
 
 def watch_task(task_id: str, namespace: str | None) -> Call[models.TaskView]:
@@ -140,6 +145,10 @@ def list_nodes(query: Query) -> Call[models.NodeList]:
 
 def get_stats(namespace: str | None) -> Call[models.Stats]:
     return Call("GET", "/stats", models.Stats, _query(namespace=namespace))
+
+
+def _idempotent(key: str | None) -> dict[str, str]:
+    return {"Idempotency-Key": key or uuid.uuid4().hex}
 
 
 def _path(*parts: str) -> str:

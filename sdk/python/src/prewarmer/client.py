@@ -149,6 +149,17 @@ class PrewarmClient:
         """
         return self._call(calls.cancel_task(task_id, self._settings.in_namespace(namespace)))
 
+    def retry_task(
+        self, task_id: str, *, namespace: str | None = None, idempotency_key: str | None = None
+    ) -> models.TaskCreated:
+        """Retries an ended task: creates a task with the same spec for the nodes that it did not warm.
+
+        idempotency_key: see `create_task`.
+        Raises Conflict, with the status of the task, if it has not ended, has no plan, or all its nodes are warm;
+        NotFound.
+        """
+        return self._call(calls.retry_task(task_id, self._settings.in_namespace(namespace), idempotency_key))
+
     def watch_task(self, task_id: str, *, namespace: str | None = None) -> Generator[models.TaskView, None, None]:
         """Iterates over states of the task: the current one, and one for each change until its end.
 
