@@ -43,8 +43,8 @@ pub(in crate::api) struct CreatedTask {
     pub(in crate::api) existed: bool,
 }
 
-/// Creates a task in a namespace in which the caller may create tasks. With an idempotency key, a
-/// repeated call returns the task of the first one. Error 400 when the spec exceeds the operator's
+/// Creates a task. The permission [`CREATE`] is checked before, because REST checks it before it
+/// reads a body. With an idempotency key, a repeated call returns the task of the first one. Error 400 when the spec exceeds the operator's
 /// limits.
 pub(in crate::api) async fn create(
     api: &Api,
@@ -53,7 +53,6 @@ pub(in crate::api) async fn create(
     spec: PrewarmTaskSpec,
     key: Option<&str>,
 ) -> Result<CreatedTask, ApiError> {
-    api.auth.authorize(caller, CREATE, namespace).await?;
     let beyond =
         validate(&spec).map(|task| caps::check_limits(&api.policy.caps, &task)).unwrap_or_default();
     if !beyond.is_empty() {
