@@ -44,3 +44,8 @@ pub mod token;
 pub mod trace;
 pub mod webhook;
 pub mod workload_watch;
+
+/// Returns the time of the runtime's clock, which tests can pause.
+fn runtime_now() -> std::time::Instant {
+    tokio::time::Instant::now().into_std()
+}

@@ -7,15 +7,9 @@
 //! The name of the running component is available to the panic hook, which logs each panic as one
 //! line.
 
-use std::{
-    any::Any,
-    collections::HashMap,
-    fmt::Display,
-    future::Future,
-    panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind},
-};
+use std::{any::Any, collections::HashMap, fmt::Display, future::Future, panic::PanicHookInfo};
 
-use prewarmer_core::controller::panic_message;
+use prewarmer_core::controller::{contain, panic_message};
 use tokio::{
     runtime::Handle,
     task::{Id, JoinError, JoinSet},
@@ -233,8 +227,8 @@ pub fn catch_panic<T>(
     object: impl Display,
     work: impl FnOnce() -> T,
 ) -> Option<T> {
-    let result = catch_unwind(AssertUnwindSafe(work));
-    result.map_err(|payload| record_panic(metrics, kind, object, payload.as_ref())).ok()
+    let result = contain(object, work);
+    result.map_err(|error| record_internal_error(metrics, kind, error.object, &error.message)).ok()
 }
 
 /// Counts and logs a caught panic.

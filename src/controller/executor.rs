@@ -267,8 +267,8 @@ impl EffectClient {
     /// Writes the Events before the status. A crash in between then repeats the Events under the
     /// same names, and none is lost.
     async fn write_status(&self, write: &StatusWrite) -> kube::Result<EffectOutput> {
-        for told in &write.events {
-            self.create_event(told).await;
+        for event in &write.events {
+            self.create_event(event).await;
         }
         let patch = Patch::Merge(status_patch(write));
         let request = Request::new(PrewarmTask::url_path(&(), Some(&self.target.namespace)))
@@ -284,11 +284,11 @@ impl EffectClient {
     }
 
     /// Creates an Event. A failure is logged and ignored, because Events are informative only.
-    async fn create_event(&self, told: &PhaseEvent) {
+    async fn create_event(&self, event: &PhaseEvent) {
         self.count_request("create", "events");
         let events = self.api::<Event>(&self.target.namespace);
         match events
-            .create(&PostParams::default(), &phase_event(&self.target, told, Timestamp::now()))
+            .create(&PostParams::default(), &phase_event(&self.target, event, Timestamp::now()))
             .await
         {
             Ok(_) => {}
@@ -331,8 +331,8 @@ fn plan_object(target: &TaskRef, spec: &PrewarmPlanSpec) -> PrewarmPlan {
 
 /// Returns the Event of a phase. Its name is derived from task and phase, so that each phase has
 /// one Event however often it is sent.
-fn phase_event(target: &TaskRef, told: &PhaseEvent, now: Timestamp) -> Event {
-    let phase = told.phase.as_str();
+fn phase_event(target: &TaskRef, event: &PhaseEvent, now: Timestamp) -> Event {
+    let phase = event.phase.as_str();
     Event {
         metadata: ObjectMeta {
             name: Some(event_name(&target.name, &target.uid, phase)),
@@ -347,9 +347,9 @@ fn phase_event(target: &TaskRef, told: &PhaseEvent, now: Timestamp) -> Event {
             uid: Some(target.uid.clone()),
             ..ObjectReference::default()
         },
-        type_: Some(if told.phase == Phase::Failed { "Warning" } else { "Normal" }.into()),
+        type_: Some(if event.phase == Phase::Failed { "Warning" } else { "Normal" }.into()),
         reason: Some(phase.into()),
-        message: Some(told.message.chars().take(MAX_EVENT_MESSAGE / 4).collect()),
+        message: Some(event.message.chars().take(MAX_EVENT_MESSAGE / 4).collect()),
         count: Some(1),
         first_timestamp: Some(Time(now)),
         last_timestamp: Some(Time(now)),
@@ -517,10 +517,10 @@ mod tests {
     #[test]
     fn one_event_per_phase() {
         let target = TaskRef { namespace: "shop".into(), name: "t".repeat(253), uid: "u".into() };
-        let told = |phase| PhaseEvent { phase, message: "m".into() };
+        let event = |phase| PhaseEvent { phase, message: "m".into() };
         let name = |phase, second| {
             let now = Timestamp::from_second(second).unwrap();
-            phase_event(&target, &told(phase), now).metadata.name.unwrap()
+            phase_event(&target, &event(phase), now).metadata.name.unwrap()
         };
         assert_eq!(name(Phase::Running, 1), name(Phase::Running, 2));
         assert_ne!(name(Phase::Running, 1), name(Phase::Failed, 1));

@@ -36,6 +36,7 @@ use self::lookup::{LookupContext, look_up};
 use crate::{
     cluster_context::ClusterContextStore,
     metrics::Metrics,
+    runtime_now,
     supervise::{WorkKind, record_panic},
 };
 
@@ -129,7 +130,11 @@ pub fn channel(
     around: ClusterContextStore,
 ) -> (ReviewHints, WatchHints, HintReceiver) {
     let shared = Arc::new(IntakeState {
-        queue: Mutex::new(HintQueue::new(settings.coalesce_window, settings.lookup_limits, now())),
+        queue: Mutex::new(HintQueue::new(
+            settings.coalesce_window,
+            settings.lookup_limits,
+            runtime_now(),
+        )),
         changed: Notify::new(),
         dedup_index: Arc::default(),
         context: around,
@@ -144,7 +149,7 @@ impl ReviewHints {
     #[allow(clippy::must_use_candidate, reason = "the metrics have counted it")]
     pub fn offer(&self, hint: Hint) -> OfferOutcome {
         let shared = &self.0;
-        let now = now();
+        let now = runtime_now();
         if hint.new_keys().is_some_and(|keys| shared.dedup_index.covers(keys, now)) {
             return shared.count_outcome(OfferOutcome::Duplicate);
         }
@@ -174,7 +179,7 @@ impl WatchHints {
     #[allow(clippy::must_use_candidate, reason = "the metrics have counted it")]
     pub fn offer(&self, confirmed: ConfirmedHint) -> OfferOutcome {
         let shared = &self.0;
-        let now = now();
+        let now = runtime_now();
         if shared.dedup_index.covers(confirmed.new_keys(), now) {
             return shared.count_outcome(OfferOutcome::Duplicate);
         }
@@ -245,7 +250,7 @@ impl Intake {
     /// Processes everything that is due and returns the next deadline, if there is one. Returns
     /// `Break` when `run` must end.
     fn process_due(&mut self) -> ControlFlow<(), Option<Instant>> {
-        let now = now();
+        let now = runtime_now();
         let (shared, around) = (Arc::clone(&self.shared), &self.lookup_context.context);
         let (known, covered) = (
             |name: &str| around.namespace_exists(name),
@@ -282,7 +287,7 @@ impl Intake {
                 let mut all = vec![answered];
                 all.extend(std::iter::from_fn(|| self.lookups.try_join_next()));
                 for (id, found) in all.into_iter().flatten() {
-                    let next = shared.queue().handle_lookup_result(id, found, now());
+                    let next = shared.queue().handle_lookup_result(id, found, runtime_now());
                     self.handle_output(next);
                 }
             }
@@ -297,7 +302,7 @@ impl Intake {
             () = time => {}
             () = stop.cancelled(), if !self.closing => {
                 self.closing = true;
-                shared.queue().close(now());
+                shared.queue().close(runtime_now());
             }
         }
     }
@@ -327,11 +332,17 @@ impl Intake {
             return;
         }
         let ledger = &self.shared.dedup_index;
-        let CoalescedTasks { tasks, obsolete } = coalesce_hints(hints, ledger, now());
+        let CoalescedTasks { tasks, obsolete } = coalesce_hints(hints, ledger, runtime_now());
         for planned in tasks {
             let name = (planned.namespace.clone(), planned.name.clone());
             let whole = planned.more_workloads == 0;
-            ledger.insert(name, planned.keys.clone(), planned.workloads.clone(), whole, now());
+            ledger.insert(
+                name,
+                planned.keys.clone(),
+                planned.workloads.clone(),
+                whole,
+                runtime_now(),
+            );
             self.writes.push(&namespace, TaskWrite::Create(Box::new(planned)));
         }
         for (task, why) in obsolete {
@@ -377,16 +388,11 @@ async fn create_task(client: &Client, planned: TaskDraft, shared: &IntakeState) 
                 planned.keys,
                 planned.workloads,
                 whole,
-                now(),
+                runtime_now(),
             );
         }
         Err(create::CreationFailed) => shared.dedup_index.remove(&name),
     }
-}
-
-/// Returns the time of the runtime's clock, which tests can pause.
-fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
 }
 
 #[cfg(test)]
@@ -429,11 +435,11 @@ mod tests {
         let planned = coalesce_hints(
             &[watched.confirmed_hint("shop", vec![workload("a", "nginx")], Vec::new())],
             watched.dedup_index(),
-            now(),
+            runtime_now(),
         );
         let planned = planned.tasks.into_iter().next().unwrap();
         let name = (planned.namespace, planned.name);
-        watched.dedup_index().insert(name, planned.keys, planned.workloads, true, now());
+        watched.dedup_index().insert(name, planned.keys, planned.workloads, true, runtime_now());
         assert_eq!(
             reviews.offer(hint(&kinds, "b", "docker.io/library/nginx:latest")),
             OfferOutcome::Duplicate

@@ -51,6 +51,7 @@ use crate::{
     cluster_context::ClusterContextStore,
     intake::{WatchHints, mark_obsolete},
     metrics::Metrics,
+    runtime_now,
     supervise::{ComponentFailure, ComponentSet, WorkKind, catch_panic},
 };
 
@@ -250,7 +251,7 @@ struct PendingChange {
 impl WorkloadReconciler {
     async fn run(mut self, mut inbox: Receiver<WorkloadEvent>, stop: CancellationToken) {
         let mut changes = self.watcher.context.subscribe();
-        let mut all = now() + self.settle;
+        let mut all = runtime_now() + self.settle;
         loop {
             let soonest = self
                 .pending
@@ -271,10 +272,10 @@ impl WorkloadReconciler {
                     None => return,
                 },
                 Ok(()) = changes.changed() => self.list_changed_namespaces(&stop),
-                Ok(()) = self.is_leader.changed() => all = now(),
+                Ok(()) = self.is_leader.changed() => all = runtime_now(),
                 () = sleep_until(next.into()) => {}
             }
-            let now = now();
+            let now = runtime_now();
             if now >= all {
                 all = now + CHECK_INTERVAL;
                 let due = |namespace: String| (namespace, now);
@@ -300,7 +301,7 @@ impl WorkloadReconciler {
             }
             WorkloadEvent::ListCompleted { kind, all } => {
                 self.listed.insert(kind);
-                for namespace in self.index.retain_listed(kind, &all, now()) {
+                for namespace in self.index.retain_listed(kind, &all, runtime_now()) {
                     self.schedule_obsolete_check(namespace);
                 }
             }
@@ -310,14 +311,14 @@ impl WorkloadReconciler {
     /// Removes an object that needs no images any more.
     fn remove(&mut self, id: WorkloadId) {
         self.pending.remove(&id);
-        if self.index.remove(&id, now()) {
+        if self.index.remove(&id, runtime_now()) {
             self.schedule_obsolete_check(id.namespace);
         }
     }
 
     /// Schedules a check of the namespace's tasks after its changes have settled.
     fn schedule_obsolete_check(&mut self, namespace: String) {
-        self.obsolete_checks.entry(namespace).or_insert(now() + self.settle);
+        self.obsolete_checks.entry(namespace).or_insert(runtime_now() + self.settle);
     }
 
     fn apply(&mut self, kind_index: usize, object: ObjectView, first: bool) {
@@ -347,7 +348,7 @@ impl WorkloadReconciler {
                 };
                 if !keys.is_empty() {
                     let hint = watcher.hints.confirmed_hint(&id.namespace, workloads, kept);
-                    let now = now();
+                    let now = runtime_now();
                     self.pending.insert(
                         id.clone(),
                         PendingChange { due_at: now + self.settle, observed_at: now, hint },
@@ -563,9 +564,4 @@ async fn detect_rewritten_images(
             .send(WorkloadEvent::Applied { kind: index, object: Box::new(object), first: false })
             .await;
     }
-}
-
-/// Returns the time of the runtime's clock, which tests can pause.
-fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
 }

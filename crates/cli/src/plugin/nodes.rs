@@ -149,8 +149,8 @@ fn image_presence(
     if facts.reports_image(image) {
         return ImagePresence::Warm;
     }
-    let told = warmed.get(&(image.normalized().to_owned(), facts.name.clone()));
-    match (told, node.status.images.len()) {
+    let warmed_at = warmed.get(&(image.normalized().to_owned(), facts.name.clone()));
+    match (warmed_at, node.status.images.len()) {
         // The kubelet's list may be older than the task, or truncated.
         (Some(time), _) => ImagePresence::Warmed(*time),
         (None, many) if many > 0 && many < MAX_REPORTED_IMAGES => ImagePresence::Cold,
@@ -249,7 +249,8 @@ mod tests {
         };
         let image: ImageRef = "nginx:1".parse().unwrap();
         let now = Timestamp::now();
-        let told: WarmedTimes = [((image.normalized().to_owned(), "n1".to_owned()), now)].into();
+        let warmed_at: WarmedTimes =
+            [((image.normalized().to_owned(), "n1".to_owned()), now)].into();
         let of = |images: Value, warmed: &WarmedTimes| {
             let node = node(images);
             image_presence(&node, &NodeInfo::new(&node, &Interner::default()), &image, warmed)
@@ -260,7 +261,7 @@ mod tests {
             (0..50).map(|n| json!({"names": [format!("registry.example/a:{n}")]})).collect();
         assert_eq!(of(has, &WarmedTimes::new()), ImagePresence::Warm);
         assert_eq!(of(other.clone(), &WarmedTimes::new()), ImagePresence::Cold);
-        assert_eq!(of(other, &told), ImagePresence::Warmed(now));
+        assert_eq!(of(other, &warmed_at), ImagePresence::Warmed(now));
         assert_eq!(of(json!([]), &WarmedTimes::new()), ImagePresence::Unknown);
         assert_eq!(of(json!(many), &WarmedTimes::new()), ImagePresence::Unknown);
     }

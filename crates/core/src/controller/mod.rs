@@ -213,7 +213,7 @@ pub fn panic_message(payload: &(dyn Any + Send)) -> String {
 
 /// Does the work on one object. A panic ends that work only. Values that the work has changed before
 /// the panic must not be used again.
-fn contain<T>(object: impl fmt::Display, work: impl FnOnce() -> T) -> Result<T, InternalError> {
+pub fn contain<T>(object: impl fmt::Display, work: impl FnOnce() -> T) -> Result<T, InternalError> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|payload| InternalError {
         object: object.to_string(),
         message: panic_message(payload.as_ref()),

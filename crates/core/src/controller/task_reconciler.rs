@@ -107,7 +107,7 @@ impl AbortReason {
     }
 }
 
-/// What a reconcile of a task does.
+/// Work of one reconcile of a task.
 enum Stage {
     /// Nothing: the API server has rejected a request moments ago, or every status of the task.
     Paused,

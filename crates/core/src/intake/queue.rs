@@ -104,7 +104,7 @@ pub enum LookupResult {
         uid: String,
         /// Resource version of the object.
         version: String,
-        /// What the object asks for.
+        /// Workloads of the object.
         workloads: Vec<Workload>,
     },
     /// Object that is not stored (yet), or a lookup that failed.

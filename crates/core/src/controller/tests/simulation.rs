@@ -4,14 +4,13 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
-    time::Duration,
 };
 
 use crate::{
     node::{Interner, NodeInfo},
     task::{
         BatchPolicy, Phase, PrewarmPlanSpec, PrewarmTask, PrewarmTaskSpec, WorkerKind,
-        batches::NodeState, plan::BatchSizeBreaker,
+        batches::NodeState,
     },
     worker::{
         Assignment, ContainerInfo, ContainerState, PodInfo, PodPhase, WorkerInfo, WorkerObject,
@@ -29,6 +28,7 @@ use super::super::{
     cluster_state::{ClusterState, Pods, Workers, is_active, may_pull},
     effect::{ApplyError, Effect, EffectOutput, WorkerCreation},
     observation::{Observation, WatchChange, WatchSource, classify_job, classify_pod},
+    sample_settings,
     snapshot::{QueueDecision, Snapshot},
     task_reconciler::TaskReconciler,
 };
@@ -635,27 +635,11 @@ impl Simulation {
 
 /// Returns the settings of the tests.
 pub(in crate::controller) fn settings() -> ControllerSettings {
+    let samples = sample_settings();
     ControllerSettings {
-        worker: WorkerSettings {
-            owner: None,
-            service_account: None,
-            image: "helper:1".into(),
-            priority_class: None,
-            ttl: Duration::from_secs(3600),
-            images_per_pod: 2,
-        },
-        max_concurrent_tasks: 10,
-        namespace: None,
-        own_namespace: "prewarmer".into(),
-        fallback_on_policy: false,
+        worker: WorkerSettings { images_per_pod: 2, ..samples.worker },
         worker_namespace: WorkerNamespace::Workload,
-        breaker: BatchSizeBreaker { node_threshold: 5000, batch_size: 50 },
-        node_checks_enabled: false,
-        max_workers: 300,
-        limits: super::super::FairnessLimits::default(),
-        registry_concurrency: 200,
-        warm_image_ttl: Duration::from_secs(600),
         public_registries: Vec::new(),
-        max_retained_workers: 8000,
+        ..samples
     }
 }
