@@ -101,7 +101,7 @@ pub async fn serve(config: Config, runtimes: Runtimes) -> anyhow::Result<ExitCod
     if controller && !config.allow_overlap {
         refuse_overlap(&client, &config).await?;
     }
-    let listeners = bind_listeners(&config, &runtimes).await?;
+    let listeners = bind_listeners(&config, &runtimes)?;
     let metrics = Arc::new(Metrics::new()?);
     let (leads_out, leads) = watch::channel(false);
     let (bundle_out, bundle) = watch::channel(None);
@@ -237,16 +237,18 @@ struct Listeners {
     health: TcpListener,
 }
 
-async fn bind_listeners(config: &Config, runtimes: &Runtimes) -> anyhow::Result<Listeners> {
+fn bind_listeners(config: &Config, runtimes: &Runtimes) -> anyhow::Result<Listeners> {
     let Components { admission, api, .. } = config.components;
     let webhook = if admission {
-        Some(runtimes.admission.spawn(bind("--webhook-addr", config.webhook_addr)).await??)
+        // The runtime that accepts its connections polls the socket.
+        let _runtime = runtimes.admission.enter();
+        Some(bind("--webhook-addr", config.webhook_addr)?)
     } else {
         None
     };
-    let health = bind("--health-addr", config.health_addr).await?;
+    let health = bind("--health-addr", config.health_addr)?;
     let api = match config.api.as_ref().filter(|_| api) {
-        Some(api) => Some(bind("--api-addr", api.addr).await?),
+        Some(api) => Some(bind("--api-addr", api.addr)?),
         None => None,
     };
     Ok(Listeners { webhook, api, health })
@@ -540,9 +542,8 @@ async fn watch_workloads_when_synced(
     Ok(())
 }
 
-async fn bind(flag: &'static str, address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
+fn bind(flag: &'static str, address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
+    listener::bind(address)
         .with_context(|| format!("{flag} {address}: cannot listen on this address"))
 }
 

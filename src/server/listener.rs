@@ -7,7 +7,12 @@
 mod connection;
 mod table;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::Router;
 use rustls::{
@@ -15,12 +20,15 @@ use rustls::{
     server::{ResolvesServerCert, danger::ClientCertVerifier},
 };
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::table::{ConnectionSlot, ConnectionTimeouts};
-use self::{connection::ConnectionConfig, table::ConnectionTable};
+use self::{
+    connection::ConnectionConfig,
+    table::{Admission, ConnectionTable, EVICTION_GRACE},
+};
 
 /// Timeout of the TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -41,6 +49,11 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause after a failed `accept`, for example without free file descriptors, so that the loop does
 /// not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Length of the queue of connections that the kernel has completed and the listener has not
+/// accepted; the kernel bounds it by `net.core.somaxconn`, 4096 by default. At a full queue the
+/// kernel drops the handshake of any client, which repeats it after 1 s and 3 s: longer than the
+/// timeout of a probe or of a review.
+const BACKLOG: u32 = 4096;
 /// TCP keepalive: idle time before the first probe, interval of probes, and number of probes. A
 /// peer that disappeared is detected within a minute, which frees its slot.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(30), Duration::from_secs(10), 3);
@@ -97,6 +110,15 @@ impl Default for ListenerConfig {
     }
 }
 
+/// Binds a listening socket with a queue of [`BACKLOG`] connections.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // As `TcpListener::bind` does: a restarted server binds while old connections are in TIME_WAIT.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
 /// Serves until `stop`, then drains requests in progress for 10 s at most.
 pub async fn serve(
     listener: TcpListener,
@@ -114,7 +136,7 @@ pub async fn serve(
     let acceptor = tls.map(|config| TlsAcceptor::from(Arc::new(config)));
     let connections = TaskTracker::new();
     let share = max_connections.saturating_mul(usize::from(per_peer)) / 100;
-    let table = ConnectionTable::new(max_connections, share);
+    let table = ConnectionTable::new(max_connections, share, EVICTION_GRACE);
     let how = ConnectionConfig { router, timeouts: times, max_age, stop: stop.clone() };
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         let (stream, peer) = match accepted {
@@ -128,7 +150,8 @@ pub async fn serve(
                 continue;
             }
         };
-        let Some(place) = table.admit(peer.ip()) else {
+        let admitted = stop.run_until_cancelled(admit(&table, peer.ip())).await;
+        let Some(place) = admitted.flatten() else {
             tracing::debug!(%peer, "connection refused: the connection limit of the listener or of the peer address is reached");
             continue;
         };
@@ -148,6 +171,17 @@ pub async fn serve(
     connections.close();
     if tokio::time::timeout(DRAIN_TIMEOUT, connections.wait()).await.is_err() {
         tracing::warn!("the drain timed out: connections are still open at shutdown");
+    }
+}
+
+/// Waits for a slot. Returns `None` when the connection is refused.
+async fn admit(table: &Arc<ConnectionTable>, peer: IpAddr) -> Option<ConnectionSlot> {
+    loop {
+        match table.admit(peer) {
+            Admission::Admitted(slot) => return Some(slot),
+            Admission::Delayed(delay) => tokio::time::sleep(delay).await,
+            Admission::Refused => return None,
+        }
     }
 }
 

@@ -247,11 +247,17 @@ mod tests {
 
     use axum::body::to_bytes;
 
-    use super::{super::table::ConnectionTable, *};
+    use super::{
+        super::table::{Admission, ConnectionTable},
+        *,
+    };
 
     #[tokio::test]
     async fn a_chunked_body_has_the_same_content() {
-        let place = ConnectionTable::new(1, 1).admit(IpAddr::from([10, 0, 0, 1])).unwrap();
+        let table = ConnectionTable::new(1, 1, Duration::ZERO);
+        let Admission::Admitted(place) = table.admit(IpAddr::from([10, 0, 0, 1])) else {
+            panic!("an empty table refused a connection");
+        };
         let text = (0..=u8::MAX).cycle().take(3 * CHUNK_SIZE + 7).collect::<Vec<u8>>();
         let parts =
             ChunkedBody::new(Body::from(text.clone()), RequestGuard::begin(place.connection()));

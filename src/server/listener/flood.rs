@@ -134,6 +134,31 @@ async fn wait_for_close(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> Dur
 }
 
 #[tokio::test]
+async fn a_burst_of_silent_connections_does_not_evict_a_client_with_a_request() {
+    let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut client = TcpStream::connect(address).await.unwrap();
+    client.write_all(REQUEST).await.unwrap();
+    // Loopback addresses of their own: a peer address has a share of the connections.
+    let mut silent = Vec::new();
+    for n in 0..EXCESS_CONNECTIONS {
+        let socket = TcpSocket::new_v4().unwrap();
+        let from = [127, 65, 0, u8::try_from(n % 200 + 1).unwrap()];
+        socket.bind((from, 0).into()).unwrap();
+        silent.push(socket.connect(address).await.unwrap());
+    }
+    let stop = CancellationToken::new();
+    // Less than the 128 connections that the accept loop takes before other tasks run.
+    let config = ListenerConfig { max_connections: 100, ..short_timeouts() };
+    let server = tokio::spawn(serve(listener, config, hello(), stop.clone()));
+    let mut text = String::new();
+    client.read_to_string(&mut text).await.unwrap();
+    assert!(text.ends_with("hello"), "{text:?}");
+    stop.cancel();
+    server.await.unwrap();
+}
+
+#[tokio::test]
 async fn a_connection_that_sends_nothing_is_closed() {
     let under = start(short_timeouts(), false, hello()).await;
     wait_for_close(&mut under.plain().await).await;
