@@ -27,6 +27,7 @@ pub mod controller;
 pub mod doctor;
 pub mod egress;
 pub mod intake;
+mod kube_requests;
 pub mod leader;
 pub mod manifests;
 pub mod metrics;

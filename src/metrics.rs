@@ -255,8 +255,8 @@ impl Metrics {
             jobs_active: gauge("prewarm_jobs_active", "Existing worker Jobs and worker pods.")?,
             kube_requests: counter(
                 "prewarm_kube_requests_total",
-                "Requests to the API server, by verb and resource.",
-                &["verb", "resource"],
+                "Requests to the API server, by component, verb, resource and status code.",
+                &["component", "verb", "resource", "code"],
             )?,
             api_duration,
             api_watchers: gauge("prewarm_api_watchers", "Open REST watches of tasks.")?,
@@ -375,7 +375,7 @@ mod tests {
         }
         metrics.pod_starts.with_label_values(&["warm"]).inc();
         metrics.image_failures.with_label_values(&["TLS"]).inc();
-        metrics.kube_requests.with_label_values(&["list", "pods"]).inc();
+        metrics.kube_requests.with_label_values(&["rest", "list", "pods", "200"]).inc();
         let known = String::from_utf8(metrics.encode().unwrap()).unwrap();
         let dashboard: serde_json::Value =
             serde_json::from_str(include_str!("../deploy/chart/files/dashboard.json")).unwrap();

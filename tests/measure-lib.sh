@@ -11,8 +11,10 @@ port=$((${APISERVER_URL##*:} + 4))
 "$program" crds | k apply --server-side -f - > /dev/null
 k create namespace prewarmer > /dev/null
 writes() { k get --raw /metrics | awk '/^apiserver_request_total/ && /verb="(POST|PUT|PATCH|DELETE|DELETECOLLECTION)"/ && !/resource="(events|leases)"/ {sum += $NF} END {printf "%d", sum}'; }
-ours() { curl -s "http://127.0.0.1:$((port + 1))/metrics" | awk '/^prewarm_kube_requests_total/ && !/"(list|watch)"/ && !/"events"/ {sum += $NF} END {printf "%d", sum}'; }
-reads() { curl -s "http://127.0.0.1:$((port + 1))/metrics" | awk '/^prewarm_kube_requests_total/ && /"(list|watch|get)"/ {sum += $NF} END {printf "%d", sum}'; }
+# Components whose requests are a share of the work on tasks.
+engine='/component="(controller|intake|workload_watch)"/'
+ours() { curl -s "http://127.0.0.1:$((port + 1))/metrics" | awk '/^prewarm_kube_requests_total/ && '"$engine"' && !/"(list|watch)"/ && !/"events"/ {sum += $NF} END {printf "%d", sum}'; }
+reads() { curl -s "http://127.0.0.1:$((port + 1))/metrics" | awk '/^prewarm_kube_requests_total/ && '"$engine"' && /"(list|watch|get)"/ {sum += $NF} END {printf "%d", sum}'; }
 memory() { awk '/^(VmHWM|VmRSS|RssAnon|RssFile)/ {printf "%s %.1f MB  ", $1, $2 / 1024} END {print ""}' "/proc/$server/status"; }
 per() { awk -v n="$1" -v d="$2" 'BEGIN {printf "%.2f", n / d}'; }
 

@@ -30,10 +30,7 @@ use super::{
     schedules::json_response,
     tasks::LIST,
 };
-use crate::{
-    metrics::Metrics,
-    store::{Status, StatusCounts},
-};
+use crate::store::{Status, StatusCounts};
 
 pub(super) const LIST_NODES: Permission = Permission { verb: "list", resource: "nodes" };
 /// Time for which a list of nodes is cached. Only the leader watches nodes, and one list of 5,000
@@ -48,7 +45,6 @@ const MAX_NODES: usize = 1000;
 #[derive(Clone)]
 pub(super) struct NodeCache {
     client: Client,
-    metrics: Arc<Metrics>,
     interner: Arc<Interner>,
     cached: Arc<Mutex<Option<NodeSnapshot>>>,
 }
@@ -62,12 +58,7 @@ pub(super) struct NodeSnapshot {
 
 impl NodeCache {
     pub(super) fn new(api: &Api) -> Self {
-        Self {
-            client: api.client.clone(),
-            metrics: Arc::clone(&api.metrics),
-            interner: Arc::default(),
-            cached: Arc::default(),
-        }
+        Self { client: api.client.clone(), interner: Arc::default(), cached: Arc::default() }
     }
 
     /// Returns the nodes from the cache, or from the API server when the cached list has expired.
@@ -82,7 +73,6 @@ impl NodeCache {
         let api = KubeApi::<SlimNode>::all(self.client.clone());
         let (mut nodes, mut params) = (Vec::new(), ListParams::default().limit(LIST_PAGE_SIZE));
         loop {
-            self.metrics.kube_requests.with_label_values(&["list", "nodes"]).inc();
             let page = api.list(&params).await?;
             nodes.extend(page.items.iter().map(|node| NodeInfo::new(node, &self.interner)));
             match page.metadata.continue_.filter(|token| !token.is_empty()) {

@@ -210,13 +210,12 @@ pub(super) async fn create_or_get_by_key(
         lease.spec.as_ref().and_then(|spec| spec.holder_identity.clone()).unwrap_or_default();
     if !first && lease.annotations().contains_key(CREATED_ANNOTATION) {
         let tasks = KubeApi::<PrewarmTask>::namespaced(api.client.clone(), namespace);
-        api.count_request("get", "prewarmtasks");
         let task = tasks.get_opt(&name).await?.ok_or_else(|| task_deleted_error(&name))?;
         return Ok((task, true));
     }
     match service::tasks::create_or_get(api, namespace, &name, spec, caller, true).await {
         Ok(task) => {
-            mark_created(api, &leases, lease).await;
+            mark_created(&leases, lease).await;
             Ok((task, !first))
         }
         Err(error) if first && error.code.is_client_error() => {
@@ -249,10 +248,7 @@ async fn claim_key(
     let hash: String = digest(&[&caller.identity_key(), namespace, key]).chars().take(40).collect();
     let (name, whose) =
         (format!("{}-idem-{hash}", api.settings.object_prefix), caller_digest(caller));
-    let get = async || {
-        api.count_request("get", "leases");
-        leases.get_opt(&name).await
-    };
+    let get = async || leases.get_opt(&name).await;
     if let Err(full) = api.budgets.idempotency_keys.reserve(leases, &whose).await {
         // A key that is already stored needs no further capacity.
         return get().await?.map(KeyClaim::Existing).ok_or(full);
@@ -273,7 +269,6 @@ async fn claim_key(
                 ..LeaseSpec::default()
             }),
         };
-        api.count_request("create", "leases");
         Ok::<_, ApiError>(leases.create(&PostParams::default(), &lease).await)
     };
     match made.await {
@@ -301,9 +296,8 @@ async fn claim_key(
 
 /// Annotates the Lease after the task was created. When that fails, the next call with the key
 /// still finds the task, as long as it exists.
-async fn mark_created(api: &Api, leases: &KubeApi<Lease>, mut lease: Lease) {
+async fn mark_created(leases: &KubeApi<Lease>, mut lease: Lease) {
     lease.annotations_mut().insert(CREATED_ANNOTATION.to_owned(), "true".to_owned());
-    api.count_request("update", "leases");
     match leases.replace(&lease.name_any(), &PostParams::default(), &lease).await {
         // Another call with the key has written the annotation.
         Ok(_) => {}
@@ -322,7 +316,6 @@ async fn release_key(api: &Api, leases: &KubeApi<Lease>, caller: &Caller, lease:
         resource_version: lease.metadata.resource_version.clone(),
     };
     let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-    api.count_request("delete", "leases");
     match leases.delete(&lease.name_any(), &params).await {
         Ok(_) => api.budgets.idempotency_keys.release(&caller_digest(caller)).await,
         Err(error) => {
@@ -337,7 +330,6 @@ async fn owner_reference(
     api: &Api,
     leases: &KubeApi<Lease>,
 ) -> Result<Option<OwnerReference>, ApiError> {
-    api.count_request("get", "leases");
     let lease = leases.get_opt(&api.settings.object_prefix).await?;
     Ok(lease.and_then(|lease| lease.owner_ref(&())))
 }

@@ -188,10 +188,6 @@ impl Api {
             _ => Ok(()),
         }
     }
-
-    fn count_request(&self, verb: &str, resource: &str) {
-        self.metrics.kube_requests.with_label_values(&[verb, resource]).inc();
-    }
 }
 
 /// Builds the router with all routes and middleware.

@@ -76,7 +76,7 @@ impl TestServer {
             client: client.clone(),
             catalog: TaskStore::default(),
             schedules: ScheduleStore::default(),
-            auth: Auth::new(asks.then_some(client), tokens.clone(), 1000, Arc::clone(&metrics)),
+            auth: Auth::new(asks.then_some(client), tokens.clone(), 1000),
             policy: Arc::default(),
             context: ClusterContextStore::default(),
             guard: NotificationPolicy::default(),

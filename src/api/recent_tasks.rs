@@ -168,7 +168,6 @@ async fn query_api_server(
     let mut found: Vec<PrewarmTask> = Vec::new();
     match scope {
         LookupScope::All => {
-            api.count_request("list", "prewarmtasks");
             let tasks = KubeApi::<PrewarmTask>::all(api.client.clone());
             // Served from the API server's watch cache, which is ahead of this replica's watch.
             let this = ListParams::default().fields(&format!("metadata.name={id}")).match_any();
@@ -176,7 +175,6 @@ async fn query_api_server(
         }
         LookupScope::Only(names) => {
             for name in names {
-                api.count_request("get", "prewarmtasks");
                 let tasks = KubeApi::<PrewarmTask>::namespaced(api.client.clone(), name);
                 found.extend(tasks.get_opt(id).await?);
             }

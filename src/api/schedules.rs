@@ -137,7 +137,6 @@ pub(super) async fn create_schedule(
         spec: wanted.spec,
         status: None,
     };
-    api.count_request("create", RESOURCE);
     let made = schedule_client(&api, namespace).create(&PostParams::default(), &schedule).await;
     Ok(schedule_response(
         &api,
@@ -225,7 +224,6 @@ async fn get_for_change(
     let namespace = known.namespace().unwrap_or_default();
     api.auth.authorize(caller, deed, &namespace).await?;
     let schedules = schedule_client(api, &namespace);
-    api.count_request("get", RESOURCE);
     let now = schedules.get_opt(id).await?.ok_or_else(|| ApiError::not_found("schedule", id))?;
     Ok((schedules, now))
 }
@@ -278,7 +276,6 @@ pub(super) async fn replace_schedule(
     }
     for _ in 0..MAX_ATTEMPTS {
         schedule.spec = wanted.spec.clone();
-        api.count_request("update", RESOURCE);
         match schedules.replace(&id, &PostParams::default(), &schedule).await {
             Ok(changed) => return Ok(schedule_response(&api, changed, StatusCode::OK)),
             // The leader has written the status meanwhile.
@@ -314,7 +311,6 @@ pub(super) async fn delete_schedule(
     pairs: QueryPairs,
 ) -> Result<Response, ApiError> {
     let (schedules, schedule) = get_for_change(&api, &caller, &id, pairs, DELETE).await?;
-    api.count_request("delete", RESOURCE);
     match schedules.delete(&id, &DeleteParams::background()).await {
         Ok(_) => {}
         Err(kube::Error::Api(status)) if status.code == 404 => {
@@ -339,7 +335,6 @@ async fn set_enabled(
     enabled: bool,
 ) -> Result<Response, ApiError> {
     let (schedules, _) = get_for_change(&api, &caller, &id, pairs, UPDATE).await?;
-    api.count_request("patch", RESOURCE);
     let patch = Patch::Merge(json!({"spec": {"enabled": enabled}}));
     let changed = schedules.patch(&id, &PatchParams::default(), &patch).await?;
     Ok(schedule_response(&api, changed, StatusCode::OK))
@@ -400,7 +395,6 @@ pub(super) async fn trigger_schedule(
     api.auth.authorize(&caller, CREATE_TASK, &namespace).await?;
     let schedules = schedule_client(&api, &namespace);
     for _ in 0..MAX_ATTEMPTS {
-        api.count_request("get", RESOURCE);
         let schedule =
             schedules.get_opt(&id).await?.ok_or_else(|| ApiError::not_found("schedule", &id))?;
         let runs = api.catalog.executions_of(&namespace, &schedule.uid().unwrap_or_default());
@@ -414,7 +408,6 @@ pub(super) async fn trigger_schedule(
             ManualDecision::Start => {
                 let name = random_task_name(made.scheduled_at);
                 let tasks = KubeApi::<PrewarmTask>::namespaced(api.client.clone(), &namespace);
-                api.count_request("create", "prewarmtasks");
                 let task = tasks
                     .create(&PostParams::default(), &build_task(&schedule, &name, &made))
                     .await?;
@@ -463,7 +456,6 @@ async fn enqueue(
 ) -> Result<bool, ApiError> {
     let queued = QueuedRun { scheduled_time: made.scheduled_at.to_string(), trigger: made.trigger };
     schedule.status.get_or_insert_default().queued = Some(queued);
-    api.count_request("update", RESOURCE);
     match schedules.replace_status(&schedule.name_any(), &PostParams::default(), &schedule).await {
         Ok(schedule) => {
             api.schedules.put(schedule);

@@ -38,7 +38,7 @@ fn api_with(origins: &[&str], authenticate: bool, tokens: ApiTokens) -> Router {
         client: client.clone(),
         catalog: TaskStore::default(),
         schedules: ScheduleStore::default(),
-        auth: Auth::new(authenticate.then_some(client), tokens, 1000, Arc::clone(&metrics)),
+        auth: Auth::new(authenticate.then_some(client), tokens, 1000),
         policy: Arc::default(),
         context: ClusterContextStore::default(),
         guard: NotificationPolicy::default(),

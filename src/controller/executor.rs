@@ -144,7 +144,6 @@ struct EffectClient {
 impl EffectClient {
     async fn apply(&self, effect: &Effect) -> Result<EffectOutput, ApplyError> {
         let (verb, resource) = effect.verb_and_resource();
-        self.count_request(verb, resource);
         let result = self.send(effect).await.or_else(|error| map_api_error(effect, error));
         let TaskRef { name, namespace, .. } = &self.target;
         match &result {
@@ -173,10 +172,6 @@ impl EffectClient {
             _ => {}
         }
         result
-    }
-
-    fn count_request(&self, verb: &str, resource: &str) {
-        self.metrics.kube_requests.with_label_values(&[verb, resource]).inc();
     }
 
     fn api<K>(&self, namespace: &str) -> Api<K>
@@ -285,7 +280,6 @@ impl EffectClient {
 
     /// Creates an Event. A failure is logged and ignored, because Events are informative only.
     async fn create_event(&self, event: &PhaseEvent) {
-        self.count_request("create", "events");
         let events = self.api::<Event>(&self.target.namespace);
         match events
             .create(&PostParams::default(), &phase_event(&self.target, event, Timestamp::now()))

@@ -254,7 +254,6 @@ impl WatchSpawner {
             while let Some(event) = stream.next().await {
                 let change = match event {
                     Ok(Event::Init) => {
-                        metrics.kube_requests.with_label_values(&["list", &kind]).inc();
                         list = Vec::new();
                         continue;
                     }
@@ -262,10 +261,7 @@ impl WatchSpawner {
                         list.extend(reduce(object, ObjectPresence::Present));
                         continue;
                     }
-                    Ok(Event::InitDone) => {
-                        metrics.kube_requests.with_label_values(&["watch", &kind]).inc();
-                        Some(WatchChange::Restarted(std::mem::take(&mut list)))
-                    }
+                    Ok(Event::InitDone) => Some(WatchChange::Restarted(std::mem::take(&mut list))),
                     Ok(Event::Apply(object)) => {
                         reduce(object, ObjectPresence::Present).map(WatchChange::Applied)
                     }

@@ -21,10 +21,7 @@ use prewarmer_core::{
 use serde_json::json;
 
 use super::IntakeSettings;
-use crate::{
-    metrics::Metrics,
-    trace::{self, Span},
-};
+use crate::trace::{self, Span};
 
 /// Maximum number of attempts after transient errors. With delays that double from
 /// 400 ms, all attempts take about 12 s: the time that an API server needs to fail over.
@@ -44,14 +41,12 @@ pub(super) async fn create_or_get_task(
     client: &Client,
     planned: &TaskDraft,
     settings: &IntakeSettings,
-    metrics: &Metrics,
 ) -> Result<String, CreationFailed> {
     let tasks = Api::<PrewarmTask>::namespaced(client.clone(), &planned.namespace);
     let mut name = planned.name.clone();
     let mut delay = INITIAL_BACKOFF;
     let (mut tries, mut predecessors) = (0, 0);
     loop {
-        metrics.kube_requests.with_label_values(&["create", "prewarmtasks"]).inc();
         let error = match tasks
             .create(&PostParams::default(), &task_object(planned, &name, settings))
             .await
@@ -155,9 +150,8 @@ fn task_object(planned: &TaskDraft, name: &str, settings: &IntakeSettings) -> Pr
 }
 
 /// Marks a task as obsolete by an annotation with the reason, so that no new work starts for it.
-pub async fn mark_obsolete(client: &Client, task: &TaskName, why: &str, metrics: &Metrics) {
+pub async fn mark_obsolete(client: &Client, task: &TaskName, why: &str) {
     let (namespace, name) = task;
-    metrics.kube_requests.with_label_values(&["patch", "prewarmtasks"]).inc();
     let patch = json!({"metadata": {"annotations": {OBSOLETE_ANNOTATION: why}}});
     let tasks = Api::<PrewarmTask>::namespaced(client.clone(), namespace);
     match tasks.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await {

@@ -14,7 +14,7 @@ use prewarmer_core::{
     workload::Policy,
 };
 
-use crate::{cluster_context::ClusterContextStore, metrics::Metrics};
+use crate::cluster_context::ClusterContextStore;
 
 /// Timeout of one lookup.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -28,7 +28,6 @@ pub(super) struct LookupContext {
     pub(super) client: Client,
     pub(super) policy: Arc<Policy>,
     pub(super) context: ClusterContextStore,
-    pub(super) metrics: Arc<Metrics>,
 }
 
 /// Looks up one object once. A panic counts as a missing object.
@@ -39,7 +38,6 @@ pub(super) async fn look_up(reader: LookupContext, lookup: Lookup) -> (u64, Look
 }
 
 async fn read_object(reader: LookupContext, lookup: Lookup) -> LookupResult {
-    reader.metrics.kube_requests.with_label_values(&["get", &lookup.kind.plural]).inc();
     match tokio::time::timeout(LOOKUP_TIMEOUT, get_object(&reader.client, &lookup)).await {
         Ok(Ok(text)) if text.len() >= LARGE_OBJECT_BYTES => {
             let reading =

@@ -205,9 +205,8 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     let shared = hints.0;
-    let (around, metrics) = (shared.context.clone(), Arc::clone(&shared.metrics));
     let writes = FairQueue::new(shared.settings.creation_limits, WRITE_CONCURRENCY);
-    let reader = LookupContext { client, policy, context: around, metrics };
+    let reader = LookupContext { client, policy, context: shared.context.clone() };
     let mut intake = Intake {
         shared,
         lookup_context: reader,
@@ -359,7 +358,7 @@ impl Intake {
             match write {
                 TaskWrite::Create(planned) => create_task(&client, *planned, &shared).await,
                 TaskWrite::MarkObsolete(task, why) => {
-                    mark_obsolete(&client, &task, &why, &shared.metrics).await;
+                    mark_obsolete(&client, &task, &why).await;
                 }
             }
         };
@@ -378,7 +377,7 @@ impl Intake {
 
 async fn create_task(client: &Client, planned: TaskDraft, shared: &IntakeState) {
     let name = (planned.namespace.clone(), planned.name.clone());
-    match create::create_or_get_task(client, &planned, &shared.settings, &shared.metrics).await {
+    match create::create_or_get_task(client, &planned, &shared.settings).await {
         Ok(made) if made == name.1 => {}
         Ok(made) => {
             shared.dedup_index.remove(&name);

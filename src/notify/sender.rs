@@ -257,7 +257,6 @@ impl NotificationSender {
             async move { self.attempt_delivery(&one).await }
         });
         let deliveries = future::join_all(tries).await;
-        self.metrics.kube_requests.with_label_values(&["patch", "prewarmtasks"]).inc();
         let tasks = Api::<PrewarmTask>::namespaced(self.client.clone(), &namespace);
         let patch = Patch::Merge(
             json!({"metadata": {"uid": task.uid()}, "status": {"notifications": deliveries}}),
@@ -396,7 +395,6 @@ impl NotificationSender {
         name: &str,
         key: &str,
     ) -> Result<Vec<u8>, DeliveryError> {
-        self.metrics.kube_requests.with_label_values(&["get", "secrets"]).inc();
         let secrets = Api::<Secret>::namespaced(self.client.clone(), namespace);
         let secret = secrets.get(name).await.map_err(|error| match error {
             kube::Error::Api(status) if status.code == 403 => {

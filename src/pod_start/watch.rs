@@ -102,12 +102,10 @@ impl PodStartCounter {
         let from = if let Some(version) = version.take() {
             version
         } else {
-            self.metrics.kube_requests.with_label_values(&["list", "events"]).inc();
             let list = events.list(&ListParams::default().fields(FIELD_SELECTOR).limit(1)).await?;
             list.metadata.resource_version.unwrap_or_default()
         };
         *version = Some(from.clone());
-        self.metrics.kube_requests.with_label_values(&["watch", "events"]).inc();
         let mut stream = std::pin::pin!(
             events.watch(&WatchParams::default().fields(FIELD_SELECTOR), &from).await?
         );

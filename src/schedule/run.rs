@@ -146,14 +146,12 @@ impl ScheduleController {
         for (name, uid) in
             decision.cancel.iter().filter_map(|name| uids.get_key_value(name.as_str()))
         {
-            self.count_request("patch", "prewarmtasks");
             let patch = Patch::Merge(json!({"metadata": {"uid": uid}, "spec": {"cancel": true}}));
             ignore_missing(tasks.patch(name, &PatchParams::default(), &patch).await)?;
         }
         for (name, uid) in
             decision.delete.iter().filter_map(|name| uids.get_key_value(name.as_str()))
         {
-            self.count_request("delete", "prewarmtasks");
             let only = Preconditions { uid: Some((*uid).to_owned()), resource_version: None };
             ignore_missing(tasks.delete(name, &DeleteParams::default().preconditions(only)).await)?;
         }
@@ -198,10 +196,6 @@ impl ScheduleController {
         self.panicked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn count_request(&self, verb: &str, resource: &str) {
-        self.metrics.kube_requests.with_label_values(&[verb, resource]).inc();
-    }
-
     /// Creates the task of an execution. An existing task of that name was created by a leader that
     /// could not write the status.
     async fn create_task(
@@ -211,7 +205,6 @@ impl ScheduleController {
         name: &str,
         made: &ExecutionOrigin,
     ) -> kube::Result<()> {
-        self.count_request("create", "prewarmtasks");
         match tasks.create(&PostParams::default(), &build_task(schedule, name, made)).await {
             Ok(task) => self.catalog.put(&task),
             Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {}
@@ -228,7 +221,6 @@ impl ScheduleController {
         status: &PrewarmScheduleStatus,
         before: &PrewarmScheduleStatus,
     ) -> kube::Result<()> {
-        self.count_request("update", "prewarmschedules");
         let api = Api::<PrewarmSchedule>::namespaced(
             self.client.clone(),
             &schedule.namespace().unwrap_or_default(),

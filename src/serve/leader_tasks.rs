@@ -6,7 +6,7 @@ use std::{num::NonZeroU32, sync::Arc, time::Duration};
 use k8s_openapi::{
     api::coordination::v1::Lease, apimachinery::pkg::apis::meta::v1::OwnerReference,
 };
-use kube::{Api, Client, Resource};
+use kube::{Api, Resource};
 use prewarmer_core::{controller::ControllerSettings, workload_watch::ImageRefs};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     api, controller,
     egress::{self, ClusterNetworks},
+    kube_requests::{Component, CountingClient},
     leader::{Heartbeat, Leadership, LeaseSettings, Term},
     metrics::Metrics,
     node_checks::NodeChecks,
@@ -33,7 +34,7 @@ const NODE_ADDRESSES_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Dependencies of the leader's components.
 pub(super) struct LeaderTasks {
-    pub(super) client: Client,
+    pub(super) clients: CountingClient,
     pub(super) settings: ControllerSettings,
     /// Addresses of the cluster, for the egress policy.
     pub(super) networks: ClusterNetworks,
@@ -90,7 +91,8 @@ impl LeaderTasks {
     /// Reads the Lease and returns an owner reference to it. Without it, workers in the namespace
     /// of the installation have no owner and end by their deadlines.
     async fn lease_owner_reference(&self) -> Option<OwnerReference> {
-        let leases = Api::<Lease>::namespaced(self.client.clone(), &self.lease.namespace);
+        let client = self.clients.for_component(Component::Controller);
+        let leases = Api::<Lease>::namespaced(client, &self.lease.namespace);
         match tokio::time::timeout(LEASE_READ_TIMEOUT, leases.get(&self.lease.name)).await {
             Ok(Ok(lease)) => lease.owner_ref(&()),
             Ok(Err(error)) => {
@@ -104,11 +106,12 @@ impl LeaderTasks {
     /// Spawns the components of a term.
     fn spawn_components(&self, term: &Term) -> ComponentSet {
         let mut parts = ComponentSet::default();
-        let (client, metrics, over) = (&self.client, &self.metrics, term.cancellation());
+        let (metrics, over) = (&self.metrics, term.cancellation());
+        let client = |component| self.clients.for_component(component);
         let (settings, checks) = (self.settings.clone(), Arc::clone(&self.checks));
         let (beat, metrics_of) = (self.heartbeat.clone(), Arc::clone(metrics));
         let controller = controller::run(
-            client.clone(),
+            client(Component::Controller),
             settings,
             self.networks.clone(),
             checks,
@@ -118,7 +121,7 @@ impl LeaderTasks {
         );
         parts.spawn_supervisor("controller", controller);
         let watcher = pod_start::PodStartWatcher {
-            client: client.clone(),
+            client: client(Component::PodStarts),
             namespace: self.settings.namespace.clone(),
             image_refs: self.image_refs.clone(),
             metrics: Arc::clone(metrics),
@@ -128,11 +131,19 @@ impl LeaderTasks {
             run_within_term(term.clone(), pod_start::run(watcher, over.clone())),
         );
         let (catalog, schedules) = (self.catalog.clone(), self.schedules.clone());
-        let schedule =
-            schedule::run(client.clone(), catalog, schedules, Arc::clone(metrics), over.clone());
+        let schedule = schedule::run(
+            client(Component::Schedules),
+            catalog,
+            schedules,
+            Arc::clone(metrics),
+            over.clone(),
+        );
         parts.spawn("schedules", run_within_term(term.clone(), self.when_synced(schedule)));
-        let services =
-            egress::refresh_service_networks(client.clone(), self.networks.clone(), over.clone());
+        let services = egress::refresh_service_networks(
+            client(Component::Egress),
+            self.networks.clone(),
+            over.clone(),
+        );
         parts.spawn("Service network watch", run_within_term(term.clone(), services));
         parts.spawn(
             "notifications",
@@ -140,7 +151,7 @@ impl LeaderTasks {
         );
         if self.has_api {
             let sweep = api::collect_expired_keys(
-                client.clone(),
+                client(Component::Rest),
                 self.settings.own_namespace.clone(),
                 over.clone(),
             );
@@ -155,8 +166,8 @@ impl LeaderTasks {
     /// Sends notifications once the addresses of nodes are known, or after a maximum wait.
     fn notify(&self, over: CancellationToken) -> impl Future<Output = ()> + Send + 'static {
         let (cluster, rate) = (self.networks.clone(), self.notify_rate);
-        let (client, catalog, metrics) =
-            (self.client.clone(), self.catalog.clone(), Arc::clone(&self.metrics));
+        let client = self.clients.for_component(Component::Notifications);
+        let (catalog, metrics) = (self.catalog.clone(), Arc::clone(&self.metrics));
         let poster = self.webhook_client.clone();
         async move {
             if tokio::time::timeout(NODE_ADDRESSES_TIMEOUT, cluster.wait_for_nodes()).await.is_err()

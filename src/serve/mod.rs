@@ -28,6 +28,7 @@ use crate::{
     config::{ApiConfig, Components, Config},
     egress::ClusterNetworks,
     intake::{self, ReviewHints, WatchHints},
+    kube_requests::{Component, CountingClient},
     leader::{self, ElectionHandles, Heartbeat, Leadership, LeaseSettings},
     metrics::Metrics,
     notify::WebhookClient,
@@ -96,13 +97,13 @@ impl ServiceComponents {
 /// Serves until SIGTERM or SIGINT, or until a component fails, and returns the exit code of the
 /// process.
 pub async fn serve(config: Config, runtimes: Runtimes) -> anyhow::Result<ExitCode> {
-    let client = build_client().await?;
+    let metrics = Arc::new(Metrics::new()?);
+    let clients = CountingClient::new(build_client().await?, Arc::clone(&metrics));
     let controller = config.components.controller;
     if controller && !config.allow_overlap {
-        refuse_overlap(&client, &config).await?;
+        refuse_overlap(&clients.for_component(Component::Startup), &config).await?;
     }
     let listeners = bind_listeners(&config, &runtimes)?;
-    let metrics = Arc::new(Metrics::new()?);
     let (leads_out, leads) = watch::channel(false);
     let (bundle_out, bundle) = watch::channel(None);
     let (registered_out, registered) = watch::channel(false);
@@ -113,7 +114,7 @@ pub async fn serve(config: Config, runtimes: Runtimes) -> anyhow::Result<ExitCod
         intake::channel(&metrics, build::intake_settings(&config), around.clone());
     let policy = build::served_policy(&config);
     let common = SharedDependencies {
-        client: client.clone(),
+        clients,
         policy: Arc::new(policy),
         context: around,
         review_hints: reviews,
@@ -153,10 +154,15 @@ pub async fn serve(config: Config, runtimes: Runtimes) -> anyhow::Result<ExitCod
     parts.spawn("health listener", listener::serve(listeners.health, how, router, stop.clone()));
     parts.spawn(
         "API server probe",
-        health::probe_api_server(client.clone(), kubernetes_out, stop.clone()),
+        health::probe_api_server(
+            common.clients.for_component(Component::Health),
+            kubernetes_out,
+            stop.clone(),
+        ),
     );
 
     let current = Arc::new(CertResolver::default());
+    let client = common.clients.for_component(Component::Certificates);
     let (source, lives) = (build::certificate_source(&config, &client), config.lifetimes);
     let keeper = rotator::run(
         source,
@@ -174,7 +180,8 @@ pub async fn serve(config: Config, runtimes: Runtimes) -> anyhow::Result<ExitCod
     if let (Some(listener), Some(settings)) = (listeners.api, &config.api) {
         common.spawn_rest(&config, settings, (listener, connections.rest), current, parts)?;
     }
-    let intake = intake::run(client.clone(), receiver, Arc::clone(&common.policy), stop.clone());
+    let client = common.clients.for_component(Component::Intake);
+    let intake = intake::run(client, receiver, Arc::clone(&common.policy), stop.clone());
     parts.spawn("intake", intake);
     let resign = CancellationToken::new();
     let seen = LeaderSignals { leads, bundle, caches, caches_needed };
@@ -222,8 +229,12 @@ impl SharedDependencies {
             service.election.spawn_on("election", &runtimes.election, election);
         } else if api {
             let lease = build::lease_settings(config);
-            let follow =
-                lease_totals::follow(self.client.clone(), lease, totals, self.stop.clone());
+            let follow = lease_totals::follow(
+                self.clients.for_component(Component::Rest),
+                lease,
+                totals,
+                self.stop.clone(),
+            );
             service.others.spawn("outcome totals", follow);
         }
         Ok(())
@@ -293,7 +304,11 @@ async fn run_election(
     resign: CancellationToken,
 ) {
     match build_client().await {
-        Ok(client) => leader::run(client, lease, figures, standing, resign).await,
+        Ok(client) => {
+            let clients = CountingClient::new(client, Arc::clone(&figures.metrics));
+            let client = clients.for_component(Component::Election);
+            leader::run(client, lease, figures, standing, resign).await;
+        }
         Err(error) => {
             tracing::error!(%error, "the client for the leader election could not be built");
         }
@@ -310,7 +325,7 @@ struct LeaderSignals {
 
 /// Dependencies that several components share.
 struct SharedDependencies {
-    client: Client,
+    clients: CountingClient,
     policy: Arc<Policy>,
     context: ClusterContextStore,
     review_hints: ReviewHints,
@@ -336,9 +351,10 @@ impl SharedDependencies {
         parts: &mut ComponentSet,
     ) -> usize {
         let watched = config.watch_namespace.as_deref();
+        let client = self.clients.for_component(Component::Informers);
         let followers = cluster_context::informer::informers(
             &self.context,
-            &self.client,
+            &client,
             watched,
             &ready,
             &self.stop,
@@ -351,7 +367,7 @@ impl SharedDependencies {
         let (hints, around, catalog) =
             (self.watch_hints.clone(), self.context.clone(), self.catalog.clone());
         let place = informer::InformerContext {
-            client: self.client.clone(),
+            client,
             namespace: config.watch_namespace.clone(),
             synced: ready,
             metrics: Arc::clone(&self.metrics),
@@ -376,7 +392,8 @@ impl SharedDependencies {
         service: &mut ServiceComponents,
     ) -> anyhow::Result<()> {
         let LeaderSignals { leads, bundle, caches, caches_needed } = seen;
-        let (client, stop) = (self.client.clone(), self.stop.clone());
+        let client = self.clients.for_component(Component::Registration);
+        let stop = self.stop.clone();
         let desired = build::webhook_registration(config, Arc::clone(&self.policy));
         let by_url = config.webhook_url.is_some();
         let register = registration::run(
@@ -452,12 +469,13 @@ impl SharedDependencies {
         current: Arc<CertResolver>,
         parts: &mut ComponentSet,
     ) -> anyhow::Result<()> {
-        let (tokens, asked) = (ApiTokens::default(), settings.auth.then(|| self.client.clone()));
+        let client = self.clients.for_component(Component::Rest);
+        let (tokens, asked) = (ApiTokens::default(), settings.auth.then(|| client.clone()));
         let api = Api::new(api::ApiInner {
-            client: self.client.clone(),
+            client: client.clone(),
             catalog: self.catalog.clone(),
             schedules: self.schedules.clone(),
-            auth: Auth::new(asked, tokens.clone(), settings.rate, Arc::clone(&self.metrics))
+            auth: Auth::new(asked, tokens.clone(), settings.rate)
                 .with_audiences(settings.audiences.clone())
                 .with_trusted_proxies(TrustedProxies::new(settings.trusted_proxies.clone())),
             policy: Arc::clone(&self.policy),
@@ -469,7 +487,7 @@ impl SharedDependencies {
             stop: self.stop.clone(),
         });
         let tls = if settings.tls { Some(listener::tls_config(current, None)?) } else { None };
-        let (client, secret) = (self.client.clone(), build::token_secret(config));
+        let secret = build::token_secret(config);
         let (metrics, stop) = (Arc::clone(&self.metrics), self.stop.clone());
         let follow =
             async move { auth::watch_tokens(client, secret, tokens, &metrics, stop).await };
@@ -486,7 +504,7 @@ impl SharedDependencies {
 
     fn workload_watcher(&self, window: Duration) -> workload_watch::WorkloadWatcher {
         workload_watch::WorkloadWatcher {
-            client: self.client.clone(),
+            client: self.clients.for_component(Component::WorkloadWatch),
             policy: Arc::clone(&self.policy),
             context: self.context.clone(),
             hints: self.watch_hints.clone(),
@@ -502,12 +520,12 @@ impl SharedDependencies {
         caches: (watch::Receiver<usize>, usize),
     ) -> anyhow::Result<LeaderTasks> {
         Ok(LeaderTasks {
-            client: self.client.clone(),
+            clients: self.clients.clone(),
             settings: build::controller_settings(config),
             networks: self.cluster.clone(),
             checks: Arc::new(build::node_checks(
                 config,
-                &self.client,
+                &self.clients.for_component(Component::NodeChecks),
                 &self.cluster,
                 &self.metrics,
             )?),

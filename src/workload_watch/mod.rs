@@ -163,7 +163,6 @@ async fn watch_kind(
     while let Some(Some(event)) = stop.run_until_cancelled(stream.next()).await {
         let news = match event {
             Ok(Event::Init) => {
-                own.metrics.kube_requests.with_label_values(&["list", &kind.plural]).inc();
                 all = HashSet::new();
                 continue;
             }
@@ -172,7 +171,6 @@ async fn watch_kind(
                 applied_event(&kind, index, object, first)
             }
             Ok(Event::InitDone) => {
-                own.metrics.kube_requests.with_label_values(&["watch", &kind.plural]).inc();
                 first = false;
                 Some(WorkloadEvent::ListCompleted { kind: index, all: std::mem::take(&mut all) })
             }
@@ -446,7 +444,7 @@ impl WorkloadReconciler {
                 let watcher = self.watcher.clone();
                 ledger.invalidate(&task);
                 tokio::spawn(async move {
-                    mark_obsolete(&watcher.client, &task, why, &watcher.metrics).await;
+                    mark_obsolete(&watcher.client, &task, why).await;
                 });
             }
         }
@@ -500,7 +498,6 @@ async fn list_namespace(
     let api = dynamic_api(&watcher, Some(&namespace), &kind.api_resource());
     let mut params = ListParams::default().limit(PAGE_SIZE);
     loop {
-        watcher.metrics.kube_requests.with_label_values(&["list", &kind.plural]).inc();
         let page = match api.list(&params).await {
             Ok(page) => page,
             Err(error) => {
@@ -536,7 +533,6 @@ async fn detect_rewritten_images(
     let selector: Vec<String> =
         object.selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let params = ListParams::default().labels(&selector.join(",")).limit(MAX_COMPARED_PODS);
-    watcher.metrics.kube_requests.with_label_values(&["list", "pods"]).inc();
     let Ok(page) =
         dynamic_api(&watcher, Some(&namespace), &pods.api_resource()).list(&params).await
     else {

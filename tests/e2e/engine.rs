@@ -96,7 +96,7 @@ async fn missing_image_costs_one_batch() {
         (&json!("Failed"), &json!(100)),
         "{ended:#}"
     );
-    let created = "prewarm_kube_requests_total{resource=\"jobs\",verb=\"create\"} 3";
+    let created = "prewarm_kube_requests_total{code=\"201\",component=\"controller\",resource=\"jobs\",verb=\"create\"} 3";
     let told = || async { server.get("/metrics").contains(created).then_some(()) };
     namespace.eventually(&format!("the metric {created}"), Duration::from_secs(5), told).await;
 }
@@ -141,7 +141,7 @@ async fn warm_images_are_not_pulled_again() {
     always["imagePullPolicy"] = json!("Always");
     apply(&namespace, "always", &always);
     assert_eq!(namespace.wait_until_ended("always", TIMEOUT).await["nodeStates"], "sssss");
-    let created = "prewarm_kube_requests_total{resource=\"jobs\",verb=\"create\"} 10";
+    let created = "prewarm_kube_requests_total{code=\"201\",component=\"controller\",resource=\"jobs\",verb=\"create\"} 10";
     assert!(server.get("/metrics").contains(created), "{}", server.get("/metrics"));
 }
 

@@ -41,7 +41,6 @@ pub use self::{
     tokens::{ALL_NAMESPACES, ApiTokens, TokenEntry, generate_token, is_token_name, token_digest},
 };
 use super::{call_middleware::CallerName, error::ApiError};
-use crate::metrics::Metrics;
 
 /// Maximum length of a token in bytes; longer ones are rejected. Tokens of service accounts have 1
 /// to 2 KB.
@@ -133,14 +132,9 @@ impl Auth {
     /// twice that number. Without a client, callers are not authenticated and every permission is
     /// granted.
     #[must_use]
-    pub fn new(
-        client: Option<Client>,
-        tokens: ApiTokens,
-        rate: u32,
-        metrics: Arc<Metrics>,
-    ) -> Self {
+    pub fn new(client: Option<Client>, tokens: ApiTokens, rate: u32) -> Self {
         Self {
-            reviews: client.map(|client| ReviewClient::new(client, metrics)),
+            reviews: client.map(ReviewClient::new),
             tokens,
             limits: Arc::new(AuthLimits::new(rate)),
             proxies: Arc::default(),
@@ -495,7 +489,7 @@ mod tests {
 
     #[tokio::test]
     async fn api_token_permissions() {
-        let auth = Auth::new(None, ApiTokens::default(), 5, Arc::new(Metrics::new().unwrap()));
+        let auth = Auth::new(None, ApiTokens::default(), 5);
         let may = async |caller: &Caller, verb, resource, namespace| {
             auth.allows(caller, Permission { verb, resource }, namespace).await.unwrap()
         };
@@ -532,8 +526,7 @@ mod tests {
     async fn debug_output_contains_no_token() {
         let cluster = crate::api::fake_cluster::FakeCluster::default();
         cluster.add_user("very-secret", "anna", &["prewarmer"]);
-        let metrics = Arc::new(Metrics::new().unwrap());
-        let auth = Auth::new(Some(cluster.client()), ApiTokens::default(), 5, metrics)
+        let auth = Auth::new(Some(cluster.client()), ApiTokens::default(), 5)
             .with_audiences(vec!["prewarmer".into()]);
         let caller = auth.authenticate("very-secret", [10, 0, 0, 1].into()).await.unwrap();
         assert_eq!(caller.name, "user:anna");
@@ -548,9 +541,7 @@ mod tests {
         cluster.add_user("whole", "anna", &[crate::api::fake_cluster::API_SERVER_AUDIENCE]);
         let auth = |audiences: &[&str]| {
             let audiences = audiences.iter().map(|one| (*one).to_owned()).collect();
-            let metrics = Arc::new(Metrics::new().unwrap());
-            Auth::new(Some(cluster.client()), ApiTokens::default(), 5, metrics)
-                .with_audiences(audiences)
+            Auth::new(Some(cluster.client()), ApiTokens::default(), 5).with_audiences(audiences)
         };
         let from = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let ours = auth(&["prewarmer"]);

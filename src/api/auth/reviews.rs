@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
 use super::limits::AuthLimits;
-use crate::{api::error::ApiError, metrics::Metrics};
+use crate::api::error::ApiError;
 
 /// Lifetime of a cached review: the maximum time for which a revoked permission still takes effect.
 const REVIEW_TTL: Duration = Duration::from_secs(10);
@@ -79,7 +79,6 @@ type AccessQuery = (Fingerprint, Permission, String);
 #[derive(Clone)]
 pub(super) struct ReviewClient {
     client: Client,
-    metrics: Arc<Metrics>,
     audiences: Arc<[String]>,
     fingerprint_key: FingerprintKey,
     users: Cache<Fingerprint, Arc<UserInfo>>,
@@ -96,14 +95,13 @@ enum ReviewMiss {
 }
 
 impl ReviewClient {
-    pub(super) fn new(client: Client, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(client: Client) -> Self {
         let weight = |_: &Fingerprint, user: &Arc<UserInfo>| {
             u32::try_from(200 + serde_json::to_vec(&**user).map_or(0, |text| text.len()))
                 .unwrap_or(u32::MAX)
         };
         Self {
             client,
-            metrics,
             audiences: Arc::default(),
             fingerprint_key: FingerprintKey::default(),
             users: Cache::builder()
@@ -162,8 +160,7 @@ impl ReviewClient {
                 spec: TokenReviewSpec { token: token.to_owned(), audiences },
                 ..TokenReview::default()
             };
-            let answer =
-                self.create_review("tokenreviews", &review).await.map_err(ReviewMiss::Error)?;
+            let answer = self.create_review(&review).await.map_err(ReviewMiss::Error)?;
             authenticated_user(answer.status.unwrap_or_default(), &self.audiences)
                 .map(Arc::new)
                 .ok_or(ReviewMiss::Unauthenticated)
@@ -216,11 +213,7 @@ impl ReviewClient {
                 },
                 ..SubjectAccessReview::default()
             };
-            Ok(self
-                .create_review("subjectaccessreviews", &review)
-                .await?
-                .status
-                .is_some_and(|status| status.allowed))
+            Ok(self.create_review(&review).await?.status.is_some_and(|status| status.allowed))
         };
         self.access
             .try_get_with(question, ask)
@@ -229,14 +222,13 @@ impl ReviewClient {
     }
 
     /// Sends one review to the API server and returns its result, within [`REVIEW_TIMEOUT`].
-    async fn create_review<K>(&self, resource: &str, review: &K) -> Result<K, ApiError>
+    async fn create_review<K>(&self, review: &K) -> Result<K, ApiError>
     where
         K: Resource<DynamicType = ()> + Serialize + DeserializeOwned,
     {
         let asked = async {
             // The semaphore is never closed, so this cannot fail.
             let _room = self.permits.acquire().await.ok();
-            self.metrics.kube_requests.with_label_values(&["create", resource]).inc();
             let text = serde_json::to_vec(review).map_err(kube::Error::SerdeError)?;
             let request = Request::new(K::url_path(&(), None)).create(&PostParams::default(), text);
             // Read as text: the client would log a response that it cannot parse, and the response

@@ -89,7 +89,7 @@ mod tests {
         cluster.state().secret = Some(Secret { data: Some(data.into()), ..Secret::default() });
         let (tokens, metrics, stop) =
             (ApiTokens::default(), Arc::new(Metrics::new().unwrap()), CancellationToken::new());
-        let auth = Auth::new(Some(cluster.client()), tokens.clone(), 10, Arc::clone(&metrics));
+        let auth = Auth::new(Some(cluster.client()), tokens.clone(), 10);
         let code = async || match auth.authenticate("prw_ci_x", [10, 0, 0, 1].into()).await {
             Ok(_) => 200,
             Err(error) => error.code.as_u16(),

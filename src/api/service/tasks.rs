@@ -92,7 +92,6 @@ pub(in crate::api) async fn create_or_get(
         spec,
         status: None,
     };
-    api.count_request("create", "prewarmtasks");
     match tasks.create(&PostParams::default(), &task).await {
         Ok(task) => Ok(task),
         Err(kube::Error::Api(status)) if by_key && status.reason == "AlreadyExists" => {
@@ -134,7 +133,6 @@ pub(in crate::api) async fn cancel(
         if task.spec.cancel {
             return Ok(());
         }
-        api.count_request("patch", "prewarmtasks");
         let patch = json!({
             "metadata": {"resourceVersion": task.resource_version()},
             "spec": {"cancel": true},
@@ -173,7 +171,6 @@ pub(in crate::api) async fn retry(
         return conflict("the task has no plan, so that its nodes are unknown: create a new task");
     };
     let tasks = KubeApi::<PrewarmTask>::namespaced(api.client.clone(), namespace);
-    api.count_request("get", "prewarmtasks");
     let Some(task) = tasks.get_opt(name).await? else {
         return Err(ApiError::not_found("task", name));
     };

@@ -41,7 +41,6 @@ impl PlanCache {
             return Ok(Some(known));
         }
         let plans = KubeApi::<PrewarmPlan>::namespaced(api.client.clone(), &entry.key.namespace);
-        api.count_request("list", "prewarmplans");
         let name = format!("metadata.name=plan-{}", entry.uid);
         let found = plans.list(&ListParams::default().fields(&name)).await?.items.pop();
         let Some(plan) = found.map(|plan| Arc::new(plan.spec)) else { return Ok(None) };

@@ -110,7 +110,7 @@ fn test_router() -> Router {
         client: client.clone(),
         catalog,
         schedules,
-        auth: Auth::new(Some(client), tokens(), 1000, Arc::clone(&metrics)),
+        auth: Auth::new(Some(client), tokens(), 1000),
         policy: Arc::default(),
         context: ClusterContextStore::default(),
         guard: NotificationPolicy::default(),
