@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks the Python SDK: ruff, mypy, the build of sdist and wheel, and the tests with the built
-# package.
+# Checks the Python SDK: the generated client, ruff, mypy, the build of sdist and wheel, and the
+# tests with the built package.
 #   check.sh           also runs the live tests if PREWARMER_URL is set
 #   check.sh --live    fails if the live tests cannot run
 # The tools are installed into PREWARMER_CACHE, from the package index that is configured for pip.
@@ -48,6 +48,9 @@ trap 'rm -rf "$work"' EXIT
 # No files are left in the source tree.
 export PYTHONDONTWRITEBYTECODE=1 RUFF_CACHE_DIR=$work/ruff MYPY_CACHE_DIR=$work/mypy
 
+echo "== generated client"
+"$python" generate.py "$work/client.py"
+diff -u src/prewarmer/client.py "$work/client.py" || fail "src/prewarmer/client.py is not current: run generate.py"
 echo "== ruff"
 "$tools/bin/ruff" format --check --quiet .
 "$tools/bin/ruff" check --quiet .

@@ -356,7 +356,8 @@ class AsyncPrewarmClient:
                 return
 
     async def _call(self, call: calls.Call[calls.T]) -> calls.T:
-        return (await self._exchange(call))[0]
+        answer, _ = await self._exchange(call)
+        return answer
 
     def _attempts(self, limit: float | None = None) -> Attempts:
         budget = self._settings.retry_seconds if limit is None else min(limit, self._settings.retry_seconds)
@@ -393,7 +394,8 @@ class AsyncPrewarmClient:
 
     async def _look(self, call: calls.Call[models.TaskView], wait: Wait) -> models.TaskView:
         try:
-            return (await self._exchange(call, wait.limit()))[0]
+            task, _ = await self._exchange(call, wait.limit())
+            return task
         except (TransportError, TooManyRequests, Unavailable) as error:
             late = wait.late()
             if late is None:

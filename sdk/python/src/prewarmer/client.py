@@ -1,3 +1,4 @@
+# Generated from aio.py by generate.py; do not edit.
 """Synchronous client."""
 
 from __future__ import annotations
@@ -65,7 +66,9 @@ class PrewarmClient:
         retry_seconds: float = 60.0,
     ) -> None:
         self._settings = Settings.of(base_url, token, timeout, retries, retry_seconds, namespace)
-        self._http = httpx.Client(timeout=timeout, verify=trust(verify), transport=transport, follow_redirects=False)
+        self._http = httpx.Client(
+            timeout=timeout, verify=trust(verify), transport=transport, follow_redirects=False
+        )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self._settings.base)!r}, namespace={self._settings.namespace!r})"
@@ -139,7 +142,8 @@ class PrewarmClient:
         query: dict[str, Any] | None = self._page(namespace, page_size, None, status=status, search=search)
         while query is not None:
             page, response = self._exchange(calls.list_tasks(query))
-            yield from page.tasks
+            for one in page.tasks:
+                yield one
             query = next_page(response)
 
     def cancel_task(self, task_id: str, *, namespace: str | None = None) -> models.TaskCancelled:
@@ -171,7 +175,13 @@ class PrewarmClient:
         while True:
             failure = None
             try:
-                yield from self._states(watch)
+                states = self._states(watch)
+                try:
+                    for one in states:
+                        yield one
+                finally:
+                    # Otherwise the connection would stay open until garbage collection.
+                    states.close()
             except PrewarmError as error:
                 failure = error
             if watch.ended:
@@ -302,7 +312,9 @@ class PrewarmClient:
             lambda offset: self.list_executions(schedule_id, namespace=namespace, limit=page_size, offset=offset)
         )
 
-    def get_execution(self, schedule_id: str, number: int, *, namespace: str | None = None) -> models.ExecutionView:
+    def get_execution(
+        self, schedule_id: str, number: int, *, namespace: str | None = None
+    ) -> models.ExecutionView:
         """Returns an execution by its number, which starts at 1 for each schedule. Raises NotFound."""
         return self._call(calls.get_execution(schedule_id, number, self._settings.in_namespace(namespace)))
 
@@ -331,13 +343,15 @@ class PrewarmClient:
         offset = 0
         while True:
             page = fetch(offset)
-            yield from page.rows
+            for one in page.rows:
+                yield one
             offset += len(page.rows)
             if not page.rows or offset >= page.total:
                 return
 
     def _call(self, call: calls.Call[calls.T]) -> calls.T:
-        return self._exchange(call)[0]
+        answer, _ = self._exchange(call)
+        return answer
 
     def _attempts(self, limit: float | None = None) -> Attempts:
         budget = self._settings.retry_seconds if limit is None else min(limit, self._settings.retry_seconds)
@@ -374,14 +388,15 @@ class PrewarmClient:
 
     def _look(self, call: calls.Call[models.TaskView], wait: Wait) -> models.TaskView:
         try:
-            return self._exchange(call, wait.limit())[0]
+            task, _ = self._exchange(call, wait.limit())
+            return task
         except (TransportError, TooManyRequests, Unavailable) as error:
             late = wait.late()
             if late is None:
                 raise
             raise late from error
 
-    def _states(self, watch: Watch) -> Iterator[models.TaskView]:
+    def _states(self, watch: Watch) -> Generator[models.TaskView, None, None]:
         timeout = httpx.Timeout(self._settings.timeout, read=max(SILENCE, self._settings.timeout))
         request = self._request(watch.call(), timeout)
         try:
@@ -392,7 +407,8 @@ class PrewarmClient:
                     watch.other(response)
                     return
                 for chunk in response.iter_bytes():
-                    yield from watch.feed(chunk, response)
+                    for one in watch.feed(chunk, response):
+                        yield one
                     if watch.ended:
                         return
             finally:
