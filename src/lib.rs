@@ -26,6 +26,7 @@ pub mod config;
 pub mod controller;
 pub mod doctor;
 pub mod egress;
+mod informer;
 pub mod intake;
 mod kube_requests;
 pub mod leader;

@@ -3,17 +3,17 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fmt::Debug,
+    marker::PhantomData,
+    ops::ControlFlow,
+    sync::Arc,
 };
 
-use futures::{StreamExt, future::BoxFuture};
+use futures::future::BoxFuture;
 use k8s_openapi::api::{core::v1::Namespace, node::v1::RuntimeClass};
 use kube::{
     Api, Client, Resource, ResourceExt,
-    core::PartialObjectMeta,
-    runtime::{
-        WatchStreamExt,
-        watcher::{self, Config, Event, watcher},
-    },
+    core::{DeserializeGuard, PartialObjectMeta},
+    runtime::watcher::{self, Event},
 };
 use prewarmer_core::{
     slim::SlimAutoscaler,
@@ -25,10 +25,12 @@ use tokio::sync::watch::Sender;
 use tokio_util::sync::CancellationToken;
 
 use super::ClusterContextStore;
-use crate::scope::scoped;
-
-/// Objects per page of a list.
-const PAGE_SIZE: u32 = 250;
+use crate::{
+    informer::{EventHandler, Informer, decode},
+    metrics::Metrics,
+    scope::scoped,
+    supervise::WorkKind,
+};
 
 /// Returns the informers, which run until `stop`. With a `namespace`, only that Namespace and its
 /// autoscalers are watched. `ready` counts the informers whose first list is complete.
@@ -38,53 +40,56 @@ pub fn informers(
     client: &Client,
     namespace: Option<&str>,
     ready: &Sender<usize>,
+    metrics: &Arc<Metrics>,
     stop: &CancellationToken,
 ) -> Vec<BoxFuture<'static, ()>> {
-    let api = Api::<PartialObjectMeta<Namespace>>::all(client.clone());
-    let only = namespace.map(|name| Config::default().fields(&format!("metadata.name={name}")));
+    let api = Api::<DeserializeGuard<PartialObjectMeta<Namespace>>>::all(client.clone());
+    let mut informer = Informer::new(api, "namespaces", WorkKind::Watch, metrics);
+    if let Some(name) = namespace {
+        informer = informer.fields(&format!("metadata.name={name}"));
+    }
     let (names, classes, scalers) = (around.clone(), around.clone(), around.clone());
     let mut listed = HashSet::new();
-    let namespaces =
-        informer(api, only.unwrap_or_default(), ready, stop, move |change| match change {
-            InformerEvent::Applied(namespace) => {
-                listed.insert(namespace.name_any());
-                names.set_namespace_exists(&namespace.name_any(), true);
-                names.set_namespace_annotations(
-                    &namespace.name_any(),
-                    prewarm_annotations(namespace.annotations()),
-                );
-                Some(namespace.name_any())
-            }
-            InformerEvent::Deleted(name) => {
-                names.set_namespace_exists(&name, false);
-                names.set_namespace_annotations(&name, BTreeMap::new());
-                None
-            }
-            InformerEvent::ListStarted => {
-                listed = HashSet::new();
-                None
-            }
-            InformerEvent::ListCompleted => {
-                names.set_namespace_names(std::mem::take(&mut listed));
-                None
-            }
-        });
-    let api = Api::<RuntimeClass>::all(client.clone());
-    let runtime_classes =
-        informer(api, Config::default(), ready, stop, move |change| match change {
-            InformerEvent::Applied(class) => {
-                classes
-                    .set_runtime_class(&class.name_any(), Some(runtime_class_scheduling(&class)));
-                Some(class.name_any())
-            }
-            InformerEvent::Deleted(name) => {
-                classes.set_runtime_class(&name, None);
-                None
-            }
-            InformerEvent::ListStarted | InformerEvent::ListCompleted => None,
-        });
-    let api = scoped::<SlimAutoscaler>(client, namespace);
-    let autoscalers = informer(api, Config::default(), ready, stop, move |change| match change {
+    let namespaces = run(informer, ready, metrics, stop, move |change| match change {
+        InformerEvent::Applied(namespace) => {
+            listed.insert(namespace.name_any());
+            names.set_namespace_exists(&namespace.name_any(), true);
+            names.set_namespace_annotations(
+                &namespace.name_any(),
+                prewarm_annotations(namespace.annotations()),
+            );
+            Some(namespace.name_any())
+        }
+        InformerEvent::Deleted(name) => {
+            names.set_namespace_exists(&name, false);
+            names.set_namespace_annotations(&name, BTreeMap::new());
+            None
+        }
+        InformerEvent::ListStarted => {
+            listed = HashSet::new();
+            None
+        }
+        InformerEvent::ListCompleted => {
+            names.set_namespace_names(std::mem::take(&mut listed));
+            None
+        }
+    });
+    let api = Api::<DeserializeGuard<RuntimeClass>>::all(client.clone());
+    let informer = Informer::new(api, "runtimeclasses", WorkKind::Watch, metrics);
+    let runtime_classes = run(informer, ready, metrics, stop, move |change| match change {
+        InformerEvent::Applied(class) => {
+            classes.set_runtime_class(&class.name_any(), Some(runtime_class_scheduling(&class)));
+            Some(class.name_any())
+        }
+        InformerEvent::Deleted(name) => {
+            classes.set_runtime_class(&name, None);
+            None
+        }
+        InformerEvent::ListStarted | InformerEvent::ListCompleted => None,
+    });
+    let api = scoped::<DeserializeGuard<SlimAutoscaler>>(client, namespace);
+    let informer = Informer::new(api, "horizontalpodautoscalers", WorkKind::Watch, metrics);
+    let autoscalers = run(informer, ready, metrics, stop, move |change| match change {
         InformerEvent::Applied(scaler) => {
             scalers.set_max_replicas(scale_target(&scaler), Some(scaler.spec.max_replicas));
             Some(scale_target(&scaler))
@@ -124,11 +129,16 @@ impl<E: PartialEq> ObjectEntries<E> {
 
     /// Stores an object's entry. Returns its previous entry if that was different.
     fn insert(&mut self, object: String, entry: E) -> Option<E> {
-        if let Some(listed) = &mut self.listed {
-            listed.insert(object.clone());
-        }
+        self.mark_listed(&object);
         let same = self.by_object.get(&object).is_some_and(|known| *known == entry);
         self.by_object.insert(object, entry).filter(|_| !same)
+    }
+
+    /// Records that the current list contains the object.
+    fn mark_listed(&mut self, object: &str) {
+        if let Some(listed) = &mut self.listed {
+            listed.insert(object.to_owned());
+        }
     }
 
     fn remove(&mut self, object: &str) -> Option<E> {
@@ -153,65 +163,98 @@ fn object_key<K: ResourceExt>(object: &K) -> String {
     format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any())
 }
 
-/// Runs one informer.
-fn informer<K, E>(
-    api: Api<K>,
-    config: Config,
+/// Runs an informer with a handler that calls `note`.
+fn run<K, E>(
+    informer: Informer<DeserializeGuard<K>>,
     ready: &Sender<usize>,
+    metrics: &Arc<Metrics>,
     stop: &CancellationToken,
-    mut note: impl FnMut(InformerEvent<K, E>) -> Option<E> + Send + 'static,
+    note: impl FnMut(InformerEvent<K, E>) -> Option<E> + Send + 'static,
 ) -> BoxFuture<'static, ()>
 where
-    K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
-    K::DynamicType: Default,
+    K: Resource<DynamicType: Default> + Clone + Debug + DeserializeOwned + Send + 'static,
     E: PartialEq + Send + 'static,
 {
-    let (ready, stop) = (ready.clone(), stop.clone());
-    Box::pin(async move {
-        let kind = K::plural(&K::DynamicType::default()).into_owned();
-        let mut first = true;
-        let mut entries = ObjectEntries::new();
-        let mut stream =
-            std::pin::pin!(watcher(api, config.page_size(PAGE_SIZE)).default_backoff());
-        while let Some(Some(event)) = stop.run_until_cancelled(stream.next()).await {
-            match event {
-                Ok(Event::Apply(object) | Event::InitApply(object)) => {
-                    let key = object_key(&object);
-                    if let Some(old) = note(InformerEvent::Applied(object))
-                        .and_then(|entry| entries.insert(key, entry))
-                    {
-                        note(InformerEvent::Deleted(old));
-                    }
-                }
-                Ok(Event::Delete(object)) => {
-                    if let Some(old) = entries.remove(&object_key(&object)) {
-                        note(InformerEvent::Deleted(old));
-                    }
-                }
-                Ok(Event::Init) => {
-                    entries.start_list();
-                    note(InformerEvent::ListStarted);
-                }
-                Ok(Event::InitDone) => {
-                    note(InformerEvent::ListCompleted);
-                    for old in entries.complete_list() {
-                        note(InformerEvent::Deleted(old));
-                    }
-                    if std::mem::take(&mut first) {
-                        ready.send_modify(|count| *count += 1);
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(%kind, %error, "watch interrupted; retrying");
-                    // An installation for one namespace may lack the permission to list
-                    // cluster-wide objects. They are then treated as absent.
-                    if is_forbidden(&error) && std::mem::take(&mut first) {
-                        ready.send_modify(|count| *count += 1);
-                    }
+    let handler = EntriesHandler {
+        note,
+        entries: ObjectEntries::new(),
+        ready: Some(ready.clone()),
+        metrics: Arc::clone(metrics),
+        object: PhantomData::<fn(K)>,
+    };
+    Box::pin(informer.run(handler, stop.clone()))
+}
+
+/// Handler that stores an entry for each object.
+struct EntriesHandler<K, E, F> {
+    note: F,
+    entries: ObjectEntries<E>,
+    /// Counter that is incremented when the first list is complete.
+    ready: Option<Sender<usize>>,
+    metrics: Arc<Metrics>,
+    object: PhantomData<fn(K)>,
+}
+
+impl<K, E, F> EntriesHandler<K, E, F> {
+    fn report_ready(&mut self) {
+        if let Some(ready) = self.ready.take() {
+            ready.send_modify(|count| *count += 1);
+        }
+    }
+}
+
+impl<K, E, F> EventHandler for EntriesHandler<K, E, F>
+where
+    K: Resource<DynamicType: Default> + 'static,
+    E: PartialEq + Send + 'static,
+    F: FnMut(InformerEvent<K, E>) -> Option<E> + Send + 'static,
+{
+    type Object = DeserializeGuard<K>;
+    type Change = ();
+
+    fn handle(&mut self, event: Event<Self::Object>) -> Option<()> {
+        match event {
+            Event::Apply(object) | Event::InitApply(object) => {
+                let key = object_key(&object);
+                self.entries.mark_listed(&key);
+                let object = decode(object, &self.metrics)?;
+                if let Some(old) = (self.note)(InformerEvent::Applied(object))
+                    .and_then(|entry| self.entries.insert(key, entry))
+                {
+                    (self.note)(InformerEvent::Deleted(old));
                 }
             }
+            Event::Delete(object) => {
+                if let Some(old) = self.entries.remove(&object_key(&object)) {
+                    (self.note)(InformerEvent::Deleted(old));
+                }
+            }
+            Event::Init => {
+                self.entries.start_list();
+                (self.note)(InformerEvent::ListStarted);
+            }
+            Event::InitDone => {
+                (self.note)(InformerEvent::ListCompleted);
+                for old in self.entries.complete_list() {
+                    (self.note)(InformerEvent::Deleted(old));
+                }
+                self.report_ready();
+            }
         }
-    })
+        None
+    }
+
+    async fn deliver(&mut self, (): ()) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+
+    fn interrupted(&mut self, error: &watcher::Error) {
+        // An installation for one namespace may lack the permission to list cluster-wide objects.
+        // They are then treated as absent.
+        if is_forbidden(error) {
+            self.report_ready();
+        }
+    }
 }
 
 fn is_forbidden(error: &watcher::Error) -> bool {

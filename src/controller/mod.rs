@@ -19,6 +19,7 @@ mod clock;
 mod credential_check;
 mod executor;
 mod recorder;
+mod task_feed;
 mod watches;
 
 use std::{sync::Arc, time::Duration};
@@ -27,6 +28,8 @@ use kube::Client;
 use prewarmer_core::controller::{Controller, ControllerSettings};
 use tokio::{sync::mpsc, time::Instant};
 
+pub use self::task_feed::TaskFeed;
+pub(crate) use self::task_feed::TaskSubscription;
 use self::{clock::ServerClock, executor::Executor, recorder::Recorder};
 use crate::{
     egress,
@@ -49,21 +52,35 @@ const ADDRESS_REFRESH_INTERVAL: Duration = Duration::from_secs(15);
 /// Capacity of the event queue. A re-list of 5,000 nodes and their pods is a single event.
 const EVENT_QUEUE_CAPACITY: usize = 10_000;
 
+/// Dependencies of the controller.
+pub struct ControllerDependencies {
+    /// Client of the controller.
+    pub client: Client,
+    /// Changes of tasks.
+    pub tasks: TaskFeed,
+    /// Networks of the cluster, which get the addresses of nodes.
+    pub networks: egress::ClusterNetworks,
+    /// Checks of nodes before a plan.
+    pub checks: Arc<NodeChecks>,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+    /// Heartbeat, sent after each pass.
+    pub heartbeat: Heartbeat,
+}
+
 /// Reconciles tasks until the term ends, and sends a heartbeat after each pass. Returns when all
 /// watches have stopped and all requests have completed or were aborted. Fails when a watch stops
 /// before the end of the term.
 pub async fn run(
-    client: Client,
+    with: ControllerDependencies,
     settings: ControllerSettings,
-    networks: egress::ClusterNetworks,
-    checks: Arc<NodeChecks>,
-    metrics: Arc<Metrics>,
-    heartbeat: Heartbeat,
     term: Term,
 ) -> Result<(), ComponentFailure> {
+    let ControllerDependencies { client, tasks, networks, checks, metrics, heartbeat } = with;
     let settings = Arc::new(settings);
     let (events, mut inbox) = mpsc::channel(EVENT_QUEUE_CAPACITY);
-    let mut watches = watches::start(&client, &settings, &events, &metrics, term.cancellation());
+    let mut watches =
+        watches::start(&client, &settings, &tasks, &events, &metrics, term.cancellation());
     let asked = async {
         tokio::join!(
             ServerClock::from_api_server(&client),

@@ -1,39 +1,30 @@
-//! Watches of tasks, plans, nodes, Jobs and pods. Each object is reduced to the needed fields on
+//! Watches of plans, nodes, Jobs and pods, and the subscription to tasks. Each object is reduced to the needed fields on
 //! arrival and then dropped.
 
-use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
+use std::{collections::BTreeMap, fmt::Debug, marker::PhantomData, ops::ControlFlow, sync::Arc};
 
-use futures::StreamExt;
-use kube::{
-    Api, Client, Resource, ResourceExt,
-    core::DeserializeGuard,
-    runtime::{
-        WatchStreamExt,
-        watcher::{self, Event, watcher},
-    },
-};
+use kube::{Api, Client, Resource, ResourceExt, core::DeserializeGuard, runtime::watcher::Event};
 use prewarmer_core::{
     controller::{
-        ControllerSettings, Observation, OwnedPlan, Ownership, WatchChange, WatchSource,
-        WorkerNamespace, classify_job, classify_plan, classify_pod, task_of,
+        ControllerSettings, Observation, WatchChange, WatchSource, WorkerNamespace, classify_job,
+        classify_plan, classify_pod,
     },
     node::{Interner, NodeInfo},
     slim::{SlimJob, SlimNode, SlimPod},
-    task::{PrewarmPlan, PrewarmTask},
+    task::PrewarmPlan,
     worker::{MANAGED_BY, TASK_NAMESPACE_ANNOTATION, provenance::AllowedNamespaces},
 };
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::Sender;
 use tokio_util::sync::CancellationToken;
 
+use super::task_feed::TaskFeed;
 use crate::{
+    informer::{EventHandler, Informer, decode},
     metrics::Metrics,
     scope::scoped,
-    supervise::{ComponentFailure, ComponentSet, WorkKind, catch_panic},
+    supervise::{ComponentFailure, ComponentSet, WorkKind},
 };
-
-/// Objects per page of an initial list. Nodes are large, about 15 KB each.
-const LIST_PAGE_SIZE: u32 = 100;
 
 /// Handle of the running watches.
 pub(super) struct Watches {
@@ -59,51 +50,39 @@ impl Watches {
 pub(super) fn start(
     client: &Client,
     settings: &ControllerSettings,
+    tasks: &TaskFeed,
     events: &Sender<Observation>,
     metrics: &Arc<Metrics>,
     stop: &CancellationToken,
 ) -> Watches {
     let namespace = settings.namespace.as_deref();
-    let ours = watcher::Config::default()
-        .page_size(LIST_PAGE_SIZE)
-        .labels(&format!("{}={}", MANAGED_BY.0, MANAGED_BY.1));
-    let all = watcher::Config::default().page_size(LIST_PAGE_SIZE);
+    let ours = format!("{}={}", MANAGED_BY.0, MANAGED_BY.1);
+    // The subscription to tasks is the first watch.
     let mut watch = WatchSpawner {
         events: events.clone(),
-        metrics: Arc::clone(metrics),
         stop: stop.clone(),
-        count: 0,
+        count: 1,
         parts: ComponentSet::default(),
     };
     let texts = Arc::new(Interner::default());
     let nodes = {
         let texts = Arc::clone(&texts);
-        move |node: SlimNode, _| Some(NodeInfo::new(&node, &texts))
+        move |node: SlimNode| Some(NodeInfo::new(&node, &texts))
     };
     let elsewhere = settings.worker_namespace != WorkerNamespace::Workload;
     let places = AllowedNamespaces { own: elsewhere.then(|| settings.own_namespace.clone()) };
     // Each list is delivered after the list of the owners. An owner that is not in the cache then
     // does not exist.
     let (tasks_listed, none) = (InitialList::default(), InitialList::completed());
+    tasks.subscribe(events.clone(), tasks_listed.clone(), stop.clone());
     let plans = WatchSource { kind: "prewarmplans", namespace: namespace.map(str::to_owned) };
-    let api = scoped::<DeserializeGuard<PrewarmTask>>(client, namespace);
-    let (of_tasks, of_plans) = (Arc::clone(metrics), Arc::clone(metrics));
-    let task = move |guarded, presence| Some(decode_task(guarded, presence, &of_tasks));
-    watch.spawn(
-        "controller: task watch",
-        api,
-        all.clone(),
-        (&none, &tasks_listed),
-        task,
-        Observation::Task,
-    );
     let api = scoped::<DeserializeGuard<PrewarmPlan>>(client, namespace);
-    let plan = move |guarded, _| decode_plan(guarded, &of_plans);
+    let of_plans = Arc::clone(metrics);
+    let plan = move |guarded| decode(guarded, &of_plans).map(classify_plan);
     let wrap = move |change| Observation::Plan(plans.clone(), change);
     watch.spawn(
         "controller: plan watch",
-        api,
-        all.clone(),
+        Informer::new(api, "prewarmplans", WorkKind::Watch, metrics),
         (&tasks_listed, &InitialList::default()),
         plan,
         wrap,
@@ -111,8 +90,7 @@ pub(super) fn start(
     let api = Api::<SlimNode>::all(client.clone());
     watch.spawn(
         "controller: node watch",
-        api,
-        all,
+        Informer::new(api, "nodes", WorkKind::Watch, metrics),
         (&none, &InitialList::default()),
         nodes,
         Observation::Node,
@@ -131,20 +109,17 @@ pub(super) fn start(
         };
         let job = {
             let (places, concerns_us) = (places.clone(), concerns_us.clone());
-            move |job: SlimJob, _| {
-                concerns_us(job.annotations()).then(|| classify_job(&job, &places))
-            }
+            move |job: SlimJob| concerns_us(job.annotations()).then(|| classify_job(&job, &places))
         };
         let (places, texts) = (places.clone(), Arc::clone(&texts));
-        let pod = move |pod: SlimPod, _| {
+        let pod = move |pod: SlimPod| {
             concerns_us(pod.annotations()).then(|| classify_pod(&pod, &places, &texts))
         };
         let api = scoped::<SlimJob>(client, place);
         let wrap = move |change| Observation::Job(jobs.clone(), change);
         watch.spawn(
             "controller: Job watch",
-            api,
-            ours.clone(),
+            Informer::new(api, "jobs", WorkKind::Watch, metrics).labels(&ours),
             (&tasks_listed, &jobs_listed),
             job,
             wrap,
@@ -153,8 +128,7 @@ pub(super) fn start(
         let wrap = move |change| Observation::Pod(pods.clone(), change);
         watch.spawn(
             "controller: pod watch",
-            api,
-            ours.clone(),
+            Informer::new(api, "pods", WorkKind::Watch, metrics).labels(&ours),
             (&jobs_listed, &InitialList::default()),
             pod,
             wrap,
@@ -163,130 +137,102 @@ pub(super) fn start(
     Watches { count: watch.count, parts: watch.parts }
 }
 
-/// Returns the plan of a watch event, or `None` if it cannot be decoded.
-fn decode_plan(
-    guarded: DeserializeGuard<PrewarmPlan>,
-    metrics: &Metrics,
-) -> Option<Ownership<OwnedPlan>> {
-    match guarded.0 {
-        Ok(plan) => Some(classify_plan(plan)),
-        Err(invalid) => {
-            tracing::warn!(name = invalid.metadata.name, error = %invalid.error, "PrewarmPlan cannot be decoded");
-            metrics.unreadable_objects.with_label_values(&["prewarmplans"]).inc();
-            None
-        }
-    }
-}
-
-/// State of an object in a watch event: present or deleted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ObjectPresence {
-    Present,
-    Deleted,
-}
-
-/// Returns the task of a watch event. An error is logged and counted, unless the task is deleted,
-/// which needs no decoding.
-fn decode_task(
-    guarded: DeserializeGuard<PrewarmTask>,
-    presence: ObjectPresence,
-    metrics: &Metrics,
-) -> Arc<PrewarmTask> {
-    let (task, error) = task_of(guarded);
-    if let (Some(error), ObjectPresence::Present) = (error, presence) {
-        let (name, namespace) = (&task.metadata.name, &task.metadata.namespace);
-        tracing::warn!(name, namespace, error, "PrewarmTask cannot be decoded");
-        metrics.unreadable_objects.with_label_values(&["prewarmtasks"]).inc();
-    }
-    task
-}
-
 /// Barrier that is released when a watch has delivered its first list.
 #[derive(Debug, Clone, Default)]
-struct InitialList(CancellationToken);
+pub(super) struct InitialList(CancellationToken);
 
 impl InitialList {
     /// Returns a barrier that is released already, for watches without a predecessor.
     fn completed() -> Self {
         let listed = Self::default();
-        listed.0.cancel();
+        listed.complete();
         listed
+    }
+
+    pub(super) fn complete(&self) {
+        self.0.cancel();
     }
 }
 
 struct WatchSpawner {
     events: Sender<Observation>,
-    metrics: Arc<Metrics>,
     stop: CancellationToken,
     count: usize,
     parts: ComponentSet,
 }
 
 impl WatchSpawner {
-    fn spawn<K, T: Send + 'static>(
+    /// Starts an informer after the list of `after` was delivered, and releases `listed` after its
+    /// own. `reduce` returns `None` for an object that is ignored.
+    fn spawn<K, T>(
         &mut self,
         part: &'static str,
-        api: Api<K>,
-        config: watcher::Config,
+        informer: Informer<K>,
         (after, listed): (&InitialList, &InitialList),
-        reduce: impl Fn(K, ObjectPresence) -> Option<T> + Send + 'static,
+        reduce: impl Fn(K) -> Option<T> + Send + 'static,
         wrap: impl Fn(WatchChange<T>) -> Observation + Send + 'static,
     ) where
         K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
-        K::DynamicType: Default,
+        T: Send + 'static,
     {
-        let (events, metrics, stop) =
-            (self.events.clone(), Arc::clone(&self.metrics), self.stop.clone());
-        let kind = K::plural(&K::DynamicType::default()).into_owned();
-        let (after, listed) = (after.clone(), listed.clone());
-        let contained = (Arc::clone(&metrics), kind.clone());
-        // A panic while reducing one object must not affect other objects.
-        let reduce = move |object: K, presence: ObjectPresence| {
-            let (metrics, kind) = &contained;
-            let name =
-                format!("{kind} {}/{}", object.namespace().unwrap_or_default(), object.name_any());
-            catch_panic(metrics, WorkKind::Watch, name, || reduce(object, presence)).flatten()
-        };
-        let work = async move {
-            after.0.cancelled().await;
-            let mut stream = std::pin::pin!(watcher(api, config).default_backoff());
-            let mut list = Vec::new();
-            while let Some(event) = stream.next().await {
-                let change = match event {
-                    Ok(Event::Init) => {
-                        list = Vec::new();
-                        continue;
-                    }
-                    Ok(Event::InitApply(object)) => {
-                        list.extend(reduce(object, ObjectPresence::Present));
-                        continue;
-                    }
-                    Ok(Event::InitDone) => Some(WatchChange::Restarted(std::mem::take(&mut list))),
-                    Ok(Event::Apply(object)) => {
-                        reduce(object, ObjectPresence::Present).map(WatchChange::Applied)
-                    }
-                    Ok(Event::Delete(object)) => {
-                        reduce(object, ObjectPresence::Deleted).map(WatchChange::Deleted)
-                    }
-                    Err(error) => {
-                        tracing::warn!(%kind, %error, "watch interrupted; restarting it");
-                        continue;
-                    }
-                };
-                let is_list = matches!(change, Some(WatchChange::Restarted(_)));
-                if let Some(change) = change
-                    && events.send(wrap(change)).await.is_err()
-                {
-                    return;
-                }
-                if is_list {
-                    listed.0.cancel();
-                }
-            }
+        let (after, stop) = (after.clone(), self.stop.clone());
+        let handler = ReducingHandler {
+            reduce,
+            wrap,
+            list: Vec::new(),
+            events: self.events.clone(),
+            listed: listed.clone(),
+            object: PhantomData::<fn(K)>,
         };
         self.count = self.count.saturating_add(1);
         self.parts.spawn(part, async move {
-            stop.run_until_cancelled(work).await;
+            if stop.run_until_cancelled(after.0.cancelled()).await.is_some() {
+                informer.run(handler, stop).await;
+            }
         });
+    }
+}
+
+/// Handler that reduces each object to what the controller needs.
+struct ReducingHandler<K, T, R, W> {
+    reduce: R,
+    wrap: W,
+    /// Objects of the list in progress.
+    list: Vec<T>,
+    events: Sender<Observation>,
+    listed: InitialList,
+    object: PhantomData<fn(K)>,
+}
+
+impl<K, T, R, W> EventHandler for ReducingHandler<K, T, R, W>
+where
+    K: 'static,
+    T: Send + 'static,
+    R: Fn(K) -> Option<T> + Send + 'static,
+    W: Fn(WatchChange<T>) -> Observation + Send + 'static,
+{
+    type Object = K;
+    type Change = WatchChange<T>;
+
+    fn handle(&mut self, event: Event<K>) -> Option<WatchChange<T>> {
+        match event {
+            Event::Init => self.list.clear(),
+            Event::InitApply(object) => self.list.extend((self.reduce)(object)),
+            Event::InitDone => return Some(WatchChange::Restarted(std::mem::take(&mut self.list))),
+            Event::Apply(object) => return (self.reduce)(object).map(WatchChange::Applied),
+            Event::Delete(object) => return (self.reduce)(object).map(WatchChange::Deleted),
+        }
+        None
+    }
+
+    async fn deliver(&mut self, change: WatchChange<T>) -> ControlFlow<()> {
+        let is_list = matches!(change, WatchChange::Restarted(_));
+        if self.events.send((self.wrap)(change)).await.is_err() {
+            return ControlFlow::Break(());
+        }
+        if is_list {
+            self.listed.complete();
+        }
+        ControlFlow::Continue(())
     }
 }

@@ -12,7 +12,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    api, controller,
+    api,
+    controller::{self, ControllerDependencies, TaskFeed},
     egress::{self, ClusterNetworks},
     kube_requests::{Component, CountingClient},
     leader::{Heartbeat, Leadership, LeaseSettings, Term},
@@ -35,6 +36,8 @@ const NODE_ADDRESSES_TIMEOUT: Duration = Duration::from_secs(60);
 /// Dependencies of the leader's components.
 pub(super) struct LeaderTasks {
     pub(super) clients: CountingClient,
+    /// Changes of tasks, from the informer of this replica.
+    pub(super) tasks: TaskFeed,
     pub(super) settings: ControllerSettings,
     /// Addresses of the cluster, for the egress policy.
     pub(super) networks: ClusterNetworks,
@@ -108,17 +111,15 @@ impl LeaderTasks {
         let mut parts = ComponentSet::default();
         let (metrics, over) = (&self.metrics, term.cancellation());
         let client = |component| self.clients.for_component(component);
-        let (settings, checks) = (self.settings.clone(), Arc::clone(&self.checks));
-        let (beat, metrics_of) = (self.heartbeat.clone(), Arc::clone(metrics));
-        let controller = controller::run(
-            client(Component::Controller),
-            settings,
-            self.networks.clone(),
-            checks,
-            metrics_of,
-            beat,
-            term.clone(),
-        );
+        let dependencies = ControllerDependencies {
+            client: client(Component::Controller),
+            tasks: self.tasks.clone(),
+            networks: self.networks.clone(),
+            checks: Arc::clone(&self.checks),
+            metrics: Arc::clone(metrics),
+            heartbeat: self.heartbeat.clone(),
+        };
+        let controller = controller::run(dependencies, self.settings.clone(), term.clone());
         parts.spawn_supervisor("controller", controller);
         let watcher = pod_start::PodStartWatcher {
             client: client(Component::PodStarts),

@@ -4,16 +4,16 @@
 //! module that depends on all others.
 
 mod build;
-mod informer;
 mod leader_tasks;
 mod lease_totals;
 mod rest;
+mod task_informer;
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use kube::Client;
-use prewarmer_core::workload::Policy;
+use kube::{Client, core::DeserializeGuard};
+use prewarmer_core::{schedule::PrewarmSchedule, task::PrewarmTask, workload::Policy};
 use tokio::{net::TcpListener, runtime::Handle, signal::unix::SignalKind, sync::watch};
 use tokio_util::sync::CancellationToken;
 
@@ -26,13 +26,16 @@ use crate::{
     },
     cluster_context::{self, ClusterContextStore},
     config::{ApiConfig, Components, Config},
+    controller::TaskFeed,
     egress::ClusterNetworks,
+    informer::Informer,
     intake::{self, ReviewHints, WatchHints},
     kube_requests::{Component, CountingClient},
     leader::{self, ElectionHandles, Heartbeat, Leadership, LeaseSettings},
     metrics::Metrics,
     notify::WebhookClient,
     pod_start::OutcomeTotals,
+    scope::scoped,
     server::{
         client_certs,
         health::{self, ApiServerContact, HealthState},
@@ -41,7 +44,7 @@ use crate::{
         rotator::{self, CertResolver},
     },
     store::{ScheduleStore, TaskStore},
-    supervise::{ComponentFailure, ComponentSet},
+    supervise::{ComponentFailure, ComponentSet, WorkKind},
     webhook::{self, WebhookState},
     workload_watch,
 };
@@ -120,6 +123,7 @@ pub async fn serve(config: Config, runtimes: Runtimes) -> anyhow::Result<ExitCod
         review_hints: reviews,
         watch_hints: hints,
         metrics: Arc::clone(&metrics),
+        tasks: TaskFeed::default(),
         catalog: TaskStore::default(),
         schedules: ScheduleStore::default(),
         image_refs: prewarmer_core::workload_watch::ImageRefs::default(),
@@ -152,18 +156,13 @@ pub async fn serve(config: Config, runtimes: Runtimes) -> anyhow::Result<ExitCod
         ..ListenerConfig::default()
     };
     parts.spawn("health listener", listener::serve(listeners.health, how, router, stop.clone()));
-    parts.spawn(
-        "API server probe",
-        health::probe_api_server(
-            common.clients.for_component(Component::Health),
-            kubernetes_out,
-            stop.clone(),
-        ),
-    );
+    let client = |component| common.clients.for_component(component);
+    let probe = health::probe_api_server(client(Component::Health), kubernetes_out, stop.clone());
+    parts.spawn("API server probe", probe);
 
     let current = Arc::new(CertResolver::default());
-    let client = common.clients.for_component(Component::Certificates);
-    let (source, lives) = (build::certificate_source(&config, &client), config.lifetimes);
+    let source = build::certificate_source(&config, &client(Component::Certificates));
+    let lives = config.lifetimes;
     let keeper = rotator::run(
         source,
         lives,
@@ -180,7 +179,7 @@ pub async fn serve(config: Config, runtimes: Runtimes) -> anyhow::Result<ExitCod
     if let (Some(listener), Some(settings)) = (listeners.api, &config.api) {
         common.spawn_rest(&config, settings, (listener, connections.rest), current, parts)?;
     }
-    let client = common.clients.for_component(Component::Intake);
+    let client = client(Component::Intake);
     let intake = intake::run(client, receiver, Arc::clone(&common.policy), stop.clone());
     parts.spawn("intake", intake);
     let resign = CancellationToken::new();
@@ -331,6 +330,7 @@ struct SharedDependencies {
     review_hints: ReviewHints,
     watch_hints: WatchHints,
     metrics: Arc<Metrics>,
+    tasks: TaskFeed,
     catalog: TaskStore,
     schedules: ScheduleStore,
     image_refs: prewarmer_core::workload_watch::ImageRefs,
@@ -357,6 +357,7 @@ impl SharedDependencies {
             &client,
             watched,
             &ready,
+            &self.metrics,
             &self.stop,
         );
         let schedules = config.components.api || config.components.controller;
@@ -366,19 +367,26 @@ impl SharedDependencies {
         }
         let (hints, around, catalog) =
             (self.watch_hints.clone(), self.context.clone(), self.catalog.clone());
-        let place = informer::InformerContext {
-            client,
-            namespace: config.watch_namespace.clone(),
-            synced: ready,
-            metrics: Arc::clone(&self.metrics),
-        };
-        let tasks = informer::TaskIndexes { hints, context: around, store: catalog };
-        parts.spawn("task watch", informer::run(tasks, place.clone(), self.stop.clone()));
+        let indexes = task_informer::TaskIndexes { hints, context: around, store: catalog };
+        let indexes = task_informer::IndexHandler::new(indexes, ready.clone(), &self.metrics);
+        let tasks = Informer::new(
+            scoped::<DeserializeGuard<PrewarmTask>>(&client, watched),
+            "prewarmtasks",
+            WorkKind::Store,
+            &self.metrics,
+        );
+        let handler = task_informer::TaskHandler::new(indexes, &self.tasks);
+        parts.spawn("task watch", tasks.run(handler, self.stop.clone()));
         if schedules {
-            parts.spawn(
-                "schedule watch",
-                informer::run(self.schedules.clone(), place, self.stop.clone()),
+            let handler =
+                task_informer::IndexHandler::new(self.schedules.clone(), ready, &self.metrics);
+            let schedules = Informer::new(
+                scoped::<DeserializeGuard<PrewarmSchedule>>(&client, watched),
+                "prewarmschedules",
+                WorkKind::Store,
+                &self.metrics,
             );
+            parts.spawn("schedule watch", schedules.run(handler, self.stop.clone()));
         }
         needed
     }
@@ -521,6 +529,7 @@ impl SharedDependencies {
     ) -> anyhow::Result<LeaderTasks> {
         Ok(LeaderTasks {
             clients: self.clients.clone(),
+            tasks: self.tasks.clone(),
             settings: build::controller_settings(config),
             networks: self.cluster.clone(),
             checks: Arc::new(build::node_checks(

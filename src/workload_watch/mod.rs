@@ -13,21 +13,13 @@ mod dynamic_workload;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
+    ops::ControlFlow,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use futures::StreamExt;
 use k8s_openapi::jiff::Timestamp;
-use kube::{
-    Api, Client, ResourceExt,
-    api::ListParams,
-    core::ApiResource,
-    runtime::{
-        WatchStreamExt,
-        watcher::{Config, Event, watcher},
-    },
-};
+use kube::{Api, Client, ResourceExt, api::ListParams, core::ApiResource, runtime::watcher::Event};
 use prewarmer_core::{
     intake::{ConfirmedHint, OfferOutcome, dedup_keys_of_all},
     workload::{ObjectView, Policy, WarmDecision, WorkloadKind, rewritten_images},
@@ -49,6 +41,7 @@ use tokio_util::sync::CancellationToken;
 use self::dynamic_workload::DynamicWorkload;
 use crate::{
     cluster_context::ClusterContextStore,
+    informer::{EventHandler, Informer},
     intake::{WatchHints, mark_obsolete},
     metrics::Metrics,
     runtime_now,
@@ -157,42 +150,56 @@ async fn watch_kind(
     stop: CancellationToken,
 ) {
     let api = dynamic_api(&own, own.policy.watch_namespace.as_deref(), &kind.api_resource());
-    let mut stream =
-        std::pin::pin!(watcher(api, Config::default().page_size(PAGE_SIZE)).default_backoff());
-    let (mut first, mut all) = (true, HashSet::new());
-    while let Some(Some(event)) = stop.run_until_cancelled(stream.next()).await {
-        let news = match event {
-            Ok(Event::Init) => {
-                all = HashSet::new();
-                continue;
+    // A configured kind may not be installed (yet).
+    let informer = Informer::new(api, &kind.plural, WorkKind::Workload, &own.metrics)
+        .optional(kind.is_custom());
+    let handler = WorkloadHandler { kind, index, first: true, all: HashSet::new(), sender };
+    informer.run(handler, stop).await;
+}
+
+/// Handler of the workloads of one kind.
+struct WorkloadHandler {
+    kind: Arc<WorkloadKind>,
+    index: usize,
+    /// `true` during the first list.
+    first: bool,
+    /// Namespaces and names of the list in progress.
+    all: HashSet<(String, String)>,
+    sender: Sender<WorkloadEvent>,
+}
+
+impl EventHandler for WorkloadHandler {
+    type Object = DynamicWorkload;
+    type Change = WorkloadEvent;
+
+    fn handle(&mut self, event: Event<DynamicWorkload>) -> Option<WorkloadEvent> {
+        match event {
+            Event::Init => {
+                self.all = HashSet::new();
+                None
             }
-            Ok(Event::InitApply(object)) => {
-                all.insert((object.namespace().unwrap_or_default(), object.name_any()));
-                applied_event(&kind, index, object, first)
+            Event::InitApply(object) => {
+                self.all.insert((object.namespace().unwrap_or_default(), object.name_any()));
+                applied_event(&self.kind, self.index, object, self.first)
             }
-            Ok(Event::InitDone) => {
-                first = false;
-                Some(WorkloadEvent::ListCompleted { kind: index, all: std::mem::take(&mut all) })
+            Event::InitDone => {
+                self.first = false;
+                let all = std::mem::take(&mut self.all);
+                Some(WorkloadEvent::ListCompleted { kind: self.index, all })
             }
-            Ok(Event::Apply(object)) => applied_event(&kind, index, object, false),
-            Ok(Event::Delete(object)) => {
+            Event::Apply(object) => applied_event(&self.kind, self.index, object, false),
+            Event::Delete(object) => {
                 let namespace = object.namespace().unwrap_or_default();
-                Some(WorkloadEvent::Deleted { kind: index, namespace, name: object.name_any() })
+                let name = object.name_any();
+                Some(WorkloadEvent::Deleted { kind: self.index, namespace, name })
             }
-            // A configured kind may not be installed (yet).
-            Err(error) if kind.is_custom() => {
-                tracing::debug!(kind = kind.plural, %error, "watch interrupted; retrying");
-                continue;
-            }
-            Err(error) => {
-                tracing::warn!(kind = kind.plural, %error, "watch interrupted; retrying");
-                continue;
-            }
-        };
-        if let Some(news) = news
-            && !matches!(stop.run_until_cancelled(sender.send(news)).await, Some(Ok(())))
-        {
-            return;
+        }
+    }
+
+    async fn deliver(&mut self, event: WorkloadEvent) -> ControlFlow<()> {
+        match self.sender.send(event).await {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
         }
     }
 }
