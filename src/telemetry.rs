@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 
+use tracing::Span;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::LogFormat;
@@ -16,5 +17,65 @@ pub fn start(filter: &str, format: Option<LogFormat>) {
     match format {
         LogFormat::Text => builder.with_ansi(terminal).init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+}
+
+/// Returns the span of work on a `PrewarmTask`. A filter selects its log lines by the fields, for
+/// example `info,[task{name=web}]=debug`.
+#[must_use]
+pub fn task_span(namespace: &str, name: &str) -> Span {
+    tracing::info_span!("task", namespace, name)
+}
+
+/// Returns the span of work on a `PrewarmSchedule`.
+#[must_use]
+pub fn schedule_span(namespace: &str, name: &str) -> Span {
+    tracing::info_span!("schedule", namespace, name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{self, Write},
+        sync::{Arc, Mutex},
+    };
+
+    use tracing::Instrument;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Output(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Output {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn log_lines_are_selected_by_task() {
+        let output = Output::default();
+        let writer = output.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_env_filter(EnvFilter::new("info,[task{name=web}]=debug"))
+            .with_writer(move || writer.clone())
+            .json()
+            .flatten_event(true)
+            .finish();
+        let _default = tracing::subscriber::set_default(subscriber);
+        for name in ["web", "db"] {
+            async { tracing::debug!("wrote the status") }.instrument(task_span("shop", name)).await;
+        }
+        let text = String::from_utf8(output.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(line["span"]["namespace"], "shop");
+        assert_eq!(line["span"]["name"], "web");
     }
 }

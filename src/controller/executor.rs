@@ -32,12 +32,14 @@ use serde::de::IgnoredAny;
 use serde_json::json;
 use tokio::sync::{Semaphore, mpsc::Sender};
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 use crate::{
     leader::Term,
     metrics::Metrics,
     node_checks::NodeChecks,
     supervise::{self, WorkKind, record_panic},
+    telemetry::task_span,
 };
 
 /// Maximum number of concurrent creations and deletions. Enough to create a batch of 100 workers in
@@ -127,9 +129,9 @@ impl Executor {
                     }))
                     .await;
             };
-            self.tasks.spawn(supervise::with_component_name("controller", async move {
-                term.run(work).await
-            }));
+            let span = task_span(&target.namespace, &target.name);
+            let work = async move { term.run(work).await };
+            self.tasks.spawn(supervise::with_component_name("controller", work.instrument(span)));
         }
     }
 }

@@ -61,3 +61,51 @@ impl TaskSubscription {
         ControlFlow::Continue(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    fn subscription(
+        capacity: usize,
+    ) -> (TaskSubscription, mpsc::Receiver<Observation>, InitialList, CancellationToken) {
+        let (events, received) = mpsc::channel(capacity);
+        let (feed, listed, stop) =
+            (TaskFeed::default(), InitialList::default(), CancellationToken::new());
+        feed.subscribe(events, listed.clone(), stop.clone());
+        let subscription = feed.subscriptions().borrow_and_update().clone().unwrap();
+        (subscription, received, listed, stop)
+    }
+
+    #[tokio::test]
+    async fn a_list_releases_the_watches_of_owned_objects_after_it_is_queued() {
+        let (subscription, mut received, listed, _stop) = subscription(2);
+        assert!(subscription.send(WatchChange::Applied(Arc::default())).await.is_continue());
+        assert!(!listed.is_complete());
+        assert!(subscription.send(WatchChange::Restarted(Vec::new())).await.is_continue());
+        assert!(listed.is_complete());
+        assert!(matches!(received.recv().await, Some(Observation::Task(WatchChange::Applied(_)))));
+        assert!(matches!(
+            received.recv().await,
+            Some(Observation::Task(WatchChange::Restarted(_)))
+        ));
+    }
+
+    #[tokio::test]
+    async fn the_end_of_the_term_ends_a_wait_for_a_full_queue() {
+        let (subscription, _received, _listed, stop) = subscription(1);
+        assert!(subscription.send(WatchChange::Applied(Arc::default())).await.is_continue());
+        let blocked = subscription.send(WatchChange::Applied(Arc::default()));
+        stop.cancel();
+        assert!(blocked.await.is_break());
+    }
+
+    #[tokio::test]
+    async fn a_controller_that_has_ended_breaks_the_subscription() {
+        let (subscription, received, _listed, _stop) = subscription(1);
+        drop(received);
+        assert!(subscription.send(WatchChange::Applied(Arc::default())).await.is_break());
+    }
+}

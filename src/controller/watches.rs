@@ -152,6 +152,11 @@ impl InitialList {
     pub(super) fn complete(&self) {
         self.0.cancel();
     }
+
+    #[cfg(test)]
+    pub(super) fn is_complete(&self) -> bool {
+        self.0.is_cancelled()
+    }
 }
 
 struct WatchSpawner {

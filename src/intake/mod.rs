@@ -29,6 +29,7 @@ use prewarmer_core::{
 };
 use tokio::{sync::Notify, task::JoinSet, time::sleep_until};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 pub use create::mark_obsolete;
 
@@ -38,6 +39,7 @@ use crate::{
     metrics::Metrics,
     runtime_now,
     supervise::{WorkKind, record_panic},
+    telemetry::task_span,
 };
 
 /// Concurrency limits of writes. A write that is retried takes up to 12 s. Four such writes block
@@ -362,7 +364,8 @@ impl Intake {
                 }
             }
         };
-        let written = std::panic::AssertUnwindSafe(written).catch_unwind();
+        let span = task_span(&task.0, &task.1);
+        let written = std::panic::AssertUnwindSafe(written).catch_unwind().instrument(span);
         self.active_writes.spawn(async move {
             if let Err(payload) = written.await {
                 let object = format!("PrewarmTask {}/{}", task.0, task.1);

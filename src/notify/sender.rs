@@ -18,6 +18,7 @@ use prewarmer_core::task::{Delivery, Notification, PrewarmTask, SecretKeyReferen
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use super::{
     delivery_limits::{DeliveryLimits, MAX_ACTIVE_TASKS, select_round_robin},
@@ -28,6 +29,7 @@ use crate::{
     metrics::Metrics,
     store::TaskStore,
     supervise::{WorkKind as Guarded, record_panic},
+    telemetry::task_span,
 };
 
 /// Initial backoff between attempts; it doubles up to one hour.
@@ -84,12 +86,14 @@ pub async fn run(
         for task in work.select(&due) {
             work.insert(&task);
             let (sender, catalog) = (Arc::clone(&sender), catalog.clone());
-            work.tasks.spawn(async move {
+            let span = task_span(&task.namespace().unwrap_or_default(), &task.name_any());
+            let send = async move {
                 if sender.send_due(&task, &catalog).await.is_err() {
                     tokio::time::sleep(STATUS_WRITE_BACKOFF).await;
                 }
                 task
-            });
+            };
+            work.tasks.spawn(send.instrument(span));
         }
         tokio::select! {
             () = stop.cancelled() => return,

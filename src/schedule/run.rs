@@ -23,11 +23,13 @@ use prewarmer_core::{
 use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::{
     metrics::Metrics,
     store::{ScheduleStore, TaskStore},
     supervise::{WorkKind, catch_panic},
+    telemetry::schedule_span,
 };
 
 /// Interval of reconciles without watch events: the wall clock may have been set.
@@ -82,11 +84,11 @@ struct ScheduleController {
 impl ScheduleController {
     /// Reconciles all schedules. Returns the time until the next reconcile without watch events.
     async fn reconcile_all(&self) -> Duration {
-        let looks = self
-            .schedules
-            .all()
-            .into_iter()
-            .map(|schedule| async move { self.reconcile(&schedule).await });
+        let looks = self.schedules.all().into_iter().map(|schedule| {
+            let namespace = schedule.namespace().unwrap_or_default();
+            let span = schedule_span(&namespace, &schedule.name_any());
+            async move { self.reconcile(&schedule).await }.instrument(span)
+        });
         let pauses: Vec<Duration> =
             stream::iter(looks).buffer_unordered(CONCURRENCY).collect().await;
         pauses.into_iter().min().unwrap_or(RECONCILE_INTERVAL).min(RECONCILE_INTERVAL)
