@@ -1,64 +1,19 @@
 //! Admission reviews: each workload kind and change creates exactly the expected tasks.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
+use prewarmer_test_support::{
+    cluster::Cluster,
+    fixtures::{
+        HELPER, SETTLE_TIME, TASK_TIMEOUT, deployment, expect_tasks_for, pod_spec, wide_deployment,
+        workload,
+    },
+    namespace::Namespace,
+    server::Server,
+};
 use serde_json::{Value, json};
 
-use crate::harness::{Cluster, Namespace, Server};
-
-/// Worker image that fake nodes never pull.
-pub const HELPER: &str = "registry.example/prewarmer-helper:1";
-/// Timeout for a task with a few fake nodes on a busy machine.
-pub const TASK_TIMEOUT: Duration = Duration::from_secs(60);
-/// Time for a coalesce window, a lookup and a creation, and for the leader's workload watch to find
-/// a workload without a hint.
-pub const SETTLE_TIME: Duration = Duration::from_secs(6);
-
-/// Pod spec pinned to one node, as all workloads of these tests use it.
-pub fn pod_spec(images: &[&str]) -> Value {
-    let containers: Vec<Value> = images
-        .iter()
-        .enumerate()
-        .map(|(n, image)| json!({"name": format!("c{n}"), "image": image}))
-        .collect();
-    json!({"nodeSelector": {"kubernetes.io/hostname": "node-0001"}, "containers": containers})
-}
-
-pub fn workload(api_version: &str, kind: &str, name: &str, spec: &Value) -> Value {
-    json!({"apiVersion": api_version, "kind": kind, "metadata": {"name": name}, "spec": spec})
-}
-
-pub fn deployment(name: &str, replicas: u32, images: &[&str]) -> Value {
-    let labels = json!({"app": name});
-    let template = json!({"metadata": {"labels": labels}, "spec": pod_spec(images)});
-    let spec =
-        json!({"replicas": replicas, "selector": {"matchLabels": labels}, "template": template});
-    workload("apps/v1", "Deployment", name, &spec)
-}
-
-/// Returns the images of all tasks in the namespace with the number of tasks that contain each.
-pub fn images_in_tasks(namespace: &Namespace) -> BTreeMap<String, usize> {
-    let mut asked = BTreeMap::new();
-    for task in namespace.get("prewarmtasks") {
-        for image in task["spec"]["images"].as_array().unwrap() {
-            *asked.entry(image.as_str().unwrap().to_owned()).or_default() += 1;
-        }
-    }
-    asked
-}
-
-/// Waits until every image is in a task, then asserts that each is in exactly one and that no other
-/// image is in any.
-pub async fn expect_tasks_for(namespace: &Namespace, images: &[&str]) {
-    let expected: BTreeMap<String, usize> =
-        images.iter().map(|image| ((*image).to_owned(), 1)).collect();
-    namespace
-        .eventually(&format!("tasks for {images:?}"), TASK_TIMEOUT, || async {
-            (images_in_tasks(namespace).len() >= expected.len()).then_some(())
-        })
-        .await;
-    assert_eq!(images_in_tasks(namespace), expected);
-}
+use crate::TestCluster;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_workload_kind_creates_one_task() {
@@ -292,13 +247,8 @@ async fn auto_nodes_limits_node_count() {
         &json!({"apiVersion": "v1", "kind": "List", "items": [on("node-0120"), on("node-0060")]}),
     );
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let anywhere = |name: &str, image: &str| {
-        let mut object = deployment(name, 0, &[image]);
-        object["spec"]["template"]["spec"]["nodeSelector"] = json!({"type": "fake"});
-        object
-    };
-    namespace.apply(&anywhere("narrow", "web:1"));
-    namespace.apply(&anywhere("wide", "wide:1"));
+    namespace.apply(&wide_deployment("narrow", 0, &["web:1"]));
+    namespace.apply(&wide_deployment("wide", 0, &["wide:1"]));
     expect_tasks_for(&namespace, &["web:1", "wide:1"]).await;
     for task in namespace.get("prewarmtasks") {
         let name = task["metadata"]["name"].as_str().unwrap();

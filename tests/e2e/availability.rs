@@ -20,27 +20,25 @@ use kube::{
         watcher::{Config, watcher},
     },
 };
+use prewarmer_test_support::{
+    cluster::Cluster,
+    fixtures::{HELPER, deployment, env_number, images_in_tasks},
+    namespace::Namespace,
+    server::{Server, free_address},
+};
 use serde_json::json;
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
 };
 
-use crate::{
-    admission::{HELPER, deployment, images_in_tasks},
-    harness::{Cluster, Namespace, Server, free_address},
-};
+use crate::TestCluster;
 
 /// Number of concurrent requests.
 const CONCURRENCY: u32 = 8;
 
 /// UIDs of worker pods by node and image.
 type Pulls = Arc<Mutex<BTreeMap<(String, String), HashSet<String>>>>;
-
-/// Returns a number from an environment variable, which longer runs raise, or the default.
-fn env_number_or(name: &str, usual: u32) -> u32 {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
-}
 
 /// Returns the sum of an API server metric about our webhook, over lines that contain `part`.
 fn apiserver_metric(cluster: &Cluster, metric: &str, part: &str) -> u64 {
@@ -87,7 +85,7 @@ async fn certificate_rotation_under_load(cluster: &'static Cluster) {
     let image = format!("--worker-image={HELPER}");
     let words = ["--ca-lifetime=6s", "--certificate-lifetime=6s", &image];
     let server = Server::with_args(cluster, &namespace, &namespace, &words).await;
-    let seconds = env_number_or("PREWARMER_TEST_ROTATION_SECONDS", 15);
+    let seconds = env_number("PREWARMER_TEST_ROTATION_SECONDS", 15_u32);
     let (open, calls) = (
         failed_open_count(cluster),
         apiserver_metric(cluster, "apiserver_admission_webhook_request_total", "code=\"200\""),
@@ -239,7 +237,7 @@ async fn many_deployments(cluster: &'static Cluster) {
         Server::with_args(cluster, &namespace, &namespace, &[&image, "--coalesce-window=1s"]).await;
     let pulls = Pulls::default();
     record_pulls(cluster, &namespace, Arc::clone(&pulls)).await;
-    let many = env_number_or("PREWARMER_TEST_CROWD", 100);
+    let many = env_number("PREWARMER_TEST_CROWD", 100_u32);
     let open = failed_open_count(cluster);
     let bucket = "apiserver_admission_webhook_admission_duration_seconds_bucket";
     let counts = |le: &str| apiserver_metric(cluster, bucket, le);

@@ -3,115 +3,20 @@
 //! `make test` runs a short form; `make test-long` sets the variables below and runs a hundred
 //! kills.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
-use crate::{
-    harness::{Cluster, Namespace, Server},
-    job_recorder::JobRecorder,
+use prewarmer_test_support::{
+    cluster::Cluster,
+    fixtures::{HELPER, env_number},
+    outcome::{LONG_TIMEOUT, OutcomeComparison, TIMEOUT, TRANSIENT_FAILURES, node_count},
+    server::Server,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
-pub const HELPER: &str = "registry.example/prewarmer-helper:1";
-/// Timeout for a task. Each of many interruptions lasts until the dead leader's Lease has expired.
-const TIMEOUT: Duration = Duration::from_secs(900);
+use crate::TestCluster;
+
 /// Maximum time from the death of a leader until its successor works.
 const MAX_TAKEOVER: Duration = Duration::from_secs(15);
-
-pub fn env_number(variable: &str, otherwise: usize) -> usize {
-    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
-}
-
-pub fn node_count() -> usize {
-    env_number("PREWARMER_TEST_NODES", 40)
-}
-
-/// Task with a known outcome.
-pub struct TaskFixture {
-    images: &'static [&'static str],
-    timeout: &'static str,
-}
-
-/// Task in which some nodes never get one image and some get another only at the second attempt.
-/// The first attempt of those uses all of its timeout, which is much longer than any other node
-/// needs.
-const TRANSIENT_FAILURES: TaskFixture =
-    TaskFixture { images: &["a:1", "picky:1", "wobbly:1"], timeout: "20s" };
-/// Task in which no node reaches its timeout, however long the API server is down.
-pub const LONG_TIMEOUT: TaskFixture = TaskFixture { images: &["a:1", "picky:1"], timeout: "10m" };
-
-fn apply_fixture(namespace: &Namespace, name: &str, nodes: usize, work: &TaskFixture) {
-    let retry = json!({"limit": 1, "delay": "1s"});
-    let spec = json!({"images": work.images, "nodes": nodes, "batchSize": 20, "timeout": work.timeout,
-        "imagePullPolicy": "Always", "failurePolicy": "Retry", "retry": retry, "nodeSelector": {"type": "fake"},
-        "successThreshold": "85%"});
-    namespace.apply_task(name, &spec);
-}
-
-/// Returns the part of a status that two runs of the same task must have in common.
-fn comparable_status(status: &Value) -> Value {
-    let mut kept = status.clone();
-    let fields = kept.as_object_mut().unwrap();
-    for time in ["startTime", "completionTime", "conditions", "batchEnds"] {
-        fields.remove(time);
-    }
-    for failure in fields["failedNodes"].as_array_mut().unwrap() {
-        failure.as_object_mut().unwrap().remove("time");
-    }
-    let by_node = |failure: &Value| failure["node"].as_str().unwrap().to_owned();
-    fields["failedNodes"].as_array_mut().unwrap().sort_by_key(by_node);
-    kept
-}
-
-/// Asserts one Job per node, or two where the first attempt fails with a transient reason.
-fn assert_jobs_per_node(made: &BTreeMap<String, usize>, nodes: usize, work: &TaskFixture) {
-    assert_eq!(made.len(), nodes);
-    for (node, jobs) in made {
-        let expected = if work.images.contains(&"wobbly:1") && node.ends_with('3') { 2 } else { 1 };
-        assert_eq!(*jobs, expected, "{node}");
-    }
-}
-
-/// Runs of the same task: the first without interruption, the others while a process is killed.
-pub struct OutcomeComparison<'a> {
-    cluster: &'a Cluster,
-    namespace: &'a Namespace,
-    nodes: usize,
-    fixture: TaskFixture,
-    /// Outcome of the run without interruption.
-    expected: Value,
-}
-
-impl<'a> OutcomeComparison<'a> {
-    pub async fn new(
-        cluster: &'a Cluster,
-        namespace: &'a Namespace,
-        nodes: usize,
-        work: TaskFixture,
-    ) -> Self {
-        apply_fixture(namespace, "undisturbed", nodes, &work);
-        let status = namespace.wait_until_ended("undisturbed", TIMEOUT).await;
-        assert_eq!(status["phase"], "Completed", "{status:#}");
-        let failed = (1..=nodes).filter(|n| n % 10 == 7).count();
-        assert_eq!(status["failedNodeCount"], failed, "{status:#}");
-        Self { cluster, namespace, nodes, fixture: work, expected: comparable_status(&status) }
-    }
-
-    /// Runs one task while `disturb` interferes, and asserts the outcome of the undisturbed run and
-    /// the expected number of Jobs.
-    pub async fn run_disturbed(&self, name: &str, disturb: impl AsyncFnOnce()) {
-        let watched = JobRecorder::new(self.cluster, self.namespace).await;
-        apply_fixture(self.namespace, name, self.nodes, &self.fixture);
-        disturb().await;
-        let status = self.namespace.wait_until_ended(name, TIMEOUT).await;
-        assert_eq!(comparable_status(&status), self.expected, "{name}");
-        assert_jobs_per_node(&watched.jobs_per_node(), self.nodes, &self.fixture);
-    }
-
-    fn has_ended(&self, name: &str) -> bool {
-        let phase = ["get", "prewarmtask", name, "-o", "jsonpath={.status.phase}"];
-        ["Completed", "Failed"].contains(&self.namespace.kubectl(&phase, "").as_str())
-    }
-}
 
 /// Returns a duration below `most` milliseconds, derived from the clock.
 fn random_delay(most: u32) -> Duration {

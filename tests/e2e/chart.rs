@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
+use prewarmer_test_support::cluster::{CHART, Cluster};
 use serde_json::json;
 
-use crate::harness::{CHART, Cluster};
+use crate::TestCluster;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use prewarmer_test_support::{
+    cluster::{CHART, Cluster},
+    namespace::Namespace,
+    rest::account_token,
+};
 use serde_json::{Value, json};
 
-use crate::{
-    harness::{CHART, Cluster, Namespace},
-    rest_client::account_token,
-};
+use crate::TestCluster;
 
 /// Renders the chart's policy for an installation that watches one namespace.
 fn render_policy(cluster: &Cluster, install: &Namespace, watched: &Namespace) -> String {

@@ -6,13 +6,16 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
+use prewarmer_test_support::{
+    cluster::Cluster,
+    fixtures::{HELPER, TASK_TIMEOUT, deployment},
+    namespace::Namespace,
+    rest::RestClient,
+    server::{Server, free_address},
+};
 use serde_json::{Value, json};
 
-use crate::{
-    admission::{HELPER, TASK_TIMEOUT, deployment},
-    harness::{Cluster, Namespace, Server, free_address},
-    rest_client::RestClient,
-};
+use crate::TestCluster;
 
 /// Metrics whose queries may return no data here because the counted events do not occur.
 const MAY_BE_EMPTY: [&str; 6] = [

@@ -3,11 +3,14 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use crate::harness::{Cluster, Namespace, Server};
+use prewarmer_test_support::{
+    cluster::Cluster, fixtures::HELPER, namespace::Namespace, server::Server,
+};
 use serde_json::{Value, json};
 
+use crate::TestCluster;
+
 const TIMEOUT: Duration = Duration::from_secs(60);
-const HELPER: &str = "registry.example/prewarmer-helper:1";
 
 fn apply(namespace: &Namespace, name: &str, spec: &Value) {
     let mut spec = spec.clone();

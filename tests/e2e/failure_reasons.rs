@@ -2,7 +2,6 @@
 
 use std::{io::Write, path::Path, sync::Arc, time::Duration};
 
-use crate::harness::{Cluster, Namespace, Server};
 use axum::{
     Router,
     extract::Path as UrlPath,
@@ -10,8 +9,11 @@ use axum::{
     response::{IntoResponse, Response},
     routing::any,
 };
+use prewarmer_test_support::{cluster::Cluster, namespace::Namespace, server::Server};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinHandle};
+
+use crate::TestCluster;
 
 const TIMEOUT: Duration = Duration::from_secs(90);
 /// Size of an image, in bytes, that exceeds the disk of the last real node's containerd

@@ -2,10 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::{Cluster, Namespace, Server};
+use prewarmer_test_support::{
+    cluster::Cluster, fixtures::HELPER, namespace::Namespace, server::Server,
+};
 use serde_json::{Value, json};
 
-const WORKER_IMAGE_FLAG: &str = "--worker-image=registry.example/prewarmer-helper:1";
+use crate::TestCluster;
+
 /// Timeout for a task: longer than any task with a healthy registry takes here, and shorter than
 /// the timeout of a node.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -49,7 +52,7 @@ async fn dead_registry_does_not_delay_other_namespaces() {
         cluster,
         &own,
         cluster.var("KUBECONFIG"),
-        &[WORKER_IMAGE_FLAG],
+        &[&format!("--worker-image={HELPER}")],
     )
     .await;
     let (alone, _) = run_task(&shop, "alone", &spec(&["good.example/a:1"])).await;

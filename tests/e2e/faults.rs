@@ -21,13 +21,17 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures::stream;
+use prewarmer_test_support::{
+    cluster::Cluster,
+    fixtures::{HELPER, env_number},
+    namespace::Namespace,
+    outcome::{LONG_TIMEOUT, OutcomeComparison, node_count},
+    server::{Server, free_address},
+};
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use crate::{
-    chaos::{HELPER, LONG_TIMEOUT, OutcomeComparison, env_number, node_count},
-    harness::{Cluster, Namespace, Server, free_address},
-};
+use crate::TestCluster;
 
 /// Maximum size of a request body, in bytes. Requests carry objects of a few KiB; responses are not
 /// limited.

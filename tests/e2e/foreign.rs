@@ -7,12 +7,17 @@ use prewarmer_core::{
     task::{PrewarmTaskSpec, PullMethod, WorkerKind, validate::validate},
     worker::{Assignment, WorkerObject, WorkerSettings, build},
 };
+use prewarmer_test_support::{
+    cluster::{CHART, Cluster},
+    fixtures::HELPER,
+    namespace::Namespace,
+    server::Server,
+};
 use serde_json::{Value, json};
 
-use crate::harness::{CHART, Cluster, Namespace, Server};
+use crate::TestCluster;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
-const HELPER: &str = "registry.example/prewarmer-helper:1";
 /// Default limit on workers in the cluster.
 const FOREIGN_JOBS: usize = 300;
 

@@ -15,6 +15,14 @@ use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
 use hyper::{body::Frame, client::conn::http1::SendRequest};
 use hyper_util::rt::TokioIo;
+use prewarmer_test_support::{
+    cluster::Cluster,
+    fixtures::{
+        HELPER, TASK_TIMEOUT, deployment, expect_tasks_for, images_in_tasks, slow_deployment,
+    },
+    namespace::Namespace,
+    server::Server,
+};
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, ServerName, pem::PemObject},
@@ -23,10 +31,7 @@ use serde_json::{Value, json};
 use tokio::{net::TcpStream, task::JoinSet};
 use tokio_rustls::TlsConnector;
 
-use crate::{
-    admission::{HELPER, TASK_TIMEOUT, deployment, expect_tasks_for, images_in_tasks},
-    harness::{Cluster, Namespace, Server},
-};
+use crate::TestCluster;
 
 /// Default rate limit of lookups: burst, and rate per second.
 const LOOKUP_LIMIT: (f64, f64) = (1000.0, 100.0);
@@ -123,14 +128,6 @@ async fn start_server(cluster: &'static Cluster, own: &Namespace) -> Server {
 }
 
 /// Returns a Deployment whose task stays open for minutes.
-fn slow_deployment(name: &str, image: &str) -> Value {
-    let mut object = deployment(name, 0, &[image]);
-    object["metadata"]["annotations"] =
-        json!({"prewarm.io/batch-size": "1", "prewarm.io/nodes": "50"});
-    object["spec"]["template"]["spec"]["nodeSelector"] = json!({"type": "fake"});
-    object
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn forged_reviews_create_no_tasks() {
     let cluster = Cluster::dedicated(30);

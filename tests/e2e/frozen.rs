@@ -3,13 +3,14 @@
 
 use std::time::{Duration, Instant};
 
-use crate::{
-    harness::{Cluster, Namespace, Server},
-    job_recorder::JobRecorder,
+use prewarmer_test_support::{
+    cluster::Cluster, fixtures::HELPER, job_recorder::JobRecorder, namespace::Namespace,
+    server::Server,
 };
 use serde_json::json;
 
-const HELPER: &str = "registry.example/prewarmer-helper:1";
+use crate::TestCluster;
+
 const TIMEOUT: Duration = Duration::from_secs(180);
 /// Maximum time until the successor of a suspended leader works.
 const MAX_TAKEOVER: Duration = Duration::from_secs(20);

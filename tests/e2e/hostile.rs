@@ -20,6 +20,12 @@ use http_body_util::StreamBody;
 use hyper::body::Frame;
 use k8s_openapi::api::{apps::v1::Deployment, batch::v1::Job, core::v1::ConfigMap};
 use kube::{Api, api::PostParams};
+use prewarmer_test_support::{
+    cluster::Cluster,
+    fixtures::{HELPER, deployment, env_number, images_in_tasks},
+    namespace::Namespace,
+    server::Server,
+};
 use serde_json::{Value, json};
 use tokio::{
     io::AsyncReadExt,
@@ -27,11 +33,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::{
-    admission::{deployment, images_in_tasks},
-    chaos::{HELPER, env_number},
-    harness::{Cluster, Namespace, Server},
-};
+use crate::TestCluster;
 
 /// Default duration of the attacks, in seconds; `PREWARMER_TEST_ATTACK_SECONDS` overrides it.
 const ATTACK_SECONDS: usize = 45;

@@ -12,14 +12,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use prewarmer_test_support::{
+    cluster::{CHART, Cluster},
+    fixtures::deployment,
+    misuses::{try_misuses, worker_misuses},
+    namespace::Namespace,
+    rest::{RestClient, account_token, account_token_with_nodes, delete_node_permission},
+    server::free_address,
+};
 use serde_json::{Value, json};
 
-use crate::{
-    admission::deployment,
-    fence::{try_misuses, worker_misuses},
-    harness::{CHART, Cluster, Namespace, free_address},
-    rest_client::{RestClient, account_token, account_token_with_nodes, delete_node_permission},
-};
+use crate::TestCluster;
 
 const TIMEOUT: Duration = Duration::from_secs(90);
 /// Namespace of the installation. The cluster's audit log records the requests of its accounts.

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use crate::harness::{Cluster, Namespace, Server};
+use prewarmer_test_support::{
+    cluster::Cluster, fixtures::HELPER, namespace::Namespace, server::Server,
+};
 use serde_json::{Value, json};
 
-const HELPER: &str = "registry.example/prewarmer-helper:1";
+use crate::TestCluster;
+
 const TIMEOUT: Duration = Duration::from_secs(90);
 const CRD: &str = "crd/prewarmtasks.prewarm.io";
 

@@ -9,6 +9,8 @@
     reason = "a scenario is read from top to bottom, and a test that meets what it did not expect fails there"
 )]
 
+use prewarmer_test_support::cluster::Cluster;
+
 mod admission;
 mod availability;
 mod chaos;
@@ -23,18 +25,15 @@ mod fence;
 mod foreign;
 mod forged;
 mod frozen;
-mod harness;
 mod hostile;
 mod installed;
 mod invalid_tasks;
-mod job_recorder;
 mod node_checks;
 mod notifications;
 mod plugin;
 mod pod_start;
 mod real_node;
 mod rest;
-mod rest_client;
 mod rest_errors;
 mod rest_lists;
 mod rest_watch;
@@ -42,3 +41,23 @@ mod schedules;
 mod smoke;
 mod soak;
 mod workload_watch;
+
+/// Clusters whose servers run the program that Cargo built for these tests. Cargo passes its path
+/// only to this crate.
+trait TestCluster {
+    /// Returns the cluster of `PREWARMER_TEST_CLUSTER`, or starts one that ends with this process.
+    fn shared() -> &'static Self;
+
+    /// Starts a cluster for one test that would disturb others. It ends with the process.
+    fn dedicated(fake_nodes: usize) -> &'static Self;
+}
+
+impl TestCluster for Cluster {
+    fn shared() -> &'static Self {
+        Self::shared_for(env!("CARGO_BIN_EXE_prewarmer"))
+    }
+
+    fn dedicated(fake_nodes: usize) -> &'static Self {
+        Self::dedicated_for(env!("CARGO_BIN_EXE_prewarmer"), fake_nodes)
+    }
+}

@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
-use crate::harness::{Cluster, Namespace, Server};
 use axum::{Json, Router, extract::Query, http::header, response::IntoResponse, routing::get};
+use prewarmer_test_support::{
+    cluster::Cluster, fixtures::HELPER, namespace::Namespace, server::Server,
+};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+use crate::TestCluster;
+
 const TIMEOUT: Duration = Duration::from_secs(60);
-const WORKER_IMAGE_FLAG: &str = "--worker-image=registry.example/prewarmer-helper:1";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
@@ -67,7 +70,7 @@ async fn prometheus_check_excludes_nodes_or_is_unknown() {
     let address = serve(Router::new().route("/api/v1/query", get(prometheus_response))).await;
     let words = |url: &str| {
         [
-            WORKER_IMAGE_FLAG.to_owned(),
+            format!("--worker-image={HELPER}"),
             format!("--prometheus-url={url}"),
             "--prometheus-query=node_load1 > bool 0".to_owned(),
             "--prometheus-threshold=>0.9".to_owned(),
@@ -145,7 +148,7 @@ async fn disk_and_platform_checks_exclude_nodes() {
         cluster,
         &namespace,
         &namespace,
-        &[WORKER_IMAGE_FLAG, "--disk-check=true", &plain],
+        &[&format!("--worker-image={HELPER}"), "--disk-check=true", &plain],
     )
     .await;
     for (image, reason) in [("large", "NotEnoughDisk"), ("foreign", "PlatformMismatch")] {

@@ -12,14 +12,16 @@ use axum::{
     http::{HeaderMap, StatusCode},
     routing::post,
 };
+use prewarmer_test_support::{
+    cluster::Cluster,
+    fixtures::{HELPER, TASK_TIMEOUT},
+    rest::RestClient,
+    server::{Server, free_address},
+};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use crate::{
-    admission::{HELPER, TASK_TIMEOUT},
-    harness::{Cluster, Server, free_address},
-    rest_client::RestClient,
-};
+use crate::TestCluster;
 
 type ReceivedRequests = Arc<(AtomicBool, Mutex<Vec<(HeaderMap, Bytes)>>)>;
 

@@ -6,12 +6,15 @@ use std::{
     process::{Command, Stdio},
 };
 
+use prewarmer_test_support::{
+    cluster::Cluster,
+    fixtures::{HELPER, TASK_TIMEOUT, deployment},
+    namespace::Namespace,
+    server::Server,
+};
 use serde_json::{Value, json};
 
-use crate::{
-    admission::{HELPER, deployment},
-    harness::{Cluster, Namespace, Server},
-};
+use crate::TestCluster;
 
 /// Exit code and output of a command.
 #[derive(Debug)]
@@ -225,7 +228,7 @@ async fn watch_cancel_and_wait_timeout() {
         let task = namespace.get("prewarmtasks").pop()?;
         (task["status"]["succeededNodes"].as_u64()? > 0).then_some(())
     };
-    namespace.eventually("the first warm node", crate::admission::TASK_TIMEOUT, begun).await;
+    namespace.eventually("the first warm node", TASK_TIMEOUT, begun).await;
     // On a terminal the plugin shows a progress bar; `script` provides a terminal.
     let mut command = Command::new("script");
     let words = format!("kubectl-prewarm watch {name} -n {} --wait-timeout 3s", namespace.name);
@@ -338,9 +341,7 @@ async fn schedule_commands() {
         let text = prewarm(&namespace, &["schedule", "history", "nightly"]).success();
         (text.contains("success") && text.contains("manual")).then_some(())
     };
-    namespace
-        .eventually("the execution in the history", crate::admission::TASK_TIMEOUT, recorded)
-        .await;
+    namespace.eventually("the execution in the history", TASK_TIMEOUT, recorded).await;
     assert!(
         prewarm(&namespace, &["schedule", "disable", "nightly"])
             .success()

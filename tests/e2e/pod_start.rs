@@ -5,12 +5,15 @@ use std::time::Instant;
 use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::Event;
 use kube::{Api, api::PostParams};
+use prewarmer_test_support::{
+    cluster::Cluster,
+    fixtures::{HELPER, TASK_TIMEOUT, deployment},
+    namespace::Namespace,
+    server::Server,
+};
 use serde_json::json;
 
-use crate::{
-    admission::{HELPER, TASK_TIMEOUT, deployment},
-    harness::{Cluster, Namespace, Server},
-};
+use crate::TestCluster;
 
 /// Returns the number of pods that start; `make test-long` uses 10,000.
 fn pod_count() -> usize {

@@ -3,14 +3,16 @@
 
 use std::{path::Path, time::Duration};
 
-use crate::harness::{Cluster, Server};
+use prewarmer_test_support::{cluster::Cluster, server::Server};
 use serde_json::{Value, json};
+
+use crate::TestCluster;
 
 const TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Returns a Deployment for the real node with a program image and an image volume that contains
 /// only data.
-fn deployment(app: &str, data: &str) -> Value {
+fn real_node_deployment(app: &str, data: &str) -> Value {
     json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": {
         "replicas": 0,
         "selector": {"matchLabels": {"app": "web"}},
@@ -33,7 +35,7 @@ async fn pod_starts_with_warm_images() {
     );
     cluster.push(&app, &Path::new(cluster.var("BIN")).join("pause"), true);
     cluster.push_data(&data);
-    namespace.apply(&deployment(&app, &data));
+    namespace.apply(&real_node_deployment(&app, &data));
     let first = || async { namespace.get("prewarmtasks").pop() };
     let task = namespace.eventually("a task", TIMEOUT, first).await;
     let status =
@@ -71,8 +73,7 @@ async fn each_pull_method_warms_data_images() {
         cluster.push_data(&good);
         let spec = json!({"images": [absent, good], "pullMethod": method, "timeout": "60s",
                           "nodeSelector": {"kubernetes.io/hostname": "real1"}});
-        let task = json!({"apiVersion": "prewarm.io/v1alpha1", "kind": "PrewarmTask", "metadata": {"name": name}, "spec": spec});
-        namespace.apply(&task);
+        namespace.apply_task(&name, &spec);
         let status = namespace.wait_until_ended(&name, Duration::from_secs(30)).await;
         assert_eq!(
             (&status["images"][1]["succeeded"], &status["images"][0]["failed"]),

@@ -2,13 +2,16 @@
 
 use std::{collections::HashSet, process::Command};
 
+use prewarmer_test_support::{
+    cluster::Cluster,
+    fixtures::{HELPER, TASK_TIMEOUT, deployment},
+    namespace::Namespace,
+    rest::{RestClient, account_token, account_token_with_nodes, delete_node_permission},
+    server::Server,
+};
 use serde_json::{Value, json};
 
-use crate::{
-    admission::{HELPER, TASK_TIMEOUT, deployment},
-    harness::{Cluster, Namespace, Server},
-    rest_client::{RestClient, account_token_with_nodes, delete_node_permission},
-};
+use crate::TestCluster;
 
 /// Polls until the task has ended, as scripts do.
 async fn wait_until_ended(caller: &RestClient, namespace: &Namespace, id: &str) -> Value {
@@ -206,8 +209,7 @@ async fn idempotency_key_creates_one_task() {
         .await;
     assert_eq!(misused.code, 422, "{misused:?}");
     // The same key of another caller is independent.
-    let somebody =
-        caller.with_token(&crate::rest_client::account_token(&namespace, "other", &["*"]));
+    let somebody = caller.with_token(&account_token(&namespace, "other", &["*"]));
     let theirs = somebody
         .send(
             somebody
@@ -535,7 +537,7 @@ async fn rest_over_tls_with_same_ca() {
     let image = format!("--worker-image={HELPER}");
     let server =
         Server::with_args(cluster, &namespace, &namespace, &["--api-tls=true", &image]).await;
-    let token = crate::rest_client::account_token(&namespace, "editor", &["*"]);
+    let token = account_token(&namespace, "editor", &["*"]);
     let webhook = format!("prewarmer-{}", namespace.name);
     let path = "jsonpath={.webhooks[0].clientConfig.caBundle}";
     let bundle =
@@ -619,11 +621,7 @@ async fn queueing_requires_permission_to_update_schedule() {
     let namespace = cluster.namespace("waits");
     let server = Server::start(cluster, &namespace, HELPER).await;
     let caller = RestClient::editor(&server, &namespace);
-    let maker = caller.with_token(&crate::rest_client::account_token(
-        &namespace,
-        "maker",
-        &["get", "list", "create"],
-    ));
+    let maker = caller.with_token(&account_token(&namespace, "maker", &["get", "list", "create"]));
     let task = json!({"images": ["a:1"], "nodeSelector": {"type": "fake"}, "batchSize": 1});
     let schedule = json!({"cronExpr": "@yearly", "taskConfig": task, "overlapPolicy": "queue", "enabled": false});
     let made = caller.post("/scheduled-tasks", &schedule).await;

@@ -8,13 +8,16 @@ use std::{
     time::Duration,
 };
 
+use prewarmer_test_support::{
+    cluster::Cluster,
+    fixtures::{HELPER, TASK_TIMEOUT},
+    namespace::Namespace,
+    rest::{RestClient, account_token},
+    server::Server,
+};
 use serde_json::{Value, json};
 
-use crate::{
-    admission::{HELPER, TASK_TIMEOUT},
-    harness::{Cluster, Namespace, Server},
-    rest_client::{RestClient, account_token},
-};
+use crate::TestCluster;
 
 /// Sends raw bytes; returns the status code and the text of the response.
 fn send_raw(server: &Server, bytes: &[u8]) -> (u16, String) {

@@ -9,13 +9,15 @@ use kube::{
 };
 
 use prewarmer_core::task::{PrewarmTask, PrewarmTaskSpec};
+use prewarmer_test_support::{
+    cluster::Cluster,
+    fixtures::{HELPER, env_number},
+    rest::RestClient,
+    server::Server,
+};
 use serde_json::json;
 
-use crate::{
-    admission::HELPER,
-    harness::{Cluster, Server},
-    rest_client::RestClient,
-};
+use crate::TestCluster;
 
 /// Timeout for ten thousand tasks on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(600);
@@ -24,7 +26,7 @@ const REQUESTS_PER_QUERY: usize = 300;
 
 /// Returns the number of finished tasks; the long form of the tests raises it.
 fn task_count() -> usize {
-    std::env::var("PREWARMER_TEST_TASKS").ok().and_then(|text| text.parse().ok()).unwrap_or(300)
+    env_number("PREWARMER_TEST_TASKS", 300)
 }
 
 #[tokio::test(flavor = "multi_thread")]

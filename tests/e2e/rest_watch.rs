@@ -1,6 +1,13 @@
 //! Watches of a task over REST.
 
 use futures::{StreamExt, future};
+use prewarmer_test_support::{
+    cluster::Cluster,
+    fixtures::{HELPER, TASK_TIMEOUT, env_number},
+    namespace::Namespace,
+    rest::RestClient,
+    server::Server,
+};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
@@ -11,15 +18,11 @@ use tokio_tungstenite::{
     tungstenite::{Message, client::IntoClientRequest},
 };
 
-use crate::{
-    admission::{HELPER, TASK_TIMEOUT},
-    harness::{Cluster, Namespace, Server},
-    rest_client::RestClient,
-};
+use crate::TestCluster;
 
 /// Returns the number of watchers of one task; the long form of the tests raises it.
 fn watcher_count() -> usize {
-    std::env::var("PREWARMER_TEST_WATCHERS").ok().and_then(|text| text.parse().ok()).unwrap_or(150)
+    env_number("PREWARMER_TEST_WATCHERS", 150)
 }
 
 /// Reads the server-sent events of a watch until it ends; returns the status line, and the events

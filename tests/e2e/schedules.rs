@@ -5,20 +5,23 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use prewarmer_test_support::{
+    cluster::Cluster,
+    fixtures::{HELPER, TASK_TIMEOUT, env_number},
+    namespace::Namespace,
+    rest::RestClient,
+    server::Server,
+};
 use serde_json::{Value, json};
 
-use crate::{
-    admission::{HELPER, TASK_TIMEOUT},
-    harness::{Cluster, Namespace, Server},
-    rest_client::RestClient,
-};
+use crate::TestCluster;
 
 /// Timeout for one execution: a minute, a check, and a successor that becomes leader after 12 s.
 const EXECUTION_TIMEOUT: Duration = Duration::from_secs(100);
 
 /// Returns the number of scheduled times to wait for; the long form of the tests raises it.
 fn execution_count() -> usize {
-    std::env::var("PREWARMER_TEST_TICKS").ok().and_then(|text| text.parse().ok()).unwrap_or(2)
+    env_number("PREWARMER_TEST_TICKS", 2)
 }
 
 fn get_schedule(namespace: &Namespace, name: &str) -> Value {

@@ -6,29 +6,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{
-    harness::{CHART, Cluster, INSTALLED_HELPER, Namespace, Server, free_address},
+use prewarmer_test_support::{
+    cluster::{CHART, Cluster},
+    fixtures::{HELPER, INSTALLED_HELPER, task, wide_deployment},
     job_recorder::JobRecorder,
-    rest_client::RestClient,
+    namespace::Namespace,
+    rest::RestClient,
+    server::{Server, free_address},
 };
 use serde_json::{Value, json};
 
+use crate::TestCluster;
+
 /// Timeout for a hundred fake nodes on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(120);
-/// Worker image that fake nodes never pull.
-const HELPER: &str = "registry.example/prewarmer-helper:1";
-
-fn task_manifest(name: &str, spec: &Value) -> Value {
-    json!({"apiVersion": "prewarm.io/v1alpha1", "kind": "PrewarmTask", "metadata": {"name": name}, "spec": spec})
-}
-
-fn deployment(name: &str, image: &str, replicas: u32) -> Value {
-    json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": {
-        "replicas": replicas,
-        "selector": {"matchLabels": {"app": name}},
-        "template": {"metadata": {"labels": {"app": name}}, "spec": {
-            "nodeSelector": {"type": "fake"}, "containers": [{"name": "c", "image": image}]}}}})
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_nodes_in_batches_of_ten() {
@@ -37,7 +28,7 @@ async fn a_hundred_nodes_in_batches_of_ten() {
     let _server = Server::start(cluster, &namespace, HELPER).await;
     let watched = JobRecorder::new(cluster, &namespace).await;
     let images: Vec<String> = (0..5).map(|n| format!("shop/app{n}:1")).collect();
-    namespace.apply(&task_manifest(
+    namespace.apply(&task(
         "t",
         &json!({"images": images, "nodes": 100, "batchSize": 10, "nodeSelector": {"type": "fake"}}),
     ));
@@ -71,7 +62,7 @@ async fn concurrent_tasks_use_one_worker_per_node() {
     let both = ["one", "two"].map(|name| {
         let spec =
             json!({"images": [format!("{name}:1")], "nodes": 15, "batchSize": 15, "nodeSelector": {"type": "fake"}});
-        task_manifest(name, &spec)
+        task(name, &spec)
     });
     namespace.apply(&json!({"apiVersion": "v1", "kind": "List", "items": both}));
     for name in ["one", "two"] {
@@ -101,7 +92,7 @@ async fn one_missing_image_of_five() {
             format!("strict-{}", method.to_lowercase()),
             format!("lenient-{}", method.to_lowercase()),
         );
-        namespace.apply(&task_manifest(&strict, &spec("90%")));
+        namespace.apply(&task(&strict, &spec("90%")));
         let status = namespace.wait_until_ended(&strict, TIMEOUT).await;
         assert_eq!(
             (&status["phase"], &status["failedNodeCount"]),
@@ -122,7 +113,7 @@ async fn one_missing_image_of_five() {
             .map(|i| i["succeeded"].as_u64().unwrap())
             .collect();
         assert_eq!(counts, [8, 8, 0, 8, 8]);
-        namespace.apply(&task_manifest(&lenient, &spec("0%")));
+        namespace.apply(&task(&lenient, &spec("0%")));
         assert_eq!(namespace.wait_until_ended(&lenient, TIMEOUT).await["phase"], "Completed");
     }
     assert_eq!(namespace.get("jobs"), Vec::<Value>::new());
@@ -133,14 +124,14 @@ async fn admission_creates_one_task_per_image() {
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("admission");
     let _server = Server::start(cluster, &namespace, HELPER).await;
-    let mut opted_out = deployment("out", "shop/out:1", 0);
+    let mut opted_out = wide_deployment("out", 0, &["shop/out:1"]);
     opted_out["metadata"]["annotations"] = json!({"prewarm.io/enabled": "false"});
     namespace.apply(&opted_out);
     namespace.kubectl(
         &["apply", "--dry-run=server", "-f", "-"],
-        &deployment("dry", "shop/dry:1", 0).to_string(),
+        &wide_deployment("dry", 0, &["shop/dry:1"]).to_string(),
     );
-    let warned = namespace.apply(&deployment("odd", "UPPER/case:x", 0));
+    let warned = namespace.apply(&wide_deployment("odd", 0, &["UPPER/case:x"]));
     assert!(
         warned.contains("Warning: prewarmer: image \"UPPER/case:x\" is not warmed"),
         "{warned}"
@@ -148,7 +139,7 @@ async fn admission_creates_one_task_per_image() {
     for _ in 0..50 {
         namespace.kubectl(
             &["replace", "--force", "-f", "-"],
-            &deployment("web", "shop/web:1", 0).to_string(),
+            &wide_deployment("web", 0, &["shop/web:1"]).to_string(),
         );
     }
     let one = || async { Some(namespace.get("prewarmtasks")).filter(|tasks| !tasks.is_empty()) };
@@ -159,7 +150,7 @@ async fn admission_creates_one_task_per_image() {
     namespace.kubectl(&["scale", "deployment/web", "--replicas=2"], "");
     namespace.kubectl(&["annotate", "deployment/web", "note=x"], "");
     namespace.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"], "");
-    namespace.apply(&deployment("second", "docker.io/shop/web:1", 0));
+    namespace.apply(&wide_deployment("second", 0, &["docker.io/shop/web:1"]));
     tokio::time::sleep(Duration::from_secs(2)).await;
     let tasks = namespace.get("prewarmtasks");
     assert_eq!(tasks.len(), 1, "{tasks:#?}");
@@ -184,15 +175,15 @@ async fn invalid_task_fields_are_rejected() {
         (json!({"images": ["a"], "priority": 11}), "spec.priority"),
     ];
     for (spec, expected) in refused {
-        let manifest = task_manifest("t", &spec).to_string();
+        let manifest = task("t", &spec).to_string();
         let (ok, text) =
             cluster.try_kubectl(&["-n", &namespace.name, "create", "-f", "-"], &manifest);
         assert!(!ok && text.contains(expected), "{spec}: {text}");
     }
-    namespace.apply(&task_manifest("t", &json!({"images": ["a"], "suspend": true})));
+    namespace.apply(&task("t", &json!({"images": ["a"], "suspend": true})));
     let (ok, text) = cluster.try_kubectl(
         &["-n", &namespace.name, "apply", "-f", "-"],
-        &task_manifest("t", &json!({"images": ["b"]})).to_string(),
+        &task("t", &json!({"images": ["b"]})).to_string(),
     );
     assert!(!ok && text.contains("images cannot be changed"), "{text}");
     namespace.kubectl(
@@ -207,7 +198,7 @@ async fn cancelled_task_deletes_workers() {
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("cancel");
     let _server = Server::start(cluster, &namespace, HELPER).await;
-    namespace.apply(&task_manifest(
+    namespace.apply(&task(
         "t",
         &json!({"images": ["a:1"], "batchSize": 5, "nodeSelector": {"type": "fake"}}),
     ));
@@ -218,10 +209,7 @@ async fn cancelled_task_deletes_workers() {
     );
     assert_eq!(namespace.wait_until_ended("t", TIMEOUT).await["phase"], "Cancelled");
     assert_eq!(namespace.get("jobs"), Vec::<Value>::new());
-    namespace.apply(&task_manifest(
-        "nowhere",
-        &json!({"images": ["a:1"], "nodeSelector": {"no": "such"}}),
-    ));
+    namespace.apply(&task("nowhere", &json!({"images": ["a:1"], "nodeSelector": {"no": "such"}})));
     let status = namespace.wait_until_ended("nowhere", TIMEOUT).await;
     assert_eq!(
         (&status["phase"], &status["conditions"][0]["reason"]),
@@ -236,7 +224,7 @@ async fn unavailable_webhook_does_not_block_admission() {
     let mut server = Server::start(cluster, &namespace, HELPER).await;
     server.kill();
     let begun = Instant::now();
-    namespace.apply(&deployment("web", "shop/web:1", 0));
+    namespace.apply(&wide_deployment("web", 0, &["shop/web:1"]));
     assert!(begun.elapsed() < Duration::from_secs(4), "admission took {:?}", begun.elapsed());
     server.restart().await;
     server.terminate();
@@ -250,7 +238,7 @@ async fn metrics_count_task_nodes_and_images() {
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("metrics");
     let server = Server::start(cluster, &namespace, HELPER).await;
-    namespace.apply(&task_manifest(
+    namespace.apply(&task(
         "t",
         &json!({"images": ["a:1", "b:1"], "nodes": 5, "nodeSelector": {"type": "fake"}}),
     ));
@@ -396,7 +384,7 @@ async fn assert_installation_works(
     namespace: &Namespace,
     instance: Option<&str>,
 ) {
-    let mut web = deployment("web", "shop/web:1", 0);
+    let mut web = wide_deployment("web", 0, &["shop/web:1"]);
     web["spec"]["template"]["metadata"]["annotations"] = json!({"prewarm.io/nodes": "12"});
     namespace.apply(&web);
     let one = || async { namespace.get("prewarmtasks").pop() };
@@ -461,5 +449,5 @@ async fn rest_with_installed_permissions(
 
 fn task_with_ttl() -> Value {
     let spec = json!({"images": ["a:1"], "nodes": 1, "nodeSelector": {"type": "fake"}, "ttlSecondsAfterFinished": 0});
-    task_manifest("brief", &spec)
+    task("brief", &spec)
 }

@@ -10,15 +10,17 @@ use kube::{
     Api,
     api::{DeleteParams, Patch, PatchParams, PostParams},
 };
+use prewarmer_test_support::{
+    cluster::Cluster,
+    fixtures::{HELPER, deployment, env_number},
+    namespace::Namespace,
+    rest::RestClient,
+    server::Server,
+};
 use serde_json::json;
 use tokio::{io::AsyncReadExt, io::AsyncWriteExt, net::TcpStream, task::JoinSet};
 
-use crate::{
-    admission::deployment,
-    chaos::{HELPER, env_number},
-    harness::{Cluster, Namespace, Server},
-    rest_client::RestClient,
-};
+use crate::TestCluster;
 
 /// Interval between samples.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(5);

@@ -3,22 +3,18 @@
 
 use std::time::Duration;
 
+use prewarmer_test_support::{
+    cluster::Cluster,
+    fixtures::{
+        HELPER, SETTLE_TIME, TASK_TIMEOUT, deployment, expect_tasks_for, images_in_tasks,
+        slow_deployment,
+    },
+    namespace::Namespace,
+    server::Server,
+};
 use serde_json::{Value, json};
 
-use crate::{
-    admission::{HELPER, SETTLE_TIME, TASK_TIMEOUT, deployment, expect_tasks_for, images_in_tasks},
-    harness::{Cluster, Namespace, Server},
-};
-
-/// Returns a Deployment whose image takes 5 s per node, one node after another, on up to 50 fake
-/// nodes.
-fn slow_deployment(name: &str, image: &str) -> Value {
-    let mut object = deployment(name, 0, &[image]);
-    object["metadata"]["annotations"] =
-        json!({"prewarm.io/batch-size": "1", "prewarm.io/nodes": "50"});
-    object["spec"]["template"]["spec"]["nodeSelector"] = json!({"type": "fake"});
-    object
-}
+use crate::TestCluster;
 
 /// Waits until the task of an image is running; returns its name.
 async fn wait_until_running(namespace: &Namespace, image: &str) -> String {

@@ -8,7 +8,6 @@ use std::{
     },
 };
 
-use crate::harness::{Cluster, Namespace};
 use futures::StreamExt;
 use k8s_openapi::api::batch::v1::Job;
 use kube::{
@@ -19,6 +18,8 @@ use kube::{
     },
 };
 
+use crate::{cluster::Cluster, namespace::Namespace};
+
 /// Records Jobs of a namespace: the maximum number of active Jobs, and the UIDs created for each
 /// node.
 pub struct JobRecorder {
@@ -28,6 +29,7 @@ pub struct JobRecorder {
 }
 
 impl JobRecorder {
+    /// Starts to record; returns after the first list of Jobs.
     pub async fn new(cluster: &Cluster, namespace: &Namespace) -> Self {
         let api = Api::<Job>::namespaced(cluster.client().await, &namespace.name);
         let watched = Self {

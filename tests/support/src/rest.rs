@@ -1,4 +1,4 @@
-//! Client of the REST API for tests.
+//! Client of the REST API.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use reqwest::{
 };
 use serde_json::{Value, json};
 
-use crate::harness::{Cluster, Namespace, Server};
+use crate::{cluster::Cluster, namespace::Namespace, server::Server};
 
 /// REST client with an optional bearer token.
 #[derive(Clone)]
@@ -18,15 +18,19 @@ pub struct RestClient {
     token: String,
 }
 
-/// Response of the REST API. `body` is JSON, or a JSON string if the response is not JSON.
+/// Response of the REST API.
 #[derive(Debug)]
 pub struct RestResponse {
+    /// HTTP status code.
     pub code: u16,
+    /// Headers.
     pub headers: HeaderMap,
+    /// JSON body, or a JSON string if the response is not JSON.
     pub body: Value,
 }
 
 impl RestResponse {
+    /// Returns a header, or an empty string if it is not set.
     pub fn header(&self, name: &str) -> &str {
         let name: HeaderName = name.parse().unwrap();
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
@@ -101,6 +105,7 @@ pub fn delete_node_permission(cluster: &Cluster, namespace: &Namespace) {
 }
 
 impl RestClient {
+    /// Creates a client of the plain HTTP listener. An empty token is not sent.
     pub fn new(server: &Server, token: &str) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let client = Client::builder().no_proxy().timeout(Duration::from_secs(60)).build().unwrap();
@@ -126,19 +131,24 @@ impl RestClient {
         Self::new(server, &account_token(namespace, "editor", &["*"]))
     }
 
+    /// Returns a client with another token.
+    #[must_use]
     pub fn with_token(&self, token: &str) -> Self {
         Self { token: token.to_owned(), ..self.clone() }
     }
 
     /// Returns a client with the same token for another replica.
+    #[must_use]
     pub fn for_replica(&self, server: &Server) -> Self {
         Self { base: format!("http://{}/api/v1", server.api()), ..self.clone() }
     }
 
+    /// Returns the URL that all paths of the API are relative to.
     pub fn base_url(&self) -> &str {
         &self.base
     }
 
+    /// Returns the token.
     pub fn bearer_token(&self) -> &str {
         &self.token
     }
@@ -155,6 +165,7 @@ impl RestClient {
         self.client.get(url)
     }
 
+    /// Sends a request and reads the response.
     pub async fn send(&self, request: RequestBuilder) -> RestResponse {
         let answer = request.send().await.unwrap();
         let (code, headers) = (answer.status().as_u16(), answer.headers().clone());
@@ -166,18 +177,22 @@ impl RestClient {
         }
     }
 
+    /// Sends a GET request.
     pub async fn get(&self, path: &str) -> RestResponse {
         self.send(self.request("GET", path)).await
     }
 
+    /// Sends a DELETE request.
     pub async fn delete(&self, path: &str) -> RestResponse {
         self.send(self.request("DELETE", path)).await
     }
 
+    /// Sends a POST request with a JSON body.
     pub async fn post(&self, path: &str, body: &Value) -> RestResponse {
         self.send(self.request("POST", path).json(body)).await
     }
 
+    /// Sends a PUT request with a JSON body.
     pub async fn put(&self, path: &str, body: &Value) -> RestResponse {
         self.send(self.request("PUT", path).json(body)).await
     }
