@@ -32,6 +32,8 @@ mod kube_requests;
 pub mod leader;
 pub mod manifests;
 pub mod metrics;
+#[cfg(test)]
+mod mock_api;
 pub mod node_checks;
 pub mod notify;
 pub mod pod_start;

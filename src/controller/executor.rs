@@ -1,6 +1,9 @@
 //! Execution of effects. Contains the only code of the task controller that writes to the API
 //! server.
 
+#[cfg(test)]
+mod api_tests;
+
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use futures::FutureExt;

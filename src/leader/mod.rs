@@ -9,6 +9,8 @@
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
 
 #[cfg(test)]
+mod api_tests;
+#[cfg(test)]
 #[path = "tests.rs"]
 mod elections;
 mod heartbeat;

@@ -1,0 +1,201 @@
+//! Tests of the requests for the Lease against a scripted API server.
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::mock_api::MockApi;
+
+const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/own/leases";
+const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/own/leases/l";
+
+impl Leadership {
+    /// Returns the leadership of a replica that has just acquired the Lease.
+    pub(crate) fn acquired() -> Self {
+        let leadership = Self::default();
+        leadership.record_renewal(DualClockInstant::now());
+        leadership
+    }
+}
+
+/// Election in which the replica `me` takes part.
+struct TestElection {
+    api: MockApi,
+    leads: watch::Receiver<bool>,
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl TestElection {
+    fn start() -> Self {
+        let api = MockApi::new();
+        let (sender, leads) = watch::channel(false);
+        let standing = ElectionHandles {
+            leads: sender,
+            leadership: Leadership::default(),
+            heartbeat: Heartbeat::default(),
+        };
+        let settings =
+            LeaseSettings { name: "l".into(), namespace: "own".into(), identity: "me".into() };
+        let figures = LeaseTotals {
+            metrics: Arc::new(Metrics::new().unwrap()),
+            totals: OutcomeTotals::default(),
+        };
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(run(api.client(), settings, figures, standing, stop.clone()));
+        Self { api, leads, stop, task }
+    }
+
+    /// Starts an election in which the replica has acquired the Lease.
+    async fn start_leading() -> Self {
+        let mut election = Self::start();
+        election.api.expect("GET", LEASE).respond(200, lease("", "1")).await;
+        election.api.expect("PUT", LEASE).respond(200, lease("me", "2")).await;
+        election.wait_until_leading(true).await;
+        election
+    }
+
+    /// Waits until the state of the response that was just sent is published.
+    async fn wait_until_leading(&mut self, leading: bool) {
+        let published = self.leads.wait_for(|leads| *leads == leading);
+        let published = tokio::time::timeout(Duration::from_millis(10), published).await;
+        assert!(published.is_ok(), "the election did not publish {leading}");
+    }
+}
+
+fn lease(holder: &str, version: &str) -> Value {
+    json!({
+        "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+        "metadata": { "name": "l", "namespace": "own", "resourceVersion": version },
+        "spec": {
+            "holderIdentity": holder, "leaseDurationSeconds": 9, "leaseTransitions": 3,
+            "acquireTime": "2026-01-01T00:00:00.000000Z",
+            "renewTime": "2026-01-01T00:00:01.000000Z",
+        },
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_absent_lease_is_created_for_this_replica() {
+    let mut election = TestElection::start();
+    election.api.expect("GET", LEASE).fail(404, "NotFound", "no such lease").await;
+    let created = election.api.expect("POST", LEASES).respond(201, lease("me", "1")).await;
+    let spec = &created.body["spec"];
+    assert_eq!((&spec["holderIdentity"], &spec["leaseTransitions"]), (&json!("me"), &json!(1)));
+    assert_eq!(spec["leaseDurationSeconds"], 9);
+    election.wait_until_leading(true).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_whose_creation_conflicts_does_not_lead() {
+    let mut election = TestElection::start();
+    election.api.expect("GET", LEASE).fail(404, "NotFound", "no such lease").await;
+    election.api.expect("POST", LEASES).fail(409, "AlreadyExists", "exists").await;
+    election.api.expect("GET", LEASE).respond(200, lease("other", "1")).await;
+    assert!(!*election.leads.borrow());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_released_lease_is_taken_at_the_version_read() {
+    let mut election = TestElection::start();
+    election.api.expect("GET", LEASE).respond(200, lease("", "7")).await;
+    let taken = election.api.expect("PUT", LEASE).respond(200, lease("me", "8")).await.body;
+    assert_eq!(taken["metadata"]["resourceVersion"], "7");
+    assert_eq!(taken["spec"]["holderIdentity"], "me");
+    assert_eq!(taken["spec"]["leaseTransitions"], 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_held_lease_is_written_only_after_9_s_without_a_renewal() {
+    let mut election = TestElection::start();
+    election.api.expect("GET", LEASE).respond(200, lease("other", "1")).await;
+    let observed = Instant::now();
+    while observed.elapsed() <= Duration::from_secs(9) {
+        election.api.expect("GET", LEASE).respond(200, lease("other", "1")).await;
+    }
+    election.api.expect("PUT", LEASE).respond(200, lease("me", "2")).await;
+    election.wait_until_leading(true).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_changes_only_the_renew_time() {
+    let mut election = TestElection::start_leading().await;
+    let before = lease("me", "2");
+    election.api.expect("GET", LEASE).respond(200, before.clone()).await;
+    let mut renewed = election.api.expect("PUT", LEASE).respond(200, lease("me", "3")).await.body;
+    assert_eq!(renewed["metadata"]["resourceVersion"], "2");
+    let renew_time = renewed["spec"]["renewTime"].take();
+    assert!(renew_time.as_str() > before["spec"]["renewTime"].as_str(), "{renew_time}");
+    renewed["spec"]["renewTime"] = before["spec"]["renewTime"].clone();
+    assert_eq!(renewed["spec"], before["spec"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_conflict_at_a_renewal_ends_the_leadership_at_once() {
+    let mut election = TestElection::start_leading().await;
+    election.api.expect("GET", LEASE).respond(200, lease("me", "2")).await;
+    election.api.expect("PUT", LEASE).fail(409, "Conflict", "modified").await;
+    election.wait_until_leading(false).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deleted_lease_ends_the_leadership_before_it_is_created_again() {
+    let mut election = TestElection::start_leading().await;
+    election.api.expect("GET", LEASE).fail(404, "NotFound", "no such lease").await;
+    election.wait_until_leading(false).await;
+    election.api.expect("GET", LEASE).fail(404, "NotFound", "no such lease").await;
+    election.api.expect("POST", LEASES).respond(201, lease("me", "9")).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn server_errors_end_the_leadership_6_s_after_the_last_renewal() {
+    let TestElection { mut api, mut leads, .. } = TestElection::start_leading().await;
+    let renewed = Instant::now();
+    loop {
+        tokio::select! {
+            _ = leads.wait_for(|leads| !*leads) => break,
+            _ = api.expect("GET", LEASE).fail(500, "InternalError", "etcd") => {}
+        }
+    }
+    let led = renewed.elapsed();
+    let expected = Duration::from_millis(5900)..Duration::from_millis(6100);
+    assert!(expected.contains(&led), "{led:?}");
+    api.expect("GET", LEASE).respond(200, lease("other", "3")).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unanswered_request_is_sent_again_after_its_timeout_of_2_s() {
+    let mut election = TestElection::start();
+    let _unanswered = election.api.expect("GET", LEASE).hold().await;
+    let sent = Instant::now();
+    election.api.expect("GET", LEASE).respond(200, lease("other", "1")).await;
+    let pause = sent.elapsed();
+    assert!(pause >= Duration::from_secs(2) && pause < Duration::from_secs(4), "{pause:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_without_permission_does_not_lead_and_retries() {
+    let mut election = TestElection::start();
+    for _ in 0..2 {
+        election.api.expect("GET", LEASE).fail(403, "Forbidden", "leases is forbidden").await;
+    }
+    assert!(!*election.leads.borrow());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stopping_leader_writes_an_empty_holder() {
+    let mut election = TestElection::start_leading().await;
+    election.stop.cancel();
+    election.api.expect("GET", LEASE).respond(200, lease("me", "5")).await;
+    let released = election.api.expect("PUT", LEASE).respond(200, lease("", "6")).await.body;
+    assert_eq!(released["metadata"]["resourceVersion"], "5");
+    assert_eq!(released["spec"]["holderIdentity"], "");
+    election.api.join(election.task).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stopping_leader_does_not_write_the_lease_of_its_successor() {
+    let mut election = TestElection::start_leading().await;
+    election.stop.cancel();
+    election.api.expect("GET", LEASE).respond(200, lease("other", "5")).await;
+    election.api.join(election.task).await;
+}

@@ -1,0 +1,147 @@
+//! Scripted API server for tests of the code that calls it, built on `tower_test::mock`.
+//!
+//! A test states each request in order and its response. A missing, unexpected or different request
+//! fails the test with the position of the expectation in the source. Tests of a single exchange
+//! use this module. `api::fake_cluster` and the fake of `leader/tests.rs`, which keep state, remain
+//! for tests in which several clients share objects.
+//!
+//! Tests run with a paused clock: the wait for a missing request and every delay of the tested code
+//! then take no real time.
+
+use std::{panic::Location, time::Duration};
+
+use futures::FutureExt;
+use http::{Request, Response, header::CONTENT_TYPE};
+use kube::{Client, client::Body};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use tower_test::mock::{Handle, SendResponse, pair};
+
+/// Time for which an expected request is awaited. Longer than every delay of the tested code.
+const MAX_WAIT: Duration = Duration::from_secs(60);
+
+/// Scripted API server. Dropping it fails the test if a request was not expected.
+pub(crate) struct MockApi {
+    client: Client,
+    requests: Handle<Request<Body>, Response<Body>>,
+}
+
+impl MockApi {
+    /// Creates the server. Must be called on a runtime.
+    pub(crate) fn new() -> Self {
+        let (service, requests) = pair();
+        Self { client: Client::new(service, "default"), requests }
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// Expects this request next, whose path is compared without its query.
+    #[track_caller]
+    #[must_use = "the request is received by `respond`, `fail` or `hold`"]
+    pub(crate) fn expect(&mut self, method: &str, path: &str) -> Expectation<'_> {
+        let expected = format!("{method} {path}");
+        Expectation { api: self, expected, at: Location::caller() }
+    }
+
+    /// Waits for the end of the tested code and expects that it sends no further request.
+    pub(crate) async fn join<T>(&mut self, work: JoinHandle<T>) -> T {
+        tokio::select! {
+            biased;
+            output = work => output.unwrap(),
+            Some((request, _)) = self.requests.next_request() => {
+                panic!("unexpected request: {} {}", request.method(), request.uri())
+            }
+        }
+    }
+
+    /// Expects no request for this time.
+    pub(crate) async fn expect_none(&mut self, time: Duration) {
+        if let Ok(Some((request, _))) =
+            tokio::time::timeout(time, self.requests.next_request()).await
+        {
+            panic!("unexpected request within {time:?}: {} {}", request.method(), request.uri());
+        }
+    }
+}
+
+impl Drop for MockApi {
+    fn drop(&mut self) {
+        if let Some(Some((request, _))) = self.requests.next_request().now_or_never()
+            && !std::thread::panicking()
+        {
+            panic!("unexpected request: {} {}", request.method(), request.uri());
+        }
+    }
+}
+
+/// Expected request.
+pub(crate) struct Expectation<'a> {
+    api: &'a mut MockApi,
+    expected: String,
+    at: &'static Location<'static>,
+}
+
+impl Expectation<'_> {
+    /// Receives the request and answers it with a JSON body.
+    pub(crate) async fn respond(self, code: u16, body: Value) -> Received {
+        self.hold().await.respond(code, &body)
+    }
+
+    /// Receives the request and answers it with a failure, as the API server does.
+    pub(crate) async fn fail(self, code: u16, reason: &str, message: &str) -> Received {
+        let status = json!({
+            "kind": "Status", "apiVersion": "v1", "status": "Failure",
+            "code": code, "reason": reason, "message": message,
+        });
+        self.respond(code, status).await
+    }
+
+    /// Receives the request and leaves it unanswered until [`Held::respond`].
+    pub(crate) async fn hold(self) -> Held {
+        let Self { api, expected, at } = self;
+        let next = tokio::time::timeout(MAX_WAIT, api.requests.next_request()).await;
+        let next = next.unwrap_or_else(|_| {
+            panic!("{at}: expected {expected}, but nothing was sent for {MAX_WAIT:?}")
+        });
+        let Some((request, answer)) = next else {
+            panic!("{at}: expected {expected}, but all clients were dropped")
+        };
+        let (parts, body) = request.into_parts();
+        let body = body.collect_bytes().await.unwrap();
+        let text = String::from_utf8_lossy(&body);
+        let found = format!("{} {}", parts.method, parts.uri.path());
+        assert!(found == expected, "{at}: expected {expected}, but received {found}: {text}");
+        let content_type = parts.headers.get(CONTENT_TYPE).map(|text| text.to_str().unwrap());
+        let received = Received {
+            query: parts.uri.query().unwrap_or_default().to_owned(),
+            content_type: content_type.unwrap_or_default().to_owned(),
+            body: serde_json::from_slice(&body).unwrap_or_default(),
+        };
+        Held { received, answer }
+    }
+}
+
+/// Request that was received.
+#[derive(Debug)]
+pub(crate) struct Received {
+    pub(crate) query: String,
+    pub(crate) content_type: String,
+    /// JSON of the body; null when there is none.
+    pub(crate) body: Value,
+}
+
+/// Request that is not answered yet. Dropping it closes the connection.
+pub(crate) struct Held {
+    received: Received,
+    answer: SendResponse<Response<Body>>,
+}
+
+impl Held {
+    pub(crate) fn respond(self, code: u16, body: &Value) -> Received {
+        let body = Body::from(body.to_string().into_bytes());
+        self.answer.send_response(Response::builder().status(code).body(body).unwrap());
+        self.received
+    }
+}
