@@ -1,6 +1,9 @@
 //! Registration of the webhook: applies the `ValidatingWebhookConfiguration` and repairs drift
 //! while this replica leads.
 
+#[cfg(test)]
+mod api_tests;
+
 use std::time::Duration;
 
 use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
