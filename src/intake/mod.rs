@@ -7,6 +7,8 @@
 //! writes are rate limited per namespace and in total, and namespaces are served
 //! round-robin. May call `task`, `workload` and `surroundings`.
 
+#[cfg(test)]
+mod api_tests;
 mod create;
 mod lookup;
 

@@ -1,0 +1,288 @@
+//! Tests of the requests of intake against a scripted API server.
+
+use prewarmer_core::{
+    intake::{
+        coalesce::successor_name,
+        queue::{Lookup, LookupResult},
+    },
+    task::PrewarmTaskSpec,
+    workload::{WorkloadKind, WorkloadKinds},
+};
+use rstest::rstest;
+use serde_json::{Value, json};
+
+use super::{
+    create::{CreationFailed, create_or_get_task},
+    *,
+};
+use crate::mock_api::MockApi;
+
+const TASKS: &str = "/apis/prewarm.io/v1alpha1/namespaces/shop/prewarmtasks";
+const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/shop/deployments/web";
+
+fn metrics() -> Arc<Metrics> {
+    Arc::new(Metrics::new().unwrap())
+}
+
+fn task_path(name: &str) -> String {
+    format!("{TASKS}/{name}")
+}
+
+/// Spawns the creation of the task `auto-1`.
+fn spawn_creation(api: &MockApi) -> tokio::task::JoinHandle<Result<String, CreationFailed>> {
+    let client = api.client();
+    let draft = TaskDraft {
+        namespace: "shop".into(),
+        name: "auto-1".into(),
+        workloads: ["Deployment/web".to_owned()].into(),
+        more_workloads: 0,
+        spec: PrewarmTaskSpec::new(vec!["nginx:1".into()]),
+        first_hint_at: jiff::Timestamp::now(),
+        keys: Vec::new(),
+    };
+    tokio::spawn(async move {
+        create_or_get_task(&client, &draft, &IntakeSettings::default(), &metrics()).await
+    })
+}
+
+fn stored_task(name: &str, phase: &str) -> Value {
+    json!({
+        "apiVersion": "prewarm.io/v1alpha1", "kind": "PrewarmTask",
+        "metadata": {"name": name, "namespace": "shop", "uid": format!("uid-of-{name}")},
+        "spec": {"images": ["nginx:1"]}, "status": {"phase": phase},
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_created_task_records_its_origin_and_its_workloads() {
+    let mut api = MockApi::new();
+    let creation = spawn_creation(&api);
+    let sent = api.expect("POST", TASKS).respond(201, stored_task("auto-1", "Pending")).await;
+    let metadata = &sent.body["metadata"];
+    assert_eq!(metadata["labels"]["prewarm.io/origin"], "admission");
+    assert_eq!(metadata["annotations"], json!({"prewarm.io/workloads": "Deployment/web"}));
+    assert_eq!(sent.body["spec"]["ttlSecondsAfterFinished"], 3600);
+    assert_eq!(api.join(creation).await.unwrap(), "auto-1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_valid_task_of_the_same_name_is_returned() {
+    let mut api = MockApi::new();
+    let creation = spawn_creation(&api);
+    api.expect("POST", TASKS).fail(409, "AlreadyExists", "exists").await;
+    api.expect("GET", &task_path("auto-1")).respond(200, stored_task("auto-1", "Running")).await;
+    assert_eq!(api.join(creation).await.unwrap(), "auto-1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_task_gets_a_successor_named_after_its_uid() {
+    let mut api = MockApi::new();
+    let creation = spawn_creation(&api);
+    api.expect("POST", TASKS).fail(409, "AlreadyExists", "exists").await;
+    api.expect("GET", &task_path("auto-1")).respond(200, stored_task("auto-1", "Failed")).await;
+    let successor = successor_name("auto-1", "uid-of-auto-1");
+    let sent = api.expect("POST", TASKS).respond(201, stored_task(&successor, "Pending")).await;
+    assert_eq!(sent.body["metadata"]["name"], *successor);
+    assert_eq!(api.join(creation).await.unwrap(), successor);
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_most_5_successor_names_are_tried() {
+    let mut api = MockApi::new();
+    let creation = spawn_creation(&api);
+    let mut name = "auto-1".to_owned();
+    for _ in 0..5 {
+        api.expect("POST", TASKS).fail(409, "AlreadyExists", "exists").await;
+        api.expect("GET", &task_path(&name)).respond(200, stored_task(&name, "Failed")).await;
+        name = successor_name(&name, &format!("uid-of-{name}"));
+    }
+    for _ in 0..6 {
+        api.expect("POST", TASKS).fail(409, "AlreadyExists", "exists").await;
+    }
+    assert!(api.join(creation).await.is_err());
+}
+
+#[rstest]
+#[case(400, "BadRequest")]
+#[case(403, "Forbidden")]
+#[case(404, "NotFound")]
+#[case(422, "Invalid")]
+#[tokio::test(start_paused = true)]
+async fn a_rejected_creation_is_not_retried(#[case] code: u16, #[case] reason: &str) {
+    let mut api = MockApi::new();
+    let creation = spawn_creation(&api);
+    api.expect("POST", TASKS).fail(code, reason, "rejected").await;
+    assert!(api.join(creation).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transient_failure_is_retried_after_delays_that_double() {
+    let mut api = MockApi::new();
+    let creation = spawn_creation(&api);
+    let (begun, mut delay) = (tokio::time::Instant::now(), 400);
+    for (code, reason) in [(429, "TooManyRequests"), (500, "InternalError"), (503, "Unavailable")] {
+        api.expect("POST", TASKS).fail(code, reason, "later").await;
+        api.expect_none(Duration::from_millis(delay - 5)).await;
+        delay *= 2;
+    }
+    api.expect("POST", TASKS).respond(201, stored_task("auto-1", "Pending")).await;
+    let waited = begun.elapsed();
+    assert!(waited < Duration::from_millis(400 + 800 + 1600 + 50), "{waited:?}");
+    assert_eq!(api.join(creation).await.unwrap(), "auto-1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_creation_is_abandoned_after_6_attempts() {
+    let mut api = MockApi::new();
+    let creation = spawn_creation(&api);
+    for _ in 0..6 {
+        api.expect("POST", TASKS).fail(500, "InternalError", "etcd").await;
+    }
+    assert!(api.join(creation).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_existing_task_that_cannot_be_read_is_not_taken_as_valid() {
+    let mut api = MockApi::new();
+    let creation = spawn_creation(&api);
+    api.expect("POST", TASKS).fail(409, "AlreadyExists", "exists").await;
+    api.expect("GET", &task_path("auto-1")).fail(500, "InternalError", "etcd").await;
+    api.expect("POST", TASKS).fail(403, "Forbidden", "rejected").await;
+    assert!(api.join(creation).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_obsolete_task_is_marked_by_its_annotation_alone() {
+    let mut api = MockApi::new();
+    let client = api.client();
+    let task = ("shop".to_owned(), "auto-1".to_owned());
+    tokio::spawn(async move { mark_obsolete(&client, &task, "superseded", &metrics()).await });
+    let answer = stored_task("auto-1", "Running");
+    let sent = api.expect("PATCH", &task_path("auto-1")).respond(200, answer).await;
+    assert_eq!(sent.content_type, "application/merge-patch+json");
+    let annotations = json!({"prewarm.io/obsolete": "superseded"});
+    assert_eq!(sent.body, json!({"metadata": {"annotations": annotations}}));
+}
+
+fn deployment_kind() -> Arc<WorkloadKind> {
+    let kinds = WorkloadKinds::default();
+    Arc::clone(kinds.find_by_api_version("apps/v1", "Deployment").unwrap())
+}
+
+fn deployment(name: &str, uid: &str) -> Value {
+    let containers = json!([{"name": "c", "image": "nginx:1"}]);
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"name": name, "namespace": "shop", "uid": uid, "resourceVersion": "7"},
+        "spec": {"replicas": 1, "template": {"spec": {"containers": containers}}},
+    })
+}
+
+/// Spawns the lookup of the Deployment `web`.
+fn spawn_lookup(api: &MockApi) -> tokio::task::JoinHandle<LookupResult> {
+    let context = LookupContext {
+        client: api.client(),
+        policy: Arc::default(),
+        context: ClusterContextStore::default(),
+        metrics: metrics(),
+    };
+    let (namespace, name) = ("shop".into(), "web".into());
+    let lookup = Lookup { id: 1, kind: deployment_kind(), namespace, name };
+    tokio::spawn(async move { look_up(context, lookup).await.1 })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lookup_returns_uid_version_and_workloads_of_the_stored_object() {
+    let mut api = MockApi::new();
+    let lookup = spawn_lookup(&api);
+    api.expect("GET", DEPLOYMENT).respond(200, deployment("web", "u")).await;
+    let LookupResult::Stored { uid, version, workloads } = api.join(lookup).await else {
+        panic!("the object is stored");
+    };
+    assert_eq!((&*uid, &*version, workloads.len()), ("u", "7", 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_with_another_object_counts_as_missing() {
+    let mut api = MockApi::new();
+    let lookup = spawn_lookup(&api);
+    api.expect("GET", DEPLOYMENT).respond(200, deployment("other", "u")).await;
+    assert!(matches!(api.join(lookup).await, LookupResult::Missing));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unanswered_lookup_counts_as_missing_after_5_s() {
+    let mut api = MockApi::new();
+    let lookup = spawn_lookup(&api);
+    let _unanswered = api.expect("GET", DEPLOYMENT).hold().await;
+    let sent = tokio::time::Instant::now();
+    assert!(matches!(api.join(lookup).await, LookupResult::Missing));
+    let took = sent.elapsed();
+    assert!(took >= Duration::from_secs(5) && took < Duration::from_secs(6), "{took:?}");
+}
+
+/// Running intake that was offered a hint of the Deployment `web` with the UID `admitted`.
+struct TestIntake {
+    api: MockApi,
+    metrics: Arc<Metrics>,
+}
+
+impl TestIntake {
+    fn start() -> Self {
+        let (api, metrics, context) = (MockApi::new(), metrics(), ClusterContextStore::default());
+        context.set_namespace_names(["shop".to_owned()].into());
+        let (reviews, _, receiver) = channel(&metrics, IntakeSettings::default(), context);
+        let kind = deployment_kind();
+        let object = kind.parse_value(deployment("web", "admitted")).unwrap();
+        let hint = Hint::new(&kind, "shop", &object).unwrap();
+        assert_eq!(reviews.offer(hint), OfferOutcome::Queued);
+        tokio::spawn(run(api.client(), receiver, Arc::default(), CancellationToken::new()));
+        Self { api, metrics }
+    }
+
+    fn hints(&self, outcome: &str) -> u64 {
+        self.metrics.hints.with_label_values(&[outcome]).get()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hint_creates_a_task_with_the_images_of_the_stored_object() {
+    let mut intake = TestIntake::start();
+    let mut stored = deployment("web", "admitted");
+    stored["spec"]["template"]["spec"]["containers"][0]["image"] = "nginx:2".into();
+    intake.api.expect("GET", DEPLOYMENT).respond(200, stored).await;
+    let sent = intake.api.expect("POST", TASKS).respond(201, stored_task("t", "Pending")).await;
+    assert_eq!(sent.body["spec"]["images"], json!(["nginx:2"]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hint_about_an_object_with_another_uid_creates_no_task() {
+    let mut intake = TestIntake::start();
+    intake.api.expect("GET", DEPLOYMENT).respond(200, deployment("web", "foreign")).await;
+    intake.api.expect_none(Duration::from_secs(60)).await;
+    assert_eq!(intake.hints("not_stored"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hint_about_an_unreadable_object_is_discarded_without_a_retry() {
+    let mut intake = TestIntake::start();
+    intake.api.expect("GET", DEPLOYMENT).fail(403, "Forbidden", "no permission").await;
+    intake.api.expect_none(Duration::from_secs(60)).await;
+    assert_eq!(intake.hints("forbidden"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_is_not_found_is_looked_up_5_times() {
+    let mut intake = TestIntake::start();
+    for (code, reason) in [
+        (404, "NotFound"),
+        (429, "TooManyRequests"),
+        (500, "Error"),
+        (503, "Error"),
+        (404, "NotFound"),
+    ] {
+        intake.api.expect("GET", DEPLOYMENT).fail(code, reason, "no object").await;
+    }
+    intake.api.expect_none(Duration::from_secs(60)).await;
+    assert_eq!(intake.hints("not_stored"), 1);
+}
