@@ -24,7 +24,6 @@ pub mod api;
 pub mod cluster_context;
 pub mod config;
 pub mod controller;
-pub mod doctor;
 pub mod egress;
 mod informer;
 pub mod intake;
@@ -38,7 +37,6 @@ pub mod node_checks;
 pub mod notify;
 pub mod pod_start;
 pub mod schedule;
-mod scope;
 pub mod serve;
 pub mod server;
 pub mod store;
@@ -48,6 +46,8 @@ pub mod token;
 pub mod trace;
 pub mod webhook;
 pub mod workload_watch;
+
+use prewarmer_cli::scope;
 
 /// Returns the time of the runtime's clock, which tests can pause.
 fn runtime_now() -> std::time::Instant {

@@ -1,18 +1,18 @@
 //! `prewarmer` binary: parses the command line, starts telemetry and runs the command.
 
-use std::{
-    io::{Read, Write},
-    process::ExitCode,
-};
+use std::{io::Write, process::ExitCode};
 
-use anyhow::Context;
 use jiff::Timestamp;
 use prewarmer::{
     api,
-    config::{self, Cli, Command, Config, DoctorSettings, PolicySettings, TokenCommand},
-    doctor, manifests, serve, supervise, telemetry, token,
+    config::{self, Cli, Command, Config, TokenCommand},
+    manifests, serve, supervise, telemetry, token,
 };
-use prewarmer_core::workload::{DEFAULT_NAMESPACE, extract_documents};
+use prewarmer_cli::{
+    doctor::{self, DoctorSettings},
+    extract::{ExtractFailure, extract},
+};
+use prewarmer_core::settings::SettingsError;
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -44,7 +44,7 @@ fn main() -> ExitCode {
         Ok(Cli { command: Command::Serve(args) }) => {
             match Config::check(&args, config::pod_namespace()) {
                 Ok(config) => return run(config),
-                Err(problems) => return report_invalid_settings(&problems),
+                Err(error) => return report_invalid_settings(&error),
             }
         }
         Ok(Cli { command: Command::Crds }) => print(&manifests::crds()),
@@ -57,18 +57,19 @@ fn main() -> ExitCode {
                     eprintln!("{}", made.instructions);
                     print(&Ok(made.manifest))
                 }
-                Err(problems) => return report_invalid_settings(&problems),
+                Err(error) => return report_invalid_settings(&error),
             }
         }
         Ok(Cli { command: Command::Doctor(args) }) => match DoctorSettings::check(&args) {
             Ok(asked) => return run_doctor(&asked),
-            Err(problems) => return report_invalid_settings(&problems),
+            Err(error) => return report_invalid_settings(&error),
         },
-        Ok(Cli { command: Command::Extract(args) }) => match PolicySettings::check(&args.policy) {
-            Ok(settings) => extract(&args.file, settings),
-            Err(problems) => return report_invalid_settings(&problems),
+        Ok(Cli { command: Command::Extract(args) }) => match extract(&args) {
+            Ok(images) => print(&Ok(images)),
+            Err(ExtractFailure::Settings(error)) => return report_invalid_settings(&error),
+            Err(error) => Err(error.into()),
         },
-        Err(problems) => return report_invalid_settings(&problems),
+        Err(error) => return report_invalid_settings(&error),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -81,11 +82,8 @@ fn report_error(error: &anyhow::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn report_invalid_settings(problems: &[String]) -> ExitCode {
-    eprintln!("prewarmer: {} invalid setting(s):", problems.len());
-    for problem in problems {
-        eprintln!("  {problem}");
-    }
+fn report_invalid_settings(error: &SettingsError) -> ExitCode {
+    eprintln!("prewarmer: {error}");
     ExitCode::from(USAGE_ERROR)
 }
 
@@ -137,21 +135,4 @@ fn print(text: &Result<String, manifests::ManifestError>) -> anyhow::Result<()> 
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         other => Ok(other?),
     }
-}
-
-fn extract(file: &str, settings: PolicySettings) -> anyhow::Result<()> {
-    let mut text = String::new();
-    if file == "-" {
-        std::io::stdin().read_to_string(&mut text).context("standard input")?;
-    } else {
-        text = std::fs::read_to_string(file).with_context(|| file.to_owned())?;
-    }
-    let source = if file == "-" { "standard input" } else { file };
-    let policy = serve::policy(settings, config::DEFAULT_NAMESPACE, None);
-    let (found, skipped) = extract_documents(&text, &policy, DEFAULT_NAMESPACE)
-        .map_err(|error| anyhow::anyhow!("{source}: {error}"))?;
-    for title in skipped {
-        eprintln!("{title}: not a workload, skipped");
-    }
-    print(&Ok(serde_json::to_string_pretty(&found)? + "\n"))
 }

@@ -9,11 +9,12 @@ use serde_json::{Value, json};
 
 use prewarmer_core::{
     schedule::PrewarmSchedule,
+    settings::DEFAULT_NAMESPACE,
     task::{PrewarmPlan, PrewarmTask, bounds},
     workload::WorkloadKind,
 };
 
-use crate::config::{DEFAULT_NAMESPACE, ManifestArgs};
+use crate::config::ManifestArgs;
 
 /// JSON pointer to the schema of the spec in a custom resource definition.
 const SPEC_SCHEMA: &str = "/spec/versions/0/schema/openAPIV3Schema/properties/spec";

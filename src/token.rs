@@ -5,11 +5,14 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
-use prewarmer_core::{comma_separated, duration};
+use prewarmer_core::{
+    duration,
+    settings::{SettingsChecker, SettingsError, object_name, split_list},
+};
 
 use crate::{
     api::auth::{ALL_NAMESPACES, TokenEntry, generate_token, is_token_name, token_digest},
-    config::{TokenArgs, object_name},
+    config::TokenArgs,
     serve::token_secret_name,
 };
 
@@ -28,17 +31,15 @@ fn whole_seconds(time: Timestamp) -> Timestamp {
 }
 
 /// Creates a token. The error lists every invalid argument.
-pub fn create(args: &TokenArgs, now: Timestamp) -> Result<CreatedToken, Vec<String>> {
-    let mut problems = Vec::new();
+pub fn create(args: &TokenArgs, now: Timestamp) -> Result<CreatedToken, SettingsError> {
+    let mut check = SettingsChecker::default();
     if !is_token_name(&args.name) {
-        problems.push(format!(
-            "NAME: {:?}: expected 1 to 40 lower-case letters, digits and dashes",
-            args.name
-        ));
+        let expected = "expected 1 to 40 lower-case letters, digits and dashes";
+        check.problem("NAME", &args.name, expected);
     }
-    let namespaces: Vec<String> = comma_separated(&args.namespaces).map(str::to_owned).collect();
+    let namespaces = split_list(&args.namespaces);
     if namespaces.is_empty() {
-        problems.push("--namespaces: expected at least one namespace, or * for all".into());
+        check.report("--namespaces: expected at least one namespace, or * for all");
     }
     let expires_at = args.expires_in.as_deref().and_then(|text| match duration::parse(text) {
         Ok(span) => SignedDuration::try_from(span)
@@ -46,13 +47,11 @@ pub fn create(args: &TokenArgs, now: Timestamp) -> Result<CreatedToken, Vec<Stri
             .and_then(|span| now.checked_add(span).ok())
             .map(whole_seconds),
         Err(expected) => {
-            problems.push(format!("--expires-in: {text:?}: {expected}"));
+            check.problem("--expires-in", text, &expected);
             None
         }
     });
-    if !problems.is_empty() {
-        return Err(problems);
-    }
+    check.finish(())?;
     let token = generate_token(&args.name);
     let object = args.instance.as_deref().filter(|text| !text.is_empty());
     let secret = token_secret_name(&object_name(object));
@@ -80,7 +79,8 @@ pub fn create(args: &TokenArgs, now: Timestamp) -> Result<CreatedToken, Vec<Stri
         name = args.name,
         namespace = args.namespace,
     );
-    let data = serde_json::to_string(&entry).map_err(|error| vec![error.to_string()])?;
+    let failed = |error: serde_json::Error| SettingsError(vec![error.to_string()]);
+    let data = serde_json::to_string(&entry).map_err(failed)?;
     let manifest = json!({
         "apiVersion": "v1", "kind": "Secret",
         "metadata": {"name": secret, "namespace": args.namespace},
@@ -88,9 +88,7 @@ pub fn create(args: &TokenArgs, now: Timestamp) -> Result<CreatedToken, Vec<Stri
     });
     Ok(CreatedToken {
         instructions: told,
-        manifest: serde_json::to_string_pretty(&manifest)
-            .map_err(|error| vec![error.to_string()])?
-            + "\n",
+        manifest: serde_json::to_string_pretty(&manifest).map_err(failed)? + "\n",
     })
 }
 
@@ -137,6 +135,6 @@ mod tests {
             expires_in: Some("soon".into()),
             ..args()
         };
-        assert_eq!(create(&wrong, Timestamp::UNIX_EPOCH).unwrap_err().len(), 3);
+        assert_eq!(create(&wrong, Timestamp::UNIX_EPOCH).unwrap_err().0.len(), 3);
     }
 }

@@ -3,10 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use clap::Args;
-use prewarmer_core::controller::FairnessLimits;
-use prewarmer_core::task::caps::{AdmissionCaps, Caps, RegistryRules, TolerationFilter};
-
-use super::check::{SettingsChecker, split_list};
+use prewarmer_core::{
+    controller::FairnessLimits,
+    settings::{SettingsChecker, split_list},
+    task::caps::{AdmissionCaps, Caps, RegistryRules, TolerationFilter},
+};
 
 /// Longest timeout, `retain` and deadline that a setting may allow: a week.
 const MAX_DURATION: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -77,112 +78,112 @@ pub struct LimitArgs {
     pub admission_all_nodes: String,
 }
 
-impl SettingsChecker {
-    /// Checks the limits. Limits per namespace that are 0 follow from the total limits.
-    pub(super) fn limits(
-        &mut self,
-        args: &LimitArgs,
-        max_tasks: usize,
-        max_workers: usize,
-    ) -> FairnessLimits {
-        let tasks = self.number(
-            "--max-concurrent-tasks-per-namespace (MAX_CONCURRENT_TASKS_PER_NAMESPACE)",
-            &args.max_concurrent_tasks_per_namespace,
+/// Checks the limits. Limits per namespace that are 0 follow from the total limits.
+pub(super) fn limits(
+    check: &mut SettingsChecker,
+    args: &LimitArgs,
+    max_tasks: usize,
+    max_workers: usize,
+) -> FairnessLimits {
+    let tasks = check.number(
+        "--max-concurrent-tasks-per-namespace (MAX_CONCURRENT_TASKS_PER_NAMESPACE)",
+        &args.max_concurrent_tasks_per_namespace,
+        0,
+        1000,
+    ) as usize;
+    let workers = check.number(
+        "--max-workers-per-namespace (MAX_WORKERS_PER_NAMESPACE)",
+        &args.max_workers_per_namespace,
+        0,
+        10_000,
+    ) as usize;
+    let failures = check.number(
+        "--registry-failure-threshold (REGISTRY_FAILURE_THRESHOLD)",
+        &args.registry_failure_threshold,
+        1,
+        1000,
+    ) as usize;
+    FairnessLimits {
+        tasks_per_namespace: if tasks == 0 { max_tasks } else { tasks.min(max_tasks) },
+        workers_per_namespace: if workers == 0 {
+            nine_tenths(max_workers)
+        } else {
+            workers.min(max_workers)
+        },
+        exclusive_node_time: check.duration(
+            "--node-yield-after (NODE_YIELD_AFTER)",
+            &args.node_yield_after,
+            MAX_NODE_YIELD,
+        ),
+        registry_failure_threshold: failures,
+        caps: Arc::new(caps(check, args)),
+    }
+}
+
+fn caps(check: &mut SettingsChecker, args: &LimitArgs) -> Caps {
+    let mut time = |setting: &str, value: &str, most: Duration| {
+        let span = check.duration(setting, value, most);
+        if span.is_zero() && prewarmer_core::duration::parse(value).is_ok_and(|span| span.is_zero())
+        {
+            check.problem(setting, value, "expected more than 0s");
+        }
+        span
+    };
+    let default_deadline =
+        time("--default-deadline (DEFAULT_DEADLINE)", &args.default_deadline, MAX_DURATION);
+    let deadline = time("--max-deadline (MAX_DEADLINE)", &args.max_deadline, MAX_DURATION);
+    let timeout = time("--max-timeout (MAX_TIMEOUT)", &args.max_timeout, MAX_TIMEOUT);
+    let retain = check.duration("--max-retain (MAX_RETAIN)", &args.max_retain, MAX_TIMEOUT);
+    Caps {
+        nodes: check.number(
+            "--max-nodes-per-task (MAX_NODES_PER_TASK)",
+            &args.max_nodes_per_task,
             0,
-            1000,
-        ) as usize;
-        let workers = self.number(
-            "--max-workers-per-namespace (MAX_WORKERS_PER_NAMESPACE)",
-            &args.max_workers_per_namespace,
-            0,
-            10_000,
-        ) as usize;
-        let failures = self.number(
-            "--registry-failure-threshold (REGISTRY_FAILURE_THRESHOLD)",
-            &args.registry_failure_threshold,
+            MAX_NODES,
+        ),
+        images: check.number(
+            "--max-images-per-task (MAX_IMAGES_PER_TASK)",
+            &args.max_images_per_task,
             1,
-            1000,
-        ) as usize;
-        FairnessLimits {
-            tasks_per_namespace: if tasks == 0 { max_tasks } else { tasks.min(max_tasks) },
-            workers_per_namespace: if workers == 0 {
-                nine_tenths(max_workers)
-            } else {
-                workers.min(max_workers)
-            },
-            exclusive_node_time: self.duration(
-                "--node-yield-after (NODE_YIELD_AFTER)",
-                &args.node_yield_after,
-                MAX_NODE_YIELD,
+            100,
+        ),
+        priority: check.number("--max-priority (MAX_PRIORITY)", &args.max_priority, 1, 10),
+        timeout,
+        retain,
+        default_deadline,
+        deadline,
+        registries: RegistryRules {
+            allowed: registries(
+                check,
+                "--allowed-registries (ALLOWED_REGISTRIES)",
+                &args.allowed_registries,
             ),
-            registry_failure_threshold: failures,
-            caps: Arc::new(self.caps(args)),
-        }
+            denied: registries(
+                check,
+                "--denied-registries (DENIED_REGISTRIES)",
+                &args.denied_registries,
+            ),
+        },
+        admission: AdmissionCaps {
+            all_nodes: check
+                .boolean("--admission-all-nodes (ADMISSION_ALL_NODES)", &args.admission_all_nodes),
+            tolerations: tolerations(&args.admission_tolerations),
+        },
     }
+}
 
-    fn caps(&mut self, args: &LimitArgs) -> Caps {
-        let mut time = |setting: &str, value: &str, most: Duration| {
-            let span = self.duration(setting, value, most);
-            if span.is_zero()
-                && prewarmer_core::duration::parse(value).is_ok_and(|span| span.is_zero())
-            {
-                self.problem(setting, value, "expected more than 0s");
-            }
-            span
-        };
-        let default_deadline =
-            time("--default-deadline (DEFAULT_DEADLINE)", &args.default_deadline, MAX_DURATION);
-        let deadline = time("--max-deadline (MAX_DEADLINE)", &args.max_deadline, MAX_DURATION);
-        let timeout = time("--max-timeout (MAX_TIMEOUT)", &args.max_timeout, MAX_TIMEOUT);
-        let retain = self.duration("--max-retain (MAX_RETAIN)", &args.max_retain, MAX_TIMEOUT);
-        Caps {
-            nodes: self.number(
-                "--max-nodes-per-task (MAX_NODES_PER_TASK)",
-                &args.max_nodes_per_task,
-                0,
-                MAX_NODES,
-            ),
-            images: self.number(
-                "--max-images-per-task (MAX_IMAGES_PER_TASK)",
-                &args.max_images_per_task,
-                1,
-                100,
-            ),
-            priority: self.number("--max-priority (MAX_PRIORITY)", &args.max_priority, 1, 10),
-            timeout,
-            retain,
-            default_deadline,
-            deadline,
-            registries: RegistryRules {
-                allowed: self.registries(
-                    "--allowed-registries (ALLOWED_REGISTRIES)",
-                    &args.allowed_registries,
-                ),
-                denied: self
-                    .registries("--denied-registries (DENIED_REGISTRIES)", &args.denied_registries),
-            },
-            admission: AdmissionCaps {
-                all_nodes: self.boolean(
-                    "--admission-all-nodes (ADMISSION_ALL_NODES)",
-                    &args.admission_all_nodes,
-                ),
-                tolerations: tolerations(&args.admission_tolerations),
-            },
+fn registries(check: &mut SettingsChecker, setting: &str, value: &str) -> Vec<String> {
+    let rules = split_list(value);
+    for rule in &rules {
+        let host = rule.split('/').next().unwrap_or_default();
+        let odd = |c: char| c.is_whitespace() || matches!(c, '*' | '@' | '?');
+        if host.is_empty() || rule.contains("://") || rule.contains(odd) {
+            let expected =
+                "expected a host and an optional path prefix, such as registry.example.com/team";
+            check.problem(setting, rule, expected);
         }
     }
-
-    fn registries(&mut self, setting: &str, value: &str) -> Vec<String> {
-        let rules = split_list(value);
-        for rule in &rules {
-            let host = rule.split('/').next().unwrap_or_default();
-            let odd = |c: char| c.is_whitespace() || matches!(c, '*' | '@' | '?');
-            if host.is_empty() || rule.contains("://") || rule.contains(odd) {
-                let expected = "expected a host and an optional path prefix, such as registry.example.com/team";
-                self.problem(setting, rule, expected);
-            }
-        }
-        rules
-    }
+    rules
 }
 
 fn tolerations(value: &str) -> TolerationFilter {

@@ -5,27 +5,26 @@
 
 mod check;
 mod components;
-mod doctor;
 mod limits;
 
-use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
+use std::{fmt::Display, net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use http::Uri;
 use ipnet::IpNet;
-use prewarmer_core::controller::{FairnessLimits, WorkerNamespace};
+use prewarmer_cli::{
+    doctor::DoctorArgs,
+    extract::{ExtractArgs, PolicyArgs},
+};
 use prewarmer_core::{
+    controller::{FairnessLimits, WorkerNamespace},
     intake::RateLimits,
+    settings::{DEFAULT_NAMESPACE, SettingsChecker, SettingsError, object_name, split_list},
     task::plan::BatchSizeBreaker,
-    workload::{DefaultMode, WorkloadKinds},
+    workload::PolicySettings,
 };
 
-use self::check::SettingsChecker;
-pub use self::{
-    components::Components,
-    doctor::{DoctorArgs, DoctorSettings},
-    limits::LimitArgs,
-};
+pub use self::{components::Components, limits::LimitArgs};
 use crate::{
     egress::{DEFAULT_PORTS, PortSet},
     node_checks::{DiskSettings, PrometheusSettings},
@@ -39,8 +38,6 @@ const MAX_WINDOW: Duration = Duration::from_secs(60);
 const MAX_KNOWN_FOR: Duration = Duration::from_secs(24 * 3600);
 /// Longest `retain` of tasks created by admission.
 const MAX_RETAIN: Duration = Duration::from_secs(3600);
-/// Default namespace of an installation.
-pub const DEFAULT_NAMESPACE: &str = "prewarmer";
 /// Longest lifetime of a connection to the webhook.
 const MAX_CONNECTION_AGE: Duration = Duration::from_secs(24 * 3600);
 /// File from which a pod reads the name of its namespace.
@@ -75,12 +72,6 @@ pub enum Command {
     /// Manage API tokens, for callers of the REST API without access to Kubernetes.
     #[command(subcommand)]
     Token(TokenCommand),
-}
-
-/// Returns the name of an installation's objects, which is also the prefix of longer names:
-/// `prewarmer` or `prewarmer-SUFFIX`.
-pub(crate) fn object_name(instance: Option<&str>) -> String {
-    instance.map_or_else(|| "prewarmer".into(), |suffix| format!("prewarmer-{suffix}"))
 }
 
 /// Subcommands of `prewarmer token`.
@@ -132,37 +123,6 @@ pub struct ManifestArgs {
     /// permission to read them.
     #[arg(long, default_value = "")]
     pub kinds: String,
-}
-
-/// Settings that select the workloads to warm, unparsed.
-#[derive(Debug, Args, Clone)]
-pub struct PolicyArgs {
-    /// Treatment of workloads without the annotation `prewarm.io/enabled`. `OptOut`: all workloads
-    /// except opted-out ones are warmed. `OptIn`: only opted-in workloads are warmed.
-    #[arg(long, env = "DEFAULT_MODE", default_value = "OptOut")]
-    pub default_mode: String,
-    /// Further kinds with a pod template, separated by commas: `GROUP/VERSION/KIND[/PLURAL]=PATH`,
-    /// such as `argoproj.io/v1alpha1/Rollout=spec.template`. `[*]` in the path matches every item
-    /// of a list.
-    #[arg(long, env = "KINDS", default_value = "")]
-    pub kinds: String,
-    /// System namespaces whose workloads are warmed too, separated by commas.
-    #[arg(long, env = "INCLUDE_NAMESPACES", default_value = "")]
-    pub include_namespaces: String,
-    /// Lower bound of the number of nodes that `nodes: auto` selects, 1 to 100,000.
-    #[arg(long, env = "AUTO_NODES", default_value = "100")]
-    pub auto_nodes: String,
-}
-
-/// Arguments of `extract`.
-#[derive(Debug, Args)]
-pub struct ExtractArgs {
-    /// Settings that select the workloads to warm.
-    #[command(flatten)]
-    pub policy: PolicyArgs,
-    /// Manifest, YAML or JSON; `-` for standard input.
-    #[arg(short, long)]
-    pub file: String,
 }
 
 /// Arguments of `serve`, unparsed.
@@ -465,29 +425,6 @@ pub struct CertificateFiles {
     pub ca: PathBuf,
 }
 
-/// Settings that select the workloads to warm.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PolicySettings {
-    /// Default for workloads without annotations.
-    pub default_mode: DefaultMode,
-    /// Built-in and configured workload kinds.
-    pub kinds: WorkloadKinds,
-    /// System namespaces whose workloads are warmed too.
-    pub include_namespaces: Vec<String>,
-    /// Lower bound of the number of nodes that `nodes: auto` selects.
-    pub auto_nodes: u32,
-}
-
-impl PolicySettings {
-    /// Checks the settings that select the workloads to warm. Returns every problem with its flag
-    /// and variable.
-    pub fn check(args: &PolicyArgs) -> Result<Self, Vec<String>> {
-        let mut check = SettingsChecker { problems: Vec::new() };
-        let settings = check.policy(args);
-        if check.problems.is_empty() { Ok(settings) } else { Err(check.problems) }
-    }
-}
-
 /// Settings of the REST API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiConfig {
@@ -621,23 +558,23 @@ pub struct Config {
 
 /// Reads the command line, the environment and the settings file. Usage errors and help end the
 /// process, as clap does. Returns the problems of the file.
-pub fn load() -> Result<Cli, Vec<String>> {
+pub fn load() -> Result<Cli, SettingsError> {
     let cli = Cli::parse();
     let Command::Serve(args) = &cli.command else { return Ok(cli) };
     let Some(path) = &args.config else { return Ok(cli) };
-    let text = std::fs::read_to_string(path)
-        .map_err(|e| vec![format!("--config {}: {e}", path.display())])?;
-    let command = apply_file_defaults(Cli::command(), &text).map_err(|found| {
-        found.into_iter().map(|p| format!("--config {}: {p}", path.display())).collect::<Vec<_>>()
-    })?;
+    let in_file = |problem: &dyn Display| format!("--config {}: {problem}", path.display());
+    let text =
+        std::fs::read_to_string(path).map_err(|error| SettingsError(vec![in_file(&error)]))?;
+    let command = apply_file_defaults(Cli::command(), &text)
+        .map_err(|found| SettingsError(found.0.iter().map(|problem| in_file(problem)).collect()))?;
     Ok(Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit()))
 }
 
 /// Turns the values of the settings file into argument defaults.
-fn apply_file_defaults(command: clap::Command, text: &str) -> Result<clap::Command, Vec<String>> {
+fn apply_file_defaults(command: clap::Command, text: &str) -> Result<clap::Command, SettingsError> {
     let values: std::collections::BTreeMap<String, serde_json::Value> =
-        serde_saphyr::from_str(text).map_err(|error| vec![error.to_string()])?;
-    let mut problems = Vec::new();
+        serde_saphyr::from_str(text).map_err(|error| SettingsError(vec![error.to_string()]))?;
+    let mut check = SettingsChecker::default();
     let command = command.mut_subcommand("serve", |mut serve| {
         for (key, value) in &values {
             let id = snake_case(key);
@@ -652,14 +589,14 @@ fn apply_file_defaults(command: clap::Command, text: &str) -> Result<clap::Comma
             match text {
                 Some(text) if known => serve = serve.mut_arg(&id, |arg| arg.default_value(text)),
                 Some(_) => {
-                    problems.push(format!("{key}: no such setting: see prewarmer serve --help"));
+                    check.report(format!("{key}: no such setting: see prewarmer serve --help"));
                 }
-                None => problems.push(format!("{key}: expected a single value")),
+                None => check.report(format!("{key}: expected a single value")),
             }
         }
         serve
     });
-    if problems.is_empty() { Ok(command) } else { Err(problems) }
+    check.finish(command)
 }
 
 fn snake_case(key: &str) -> String {
@@ -674,8 +611,8 @@ impl Config {
     /// Checks all settings. Returns every problem with its flag and variable, the value and what is
     /// expected.
     #[allow(clippy::too_many_lines, reason = "a line for each setting")]
-    pub fn check(args: &ServeArgs, pod_namespace: Option<String>) -> Result<Self, Vec<String>> {
-        let mut check = SettingsChecker { problems: Vec::new() };
+    pub fn check(args: &ServeArgs, pod_namespace: Option<String>) -> Result<Self, SettingsError> {
+        let mut check = SettingsChecker::default();
         let instance = args.instance.as_deref().filter(|text| !text.is_empty());
         if let Some(instance) = instance {
             check.dns_label("--instance (PREWARMER_INSTANCE)", instance);
@@ -704,15 +641,22 @@ impl Config {
         let max_workers =
             check.number("--max-workers (MAX_WORKERS)", &args.max_workers, 1, 10_000) as usize;
         let config = Self {
-            components: check.components(&args.components),
+            components: check::components(&mut check, &args.components),
             allow_overlap: check.boolean("--allow-overlap (ALLOW_OVERLAP)", &args.allow_overlap),
             webhook_addr: check.address("--webhook-addr (WEBHOOK_ADDR)", &args.webhook_addr),
-            webhook_url: check.url(args.webhook_url.as_deref().filter(|text| !text.is_empty())),
+            webhook_url: check::url(
+                &mut check,
+                args.webhook_url.as_deref().filter(|text| !text.is_empty()),
+            ),
             service_name: args.service_name.clone(),
-            api: check.api(args),
-            api_names: check::split_list(&args.api_names),
+            api: check::api(&mut check, args),
+            api_names: split_list(&args.api_names),
             notify_allow: check.networks("--notify-allow (NOTIFY_ALLOW)", &args.notify_allow),
-            notify_ports: check.ports("--notify-ports (NOTIFY_PORTS)", &args.notify_ports),
+            notify_ports: check::ports(
+                &mut check,
+                "--notify-ports (NOTIFY_PORTS)",
+                &args.notify_ports,
+            ),
             notify_rate: NonZeroU32::new(check.number(
                 "--notify-rate (NOTIFY_RATE)",
                 &args.notify_rate,
@@ -735,7 +679,7 @@ impl Config {
                 .worker_priority_class
                 .clone()
                 .filter(|name| !name.is_empty()),
-            policy: check.policy(&args.policy),
+            policy: args.policy.check(&mut check),
             webhook_timeout: i32::try_from(check.number(
                 "--webhook-timeout-seconds (WEBHOOK_TIMEOUT_SECONDS)",
                 &args.webhook_timeout_seconds,
@@ -749,15 +693,15 @@ impl Config {
                 MAX_CONNECTION_AGE,
             ))
             .filter(|age| !age.is_zero()),
-            clients: check.clients(args),
-            lifetimes: check.lifetimes(args),
+            clients: check::clients(&mut check, args),
+            lifetimes: check::lifetimes(&mut check, args),
             coalesce_window: check.duration(
                 "--coalesce-window (COALESCE_WINDOW)",
                 &args.coalesce_window,
                 MAX_WINDOW,
             ),
-            lookups: check.lookup_rates(args),
-            creations: check.creation_rates(args),
+            lookups: check::lookup_rates(&mut check, args),
+            creations: check::creation_rates(&mut check, args),
             admission_task_ttl: check.number(
                 "--admission-task-ttl-seconds (ADMISSION_TASK_TTL_SECONDS)",
                 &args.admission_task_ttl_seconds,
@@ -775,7 +719,7 @@ impl Config {
                     .into(),
             ),
             max_concurrent_tasks,
-            worker_namespace: check.worker_namespace(&args.worker_namespace),
+            worker_namespace: check::worker_namespace(&mut check, &args.worker_namespace),
             worker_service_account: args
                 .worker_service_account
                 .clone()
@@ -789,7 +733,7 @@ impl Config {
                 100,
             ) as usize,
             max_workers,
-            limits: check.limits(&args.limits, max_concurrent_tasks, max_workers),
+            limits: limits::limits(&mut check, &args.limits, max_concurrent_tasks, max_workers),
             registry_concurrency: check.number(
                 "--registry-concurrency (REGISTRY_CONCURRENCY)",
                 &args.registry_concurrency,
@@ -801,8 +745,8 @@ impl Config {
                 &args.known_for,
                 MAX_KNOWN_FOR,
             ),
-            public_registries: check::split_list(&args.public_registries),
-            breaker: check.breaker(args),
+            public_registries: split_list(&args.public_registries),
+            breaker: check::breaker(&mut check, args),
             max_retained_workers: check.number(
                 "--max-retained-workers (MAX_RETAINED_WORKERS)",
                 &args.max_retained_workers,
@@ -814,18 +758,18 @@ impl Config {
                 &args.admission_retain,
                 MAX_RETAIN,
             ),
-            prometheus: check.prometheus(args),
-            disk: check.disk(args),
+            prometheus: check::prometheus(&mut check, args),
+            disk: check::disk(&mut check, args),
             watch_namespace,
             object_name: object_name(instance),
-            certificates: check.certificates(args),
+            certificates: check::certificates(&mut check, args),
             log_level: args.log_level.clone(),
-            log_format: check.log_format(args.log_format.as_deref()),
+            log_format: check::log_format(&mut check, args.log_format.as_deref()),
         };
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&args.log_level) {
             check.problem("--log-level (LOG_LEVEL)", &args.log_level, &error.to_string());
         }
-        if check.problems.is_empty() { Ok(config) } else { Err(check.problems) }
+        check.finish(config)
     }
 }
 
@@ -932,9 +876,10 @@ mod tests {
             "--admission-all-nodes=some",
         ]);
         let problems = Config::check(&wrong, None).unwrap_err();
-        assert_eq!(problems.len(), 35, "{problems:#?}");
+        assert_eq!(problems.0.len(), 35, "{problems:#?}");
         assert!(
             problems
+                .0
                 .iter()
                 .any(|p| p.starts_with("--webhook-addr (WEBHOOK_ADDR): \"8443\": expected"))
         );
@@ -997,7 +942,7 @@ mod tests {
         assert_eq!((off.prometheus, off.disk), (None, None));
         let half = Config::check(&args(&["--prometheus-query=up", "--ask-kubelets=true"]), None)
             .unwrap_err();
-        assert_eq!(half.len(), 3, "{half:#?}");
+        assert_eq!(half.0.len(), 3, "{half:#?}");
     }
 
     #[test]
@@ -1019,6 +964,6 @@ mod tests {
     #[test]
     fn unknown_settings_in_the_file_are_rejected() {
         let problems = apply_file_defaults(Cli::command(), "nope: 1\nlogLevel: [a]\n").unwrap_err();
-        assert_eq!(problems.len(), 2, "{problems:?}");
+        assert_eq!(problems.0.len(), 2, "{problems:?}");
     }
 }

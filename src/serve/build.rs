@@ -10,7 +10,7 @@ use prewarmer_core::{controller::ControllerSettings, worker::WorkerSettings, wor
 use super::rest;
 use crate::{
     api::{ApiSettings, CallerLimits},
-    config::{ApiConfig, Config, PolicySettings},
+    config::{ApiConfig, Config},
     egress::{self, ClusterNetworks},
     intake::IntakeSettings,
     leader::LeaseSettings,
@@ -26,29 +26,10 @@ use crate::{
     webhook::registration::{Registration, WebhookAddress, webhook_configuration},
 };
 
-/// System namespaces, which are excluded by default.
-const SYSTEM_NAMESPACES: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
-
-/// Builds the policy that decides which workloads are warmed, for a server in the namespace `own`.
-#[must_use]
-pub fn policy(settings: PolicySettings, own: &str, watched: Option<&str>) -> Policy {
-    let out = SYSTEM_NAMESPACES.into_iter().chain([own]).filter(|name| watched != Some(name));
-    Policy {
-        default_mode: settings.default_mode,
-        excluded_namespaces: out
-            .filter(|name| !settings.include_namespaces.iter().any(|included| included == name))
-            .map(str::to_owned)
-            .collect(),
-        watch_namespace: watched.map(str::to_owned),
-        kinds: settings.kinds,
-        auto_nodes: settings.auto_nodes,
-        caps: Arc::default(),
-    }
-}
-
 /// Builds the policy of the server, with the limits for workloads.
 pub(super) fn served_policy(config: &Config) -> Policy {
-    let own = policy(config.policy.clone(), &config.namespace, config.watch_namespace.as_deref());
+    let settings = config.policy.clone();
+    let own = settings.into_policy(&config.namespace, config.watch_namespace.as_deref());
     Policy { caps: Arc::clone(&config.limits.caps), ..own }
 }
 

@@ -17,7 +17,7 @@ use prewarmer_core::{schedule::PrewarmSchedule, task::PrewarmTask, workload::Pol
 use tokio::{net::TcpListener, runtime::Handle, signal::unix::SignalKind, sync::watch};
 use tokio_util::sync::CancellationToken;
 
-pub use self::build::{policy, token_secret_name};
+pub use self::build::token_secret_name;
 use self::leader_tasks::LeaderTasks;
 use crate::{
     api::{

@@ -107,12 +107,10 @@ mod tests {
 
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+    use prewarmer_core::workload::{DefaultMode, PolicySettings, WorkloadKinds};
+
     use super::*;
-    use crate::{
-        config::{Cli, Command, PolicySettings},
-        serve::policy,
-        webhook::registration::{Registration, WebhookAddress, webhook_configuration},
-    };
+    use crate::webhook::registration::{Registration, WebhookAddress, webhook_configuration};
 
     /// Returns the configuration that a server of this name registers, created at an offset of
     /// `seconds`.
@@ -121,13 +119,13 @@ mod tests {
         watched: Option<&str>,
         seconds: i64,
     ) -> ValidatingWebhookConfiguration {
-        use clap::Parser;
-        let Command::Extract(args) = Cli::parse_from(["prewarmer", "extract", "-f", "-"]).command
-        else {
-            panic!("extract")
+        let settings = PolicySettings {
+            default_mode: DefaultMode::OptOut,
+            kinds: WorkloadKinds::default(),
+            include_namespaces: Vec::new(),
+            auto_nodes: 100,
         };
-        let policy =
-            Arc::new(policy(PolicySettings::check(&args.policy).unwrap(), "prewarmer", watched));
+        let policy = Arc::new(settings.into_policy("prewarmer", watched));
         let registration = Registration {
             name: name.into(),
             address: WebhookAddress::Url("https://x".into()),

@@ -1,9 +1,13 @@
-//! Programs for people with a kubeconfig: `kubectl prewarm`, and the output of tables.
+//! Commands for people: `kubectl prewarm`, and the commands `doctor` and `extract` of `prewarmer`.
+//! This crate links no code of the server.
 
 #![cfg_attr(
     test,
     allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unwrap_in_result)
 )]
 
+pub mod doctor;
+pub mod extract;
 pub mod plugin;
+pub mod scope;
 pub mod terminal;

@@ -11,6 +11,7 @@
 //! | [`node`] | nodes and their eligibility |
 //! | [`worker`] | the Job or pod that pulls images, and the evaluation of its state |
 //! | [`pod_start`] | pod starts, classified as warm or cold |
+//! | [`settings`] | checks of settings, and default names of an installation |
 //! | [`slim`] | API objects with only the fields that are used |
 
 #![cfg_attr(
@@ -23,6 +24,7 @@ pub mod intake;
 pub mod node;
 pub mod pod_start;
 pub mod schedule;
+pub mod settings;
 pub mod slim;
 pub mod task;
 pub mod worker;

@@ -11,6 +11,7 @@ use kube::{
 use serde::de::DeserializeOwned;
 
 use super::{CommandError, args::GlobalArgs};
+use crate::scope::scoped;
 
 /// Client of a cluster, and the selected namespace.
 pub(super) struct ClusterClient {
@@ -63,7 +64,7 @@ impl ClusterClient {
         K: Resource<Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
         K::DynamicType: Default,
     {
-        if self.all_namespaces { Api::all(self.client.clone()) } else { self.namespaced() }
+        scoped(&self.client, (!self.all_namespaces).then_some(self.namespace.as_str()))
     }
 }
 

@@ -34,7 +34,7 @@ pub use extract::{
     DEFAULT_NAMESPACE, ExtractError, Extracted, ManifestLimits, ParsedManifest, extract_documents,
 };
 pub use kinds::{WorkloadKind, WorkloadKinds};
-pub use policy::{DefaultMode, MAX_IMAGES, Policy, WarmDecision};
+pub use policy::{DefaultMode, MAX_IMAGES, Policy, PolicySettings, WarmDecision};
 pub use view::{ConditionView, MetadataView, ObjectView, Owner, StatusView};
 
 use crate::{

@@ -24,6 +24,8 @@ pub const MAX_IMAGES: usize = 1000;
 const MAX_WARNINGS: usize = 100;
 /// Maximum length of a text quoted in a warning, in characters.
 const MAX_QUOTED_CHARS: usize = 255;
+/// System namespaces, which are excluded by default.
+const SYSTEM_NAMESPACES: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
 /// Number of images up to which a linear search is faster than hashing.
 const MAX_LINEAR_SEARCH: usize = 8;
 
@@ -62,6 +64,38 @@ impl Default for Policy {
             watch_namespace: None,
             kinds: WorkloadKinds::default(),
             auto_nodes: AUTO_NODES,
+            caps: Arc::default(),
+        }
+    }
+}
+
+/// Settings that select the workloads to warm.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicySettings {
+    /// Default for workloads without annotations.
+    pub default_mode: DefaultMode,
+    /// Built-in and configured workload kinds.
+    pub kinds: WorkloadKinds,
+    /// System namespaces whose workloads are warmed too.
+    pub include_namespaces: Vec<String>,
+    /// Lower bound of the number of nodes that `nodes: auto` selects.
+    pub auto_nodes: u32,
+}
+
+impl PolicySettings {
+    /// Builds the policy of an installation in the namespace `own`, without limits.
+    #[must_use]
+    pub fn into_policy(self, own: &str, watched: Option<&str>) -> Policy {
+        let out = SYSTEM_NAMESPACES.into_iter().chain([own]).filter(|name| watched != Some(name));
+        Policy {
+            default_mode: self.default_mode,
+            excluded_namespaces: out
+                .filter(|name| !self.include_namespaces.iter().any(|included| included == name))
+                .map(str::to_owned)
+                .collect(),
+            watch_namespace: watched.map(str::to_owned),
+            kinds: self.kinds,
+            auto_nodes: self.auto_nodes,
             caps: Arc::default(),
         }
     }

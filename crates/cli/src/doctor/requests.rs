@@ -34,13 +34,14 @@ use prewarmer_core::{
 use serde_json::{Value, json};
 
 use super::{
+    DoctorSettings,
     foreign::find_foreign,
     results::{
         ApiServerInfo, ClusterResults, DeploymentState, DryRunResult, LeaseHolder, QueryResult,
         RegisteredWebhooks,
     },
 };
-use crate::config::DoctorSettings;
+use crate::scope::scoped;
 
 /// Custom resource definitions of an installation.
 pub(super) const CRD_NAMES: [&str; 3] =
@@ -430,7 +431,7 @@ async fn sample_worker(
 
 /// Counts the failed nodes of existing tasks, by reason.
 async fn failures(client: &Client, namespace: Option<&str>) -> QueryResult<BTreeMap<String, u32>> {
-    let tasks = crate::scope::scoped::<PrewarmTask>(client, namespace);
+    let tasks = scoped::<PrewarmTask>(client, namespace);
     let list = tasks.list(&ListParams::default().limit(MAX_TASKS)).await;
     QueryResult::from_result(list).map(|list| {
         let mut reasons = BTreeMap::new();

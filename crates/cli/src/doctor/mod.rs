@@ -2,13 +2,14 @@
 //!
 //! Inputs: a kubeconfig, and the arguments. Outputs: findings on standard output, and an exit code.
 //! `requests` sends requests to the API server and changes nothing; `evaluate` rates the results
-//! (pure); `report` prints the findings. May use `config`, `node`, `task` and `worker`.
+//! (pure); `report` prints the findings.
 
 mod evaluate;
 mod foreign;
 mod report;
 mod requests;
 mod results;
+mod settings;
 
 use std::{
     process::ExitCode,
@@ -18,7 +19,7 @@ use std::{
 use kube::Client;
 
 use self::evaluate::{Finding, Severity};
-use crate::config::DoctorSettings;
+pub use self::settings::{DoctorArgs, DoctorSettings};
 
 /// Interval between checks with `--wait`.
 const POLL_INTERVAL: Duration = Duration::from_secs(2);

@@ -12,10 +12,10 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
+    DoctorSettings,
     requests::{CRD_NAMES, SAMPLE_MARKER},
     results::{ClusterResults, DeploymentState, DryRunResult, QueryResult},
 };
-use crate::config::DoctorSettings;
 
 /// Oldest supported Kubernetes version: `ValidatingAdmissionPolicy` and match conditions are stable
 /// since then.

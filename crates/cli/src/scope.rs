@@ -5,7 +5,8 @@ use kube::{Api, Client, Resource};
 
 /// Creates a client for the objects of a kind in `namespace`, or in all namespaces when it is
 /// `None`.
-pub(crate) fn scoped<K>(client: &Client, namespace: Option<&str>) -> Api<K>
+#[must_use]
+pub fn scoped<K>(client: &Client, namespace: Option<&str>) -> Api<K>
 where
     K: Resource<Scope = NamespaceResourceScope>,
     K::DynamicType: Default,

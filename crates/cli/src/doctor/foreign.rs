@@ -19,8 +19,11 @@ use prewarmer_core::{
 };
 use serde::de::DeserializeOwned;
 
-use super::results::{ForeignSummary, QueryResult};
-use crate::{config::DoctorSettings, scope::scoped};
+use super::{
+    DoctorSettings,
+    results::{ForeignSummary, QueryResult},
+};
+use crate::scope::scoped;
 
 /// Objects per page.
 const PAGE_SIZE: u32 = 500;

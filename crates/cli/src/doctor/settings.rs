@@ -3,11 +3,8 @@
 use std::time::Duration;
 
 use clap::Args;
-
-use super::{
-    DEFAULT_NAMESPACE,
-    check::{self, SettingsChecker},
-    object_name,
+use prewarmer_core::settings::{
+    DEFAULT_NAMESPACE, SettingsChecker, SettingsError, object_name, split_list,
 };
 
 /// Longest time that `--wait` may be.
@@ -64,8 +61,8 @@ pub struct DoctorSettings {
 
 impl DoctorSettings {
     /// Checks the arguments. Returns every problem with its flag.
-    pub fn check(args: &DoctorArgs) -> Result<Self, Vec<String>> {
-        let mut check = SettingsChecker { problems: Vec::new() };
+    pub fn check(args: &DoctorArgs) -> Result<Self, SettingsError> {
+        let mut check = SettingsChecker::default();
         let wait = args.wait.as_deref().map(|text| check.duration("--wait", text, MAX_WAIT));
         let instance = args.instance.as_deref().filter(|text| !text.is_empty());
         let doctor = Self {
@@ -75,7 +72,7 @@ impl DoctorSettings {
             namespace: args.namespace.clone(),
             object_name: object_name(instance),
             watch_namespace: args.watch_namespace.clone().filter(|name| !name.is_empty()),
-            namespaces: check::split_list(&args.namespaces),
+            namespaces: split_list(&args.namespaces),
             review_in: args.review_in.clone(),
             worker_image: args.worker_image.clone(),
         };
@@ -86,6 +83,6 @@ impl DoctorSettings {
         for name in &doctor.namespaces {
             check.dns_label("--namespaces", name);
         }
-        if check.problems.is_empty() { Ok(doctor) } else { Err(check.problems) }
+        check.finish(doctor)
     }
 }

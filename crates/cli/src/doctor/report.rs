@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use super::evaluate::{Finding, Severity};
-use prewarmer_cli::terminal::{Colour, wants_colour};
+use crate::terminal::{Colour, wants_colour};
 
 /// Widths of the first two columns of a line, in characters.
 const LEVEL: usize = 5;

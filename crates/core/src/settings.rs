@@ -1,0 +1,144 @@
+//! Checks of settings: flags and environment variables, which arrive as text. All problems are
+//! collected and reported at once. Each names the setting, the value and what is expected.
+
+use std::{fmt, net::SocketAddr, time::Duration};
+
+use ipnet::IpNet;
+
+use crate::{comma_separated, duration};
+
+/// Default namespace of an installation.
+pub const DEFAULT_NAMESPACE: &str = "prewarmer";
+
+/// Invalid settings: one problem for each, at least one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SettingsError(pub Vec<String>);
+
+impl fmt::Display for SettingsError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} invalid setting(s):", self.0.len())?;
+        self.0.iter().try_for_each(|problem| write!(formatter, "\n  {problem}"))
+    }
+}
+
+impl std::error::Error for SettingsError {}
+
+/// Parser of settings that collects every problem. Its methods return a placeholder for an invalid
+/// value, which [`Self::finish`] discards. A setting is given as `--flag (VARIABLE)`.
+#[derive(Debug, Default)]
+pub struct SettingsChecker {
+    problems: Vec<String>,
+}
+
+impl SettingsChecker {
+    /// Adds a problem with a single value.
+    pub fn problem(&mut self, setting: &str, value: &str, expected: &str) {
+        self.report(format!("{setting}: {value:?}: {expected}"));
+    }
+
+    /// Adds a problem that concerns several settings, or none in particular.
+    pub fn report(&mut self, problem: impl Into<String>) {
+        self.problems.push(problem.into());
+    }
+
+    /// Returns the settings if there is no problem, otherwise all problems.
+    pub fn finish<T>(self, settings: T) -> Result<T, SettingsError> {
+        if self.problems.is_empty() { Ok(settings) } else { Err(SettingsError(self.problems)) }
+    }
+
+    /// Checks a name of an object, which longer names begin with.
+    pub fn dns_label(&mut self, setting: &str, value: &str) {
+        let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if value.is_empty()
+            || value.len() > 50
+            || !value.chars().all(good)
+            || value.starts_with('-')
+            || value.ends_with('-')
+        {
+            self.problem(
+                setting,
+                value,
+                "expected at most 50 lower-case letters, digits and dashes",
+            );
+        }
+    }
+
+    /// Parses an address and a port.
+    pub fn address(&mut self, setting: &str, value: &str) -> SocketAddr {
+        value.parse().unwrap_or_else(|_| {
+            self.problem(setting, value, "expected an address and a port, such as 0.0.0.0:8443");
+            SocketAddr::from(([0, 0, 0, 0], 0))
+        })
+    }
+
+    /// Parses networks separated by commas.
+    pub fn networks(&mut self, setting: &str, value: &str) -> Vec<IpNet> {
+        let mut networks = Vec::new();
+        for text in split_list(value) {
+            match text.parse() {
+                Ok(network) => networks.push(network),
+                Err(_) => self.problem(setting, &text, "expected a network such as 10.0.0.0/8"),
+            }
+        }
+        networks
+    }
+
+    /// Parses a duration of at most `most`.
+    pub fn duration(&mut self, setting: &str, value: &str, most: Duration) -> Duration {
+        match duration::parse(value) {
+            Ok(span) if span <= most => return span,
+            Ok(_) => self.problem(setting, value, &format!("expected at most {}s", most.as_secs())),
+            Err(expected) => self.problem(setting, value, &expected),
+        }
+        Duration::ZERO
+    }
+
+    /// Parses `true` or `false`.
+    pub fn boolean(&mut self, setting: &str, value: &str) -> bool {
+        if !matches!(value, "true" | "false") {
+            self.problem(setting, value, "expected true or false");
+        }
+        value == "true"
+    }
+
+    /// Parses a number from `least` to `most`.
+    pub fn number(&mut self, setting: &str, value: &str, least: u32, most: u32) -> u32 {
+        value.parse().ok().filter(|number| (least..=most).contains(number)).unwrap_or_else(|| {
+            self.problem(setting, value, &format!("expected a number from {least} to {most}"));
+            least
+        })
+    }
+}
+
+/// Splits a comma-separated list.
+#[must_use]
+pub fn split_list(text: &str) -> Vec<String> {
+    comma_separated(text).map(str::to_owned).collect()
+}
+
+/// Returns the name of an installation's objects, which is also the prefix of longer names:
+/// `prewarmer` or `prewarmer-SUFFIX`.
+#[must_use]
+pub fn object_name(instance: Option<&str>) -> String {
+    instance.map_or_else(|| "prewarmer".into(), |suffix| format!("prewarmer-{suffix}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_problem_is_reported() {
+        let mut check = SettingsChecker::default();
+        check.number("--count (COUNT)", "0", 1, 9);
+        check.duration("--wait (WAIT)", "2h", Duration::from_secs(60));
+        check.report("--a: requires --b");
+        let error = check.finish(()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "3 invalid setting(s):\n  --count (COUNT): \"0\": expected a number from 1 to 9\n  \
+             --wait (WAIT): \"2h\": expected at most 60s\n  --a: requires --b"
+        );
+        assert_eq!(SettingsChecker::default().finish(1), Ok(1));
+    }
+}
