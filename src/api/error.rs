@@ -11,6 +11,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use prewarmer_core::task::FieldError;
+use prewarmer_kube::api_error::ApiErrorKind;
 
 /// Problem of one field.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -154,12 +155,14 @@ impl From<kube::Error> for ApiError {
             field: cause.field.trim_start_matches("spec.").to_owned(),
             message: cause.message.clone(),
         };
-        let code = match status.code {
-            400 | 422 => StatusCode::UNPROCESSABLE_ENTITY,
-            403 => StatusCode::FORBIDDEN,
-            404 => StatusCode::NOT_FOUND,
-            409 => StatusCode::CONFLICT,
-            _ => {
+        let code = match ApiErrorKind::of_status(status) {
+            ApiErrorKind::BadRequest | ApiErrorKind::Invalid | ApiErrorKind::UidMismatch => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
+            ApiErrorKind::Forbidden | ApiErrorKind::QuotaExceeded => StatusCode::FORBIDDEN,
+            ApiErrorKind::NotFound => StatusCode::NOT_FOUND,
+            ApiErrorKind::AlreadyExists | ApiErrorKind::Conflict => StatusCode::CONFLICT,
+            ApiErrorKind::Unauthorized | ApiErrorKind::Transient => {
                 tracing::warn!(%error, "the API server returned an unexpected error");
                 let words = "the cluster's API server is overloaded or failing: try again later";
                 return Self::retry_after(StatusCode::SERVICE_UNAVAILABLE, words, RETRY_AFTER);

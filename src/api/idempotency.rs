@@ -28,6 +28,7 @@ use prewarmer_core::{
     schedule::random_task_name,
     task::{PrewarmTask, PrewarmTaskSpec},
 };
+use prewarmer_kube::api_error::ApiErrorKind;
 use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -273,7 +274,7 @@ async fn claim_key(
     };
     match made.await {
         Ok(Ok(lease)) => return Ok(KeyClaim::New(lease)),
-        Ok(Err(kube::Error::Api(status))) if status.reason == "AlreadyExists" => {}
+        Ok(Err(error)) if ApiErrorKind::of(&error) == ApiErrorKind::AlreadyExists => {}
         Ok(Err(error)) => {
             api.budgets.idempotency_keys.release(&whose).await;
             return Err(error.into());
@@ -301,7 +302,7 @@ async fn mark_created(leases: &KubeApi<Lease>, mut lease: Lease) {
     match leases.replace(&lease.name_any(), &PostParams::default(), &lease).await {
         // Another call with the key has written the annotation.
         Ok(_) => {}
-        Err(kube::Error::Api(status)) if status.code == 409 => {}
+        Err(error) if ApiErrorKind::of(&error).is_conflict() => {}
         Err(error) => {
             tracing::warn!(%error, "failed to annotate the Lease of an Idempotency-Key after its task was created");
         }

@@ -21,6 +21,7 @@ use prewarmer_core::{
     },
     task::PrewarmTask,
 };
+use prewarmer_kube::api_error::ApiErrorKind;
 use serde::Serialize;
 use serde_json::json;
 use utoipa::ToSchema;
@@ -279,7 +280,7 @@ pub(super) async fn replace_schedule(
         match schedules.replace(&id, &PostParams::default(), &schedule).await {
             Ok(changed) => return Ok(schedule_response(&api, changed, StatusCode::OK)),
             // The leader has written the status meanwhile.
-            Err(kube::Error::Api(status)) if status.code == 409 => {
+            Err(error) if ApiErrorKind::of(&error).is_conflict() => {
                 schedule = schedules.get(&id).await?;
             }
             Err(error) => return Err(error.into()),
@@ -313,7 +314,7 @@ pub(super) async fn delete_schedule(
     let (schedules, schedule) = get_for_change(&api, &caller, &id, pairs, DELETE).await?;
     match schedules.delete(&id, &DeleteParams::background()).await {
         Ok(_) => {}
-        Err(kube::Error::Api(status)) if status.code == 404 => {
+        Err(error) if ApiErrorKind::of(&error) == ApiErrorKind::NotFound => {
             return Err(ApiError::not_found("schedule", &id));
         }
         Err(error) => return Err(error.into()),
@@ -461,7 +462,7 @@ async fn enqueue(
             api.schedules.put(schedule);
             Ok(true)
         }
-        Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+        Err(error) if ApiErrorKind::of(&error).is_conflict() => Ok(false),
         Err(error) => Err(error.into()),
     }
 }

@@ -20,6 +20,7 @@ use prewarmer_core::{
     task::PREFIX,
     workload::{RuntimeClassScheduling, WorkloadIdentity},
 };
+use prewarmer_kube::api_error::ApiErrorKind;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch::Sender;
 use tokio_util::sync::CancellationToken;
@@ -259,14 +260,14 @@ where
 
 fn is_forbidden(error: &watcher::Error) -> bool {
     use watcher::Error::{InitialListFailed, WatchError, WatchFailed, WatchStartFailed};
-    let (InitialListFailed(kube::Error::Api(status))
-    | WatchStartFailed(kube::Error::Api(status))
-    | WatchFailed(kube::Error::Api(status))
-    | WatchError(status)) = error
-    else {
-        return false;
+    let kind = match error {
+        InitialListFailed(error) | WatchStartFailed(error) | WatchFailed(error) => {
+            ApiErrorKind::of(error)
+        }
+        WatchError(status) => ApiErrorKind::of_status(status),
+        watcher::Error::NoResourceVersion => return false,
     };
-    status.code == 403
+    kind.is_forbidden()
 }
 
 fn prewarm_annotations(annotations: &BTreeMap<String, String>) -> BTreeMap<String, String> {

@@ -31,6 +31,7 @@ use prewarmer_core::{
     task::{Phase, PrewarmPlan, PrewarmPlanSpec, PrewarmTask, WorkerKind, owner_reference},
     worker::{BATCH_LABEL, FailureReason, MANAGED_BY, TASK_UID_LABEL, event_name},
 };
+use prewarmer_kube::api_error::{ApiErrorKind, is_too_large};
 use serde::de::IgnoredAny;
 use serde_json::json;
 use tokio::sync::{Semaphore, mpsc::Sender};
@@ -49,10 +50,6 @@ use crate::{
 /// a moment, and few enough that API Priority and Fairness does not queue the requests. Statuses
 /// and plans are not limited: a task writes one at a time.
 const MAX_CONCURRENT_REQUESTS: usize = 32;
-/// Messages of the API server for objects too large for etcd or for its gRPC connection. They are
-/// sent with various status codes.
-const TOO_LARGE_MESSAGES: [&str; 2] =
-    ["request is too large", "trying to send message larger than max"];
 /// Maximum length of an Event message that the API server accepts, in bytes.
 const MAX_EVENT_MESSAGE: usize = 1024;
 /// Reporting component of Events.
@@ -291,7 +288,7 @@ impl EffectClient {
             .await
         {
             Ok(_) => {}
-            Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {}
+            Err(error) if ApiErrorKind::of(&error) == ApiErrorKind::AlreadyExists => {}
             Err(error) => tracing::debug!(task = self.target.name, %error, "cannot create Event"),
         }
     }
@@ -371,22 +368,20 @@ fn map_api_error(effect: &Effect, error: kube::Error) -> Result<EffectOutput, Ap
     );
     let updates = matches!(effect, Effect::WriteStatus(_));
     let stores = matches!(effect, Effect::CreatePlan(_) | Effect::WriteStatus(_));
-    if stores
-        && (matches!(status.code, 413 | 422)
-            || TOO_LARGE_MESSAGES.iter().any(|words| status.message.contains(words)))
-    {
+    let kind = ApiErrorKind::of_status(&status);
+    if stores && (kind.is_invalid() || is_too_large(&status)) {
         return Err(ApplyError::Unstorable(status.message));
     }
-    match status.code {
-        409 if creates && status.reason == "AlreadyExists" => Ok(EffectOutput::default()),
-        404 if deletes => Ok(EffectOutput::default()),
+    match kind {
+        ApiErrorKind::AlreadyExists if creates => Ok(EffectOutput::default()),
+        ApiErrorKind::NotFound if deletes => Ok(EffectOutput::default()),
         // The name belongs to another object now, or to another version of it.
-        409 if deletes => Err(ApplyError::Conflict(status.message)),
-        404 | 409 if updates => Err(ApplyError::Conflict(status.message)),
-        403 if status.message.contains("exceeded quota") => {
+        _ if deletes && kind.is_conflict() => Err(ApplyError::Conflict(status.message)),
+        _ if updates && kind.is_outdated() => Err(ApplyError::Conflict(status.message)),
+        ApiErrorKind::QuotaExceeded => {
             Err(ApplyError::Rejected(FailureReason::QuotaExceeded, status.message))
         }
-        400 | 403 | 404 | 422 => {
+        _ if kind.is_rejection() => {
             Err(ApplyError::Rejected(FailureReason::Forbidden, status.message))
         }
         _ => Err(ApplyError::Transient(status.message)),

@@ -18,6 +18,7 @@ use prewarmer_core::{
     },
     task::{OBSOLETE_ANNOTATION, ORIGIN_LABEL, PrewarmTask, PrewarmTaskSpec, PullMethod},
 };
+use prewarmer_kube::api_error::ApiErrorKind;
 use serde_json::json;
 
 use super::IntakeSettings;
@@ -57,10 +58,8 @@ pub(super) async fn create_or_get_task(
             }
             Err(error) => error,
         };
-        match &error {
-            kube::Error::Api(status)
-                if status.reason == "AlreadyExists" && predecessors < MAX_PREDECESSORS =>
-            {
+        match ApiErrorKind::of(&error) {
+            ApiErrorKind::AlreadyExists if predecessors < MAX_PREDECESSORS => {
                 match uid_if_invalid(&tasks, &name).await {
                     Ok(None) => return Ok(name),
                     Ok(Some(uid)) => {
@@ -71,7 +70,7 @@ pub(super) async fn create_or_get_task(
                     Err(error) => tracing::debug!(%error, "cannot read the existing task"),
                 }
             }
-            kube::Error::Api(status) if matches!(status.code, 400 | 403 | 404 | 422) => {
+            kind if kind.is_rejection() => {
                 tracing::warn!(namespace = planned.namespace, %error, "cannot create the task: the API server rejected it");
                 return Err(CreationFailed);
             }
@@ -156,7 +155,7 @@ pub async fn mark_obsolete(client: &Client, task: &TaskName, why: &str) {
     let tasks = Api::<PrewarmTask>::namespaced(client.clone(), namespace);
     match tasks.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await {
         Ok(_) => tracing::info!(namespace, task = name, why, "marked the task as obsolete"),
-        Err(kube::Error::Api(status)) if status.code == 404 => {}
+        Err(error) if ApiErrorKind::of(&error) == ApiErrorKind::NotFound => {}
         Err(error) => {
             tracing::warn!(namespace, task = name, %error, "cannot mark the task as obsolete");
         }

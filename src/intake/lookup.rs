@@ -13,6 +13,7 @@ use prewarmer_core::{
     intake::queue::{Lookup, LookupResult},
     workload::Policy,
 };
+use prewarmer_kube::api_error::ApiErrorKind;
 
 use crate::cluster_context::ClusterContextStore;
 
@@ -45,7 +46,7 @@ async fn read_object(reader: LookupContext, lookup: Lookup) -> LookupResult {
             reading.await.unwrap_or(LookupResult::Missing)
         }
         Ok(Ok(text)) => evaluate_object(&reader, &lookup, &text),
-        Ok(Err(kube::Error::Api(status))) if status.code == 403 => {
+        Ok(Err(kube::Error::Api(status))) if ApiErrorKind::of_status(&status).is_forbidden() => {
             let Lookup { namespace, name, kind, .. } = &lookup;
             tracing::warn!(
                 kind = kind.kind,

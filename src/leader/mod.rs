@@ -24,6 +24,7 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 use kube::{Api, Client, api::PostParams};
+use prewarmer_kube::api_error::ApiErrorKind;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -320,7 +321,7 @@ fn released_spec(spec: Option<&LeaseSpec>) -> LeaseSpec {
 fn write_succeeded(result: kube::Result<Lease>) -> kube::Result<bool> {
     match result {
         Ok(_) => Ok(true),
-        Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+        Err(error) if ApiErrorKind::of(&error).is_conflict() => Ok(false),
         Err(error) => Err(error),
     }
 }

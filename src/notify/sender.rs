@@ -15,6 +15,7 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use prewarmer_core::task::{Delivery, Notification, PrewarmTask, SecretKeyReference};
+use prewarmer_kube::api_error::ApiErrorKind;
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -267,7 +268,7 @@ impl NotificationSender {
         );
         match tasks.patch_status(&task.name_any(), &PatchParams::default(), &patch).await {
             Ok(task) => catalog.put(&task),
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+            Err(error) if ApiErrorKind::of(&error).is_outdated() => {}
             Err(error) => {
                 let name = task.name_any();
                 tracing::warn!(
@@ -400,13 +401,9 @@ impl NotificationSender {
         key: &str,
     ) -> Result<Vec<u8>, DeliveryError> {
         let secrets = Api::<Secret>::namespaced(self.client.clone(), namespace);
-        let secret = secrets.get(name).await.map_err(|error| match error {
-            kube::Error::Api(status) if status.code == 403 => {
-                DeliveryError::SecretForbidden(name.to_owned())
-            }
-            kube::Error::Api(status) if status.code == 404 => {
-                DeliveryError::SecretNotFound(name.to_owned())
-            }
+        let secret = secrets.get(name).await.map_err(|error| match ApiErrorKind::of(&error) {
+            kind if kind.is_forbidden() => DeliveryError::SecretForbidden(name.to_owned()),
+            ApiErrorKind::NotFound => DeliveryError::SecretNotFound(name.to_owned()),
             _ => DeliveryError::SecretUnavailable(name.to_owned()),
         })?;
         let value = secret.data.unwrap_or_default().remove(key);

@@ -20,6 +20,7 @@ use prewarmer_core::{
     },
     task::{Condition, PrewarmTask},
 };
+use prewarmer_kube::api_error::ApiErrorKind;
 use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -132,7 +133,9 @@ impl ScheduleController {
                 Ok(()) => {
                     tracing::info!(namespace, schedule = schedule.name_any(), task = name, tick = %made.scheduled_at, "schedule execution started");
                 }
-                Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 404 | 422) => {
+                Err(kube::Error::Api(status))
+                    if ApiErrorKind::of_status(&status).is_rejection() =>
+                {
                     tracing::warn!(
                         namespace,
                         schedule = schedule.name_any(),
@@ -209,7 +212,7 @@ impl ScheduleController {
     ) -> kube::Result<()> {
         match tasks.create(&PostParams::default(), &build_task(schedule, name, made)).await {
             Ok(task) => self.catalog.put(&task),
-            Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {}
+            Err(error) if ApiErrorKind::of(&error) == ApiErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
         }
         Ok(())
@@ -235,7 +238,7 @@ impl ScheduleController {
                 Ok(())
             }
             // The newer object arrives by the watch.
-            Err(kube::Error::Api(refusal)) if matches!(refusal.code, 404 | 409) => Ok(()),
+            Err(error) if ApiErrorKind::of(&error).is_outdated() => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -272,13 +275,11 @@ fn panicked_status(schedule: &PrewarmSchedule, now: Timestamp) -> PrewarmSchedul
 /// success.
 fn ignore_missing<T>(result: kube::Result<T>) -> kube::Result<()> {
     match result {
-        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
-        Err(kube::Error::Api(status))
-            if status.code == 422 && status.message.contains("metadata.uid") =>
-        {
-            Ok(())
-        }
-        other => other.map(drop),
+        Err(error) => match ApiErrorKind::of(&error) {
+            kind if kind.is_outdated() || kind == ApiErrorKind::UidMismatch => Ok(()),
+            _ => Err(error),
+        },
+        Ok(_) => Ok(()),
     }
 }
 

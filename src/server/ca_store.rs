@@ -11,6 +11,7 @@ use kube::{
     api::{ObjectMeta, PostParams},
 };
 use prewarmer_core::worker::MANAGED_BY;
+use prewarmer_kube::api_error::ApiErrorKind;
 
 use super::{
     authority::{CertificateAuthority, is_usable, renew_if_due},
@@ -92,7 +93,7 @@ pub async fn ensure_ca(
         };
         match written {
             Ok(_) => return Ok(fresh),
-            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            Err(error) if ApiErrorKind::of(&error).is_conflict() => {}
             Err(error) => return Err(failed(error)),
         }
     }

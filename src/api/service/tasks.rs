@@ -13,6 +13,7 @@ use prewarmer_core::{
         validate::validate,
     },
 };
+use prewarmer_kube::api_error::ApiErrorKind;
 use serde_json::json;
 
 use crate::{
@@ -94,7 +95,7 @@ pub(in crate::api) async fn create_or_get(
     };
     match tasks.create(&PostParams::default(), &task).await {
         Ok(task) => Ok(task),
-        Err(kube::Error::Api(status)) if by_key && status.reason == "AlreadyExists" => {
+        Err(error) if by_key && ApiErrorKind::of(&error) == ApiErrorKind::AlreadyExists => {
             Ok(tasks.get(name).await?)
         }
         Err(error) => Err(creation_error(error, namespace)),
@@ -103,11 +104,10 @@ pub(in crate::api) async fn create_or_get(
 
 /// Converts an error of a creation. A missing namespace becomes a 400 for the field `namespace`.
 pub(in crate::api) fn creation_error(error: kube::Error, namespace: &str) -> ApiError {
-    match error {
-        kube::Error::Api(status) if status.code == 404 => {
-            ApiError::invalid_field("namespace", format!("namespace {namespace} does not exist"))
-        }
-        other => other.into(),
+    if ApiErrorKind::of(&error) == ApiErrorKind::NotFound {
+        ApiError::invalid_field("namespace", format!("namespace {namespace} does not exist"))
+    } else {
+        error.into()
     }
 }
 
@@ -142,7 +142,7 @@ pub(in crate::api) async fn cancel(
                 api.catalog.put(&task);
                 return Ok(());
             }
-            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            Err(error) if ApiErrorKind::of(&error).is_conflict() => {}
             Err(error) => return Err(error.into()),
         }
     }

@@ -8,6 +8,7 @@ use kube::{
     Api, Client, Config, Resource,
     config::{KubeConfigOptions, Kubeconfig},
 };
+use prewarmer_kube::api_error::ApiErrorKind;
 use serde::de::DeserializeOwned;
 
 use super::{CommandError, args::GlobalArgs};
@@ -88,18 +89,22 @@ pub(super) fn error_message(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => {
             let message = status.message.trim();
-            match status.code {
-                401 => {
+            match ApiErrorKind::of_status(status) {
+                ApiErrorKind::Unauthorized => {
                     "the cluster rejected your credentials: they are invalid or have expired".into()
                 }
-                403 => format!("not permitted: {message}"),
+                kind if kind.is_forbidden() => format!("not permitted: {message}"),
                 // For a missing object the API server returns its name; for a missing kind it
                 // returns none.
-                404 if status.details.as_ref().is_none_or(|details| details.name.is_empty()) => {
+                ApiErrorKind::NotFound
+                    if status.details.as_ref().is_none_or(|details| details.name.is_empty()) =>
+                {
                     "Prewarmer is not installed in this cluster: the custom resources are missing"
                         .into()
                 }
-                409 => format!("changed by another client, try again: {message}"),
+                kind if kind.is_conflict() => {
+                    format!("changed by another client, try again: {message}")
+                }
                 _ => message.to_owned(),
             }
         }

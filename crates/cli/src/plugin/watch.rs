@@ -14,6 +14,7 @@ use kube::{
     },
 };
 use prewarmer_core::task::PrewarmTask;
+use prewarmer_kube::api_error::ApiErrorKind;
 
 use super::{
     CommandError, CommandResult,
@@ -105,7 +106,8 @@ async fn until_all_ended(
 }
 
 fn is_permanent(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if matches!(status.code, 401 | 403 | 404))
+    let kind = ApiErrorKind::of(error);
+    matches!(kind, ApiErrorKind::Unauthorized | ApiErrorKind::NotFound) || kind.is_forbidden()
 }
 
 /// Returns the changes of a task.

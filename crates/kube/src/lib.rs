@@ -1,0 +1,3 @@
+//! Code for clients of the API server, shared by the server and the kubectl plugin.
+
+pub mod api_error;
