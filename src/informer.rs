@@ -188,7 +188,7 @@ pub(crate) fn report_undecodable(
 ) {
     metrics.unreadable_objects.with_label_values(&[kind]).inc();
     let (namespace, name) = (&metadata.namespace, &metadata.name);
-    tracing::warn!(kind, namespace, name, error, "the object cannot be decoded; it is ignored");
+    tracing::warn!(kind, namespace, name, error, "the object cannot be decoded");
 }
 
 #[cfg(test)]

@@ -40,9 +40,9 @@ fn spawn_creation(api: &MockApi) -> tokio::task::JoinHandle<Result<String, Creat
         first_hint_at: jiff::Timestamp::now(),
         keys: Vec::new(),
     };
-    tokio::spawn(async move {
-        create_or_get_task(&client, &draft, &IntakeSettings::default(), &metrics()).await
-    })
+    tokio::spawn(
+        async move { create_or_get_task(&client, &draft, &IntakeSettings::default()).await },
+    )
 }
 
 fn stored_task(name: &str, phase: &str) -> Value {
@@ -156,7 +156,7 @@ async fn an_obsolete_task_is_marked_by_its_annotation_alone() {
     let mut api = MockApi::new();
     let client = api.client();
     let task = ("shop".to_owned(), "auto-1".to_owned());
-    tokio::spawn(async move { mark_obsolete(&client, &task, "superseded", &metrics()).await });
+    tokio::spawn(async move { mark_obsolete(&client, &task, "superseded").await });
     let answer = stored_task("auto-1", "Running");
     let sent = api.expect("PATCH", &task_path("auto-1")).respond(200, answer).await;
     assert_eq!(sent.content_type, "application/merge-patch+json");
@@ -184,7 +184,6 @@ fn spawn_lookup(api: &MockApi) -> tokio::task::JoinHandle<LookupResult> {
         client: api.client(),
         policy: Arc::default(),
         context: ClusterContextStore::default(),
-        metrics: metrics(),
     };
     let (namespace, name) = ("shop".into(), "web".into());
     let lookup = Lookup { id: 1, kind: deployment_kind(), namespace, name };

@@ -115,6 +115,6 @@ async fn invalid_stored_tasks_fail_without_delaying_others() {
             .get("/metrics")
             .contains("prewarm_unreadable_objects_total{resource=\"prewarmtasks\"}")
     );
-    assert!(server.log().contains("PrewarmTask cannot be decoded"));
+    assert!(server.log().contains("the object cannot be decoded"));
     assert!(server.is_leader() && server.get("/healthz").contains("ok"));
 }

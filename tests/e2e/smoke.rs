@@ -253,6 +253,18 @@ async fn metrics_count_task_nodes_and_images() {
         let told = || async { server.get("/metrics").contains(line).then_some(()) };
         namespace.eventually(&format!("the metric {line}"), Duration::from_secs(5), told).await;
     }
+    // The informer of every replica watches tasks; the leader's controller has no watch of its own.
+    let text = server.get("/metrics");
+    let watched_by = |component: &str| {
+        text.lines().any(|line| {
+            line.starts_with("prewarm_kube_requests_total")
+                && [component, "\"prewarmtasks\"", "\"watch\""]
+                    .iter()
+                    .all(|part| line.contains(part))
+        })
+    };
+    assert!(watched_by("\"informers\""), "{text}");
+    assert!(!watched_by("\"controller\""), "{text}");
 }
 
 /// If two installations watch the same namespace, the older one continues and the newer one exits
