@@ -178,9 +178,14 @@ pub(super) struct JsonBody {
     _permit: BudgetPermit<String>,
 }
 
-/// Fields of a form, in the order sent. Handlers take it as their last argument: axum evaluates
-/// arguments in order, so the caller is authenticated before the body is read.
-pub(super) struct FormBody(pub(super) Vec<(String, String)>);
+/// Form with the share of the budget that its text takes. Handlers take it as their last argument:
+/// axum evaluates arguments in order, so the caller is authenticated before the body is read.
+pub(super) struct FormBody {
+    /// Fields, in the order sent.
+    pub(super) fields: Vec<(String, String)>,
+    /// Released on drop; `None` when the client is not authenticated.
+    _permit: Option<BudgetPermit<String>>,
+}
 
 impl<S: Send + Sync> FromRequest<S> for FormBody
 where
@@ -205,15 +210,14 @@ pub(super) async fn read_form(api: &Api, request: Request) -> Result<FormBody, A
     let (parts, body) = request.into_parts();
     check_content_type(&parts.headers, &FORM_TYPES)?;
     let known = parts.extensions.get::<CallerName>().and_then(|who| who.0.get().cloned());
-    let fields = if let Some(who) = known {
-        parse_form(
-            &read_bounded(api.budgets.bodies.empty_permit(who), &parts.headers, body, MAX_FORM)
-                .await?
-                .bytes,
-        )
+    let (fields, permit) = if let Some(who) = known {
+        let room = api.budgets.bodies.empty_permit(who);
+        let read = read_bounded(room, &parts.headers, body, MAX_FORM).await?;
+        (parse_form(&read.bytes), Some(read.permit))
     } else {
         let room = api.budgets.anonymous_forms.empty_permit(caller_address(&parts.extensions));
-        parse_form(&read_bounded(room, &parts.headers, body, MAX_ANONYMOUS_FORM).await?.bytes)
+        let read = read_bounded(room, &parts.headers, body, MAX_ANONYMOUS_FORM).await?;
+        (parse_form(&read.bytes), None)
     };
     if fields.len() > MAX_FIELDS {
         return Err(ApiError::invalid_field(
@@ -221,7 +225,7 @@ pub(super) async fn read_form(api: &Api, request: Request) -> Result<FormBody, A
             format!("the form must not have more than {MAX_FIELDS} fields"),
         ));
     }
-    Ok(FormBody(fields))
+    Ok(FormBody { fields, _permit: permit })
 }
 
 #[cfg(test)]

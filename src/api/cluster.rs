@@ -8,13 +8,12 @@ use std::{
 
 use axum::{
     extract::State,
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, header},
     response::Response,
 };
 use kube::{Api as KubeApi, Client, api::ListParams};
 use prewarmer_core::{
     node::{Interner, NodeInfo, NodeRequirements},
-    schedule::PrewarmSchedule,
     slim::SlimNode,
     task::{plan::matching_nodes, validate::ValidTask},
 };
@@ -24,11 +23,11 @@ use utoipa::ToSchema;
 
 use super::{
     Api,
-    auth::{Caller, NamespaceScope, Permission},
+    auth::{Caller, Permission},
     error::ApiError,
     params::{Params, QueryPairs},
     schedules::json_response,
-    tasks::LIST,
+    service::{self, tasks::LIST, visible_namespaces},
 };
 use crate::store::{Status, StatusCounts};
 
@@ -244,31 +243,6 @@ pub(super) fn success_permille(counts: &StatusCounts) -> Option<f64> {
     rate
 }
 
-/// Returns the schedules that the caller may list, in `namespace` or in all; `None` when the caller
-/// may list no schedules.
-pub(super) async fn visible_schedules(
-    api: &Api,
-    caller: &Caller,
-    namespace: Option<String>,
-) -> Result<Option<Vec<Arc<PrewarmSchedule>>>, ApiError> {
-    let visible = match super::tasks::visible_namespaces(
-        api,
-        caller,
-        super::schedules::LIST,
-        namespace,
-    )
-    .await
-    {
-        Ok(visible) => visible,
-        Err(error) if error.code == StatusCode::FORBIDDEN => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let seen = |one: &Arc<PrewarmSchedule>| {
-        visible.contains(one.metadata.namespace.as_deref().unwrap_or_default())
-    };
-    Ok(Some(api.schedules.all().into_iter().filter(seen).collect()))
-}
-
 /// Returns the numbers of tasks and schedules.
 #[utoipa::path(get, path = "/stats", tag = "cluster",
     params(("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Count only objects of this namespace")),
@@ -282,11 +256,10 @@ pub(super) async fn get_stats(
     let mut params = Params::from_query(pairs);
     let namespace = params.namespace();
     params.finish()?;
-    let visible: NamespaceScope =
-        super::tasks::visible_namespaces(&api, &caller, LIST, namespace.clone()).await?;
+    let visible = visible_namespaces(&api, &caller, LIST, namespace.clone()).await?;
     let counts = api.catalog.counts(&|namespace| visible.contains(namespace));
     let rate = success_permille(&counts).map(|rate| rate.round() / 10.0);
-    let schedules = visible_schedules(&api, &caller, namespace).await?;
+    let schedules = service::schedules::list_permitted(&api, &caller, namespace).await?;
     let stats = Stats {
         total_tasks: counts.values().sum(),
         tasks: counts.into_iter().map(|(status, count)| (status.as_str(), count)).collect(),

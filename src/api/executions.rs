@@ -14,7 +14,8 @@ use super::{
     error::ApiError,
     params::{MAX_LIMIT, Params, QueryPairs},
     schedule_request::ExecutionView,
-    schedules::{get_visible, json_response, namespace_param},
+    schedules::{get_visible, json_response},
+    service::schedules as service,
 };
 
 /// Page of executions.
@@ -50,7 +51,7 @@ pub(super) async fn list_executions(
     let namespace = params.namespace();
     let (limit, offset) = params.page(MAX_LIMIT);
     params.finish()?;
-    let schedule = get_visible(&api, &caller, &id, namespace).await?;
+    let schedule = service::get(&api, &caller, &id, namespace.as_deref()).await?;
     let all = ExecutionView::list(&schedule);
     let total = all.len();
     let executions = all.into_iter().skip(offset).take(limit).collect();
@@ -72,7 +73,7 @@ pub(super) async fn get_execution(
     pairs: QueryPairs,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let schedule = get_visible(&api, &caller, &id, namespace_param(pairs)?).await?;
+    let schedule = get_visible(&api, &caller, &id, pairs).await?;
     let found = ExecutionView::list(&schedule).into_iter().find(|run| run.id.to_string() == number);
     let run = found.ok_or_else(|| ApiError::not_found("execution", &format!("{id}/{number}")))?;
     Ok(json_response(&api, &headers, &run))

@@ -25,8 +25,7 @@ use super::{
     cluster::{LIST_NODES, NodeCache, NodeSelection, NodeSnapshot},
     error::ApiError,
     params::{Params, QueryPairs},
-    service::tasks::CREATE,
-    tasks::LIST,
+    service::tasks::{CREATE, LIST},
 };
 
 /// Content types of a manifest, JSON or YAML.

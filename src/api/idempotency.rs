@@ -159,15 +159,18 @@ async fn delete_matching(
 /// Returns the `Idempotency-Key` of a call. Error 400 when it is empty, too long, or not visible
 /// ASCII.
 pub(super) fn key_from_headers(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
-    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
-    let text = value.to_str().ok().filter(|text| !text.is_empty() && text.len() <= MAX_KEY);
-    let expected = || {
-        ApiError::invalid_field(
-            "Idempotency-Key",
-            format!("expected 1 to {MAX_KEY} visible characters"),
-        )
-    };
-    text.map(Some).ok_or_else(expected)
+    let value = headers.get("idempotency-key");
+    value.map(|value| check_key(value.to_str().unwrap_or_default())).transpose()
+}
+
+/// Returns the key if it is valid. Error 400 when it is empty, too long, or not visible ASCII.
+pub(super) fn check_key(key: &str) -> Result<&str, ApiError> {
+    let visible = |c: u8| c == b'\t' || c == b' ' || c.is_ascii_graphic();
+    if !key.is_empty() && key.len() <= MAX_KEY && key.bytes().all(visible) {
+        return Ok(key);
+    }
+    let expected = format!("expected 1 to {MAX_KEY} visible characters");
+    Err(ApiError::invalid_field("Idempotency-Key", expected))
 }
 
 fn digest(parts: &[&str]) -> String {
@@ -214,7 +217,8 @@ pub(super) async fn create_or_get_by_key(
         let task = tasks.get_opt(&name).await?.ok_or_else(|| task_deleted_error(&name))?;
         return Ok((task, true));
     }
-    match service::tasks::create_or_get(api, namespace, &name, spec, caller, true).await {
+    let made = service::tasks::create_or_get(api, namespace, &name, spec, caller, true).await;
+    match made.map_err(ApiError::from) {
         Ok(task) => {
             mark_created(&leases, lease).await;
             Ok((task, !first))

@@ -1,5 +1,5 @@
-//! REST API over the same resources that kubectl shows, and the web pages (`ui`), which use its
-//! handlers.
+//! REST API over the same resources that kubectl shows, and the web pages (`ui`). Both decode a
+//! request, call an operation of `service`, and render its result.
 //!
 //! Input: HTTP requests. Output: `PrewarmTask`s and `PrewarmSchedule`s, written for callers that
 //! the API server authenticates and authorizes; lists and watches, served from the store without a
@@ -12,6 +12,7 @@ mod bounded_json;
 mod budgets;
 mod call_middleware;
 mod cluster;
+mod creation;
 mod docs;
 mod error;
 mod executions;

@@ -116,6 +116,14 @@ impl Params {
     }
 }
 
+/// Reads the query of a call whose only parameter is `namespace`.
+pub(super) fn namespace_param(pairs: QueryPairs) -> Result<Option<String>, ApiError> {
+    let mut params = Params::from_query(pairs);
+    let namespace = params.namespace();
+    params.finish()?;
+    Ok(namespace)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

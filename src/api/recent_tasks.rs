@@ -18,7 +18,7 @@ use super::{
     Api,
     auth::{Caller, NamespaceScope},
     error::ApiError,
-    tasks::GET,
+    service::tasks::GET,
 };
 use crate::store::TaskEntry;
 

@@ -14,7 +14,7 @@ use super::{
     error::Detail,
     fields::Fields,
     request::{TaskRequest, is_dns_label, parse_fields},
-    service::tasks::CREATED_BY_ANNOTATION,
+    service::CREATED_BY_ANNOTATION,
 };
 use crate::notify::NotificationPolicy;
 

@@ -10,45 +10,26 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use jiff::Timestamp;
-use kube::{
-    Api as KubeApi, ResourceExt,
-    api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams},
-};
-use prewarmer_core::{
-    schedule::{
-        ExecutionOrigin, ExecutionTask, ManualDecision, PrewarmSchedule, QueuedRun, Trigger,
-        build_task, decide_manual, random_task_name,
-    },
-    task::PrewarmTask,
-};
-use prewarmer_kube::api_error::ApiErrorKind;
+use kube::ResourceExt;
+use prewarmer_core::schedule::PrewarmSchedule;
 use serde::Serialize;
-use serde_json::json;
 use utoipa::ToSchema;
 
 use super::{
     Api, BASE_PATH,
-    auth::{Caller, Permission},
+    auth::Caller,
     body,
     call_middleware::AuditSubject,
+    creation::read_authorized_body,
     error::ApiError,
-    params::{MAX_LIMIT, Params, QueryPairs},
+    params::{MAX_LIMIT, Params, QueryPairs, namespace_param},
     schedule_request::{self, ScheduleRequest, ScheduleView},
-    service::tasks::{CREATE as CREATE_TASK, CREATED_BY_ANNOTATION, creation_error},
-    tasks::{
-        cached_response, content_etag, is_object_name, read_authorized_body, resolve_by_name,
+    service::{
+        schedules::{self as service, CREATE, LIST, TriggeredExecution, UPDATE},
         visible_namespaces,
     },
+    tasks::{cached_response, content_etag},
 };
-
-const RESOURCE: &str = "prewarmschedules";
-pub(super) const CREATE: Permission = Permission { verb: "create", resource: RESOURCE };
-pub(super) const GET: Permission = Permission { verb: "get", resource: RESOURCE };
-pub(super) const LIST: Permission = Permission { verb: "list", resource: RESOURCE };
-pub(super) const UPDATE: Permission = Permission { verb: "update", resource: RESOURCE };
-pub(super) const DELETE: Permission = Permission { verb: "delete", resource: RESOURCE };
-/// Largest number of attempts of a write that conflicts with other writers.
-const MAX_ATTEMPTS: u32 = 8;
 
 /// Page of schedules.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -84,25 +65,16 @@ pub struct Triggered {
     pub message: String,
 }
 
-fn schedule_client(api: &Api, namespace: &str) -> KubeApi<PrewarmSchedule> {
-    KubeApi::namespaced(api.client.clone(), namespace)
-}
-
-fn with_audit_subject(mut response: Response, namespace: &str, name: &str) -> Response {
+fn with_audit_subject(mut response: Response, schedule: &PrewarmSchedule) -> Response {
+    let (namespace, name) = (schedule.namespace().unwrap_or_default(), schedule.name_any());
     response.extensions_mut().insert(AuditSubject(format!("{namespace}/{name}")));
     response
 }
 
-fn schedule_response(api: &Api, schedule: PrewarmSchedule, code: StatusCode) -> Response {
-    let view = ScheduleView::from_schedule(&schedule, Timestamp::now());
-    let (namespace, name) = (view.namespace.clone(), view.id.clone());
-    api.schedules.put(schedule);
-    let location = [(header::LOCATION, format!("{BASE_PATH}/scheduled-tasks/{name}"))];
-    let response = match code {
-        StatusCode::CREATED => (code, location, Json(view)).into_response(),
-        _ => (code, Json(view)).into_response(),
-    };
-    with_audit_subject(response, &namespace, &name)
+/// Responds with a changed schedule, and names it in the audit log.
+fn schedule_response(schedule: &PrewarmSchedule) -> Response {
+    let view = ScheduleView::from_schedule(schedule, Timestamp::now());
+    with_audit_subject(Json(view).into_response(), schedule)
 }
 
 /// Creates a schedule.
@@ -119,31 +91,15 @@ pub(super) async fn create_schedule(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
+    let named = namespace_param(pairs)?;
     let (namespace, body) =
-        read_authorized_body(&api, &caller, CREATE, pairs, &headers, body).await?;
+        read_authorized_body(&api, &caller, CREATE, named, &headers, body).await?;
     let wanted =
         schedule_request::parse(body.value, &api.guard).map_err(ApiError::invalid_fields)?;
-    let namespace = namespace.as_str();
-    let name = format!("scheduled-{}", random_task_name(Timestamp::now()));
-    let schedule = PrewarmSchedule {
-        metadata: ObjectMeta {
-            name: Some(name),
-            namespace: Some(namespace.to_owned()),
-            labels: Some(
-                [("app.kubernetes.io/managed-by".to_owned(), "prewarmer".to_owned())].into(),
-            ),
-            annotations: Some([(CREATED_BY_ANNOTATION.to_owned(), caller.name)].into()),
-            ..ObjectMeta::default()
-        },
-        spec: wanted.spec,
-        status: None,
-    };
-    let made = schedule_client(&api, namespace).create(&PostParams::default(), &schedule).await;
-    Ok(schedule_response(
-        &api,
-        made.map_err(|error| creation_error(error, namespace))?,
-        StatusCode::CREATED,
-    ))
+    let made = service::create(&api, &caller, &namespace, wanted.spec).await?;
+    let location = format!("{BASE_PATH}/scheduled-tasks/{}", made.name_any());
+    let response = schedule_response(&made);
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], response).into_response())
 }
 
 /// Lists the schedules.
@@ -167,11 +123,7 @@ pub(super) async fn list_schedules(
     let (limit, offset) = params.page(MAX_LIMIT);
     params.finish()?;
     let visible = visible_namespaces(&api, &caller, LIST, namespace).await?;
-    let fits = |schedule: &Arc<PrewarmSchedule>| {
-        visible.contains(&schedule.namespace().unwrap_or_default())
-            && enabled.is_none_or(|one| schedule.spec.enabled == one)
-    };
-    let all: Vec<_> = api.schedules.all().into_iter().filter(fits).collect();
+    let all = service::list(&api, &visible, enabled);
     let now = Timestamp::now();
     let tasks = all
         .iter()
@@ -194,39 +146,10 @@ pub(super) async fn get_visible(
     api: &Api,
     caller: &Caller,
     id: &str,
-    namespace: Option<String>,
-) -> Result<Arc<PrewarmSchedule>, ApiError> {
-    if let Some(namespace) = &namespace {
-        api.auth.authorize(caller, GET, namespace).await?;
-    }
-    let named = if is_object_name(id) { api.schedules.by_name(id) } else { Vec::new() };
-    let found = named.into_iter().map(|one| (one.namespace().unwrap_or_default(), one)).collect();
-    let found = resolve_by_name(api, caller, GET, namespace.as_deref(), found).await?;
-    found.ok_or_else(|| ApiError::not_found("schedule", id))
-}
-
-pub(super) fn namespace_param(pairs: QueryPairs) -> Result<Option<String>, ApiError> {
-    let mut params = Params::from_query(pairs);
-    let namespace = params.namespace();
-    params.finish()?;
-    Ok(namespace)
-}
-
-/// Reads a schedule from the API server in order to change it, after checking that the caller may
-/// do so.
-async fn get_for_change(
-    api: &Api,
-    caller: &Caller,
-    id: &str,
     pairs: QueryPairs,
-    deed: Permission,
-) -> Result<(KubeApi<PrewarmSchedule>, PrewarmSchedule), ApiError> {
-    let known = get_visible(api, caller, id, namespace_param(pairs)?).await?;
-    let namespace = known.namespace().unwrap_or_default();
-    api.auth.authorize(caller, deed, &namespace).await?;
-    let schedules = schedule_client(api, &namespace);
-    let now = schedules.get_opt(id).await?.ok_or_else(|| ApiError::not_found("schedule", id))?;
-    Ok((schedules, now))
+) -> Result<Arc<PrewarmSchedule>, ApiError> {
+    let namespace = namespace_param(pairs)?;
+    Ok(service::get(api, caller, id, namespace.as_deref()).await?)
 }
 
 /// Returns a schedule.
@@ -245,7 +168,7 @@ pub(super) async fn get_schedule(
     pairs: QueryPairs,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let schedule = get_visible(&api, &caller, &id, namespace_param(pairs)?).await?;
+    let schedule = get_visible(&api, &caller, &id, pairs).await?;
     Ok(json_response(&api, &headers, &ScheduleView::from_schedule(&schedule, Timestamp::now())))
 }
 
@@ -264,38 +187,12 @@ pub(super) async fn replace_schedule(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let (schedules, mut schedule) = get_for_change(&api, &caller, &id, pairs, UPDATE).await?;
+    let known = get_visible(&api, &caller, &id, pairs).await?;
+    let schedule = service::get_for_change(&api, &caller, &known, UPDATE).await?;
     let body = body::read_json(&api.budgets.bodies, &caller.name, &headers, body).await?;
     let wanted =
         schedule_request::parse(body.value, &api.guard).map_err(ApiError::invalid_fields)?;
-    let namespace = schedule.namespace().unwrap_or_default();
-    if wanted.namespace.is_some_and(|other| other != namespace) {
-        return Err(ApiError::invalid_field(
-            "namespace",
-            format!("the namespace of a schedule cannot be changed: expected {namespace}"),
-        ));
-    }
-    for _ in 0..MAX_ATTEMPTS {
-        schedule.spec = wanted.spec.clone();
-        match schedules.replace(&id, &PostParams::default(), &schedule).await {
-            Ok(changed) => return Ok(schedule_response(&api, changed, StatusCode::OK)),
-            // The leader has written the status meanwhile.
-            Err(error) if ApiErrorKind::of(&error).is_conflict() => {
-                schedule = schedules.get(&id).await?;
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Err(conflicting_writes())
-}
-
-/// Returns the 503 for a write that conflicted with other writers on every attempt.
-fn conflicting_writes() -> ApiError {
-    ApiError::retry_after(
-        StatusCode::SERVICE_UNAVAILABLE,
-        "the schedule was changed by other clients on every attempt: try again",
-        1,
-    )
+    Ok(schedule_response(&service::replace(&api, schedule, wanted).await?))
 }
 
 /// Deletes a schedule and the tasks that it created.
@@ -311,34 +208,10 @@ pub(super) async fn delete_schedule(
     Path(id): Path<String>,
     pairs: QueryPairs,
 ) -> Result<Response, ApiError> {
-    let (schedules, schedule) = get_for_change(&api, &caller, &id, pairs, DELETE).await?;
-    match schedules.delete(&id, &DeleteParams::background()).await {
-        Ok(_) => {}
-        Err(error) if ApiErrorKind::of(&error) == ApiErrorKind::NotFound => {
-            return Err(ApiError::not_found("schedule", &id));
-        }
-        Err(error) => return Err(error.into()),
-    }
-    api.schedules.remove(&schedule);
-    let namespace = schedule.namespace().unwrap_or_default();
-    let body = ScheduleDone {
-        id: id.clone(),
-        message: "The schedule was deleted; its tasks are deleted with it".into(),
-    };
-    Ok(with_audit_subject(Json(body).into_response(), &namespace, &id))
-}
-
-async fn set_enabled(
-    api: Api,
-    caller: Caller,
-    id: String,
-    pairs: QueryPairs,
-    enabled: bool,
-) -> Result<Response, ApiError> {
-    let (schedules, _) = get_for_change(&api, &caller, &id, pairs, UPDATE).await?;
-    let patch = Patch::Merge(json!({"spec": {"enabled": enabled}}));
-    let changed = schedules.patch(&id, &PatchParams::default(), &patch).await?;
-    Ok(schedule_response(&api, changed, StatusCode::OK))
+    let schedule = get_visible(&api, &caller, &id, pairs).await?;
+    service::delete(&api, &caller, &schedule).await?;
+    let message = "The schedule was deleted; its tasks are deleted with it".into();
+    Ok(with_audit_subject(Json(ScheduleDone { id, message }).into_response(), &schedule))
 }
 
 /// Enables a schedule.
@@ -354,7 +227,8 @@ pub(super) async fn enable_schedule(
     Path(id): Path<String>,
     pairs: QueryPairs,
 ) -> Result<Response, ApiError> {
-    set_enabled(api, caller, id, pairs, true).await
+    let schedule = get_visible(&api, &caller, &id, pairs).await?;
+    Ok(schedule_response(&service::set_enabled(&api, &caller, &schedule, true).await?))
 }
 
 /// Disables a schedule. A running execution continues.
@@ -370,7 +244,8 @@ pub(super) async fn disable_schedule(
     Path(id): Path<String>,
     pairs: QueryPairs,
 ) -> Result<Response, ApiError> {
-    set_enabled(api, caller, id, pairs, false).await
+    let schedule = get_visible(&api, &caller, &id, pairs).await?;
+    Ok(schedule_response(&service::set_enabled(&api, &caller, &schedule, false).await?))
 }
 
 /// Triggers an execution of a schedule now, enabled or not.
@@ -389,80 +264,13 @@ pub(super) async fn trigger_schedule(
     Path(id): Path<String>,
     pairs: QueryPairs,
 ) -> Result<Response, ApiError> {
-    let namespace = namespace_param(pairs)?;
-    let known = get_visible(&api, &caller, &id, namespace).await?;
-    let namespace = known.namespace().unwrap_or_default();
-    // An execution is a task, so that the permission to create tasks is required.
-    api.auth.authorize(&caller, CREATE_TASK, &namespace).await?;
-    let schedules = schedule_client(&api, &namespace);
-    for _ in 0..MAX_ATTEMPTS {
-        let schedule =
-            schedules.get_opt(&id).await?.ok_or_else(|| ApiError::not_found("schedule", &id))?;
-        let runs = api.catalog.executions_of(&namespace, &schedule.uid().unwrap_or_default());
-        let runs: Vec<ExecutionTask> = runs
-            .iter()
-            .filter_map(|entry| entry.execution.as_ref().map(|run| run.facts.clone()))
-            .collect();
-        let queued = schedule.status.as_ref().is_some_and(|status| status.queued.is_some());
-        let made = ExecutionOrigin { scheduled_at: now_in_seconds(), trigger: Trigger::Manual };
-        let (task, message) = match decide_manual(schedule.spec.overlap_policy, &runs, queued) {
-            ManualDecision::Start => {
-                let name = random_task_name(made.scheduled_at);
-                let tasks = KubeApi::<PrewarmTask>::namespaced(api.client.clone(), &namespace);
-                let task = tasks
-                    .create(&PostParams::default(), &build_task(&schedule, &name, &made))
-                    .await?;
-                api.catalog.put(&task);
-                (Some(name), "The execution starts".to_owned())
-            }
-            ManualDecision::Queue(open) => {
-                // The queued execution is written into the schedule, which requires the permission
-                // to update it.
-                api.auth.authorize(&caller, UPDATE, &namespace).await?;
-                if !enqueue(&api, &schedules, schedule, &made).await? {
-                    continue;
-                }
-                (None, format!("The execution waits for the end of {}", open.join(", ")))
-            }
-            ManualDecision::Refuse(open) => {
-                let words = format!(
-                    "{} is running, and the schedule's overlapPolicy permits no other execution",
-                    open.join(", ")
-                );
-                return Err(ApiError::conflict(words, "running"));
-            }
-        };
-        let body = Triggered { id: id.clone(), task_id: task, message };
-        return Ok(with_audit_subject(
-            (StatusCode::ACCEPTED, Json(body)).into_response(),
-            &namespace,
-            &id,
-        ));
-    }
-    Err(conflicting_writes())
-}
-
-fn now_in_seconds() -> Timestamp {
-    let now = Timestamp::now();
-    Timestamp::from_second(now.as_second()).unwrap_or(now)
-}
-
-/// Writes a queued execution into the schedule's status. Returns false when the write conflicts
-/// with another writer.
-async fn enqueue(
-    api: &Api,
-    schedules: &KubeApi<PrewarmSchedule>,
-    mut schedule: PrewarmSchedule,
-    made: &ExecutionOrigin,
-) -> Result<bool, ApiError> {
-    let queued = QueuedRun { scheduled_time: made.scheduled_at.to_string(), trigger: made.trigger };
-    schedule.status.get_or_insert_default().queued = Some(queued);
-    match schedules.replace_status(&schedule.name_any(), &PostParams::default(), &schedule).await {
-        Ok(schedule) => {
-            api.schedules.put(schedule);
-            Ok(true)
+    let schedule = get_visible(&api, &caller, &id, pairs).await?;
+    let (task_id, message) = match service::trigger(&api, &caller, &schedule).await? {
+        TriggeredExecution::Started(name) => (Some(name), "The execution starts".to_owned()),
+        TriggeredExecution::Queued(open) => {
+            (None, format!("The execution waits for the end of {}", open.join(", ")))
         }
-        Err(error) if ApiErrorKind::of(&error).is_conflict() => Ok(false),
-        Err(error) => Err(error.into()),
-    }
+    };
+    let body = Json(Triggered { id, task_id, message });
+    Ok(with_audit_subject((StatusCode::ACCEPTED, body).into_response(), &schedule))
 }

@@ -9,34 +9,28 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use jiff::{SignedDuration, Timestamp, civil::DateTime, tz::TimeZone};
+use jiff::Timestamp;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use prewarmer_core::task::Amount;
 use serde::Serialize;
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
 use super::{
     Api, BASE_PATH,
-    auth::{Caller, NamespaceScope, Permission},
-    body,
+    auth::{Caller, NamespaceScope},
     call_middleware::AuditSubject,
+    creation::read_authorized_body,
     error::ApiError,
     idempotency,
-    params::{MAX_LIMIT, Params, QueryPairs},
-    request::{self, TaskRequest, is_dns_label},
-    service::tasks::{self as service, CREATE, CreatedTask},
+    params::{MAX_LIMIT, Params, QueryPairs, namespace_param},
+    request::{self, TaskRequest},
+    service::{
+        tasks::{self as service, CREATE, CreatedTask, LIST, TaskSelection},
+        visible_namespaces,
+    },
 };
-use crate::store::{NamespacedName, Status, TaskEntry, TaskFilter, TaskView, amount_schema};
-
-pub(super) const GET: Permission = Permission { verb: "get", resource: "prewarmtasks" };
-pub(super) const LIST: Permission = Permission { verb: "list", resource: "prewarmtasks" };
-
-/// Age below which a task may not have reached this replica's store yet.
-const MAX_WATCH_LAG: SignedDuration = SignedDuration::from_secs(60);
-/// Longest name of an object, in characters.
-const MAX_NAME: usize = 253;
+use crate::store::{NamespacedName, Status, TaskEntry, TaskView, amount_schema};
 
 /// Response header with the newest resource version that a response from the store is based on.
 pub(super) const RESOURCE_VERSION: HeaderName = HeaderName::from_static("x-resource-version");
@@ -106,8 +100,9 @@ pub(super) async fn create_task(
     body: Body,
 ) -> Result<Response, ApiError> {
     let key = idempotency::key_from_headers(&headers)?;
+    let named = namespace_param(pairs)?;
     let (namespace, body) =
-        read_authorized_body(&api, &caller, CREATE, pairs, &headers, body).await?;
+        read_authorized_body(&api, &caller, CREATE, named, &headers, body).await?;
     let wanted = request::parse(body.value, &api.guard).map_err(ApiError::invalid_fields)?;
     let made = service::create(&api, &caller, &namespace, wanted.spec, key).await?;
     Ok(created_response(&made))
@@ -135,54 +130,6 @@ fn created_response(made: &CreatedTask) -> Response {
     let mut response = (StatusCode::CREATED, location, Json(body)).into_response();
     response.extensions_mut().insert(subject);
     response
-}
-
-/// Reads the body of a call that creates an object, and returns it with the namespace of the
-/// object. When the query or a setting names the namespace, the caller's permission is checked
-/// before the body is read; otherwise before any field of the body except its namespace is
-/// evaluated.
-pub(super) async fn read_authorized_body(
-    api: &Api,
-    caller: &Caller,
-    deed: Permission,
-    pairs: QueryPairs,
-    headers: &HeaderMap,
-    body: Body,
-) -> Result<(String, body::JsonBody), ApiError> {
-    let mut params = Params::from_query(pairs);
-    let named = params.namespace();
-    params.finish()?;
-    let known = named.clone().or_else(|| api.settings.watched_namespace.clone());
-    if let Some(namespace) = &known {
-        api.check_namespace(namespace)?;
-        api.auth.authorize(caller, deed, namespace).await?;
-    }
-    let mut body = body::read_json(&api.budgets.bodies, &caller.name, headers, body).await?;
-    // An invalid namespace name is reported with the other fields, to callers that have the
-    // permission in some namespace.
-    let given = body
-        .value
-        .get("namespace")
-        .and_then(Value::as_str)
-        .filter(|name| is_dns_label(name))
-        .map(str::to_owned);
-    if let (Some(named), Some(given)) = (&named, &given)
-        && named != given
-    {
-        return Err(ApiError::invalid_field(
-            "namespace",
-            format!("{given:?}: differs from the namespace of the query, {named:?}"),
-        ));
-    }
-    let namespace = given.or(known).unwrap_or_else(|| api.default_namespace().to_owned());
-    api.check_namespace(&namespace)?;
-    api.auth.authorize(caller, deed, &namespace).await?;
-    if let (Some(named), Some(fields)) = (named, body.value.as_object_mut())
-        && fields.get("namespace").is_none_or(Value::is_null)
-    {
-        fields.insert("namespace".into(), named.into());
-    }
-    Ok((namespace, body))
 }
 
 /// Lists the tasks, newest first.
@@ -215,14 +162,8 @@ pub(super) async fn list_tasks(
     params.finish()?;
     let until = until.map(|text| parse_until(&text)).transpose()?;
     let visible = visible_namespaces(&api, &caller, LIST, namespace).await?;
-    let page = api.catalog.list(&TaskFilter {
-        status,
-        search: search.as_deref(),
-        visible: &|name| visible.contains(name),
-        until,
-        limit,
-        offset,
-    });
+    let selection = TaskSelection { status, search: search.as_deref(), until, limit, offset };
+    let page = service::list(&api, &visible, selection);
     let end = offset + page.tasks.len();
     let mut text = Vec::with_capacity(
         page.tasks.iter().map(Bytes::len).sum::<usize>() + page.tasks.len() + 80,
@@ -254,24 +195,6 @@ pub(super) async fn list_tasks(
         }
     }
     Ok(response)
-}
-
-/// Returns the namespaces whose objects a list contains: the requested one, or all for which the
-/// caller has the permission.
-pub(super) async fn visible_namespaces(
-    api: &Api,
-    caller: &Caller,
-    deed: Permission,
-    namespace: Option<String>,
-) -> Result<NamespaceScope, ApiError> {
-    // A server that watches one namespace lists that one only.
-    match namespace.or_else(|| api.settings.watched_namespace.clone()) {
-        Some(namespace) => {
-            api.auth.authorize(caller, deed, &namespace).await?;
-            Ok(NamespaceScope::Only([namespace].into()))
-        }
-        None => api.auth.namespace_scope(caller, deed).await,
-    }
 }
 
 fn format_until((created, key): &(Timestamp, NamespacedName)) -> String {
@@ -364,72 +287,8 @@ pub(super) async fn get_visible(
     id: &str,
     pairs: QueryPairs,
 ) -> Result<Arc<TaskEntry>, ApiError> {
-    let mut params = Params::from_query(pairs);
-    let namespace = params.namespace();
-    params.finish()?;
-    if let Some(namespace) = &namespace {
-        api.auth.authorize(caller, GET, namespace).await?;
-    }
-    let missing = || ApiError::not_found("task", id);
-    if !is_object_name(id) {
-        return Err(missing());
-    }
-    let mut found = api.catalog.by_name(id);
-    if found.is_empty() && is_recent_name(id, Timestamp::now()) {
-        found = api.recent_tasks.find(api, caller, id, namespace.as_deref()).await?;
-    }
-    let found: Vec<_> =
-        found.into_iter().map(|entry| (entry.key.namespace.to_string(), entry)).collect();
-    resolve_by_name(api, caller, GET, namespace.as_deref(), found).await?.ok_or_else(missing)
-}
-
-/// Selects one of several objects of the same name: the one in `namespace` when it is given,
-/// otherwise the only one that the caller has the permission for, otherwise the one in the default
-/// namespace. Error 400 when the name is ambiguous.
-pub(super) async fn resolve_by_name<T>(
-    api: &Api,
-    caller: &Caller,
-    deed: Permission,
-    namespace: Option<&str>,
-    found: Vec<(String, T)>,
-) -> Result<Option<T>, ApiError> {
-    if let Some(namespace) = namespace {
-        return Ok(found.into_iter().find(|(of, _)| of == namespace).map(|(_, one)| one));
-    }
-    let mut may = Vec::new();
-    for (of, one) in found {
-        if api.auth.allows(caller, deed, Some(&of)).await? {
-            may.push((of, one));
-        }
-    }
-    let preferred = may.iter().position(|(of, _)| may.len() == 1 || of == api.default_namespace());
-    match preferred {
-        Some(index) => Ok(Some(may.swap_remove(index).1)),
-        None if may.is_empty() => Ok(None),
-        None => Err(ApiError::invalid_field(
-            "namespace",
-            "several namespaces have an object of that name: select one with ?namespace=",
-        )),
-    }
-}
-
-/// Reports whether a name is a DNS subdomain (RFC 1123), as object names are.
-pub(super) fn is_object_name(id: &str) -> bool {
-    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
-    !id.is_empty()
-        && id.len() <= MAX_NAME
-        && id.chars().all(good)
-        && !id.starts_with(['-', '.'])
-        && !id.ends_with(['-', '.'])
-}
-
-/// Reports whether a generated task name contains a time so close to `now` that the task may not
-/// have reached the store yet.
-fn is_recent_name(id: &str, now: Timestamp) -> bool {
-    let time = id.strip_prefix("task-").and_then(|rest| rest.get(..15));
-    let time = time.and_then(|text| DateTime::strptime("%Y%m%d-%H%M%S", text).ok());
-    let time = time.and_then(|time| time.to_zoned(TimeZone::UTC).ok()).map(|time| time.timestamp());
-    time.is_some_and(|time| now.duration_since(time).abs() < MAX_WATCH_LAG)
+    let namespace = namespace_param(pairs)?;
+    Ok(service::get(api, caller, id, namespace.as_deref()).await?)
 }
 
 pub(super) fn entry_etag(entry: &TaskEntry) -> String {
@@ -490,24 +349,8 @@ mod unit {
     }
 
     #[test]
-    fn object_names_and_until_values_are_parsed() {
+    fn until_values_are_parsed() {
         let now: Timestamp = "2026-11-21T10:00:30Z".parse().unwrap();
-        assert!(
-            is_recent_name("task-20261121-100000-0badcafe", now)
-                && !is_recent_name("task-20261121-095900-0badcafe", now)
-        );
-        assert!(
-            !is_recent_name("nightly", now)
-                && !is_recent_name("task-2026", now)
-                && !is_recent_name("task-20269921-100000-x", now)
-        );
-        assert!(
-            is_object_name("a.b-1")
-                && !is_object_name("../a")
-                && !is_object_name("A")
-                && !is_object_name("")
-                && !is_object_name(&"a".repeat(254))
-        );
         let place = (now, NamespacedName::new("shop", "a.b"));
         let (time, key) = parse_until(&format_until(&place)).ok().unwrap();
         assert_eq!((time.as_second(), key), (now.as_second(), place.1));

@@ -1,7 +1,8 @@
-//! Operations on tasks: create, cancel and retry.
+//! Operations on tasks: list, get, create, cancel and retry.
 
-use axum::http::StatusCode;
-use jiff::Timestamp;
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp, civil::DateTime, tz::TimeZone};
 use kube::{
     Api as KubeApi, ResourceExt,
     api::{ObjectMeta, Patch, PatchParams, PostParams},
@@ -13,29 +14,43 @@ use prewarmer_core::{
         validate::validate,
     },
 };
-use prewarmer_kube::api_error::ApiErrorKind;
 use serde_json::json;
 
+use super::{CREATED_BY_ANNOTATION, MAX_ATTEMPTS, ServiceError, is_object_name, resolve_by_name};
 use crate::{
     api::{
         Api,
-        auth::{Caller, Permission},
-        error::{ApiError, Detail},
+        auth::{Caller, NamespaceScope, Permission},
+        error::Detail,
         idempotency,
     },
-    store::{Status, TaskEntry},
+    store::{ListedTasks, NamespacedName, Status, TaskEntry, TaskFilter},
 };
 
+pub(in crate::api) const GET: Permission = Permission { verb: "get", resource: "prewarmtasks" };
+pub(in crate::api) const LIST: Permission = Permission { verb: "list", resource: "prewarmtasks" };
 pub(in crate::api) const CREATE: Permission =
     Permission { verb: "create", resource: "prewarmtasks" };
 pub(in crate::api) const CANCEL: Permission =
     Permission { verb: "patch", resource: "prewarmtasks" };
 
-/// Annotation of a task or a schedule: name of the caller that created it by REST.
-pub(in crate::api) const CREATED_BY_ANNOTATION: &str = "prewarm.io/created-by";
+/// Age below which a task may not have reached this replica's store yet.
+const MAX_WATCH_LAG: SignedDuration = SignedDuration::from_secs(60);
 
-/// Largest number of attempts to cancel a task when writes conflict.
-const MAX_ATTEMPTS: u32 = 8;
+/// Selection of a page of tasks.
+#[derive(Debug, Default)]
+pub(in crate::api) struct TaskSelection<'a> {
+    /// Status of the tasks; `None` for all.
+    pub(in crate::api) status: Option<Status>,
+    /// Text that the name or an image must contain; `None` for all.
+    pub(in crate::api) search: Option<&'a str>,
+    /// Sort key of the newest task to include; `None` for all.
+    pub(in crate::api) until: Option<(Timestamp, NamespacedName)>,
+    /// Largest number of tasks in the page.
+    pub(in crate::api) limit: usize,
+    /// Number of matching tasks to skip.
+    pub(in crate::api) offset: usize,
+}
 
 /// Task that an operation has created.
 pub(in crate::api) struct CreatedTask {
@@ -44,20 +59,65 @@ pub(in crate::api) struct CreatedTask {
     pub(in crate::api) existed: bool,
 }
 
+/// Returns a page of the tasks in these namespaces, newest first. The permission [`LIST`] is checked
+/// before, by [`super::visible_namespaces`].
+pub(in crate::api) fn list(
+    api: &Api,
+    visible: &NamespaceScope,
+    selection: TaskSelection<'_>,
+) -> ListedTasks {
+    let TaskSelection { status, search, until, limit, offset } = selection;
+    let visible = &|name: &str| visible.contains(name);
+    api.catalog.list(&TaskFilter { status, search, visible, until, limit, offset })
+}
+
+/// Returns the task named `id` that the caller may read: in `namespace` when it is given, otherwise
+/// in any.
+pub(in crate::api) async fn get(
+    api: &Api,
+    caller: &Caller,
+    id: &str,
+    namespace: Option<&str>,
+) -> Result<Arc<TaskEntry>, ServiceError> {
+    if let Some(namespace) = namespace {
+        api.auth.authorize(caller, GET, namespace).await?;
+    }
+    let missing = || ServiceError::not_found("task", id);
+    if !is_object_name(id) {
+        return Err(missing());
+    }
+    let mut found = api.catalog.by_name(id);
+    if found.is_empty() && is_recent_name(id, Timestamp::now()) {
+        found = api.recent_tasks.find(api, caller, id, namespace).await?;
+    }
+    let found: Vec<_> =
+        found.into_iter().map(|entry| (entry.key.namespace.to_string(), entry)).collect();
+    resolve_by_name(api, caller, GET, namespace, found).await?.ok_or_else(missing)
+}
+
+/// Reports whether a generated task name contains a time so close to `now` that the task may not
+/// have reached the store yet.
+fn is_recent_name(id: &str, now: Timestamp) -> bool {
+    let time = id.strip_prefix("task-").and_then(|rest| rest.get(..15));
+    let time = time.and_then(|text| DateTime::strptime("%Y%m%d-%H%M%S", text).ok());
+    let time = time.and_then(|time| time.to_zoned(TimeZone::UTC).ok()).map(|time| time.timestamp());
+    time.is_some_and(|time| now.duration_since(time).abs() < MAX_WATCH_LAG)
+}
+
 /// Creates a task. The permission [`CREATE`] is checked before, because REST checks it before it
-/// reads a body. With an idempotency key, a repeated call returns the task of the first one. Error 400 when the spec exceeds the operator's
-/// limits.
+/// reads a body. With an idempotency key, a repeated call returns the task of the first one. Error
+/// when the spec exceeds the operator's limits.
 pub(in crate::api) async fn create(
     api: &Api,
     caller: &Caller,
     namespace: &str,
     spec: PrewarmTaskSpec,
     key: Option<&str>,
-) -> Result<CreatedTask, ApiError> {
+) -> Result<CreatedTask, ServiceError> {
     let beyond =
         validate(&spec).map(|task| caps::check_limits(&api.policy.caps, &task)).unwrap_or_default();
     if !beyond.is_empty() {
-        return Err(ApiError::invalid_fields(beyond.into_iter().map(Detail::from).collect()));
+        return Err(ServiceError::Invalid(beyond.into_iter().map(Detail::from).collect()));
     }
     let (task, existed) = if let Some(key) = key {
         idempotency::create_or_get_by_key(api, caller, namespace, key, spec).await?
@@ -79,7 +139,7 @@ pub(in crate::api) async fn create_or_get(
     spec: PrewarmTaskSpec,
     caller: &Caller,
     by_key: bool,
-) -> Result<PrewarmTask, ApiError> {
+) -> Result<PrewarmTask, ServiceError> {
     let tasks = KubeApi::<PrewarmTask>::namespaced(api.client.clone(), namespace);
     let labels = [("app.kubernetes.io/managed-by", "prewarmer"), (ORIGIN_LABEL, "rest")];
     let task = PrewarmTask {
@@ -95,40 +155,32 @@ pub(in crate::api) async fn create_or_get(
     };
     match tasks.create(&PostParams::default(), &task).await {
         Ok(task) => Ok(task),
-        Err(error) if by_key && ApiErrorKind::of(&error) == ApiErrorKind::AlreadyExists => {
+        Err(kube::Error::Api(status)) if by_key && status.reason == "AlreadyExists" => {
             Ok(tasks.get(name).await?)
         }
-        Err(error) => Err(creation_error(error, namespace)),
-    }
-}
-
-/// Converts an error of a creation. A missing namespace becomes a 400 for the field `namespace`.
-pub(in crate::api) fn creation_error(error: kube::Error, namespace: &str) -> ApiError {
-    if ApiErrorKind::of(&error) == ApiErrorKind::NotFound {
-        ApiError::invalid_field("namespace", format!("namespace {namespace} does not exist"))
-    } else {
-        error.into()
+        Err(error) => Err(ServiceError::of_creation(error, namespace)),
     }
 }
 
 /// Cancels a task that the caller may read: its workers are deleted, and no new ones are created.
-/// Error 409 when it has ended.
+/// Error when it has ended.
 pub(in crate::api) async fn cancel(
     api: &Api,
     caller: &Caller,
     entry: &TaskEntry,
-) -> Result<(), ApiError> {
+) -> Result<(), ServiceError> {
     let (namespace, name) = (&*entry.key.namespace, &*entry.key.name);
     api.auth.authorize(caller, CANCEL, namespace).await?;
     let tasks = KubeApi::<PrewarmTask>::namespaced(api.client.clone(), namespace);
     for _ in 0..MAX_ATTEMPTS {
         let Some(task) = tasks.get_opt(name).await? else {
-            return Err(ApiError::not_found("task", name));
+            return Err(ServiceError::not_found("task", name));
         };
         let status = Status::from(task.phase());
         if status.is_final() {
-            let words = format!("the task has ended already: its status is {}", status.as_str());
-            return Err(ApiError::conflict(words, status.as_str()));
+            let status = status.as_str();
+            let message = format!("the task has ended already: its status is {status}");
+            return Err(ServiceError::Conflict { message, status });
         }
         if task.spec.cancel {
             return Ok(());
@@ -142,26 +194,23 @@ pub(in crate::api) async fn cancel(
                 api.catalog.put(&task);
                 return Ok(());
             }
-            Err(error) if ApiErrorKind::of(&error).is_conflict() => {}
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
             Err(error) => return Err(error.into()),
         }
     }
-    Err(ApiError::retry_after(
-        StatusCode::SERVICE_UNAVAILABLE,
-        "the task was changed by other clients on every attempt: try again",
-        1,
-    ))
+    Err(ServiceError::Contended("task"))
 }
 
 /// Creates a task with the same spec for the nodes that an ended task, which the caller may read,
-/// did not warm. Error 409 when it has not ended, or when all of its nodes are warm.
+/// did not warm. Error when it has not ended, or when all of its nodes are warm.
 pub(in crate::api) async fn retry(
     api: &Api,
     caller: &Caller,
     entry: &TaskEntry,
     key: Option<&str>,
-) -> Result<CreatedTask, ApiError> {
-    let conflict = |words: &str| Err(ApiError::conflict(words, entry.status.as_str()));
+) -> Result<CreatedTask, ServiceError> {
+    let status = entry.status.as_str();
+    let conflict = |words: &str| Err(ServiceError::Conflict { message: words.into(), status });
     if !entry.status.is_final() {
         return conflict("the task has not ended: wait until it ends, or cancel it");
     }
@@ -172,11 +221,30 @@ pub(in crate::api) async fn retry(
     };
     let tasks = KubeApi::<PrewarmTask>::namespaced(api.client.clone(), namespace);
     let Some(task) = tasks.get_opt(name).await? else {
-        return Err(ApiError::not_found("task", name));
+        return Err(ServiceError::not_found("task", name));
     };
     let left = nodes_not_warm(&task, &plan);
     if left.is_empty() {
         return conflict("all nodes of the task are warm already");
     }
     create(api, caller, namespace, retry_spec(&task.spec, left), key).await
+}
+
+#[cfg(test)]
+mod unit {
+    use super::*;
+
+    #[test]
+    fn recent_names_are_recognized() {
+        let now: Timestamp = "2026-11-21T10:00:30Z".parse().unwrap();
+        assert!(
+            is_recent_name("task-20261121-100000-0badcafe", now)
+                && !is_recent_name("task-20261121-095900-0badcafe", now)
+        );
+        assert!(
+            !is_recent_name("nightly", now)
+                && !is_recent_name("task-2026", now)
+                && !is_recent_name("task-20269921-100000-x", now)
+        );
+    }
 }

@@ -1,26 +1,33 @@
-//! Actions of the pages. Each calls a handler of the REST API with the identity of the signed-in
+//! Actions of the pages. Each calls an operation of the service with the identity of the signed-in
 //! user.
 
 use askama::Template;
 use axum::{
-    body::Body,
     extract::{Path, Query, State},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::StatusCode,
     response::Response,
 };
 use kube::ResourceExt;
-use serde_json::Value;
+use prewarmer_core::schedule::PrewarmSchedule;
 
 use super::{
     form::PageForm,
     respond::{self, PageError, PageShell},
     session::Viewer,
-    task::get_task,
+    task::{check_namespace, get_task},
     view::task_link,
 };
 use crate::api::{
-    Api, body::FormBody as Posted, call_middleware::AuditSubject, error::ApiError,
-    schedules as calls, service::tasks as service, tasks,
+    Api,
+    body::FormBody as Posted,
+    call_middleware::AuditSubject,
+    creation::authorize_form,
+    error::ApiError,
+    idempotency, request, schedule_request,
+    service::{
+        schedules,
+        tasks::{self, CreatedTask},
+    },
 };
 
 #[derive(Template)]
@@ -59,63 +66,45 @@ fn render_task_form(code: StatusCode, viewer: &Viewer, form: PageForm) -> Respon
     )
 }
 
-fn json_request(body: &Value) -> (HeaderMap, Body) {
-    let kind = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    (HeaderMap::from_iter([kind]), Body::from(body.to_string()))
-}
-
-/// Returns namespace and name of the object that a call created or changed.
-fn object_of_call(response: &Response) -> Option<(String, String)> {
-    let subject = response.extensions().get::<AuditSubject>()?;
-    subject.0.split_once('/').map(|(namespace, name)| (namespace.to_owned(), name.to_owned()))
-}
-
-/// Redirects to a page and keeps the call's subject for the audit log.
-fn redirect_with_subject(to: &str, done: &Response) -> Response {
-    let mut response = respond::redirect(to);
-    if let Some(subject) = done.extensions().get::<AuditSubject>() {
-        response.extensions_mut().insert(subject.clone());
-    }
-    response
-}
-
 pub(super) async fn create_task(
     State(api): State<Api>,
     viewer: Viewer,
-    Posted(pairs): Posted,
+    Posted { fields, .. }: Posted,
 ) -> Response {
-    let form = PageForm::from_pairs(pairs);
-    let (mut headers, body) = json_request(&form.task_body());
-    if let Ok(key) = HeaderValue::try_from(form.get("key")) {
-        headers.insert("idempotency-key", key);
-    }
-    match tasks::create_task(State(api), viewer.caller.clone(), Query(Vec::new()), headers, body)
-        .await
-    {
-        Ok(done) => match object_of_call(&done) {
-            Some((namespace, name)) => redirect_with_subject(
-                &format!("{}?notice=made", task_link(&namespace, &name)),
-                &done,
-            ),
-            None => redirect_with_subject("/ui/tasks", &done),
-        },
-        Err(error) => {
-            let code = error.code;
-            render_task_form(code, &viewer, form.with_errors(&error))
-        }
+    let form = PageForm::from_pairs(fields);
+    match create_task_from_form(&api, &viewer, &form).await {
+        Ok(made) => redirect_to_task(
+            &made.task.namespace().unwrap_or_default(),
+            &made.task.name_any(),
+            "made",
+        ),
+        Err(error) => render_task_form(error.code, &viewer, form.with_errors(&error)),
     }
 }
 
-/// Redirects to a task's page with a notice, and names the task in the audit log.
-fn redirect_to_task(namespace: &str, name: &str, notice: &str) -> Response {
-    let mut response =
-        respond::redirect(&format!("{}?notice={notice}", task_link(namespace, name)));
+async fn create_task_from_form(
+    api: &Api,
+    viewer: &Viewer,
+    form: &PageForm,
+) -> Result<CreatedTask, ApiError> {
+    let key = idempotency::check_key(form.get("key"))?;
+    let (caller, mut body) = (&viewer.caller, form.task_body());
+    let namespace = authorize_form(api, caller, tasks::CREATE, &mut body).await?;
+    let wanted = request::parse(body, &api.guard).map_err(ApiError::invalid_fields)?;
+    Ok(tasks::create(api, caller, &namespace, wanted.spec, Some(key)).await?)
+}
+
+/// Redirects to a page, and names the object in the audit log.
+fn redirect_after_change(to: &str, namespace: &str, name: &str) -> Response {
+    let mut response = respond::redirect(to);
     response.extensions_mut().insert(AuditSubject(format!("{namespace}/{name}")));
     response
 }
 
-fn namespace_query(namespace: &str) -> Query<Vec<(String, String)>> {
-    Query(vec![("namespace".to_owned(), namespace.to_owned())])
+/// Redirects to a task's page with a notice, and names the task in the audit log.
+fn redirect_to_task(namespace: &str, name: &str, notice: &str) -> Response {
+    let to = format!("{}?notice={notice}", task_link(namespace, name));
+    redirect_after_change(&to, namespace, name)
 }
 
 pub(super) async fn cancel_task(
@@ -123,9 +112,11 @@ pub(super) async fn cancel_task(
     viewer: Viewer,
     Path((namespace, id)): Path<(String, String)>,
 ) -> Result<Response, PageError> {
-    let refuse = |error: ApiError| PageError::for_viewer(error, &viewer);
-    let entry = get_task(&api, &viewer, &namespace, &id).await.map_err(refuse)?;
-    service::cancel(&api, &viewer.caller, &entry).await.map_err(refuse)?;
+    let cancel = async {
+        let entry = get_task(&api, &viewer, &namespace, &id).await?;
+        tasks::cancel(&api, &viewer.caller, &entry).await.map_err(ApiError::from)
+    };
+    cancel.await.map_err(|error| PageError::for_viewer(error, &viewer))?;
     Ok(redirect_to_task(&namespace, &id, "cancelled"))
 }
 
@@ -135,9 +126,11 @@ pub(super) async fn retry_task(
     viewer: Viewer,
     Path((namespace, id)): Path<(String, String)>,
 ) -> Result<Response, PageError> {
-    let refuse = |error: ApiError| PageError::for_viewer(error, &viewer);
-    let entry = get_task(&api, &viewer, &namespace, &id).await.map_err(refuse)?;
-    let made = service::retry(&api, &viewer.caller, &entry, None).await.map_err(refuse)?;
+    let retry = async {
+        let entry = get_task(&api, &viewer, &namespace, &id).await?;
+        tasks::retry(&api, &viewer.caller, &entry, None).await.map_err(ApiError::from)
+    };
+    let made = retry.await.map_err(|error| PageError::for_viewer(error, &viewer))?;
     Ok(redirect_to_task(&namespace, &made.task.name_any(), "retried"))
 }
 
@@ -161,30 +154,27 @@ fn render_schedule_form(code: StatusCode, viewer: &Viewer, form: PageForm) -> Re
 pub(super) async fn create_schedule(
     State(api): State<Api>,
     viewer: Viewer,
-    Posted(pairs): Posted,
+    Posted { fields, .. }: Posted,
 ) -> Response {
-    let form = PageForm::from_pairs(pairs);
-    let (headers, body) = json_request(&form.schedule_body());
-    match calls::create_schedule(
-        State(api),
-        viewer.caller.clone(),
-        Query(Vec::new()),
-        headers,
-        body,
-    )
-    .await
-    {
-        Ok(done) => match object_of_call(&done) {
-            Some((namespace, name)) => {
-                redirect_with_subject(&format!("/ui/schedules/{namespace}/{name}"), &done)
-            }
-            None => redirect_with_subject("/ui/schedules", &done),
-        },
-        Err(error) => {
-            let code = error.code;
-            render_schedule_form(code, &viewer, form.with_errors(&error))
+    let form = PageForm::from_pairs(fields);
+    match create_schedule_from_form(&api, &viewer, &form).await {
+        Ok(made) => {
+            let (namespace, name) = (made.namespace().unwrap_or_default(), made.name_any());
+            redirect_after_change(&format!("/ui/schedules/{namespace}/{name}"), &namespace, &name)
         }
+        Err(error) => render_schedule_form(error.code, &viewer, form.with_errors(&error)),
     }
+}
+
+async fn create_schedule_from_form(
+    api: &Api,
+    viewer: &Viewer,
+    form: &PageForm,
+) -> Result<PrewarmSchedule, ApiError> {
+    let (caller, mut body) = (&viewer.caller, form.schedule_body());
+    let namespace = authorize_form(api, caller, schedules::CREATE, &mut body).await?;
+    let wanted = schedule_request::parse(body, &api.guard).map_err(ApiError::invalid_fields)?;
+    Ok(schedules::create(api, caller, &namespace, wanted.spec).await?)
 }
 
 /// Enables, disables, runs or deletes a schedule.
@@ -193,24 +183,29 @@ pub(super) async fn change_schedule(
     viewer: Viewer,
     Path((namespace, id, deed)): Path<(String, String, String)>,
 ) -> Result<Response, PageError> {
-    let (caller, path, pairs) =
-        (viewer.caller.clone(), Path(id.clone()), namespace_query(&namespace));
     let here = format!("/ui/schedules/{namespace}/{id}");
-    let (done, next) = match deed.as_str() {
-        "enable" => (
-            calls::enable_schedule(State(api), caller, path, pairs).await,
-            format!("{here}?notice=changed"),
-        ),
-        "disable" => (
-            calls::disable_schedule(State(api), caller, path, pairs).await,
-            format!("{here}?notice=changed"),
-        ),
-        "trigger" => (calls::trigger_schedule(State(api), caller, path, pairs).await, here),
-        "delete" => {
-            (calls::delete_schedule(State(api), caller, path, pairs).await, "/ui/schedules".into())
+    let change = async {
+        let caller = &viewer.caller;
+        if !["enable", "disable", "trigger", "delete"].contains(&deed.as_str()) {
+            return Err(ApiError::not_found("action", &deed));
         }
-        _ => (Err(ApiError::not_found("action", &deed)), here),
+        check_namespace(&namespace)?;
+        let schedule = schedules::get(&api, caller, &id, Some(&namespace)).await?;
+        Ok(match deed.as_str() {
+            "trigger" => {
+                schedules::trigger(&api, caller, &schedule).await?;
+                here
+            }
+            "delete" => {
+                schedules::delete(&api, caller, &schedule).await?;
+                "/ui/schedules".to_owned()
+            }
+            _ => {
+                schedules::set_enabled(&api, caller, &schedule, deed == "enable").await?;
+                format!("{here}?notice=changed")
+            }
+        })
     };
-    let done = done.map_err(|error| PageError::for_viewer(error, &viewer))?;
-    Ok(redirect_with_subject(&next, &done))
+    let next = change.await.map_err(|error| PageError::for_viewer(error, &viewer))?;
+    Ok(redirect_after_change(&next, &namespace, &id))
 }

@@ -11,7 +11,7 @@ use crate::api::{
     Api,
     auth::{NamespaceScope, Permission, Revalidation},
     error::ApiError,
-    tasks::visible_namespaces,
+    service::visible_namespaces,
     watch::{REVIEW_INTERVAL, WatchPermit, event_stream_response},
 };
 

@@ -2,10 +2,9 @@
 //!
 //! Input: HTTP requests of a browser, with a cookie. Output: HTML that is rendered on the server,
 //! and server-sent events that update parts of it. The pages show the contents of the task and
-//! schedule stores, and change objects through the handlers of the REST API with the identity of
-//! the signed-in user: they permit nothing that a REST caller with the same token could not do. The
-//! module is part of `api`, whose handlers it calls; it may call `image`, `node`, `task` and
-//! `worker`.
+//! schedule stores, and change objects through the operations of `service` with the identity of the
+//! signed-in user: they permit nothing that a REST caller with the same token could not do. The
+//! module is part of `api`; it may call `image`, `node`, `task` and `worker`.
 //!
 //! Every page works without JavaScript, except for the grid of nodes and live updates. No resource
 //! is loaded from another host.

@@ -23,11 +23,15 @@ use crate::{
     api::{
         Api,
         auth::NamespaceScope,
-        cluster::{success_permille, visible_schedules},
+        cluster::success_permille,
         error::ApiError,
-        tasks::{LIST, visible_namespaces},
+        service::{
+            schedules,
+            tasks::{self, LIST, TaskSelection},
+            visible_namespaces,
+        },
     },
-    store::{Status, TaskFilter, TaskView},
+    store::{Status, TaskView},
 };
 
 /// Maximum number of rows per list.
@@ -88,16 +92,8 @@ fn list_tasks(
     status: Option<Status>,
     limit: usize,
 ) -> Vec<TaskView> {
-    let filter = TaskFilter {
-        status,
-        search: None,
-        visible: &|name| visible.contains(name),
-        until: None,
-        limit,
-        offset: 0,
-    };
-    api.catalog
-        .list(&filter)
+    let selection = TaskSelection { status, limit, ..TaskSelection::default() };
+    tasks::list(api, visible, selection)
         .tasks
         .iter()
         .filter_map(|json| serde_json::from_slice(json).ok())
@@ -147,7 +143,10 @@ struct OverviewData {
 impl OverviewData {
     async fn load(api: &Api, viewer: &Viewer, named: Option<String>) -> Result<Self, ApiError> {
         let visible = visible_namespaces(api, &viewer.caller, LIST, named.clone()).await?;
-        Ok(Self { visible, schedules: visible_schedules(api, &viewer.caller, named).await? })
+        Ok(Self {
+            visible,
+            schedules: schedules::list_permitted(api, &viewer.caller, named).await?,
+        })
     }
 }
 

@@ -125,19 +125,19 @@ pub(super) async fn task(
     State(api): State<Api>,
     State(nodes): State<NodeCache>,
     viewer: Viewer,
-    Posted(pairs): Posted,
+    Posted { fields, .. }: Posted,
 ) -> Response {
-    Html(render_task_preview(&api, &nodes, &viewer, PageForm::from_pairs(pairs).task_body()).await)
-        .into_response()
+    let body = PageForm::from_pairs(fields).task_body();
+    Html(render_task_preview(&api, &nodes, &viewer, body).await).into_response()
 }
 
 pub(super) async fn schedule(
     State(api): State<Api>,
     State(nodes): State<NodeCache>,
     viewer: Viewer,
-    Posted(pairs): Posted,
+    Posted { fields, .. }: Posted,
 ) -> Response {
-    let form = PageForm::from_pairs(pairs);
+    let form = PageForm::from_pairs(fields);
     let (text, zone) =
         (form.get("cronExpr").trim().to_owned(), form.get("timezone").trim().to_owned());
     let zone = if zone.is_empty() { "UTC".to_owned() } else { zone };

@@ -102,8 +102,8 @@ impl From<ApiError> for PageError {
 
 impl PageError {
     /// Creates the error page for an authenticated user.
-    pub(super) fn for_viewer(error: ApiError, viewer: &Viewer) -> Self {
-        Self(Box::new((error, Some(viewer.clone()))))
+    pub(super) fn for_viewer(error: impl Into<ApiError>, viewer: &Viewer) -> Self {
+        Self(Box::new((error.into(), Some(viewer.clone()))))
     }
 }
 

@@ -21,16 +21,17 @@ use super::{
     respond::{PageError, PageShell, render_fragment, render_page as answer},
     session::Viewer,
     task::ActionNotice,
-    tasks::parse_namespace,
+    tasks::{list_scope, parse_namespace},
     view::{ScheduleRow, format_duration, next_times, task_link},
 };
 use crate::api::{
     Api,
     auth::NamespaceScope,
     error::ApiError,
-    schedules::{CREATE, DELETE, LIST, UPDATE, get_visible},
-    service::tasks::CREATE as CREATE_TASK,
-    tasks::visible_namespaces,
+    service::{
+        schedules::{self as service, CREATE, DELETE, LIST, UPDATE},
+        tasks::CREATE as CREATE_TASK,
+    },
 };
 
 /// Query parameters of the list.
@@ -93,10 +94,9 @@ struct SchedulePage {
 }
 
 fn render_list(api: &Api, visible: &NamespaceScope, now: Timestamp) -> String {
-    let all = api.schedules.all();
-    let seen = all.iter().filter(|one| visible.contains(&one.namespace().unwrap_or_default()));
+    let all = service::list(api, visible, None);
     render_fragment(&ScheduleListBody {
-        rows: seen.map(|one| ScheduleRow::from_schedule(one, now)).collect(),
+        rows: all.iter().map(|one| ScheduleRow::from_schedule(one, now)).collect(),
     })
 }
 
@@ -105,10 +105,9 @@ pub(super) async fn page(
     viewer: Viewer,
     Query(asked): Query<ScheduleListQuery>,
 ) -> Result<Response, PageError> {
-    let refuse = |error| PageError::for_viewer(error, &viewer);
-    let named = parse_namespace(&asked.namespace).map_err(refuse)?;
-    let query = named.as_ref().map(|name| format!("?namespace={name}")).unwrap_or_default();
-    let visible = visible_namespaces(&api, &viewer.caller, LIST, named).await.map_err(refuse)?;
+    let visible = list_scope(&api, &viewer, LIST, &asked.namespace).await?;
+    let named = asked.namespace.trim();
+    let query = if named.is_empty() { String::new() } else { format!("?namespace={named}") };
     let place = match &visible {
         NamespaceScope::All => None,
         NamespaceScope::Only(all) => all.iter().next().cloned(),
@@ -166,7 +165,7 @@ pub(super) async fn get_schedule(
     namespace: &str,
     id: &str,
 ) -> Result<Arc<PrewarmSchedule>, ApiError> {
-    get_visible(api, &viewer.caller, id, Some(namespace.to_owned())).await
+    Ok(service::get(api, &viewer.caller, id, Some(namespace)).await?)
 }
 
 pub(super) async fn schedule_page(

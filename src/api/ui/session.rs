@@ -194,8 +194,8 @@ pub(super) async fn sign_in_form(
 pub(super) async fn sign_in(State(api): State<Api>, request: Request) -> Response {
     let from = caller_address(request.extensions());
     // The caller is not authenticated yet: the form is limited to the size of a token and a path.
-    let FormBody(fields) = match body::read_form(&api, request).await {
-        Ok(fields) => fields,
+    let FormBody { fields, .. } = match body::read_form(&api, request).await {
+        Ok(form) => form,
         Err(error) => {
             return render_sign_in(&api, error.code, Some(error.message().to_owned()), "");
         }

@@ -25,8 +25,8 @@ use crate::{
     api::{
         Api,
         error::ApiError,
-        service::tasks::{CANCEL, CREATE},
-        tasks::{GET, get_visible},
+        request::is_dns_label,
+        service::tasks::{self as service, CANCEL, CREATE, GET},
     },
     store::{ImageDetail, Status, TaskEntry, TaskView},
 };
@@ -206,8 +206,16 @@ pub(super) async fn get_task(
     namespace: &str,
     id: &str,
 ) -> Result<Arc<TaskEntry>, ApiError> {
-    let pairs = Query(vec![("namespace".to_owned(), namespace.to_owned())]);
-    get_visible(api, &viewer.caller, id, pairs).await
+    check_namespace(namespace)?;
+    Ok(service::get(api, &viewer.caller, id, Some(namespace)).await?)
+}
+
+/// Checks the namespace in the path of a page.
+pub(super) fn check_namespace(name: &str) -> Result<(), ApiError> {
+    if is_dns_label(name) {
+        return Ok(());
+    }
+    Err(ApiError::invalid_field("namespace", format!("{name:?}: expected a namespace name")))
 }
 
 /// Returns the state letters of the grid; empty without a plan.

@@ -17,13 +17,15 @@ use super::{
 use crate::{
     api::{
         Api,
-        auth::NamespaceScope,
+        auth::{NamespaceScope, Permission},
         error::ApiError,
         request::is_dns_label,
-        service::tasks::CREATE,
-        tasks::{LIST, visible_namespaces},
+        service::{
+            tasks::{self as service, CREATE, LIST, TaskSelection},
+            visible_namespaces,
+        },
     },
-    store::{Status, TaskFilter},
+    store::Status,
 };
 
 /// Number of tasks per page.
@@ -72,6 +74,18 @@ pub(super) fn parse_namespace(text: &str) -> Result<Option<String>, ApiError> {
     }
 }
 
+/// Returns the namespaces whose objects a list page shows, for the namespace filter of the page.
+pub(super) async fn list_scope(
+    api: &Api,
+    viewer: &Viewer,
+    deed: Permission,
+    filter: &str,
+) -> Result<NamespaceScope, PageError> {
+    let named = parse_namespace(filter).map_err(|error| PageError::for_viewer(error, viewer))?;
+    let visible = visible_namespaces(api, &viewer.caller, deed, named).await;
+    visible.map_err(|error| PageError::for_viewer(error, viewer))
+}
+
 /// Reports whether the user may create tasks in the first visible namespace, or in the default
 /// namespace if all are visible.
 pub(super) async fn may_create(api: &Api, viewer: &Viewer, visible: &NamespaceScope) -> bool {
@@ -107,15 +121,9 @@ struct TaskListBody {
 fn render_list(api: &Api, asked: &TaskListQuery, visible: &NamespaceScope) -> String {
     let status = Status::ALL.into_iter().find(|status| status.as_str() == asked.status);
     let search = Some(asked.search.trim()).filter(|text| !text.is_empty());
-    let filter = TaskFilter {
-        status,
-        search,
-        visible: &|name| visible.contains(name),
-        until: None,
-        limit: PAGE_SIZE,
-        offset: asked.offset,
-    };
-    let found = api.catalog.list(&filter);
+    let selection =
+        TaskSelection { status, search, until: None, limit: PAGE_SIZE, offset: asked.offset };
+    let found = service::list(api, visible, selection);
     let rows = found
         .tasks
         .iter()
@@ -139,9 +147,7 @@ pub(super) async fn page(
     viewer: Viewer,
     Query(asked): Query<TaskListQuery>,
 ) -> Result<Response, PageError> {
-    let refuse = |error| PageError::for_viewer(error, &viewer);
-    let named = parse_namespace(&asked.namespace).map_err(refuse)?;
-    let visible = visible_namespaces(&api, &viewer.caller, LIST, named).await.map_err(refuse)?;
+    let visible = list_scope(&api, &viewer, LIST, &asked.namespace).await?;
     Ok(answer(
         StatusCode::OK,
         &TaskListPage {

@@ -1,0 +1,285 @@
+//! Operations on schedules: list, get, create, replace, delete, enable, disable and trigger.
+
+use std::sync::Arc;
+
+use axum::http::StatusCode;
+use jiff::Timestamp;
+use kube::{
+    Api as KubeApi, ResourceExt,
+    api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams},
+};
+use prewarmer_core::{
+    schedule::{
+        ExecutionOrigin, ExecutionTask, ManualDecision, PrewarmSchedule, PrewarmScheduleSpec,
+        QueuedRun, Trigger, build_task, decide_manual, random_task_name,
+    },
+    task::PrewarmTask,
+};
+use serde_json::json;
+
+use super::{
+    CREATED_BY_ANNOTATION, MAX_ATTEMPTS, ServiceError, is_object_name, resolve_by_name, tasks,
+    visible_namespaces,
+};
+use crate::api::{
+    Api,
+    auth::{Caller, NamespaceScope, Permission},
+    schedule_request::ParsedSchedule,
+};
+
+const RESOURCE: &str = "prewarmschedules";
+pub(in crate::api) const CREATE: Permission = Permission { verb: "create", resource: RESOURCE };
+pub(in crate::api) const GET: Permission = Permission { verb: "get", resource: RESOURCE };
+pub(in crate::api) const LIST: Permission = Permission { verb: "list", resource: RESOURCE };
+pub(in crate::api) const UPDATE: Permission = Permission { verb: "update", resource: RESOURCE };
+pub(in crate::api) const DELETE: Permission = Permission { verb: "delete", resource: RESOURCE };
+
+/// Execution that a caller has triggered.
+pub(in crate::api) enum TriggeredExecution {
+    /// The task of this name was created.
+    Started(String),
+    /// The execution waits for the end of these tasks.
+    Queued(Vec<String>),
+}
+
+fn schedule_client(api: &Api, namespace: &str) -> KubeApi<PrewarmSchedule> {
+    KubeApi::namespaced(api.client.clone(), namespace)
+}
+
+/// Returns namespace and name of a schedule.
+fn key_of(schedule: &PrewarmSchedule) -> (String, String) {
+    (schedule.namespace().unwrap_or_default(), schedule.name_any())
+}
+
+/// Returns the schedules in these namespaces, sorted by namespace and name: all, or only the enabled
+/// or the disabled ones. The permission [`LIST`] is checked before, by [`visible_namespaces`].
+pub(in crate::api) fn list(
+    api: &Api,
+    visible: &NamespaceScope,
+    enabled: Option<bool>,
+) -> Vec<Arc<PrewarmSchedule>> {
+    let mut all = api.schedules.all();
+    all.retain(|schedule| {
+        visible.contains(schedule.metadata.namespace.as_deref().unwrap_or_default())
+            && enabled.is_none_or(|wanted| schedule.spec.enabled == wanted)
+    });
+    all
+}
+
+/// Returns the schedules that the caller may list, in `namespace` or in all; `None` when the caller
+/// may list no schedules.
+pub(in crate::api) async fn list_permitted(
+    api: &Api,
+    caller: &Caller,
+    namespace: Option<String>,
+) -> Result<Option<Vec<Arc<PrewarmSchedule>>>, ServiceError> {
+    match visible_namespaces(api, caller, LIST, namespace).await {
+        Ok(visible) => Ok(Some(list(api, &visible, None))),
+        Err(ServiceError::Rejected(error)) if error.code == StatusCode::FORBIDDEN => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Returns the schedule named `id` that the caller may read: in `namespace` when it is given,
+/// otherwise in any.
+pub(in crate::api) async fn get(
+    api: &Api,
+    caller: &Caller,
+    id: &str,
+    namespace: Option<&str>,
+) -> Result<Arc<PrewarmSchedule>, ServiceError> {
+    if let Some(namespace) = namespace {
+        api.auth.authorize(caller, GET, namespace).await?;
+    }
+    let named = if is_object_name(id) { api.schedules.by_name(id) } else { Vec::new() };
+    let found = named.into_iter().map(|one| (one.namespace().unwrap_or_default(), one)).collect();
+    let found = resolve_by_name(api, caller, GET, namespace, found).await?;
+    found.ok_or_else(|| ServiceError::not_found("schedule", id))
+}
+
+/// Creates a schedule. The permission [`CREATE`] is checked before, because REST checks it before
+/// it reads a body.
+pub(in crate::api) async fn create(
+    api: &Api,
+    caller: &Caller,
+    namespace: &str,
+    spec: PrewarmScheduleSpec,
+) -> Result<PrewarmSchedule, ServiceError> {
+    let name = format!("scheduled-{}", random_task_name(Timestamp::now()));
+    let schedule = PrewarmSchedule {
+        metadata: ObjectMeta {
+            name: Some(name),
+            namespace: Some(namespace.to_owned()),
+            labels: Some(
+                [("app.kubernetes.io/managed-by".to_owned(), "prewarmer".to_owned())].into(),
+            ),
+            annotations: Some([(CREATED_BY_ANNOTATION.to_owned(), caller.name.clone())].into()),
+            ..ObjectMeta::default()
+        },
+        spec,
+        status: None,
+    };
+    let made = schedule_client(api, namespace).create(&PostParams::default(), &schedule).await;
+    let made = made.map_err(|error| ServiceError::of_creation(error, namespace))?;
+    api.schedules.put(made.clone());
+    Ok(made)
+}
+
+/// Reads a schedule that the caller may read from the API server in order to change it, after
+/// checking that the caller may do so.
+pub(in crate::api) async fn get_for_change(
+    api: &Api,
+    caller: &Caller,
+    known: &PrewarmSchedule,
+    deed: Permission,
+) -> Result<PrewarmSchedule, ServiceError> {
+    let (namespace, name) = key_of(known);
+    api.auth.authorize(caller, deed, &namespace).await?;
+    let current = schedule_client(api, &namespace).get_opt(&name).await?;
+    current.ok_or_else(|| ServiceError::not_found("schedule", name))
+}
+
+/// Replaces the spec of a schedule. The permission [`UPDATE`] is checked before, by
+/// [`get_for_change`], because REST checks it before it reads a body. Error when the request names
+/// another namespace.
+pub(in crate::api) async fn replace(
+    api: &Api,
+    mut schedule: PrewarmSchedule,
+    wanted: ParsedSchedule,
+) -> Result<PrewarmSchedule, ServiceError> {
+    let (namespace, name) = key_of(&schedule);
+    if wanted.namespace.is_some_and(|other| other != namespace) {
+        return Err(ServiceError::invalid_field(
+            "namespace",
+            format!("the namespace of a schedule cannot be changed: expected {namespace}"),
+        ));
+    }
+    let schedules = schedule_client(api, &namespace);
+    for _ in 0..MAX_ATTEMPTS {
+        schedule.spec = wanted.spec.clone();
+        match schedules.replace(&name, &PostParams::default(), &schedule).await {
+            Ok(changed) => {
+                api.schedules.put(changed.clone());
+                return Ok(changed);
+            }
+            // The leader has written the status meanwhile.
+            Err(kube::Error::Api(status)) if status.code == 409 => {
+                schedule = schedules.get(&name).await?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(ServiceError::Contended("schedule"))
+}
+
+/// Deletes a schedule that the caller may read, and the tasks that it created.
+pub(in crate::api) async fn delete(
+    api: &Api,
+    caller: &Caller,
+    known: &PrewarmSchedule,
+) -> Result<(), ServiceError> {
+    let schedule = get_for_change(api, caller, known, DELETE).await?;
+    let (namespace, name) = key_of(&schedule);
+    match schedule_client(api, &namespace).delete(&name, &DeleteParams::background()).await {
+        Ok(_) => {}
+        Err(kube::Error::Api(status)) if status.code == 404 => {
+            return Err(ServiceError::not_found("schedule", name));
+        }
+        Err(error) => return Err(error.into()),
+    }
+    api.schedules.remove(&schedule);
+    Ok(())
+}
+
+/// Enables or disables a schedule that the caller may read. A running execution continues.
+pub(in crate::api) async fn set_enabled(
+    api: &Api,
+    caller: &Caller,
+    known: &PrewarmSchedule,
+    enabled: bool,
+) -> Result<PrewarmSchedule, ServiceError> {
+    let (namespace, name) = key_of(&get_for_change(api, caller, known, UPDATE).await?);
+    let patch = Patch::Merge(json!({"spec": {"enabled": enabled}}));
+    let schedules = schedule_client(api, &namespace);
+    let changed = schedules.patch(&name, &PatchParams::default(), &patch).await?;
+    api.schedules.put(changed.clone());
+    Ok(changed)
+}
+
+/// Triggers an execution of a schedule that the caller may read, enabled or not. Error when another
+/// execution is running and the schedule's `overlapPolicy` permits no other.
+pub(in crate::api) async fn trigger(
+    api: &Api,
+    caller: &Caller,
+    known: &PrewarmSchedule,
+) -> Result<TriggeredExecution, ServiceError> {
+    let (namespace, id) = key_of(known);
+    // An execution is a task, so that the permission to create tasks is required.
+    api.auth.authorize(caller, tasks::CREATE, &namespace).await?;
+    let schedules = schedule_client(api, &namespace);
+    for _ in 0..MAX_ATTEMPTS {
+        let schedule = schedules
+            .get_opt(&id)
+            .await?
+            .ok_or_else(|| ServiceError::not_found("schedule", id.as_str()))?;
+        let runs = api.catalog.executions_of(&namespace, &schedule.uid().unwrap_or_default());
+        let runs: Vec<ExecutionTask> = runs
+            .iter()
+            .filter_map(|entry| entry.execution.as_ref().map(|run| run.facts.clone()))
+            .collect();
+        let queued = schedule.status.as_ref().is_some_and(|status| status.queued.is_some());
+        let made = ExecutionOrigin { scheduled_at: now_in_seconds(), trigger: Trigger::Manual };
+        match decide_manual(schedule.spec.overlap_policy, &runs, queued) {
+            ManualDecision::Start => {
+                let name = random_task_name(made.scheduled_at);
+                let tasks = KubeApi::<PrewarmTask>::namespaced(api.client.clone(), &namespace);
+                let task = tasks
+                    .create(&PostParams::default(), &build_task(&schedule, &name, &made))
+                    .await?;
+                api.catalog.put(&task);
+                return Ok(TriggeredExecution::Started(name));
+            }
+            ManualDecision::Queue(open) => {
+                // The queued execution is written into the schedule, which requires the permission
+                // to update it.
+                api.auth.authorize(caller, UPDATE, &namespace).await?;
+                if enqueue(api, &schedules, schedule, &made).await? {
+                    return Ok(TriggeredExecution::Queued(open));
+                }
+            }
+            ManualDecision::Refuse(open) => {
+                let message = format!(
+                    "{} is running, and the schedule's overlapPolicy permits no other execution",
+                    open.join(", ")
+                );
+                return Err(ServiceError::Conflict { message, status: "running" });
+            }
+        }
+    }
+    Err(ServiceError::Contended("schedule"))
+}
+
+fn now_in_seconds() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_second(now.as_second()).unwrap_or(now)
+}
+
+/// Writes a queued execution into the schedule's status. Returns false when the write conflicts
+/// with another writer.
+async fn enqueue(
+    api: &Api,
+    schedules: &KubeApi<PrewarmSchedule>,
+    mut schedule: PrewarmSchedule,
+    made: &ExecutionOrigin,
+) -> Result<bool, ServiceError> {
+    let queued = QueuedRun { scheduled_time: made.scheduled_at.to_string(), trigger: made.trigger };
+    schedule.status.get_or_insert_default().queued = Some(queued);
+    match schedules.replace_status(&schedule.name_any(), &PostParams::default(), &schedule).await {
+        Ok(schedule) => {
+            api.schedules.put(schedule);
+            Ok(true)
+        }
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
