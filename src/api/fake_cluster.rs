@@ -10,14 +10,14 @@ use axum::{
     body::Body,
     http::{Method, Request, Response, StatusCode},
 };
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::{coordination::v1::Lease, core::v1::Secret};
 use kube::{
     Client,
     core::{Resource, ResourceExt},
 };
 use serde_json::{Value, json};
 
-use prewarmer_core::task::PrewarmTask;
+use prewarmer_core::task::{PrewarmPlan, PrewarmTask};
 
 /// State of the fake API server.
 #[derive(Default)]
@@ -27,6 +27,10 @@ pub(super) struct FakeState {
     /// User, verb, resource, namespace; an empty namespace means all namespaces.
     pub(super) permissions: HashSet<(String, String, String, String)>,
     pub(super) tasks: Vec<PrewarmTask>,
+    /// Plan that each list of plans returns.
+    pub(super) plan: Option<PrewarmPlan>,
+    /// Lease of each name.
+    pub(super) leases: BTreeMap<String, Lease>,
     pub(super) secret: Option<Secret>,
     /// True when every request fails with 500.
     pub(super) unavailable: bool,
@@ -100,7 +104,7 @@ impl FakeCluster {
                 Result<bytes::Bytes, Infallible>,
             >()));
         }
-        let known = self.state();
+        let mut known = self.state();
         if path.ends_with("/tokenreviews") {
             return reply(StatusCode::CREATED, &known.token_review(body));
         }
@@ -114,6 +118,18 @@ impl FakeCluster {
         }
         if parts.method == Method::GET && path.contains("/prewarmtasks") {
             return known.get_or_list_tasks(&path, &query);
+        }
+        if parts.method == Method::POST && path.ends_with("/prewarmtasks") {
+            known.tasks.push(serde_json::from_value(body.clone()).unwrap());
+            return reply(StatusCode::CREATED, &body);
+        }
+        if path.ends_with("/prewarmplans") {
+            let items: Vec<&PrewarmPlan> = known.plan.iter().collect();
+            let list = json!({"apiVersion": PrewarmPlan::api_version(&()), "kind": "PrewarmPlanList", "metadata": {"resourceVersion": "1"}, "items": items});
+            return reply(StatusCode::OK, &list);
+        }
+        if let Some((_, name)) = path.split_once("/leases") {
+            return known.answer_lease(&parts.method, name.trim_start_matches('/'), body);
         }
         reply(StatusCode::NOT_FOUND, &status_json(404, "NotFound"))
     }
@@ -154,6 +170,29 @@ impl FakeState {
         };
         review["status"] = json!({"allowed": may(&place) || may("")});
         review
+    }
+
+    /// Answers a request for the Lease of this name; the list, for an empty name, is always empty.
+    fn answer_lease(&mut self, method: &Method, name: &str, body: Value) -> Response<Body> {
+        match (method.as_str(), name) {
+            ("GET", "") => {
+                let list = json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList", "metadata": {"resourceVersion": "1"}, "items": []});
+                return reply(StatusCode::OK, &list);
+            }
+            ("POST" | "PUT", _) => {
+                let lease: Lease = serde_json::from_value(body).unwrap();
+                if method == Method::POST && self.leases.contains_key(&lease.name_any()) {
+                    return reply(StatusCode::CONFLICT, &status_json(409, "AlreadyExists"));
+                }
+                self.leases.insert(lease.name_any(), lease.clone());
+                return reply(StatusCode::OK, &serde_json::to_value(lease).unwrap());
+            }
+            _ => {}
+        }
+        match self.leases.get(name) {
+            Some(lease) => reply(StatusCode::OK, &serde_json::to_value(lease).unwrap()),
+            None => reply(StatusCode::NOT_FOUND, &status_json(404, "NotFound")),
+        }
     }
 
     fn get_or_list_tasks(&self, path: &str, query: &str) -> Response<Body> {

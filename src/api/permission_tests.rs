@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use prewarmer_core::{
     schedule::{PrewarmSchedule, PrewarmScheduleSpec, random_task_name},
-    task::{PrewarmTask, PrewarmTaskSpec},
+    task::{Phase, PrewarmPlan, PrewarmPlanSpec, PrewarmTask, PrewarmTaskSpec, PrewarmTaskStatus},
 };
 use serde_json::Value;
 use tower::ServiceExt;
@@ -97,11 +97,21 @@ impl TestServer {
     }
 
     async fn call(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Response {
+        self.call_with_body(method, path, headers, "").await
+    }
+
+    async fn call_with_body(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Response {
         let mut request = Request::builder().method(method).uri(path);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let mut request = request.body(Body::empty()).unwrap();
+        let mut request = request.body(Body::from(body.to_owned())).unwrap();
         request.extensions_mut().insert(ConnectInfo(SocketAddr::from(([10, 0, 0, 1], 1))));
         self.router.clone().oneshot(request).await.unwrap()
     }
@@ -306,4 +316,56 @@ async fn schedule_counts_require_permission_to_list_schedules() {
     bench.cluster.allow("anna", "list", "prewarmschedules", "");
     bench.api.auth.clear_cached_reviews();
     assert_eq!(bench.get("/api/v1/stats", "kube").await.1["schedules"], 1);
+}
+
+/// The retry button, clicked twice, creates one task: on the page and after a live update of it.
+#[tokio::test]
+async fn retry_button_clicked_twice_creates_one_task() {
+    let bench = TestServer::new();
+    bench.tokens.replace(Some(&secret(&[(EDITOR, "\"namespaces\": [\"shop\"]")])));
+    let mut ended = task("shop", "ended");
+    ended.status = Some(PrewarmTaskStatus {
+        phase: Phase::Failed,
+        total_nodes: 2,
+        succeeded_nodes: 1,
+        node_states: "sf".into(),
+        ..PrewarmTaskStatus::default()
+    });
+    bench.api.catalog.put(&ended);
+    bench.cluster.state().tasks.push(ended);
+    let nodes = vec!["n1".into(), "n2".into()];
+    let plan = PrewarmPlanSpec { nodes, at_once: 1, ..PrewarmPlanSpec::default() };
+    bench.cluster.state().plan = Some(PrewarmPlan::new("plan", plan));
+    let cookie = ("cookie", &*format!("__Host-prewarmer={EDITOR}"));
+    let load = async || {
+        let page = bench.call("GET", "/ui/tasks/shop/ended", &[cookie]).await.into_body();
+        String::from_utf8(to_bytes(page, usize::MAX).await.unwrap().into()).unwrap()
+    };
+    let between = |text: &str, before: &str, after: &str| {
+        let rest = text.split_once(before).unwrap_or_else(|| panic!("{before}: {text}")).1;
+        rest.split_once(after).unwrap().0.to_owned()
+    };
+    let key_in = |text: &str| between(text, "name=\"key\" value=\"", "\"");
+    let page = load().await;
+    let key = key_in(&page);
+    assert_ne!(key_in(&load().await), key, "another visit creates another task");
+    let live = between(&page, "sse-connect=\"", "\"");
+    let (update, _) = bench.stream(&live, EDITOR).await.read_for(Duration::from_secs(1)).await;
+    assert_eq!(key_in(&update), key, "an update keeps the key");
+    let click = async |key: &str| {
+        let kind = ("content-type", "application/x-www-form-urlencoded");
+        let headers = [cookie, kind, ("sec-fetch-site", "same-origin")];
+        let path = "/ui/tasks/shop/ended/retry";
+        let response = bench.call_with_body("POST", path, &headers, &format!("key={key}")).await;
+        let target = response.headers().get(header::LOCATION).cloned();
+        (response.status(), target)
+    };
+    let first = click(&key).await;
+    assert_eq!(first.0, StatusCode::SEE_OTHER);
+    assert_eq!(click(&key).await, first);
+    assert_eq!(bench.cluster.state().tasks.len(), 2);
+    assert_ne!(click(&key_in(&load().await)).await.1, first.1);
+    assert_eq!(bench.cluster.state().tasks.len(), 3);
+    let (code, _) = click(&"x".repeat(300)).await;
+    assert_eq!(code, StatusCode::BAD_REQUEST);
 }

@@ -57,13 +57,18 @@ pub(super) async fn new_task(
 /// one task.
 fn render_task_form(code: StatusCode, viewer: &Viewer, form: PageForm) -> Response {
     let key = match form.get("key") {
-        "" => prewarmer_core::hex(&rand::random::<[u8; 16]>()),
+        "" => random_key(),
         known => known.to_owned(),
     };
     respond::render_page(
         code,
         &NewTaskPage { shell: PageShell::new("Warm images", "/ui/tasks", Some(viewer)), form, key },
     )
+}
+
+/// Returns a new idempotency key for a form.
+pub(super) fn random_key() -> String {
+    prewarmer_core::hex(&rand::random::<[u8; 16]>())
 }
 
 pub(super) async fn create_task(
@@ -120,15 +125,21 @@ pub(super) async fn cancel_task(
     Ok(redirect_to_task(&namespace, &id, "cancelled"))
 }
 
-/// Creates a new task with the same spec for the nodes that the ended task did not warm.
+/// Creates a new task with the same spec for the nodes that the ended task did not warm. The form
+/// has an idempotency key: submitted twice, it creates one task.
 pub(super) async fn retry_task(
     State(api): State<Api>,
     viewer: Viewer,
     Path((namespace, id)): Path<(String, String)>,
+    Posted { fields, .. }: Posted,
 ) -> Result<Response, PageError> {
+    let form = PageForm::from_pairs(fields);
     let retry = async {
+        // The page of an earlier version, still open during an upgrade, sends no key.
+        let key = Some(form.get("key")).filter(|key| !key.is_empty());
+        let key = key.map(idempotency::check_key).transpose()?;
         let entry = get_task(&api, &viewer, &namespace, &id).await?;
-        tasks::retry(&api, &viewer.caller, &entry, None).await.map_err(ApiError::from)
+        tasks::retry(&api, &viewer.caller, &entry, key).await.map_err(ApiError::from)
     };
     let made = retry.await.map_err(|error| PageError::for_viewer(error, &viewer))?;
     Ok(redirect_to_task(&namespace, &made.task.name_any(), "retried"))

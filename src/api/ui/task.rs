@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{
+    actions::random_key,
     grid::node_letters,
     live,
     respond::{PageError, PageShell, render_fragment, render_page as answer},
@@ -25,6 +26,7 @@ use crate::{
     api::{
         Api,
         error::ApiError,
+        idempotency,
         request::is_dns_label,
         service::tasks::{self as service, CANCEL, CREATE, GET},
     },
@@ -53,12 +55,22 @@ impl ActionNotice {
     }
 }
 
+/// Query parameters of the live updates of a page.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct LiveQuery {
+    /// Idempotency key of the page's retry button. With the page's own key, a button that an update
+    /// replaces between two clicks still creates one task.
+    key: String,
+}
+
 #[derive(Template)]
 #[template(path = "task.html", config = "src/api/ui/askama.toml")]
 struct TaskPage {
     shell: PageShell,
     notice: Option<&'static str>,
     link: String,
+    key: String,
     title: String,
     id: String,
     namespace: String,
@@ -94,6 +106,7 @@ struct TaskActions {
     may_cancel: bool,
     may_retry: bool,
     left: u32,
+    key: String,
 }
 
 #[derive(Template)]
@@ -138,7 +151,13 @@ fn render_head(view: &TaskView, entry: &TaskEntry) -> String {
     })
 }
 
-fn render_actions(view: &TaskView, entry: &TaskEntry, rights: TaskPermissions) -> String {
+/// Renders the buttons. `key` is the idempotency key of a retry.
+fn render_actions(
+    view: &TaskView,
+    entry: &TaskEntry,
+    rights: TaskPermissions,
+    key: &str,
+) -> String {
     let row = TaskRow::from_view(view, entry.detail.skipped);
     let left = row.total.saturating_sub(row.done);
     let ended = view.status.is_final();
@@ -147,6 +166,7 @@ fn render_actions(view: &TaskView, entry: &TaskEntry, rights: TaskPermissions) -
         may_cancel: !ended && rights.cancel,
         may_retry: ended && left > 0 && rights.create,
         left,
+        key: key.to_owned(),
     })
 }
 
@@ -255,7 +275,7 @@ pub(super) async fn page(
         .view()
         .ok_or_else(|| PageError::for_viewer(ApiError::not_found("task", &id), &viewer))?;
     let rights = task_permissions(&api, &viewer, &namespace).await;
-    let row = TaskRow::from_view(&view, 0);
+    let (row, key) = (TaskRow::from_view(&view, 0), random_key());
     Ok(answer(
         StatusCode::OK,
         &TaskPage {
@@ -263,13 +283,14 @@ pub(super) async fn page(
             notice: notice.text(),
             link: row.link(),
             title: row.title(),
-            actions: render_actions(&view, &entry, rights),
+            actions: render_actions(&view, &entry, rights, &key),
             head: render_head(&view, &entry),
             states: grid_states(&api, &entry).await,
             batches: render_batches(&view, &entry, Timestamp::now()),
             failures: render_failures(&view),
             facts: spec_facts(&view),
             images: view.images,
+            key,
             id,
             namespace,
         },
@@ -280,10 +301,12 @@ pub(super) async fn live(
     State(api): State<Api>,
     viewer: Viewer,
     Path((namespace, id)): Path<(String, String)>,
+    Query(LiveQuery { key }): Query<LiveQuery>,
 ) -> Result<Response, ApiError> {
     get_task(&api, &viewer, &namespace, &id).await?;
+    let key = idempotency::check_key(&key).map_or_else(|_| random_key(), str::to_owned);
     live::stream_parts(&api, &viewer, vec![api.catalog.changes()], move |api, viewer| {
-        let (namespace, id) = (namespace.clone(), id.clone());
+        let (namespace, id, key) = (namespace.clone(), id.clone(), key.clone());
         async move {
             let entry = get_task(&api, &viewer, &namespace, &id).await?;
             let view = entry.view().ok_or_else(|| ApiError::not_found("task", &id))?;
@@ -291,7 +314,7 @@ pub(super) async fn live(
             let parts = vec![
                 ("nodes", grid_states(&api, &entry).await),
                 ("head", render_head(&view, &entry)),
-                ("actions", render_actions(&view, &entry, rights)),
+                ("actions", render_actions(&view, &entry, rights, &key)),
                 ("batches", render_batches(&view, &entry, Timestamp::now())),
                 ("failures", render_failures(&view)),
             ];
