@@ -21,16 +21,16 @@ pub fn start(filter: &str, format: Option<LogFormat>) {
 }
 
 /// Returns the span of work on a `PrewarmTask`. A filter selects its log lines by the fields, for
-/// example `info,[task{name=web}]=debug`.
+/// example `info,[{task=web}]=debug`.
 #[must_use]
 pub fn task_span(namespace: &str, name: &str) -> Span {
-    tracing::info_span!("task", namespace, name)
+    tracing::info_span!("task", namespace, task = name)
 }
 
 /// Returns the span of work on a `PrewarmSchedule`.
 #[must_use]
 pub fn schedule_span(namespace: &str, name: &str) -> Span {
-    tracing::info_span!("schedule", namespace, name)
+    tracing::info_span!("schedule", namespace, schedule = name)
 }
 
 #[cfg(test)]
@@ -63,7 +63,7 @@ mod tests {
         let output = Output::default();
         let writer = output.clone();
         let subscriber = tracing_subscriber::fmt()
-            .with_env_filter(EnvFilter::new("info,[task{name=web}]=debug"))
+            .with_env_filter(EnvFilter::new("info,[{task=web}]=debug"))
             .with_writer(move || writer.clone())
             .json()
             .flatten_event(true)
@@ -76,6 +76,6 @@ mod tests {
         assert_eq!(text.lines().count(), 1, "{text}");
         let line: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(line["span"]["namespace"], "shop");
-        assert_eq!(line["span"]["name"], "web");
+        assert_eq!(line["span"]["task"], "web");
     }
 }

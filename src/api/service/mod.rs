@@ -13,6 +13,7 @@ use super::{
     auth::{Caller, NamespaceScope, Permission},
     error::{ApiError, Detail},
 };
+use prewarmer_kube::api_error::ApiErrorKind;
 
 /// Annotation of a task or a schedule: name of the caller that created it by REST.
 pub(in crate::api) const CREATED_BY_ANNOTATION: &str = "prewarm.io/created-by";
@@ -56,12 +57,13 @@ impl ServiceError {
     /// Converts an error of a creation. A missing namespace becomes a problem of the field
     /// `namespace`.
     fn of_creation(error: kube::Error, namespace: &str) -> Self {
-        match error {
-            kube::Error::Api(status) if status.code == 404 => {
-                Self::invalid_field("namespace", format!("namespace {namespace} does not exist"))
-            }
-            other => other.into(),
+        if ApiErrorKind::of(&error) == ApiErrorKind::NotFound {
+            return Self::invalid_field(
+                "namespace",
+                format!("namespace {namespace} does not exist"),
+            );
         }
+        error.into()
     }
 }
 

@@ -15,6 +15,7 @@ use prewarmer_core::{
     },
     task::PrewarmTask,
 };
+use prewarmer_kube::api_error::ApiErrorKind;
 use serde_json::json;
 
 use super::{
@@ -163,7 +164,7 @@ pub(in crate::api) async fn replace(
                 return Ok(changed);
             }
             // The leader has written the status meanwhile.
-            Err(kube::Error::Api(status)) if status.code == 409 => {
+            Err(error) if ApiErrorKind::of(&error).is_conflict() => {
                 schedule = schedules.get(&name).await?;
             }
             Err(error) => return Err(error.into()),
@@ -182,7 +183,7 @@ pub(in crate::api) async fn delete(
     let (namespace, name) = key_of(&schedule);
     match schedule_client(api, &namespace).delete(&name, &DeleteParams::background()).await {
         Ok(_) => {}
-        Err(kube::Error::Api(status)) if status.code == 404 => {
+        Err(error) if ApiErrorKind::of(&error) == ApiErrorKind::NotFound => {
             return Err(ServiceError::not_found("schedule", name));
         }
         Err(error) => return Err(error.into()),
@@ -279,7 +280,7 @@ async fn enqueue(
             api.schedules.put(schedule);
             Ok(true)
         }
-        Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+        Err(error) if ApiErrorKind::of(&error).is_conflict() => Ok(false),
         Err(error) => Err(error.into()),
     }
 }

@@ -14,6 +14,7 @@ use prewarmer_core::{
         validate::validate,
     },
 };
+use prewarmer_kube::api_error::ApiErrorKind;
 use serde_json::json;
 
 use super::{CREATED_BY_ANNOTATION, MAX_ATTEMPTS, ServiceError, is_object_name, resolve_by_name};
@@ -155,7 +156,7 @@ pub(in crate::api) async fn create_or_get(
     };
     match tasks.create(&PostParams::default(), &task).await {
         Ok(task) => Ok(task),
-        Err(kube::Error::Api(status)) if by_key && status.reason == "AlreadyExists" => {
+        Err(error) if by_key && ApiErrorKind::of(&error) == ApiErrorKind::AlreadyExists => {
             Ok(tasks.get(name).await?)
         }
         Err(error) => Err(ServiceError::of_creation(error, namespace)),
@@ -194,7 +195,7 @@ pub(in crate::api) async fn cancel(
                 api.catalog.put(&task);
                 return Ok(());
             }
-            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            Err(error) if ApiErrorKind::of(&error).is_conflict() => {}
             Err(error) => return Err(error.into()),
         }
     }
