@@ -88,7 +88,7 @@ fn report_invalid_settings(error: &SettingsError) -> ExitCode {
 }
 
 fn run(config: Config) -> ExitCode {
-    telemetry::start(&config.log_level, config.log_format);
+    telemetry::start(&config.log);
     supervise::log_panics();
     #[cfg(feature = "otel")]
     let _exporting = prewarmer::trace::start();

@@ -4,6 +4,7 @@
 //! with its defaults and is embedded in the binary. This module replaces namespace, images and
 //! kinds in it with those of the arguments.
 
+use clap::Args;
 use kube::CustomResourceExt;
 use serde_json::{Value, json};
 
@@ -14,15 +15,10 @@ use prewarmer_core::{
     workload::WorkloadKind,
 };
 
-use crate::config::ManifestArgs;
-
 /// JSON pointer to the schema of the spec in a custom resource definition.
 const SPEC_SCHEMA: &str = "/spec/versions/0/schema/openAPIV3Schema/properties/spec";
 /// JSON pointer from the schema of a schedule's spec to the schema of the task's spec.
 const TASK_TEMPLATE_SCHEMA: &str = "/properties/taskTemplate/properties/spec";
-
-/// Error of parsing the embedded manifests, of `--kinds`, or of writing YAML.
-pub type ManifestError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Chart rendered with its defaults.
 const INSTALL: &str = include_str!("../deploy/prewarmer.yaml");
@@ -33,6 +29,27 @@ const WORKER_IMAGE: &str = concat!("prewarmer-helper:", env!("CARGO_PKG_VERSION"
 /// `ClusterRole`s in [`INSTALL`] that permit reading workloads, with their verbs.
 const WORKLOAD_ROLES: [(&str, &[&str]); 2] =
     [("prewarmer-webhook", &["get"]), ("prewarmer-controller", &["list", "watch"])];
+
+/// Arguments of `manifests`.
+#[derive(Debug, Args)]
+pub struct ManifestArgs {
+    /// Namespace to install into.
+    #[arg(long, default_value = "prewarmer")]
+    pub namespace: String,
+    /// Image of the server.
+    #[arg(long, default_value = concat!("prewarmer:", env!("CARGO_PKG_VERSION")))]
+    pub image: String,
+    /// Image of the helper.
+    #[arg(long, default_value = concat!("prewarmer-helper:", env!("CARGO_PKG_VERSION")))]
+    pub worker_image: String,
+    /// Further workload kinds, as in `serve`. They are passed to the server, which also gets
+    /// permission to read them.
+    #[arg(long, default_value = "")]
+    pub kinds: String,
+}
+
+/// Error of parsing the embedded manifests, of `--kinds`, or of writing YAML.
+pub type ManifestError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Returns the custom resource definitions as YAML.
 pub fn crds() -> Result<String, ManifestError> {

@@ -2,17 +2,66 @@
 
 use std::io::IsTerminal;
 
+use clap::Args;
+use prewarmer_core::settings::SettingsChecker;
 use tracing::Span;
 use tracing_subscriber::EnvFilter;
 
-use crate::config::LogFormat;
+/// Settings of logging, unparsed.
+#[derive(Debug, Args, Clone)]
+pub struct LogArgs {
+    /// Log level, or a filter such as `info,prewarmer=debug`.
+    #[arg(long, env = "LOG_LEVEL", default_value = "info")]
+    pub log_level: String,
+    /// Log format, `text` or `json`. Default: text on a terminal, JSON otherwise.
+    #[arg(long, env = "LOG_FORMAT")]
+    pub log_format: Option<String>,
+}
 
-/// Starts logging to standard error. `filter` is validated with the settings; an invalid one falls
-/// back to `info`. Without `format`, a terminal gets text and any other output JSON.
-pub fn start(filter: &str, format: Option<LogFormat>) {
+/// Format of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Human-readable text.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Settings of logging.
+#[derive(Debug, Clone)]
+pub struct LogSettings {
+    /// Filter of log lines.
+    pub filter: String,
+    /// Format, where set.
+    pub format: Option<LogFormat>,
+}
+
+impl LogArgs {
+    /// Checks the settings and adds every problem to `check`.
+    pub(crate) fn check(&self, check: &mut SettingsChecker) -> LogSettings {
+        let format = match self.log_format.as_deref() {
+            None | Some("") => None,
+            Some("text") => Some(LogFormat::Text),
+            Some("json") => Some(LogFormat::Json),
+            Some(other) => {
+                check.problem("--log-format (LOG_FORMAT)", other, "expected text or json");
+                None
+            }
+        };
+        if let Err(error) = EnvFilter::try_new(&self.log_level) {
+            check.problem("--log-level (LOG_LEVEL)", &self.log_level, &error.to_string());
+        }
+        LogSettings { filter: self.log_level.clone(), format }
+    }
+}
+
+/// Starts logging to standard error. An invalid filter falls back to `info`. Without a format, a
+/// terminal gets text and any other output JSON.
+pub fn start(settings: &LogSettings) {
     let terminal = std::io::stderr().is_terminal();
-    let format = format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
-    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let format =
+        settings.format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
+    let filter = EnvFilter::try_new(&settings.filter).unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Text => builder.with_ansi(terminal).init(),

@@ -2,19 +2,44 @@
 //! except for random numbers: no client, no clock, no I/O.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use clap::Args;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
 use prewarmer_core::{
     duration,
-    settings::{SettingsChecker, SettingsError, object_name, split_list},
+    settings::{DEFAULT_NAMESPACE, SettingsChecker, SettingsError, object_name, split_list},
 };
 
 use crate::{
     api::auth::{ALL_NAMESPACES, TokenEntry, generate_token, is_token_name, token_digest},
-    config::TokenArgs,
     serve::token_secret_name,
 };
+
+/// Arguments of `token create`.
+#[derive(Debug, Args)]
+pub struct TokenArgs {
+    /// Name of the token, for logs: lower-case letters, digits and dashes.
+    pub name: String,
+    /// Namespaces in which the token is valid, separated by commas; `*` for all.
+    #[arg(long, default_value = DEFAULT_NAMESPACE)]
+    pub namespaces: String,
+    /// Limit the token to read access.
+    #[arg(long)]
+    pub read_only: bool,
+    /// Allow the token to list the cluster's nodes. Tokens for all namespaces may always list them.
+    #[arg(long)]
+    pub nodes: bool,
+    /// Lifetime of the token, such as `720h`; unlimited by default.
+    #[arg(long)]
+    pub expires_in: Option<String>,
+    /// Namespace of the installation.
+    #[arg(long, env = "K8S_NAMESPACE", default_value = DEFAULT_NAMESPACE)]
+    pub namespace: String,
+    /// Suffix of the installation's object names, as in `serve`.
+    #[arg(long, env = "PREWARMER_INSTANCE")]
+    pub instance: Option<String>,
+}
 
 /// Created API token.
 #[derive(Debug)]

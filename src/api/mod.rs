@@ -27,6 +27,7 @@ mod samples;
 mod schedule_request;
 mod schedules;
 mod service;
+mod settings;
 mod static_response;
 mod tasks;
 mod ui;
@@ -58,6 +59,7 @@ pub use self::{
     budgets::CallerLimits,
     idempotency::collect_expired_keys,
     openapi::{document, document_text},
+    settings::{ApiArgs, ApiConfig, PageArgs},
 };
 use crate::{
     cluster_context::ClusterContextStore,

@@ -18,7 +18,9 @@
 mod clock;
 mod credential_check;
 mod executor;
+mod limits;
 mod recorder;
+mod settings;
 mod task_feed;
 mod watches;
 
@@ -28,9 +30,13 @@ use kube::Client;
 use prewarmer_core::controller::{Controller, ControllerSettings};
 use tokio::{sync::mpsc, time::Instant};
 
-pub use self::task_feed::TaskFeed;
 pub(crate) use self::task_feed::TaskSubscription;
 use self::{clock::ServerClock, executor::Executor, recorder::Recorder};
+pub use self::{
+    limits::LimitArgs,
+    settings::{ControllerArgs, WorkerArgs},
+    task_feed::TaskFeed,
+};
 use crate::{
     egress,
     leader::{Heartbeat, Term},

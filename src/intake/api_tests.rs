@@ -1,5 +1,7 @@
 //! Tests of the requests of intake against a scripted API server.
 
+use std::time::Duration;
+
 use prewarmer_core::{
     intake::{
         coalesce::successor_name,

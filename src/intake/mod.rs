@@ -11,19 +11,20 @@
 mod api_tests;
 mod create;
 mod lookup;
+mod settings;
 
 use std::{
     ops::ControlFlow,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use futures::FutureExt;
 use kube::Client;
 use prewarmer_core::{
     intake::{
-        CoalescedTasks, ConfirmedHint, DedupIndex, DedupKey, Hint, OfferOutcome, RateLimits,
-        TaskDraft, TaskName, coalesce_hints,
+        CoalescedTasks, ConfirmedHint, DedupIndex, DedupKey, Hint, OfferOutcome, TaskDraft,
+        TaskName, coalesce_hints,
         fair_queue::{ConcurrencyLimits, FairQueue},
         queue::{self, DiscardedHints, DueWork, HintQueue},
     },
@@ -34,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 pub use create::mark_obsolete;
+pub use settings::{IntakeArgs, IntakeSettings};
 
 use self::lookup::{LookupContext, look_up};
 use crate::{
@@ -51,33 +53,6 @@ const WRITE_CONCURRENCY: ConcurrencyLimits = ConcurrencyLimits { total: 64, name
 /// this limit or the total limit, hints are dropped.
 const MAX_NAMESPACE_WRITES: usize = 256;
 const MAX_PENDING_WRITES: usize = 2048;
-
-/// Settings of intake.
-#[derive(Debug, Clone)]
-pub struct IntakeSettings {
-    /// Time for which hints are collected before they are coalesced.
-    pub coalesce_window: Duration,
-    /// Seconds from the end of a task created by admission to its deletion.
-    pub task_ttl: u32,
-    /// Time for which finished workers are retained, so that the kubelet keeps their images.
-    pub retain: Duration,
-    /// Rate limits of object lookups.
-    pub lookup_limits: RateLimits,
-    /// Rate limits of task creations and of marking tasks as obsolete.
-    pub creation_limits: RateLimits,
-}
-
-impl Default for IntakeSettings {
-    fn default() -> Self {
-        Self {
-            coalesce_window: Duration::from_secs(1),
-            task_ttl: 3600,
-            retain: Duration::ZERO,
-            lookup_limits: RateLimits { total: 100, namespace: 50 },
-            creation_limits: RateLimits { total: 50, namespace: 5 },
-        }
-    }
-}
 
 struct IntakeState {
     queue: Mutex<HintQueue>,

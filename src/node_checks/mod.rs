@@ -15,6 +15,7 @@ mod distribution;
 mod prometheus;
 mod ranking;
 mod registry;
+mod settings;
 
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ pub use distribution::LookupError;
 pub use prometheus::{PrometheusCheck, PrometheusSettings, Threshold};
 pub use ranking::NodeRanking;
 pub use registry::{ImageSizeLookup, ImageSizes};
+pub use settings::{NodeCheckArgs, NodeCheckSettings};
 
 use prewarmer_core::{controller::CheckInput, task::plan::NodeCheckFindings};
 

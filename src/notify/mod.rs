@@ -8,11 +8,13 @@ mod address;
 mod delivery_limits;
 mod message;
 mod sender;
+mod settings;
 mod webhook_client;
 
 pub use self::{
     address::NotificationPolicy,
     message::{NotificationMessage, render_message},
     sender::run,
+    settings::{NotifyArgs, NotifySettings},
     webhook_client::{DeliveryError, SIGNATURE_HEADER, WebhookClient, WebhookRequest},
 };

@@ -5,14 +5,13 @@ use std::sync::Arc;
 use anyhow::Context;
 use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use kube::Client;
-use prewarmer_core::{controller::ControllerSettings, worker::WorkerSettings, workload::Policy};
+use prewarmer_core::workload::Policy;
 
 use super::rest;
 use crate::{
-    api::{ApiSettings, CallerLimits},
-    config::{ApiConfig, Config},
+    api::{ApiConfig, ApiSettings, CallerLimits},
+    config::Config,
     egress::{self, ClusterNetworks},
-    intake::IntakeSettings,
     leader::LeaseSettings,
     metrics::Metrics,
     node_checks::{DiskCheck, NodeCheck, NodeChecks, NodeRanking, PrometheusCheck},
@@ -30,41 +29,15 @@ use crate::{
 pub(super) fn served_policy(config: &Config) -> Policy {
     let settings = config.policy.clone();
     let own = settings.into_policy(&config.namespace, config.watch_namespace.as_deref());
-    Policy { caps: Arc::clone(&config.limits.caps), ..own }
+    Policy { caps: Arc::clone(&config.controller.limits.caps), ..own }
 }
 
 pub(super) fn client_verifier(
     config: &Config,
 ) -> anyhow::Result<Option<Arc<client_certs::ReloadingClientVerifier>>> {
-    let Some(clients) = &config.clients else { return Ok(None) };
+    let Some(clients) = &config.webhook.clients else { return Ok(None) };
     let opened = client_certs::ReloadingClientVerifier::open(&clients.ca_file, &clients.names);
     opened.map(Some).with_context(|| format!("--client-ca-file {}", clients.ca_file.display()))
-}
-
-pub(super) fn controller_settings(config: &Config) -> ControllerSettings {
-    ControllerSettings {
-        worker: WorkerSettings {
-            owner: None,
-            service_account: config.worker_service_account.clone(),
-            image: config.worker_image.clone(),
-            priority_class: config.worker_priority_class.clone(),
-            ttl: config.job_ttl,
-            images_per_pod: config.images_per_pod,
-        },
-        max_concurrent_tasks: config.max_concurrent_tasks,
-        namespace: config.watch_namespace.clone(),
-        own_namespace: config.namespace.clone(),
-        worker_namespace: config.worker_namespace,
-        fallback_on_policy: config.fallback_on_policy,
-        breaker: config.breaker,
-        node_checks_enabled: config.prometheus.is_some() || config.disk.is_some(),
-        max_workers: config.max_workers,
-        limits: config.limits.clone(),
-        registry_concurrency: config.registry_concurrency,
-        warm_image_ttl: config.warm_image_ttl,
-        public_registries: config.public_registries.clone(),
-        max_retained_workers: config.max_retained_workers,
-    }
 }
 
 pub(super) fn node_checks(
@@ -75,13 +48,13 @@ pub(super) fn node_checks(
 ) -> anyhow::Result<NodeChecks> {
     let survey = NodeRanking::new(client.clone(), config.watch_namespace.clone());
     let mut checks: Vec<Box<dyn NodeCheck>> = vec![Box::new(survey)];
-    if let Some(settings) = &config.prometheus {
+    if let Some(settings) = &config.node_checks.prometheus {
         checks.push(Box::new(
             PrometheusCheck::new(settings.clone())
                 .context("the HTTP client for Prometheus could not be built")?,
         ));
     }
-    if let Some(settings) = &config.disk {
+    if let Some(settings) = &config.node_checks.disk {
         let policy = egress::EgressPolicy::new(config.egress_deny.clone(), cluster.clone())
             .with_allowed(settings.allowed_networks.clone(), "--disk-check-allow");
         let check = DiskCheck::new(settings.clone(), client.clone(), &policy, Arc::clone(metrics));
@@ -101,7 +74,7 @@ fn webhook_address(config: &Config) -> WebhookAddress {
 }
 
 pub(super) fn certificate_source(config: &Config, client: &Client) -> CertificateSource {
-    if let Some(files) = &config.certificates {
+    if let Some(files) = &config.certificates.files {
         return CertificateSource::Files(files.clone());
     }
     let host = config
@@ -150,16 +123,6 @@ fn holder_identity() -> String {
     format!("{host}_{:08x}", rand::random::<u32>())
 }
 
-pub(super) fn intake_settings(config: &Config) -> IntakeSettings {
-    IntakeSettings {
-        coalesce_window: config.coalesce_window,
-        task_ttl: config.admission_task_ttl,
-        retain: config.admission_retain,
-        lookup_limits: config.lookups,
-        creation_limits: config.creations,
-    }
-}
-
 /// Raises the limit of open files, and returns the maximum number of connections of each listener
 /// that fits in it.
 pub(super) fn connection_limits(config: &Config) -> ConnectionLimits {
@@ -190,7 +153,7 @@ pub(super) fn webhook_registration(
     let registration = Registration {
         name: config.object_name.clone(),
         address: webhook_address(config),
-        timeout_seconds: config.webhook_timeout,
+        timeout_seconds: config.webhook.timeout_seconds,
     };
     move |ca: &[u8]| webhook_configuration(&registration, ca, &policy)
 }
@@ -209,8 +172,8 @@ pub fn token_secret_name(object_name: &str) -> String {
 pub(super) fn notify_guard(config: &Config, cluster: &ClusterNetworks) -> NotificationPolicy {
     let policy = egress::EgressPolicy::new(config.egress_deny.clone(), cluster.clone());
     policy
-        .with_allowed(config.notify_allow.clone(), "--notify-allow")
-        .with_ports(config.notify_ports.clone())
+        .with_allowed(config.notify.allow.clone(), "--notify-allow")
+        .with_ports(config.notify.ports.clone())
         .into()
 }
 

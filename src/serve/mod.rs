@@ -21,11 +21,11 @@ pub use self::build::token_secret_name;
 use self::leader_tasks::LeaderTasks;
 use crate::{
     api::{
-        self, Api,
+        self, Api, ApiConfig,
         auth::{self, ApiTokens, Auth, TrustedProxies},
     },
     cluster_context::{self, ClusterContextStore},
-    config::{ApiConfig, Components, Config},
+    config::{Components, Config},
     controller::TaskFeed,
     egress::ClusterNetworks,
     informer::Informer,
@@ -114,7 +114,7 @@ pub async fn serve(config: Config, runtimes: Runtimes) -> anyhow::Result<ExitCod
     let (caches_out, caches) = watch::channel(0);
     let around = ClusterContextStore::default();
     let (reviews, hints, receiver) =
-        intake::channel(&metrics, build::intake_settings(&config), around.clone());
+        intake::channel(&metrics, config.intake.clone(), around.clone());
     let policy = build::served_policy(&config);
     let common = SharedDependencies {
         clients,
@@ -162,7 +162,7 @@ pub async fn serve(config: Config, runtimes: Runtimes) -> anyhow::Result<ExitCod
 
     let current = Arc::new(CertResolver::default());
     let source = build::certificate_source(&config, &client(Component::Certificates));
-    let lives = config.lifetimes;
+    let lives = config.certificates.lifetimes;
     let keeper = rotator::run(
         source,
         lives,
@@ -414,7 +414,7 @@ impl SharedDependencies {
             stop.clone(),
         );
         service.leading.spawn("webhook registration", register);
-        let rollouts = self.workload_watcher(config.coalesce_window);
+        let rollouts = self.workload_watcher(config.intake.coalesce_window);
         let rollouts = watch_workloads_when_synced(
             rollouts,
             caches.clone(),
@@ -455,7 +455,7 @@ impl SharedDependencies {
             );
         }
         let tls = listener::tls_config(current, callers.map(|callers| callers as _))?;
-        let (max_age, per_peer) = (config.connection_age, config.connections_per_address);
+        let (max_age, per_peer) = (config.webhook.connection_age, config.connections_per_address);
         let how = ListenerConfig {
             tls: Some(tls),
             max_age,
@@ -530,7 +530,7 @@ impl SharedDependencies {
         Ok(LeaderTasks {
             clients: self.clients.clone(),
             tasks: self.tasks.clone(),
-            settings: build::controller_settings(config),
+            settings: config.controller.clone(),
             networks: self.cluster.clone(),
             checks: Arc::new(build::node_checks(
                 config,
@@ -544,7 +544,7 @@ impl SharedDependencies {
             image_refs: self.image_refs.clone(),
             webhook_client: WebhookClient::new(build::notify_guard(config, &self.cluster))
                 .context("the HTTP client for notifications could not be built")?,
-            notify_rate: config.notify_rate,
+            notify_rate: config.notify.rate,
             leadership: self.leadership.clone(),
             heartbeat: self.heartbeat.clone(),
             caches,

@@ -15,3 +15,4 @@ pub mod listener;
 pub mod overlap;
 pub mod registration;
 pub mod rotator;
+pub mod settings;

@@ -11,6 +11,7 @@ use rustls::{server::ClientHello, sign::CertifiedKey};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::settings::CertificateFiles;
 use super::{
     authority::merge_bundles,
     ca_store,
@@ -18,7 +19,7 @@ use super::{
         CertificateLifetimes, CertifiedPair, certified_key, generate_leaf, is_due, time_left,
     },
 };
-use crate::{config::CertificateFiles, metrics::Metrics};
+use crate::metrics::Metrics;
 
 /// Retry interval until the first certificate is available.
 const RETRY: Duration = Duration::from_secs(2);

@@ -10,6 +10,7 @@ mod body;
 mod decide;
 pub mod registration;
 mod review;
+mod settings;
 
 use std::{
     sync::Arc,
@@ -28,6 +29,7 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 
+pub use self::settings::{ClientCertificates, WebhookArgs, WebhookSettings};
 use self::{
     body::{BodyError, BodyReader, BufferedBody},
     decide::{decide_task, decide_workload, identity_hint},

@@ -78,97 +78,103 @@ pub struct LimitArgs {
     pub admission_all_nodes: String,
 }
 
-/// Checks the limits. Limits per namespace that are 0 follow from the total limits.
-pub(super) fn limits(
-    check: &mut SettingsChecker,
-    args: &LimitArgs,
-    max_tasks: usize,
-    max_workers: usize,
-) -> FairnessLimits {
-    let tasks = check.number(
-        "--max-concurrent-tasks-per-namespace (MAX_CONCURRENT_TASKS_PER_NAMESPACE)",
-        &args.max_concurrent_tasks_per_namespace,
-        0,
-        1000,
-    ) as usize;
-    let workers = check.number(
-        "--max-workers-per-namespace (MAX_WORKERS_PER_NAMESPACE)",
-        &args.max_workers_per_namespace,
-        0,
-        10_000,
-    ) as usize;
-    let failures = check.number(
-        "--registry-failure-threshold (REGISTRY_FAILURE_THRESHOLD)",
-        &args.registry_failure_threshold,
-        1,
-        1000,
-    ) as usize;
-    FairnessLimits {
-        tasks_per_namespace: if tasks == 0 { max_tasks } else { tasks.min(max_tasks) },
-        workers_per_namespace: if workers == 0 {
-            nine_tenths(max_workers)
-        } else {
-            workers.min(max_workers)
-        },
-        exclusive_node_time: check.duration(
-            "--node-yield-after (NODE_YIELD_AFTER)",
-            &args.node_yield_after,
-            MAX_NODE_YIELD,
-        ),
-        registry_failure_threshold: failures,
-        caps: Arc::new(caps(check, args)),
-    }
-}
-
-fn caps(check: &mut SettingsChecker, args: &LimitArgs) -> Caps {
-    let mut time = |setting: &str, value: &str, most: Duration| {
-        let span = check.duration(setting, value, most);
-        if span.is_zero() && prewarmer_core::duration::parse(value).is_ok_and(|span| span.is_zero())
-        {
-            check.problem(setting, value, "expected more than 0s");
-        }
-        span
-    };
-    let default_deadline =
-        time("--default-deadline (DEFAULT_DEADLINE)", &args.default_deadline, MAX_DURATION);
-    let deadline = time("--max-deadline (MAX_DEADLINE)", &args.max_deadline, MAX_DURATION);
-    let timeout = time("--max-timeout (MAX_TIMEOUT)", &args.max_timeout, MAX_TIMEOUT);
-    let retain = check.duration("--max-retain (MAX_RETAIN)", &args.max_retain, MAX_TIMEOUT);
-    Caps {
-        nodes: check.number(
-            "--max-nodes-per-task (MAX_NODES_PER_TASK)",
-            &args.max_nodes_per_task,
+impl LimitArgs {
+    /// Checks the limits and adds every problem to `check`. Limits per namespace that are 0 follow
+    /// from the total limits.
+    pub(super) fn check(
+        &self,
+        max_tasks: usize,
+        max_workers: usize,
+        check: &mut SettingsChecker,
+    ) -> FairnessLimits {
+        let tasks = check.number(
+            "--max-concurrent-tasks-per-namespace (MAX_CONCURRENT_TASKS_PER_NAMESPACE)",
+            &self.max_concurrent_tasks_per_namespace,
             0,
-            MAX_NODES,
-        ),
-        images: check.number(
-            "--max-images-per-task (MAX_IMAGES_PER_TASK)",
-            &args.max_images_per_task,
+            1000,
+        ) as usize;
+        let workers = check.number(
+            "--max-workers-per-namespace (MAX_WORKERS_PER_NAMESPACE)",
+            &self.max_workers_per_namespace,
+            0,
+            10_000,
+        ) as usize;
+        let failures = check.number(
+            "--registry-failure-threshold (REGISTRY_FAILURE_THRESHOLD)",
+            &self.registry_failure_threshold,
             1,
-            100,
-        ),
-        priority: check.number("--max-priority (MAX_PRIORITY)", &args.max_priority, 1, 10),
-        timeout,
-        retain,
-        default_deadline,
-        deadline,
-        registries: RegistryRules {
-            allowed: registries(
-                check,
-                "--allowed-registries (ALLOWED_REGISTRIES)",
-                &args.allowed_registries,
+            1000,
+        ) as usize;
+        FairnessLimits {
+            tasks_per_namespace: if tasks == 0 { max_tasks } else { tasks.min(max_tasks) },
+            workers_per_namespace: if workers == 0 {
+                nine_tenths(max_workers)
+            } else {
+                workers.min(max_workers)
+            },
+            exclusive_node_time: check.duration(
+                "--node-yield-after (NODE_YIELD_AFTER)",
+                &self.node_yield_after,
+                MAX_NODE_YIELD,
             ),
-            denied: registries(
-                check,
-                "--denied-registries (DENIED_REGISTRIES)",
-                &args.denied_registries,
+            registry_failure_threshold: failures,
+            caps: Arc::new(self.caps(check)),
+        }
+    }
+
+    fn caps(&self, check: &mut SettingsChecker) -> Caps {
+        let mut time = |setting: &str, value: &str, most: Duration| {
+            let span = check.duration(setting, value, most);
+            if span.is_zero()
+                && prewarmer_core::duration::parse(value).is_ok_and(|span| span.is_zero())
+            {
+                check.problem(setting, value, "expected more than 0s");
+            }
+            span
+        };
+        let default_deadline =
+            time("--default-deadline (DEFAULT_DEADLINE)", &self.default_deadline, MAX_DURATION);
+        let deadline = time("--max-deadline (MAX_DEADLINE)", &self.max_deadline, MAX_DURATION);
+        let timeout = time("--max-timeout (MAX_TIMEOUT)", &self.max_timeout, MAX_TIMEOUT);
+        let retain = check.duration("--max-retain (MAX_RETAIN)", &self.max_retain, MAX_TIMEOUT);
+        Caps {
+            nodes: check.number(
+                "--max-nodes-per-task (MAX_NODES_PER_TASK)",
+                &self.max_nodes_per_task,
+                0,
+                MAX_NODES,
             ),
-        },
-        admission: AdmissionCaps {
-            all_nodes: check
-                .boolean("--admission-all-nodes (ADMISSION_ALL_NODES)", &args.admission_all_nodes),
-            tolerations: tolerations(&args.admission_tolerations),
-        },
+            images: check.number(
+                "--max-images-per-task (MAX_IMAGES_PER_TASK)",
+                &self.max_images_per_task,
+                1,
+                100,
+            ),
+            priority: check.number("--max-priority (MAX_PRIORITY)", &self.max_priority, 1, 10),
+            timeout,
+            retain,
+            default_deadline,
+            deadline,
+            registries: RegistryRules {
+                allowed: registries(
+                    check,
+                    "--allowed-registries (ALLOWED_REGISTRIES)",
+                    &self.allowed_registries,
+                ),
+                denied: registries(
+                    check,
+                    "--denied-registries (DENIED_REGISTRIES)",
+                    &self.denied_registries,
+                ),
+            },
+            admission: AdmissionCaps {
+                all_nodes: check.boolean(
+                    "--admission-all-nodes (ADMISSION_ALL_NODES)",
+                    &self.admission_all_nodes,
+                ),
+                tolerations: tolerations(&self.admission_tolerations),
+            },
+        }
     }
 }
 
