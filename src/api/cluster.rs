@@ -19,13 +19,13 @@ use prewarmer_core::{
 };
 use serde::Serialize;
 use tokio::sync::Mutex;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::{
     Api,
     auth::{Caller, Permission},
     error::ApiError,
-    params::{Params, QueryPairs},
+    params::{CheckedQuery, Params, QueryParams, StatsQuery},
     schedules::json_response,
     service::{self, tasks::LIST, visible_namespaces},
 };
@@ -180,25 +180,39 @@ fn node_view(node: &NodeInfo) -> NodeView {
     }
 }
 
+/// Query of a list of nodes.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct NodeListQuery {
+    /// Largest number of nodes to return; 10 by default
+    #[param(value_type = Option<u32>, minimum = 1, maximum = 1000)]
+    limit: usize,
+    /// Number of nodes to skip
+    #[param(value_type = Option<u32>, maximum = 2_147_483_647)]
+    offset: usize,
+    /// Return only nodes that a task would use now (`true`), or only others (`false`)
+    eligible: Option<bool>,
+}
+
+impl QueryParams for NodeListQuery {
+    fn read(params: &mut Params) -> Self {
+        let eligible = params.choice("eligible", &[("true", true), ("false", false)]);
+        let (limit, offset) = params.page(MAX_NODES);
+        Self { limit, offset, eligible }
+    }
+}
+
 /// Lists the nodes of the cluster, at most 15 seconds old.
 #[utoipa::path(get, path = "/nodes", tag = "cluster",
-    params(
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "Largest number of nodes to return; 10 by default"),
-        ("offset" = Option<u32>, Query, maximum = 2_147_483_647, description = "Number of nodes to skip"),
-        ("eligible" = Option<bool>, Query, description = "Return only nodes that a task would use now (`true`), or only others (`false`)"),
-    ),
+    params(NodeListQuery),
     responses((status = 200, description = "Page of nodes", body = NodeList)))]
 pub(super) async fn list_nodes(
     State(api): State<Api>,
     State(nodes): State<NodeCache>,
     caller: Caller,
-    pairs: QueryPairs,
+    CheckedQuery(NodeListQuery { limit, offset, eligible }): CheckedQuery<NodeListQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let mut params = Params::from_query(pairs);
-    let eligible = params.choice("eligible", &[("true", true), ("false", false)]);
-    let (limit, offset) = params.page(MAX_NODES);
-    params.finish()?;
     api.auth.authorize_node_list(&caller).await?;
     let snapshot = nodes.get().await?;
     let fits = |node: &&NodeInfo| {
@@ -245,17 +259,14 @@ pub(super) fn success_permille(counts: &StatusCounts) -> Option<f64> {
 
 /// Returns the numbers of tasks and schedules.
 #[utoipa::path(get, path = "/stats", tag = "cluster",
-    params(("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Count only objects of this namespace")),
+    params(StatsQuery),
     responses((status = 200, description = "Numbers of tasks and schedules", body = Stats)))]
 pub(super) async fn get_stats(
     State(api): State<Api>,
     caller: Caller,
-    pairs: QueryPairs,
+    CheckedQuery(StatsQuery { namespace }): CheckedQuery<StatsQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let mut params = Params::from_query(pairs);
-    let namespace = params.namespace();
-    params.finish()?;
     let visible = visible_namespaces(&api, &caller, LIST, namespace.clone()).await?;
     let counts = api.catalog.counts(&|namespace| visible.contains(namespace));
     let rate = success_permille(&counts).map(|rate| rate.round() / 10.0);

@@ -5,16 +5,16 @@ use axum::{
     http::HeaderMap,
     response::Response,
 };
-use serde::Serialize;
-use utoipa::ToSchema;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::{
     Api,
     auth::Caller,
     error::ApiError,
-    params::{MAX_LIMIT, Params, QueryPairs},
+    params::{CheckedQuery, MAX_LIMIT, Params, QueryParams, SchedulePath, ScheduleQuery},
     schedule_request::ExecutionView,
-    schedules::{get_visible, json_response},
+    schedules::json_response,
     service::schedules as service,
 };
 
@@ -31,26 +31,53 @@ pub struct ExecutionList {
     pub offset: usize,
 }
 
+/// Path of an execution.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub(super) struct ExecutionPath {
+    /// Name of the schedule
+    #[param(max_length = 253, pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")]
+    id: String,
+    /// Number of the execution
+    #[param(pattern = "^[1-9][0-9]{0,9}$")]
+    n: String,
+}
+
+/// Query of a list of executions.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ExecutionListQuery {
+    /// Namespace of the schedule; required when several namespaces have a schedule of that name
+    #[param(pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$")]
+    namespace: Option<String>,
+    /// Largest number of executions to return; 10 by default
+    #[param(value_type = Option<u32>, minimum = 1, maximum = 100)]
+    limit: usize,
+    /// Number of executions to skip
+    #[param(value_type = Option<u32>, maximum = 2_147_483_647)]
+    offset: usize,
+}
+
+impl QueryParams for ExecutionListQuery {
+    fn read(params: &mut Params) -> Self {
+        let namespace = params.namespace();
+        let (limit, offset) = params.page(MAX_LIMIT);
+        Self { namespace, limit, offset }
+    }
+}
+
 /// Lists the executions of a schedule, newest first.
 #[utoipa::path(get, path = "/scheduled-tasks/{id}/executions", tag = "schedules",
-    params(
-        ("id" = String, Path, max_length = 253, pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", description = "Name of the schedule"),
-        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Namespace of the schedule; required when several namespaces have a schedule of that name"),
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 100, description = "Largest number of executions to return; 10 by default"),
-        ("offset" = Option<u32>, Query, maximum = 2_147_483_647, description = "Number of executions to skip"),
-    ),
+    params(SchedulePath, ExecutionListQuery),
     responses((status = 200, description = "Page of executions", body = ExecutionList)))]
 pub(super) async fn list_executions(
     State(api): State<Api>,
     caller: Caller,
-    Path(id): Path<String>,
-    pairs: QueryPairs,
+    Path(SchedulePath { id }): Path<SchedulePath>,
+    CheckedQuery(query): CheckedQuery<ExecutionListQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let mut params = Params::from_query(pairs);
-    let namespace = params.namespace();
-    let (limit, offset) = params.page(MAX_LIMIT);
-    params.finish()?;
+    let ExecutionListQuery { namespace, limit, offset } = query;
     let schedule = service::get(&api, &caller, &id, namespace.as_deref()).await?;
     let all = ExecutionView::list(&schedule);
     let total = all.len();
@@ -60,21 +87,17 @@ pub(super) async fn list_executions(
 
 /// Returns an execution of a schedule.
 #[utoipa::path(get, path = "/scheduled-tasks/{id}/executions/{n}", tag = "schedules",
-    params(
-        ("id" = String, Path, max_length = 253, pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", description = "Name of the schedule"),
-        ("n" = String, Path, pattern = "^[1-9][0-9]{0,9}$", description = "Number of the execution"),
-        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Namespace of the schedule; required when several namespaces have a schedule of that name"),
-    ),
+    params(ExecutionPath, ScheduleQuery),
     responses((status = 200, description = "The execution", body = ExecutionView)))]
 pub(super) async fn get_execution(
     State(api): State<Api>,
     caller: Caller,
-    Path((id, number)): Path<(String, String)>,
-    pairs: QueryPairs,
+    Path(ExecutionPath { id, n }): Path<ExecutionPath>,
+    CheckedQuery(query): CheckedQuery<ScheduleQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let schedule = get_visible(&api, &caller, &id, pairs).await?;
-    let found = ExecutionView::list(&schedule).into_iter().find(|run| run.id.to_string() == number);
-    let run = found.ok_or_else(|| ApiError::not_found("execution", &format!("{id}/{number}")))?;
+    let schedule = service::get(&api, &caller, &id, query.namespace.as_deref()).await?;
+    let found = ExecutionView::list(&schedule).into_iter().find(|run| run.id.to_string() == n);
+    let run = found.ok_or_else(|| ApiError::not_found("execution", &format!("{id}/{n}")))?;
     Ok(json_response(&api, &headers, &run))
 }

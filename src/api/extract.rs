@@ -24,7 +24,7 @@ use super::{
     body,
     cluster::{LIST_NODES, NodeCache, NodeSelection, NodeSnapshot},
     error::ApiError,
-    params::{Params, QueryPairs},
+    params::{CheckedQuery, ExtractQuery},
     service::tasks::{CREATE, LIST},
 };
 
@@ -64,9 +64,7 @@ pub struct ExtractAnswer {
 ///
 /// The manifest is JSON or YAML, of one or more workloads. The call creates and changes no object.
 #[utoipa::path(post, path = "/tasks:extract", tag = "tasks",
-    params(
-        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Namespace of workloads that name none; `default` when absent"),
-    ),
+    params(ExtractQuery),
     request_body(content((Object = "application/json"), (String = "application/yaml")),
         description = "Workloads; Namespaces, RuntimeClasses and HorizontalPodAutoscalers in the same manifest are taken into account"),
     responses((status = 200, description = "Images that would be warmed", body = ExtractAnswer)))]
@@ -74,13 +72,10 @@ pub(super) async fn extract(
     State(api): State<Api>,
     State(nodes): State<NodeCache>,
     caller: Caller,
-    pairs: QueryPairs,
+    CheckedQuery(ExtractQuery { namespace: named }): CheckedQuery<ExtractQuery>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let mut params = Params::from_query(pairs);
-    let named = params.namespace();
-    params.finish()?;
     if let Some(namespace) = &named {
         api.auth.authorize(&caller, CREATE, namespace).await?;
     }

@@ -1,7 +1,5 @@
 //! Handlers of schedules: create, list, get, replace, delete, enable, disable, trigger.
 
-use std::sync::Arc;
-
 use axum::{
     Json,
     body::Body,
@@ -13,7 +11,7 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 use prewarmer_core::schedule::PrewarmSchedule;
 use serde::Serialize;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::{
     Api, BASE_PATH,
@@ -22,7 +20,10 @@ use super::{
     call_middleware::AuditSubject,
     creation::read_authorized_body,
     error::ApiError,
-    params::{MAX_LIMIT, Params, QueryPairs, namespace_param},
+    params::{
+        CheckedQuery, CreateScheduleQuery, IfNoneMatch, MAX_LIMIT, Params, QueryParams,
+        SchedulePath, ScheduleQuery,
+    },
     schedule_request::{self, ScheduleRequest, ScheduleView},
     service::{
         schedules::{self as service, CREATE, LIST, TriggeredExecution, UPDATE},
@@ -79,21 +80,18 @@ fn schedule_response(schedule: &PrewarmSchedule) -> Response {
 
 /// Creates a schedule.
 #[utoipa::path(post, path = "/scheduled-tasks", tag = "schedules", request_body = ScheduleRequest,
-    params(
-        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Namespace of the schedule when the body names none; with it the permission is checked before the body is read"),
-    ),
+    params(CreateScheduleQuery),
     responses((status = 201, description = "Created schedule", body = ScheduleView,
         headers(("Location" = String, description = "Path of the schedule")))))]
 pub(super) async fn create_schedule(
     State(api): State<Api>,
     caller: Caller,
-    pairs: QueryPairs,
+    CheckedQuery(query): CheckedQuery<CreateScheduleQuery>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let named = namespace_param(pairs)?;
     let (namespace, body) =
-        read_authorized_body(&api, &caller, CREATE, named, &headers, body).await?;
+        read_authorized_body(&api, &caller, CREATE, query.namespace, &headers, body).await?;
     let wanted =
         schedule_request::parse(body.value, &api.guard).map_err(ApiError::invalid_fields)?;
     let made = service::create(&api, &caller, &namespace, wanted.spec).await?;
@@ -102,26 +100,43 @@ pub(super) async fn create_schedule(
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], response).into_response())
 }
 
+/// Query of a list of schedules.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ScheduleListQuery {
+    /// Return only enabled (`true`) or only disabled (`false`) schedules
+    enabled: Option<bool>,
+    /// Return only schedules of this namespace
+    #[param(pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$")]
+    namespace: Option<String>,
+    /// Largest number of schedules to return; 10 by default
+    #[param(value_type = Option<u32>, minimum = 1, maximum = 100)]
+    limit: usize,
+    /// Number of schedules to skip
+    #[param(value_type = Option<u32>, maximum = 2_147_483_647)]
+    offset: usize,
+}
+
+impl QueryParams for ScheduleListQuery {
+    fn read(params: &mut Params) -> Self {
+        let enabled = params.choice("enabled", &[("true", true), ("false", false)]);
+        let namespace = params.namespace();
+        let (limit, offset) = params.page(MAX_LIMIT);
+        Self { enabled, namespace, limit, offset }
+    }
+}
+
 /// Lists the schedules.
 #[utoipa::path(get, path = "/scheduled-tasks", tag = "schedules",
-    params(
-        ("enabled" = Option<bool>, Query, description = "Return only enabled (`true`) or only disabled (`false`) schedules"),
-        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Return only schedules of this namespace"),
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 100, description = "Largest number of schedules to return; 10 by default"),
-        ("offset" = Option<u32>, Query, maximum = 2_147_483_647, description = "Number of schedules to skip"),
-    ),
+    params(ScheduleListQuery),
     responses((status = 200, description = "Page of schedules", body = ScheduleList)))]
 pub(super) async fn list_schedules(
     State(api): State<Api>,
     caller: Caller,
-    pairs: QueryPairs,
+    CheckedQuery(query): CheckedQuery<ScheduleListQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let mut params = Params::from_query(pairs);
-    let enabled = params.choice("enabled", &[("true", true), ("false", false)]);
-    let namespace = params.namespace();
-    let (limit, offset) = params.page(MAX_LIMIT);
-    params.finish()?;
+    let ScheduleListQuery { enabled, namespace, limit, offset } = query;
     let visible = visible_namespaces(&api, &caller, LIST, namespace).await?;
     let all = service::list(&api, &visible, enabled);
     let now = Timestamp::now();
@@ -141,53 +156,35 @@ pub(super) fn json_response(api: &Api, headers: &HeaderMap, value: &impl Seriali
     cached_response(api, headers, &content_etag(&text), text.into())
 }
 
-/// Returns the schedule named `id` that the caller may read. Error 404 when there is none.
-pub(super) async fn get_visible(
-    api: &Api,
-    caller: &Caller,
-    id: &str,
-    pairs: QueryPairs,
-) -> Result<Arc<PrewarmSchedule>, ApiError> {
-    let namespace = namespace_param(pairs)?;
-    Ok(service::get(api, caller, id, namespace.as_deref()).await?)
-}
-
 /// Returns a schedule.
 #[utoipa::path(get, path = "/scheduled-tasks/{id}", tag = "schedules",
-    params(
-        ("id" = String, Path, max_length = 253, pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", description = "Name of the schedule"),
-        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Namespace of the schedule; required when several namespaces have a schedule of that name"),
-        ("If-None-Match" = Option<String>, Header, description = "ETag of an earlier response; the response is 304 while it is current"),
-    ),
+    params(SchedulePath, ScheduleQuery, IfNoneMatch),
     responses((status = 200, description = "The schedule", body = ScheduleView),
         (status = 304, description = "The schedule has not changed")))]
 pub(super) async fn get_schedule(
     State(api): State<Api>,
     caller: Caller,
-    Path(id): Path<String>,
-    pairs: QueryPairs,
+    Path(SchedulePath { id }): Path<SchedulePath>,
+    CheckedQuery(query): CheckedQuery<ScheduleQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let schedule = get_visible(&api, &caller, &id, pairs).await?;
+    let schedule = service::get(&api, &caller, &id, query.namespace.as_deref()).await?;
     Ok(json_response(&api, &headers, &ScheduleView::from_schedule(&schedule, Timestamp::now())))
 }
 
 /// Replaces a schedule. Fields that are absent get their defaults.
 #[utoipa::path(put, path = "/scheduled-tasks/{id}", tag = "schedules", request_body = ScheduleRequest,
-    params(
-        ("id" = String, Path, max_length = 253, pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", description = "Name of the schedule"),
-        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Namespace of the schedule; required when several namespaces have a schedule of that name"),
-    ),
+    params(SchedulePath, ScheduleQuery),
     responses((status = 200, description = "Schedule after the change", body = ScheduleView)))]
 pub(super) async fn replace_schedule(
     State(api): State<Api>,
     caller: Caller,
-    Path(id): Path<String>,
-    pairs: QueryPairs,
+    Path(SchedulePath { id }): Path<SchedulePath>,
+    CheckedQuery(query): CheckedQuery<ScheduleQuery>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let known = get_visible(&api, &caller, &id, pairs).await?;
+    let known = service::get(&api, &caller, &id, query.namespace.as_deref()).await?;
     let schedule = service::get_for_change(&api, &caller, &known, UPDATE).await?;
     let body = body::read_json(&api.budgets.bodies, &caller.name, &headers, body).await?;
     let wanted =
@@ -197,18 +194,15 @@ pub(super) async fn replace_schedule(
 
 /// Deletes a schedule and the tasks that it created.
 #[utoipa::path(delete, path = "/scheduled-tasks/{id}", tag = "schedules",
-    params(
-        ("id" = String, Path, max_length = 253, pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", description = "Name of the schedule"),
-        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Namespace of the schedule; required when several namespaces have a schedule of that name"),
-    ),
+    params(SchedulePath, ScheduleQuery),
     responses((status = 200, description = "The schedule was deleted", body = ScheduleDone)))]
 pub(super) async fn delete_schedule(
     State(api): State<Api>,
     caller: Caller,
-    Path(id): Path<String>,
-    pairs: QueryPairs,
+    Path(SchedulePath { id }): Path<SchedulePath>,
+    CheckedQuery(query): CheckedQuery<ScheduleQuery>,
 ) -> Result<Response, ApiError> {
-    let schedule = get_visible(&api, &caller, &id, pairs).await?;
+    let schedule = service::get(&api, &caller, &id, query.namespace.as_deref()).await?;
     service::delete(&api, &caller, &schedule).await?;
     let message = "The schedule was deleted; its tasks are deleted with it".into();
     Ok(with_audit_subject(Json(ScheduleDone { id, message }).into_response(), &schedule))
@@ -216,35 +210,29 @@ pub(super) async fn delete_schedule(
 
 /// Enables a schedule.
 #[utoipa::path(put, path = "/scheduled-tasks/{id}/enable", tag = "schedules",
-    params(
-        ("id" = String, Path, max_length = 253, pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", description = "Name of the schedule"),
-        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Namespace of the schedule; required when several namespaces have a schedule of that name"),
-    ),
+    params(SchedulePath, ScheduleQuery),
     responses((status = 200, description = "Schedule after the change", body = ScheduleView)))]
 pub(super) async fn enable_schedule(
     State(api): State<Api>,
     caller: Caller,
-    Path(id): Path<String>,
-    pairs: QueryPairs,
+    Path(SchedulePath { id }): Path<SchedulePath>,
+    CheckedQuery(query): CheckedQuery<ScheduleQuery>,
 ) -> Result<Response, ApiError> {
-    let schedule = get_visible(&api, &caller, &id, pairs).await?;
+    let schedule = service::get(&api, &caller, &id, query.namespace.as_deref()).await?;
     Ok(schedule_response(&service::set_enabled(&api, &caller, &schedule, true).await?))
 }
 
 /// Disables a schedule. A running execution continues.
 #[utoipa::path(put, path = "/scheduled-tasks/{id}/disable", tag = "schedules",
-    params(
-        ("id" = String, Path, max_length = 253, pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", description = "Name of the schedule"),
-        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Namespace of the schedule; required when several namespaces have a schedule of that name"),
-    ),
+    params(SchedulePath, ScheduleQuery),
     responses((status = 200, description = "Schedule after the change", body = ScheduleView)))]
 pub(super) async fn disable_schedule(
     State(api): State<Api>,
     caller: Caller,
-    Path(id): Path<String>,
-    pairs: QueryPairs,
+    Path(SchedulePath { id }): Path<SchedulePath>,
+    CheckedQuery(query): CheckedQuery<ScheduleQuery>,
 ) -> Result<Response, ApiError> {
-    let schedule = get_visible(&api, &caller, &id, pairs).await?;
+    let schedule = service::get(&api, &caller, &id, query.namespace.as_deref()).await?;
     Ok(schedule_response(&service::set_enabled(&api, &caller, &schedule, false).await?))
 }
 
@@ -253,18 +241,15 @@ pub(super) async fn disable_schedule(
 /// While another execution is running, `overlapPolicy` decides: `allow` runs both, `queue` waits,
 /// `skip` returns 409.
 #[utoipa::path(post, path = "/scheduled-tasks/{id}/trigger", tag = "schedules",
-    params(
-        ("id" = String, Path, max_length = 253, pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", description = "Name of the schedule"),
-        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Namespace of the schedule; required when several namespaces have a schedule of that name"),
-    ),
+    params(SchedulePath, ScheduleQuery),
     responses((status = 202, description = "The execution starts, or waits for the running one", body = Triggered)))]
 pub(super) async fn trigger_schedule(
     State(api): State<Api>,
     caller: Caller,
-    Path(id): Path<String>,
-    pairs: QueryPairs,
+    Path(SchedulePath { id }): Path<SchedulePath>,
+    CheckedQuery(query): CheckedQuery<ScheduleQuery>,
 ) -> Result<Response, ApiError> {
-    let schedule = get_visible(&api, &caller, &id, pairs).await?;
+    let schedule = service::get(&api, &caller, &id, query.namespace.as_deref()).await?;
     let (task_id, message) = match service::trigger(&api, &caller, &schedule).await? {
         TriggeredExecution::Started(name) => (Some(name), "The execution starts".to_owned()),
         TriggeredExecution::Queued(open) => {

@@ -1,7 +1,5 @@
 //! Handlers of tasks: create, get, list, cancel, retry.
 
-use std::sync::Arc;
-
 use axum::{
     Json,
     body::{Body, Bytes},
@@ -14,7 +12,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use prewarmer_core::task::Amount;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::{
     Api, BASE_PATH,
@@ -22,8 +20,10 @@ use super::{
     call_middleware::AuditSubject,
     creation::read_authorized_body,
     error::ApiError,
-    idempotency,
-    params::{MAX_LIMIT, Params, QueryPairs, namespace_param},
+    params::{
+        CheckedQuery, CreateTaskQuery, IdempotencyKey, IfNoneMatch, MAX_LIMIT, Params, QueryParams,
+        TaskPath, TaskQuery,
+    },
     request::{self, TaskRequest},
     service::{
         tasks::{self as service, CREATE, CreatedTask, LIST, TaskSelection},
@@ -86,25 +86,21 @@ pub struct TaskCancelled {
 /// A call that is repeated with the same `Idempotency-Key` header within a day creates no second
 /// task.
 #[utoipa::path(post, path = "/tasks", tag = "tasks", request_body = TaskRequest,
-    params(
-        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Namespace of the task when the body names none; with it the permission is checked before the body is read"),
-        ("Idempotency-Key" = Option<String>, Header, description = "Key of your choice, 1 to 255 visible characters"),
-    ),
+    params(CreateTaskQuery, IdempotencyKey),
     responses((status = 201, description = "Created task, or the task that an earlier call with the same key created", body = TaskCreated,
         headers(("Location" = String, description = "Path of the task")))))]
 pub(super) async fn create_task(
     State(api): State<Api>,
     caller: Caller,
-    pairs: QueryPairs,
+    IdempotencyKey { key }: IdempotencyKey,
+    CheckedQuery(query): CheckedQuery<CreateTaskQuery>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let key = idempotency::key_from_headers(&headers)?;
-    let named = namespace_param(pairs)?;
     let (namespace, body) =
-        read_authorized_body(&api, &caller, CREATE, named, &headers, body).await?;
+        read_authorized_body(&api, &caller, CREATE, query.namespace, &headers, body).await?;
     let wanted = request::parse(body.value, &api.guard).map_err(ApiError::invalid_fields)?;
-    let made = service::create(&api, &caller, &namespace, wanted.spec, key).await?;
+    let made = service::create(&api, &caller, &namespace, wanted.spec, key.as_deref()).await?;
     Ok(created_response(&made))
 }
 
@@ -132,35 +128,61 @@ fn created_response(made: &CreatedTask) -> Response {
     response
 }
 
+/// Query of a list of tasks.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct TaskListQuery {
+    /// Return only tasks of this status
+    #[param(
+        value_type = Option<String>,
+        pattern = "^(pending|running|completed|failed|cancelled)?$"
+    )]
+    status: Option<Status>,
+    /// Return only tasks whose name or images contain this text
+    #[param(max_length = 200)]
+    search: Option<String>,
+    /// Return only tasks of this namespace
+    #[param(pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$")]
+    namespace: Option<String>,
+    /// Largest number of tasks to return; 10 by default
+    #[param(value_type = Option<u32>, minimum = 1, maximum = 100)]
+    limit: usize,
+    /// Number of tasks to skip
+    #[param(value_type = Option<u32>, maximum = 2_147_483_647)]
+    offset: usize,
+    /// Return only this task and older ones; taken from a Link header
+    #[param(
+        value_type = Option<String>,
+        pattern = "^([0-9]{1,10}~[a-z0-9-]{1,63}~[a-z0-9.-]{1,253})?$"
+    )]
+    until: Option<(Timestamp, NamespacedName)>,
+}
+
+impl QueryParams for TaskListQuery {
+    fn read(params: &mut Params) -> Self {
+        params.drop_empty("status");
+        let status = params.choice("status", &Status::ALL.map(|status| (status.as_str(), status)));
+        let namespace = params.namespace();
+        let (limit, offset) = params.page(MAX_LIMIT);
+        let until = params.parsed("until", "expected the value from a Link header", parse_until);
+        Self { status, search: params.search(), namespace, limit, offset, until }
+    }
+}
+
 /// Lists the tasks, newest first.
 ///
 /// With `offset` alone, tasks that are created between two calls shift the pages. The `Link` header
 /// contains the address of the next page, without later tasks.
 #[utoipa::path(get, path = "/tasks", tag = "tasks",
-    params(
-        ("status" = Option<String>, Query, pattern = "^(pending|running|completed|failed|cancelled)?$", description = "Return only tasks of this status"),
-        ("search" = Option<String>, Query, max_length = 200, description = "Return only tasks whose name or images contain this text"),
-        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Return only tasks of this namespace"),
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 100, description = "Largest number of tasks to return; 10 by default"),
-        ("offset" = Option<u32>, Query, maximum = 2_147_483_647, description = "Number of tasks to skip"),
-        ("until" = Option<String>, Query, pattern = "^([0-9]{1,10}~[a-z0-9-]{1,63}~[a-z0-9.-]{1,253})?$",
-            description = "Return only this task and older ones; taken from a Link header"),
-    ),
+    params(TaskListQuery),
     responses((status = 200, description = "Page of tasks", body = TaskList)))]
 pub(super) async fn list_tasks(
     State(api): State<Api>,
     caller: Caller,
-    pairs: QueryPairs,
+    CheckedQuery(query): CheckedQuery<TaskListQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let mut params = Params::from_query(pairs);
-    params.drop_empty("status");
-    let status = params.choice("status", &Status::ALL.map(|status| (status.as_str(), status)));
-    let namespace = params.namespace();
-    let (limit, offset) = params.page(MAX_LIMIT);
-    let (until, search) = (params.text("until"), params.search());
-    params.finish()?;
-    let until = until.map(|text| parse_until(&text)).transpose()?;
+    let TaskListQuery { status, search, namespace, limit, offset, until } = query;
     let visible = visible_namespaces(&api, &caller, LIST, namespace).await?;
     let selection = TaskSelection { status, search: search.as_deref(), until, limit, offset };
     let page = service::list(&api, &visible, selection);
@@ -201,50 +223,38 @@ fn format_until((created, key): &(Timestamp, NamespacedName)) -> String {
     format!("{}~{}~{}", created.as_second(), key.namespace, key.name)
 }
 
-fn parse_until(text: &str) -> Result<(Timestamp, NamespacedName), ApiError> {
+fn parse_until(text: &str) -> Option<(Timestamp, NamespacedName)> {
     let mut parts = text.splitn(3, '~');
-    let second = parts.next().and_then(|text| Timestamp::from_second(text.parse().ok()?).ok());
-    match (second, parts.next(), parts.next()) {
-        (Some(second), Some(namespace), Some(name)) => {
-            Ok((second, NamespacedName::new(namespace, name)))
-        }
-        _ => Err(ApiError::invalid_field("until", "expected the value from a Link header")),
-    }
+    let second = Timestamp::from_second(parts.next()?.parse().ok()?).ok()?;
+    Some((second, NamespacedName::new(parts.next()?, parts.next()?)))
 }
 
 /// Returns a task.
 #[utoipa::path(get, path = "/tasks/{id}", tag = "tasks",
-    params(
-        ("id" = String, Path, max_length = 253, pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", description = "Name of the task"),
-        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Namespace of the task; required when several namespaces have a task of that name"),
-        ("If-None-Match" = Option<String>, Header, description = "ETag of an earlier response; the response is 304 while it is current"),
-    ),
+    params(TaskPath, TaskQuery, IfNoneMatch),
     responses((status = 200, description = "The task", body = TaskView), (status = 304, description = "The task has not changed")))]
 pub(super) async fn get_task(
     State(api): State<Api>,
     caller: Caller,
-    Path(id): Path<String>,
-    pairs: QueryPairs,
+    Path(TaskPath { id }): Path<TaskPath>,
+    CheckedQuery(query): CheckedQuery<TaskQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let entry = get_visible(&api, &caller, &id, pairs).await?;
+    let entry = service::get(&api, &caller, &id, query.namespace.as_deref()).await?;
     Ok(cached_response(&api, &headers, &entry_etag(&entry), entry.json.clone()))
 }
 
 /// Cancels a task: its workers are deleted, and no new ones are created.
 #[utoipa::path(delete, path = "/tasks/{id}", tag = "tasks",
-    params(
-        ("id" = String, Path, max_length = 253, pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", description = "Name of the task"),
-        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Namespace of the task; required when several namespaces have a task of that name"),
-    ),
+    params(TaskPath, TaskQuery),
     responses((status = 200, description = "The task is being cancelled", body = TaskCancelled)))]
 pub(super) async fn cancel_task(
     State(api): State<Api>,
     caller: Caller,
-    Path(id): Path<String>,
-    pairs: QueryPairs,
+    Path(TaskPath { id }): Path<TaskPath>,
+    CheckedQuery(query): CheckedQuery<TaskQuery>,
 ) -> Result<Response, ApiError> {
-    let entry = get_visible(&api, &caller, &id, pairs).await?;
+    let entry = service::get(&api, &caller, &id, query.namespace.as_deref()).await?;
     service::cancel(&api, &caller, &entry).await?;
     let body = TaskCancelled {
         task_id: id.clone(),
@@ -261,34 +271,18 @@ pub(super) async fn cancel_task(
 /// A call that is repeated with the same `Idempotency-Key` header within a day creates no second
 /// task.
 #[utoipa::path(post, path = "/tasks/{id}/retry", tag = "tasks",
-    params(
-        ("id" = String, Path, max_length = 253, pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", description = "Name of the task"),
-        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Namespace of the task; required when several namespaces have a task of that name"),
-        ("Idempotency-Key" = Option<String>, Header, description = "Key of your choice, 1 to 255 visible characters"),
-    ),
+    params(TaskPath, TaskQuery, IdempotencyKey),
     responses((status = 201, description = "Created task, or the task that an earlier call with the same key created", body = TaskCreated,
         headers(("Location" = String, description = "Path of the task")))))]
 pub(super) async fn retry_task(
     State(api): State<Api>,
     caller: Caller,
-    Path(id): Path<String>,
-    pairs: QueryPairs,
-    headers: HeaderMap,
+    Path(TaskPath { id }): Path<TaskPath>,
+    IdempotencyKey { key }: IdempotencyKey,
+    CheckedQuery(query): CheckedQuery<TaskQuery>,
 ) -> Result<Response, ApiError> {
-    let key = idempotency::key_from_headers(&headers)?;
-    let entry = get_visible(&api, &caller, &id, pairs).await?;
-    Ok(created_response(&service::retry(&api, &caller, &entry, key).await?))
-}
-
-/// Returns the task named `id` that the caller may read. Error 404 when there is none.
-pub(super) async fn get_visible(
-    api: &Api,
-    caller: &Caller,
-    id: &str,
-    pairs: QueryPairs,
-) -> Result<Arc<TaskEntry>, ApiError> {
-    let namespace = namespace_param(pairs)?;
-    Ok(service::get(api, caller, id, namespace.as_deref()).await?)
+    let entry = service::get(&api, &caller, &id, query.namespace.as_deref()).await?;
+    Ok(created_response(&service::retry(&api, &caller, &entry, key.as_deref()).await?))
 }
 
 pub(super) fn entry_etag(entry: &TaskEntry) -> String {
@@ -352,8 +346,8 @@ mod unit {
     fn until_values_are_parsed() {
         let now: Timestamp = "2026-11-21T10:00:30Z".parse().unwrap();
         let place = (now, NamespacedName::new("shop", "a.b"));
-        let (time, key) = parse_until(&format_until(&place)).ok().unwrap();
+        let (time, key) = parse_until(&format_until(&place)).unwrap();
         assert_eq!((time.as_second(), key), (now.as_second(), place.1));
-        assert!(parse_until("x").is_err() && parse_until("1~a").is_err());
+        assert!(parse_until("x").is_none() && parse_until("1~a").is_none());
     }
 }

@@ -139,6 +139,36 @@ async fn unknown_paths_return_json_404() {
     }
 }
 
+/// Every documented query parameter is read, and every other one is rejected.
+#[tokio::test]
+async fn documented_query_parameters_are_read() {
+    let api = api(&[], false);
+    let document = document();
+    let calls = document["paths"].as_object().unwrap().iter().flat_map(|(path, methods)| {
+        methods.as_object().unwrap().iter().map(move |(method, call)| (path, method, call))
+    });
+    for (path, method, operation) in calls {
+        let documented = operation["parameters"].as_array().unwrap().iter();
+        let names = documented
+            .filter(|one| one["in"] == "query")
+            .map(|one| format!("{}=%3F&", one["name"].as_str().unwrap()));
+        let query: String = names.collect();
+        assert!(query.contains('='), "{method} {path}");
+        let path = path.replace("{id}", "web").replace("{n}", "1");
+        let path = format!("{path}?{query}other=1");
+        let response = call(api.clone(), &method.to_uppercase(), &path, &[], "").await;
+        let error = json_of(response).await;
+        let unknown: Vec<&Value> = error["details"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|detail| detail["message"] == "unknown parameter")
+            .map(|detail| &detail["field"])
+            .collect();
+        assert_eq!(unknown, ["other"], "{method} {path}: {error}");
+    }
+}
+
 fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),

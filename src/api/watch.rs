@@ -33,8 +33,8 @@ use super::{
     auth::{Caller, Permission, Revalidation},
     call_middleware::accepts,
     error::ApiError,
-    params::QueryPairs,
-    tasks::get_visible,
+    params::{CheckedQuery, TaskPath, TaskQuery},
+    service::tasks,
 };
 use crate::{
     metrics::Metrics,
@@ -72,8 +72,8 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// is server-sent events, which a client can resume with `Last-Event-ID`.
 #[utoipa::path(get, path = "/tasks/{id}/watch", tag = "tasks",
     params(
-        ("id" = String, Path, max_length = 253, pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", description = "Name of the task"),
-        ("namespace" = Option<String>, Query, pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description = "Namespace of the task; required when several namespaces have a task of that name"),
+        TaskPath,
+        TaskQuery,
         ("Last-Event-ID" = Option<String>, Header, description = "ID of the last received event"),
     ),
     responses(
@@ -84,13 +84,13 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) async fn watch_task(
     State(api): State<Api>,
     caller: Caller,
-    Path(id): Path<String>,
-    pairs: QueryPairs,
+    Path(TaskPath { id }): Path<TaskPath>,
+    CheckedQuery(query): CheckedQuery<TaskQuery>,
     headers: HeaderMap,
     place: Option<Extension<ConnectionSlot>>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
-    let entry = get_visible(&api, &caller, &id, pairs).await?;
+    let entry = tasks::get(&api, &caller, &id, query.namespace.as_deref()).await?;
     api.auth.authorize(&caller, WATCH, &entry.key.namespace).await?;
     let changes =
         api.catalog.subscribe(&entry.key).ok_or_else(|| ApiError::not_found("task", &id))?;
