@@ -1,7 +1,9 @@
 //! Admission reviews: each workload kind and change creates exactly the expected tasks.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
+use kube::ResourceExt;
+use prewarmer_api::task::Amount;
 use prewarmer_test_support::{
     cluster::Cluster,
     fixtures::{
@@ -68,16 +70,15 @@ async fn each_workload_kind_creates_one_task() {
     expect_tasks_for(&namespace, &images).await;
     tokio::time::sleep(SETTLE_TIME).await;
     expect_tasks_for(&namespace, &images).await;
-    let daemon: Vec<Value> = namespace.get("prewarmtasks");
-    let of = |image: &str| {
-        daemon
-            .iter()
-            .find(|task| task["spec"]["images"].as_array().unwrap().contains(&json!(image)))
-            .unwrap()
+    let tasks = namespace.tasks();
+    let spec_with = |image: &str| {
+        let mut specs = tasks.iter().map(|task| &task.spec);
+        specs.find(|spec| spec.images.iter().any(|one| one == image)).unwrap()
     };
-    assert_eq!(of("daemon:1")["spec"]["nodes"], "all");
-    assert_eq!(of("deployment:1")["spec"]["nodes"], 100);
-    assert_eq!(of("pod:1")["spec"]["nodeSelector"], json!({"kubernetes.io/hostname": "node-0001"}));
+    assert_eq!(spec_with("daemon:1").nodes, Amount::Text("all".into()));
+    assert_eq!(spec_with("deployment:1").nodes, Amount::Count(100));
+    let node = BTreeMap::from([("kubernetes.io/hostname".into(), "node-0001".into())]);
+    assert_eq!(spec_with("pod:1").node_selector, Some(node));
     assert!(
         server.get("/metrics").contains("\nprewarm_workloads_recovered_total 0\n"),
         "hints were lost"
@@ -179,7 +180,7 @@ async fn only_image_changes_of_a_workload_create_tasks() {
     expect_tasks_for(&namespace, &["web:1", "proxy:1"]).await;
     namespace.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"], "");
     // An open task would be superseded and its remaining images merged into the new task.
-    let first = namespace.get("prewarmtasks")[0]["metadata"]["name"].as_str().unwrap().to_owned();
+    let first = namespace.tasks()[0].name_any();
     namespace.wait_until_ended(&first, TASK_TIMEOUT).await;
     assert_eq!(server.review_count(), 2);
     namespace.kubectl(&["scale", "deployment/web", "--replicas=3"], "");
@@ -198,15 +199,9 @@ async fn only_image_changes_of_a_workload_create_tasks() {
     assert_eq!(server.review_count(), 3);
     namespace.kubectl(&["set", "image", "deployment/web", "c0=web:2"], "");
     expect_tasks_for(&namespace, &["web:1", "proxy:1", "web:2"]).await;
-    let newest = namespace
-        .get("prewarmtasks")
-        .into_iter()
-        .find(|task| task["spec"]["images"] == json!(["web:2"]));
-    let name = newest.expect("a task with only the new image")["metadata"]["name"]
-        .as_str()
-        .unwrap()
-        .to_owned();
-    namespace.wait_until_ended(&name, TASK_TIMEOUT).await;
+    let newest = namespace.tasks().into_iter().find(|task| task.spec.images == ["web:2"]);
+    let newest = newest.expect("a task with only the new image");
+    namespace.wait_until_ended(&newest.name_any(), TASK_TIMEOUT).await;
     namespace.kubectl(&["rollout", "undo", "deployment/web"], "");
     namespace.kubectl(&["set", "image", "deployment/web", "c0=docker.io/library/web:2"], "");
     tokio::time::sleep(SETTLE_TIME).await;
@@ -250,11 +245,10 @@ async fn auto_nodes_limits_node_count() {
     namespace.apply(&wide_deployment("narrow", 0, &["web:1"]));
     namespace.apply(&wide_deployment("wide", 0, &["wide:1"]));
     expect_tasks_for(&namespace, &["web:1", "wide:1"]).await;
-    for task in namespace.get("prewarmtasks") {
-        let name = task["metadata"]["name"].as_str().unwrap();
-        let status = namespace.wait_until_ended(name, TASK_TIMEOUT).await;
-        let wide = task["spec"]["images"] == json!(["wide:1"]);
-        assert_eq!(status["succeededNodes"], if wide { 12 } else { 4 }, "{status:#}");
+    for task in namespace.tasks() {
+        let status = namespace.wait_until_ended(&task.name_any(), TASK_TIMEOUT).await;
+        let wide = task.spec.images == ["wide:1"];
+        assert_eq!(status.succeeded_nodes, if wide { 12 } else { 4 }, "{status:#?}");
         if !wide {
             let plans = namespace.get("prewarmplans");
             let plan = plans

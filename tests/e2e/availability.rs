@@ -20,6 +20,7 @@ use kube::{
         watcher::{Config, watcher},
     },
 };
+use prewarmer_api::task::Phase;
 use prewarmer_test_support::{
     cluster::Cluster,
     fixtures::{HELPER, deployment, env_number, images_in_tasks},
@@ -253,8 +254,8 @@ async fn many_deployments(cluster: &'static Cluster) {
     let images = many as usize * 3;
     let limit = Duration::from_secs(60 + u64::from(many));
     let all = || async {
-        let tasks = namespace.get("prewarmtasks");
-        let done = tasks.iter().all(|task| task["status"]["phase"] == "Completed");
+        let tasks = namespace.tasks();
+        let done = tasks.iter().all(|task| task.phase() == Phase::Completed);
         (done && images_in_tasks(&namespace).len() == images).then_some(tasks.len())
     };
     let tasks = namespace.eventually(&format!("{images} warm images"), limit, all).await;

@@ -3,8 +3,12 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use prewarmer_api::task::Phase;
 use prewarmer_test_support::{
-    cluster::Cluster, fixtures::HELPER, namespace::Namespace, server::Server,
+    cluster::Cluster,
+    fixtures::HELPER,
+    namespace::{Namespace, condition, first_reason},
+    server::Server,
 };
 use serde_json::{Value, json};
 
@@ -23,19 +27,9 @@ fn patch(namespace: &Namespace, name: &str, spec: &Value) {
     namespace.kubectl(&["patch", "prewarmtask", name, "--type=merge", "-p", &text], "");
 }
 
-fn status(namespace: &Namespace, name: &str) -> Value {
-    let text = namespace.kubectl(&["get", "prewarmtask", name, "-o", "json"], "");
-    serde_json::from_str::<Value>(&text).unwrap()["status"].clone()
-}
-
 async fn wait_until_deleted(namespace: &Namespace, kind: &str) {
     let none = || async { namespace.get(kind).is_empty().then_some(()) };
     namespace.eventually(&format!("deletion of all {kind}"), TIMEOUT, none).await;
-}
-
-fn condition<'a>(status: &'a Value, name: &str) -> &'a Value {
-    let is = |condition: &&Value| condition["type"] == name;
-    status["conditions"].as_array().and_then(|all| all.iter().find(is)).unwrap_or(&Value::Null)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -49,19 +43,18 @@ async fn transient_failures_are_retried() {
     apply(&namespace, "t", &spec);
     apply(&namespace, "skip", &json!({"images": ["flaky:2"], "nodes": 2, "timeout": "6s"}));
     let ended = namespace.wait_until_ended("t", TIMEOUT).await;
-    assert_eq!(
-        (&ended["phase"], &ended["succeededNodes"]),
-        (&json!("Completed"), &json!(6)),
-        "{ended:#}"
-    );
-    assert_eq!(ended["nodeStates"], "ssssss");
-    assert_eq!(ended["failedNodes"], json!([]));
-    assert_eq!((&ended["totalBatches"], &ended["currentBatchIndex"]), (&json!(4), &json!(3)));
+    assert_eq!(ended.phase, Phase::Completed, "{ended:#?}");
+    assert_eq!(ended.succeeded_nodes, 6, "{ended:#?}");
+    assert_eq!(ended.node_states, "ssssss");
+    assert_eq!(ended.failed_nodes, []);
+    assert_eq!(ended.total_batches, 4);
+    assert_eq!(ended.current_batch_index, 3);
     let skipped = namespace.wait_until_ended("skip", TIMEOUT).await;
-    assert_eq!((&skipped["nodeStates"], &skipped["phase"]), (&json!("ff"), &json!("Failed")));
-    let failure = &skipped["failedNodes"][0];
-    assert_eq!(failure["reason"], "RegistryUnreachable");
-    assert!(failure["message"].as_str().unwrap().contains("i/o timeout"), "{failure}");
+    assert_eq!(skipped.node_states, "ff");
+    assert_eq!(skipped.phase, Phase::Failed);
+    let failure = &skipped.failed_nodes[0];
+    assert_eq!(failure.reason, "RegistryUnreachable");
+    assert!(failure.message.contains("i/o timeout"), "{failure:?}");
     wait_until_deleted(&namespace, "jobs").await;
 }
 
@@ -74,17 +67,12 @@ async fn bare_pod_workers_pull_images() {
     let spec = json!({"images": images, "nodes": 20, "batchSize": 7, "worker": "Pod", "successThreshold": "0%"});
     apply(&namespace, "t", &spec);
     let ended = namespace.wait_until_ended("t", TIMEOUT).await;
-    let counts: Vec<_> = ended["images"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|i| (&i["succeeded"], &i["failed"]))
-        .collect();
-    let (all, none) = (&json!(20), &json!(0));
-    assert_eq!(counts, [(all, none), (none, all), (all, none)], "{ended:#}");
+    let counts: Vec<_> = ended.images.iter().map(|image| (image.succeeded, image.failed)).collect();
+    assert_eq!(counts, [(20, 0), (0, 20), (20, 0)], "{ended:#?}");
     assert_eq!(namespace.get("jobs"), Vec::<Value>::new());
     wait_until_deleted(&namespace, "pods").await;
-    assert_eq!(ended["images"][1]["givenUp"]["reason"], "ImageNotFound", "{ended:#}");
+    let given_up = ended.images[1].given_up.as_ref().map(|why| why.reason.as_str());
+    assert_eq!(given_up, Some("ImageNotFound"), "{ended:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -94,11 +82,8 @@ async fn missing_image_costs_one_batch() {
     let server = Server::start(cluster, &namespace, HELPER).await;
     apply(&namespace, "t", &json!({"images": ["missing:1"], "batchSize": 3, "nodes": 100}));
     let ended = namespace.wait_until_ended("t", TIMEOUT).await;
-    assert_eq!(
-        (&ended["phase"], &ended["failedNodeCount"]),
-        (&json!("Failed"), &json!(100)),
-        "{ended:#}"
-    );
+    assert_eq!(ended.phase, Phase::Failed, "{ended:#?}");
+    assert_eq!(ended.failed_node_count, 100, "{ended:#?}");
     let created = "prewarm_kube_requests_total{code=\"201\",component=\"controller\",resource=\"jobs\",verb=\"create\"} 3";
     let told = || async { server.get("/metrics").contains(created).then_some(()) };
     namespace.eventually(&format!("the metric {created}"), Duration::from_secs(5), told).await;
@@ -117,11 +102,11 @@ async fn retain_keeps_finished_workers() {
             &name,
             &json!({"images": [image], "nodes": 4, "retain": "8s", "worker": worker}),
         );
-        assert_eq!(namespace.wait_until_ended(&name, TIMEOUT).await["phase"], "Completed");
+        assert_eq!(namespace.wait_until_ended(&name, TIMEOUT).await.phase, Phase::Completed);
         assert_eq!(namespace.get("pods").len(), 4, "{worker}");
         wait_until_deleted(&namespace, "pods").await;
         wait_until_deleted(&namespace, "jobs").await;
-        assert_eq!(status(&namespace, &name)["phase"], "Completed");
+        assert_eq!(namespace.status(&name).phase, Phase::Completed);
     }
 }
 
@@ -135,15 +120,12 @@ async fn warm_images_are_not_pulled_again() {
     namespace.wait_until_ended("first", TIMEOUT).await;
     apply(&namespace, "second", &spec);
     let second = namespace.wait_until_ended("second", TIMEOUT).await;
-    assert_eq!(
-        (&second["nodeStates"], &second["alreadyWarmNodes"]),
-        (&json!("wwwww"), &json!(5)),
-        "{second:#}"
-    );
+    assert_eq!(second.node_states, "wwwww", "{second:#?}");
+    assert_eq!(second.already_warm_nodes, 5, "{second:#?}");
     let mut always = spec.clone();
     always["imagePullPolicy"] = json!("Always");
     apply(&namespace, "always", &always);
-    assert_eq!(namespace.wait_until_ended("always", TIMEOUT).await["nodeStates"], "sssss");
+    assert_eq!(namespace.wait_until_ended("always", TIMEOUT).await.node_states, "sssss");
     let created = "prewarm_kube_requests_total{code=\"201\",component=\"controller\",resource=\"jobs\",verb=\"create\"} 10";
     assert!(server.get("/metrics").contains(created), "{}", server.get("/metrics"));
 }
@@ -172,12 +154,9 @@ async fn rejected_workers_fail_or_move_to_fallback_namespace() {
                 &json!({"images": ["a:1"], "nodes": 40, "batchSize": 5, "worker": worker}),
             );
             let ended = namespace.wait_until_ended(&name, Duration::from_secs(40)).await;
-            assert_eq!(
-                (&ended["phase"], &ended["failedNodeCount"]),
-                (&json!("Failed"), &json!(40)),
-                "{ended:#}"
-            );
-            assert_eq!(ended["failedNodes"][0]["reason"], reason, "{ended:#}");
+            assert_eq!(ended.phase, Phase::Failed, "{ended:#?}");
+            assert_eq!(ended.failed_node_count, 40, "{ended:#?}");
+            assert_eq!(first_reason(&ended), Some(reason), "{ended:#?}");
         }
         server.terminate();
         let server =
@@ -192,23 +171,17 @@ async fn rejected_workers_fail_or_move_to_fallback_namespace() {
                                             "imagePullPolicy": "Always"}),
             );
             let ended = namespace.wait_until_ended(&name, TIMEOUT).await;
-            assert_eq!(
-                (&ended["phase"], &ended["succeededNodes"]),
-                (&json!("Completed"), &json!(12)),
-                "{ended:#}"
-            );
-            assert_eq!(
-                condition(&ended, "WorkersInFallbackNamespace")["status"],
-                "True",
-                "{ended:#}"
-            );
+            assert_eq!(ended.phase, Phase::Completed, "{ended:#?}");
+            assert_eq!(ended.succeeded_nodes, 12, "{ended:#?}");
+            let moved = condition(&ended, "WorkersInFallbackNamespace");
+            assert!(moved.is_some_and(|moved| moved.status == "True"), "{ended:#?}");
         }
         let spec = json!({"images": ["c:1"], "nodes": 3, "serviceAccountName": "builder"});
         apply(namespace, "with-credentials", &spec);
         let ended = namespace.wait_until_ended("with-credentials", Duration::from_secs(40)).await;
         assert_eq!(
-            ended["failedNodeCount"], 3,
-            "a worker with credentials ran in another namespace: {ended:#}"
+            ended.failed_node_count, 3,
+            "a worker with credentials ran in another namespace: {ended:#?}"
         );
         drop(server);
         wait_until_deleted(&own, "jobs,pods").await;
@@ -266,8 +239,8 @@ async fn suspended_task_can_be_resumed() {
         &json!({"images": ["a:1"], "nodes": 8, "batchSize": 2, "suspend": true}),
     );
     let held = || async {
-        Some(status(&namespace, "t"))
-            .filter(|s| condition(s, "Progressing")["reason"] == "Suspended")
+        let status = namespace.status("t");
+        condition(&status, "Progressing").filter(|held| held.reason == "Suspended").map(|_| ())
     };
     namespace.eventually("the condition reason Suspended", TIMEOUT, held).await;
     assert_eq!(namespace.get("jobs"), Vec::<Value>::new());
@@ -277,9 +250,9 @@ async fn suspended_task_can_be_resumed() {
     wait_until_deleted(&namespace, "jobs").await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(namespace.get("jobs"), Vec::<Value>::new());
-    assert_eq!(status(&namespace, "t")["phase"], "Running");
+    assert_eq!(namespace.status("t").phase, Phase::Running);
     patch(&namespace, "t", &json!({"suspend": false}));
-    assert_eq!(namespace.wait_until_ended("t", TIMEOUT).await["succeededNodes"], 8);
+    assert_eq!(namespace.wait_until_ended("t", TIMEOUT).await.succeeded_nodes, 8);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -295,7 +268,7 @@ async fn batches_double_and_images_are_split_into_parts() {
         &json!({"images": ["a:1"], "nodes": 10, "batchSize": 4, "batchPolicy": "Doubling",
                                           "retain": "1h"}),
     );
-    assert_eq!(namespace.wait_until_ended("doubling", TIMEOUT).await["totalBatches"], 4);
+    assert_eq!(namespace.wait_until_ended("doubling", TIMEOUT).await.total_batches, 4);
     let of_batch = |batch: &str| {
         let has = |job: &&Value| job["metadata"]["labels"]["prewarm.io/batch"] == batch;
         namespace.get("jobs").iter().filter(has).count()
@@ -307,15 +280,10 @@ async fn batches_double_and_images_are_split_into_parts() {
         (0..25).map(|n| if n == 3 { "missing:1".into() } else { format!("i{n}:1") }).collect();
     apply(&namespace, "many", &json!({"images": images, "nodes": 3, "retain": "1h"}));
     let ended = namespace.wait_until_ended("many", TIMEOUT).await;
-    let bad: Vec<&Value> = ended["images"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .filter(|i| i["failed"] != 0)
-        .map(|i| &i["image"])
-        .collect();
-    assert_eq!(bad, ["missing:1"], "{ended:#}");
-    assert_eq!(ended["failedNodeCount"], 3);
+    let failed = ended.images.iter().filter(|image| image.failed != 0);
+    let bad: Vec<&str> = failed.map(|image| image.image.as_str()).collect();
+    assert_eq!(bad, ["missing:1"], "{ended:#?}");
+    assert_eq!(ended.failed_node_count, 3);
 }
 
 /// Verifies that the concurrency for a registry that answers 429 is reduced and that the task
@@ -327,17 +295,13 @@ async fn rate_limited_registry_is_throttled() {
     let _server = Server::start(cluster, &namespace, HELPER).await;
     apply(&namespace, "t", &json!({"images": ["throttled:1"], "nodes": 3, "timeout": "10s"}));
     let said = || async {
-        Some(status(&namespace, "t")).filter(|s| condition(s, "Throttled")["status"] == "True")
+        condition(&namespace.status("t"), "Throttled").filter(|it| it.status == "True").cloned()
     };
-    let status = namespace.eventually("the condition Throttled", TIMEOUT, said).await;
-    assert_eq!(condition(&status, "Throttled")["reason"], "RegistryLimit");
+    let throttled = namespace.eventually("the condition Throttled", TIMEOUT, said).await;
+    assert_eq!(throttled.reason, "RegistryLimit");
     let ended = namespace.wait_until_ended("t", TIMEOUT).await;
-    let reasons: BTreeSet<&str> = ended["failedNodes"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|f| f["reason"].as_str().unwrap())
-        .collect();
+    let reasons: BTreeSet<&str> =
+        ended.failed_nodes.iter().map(|failure| failure.reason.as_str()).collect();
     assert_eq!(reasons, BTreeSet::from(["RateLimited"]));
 }
 
@@ -377,24 +341,20 @@ async fn deleted_node_does_not_block_task() {
     namespace.kubectl(&["delete", "node", &format!("{name}0")], "");
     namespace.kubectl(&["cordon", &format!("{name}2")], "");
     let ended = namespace.wait_until_ended("t", TIMEOUT).await;
-    let mut found: Vec<(String, String)> = Vec::new();
-    for failure in ended["failedNodes"].as_array().unwrap() {
-        let text = |field: &str| failure[field].as_str().unwrap().to_owned();
-        found.push((text("node").replace(&name, ""), text("reason")));
-    }
-    found.sort();
+    let failures = ended.failed_nodes.iter();
+    let mut found: Vec<(&str, &str)> = failures
+        .map(|failure| (failure.node.strip_prefix(&name).unwrap(), failure.reason.as_str()))
+        .collect();
+    found.sort_unstable();
     let expected = [
         ("0", "NodeLost"),
         ("1", "RegistryUnreachable"),
         ("2", "NodeRefused"),
         ("3", "RegistryUnreachable"),
     ];
-    assert_eq!(
-        found,
-        expected.map(|(node, reason)| (node.to_owned(), reason.to_owned())),
-        "{ended:#}"
-    );
-    assert_eq!((&ended["skippedNodes"], &ended["failedNodeCount"]), (&json!(1), &json!(3)));
+    assert_eq!(found, expected, "{ended:#?}");
+    assert_eq!(ended.skipped_nodes, 1);
+    assert_eq!(ended.failed_node_count, 3);
     namespace.kubectl(&["delete", "node", "-l", &format!("of={}", namespace.name)], "");
     wait_until_deleted(&namespace, "jobs").await;
 }

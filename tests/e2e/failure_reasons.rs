@@ -9,7 +9,12 @@ use axum::{
     response::{IntoResponse, Response},
     routing::any,
 };
-use prewarmer_test_support::{cluster::Cluster, namespace::Namespace, server::Server};
+use prewarmer_api::task::PrewarmTaskStatus;
+use prewarmer_test_support::{
+    cluster::Cluster,
+    namespace::{Namespace, first_reason},
+    server::Server,
+};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinHandle};
 
@@ -94,7 +99,12 @@ fn require_tls(cluster: &Cluster, address: &str) {
     std::fs::write(folder.join("hosts.toml"), text).unwrap();
 }
 
-async fn run_on_node(namespace: &Namespace, node: &str, name: &str, spec: Value) -> Value {
+async fn run_on_node(
+    namespace: &Namespace,
+    node: &str,
+    name: &str,
+    spec: Value,
+) -> PrewarmTaskStatus {
     let mut spec = spec;
     spec["nodeSelector"] = json!({"kubernetes.io/hostname": node});
     namespace.apply_task(name, &spec);
@@ -135,24 +145,15 @@ async fn kubelet_failures_map_to_reasons() {
         let spec = json!({"images": images, "timeout": "20s", "pullMethod": method, "imagePullPolicy": "Always"});
         let status = run_on_node(&namespace, "real1", &method.to_lowercase(), spec).await;
         let reason = |image: &String| {
-            let of = |failure: &&Value| failure["image"] == *image;
-            status["failedNodes"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .find(of)
-                .map_or("none", |f| f["reason"].as_str().unwrap())
+            let failure = status.failed_nodes.iter().find(|failure| failure.image == *image);
+            failure.map_or("none", |failure| failure.reason.as_str())
         };
         let found: Vec<(&String, &str)> =
             expected.iter().map(|(image, _)| (image, reason(image))).collect();
         let wanted: Vec<(&String, &str)> =
             expected.iter().map(|(image, reason)| (image, *reason)).collect();
-        assert_eq!(found, wanted, "{method}: {status:#}");
-        assert_eq!(
-            status["images"][expected.len()]["succeeded"],
-            1,
-            "the available image: {status:#}"
-        );
+        assert_eq!(found, wanted, "{method}: {status:#?}");
+        assert_eq!(status.images[expected.len()].succeeded, 1, "the available image: {status:#?}");
     }
     let status = run_on_node(
         &namespace,
@@ -161,11 +162,11 @@ async fn kubelet_failures_map_to_reasons() {
         json!({"images": [of("silent")], "timeout": "6s"}),
     )
     .await;
-    assert_eq!(status["failedNodes"][0]["reason"], "Timeout", "{status:#}");
+    assert_eq!(first_reason(&status), Some("Timeout"), "{status:#?}");
     let status =
         run_on_node(&namespace, "real2", "large", json!({"images": [large], "timeout": "20s"}))
             .await;
-    assert_eq!(status["failedNodes"][0]["reason"], "NotEnoughDisk", "{status:#}");
+    assert_eq!(first_reason(&status), Some("NotEnoughDisk"), "{status:#?}");
 }
 
 /// Pushes an image that compresses badly.

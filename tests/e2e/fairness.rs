@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use prewarmer_api::task::{Phase, PrewarmTaskStatus};
 use prewarmer_test_support::{
     cluster::Cluster, fixtures::HELPER, namespace::Namespace, server::Server,
 };
@@ -22,11 +23,15 @@ fn spec(images: &[&str]) -> Value {
 }
 
 /// Runs a task until it has ended; returns the duration and its status.
-async fn run_task(namespace: &Namespace, name: &str, spec: &Value) -> (Duration, Value) {
+async fn run_task(
+    namespace: &Namespace,
+    name: &str,
+    spec: &Value,
+) -> (Duration, PrewarmTaskStatus) {
     let begun = Instant::now();
     namespace.apply_task(name, spec);
     let status = namespace.wait_until_ended(name, TIMEOUT).await;
-    assert_eq!(status["phase"], "Completed", "{status:#}");
+    assert_eq!(status.phase, Phase::Completed, "{status:#?}");
     (begun.elapsed(), status)
 }
 
@@ -66,8 +71,8 @@ async fn dead_registry_does_not_delay_other_namespaces() {
     let (beside, status) =
         run_task(&shop, "next-to-five-nodes", &spec(&["good.example/b:1"])).await;
     eprintln!(
-        "alone {alone:?}; next to five nodes in backoff {beside:?}, batches end at {}",
-        status["batchEnds"]
+        "alone {alone:?}; next to five nodes in backoff {beside:?}, batches end at {:?}",
+        status.batch_ends
     );
     assert!(
         beside < alone + MAX_DELAY,
@@ -83,8 +88,8 @@ async fn dead_registry_does_not_delay_other_namespaces() {
     wait_for_backoff(&bank, 10).await;
     let (beside, status) = run_task(&shop, "next-to-ten-tasks", &spec(&["good.example/c:1"])).await;
     eprintln!(
-        "alone {alone:?}; next to ten tasks {beside:?}, batches end at {}",
-        status["batchEnds"]
+        "alone {alone:?}; next to ten tasks {beside:?}, batches end at {:?}",
+        status.batch_ends
     );
     assert!(
         beside < alone + MAX_DELAY,

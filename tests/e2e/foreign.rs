@@ -3,6 +3,8 @@
 
 use std::{process::Command, time::Duration};
 
+use kube::ResourceExt;
+use prewarmer_api::task::Phase;
 use prewarmer_core::{
     task::{PrewarmTaskSpec, PullMethod, WorkerKind, validate::validate},
     worker::{Assignment, WorkerObject, WorkerSettings, build},
@@ -65,11 +67,8 @@ async fn foreign_workers_do_not_delay_tasks() {
     evil.eventually("the metric with all foreign objects", TIMEOUT, counted).await;
     shop.apply_task("web", &json!({"images": ["a:1"], "nodes": 20, "batchSize": 10}));
     let ended = shop.wait_until_ended("web", TIMEOUT).await;
-    assert_eq!(
-        (&ended["phase"], &ended["succeededNodes"]),
-        (&json!("Completed"), &json!(20)),
-        "{ended:#}"
-    );
+    assert_eq!(ended.phase, Phase::Completed, "{ended:#?}");
+    assert_eq!(ended.succeeded_nodes, 20, "{ended:#?}");
     assert_eq!(evil.get("jobs").len(), FOREIGN_JOBS, "foreign objects were deleted");
     assert_eq!(metric(&server, "prewarm_jobs_active"), Some(0));
     let output = Command::new(env!("CARGO_BIN_EXE_prewarmer"))
@@ -210,7 +209,7 @@ async fn worker_labels_are_reserved() {
 
     // A genuine worker, and the pod that the Job controller creates for it.
     shop.apply_task("web", &json!({"images": ["a:1"], "suspend": true}));
-    let uid = shop.get("prewarmtasks")[0]["metadata"]["uid"].as_str().unwrap().to_owned();
+    let uid = shop.task("web").uid().unwrap();
     let real = genuine_worker(WorkerKind::Job, instance, &uid);
     let name = real["metadata"]["name"].as_str().unwrap().to_owned();
     let mut slow = real.clone();

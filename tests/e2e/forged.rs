@@ -15,6 +15,8 @@ use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
 use hyper::{body::Frame, client::conn::http1::SendRequest};
 use hyper_util::rt::TokioIo;
+use kube::ResourceExt;
+use prewarmer_api::task::Phase;
 use prewarmer_test_support::{
     cluster::Cluster,
     fixtures::{
@@ -127,7 +129,6 @@ async fn start_server(cluster: &'static Cluster, own: &Namespace) -> Server {
     Server::with_args(cluster, own, own, &["--watch-namespace=", &image]).await
 }
 
-/// Returns a Deployment whose task stays open for minutes.
 #[tokio::test(flavor = "multi_thread")]
 async fn forged_reviews_create_no_tasks() {
     let cluster = Cluster::dedicated(30);
@@ -212,12 +213,12 @@ async fn forged_reviews_create_no_tasks() {
     expect_tasks_for(&victim, &["slow-web:1"]).await;
     expect_tasks_for(&shop, &["real:1"]).await;
     assert_eq!(all_tasks(cluster).len(), 2, "tasks: {:#?}", all_tasks(cluster));
-    let task = &victim.get("prewarmtasks")[0];
+    let task = &victim.tasks()[0];
     assert!(
-        task["metadata"]["annotations"].get("prewarm.io/obsolete").is_none(),
-        "the task was marked obsolete: {task:#}"
+        !task.annotations().contains_key("prewarm.io/obsolete"),
+        "the task was marked obsolete: {task:#?}"
     );
-    assert_ne!(task["status"]["phase"], "Cancelled");
+    assert_ne!(task.phase(), Phase::Cancelled);
 }
 
 /// Sends small reviews until `stop` is set; returns the sorted response times.

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use prewarmer_api::task::Phase;
 use prewarmer_test_support::{
     cluster::Cluster, fixtures::HELPER, job_recorder::JobRecorder, namespace::Namespace,
     server::Server,
@@ -66,11 +67,8 @@ async fn a_frozen_leader_is_replaced_and_steps_down() {
         .eventually("that the former leader steps down", Duration::from_secs(5), follows)
         .await;
     let status = namespace.wait_until_ended("t", TIMEOUT).await;
-    assert_eq!(
-        (&status["phase"], &status["succeededNodes"]),
-        (&json!("Completed"), &json!(nodes)),
-        "{status:#}"
-    );
+    assert_eq!(status.phase, Phase::Completed, "{status:#?}");
+    assert_eq!(status.succeeded_nodes as usize, nodes, "{status:#?}");
     let jobs = watched.jobs_per_node();
     assert_eq!(jobs.len(), nodes);
     assert!(jobs.values().all(|count| *count == 1), "{jobs:?}");

@@ -12,11 +12,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use kube::ResourceExt;
+use prewarmer_api::task::Phase;
 use prewarmer_test_support::{
     cluster::{CHART, Cluster},
     fixtures::deployment,
     misuses::{try_misuses, worker_misuses},
-    namespace::Namespace,
+    namespace::{Namespace, first_reason},
     rest::{RestClient, account_token, account_token_with_nodes, delete_node_permission},
     server::free_address,
 };
@@ -306,14 +308,10 @@ async fn rollout_uses_warm_images(install: &Install, shop: &Namespace, registry:
     let image = format!("{registry}/shop/web:{}", shop.name);
     install.cluster.push(&image, &Path::new(install.cluster.var("BIN")).join("pause"), true);
     shop.apply(&restricted_deployment("web", &image));
-    let task =
-        shop.eventually("a task", TIMEOUT, || async { shop.get("prewarmtasks").pop() }).await;
-    let status = shop.wait_until_ended(task["metadata"]["name"].as_str().unwrap(), TIMEOUT).await;
-    assert_eq!(
-        (&status["phase"], &status["succeededNodes"]),
-        (&json!("Completed"), &json!(2)),
-        "{status:#}"
-    );
+    let task = shop.eventually("a task", TIMEOUT, || async { shop.tasks().pop() }).await;
+    let status = shop.wait_until_ended(&task.name_any(), TIMEOUT).await;
+    assert_eq!(status.phase, Phase::Completed, "{status:#?}");
+    assert_eq!(status.succeeded_nodes, 2, "{status:#?}");
     shop.kubectl(&["scale", "deployment/web", "--replicas=2"], "");
     shop.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"], "");
     let events = shop.events("web-");
@@ -391,12 +389,8 @@ async fn each_workload_kind_creates_tasks(shop: &Namespace) {
     ];
     shop.apply(&json!({"apiVersion": "v1", "kind": "List", "items": objects}));
     let all = || async {
-        let tasks = shop.get("prewarmtasks");
-        let images: BTreeSet<String> = tasks
-            .iter()
-            .flat_map(|task| task["spec"]["images"].as_array().unwrap().iter())
-            .map(|image| image.as_str().unwrap().to_owned())
-            .collect();
+        let images: BTreeSet<String> =
+            shop.tasks().into_iter().flat_map(|task| task.spec.images).collect();
         ["sts", "ds", "rs", "rc", "job", "cron", "bare"]
             .iter()
             .all(|image| images.contains(*image))
@@ -514,10 +508,8 @@ async fn bare_pod_workers(shop: &Namespace) {
     // The pull fails on every tenth node, where the controller ends the pod itself.
     shop.apply_task("bare", &spec("picky:2"));
     let status = shop.wait_until_ended("bare", TIMEOUT).await;
-    assert_eq!(
-        (&status["phase"], &status["failedNodes"][0]["reason"]),
-        (&json!("Completed"), &json!("ImageNotFound"))
-    );
+    assert_eq!(status.phase, Phase::Completed, "{status:#?}");
+    assert_eq!(first_reason(&status), Some("ImageNotFound"), "{status:#?}");
     shop.apply_task("broken-off", &spec("slow:4"));
     let workers = || async {
         let pods = shop.get("pods");
@@ -537,7 +529,7 @@ async fn bare_pod_workers(shop: &Namespace) {
         ],
         "",
     );
-    assert_eq!(shop.wait_until_ended("broken-off", TIMEOUT).await["phase"], "Cancelled");
+    assert_eq!(shop.wait_until_ended("broken-off", TIMEOUT).await.phase, Phase::Cancelled);
 }
 
 /// Verifies that a second installation is rejected: this one watches all namespaces.
@@ -589,31 +581,26 @@ async fn upgrade_during_task(install: &Install, shop: &Namespace) {
     ]);
     assert!(after.lines().any(|pod| !before.contains(pod)), "{before} {after}");
     let status = shop.wait_until_ended("upgraded", TIMEOUT).await;
-    assert_eq!(
-        (&status["phase"], &status["succeededNodes"]),
-        (&json!("Completed"), &json!(nodes)),
-        "{status:#}"
-    );
+    assert_eq!(status.phase, Phase::Completed, "{status:#?}");
+    assert_eq!(status.succeeded_nodes, nodes, "{status:#?}");
     let (code, text) = install.doctor(&["--wait=1m"]);
     assert_eq!(code, Some(0), "{text}");
 }
 
-fn fake_nodes(install: &Install) -> usize {
+fn fake_nodes(install: &Install) -> u32 {
     install.cluster.var("FAKE_NODES").parse().unwrap()
 }
 
 /// Waits until some but not all nodes of a task have ended.
 async fn wait_for_progress(shop: &Namespace, task: &str) {
     let some = || async {
-        let task: Value =
-            serde_json::from_str(&shop.kubectl(&["get", "prewarmtask", task, "-o", "json"], ""))
-                .unwrap();
-        let done = task["status"]["succeededNodes"].as_u64().unwrap_or_default();
+        let status = shop.status(task);
         assert_ne!(
-            task["status"]["phase"], "Completed",
+            status.phase,
+            Phase::Completed,
             "the task completed before it was observed running"
         );
-        (done > 0).then_some(())
+        (status.succeeded_nodes > 0).then_some(())
     };
     shop.eventually("some nodes of the task", TIMEOUT, some).await;
 }
@@ -637,11 +624,8 @@ async fn leader_node_is_lost(install: &Install, shop: &Namespace) {
         died.elapsed().as_secs_f64()
     );
     let status = shop.wait_until_ended("orphaned", TIMEOUT).await;
-    assert_eq!(
-        (&status["phase"], &status["succeededNodes"]),
-        (&json!("Completed"), &json!(fake_nodes(install))),
-        "{status:#}"
-    );
+    assert_eq!(status.phase, Phase::Completed, "{status:#?}");
+    assert_eq!(status.succeeded_nodes, fake_nodes(install), "{status:#?}");
     // The cloud controller would do this for a machine that no longer exists.
     install.cluster.kubectl(&["delete", "node", &node], "");
     install.kubectl(&["delete", "pod", &leader, "--force", "--grace-period=0"]);
@@ -769,8 +753,7 @@ fn front_account_has_fewer_permissions(
     shop: &Namespace,
     front: &StolenToken<'_>,
 ) {
-    let task =
-        shop.get("prewarmtasks").first().unwrap()["metadata"]["name"].as_str().unwrap().to_owned();
+    let task = shop.tasks()[0].name_any();
     let (shop, config) = (shop.name.as_str(), "validatingwebhookconfiguration");
     front.assert_denied(&[
         &["-n", shop, "get", "pods"],

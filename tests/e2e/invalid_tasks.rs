@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
+use prewarmer_api::task::Phase;
 use prewarmer_test_support::{
-    cluster::Cluster, fixtures::HELPER, namespace::Namespace, server::Server,
+    cluster::Cluster,
+    fixtures::HELPER,
+    namespace::{Namespace, condition},
+    server::Server,
 };
 use serde_json::{Value, json};
 
@@ -96,17 +100,13 @@ async fn invalid_stored_tasks_fail_without_delaying_others() {
     let good = json!({"images": ["a:1"], "nodes": 3, "nodeSelector": {"type": "fake"}});
     namespace.apply_task("good", &good);
     let status = namespace.wait_until_ended("good", TIMEOUT).await;
-    assert_eq!(status["phase"], "Completed", "{status:#}");
+    assert_eq!(status.phase, Phase::Completed, "{status:#?}");
     for (name, field, _) in invalid_tasks() {
         let status = namespace.wait_until_ended(name, TIMEOUT).await;
-        let conditions = status["conditions"].as_array().unwrap().iter();
-        let failed = conditions.clone().find(|condition| condition["type"] == "Failed").unwrap();
-        assert_eq!(
-            (&status["phase"], &failed["reason"]),
-            (&json!("Failed"), &json!("InvalidSpec")),
-            "{name}: {failed}"
-        );
-        assert!(failed["message"].as_str().unwrap().contains(field), "{name}: {failed}");
+        let failed = condition(&status, "Failed").unwrap();
+        assert_eq!(status.phase, Phase::Failed, "{name}: {failed:?}");
+        assert_eq!(failed.reason, "InvalidSpec", "{name}: {failed:?}");
+        assert!(failed.message.contains(field), "{name}: {failed:?}");
     }
     // An object that cannot be decoded is reported in metrics and log, whether or not the API
     // server accepts a status for it.

@@ -3,8 +3,12 @@
 use std::time::Duration;
 
 use axum::{Json, Router, extract::Query, http::header, response::IntoResponse, routing::get};
+use prewarmer_api::task::{Phase, PrewarmTaskStatus};
 use prewarmer_test_support::{
-    cluster::Cluster, fixtures::HELPER, namespace::Namespace, server::Server,
+    cluster::Cluster,
+    fixtures::HELPER,
+    namespace::{Namespace, condition},
+    server::Server,
 };
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -22,7 +26,7 @@ async fn serve(router: Router) -> String {
     address
 }
 
-async fn run_on_three_nodes(namespace: &Namespace, name: &str, spec: &Value) -> Value {
+async fn run_on_three_nodes(namespace: &Namespace, name: &str, spec: &Value) -> PrewarmTaskStatus {
     let mut spec = spec.clone();
     let names: Vec<String> = (1..=3).map(|n| format!("node-{n:04}")).collect();
     spec["nodeAffinity"] = json!({"nodeSelectorTerms": [{"matchFields": [
@@ -33,23 +37,8 @@ async fn run_on_three_nodes(namespace: &Namespace, name: &str, spec: &Value) -> 
     namespace.wait_until_ended(name, TIMEOUT).await
 }
 
-fn ignored_nodes(status: &Value) -> Vec<(String, String)> {
-    let text = |node: &Value, field: &str| node[field].as_str().unwrap().to_owned();
-    status["ignoredNodes"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|node| (text(node, "node"), text(node, "reason")))
-        .collect()
-}
-
-fn nodes_checked_condition(status: &Value) -> (String, String) {
-    let all = status["conditions"].as_array().unwrap();
-    let condition = all.iter().find(|condition| condition["type"] == "NodesChecked").unwrap();
-    (
-        condition["status"].as_str().unwrap().to_owned(),
-        condition["message"].as_str().unwrap().to_owned(),
-    )
+fn ignored_nodes(status: &PrewarmTaskStatus) -> Vec<(&str, &str)> {
+    status.ignored_nodes.iter().map(|it| (it.node.as_str(), it.reason.as_str())).collect()
 }
 
 /// Serves a Prometheus query in the format of its HTTP API, with one sample per node whose instance
@@ -81,29 +70,24 @@ async fn prometheus_check_excludes_nodes_or_is_unknown() {
     let with: Vec<&str> = with.iter().map(String::as_str).collect();
     let mut server = Server::with_args(cluster, &namespace, &namespace, &with).await;
     let status = run_on_three_nodes(&namespace, "asked", &json!({"images": ["a:1"]})).await;
-    assert_eq!(
-        (&status["phase"], &status["totalNodes"]),
-        (&json!("Completed"), &json!(2)),
-        "{status:#}"
-    );
-    assert_eq!(ignored_nodes(&status), [("node-0002".to_owned(), "Unhealthy".to_owned())]);
-    assert_eq!(nodes_checked_condition(&status), ("True".to_owned(), String::new()));
+    assert_eq!(status.phase, Phase::Completed, "{status:#?}");
+    assert_eq!(status.total_nodes, 2, "{status:#?}");
+    assert_eq!(ignored_nodes(&status), [("node-0002", "Unhealthy")]);
+    let checked = condition(&status, "NodesChecked").unwrap();
+    assert_eq!(checked.status, "True");
+    assert_eq!(checked.message, "");
     server.terminate();
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let without = words(&format!("http://{closed}"));
     let without: Vec<&str> = without.iter().map(String::as_str).collect();
     let _server = Server::with_args(cluster, &namespace, &namespace, &without).await;
     let status = run_on_three_nodes(&namespace, "unreachable", &json!({"images": ["b:1"]})).await;
-    assert_eq!(
-        (&status["phase"], &status["totalNodes"]),
-        (&json!("Completed"), &json!(3)),
-        "{status:#}"
-    );
-    let (state, message) = nodes_checked_condition(&status);
-    assert!(
-        state == "Unknown" && message.starts_with("Prometheus: ") && message.contains("refused"),
-        "{message}"
-    );
+    assert_eq!(status.phase, Phase::Completed, "{status:#?}");
+    assert_eq!(status.total_nodes, 3, "{status:#?}");
+    let checked = condition(&status, "NodesChecked").unwrap();
+    assert_eq!(checked.status, "Unknown", "{checked:?}");
+    assert!(checked.message.starts_with("Prometheus: "), "{checked:?}");
+    assert!(checked.message.contains("refused"), "{checked:?}");
 }
 
 /// Serves one image that is larger than any node's disk and one for another platform only.
@@ -158,11 +142,9 @@ async fn disk_and_platform_checks_exclude_nodes() {
             &json!({"images": [format!("{registry}/{image}:1")]}),
         )
         .await;
-        assert_eq!(status["conditions"][0]["reason"], "NoEligibleNodes", "{status:#}");
-        assert_eq!(
-            ignored_nodes(&status).iter().map(|(_, why)| why.as_str()).collect::<Vec<_>>(),
-            [reason; 3]
-        );
+        assert_eq!(status.conditions[0].reason, "NoEligibleNodes", "{status:#?}");
+        let reasons: Vec<&str> = ignored_nodes(&status).iter().map(|(_, reason)| *reason).collect();
+        assert_eq!(reasons, [reason; 3]);
     }
     let status = run_on_three_nodes(
         &namespace,
@@ -170,11 +152,9 @@ async fn disk_and_platform_checks_exclude_nodes() {
         &json!({"images": [format!("{registry}/absent:1")]}),
     )
     .await;
-    assert_eq!(
-        (&status["phase"], &status["totalNodes"]),
-        (&json!("Completed"), &json!(3)),
-        "{status:#}"
-    );
-    let (state, message) = nodes_checked_condition(&status);
-    assert!(state == "Unknown" && message.contains("/absent:1"), "{message}");
+    assert_eq!(status.phase, Phase::Completed, "{status:#?}");
+    assert_eq!(status.total_nodes, 3, "{status:#?}");
+    let checked = condition(&status, "NodesChecked").unwrap();
+    assert_eq!(checked.status, "Unknown", "{checked:?}");
+    assert!(checked.message.contains("/absent:1"), "{checked:?}");
 }

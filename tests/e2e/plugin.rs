@@ -6,6 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
+use prewarmer_api::task::{Phase, PrewarmTask, PrewarmTaskStatus};
 use prewarmer_test_support::{
     cluster::Cluster,
     fixtures::{HELPER, TASK_TIMEOUT, deployment},
@@ -126,17 +127,14 @@ async fn run_with_image_arguments() {
     let object: Value =
         serde_json::from_str(&prewarm(&namespace, &["get", &name, "-o", "json"]).success())
             .unwrap();
-    assert_eq!(
-        (&object["kind"], &object["status"]["succeededNodes"]),
-        (&json!("PrewarmTask"), &json!(12))
-    );
-    assert_eq!(object["status"]["batchEnds"].as_array().unwrap().len(), 3, "{object}");
+    assert_eq!(object["kind"], "PrewarmTask");
+    let status: PrewarmTaskStatus = serde_json::from_value(object["status"].clone()).unwrap();
+    assert_eq!(status.succeeded_nodes, 12, "{status:#?}");
+    assert_eq!(status.batch_ends.len(), 3, "{status:#?}");
     let listed: Value =
         serde_json::from_str(&prewarm(&namespace, &["ls", "-o", "json"]).success()).unwrap();
-    assert_eq!(
-        (&listed["kind"], &listed["items"][0]["metadata"]["name"]),
-        (&json!("List"), &json!(name))
-    );
+    assert_eq!(listed["kind"], "List");
+    assert_eq!(listed["items"][0]["metadata"]["name"], name);
     assert!(
         prewarm(&namespace, &["get", &name, "-o", "yaml"])
             .success()
@@ -224,10 +222,7 @@ async fn watch_cancel_and_wait_timeout() {
     let late = prewarm(&namespace, &["watch", &name, "--wait-timeout", "2s"]).failure(3);
     assert!(late.contains("not ended within 2s; the task continues"), "{late}");
     assert!(prewarm(&namespace, &["retry", &name]).failure(1).contains("has not ended"));
-    let begun = || async {
-        let task = namespace.get("prewarmtasks").pop()?;
-        (task["status"]["succeededNodes"].as_u64()? > 0).then_some(())
-    };
+    let begun = || async { (namespace.status(&name).succeeded_nodes > 0).then_some(()) };
     namespace.eventually("the first warm node", TASK_TIMEOUT, begun).await;
     // On a terminal the plugin shows a progress bar; `script` provides a terminal.
     let mut command = Command::new("script");
@@ -254,8 +249,8 @@ async fn watch_cancel_and_wait_timeout() {
     assert!(prewarm(&namespace, &["cancel", &name]).success().ends_with("is being cancelled\n"));
     let followed = follow.join().unwrap();
     assert_eq!(followed.code, 1, "{followed:?}");
-    let last: Value = serde_json::from_str(followed.out.lines().last().unwrap()).unwrap();
-    assert_eq!(last["status"]["phase"], "Cancelled");
+    let last: PrewarmTask = serde_json::from_str(followed.out.lines().last().unwrap()).unwrap();
+    assert_eq!(last.phase(), Phase::Cancelled);
 }
 
 #[tokio::test(flavor = "multi_thread")]

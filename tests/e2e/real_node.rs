@@ -3,7 +3,9 @@
 
 use std::{path::Path, time::Duration};
 
-use prewarmer_test_support::{cluster::Cluster, server::Server};
+use kube::ResourceExt;
+use prewarmer_api::task::Phase;
+use prewarmer_test_support::{cluster::Cluster, namespace::first_reason, server::Server};
 use serde_json::{Value, json};
 
 use crate::TestCluster;
@@ -36,15 +38,11 @@ async fn pod_starts_with_warm_images() {
     cluster.push(&app, &Path::new(cluster.var("BIN")).join("pause"), true);
     cluster.push_data(&data);
     namespace.apply(&real_node_deployment(&app, &data));
-    let first = || async { namespace.get("prewarmtasks").pop() };
+    let first = || async { namespace.tasks().pop() };
     let task = namespace.eventually("a task", TIMEOUT, first).await;
-    let status =
-        namespace.wait_until_ended(task["metadata"]["name"].as_str().unwrap(), TIMEOUT).await;
-    assert_eq!(
-        (&status["phase"], &status["succeededNodes"]),
-        (&json!("Completed"), &json!(1)),
-        "{status:#}"
-    );
+    let status = namespace.wait_until_ended(&task.name_any(), TIMEOUT).await;
+    assert_eq!(status.phase, Phase::Completed, "{status:#?}");
+    assert_eq!(status.succeeded_nodes, 1, "{status:#?}");
     assert_eq!(namespace.get("pods"), Vec::<Value>::new());
     namespace.kubectl(&["scale", "deployment/web", "--replicas=1"], "");
     namespace.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"], "");
@@ -75,12 +73,9 @@ async fn each_pull_method_warms_data_images() {
                           "nodeSelector": {"kubernetes.io/hostname": "real1"}});
         namespace.apply_task(&name, &spec);
         let status = namespace.wait_until_ended(&name, Duration::from_secs(30)).await;
-        assert_eq!(
-            (&status["images"][1]["succeeded"], &status["images"][0]["failed"]),
-            (&json!(1), &json!(1)),
-            "{status:#}"
-        );
-        assert_eq!(status["failedNodes"][0]["reason"], "ImageNotFound", "{status:#}");
+        assert_eq!(status.images[0].failed, 1, "{status:#?}");
+        assert_eq!(status.images[1].succeeded, 1, "{status:#?}");
+        assert_eq!(first_reason(&status), Some("ImageNotFound"), "{status:#?}");
         let on_node = || async { has_image(cluster, &good).then_some(()) };
         namespace.eventually(&format!("{good} in containerd"), TIMEOUT, on_node).await;
     }

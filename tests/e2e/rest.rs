@@ -2,6 +2,8 @@
 
 use std::{collections::HashSet, process::Command};
 
+use kube::ResourceExt;
+use prewarmer_api::task::Phase;
 use prewarmer_test_support::{
     cluster::Cluster,
     fixtures::{HELPER, TASK_TIMEOUT, deployment},
@@ -51,11 +53,11 @@ async fn create_poll_list_and_cancel() {
     assert!(task["startedAt"].is_string() && task["finishedAt"].is_string());
     assert_eq!(task["failedNodeDetails"], json!([]));
     // kubectl shows the same task and its creator.
-    let object = namespace.get("prewarmtasks").pop().unwrap();
-    assert_eq!((&object["metadata"]["name"], &object["spec"]["priority"]), (&json!(id), &json!(7)));
-    assert_eq!(object["metadata"]["labels"]["prewarm.io/origin"], "rest");
-    let asked = object["metadata"]["annotations"]["prewarm.io/created-by"].as_str().unwrap();
-    assert_eq!(asked, format!("user:system:serviceaccount:{}:editor", namespace.name));
+    let object = namespace.task(&id);
+    assert_eq!(object.spec.priority, 7);
+    assert_eq!(object.labels()["prewarm.io/origin"], "rest");
+    let asked = &object.annotations()["prewarm.io/created-by"];
+    assert_eq!(*asked, format!("user:system:serviceaccount:{}:editor", namespace.name));
     let again = caller.delete(&format!("/tasks/{id}")).await;
     assert_eq!((again.code, &again.body["status"]), (409, &json!("completed")), "{again:?}");
     let list = caller.get("/tasks?status=completed&limit=20&offset=0").await;
@@ -98,14 +100,14 @@ async fn cancel_is_visible_to_kubectl() {
     assert_eq!(wait_until_ended(&caller, &namespace, &id).await["status"], "cancelled");
     let again = caller.delete(&format!("/tasks/{id}")).await;
     assert_eq!((again.code, &again.body["status"]), (409, &json!("cancelled")));
-    assert_eq!(namespace.get("prewarmtasks")[0]["status"]["phase"], "Cancelled");
+    assert_eq!(namespace.status(&id).phase, Phase::Cancelled);
     // In the other direction, REST shows and cancels a task that kubectl created.
     namespace.apply_task("by-hand", &json!({"images": ["b:1"], "suspend": true}));
     let seen = || async { (caller.get("/tasks/by-hand").await.code == 200).then_some(()) };
     namespace.eventually("the task created with kubectl", TASK_TIMEOUT, seen).await;
     assert_eq!(caller.get("/tasks/by-hand").await.body["origin"], "user");
     assert_eq!(caller.delete("/tasks/by-hand").await.code, 200);
-    assert_eq!(namespace.wait_until_ended("by-hand", TASK_TIMEOUT).await["phase"], "Cancelled");
+    assert_eq!(namespace.wait_until_ended("by-hand", TASK_TIMEOUT).await.phase, Phase::Cancelled);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -625,7 +627,8 @@ async fn queueing_requires_permission_to_update_schedule() {
     let task = json!({"images": ["a:1"], "nodeSelector": {"type": "fake"}, "batchSize": 1});
     let schedule = json!({"cronExpr": "@yearly", "taskConfig": task, "overlapPolicy": "queue", "enabled": false});
     let made = caller.post("/scheduled-tasks", &schedule).await;
-    let path = format!("/scheduled-tasks/{}", made.body["id"].as_str().unwrap());
+    let id = made.body["id"].as_str().unwrap();
+    let path = format!("/scheduled-tasks/{id}");
     assert_eq!(
         maker.post(&format!("{path}/trigger"), &json!({})).await.code,
         202,
@@ -633,6 +636,6 @@ async fn queueing_requires_permission_to_update_schedule() {
     );
     let waits = maker.post(&format!("{path}/trigger"), &json!({})).await;
     assert_eq!(waits.code, 403, "{waits:?}");
-    assert!(namespace.get("prewarmschedules")[0]["status"]["queued"].is_null());
+    assert_eq!(namespace.schedule(id).status.and_then(|status| status.queued), None);
     assert_eq!(caller.post(&format!("{path}/trigger"), &json!({})).await.code, 202);
 }

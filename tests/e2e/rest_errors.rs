@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use kube::ResourceExt;
 use prewarmer_test_support::{
     cluster::Cluster,
     fixtures::{HELPER, TASK_TIMEOUT},
@@ -303,9 +304,9 @@ async fn api_tokens_are_limited_to_their_scope() {
     let forged = format!("{}x", &shop[..shop.len() - 1]);
     assert_eq!(caller.with_token(&forged).get("/tasks").await.code, 401);
     // The task is unchanged.
-    let task: Value = namespace.get("prewarmtasks").pop().unwrap();
-    assert_eq!(task["spec"]["cancel"], false);
-    assert_eq!(task["metadata"]["annotations"]["prewarm.io/created-by"], "token:shop");
+    let task = namespace.task(&id);
+    assert!(!task.spec.cancel);
+    assert_eq!(task.annotations()["prewarm.io/created-by"], "token:shop");
 
     let secret = format!("prewarmer-{}-api-tokens", namespace.name);
     let patch = r#"[{"op":"remove","path":"/data/shop"}]"#;

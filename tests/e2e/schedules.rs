@@ -5,6 +5,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use prewarmer_api::schedule::{Execution, ExecutionStatus};
 use prewarmer_test_support::{
     cluster::Cluster,
     fixtures::{HELPER, TASK_TIMEOUT, env_number},
@@ -12,7 +13,7 @@ use prewarmer_test_support::{
     rest::RestClient,
     server::Server,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::TestCluster;
 
@@ -24,8 +25,8 @@ fn execution_count() -> usize {
     env_number("PREWARMER_TEST_TICKS", 2)
 }
 
-fn get_schedule(namespace: &Namespace, name: &str) -> Value {
-    serde_json::from_str(&namespace.kubectl(&["get", "pws", name, "-o", "json"], "")).unwrap()
+fn executions(namespace: &Namespace, schedule: &str) -> Vec<Execution> {
+    namespace.schedule(schedule).status.unwrap_or_default().executions
 }
 
 /// Runs a schedule every minute while leaders are killed: each scheduled time creates one task.
@@ -45,13 +46,7 @@ async fn each_scheduled_time_runs_once() {
     assert!(made.body["nextExecutionAt"].is_string());
     let begun = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     for round in 1..=execution_count() {
-        let runs = || async {
-            let runs = get_schedule(&namespace, &id)["status"]["executions"]
-                .as_array()
-                .cloned()
-                .unwrap_or_default();
-            (runs.len() >= round).then_some(())
-        };
+        let runs = || async { (executions(&namespace, &id).len() >= round).then_some(()) };
         namespace.eventually(&format!("execution {round}"), EXECUTION_TIMEOUT, runs).await;
         let leads = || async { servers.iter().position(Server::is_leader) };
         let leader = namespace.eventually("a leader", TASK_TIMEOUT, leads).await;
@@ -61,16 +56,15 @@ async fn each_scheduled_time_runs_once() {
     let end = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     // The last execution may still be in progress.
     tokio::time::sleep(Duration::from_secs(5)).await;
-    let object = get_schedule(&namespace, &id);
-    let runs = object["status"]["executions"].as_array().unwrap();
-    let at: Vec<&str> = runs.iter().map(|run| run["scheduledTime"].as_str().unwrap()).collect();
+    let runs = executions(&namespace, &id);
+    let at: Vec<&str> = runs.iter().map(|run| run.scheduled_time.as_str()).collect();
     let distinct: BTreeSet<&str> = at.iter().copied().collect();
     assert_eq!(at.len(), distinct.len(), "a scheduled time was executed twice: {runs:#?}");
     let passed = usize::try_from(end / 60 - begun / 60).unwrap();
     assert!(at.len() >= passed && at.len() <= passed + 1, "{passed} minutes, and {at:?}");
-    let tasks = namespace.get("prewarmtasks");
-    assert_eq!(tasks.len(), runs.iter().filter(|run| run["task"].is_string()).count());
-    assert!(runs.iter().all(|run| run["status"] != "skipped"), "{runs:#?}");
+    let tasks = namespace.tasks();
+    assert_eq!(tasks.len(), runs.iter().filter(|run| run.task.is_some()).count());
+    assert!(runs.iter().all(|run| run.status != ExecutionStatus::Skipped), "{runs:#?}");
     println!(
         "{} scheduled times, each leader killed after an execution: each was executed once",
         at.len()
@@ -192,11 +186,7 @@ async fn kubectl_and_rest_show_same_schedule() {
     let view = namespace.eventually("the schedule created with kubectl", TASK_TIMEOUT, seen).await;
     assert_eq!((&view["name"], &view["createdBy"]), (&json!("nightly"), &json!("kubectl")));
     assert_eq!(view["taskConfig"]["images"], json!(["b:1"]));
-    let planned = || async {
-        get_schedule(&namespace, "nightly")["status"]["nextScheduleTime"]
-            .as_str()
-            .map(str::to_owned)
-    };
+    let planned = || async { namespace.schedule("nightly").status?.next_schedule_time };
     let next =
         namespace.eventually("the next scheduled time in the status", TASK_TIMEOUT, planned).await;
     assert!(next.ends_with(":00:00Z"), "{next}");

@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use kube::ResourceExt;
+use prewarmer_api::task::Phase;
 use prewarmer_test_support::{
     cluster::{CHART, Cluster},
     fixtures::{HELPER, INSTALLED_HELPER, task, wide_deployment},
@@ -33,15 +35,17 @@ async fn a_hundred_nodes_in_batches_of_ten() {
         &json!({"images": images, "nodes": 100, "batchSize": 10, "nodeSelector": {"type": "fake"}}),
     ));
     let status = namespace.wait_until_ended("t", TIMEOUT).await;
-    assert_eq!(status["phase"], "Completed", "{status:#}");
-    assert_eq!((&status["totalNodes"], &status["succeededNodes"]), (&json!(100), &json!(100)));
-    assert_eq!((&status["failedNodeCount"], &status["totalBatches"]), (&json!(0), &json!(10)));
-    assert_eq!(
-        (&status["currentBatchIndex"], &status["progress"]),
-        (&json!(9), &json!("100/100 Nodes"))
-    );
-    for image in status["images"].as_array().unwrap() {
-        assert_eq!((&image["succeeded"], &image["failed"]), (&json!(100), &json!(0)));
+    assert_eq!(status.phase, Phase::Completed, "{status:#?}");
+    assert_eq!(status.total_nodes, 100);
+    assert_eq!(status.succeeded_nodes, 100);
+    assert_eq!(status.failed_node_count, 0);
+    assert_eq!(status.total_batches, 10);
+    assert_eq!(status.current_batch_index, 9);
+    assert_eq!(status.progress.as_deref(), Some("100/100 Nodes"));
+    assert_eq!(status.images.len(), images.len());
+    for image in &status.images {
+        assert_eq!(image.succeeded, 100, "{image:?}");
+        assert_eq!(image.failed, 0, "{image:?}");
     }
     assert_eq!(namespace.get("jobs"), Vec::<Value>::new());
     assert!(
@@ -50,7 +54,8 @@ async fn a_hundred_nodes_in_batches_of_ten() {
         watched.max_active()
     );
     let per_node = watched.jobs_per_node();
-    assert_eq!((per_node.len(), per_node.values().max()), (100, Some(&1)));
+    assert_eq!(per_node.len(), 100);
+    assert_eq!(per_node.values().max(), Some(&1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -67,11 +72,8 @@ async fn concurrent_tasks_use_one_worker_per_node() {
     namespace.apply(&json!({"apiVersion": "v1", "kind": "List", "items": both}));
     for name in ["one", "two"] {
         let status = namespace.wait_until_ended(name, TIMEOUT).await;
-        assert_eq!(
-            (&status["phase"], &status["succeededNodes"]),
-            (&json!("Completed"), &json!(15)),
-            "{status:#}"
-        );
+        assert_eq!(status.phase, Phase::Completed, "{status:#?}");
+        assert_eq!(status.succeeded_nodes, 15, "{status:#?}");
     }
     assert_eq!(watched.max_active_per_node(), 1);
     assert_eq!(watched.jobs_per_node().values().sum::<usize>(), 30);
@@ -94,27 +96,17 @@ async fn one_missing_image_of_five() {
         );
         namespace.apply(&task(&strict, &spec("90%")));
         let status = namespace.wait_until_ended(&strict, TIMEOUT).await;
-        assert_eq!(
-            (&status["phase"], &status["failedNodeCount"]),
-            (&json!("Failed"), &json!(8)),
-            "{status:#}"
-        );
-        for failure in status["failedNodes"].as_array().unwrap() {
-            assert_eq!(
-                (&failure["image"], &failure["reason"]),
-                (&json!("missing:1"), &json!("ImageNotFound"))
-            );
-            assert!(failure["message"].as_str().unwrap().contains("not found"), "{failure}");
+        assert_eq!(status.phase, Phase::Failed, "{status:#?}");
+        assert_eq!(status.failed_node_count, 8, "{status:#?}");
+        for failure in &status.failed_nodes {
+            assert_eq!(failure.image, "missing:1", "{failure:?}");
+            assert_eq!(failure.reason, "ImageNotFound", "{failure:?}");
+            assert!(failure.message.contains("not found"), "{failure:?}");
         }
-        let counts: Vec<_> = status["images"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|i| i["succeeded"].as_u64().unwrap())
-            .collect();
+        let counts: Vec<_> = status.images.iter().map(|image| image.succeeded).collect();
         assert_eq!(counts, [8, 8, 0, 8, 8]);
         namespace.apply(&task(&lenient, &spec("0%")));
-        assert_eq!(namespace.wait_until_ended(&lenient, TIMEOUT).await["phase"], "Completed");
+        assert_eq!(namespace.wait_until_ended(&lenient, TIMEOUT).await.phase, Phase::Completed);
     }
     assert_eq!(namespace.get("jobs"), Vec::<Value>::new());
 }
@@ -142,19 +134,18 @@ async fn admission_creates_one_task_per_image() {
             &wide_deployment("web", 0, &["shop/web:1"]).to_string(),
         );
     }
-    let one = || async { Some(namespace.get("prewarmtasks")).filter(|tasks| !tasks.is_empty()) };
-    let tasks = namespace.eventually("a task for web", TIMEOUT, one).await;
-    let name = tasks[0]["metadata"]["name"].as_str().unwrap().to_owned();
-    assert_eq!(tasks[0]["metadata"]["labels"]["prewarm.io/origin"], "admission");
-    namespace.wait_until_ended(&name, TIMEOUT).await;
+    let first = || async { namespace.tasks().into_iter().next() };
+    let task = namespace.eventually("a task for web", TIMEOUT, first).await;
+    assert_eq!(task.labels()["prewarm.io/origin"], "admission");
+    namespace.wait_until_ended(&task.name_any(), TIMEOUT).await;
     namespace.kubectl(&["scale", "deployment/web", "--replicas=2"], "");
     namespace.kubectl(&["annotate", "deployment/web", "note=x"], "");
     namespace.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"], "");
     namespace.apply(&wide_deployment("second", 0, &["docker.io/shop/web:1"]));
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let tasks = namespace.get("prewarmtasks");
+    let tasks = namespace.tasks();
     assert_eq!(tasks.len(), 1, "{tasks:#?}");
-    assert_eq!(tasks[0]["spec"]["images"], json!(["shop/web:1"]));
+    assert_eq!(tasks[0].spec.images, ["shop/web:1"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -190,7 +181,7 @@ async fn invalid_task_fields_are_rejected() {
         &["patch", "prewarmtask/t", "--type=merge", "-p", r#"{"spec":{"cancel":true}}"#],
         "",
     );
-    assert_eq!(namespace.wait_until_ended("t", TIMEOUT).await["phase"], "Cancelled");
+    assert_eq!(namespace.wait_until_ended("t", TIMEOUT).await.phase, Phase::Cancelled);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -207,14 +198,12 @@ async fn cancelled_task_deletes_workers() {
         &["patch", "prewarmtask/t", "--type=merge", "-p", r#"{"spec":{"cancel":true}}"#],
         "",
     );
-    assert_eq!(namespace.wait_until_ended("t", TIMEOUT).await["phase"], "Cancelled");
+    assert_eq!(namespace.wait_until_ended("t", TIMEOUT).await.phase, Phase::Cancelled);
     assert_eq!(namespace.get("jobs"), Vec::<Value>::new());
     namespace.apply(&task("nowhere", &json!({"images": ["a:1"], "nodeSelector": {"no": "such"}})));
     let status = namespace.wait_until_ended("nowhere", TIMEOUT).await;
-    assert_eq!(
-        (&status["phase"], &status["conditions"][0]["reason"]),
-        (&json!("Failed"), &json!("NoEligibleNodes"))
-    );
+    assert_eq!(status.phase, Phase::Failed);
+    assert_eq!(status.conditions[0].reason, "NoEligibleNodes");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -399,19 +388,14 @@ async fn assert_installation_works(
     let mut web = wide_deployment("web", 0, &["shop/web:1"]);
     web["spec"]["template"]["metadata"]["annotations"] = json!({"prewarm.io/nodes": "12"});
     namespace.apply(&web);
-    let one = || async { namespace.get("prewarmtasks").pop() };
+    let one = || async { namespace.tasks().pop() };
     let task = namespace.eventually("a task for web", TIMEOUT, one).await;
-    let status =
-        namespace.wait_until_ended(task["metadata"]["name"].as_str().unwrap(), TIMEOUT).await;
-    assert_eq!(
-        (&status["phase"], &status["succeededNodes"]),
-        (&json!("Completed"), &json!(12)),
-        "{status:#}"
-    );
+    let status = namespace.wait_until_ended(&task.name_any(), TIMEOUT).await;
+    assert_eq!(status.phase, Phase::Completed, "{status:#?}");
+    assert_eq!(status.succeeded_nodes, 12, "{status:#?}");
     namespace.apply(&task_with_ttl());
-    let gone = || async {
-        namespace.get("prewarmtasks").iter().all(|t| t["metadata"]["name"] != "brief").then_some(())
-    };
+    let gone =
+        || async { namespace.tasks().iter().all(|task| task.name_any() != "brief").then_some(()) };
     namespace.eventually("deletion of a task after its TTL", TIMEOUT, gone).await;
     rest_with_installed_permissions(&front, install, namespace, instance).await;
     assert!(controller.is_leader() && !front.is_leader());

@@ -3,28 +3,27 @@
 
 use std::time::Duration;
 
+use kube::ResourceExt;
+use prewarmer_api::task::{Phase, PrewarmTask, PullMethod};
 use prewarmer_test_support::{
     cluster::Cluster,
     fixtures::{
         HELPER, SETTLE_TIME, TASK_TIMEOUT, deployment, expect_tasks_for, images_in_tasks,
-        slow_deployment,
+        slow_deployment, wide_deployment,
     },
-    namespace::Namespace,
+    namespace::{Namespace, condition},
     server::Server,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::TestCluster;
 
 /// Waits until the task of an image is running; returns its name.
 async fn wait_until_running(namespace: &Namespace, image: &str) -> String {
     let found = || async {
-        let tasks = namespace.get("prewarmtasks");
-        let task = tasks
-            .iter()
-            .find(|task| task["spec"]["images"].as_array().unwrap().contains(&json!(image)))?;
-        (task["status"]["phase"] == "Running")
-            .then(|| task["metadata"]["name"].as_str().unwrap().to_owned())
+        let tasks = namespace.tasks();
+        let task = tasks.iter().find(|task| task.spec.images.iter().any(|one| one == image))?;
+        (task.phase() == Phase::Running).then(|| task.name_any())
     };
     namespace.eventually(&format!("a running task for {image}"), TASK_TIMEOUT, found).await
 }
@@ -32,17 +31,13 @@ async fn wait_until_running(namespace: &Namespace, image: &str) -> String {
 /// Asserts that a task was cancelled as obsolete before its other nodes, with this reason.
 async fn assert_obsolete(namespace: &Namespace, task: &str, why: &str) {
     let status = namespace.wait_until_ended(task, TASK_TIMEOUT).await;
-    assert_eq!(status["phase"], "Cancelled", "{status:#}");
-    assert!(status["skippedNodes"].as_u64().unwrap() > 30, "{status:#}");
-    assert_eq!(
-        (&status["failedNodeCount"], &status["failedNodes"]),
-        (&json!(0), &json!([])),
-        "{status:#}"
-    );
-    let condition =
-        status["conditions"].as_array().unwrap().iter().find(|c| c["type"] == "Failed").unwrap();
-    assert_eq!(condition["reason"], "Obsolete");
-    assert!(condition["message"].as_str().unwrap().starts_with(why), "{condition}");
+    assert_eq!(status.phase, Phase::Cancelled, "{status:#?}");
+    assert!(status.skipped_nodes > 30, "{status:#?}");
+    assert_eq!(status.failed_node_count, 0, "{status:#?}");
+    assert_eq!(status.failed_nodes, [], "{status:#?}");
+    let failed = condition(&status, "Failed").unwrap();
+    assert_eq!(failed.reason, "Obsolete");
+    assert!(failed.message.starts_with(why), "{failed:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -84,11 +79,7 @@ async fn workloads_without_hint_are_recovered() {
     namespace.apply(&deployment("web", 0, &["web:1", "proxy:1"]));
     expect_tasks_for(&namespace, &["web:1", "proxy:1"]).await;
     let completed = || async {
-        namespace
-            .get("prewarmtasks")
-            .iter()
-            .all(|task| task["status"]["phase"] == "Completed")
-            .then_some(())
+        namespace.tasks().iter().all(|task| task.phase() == Phase::Completed).then_some(())
     };
     namespace.eventually("the task's end", TASK_TIMEOUT, completed).await;
     // The webhook is not called until the leader restores its configuration.
@@ -133,9 +124,7 @@ async fn failed_task_is_not_repeated() {
     let namespace = cluster.namespace("fails");
     let server = Server::start(cluster, &namespace, HELPER).await;
     namespace.apply(&deployment("web", 0, &["missing-web:1"]));
-    let failed = || async {
-        (namespace.get("prewarmtasks").first()?["status"]["phase"] == "Failed").then_some(())
-    };
+    let failed = || async { (namespace.tasks().first()?.phase() == Phase::Failed).then_some(()) };
     namespace.eventually("failure of the task", TASK_TIMEOUT, failed).await;
     tokio::time::sleep(SETTLE_TIME).await;
     expect_tasks_for(&namespace, &["missing-web:1"]).await;
@@ -185,9 +174,8 @@ async fn rollout_and_deletion_cancel_obsolete_tasks() {
     namespace.apply(&slow_deployment("web", "slow-web:1"));
     assert_obsolete(&namespace, &second, "superseded by auto-").await;
     let running = || async {
-        let tasks = namespace.get("prewarmtasks");
-        let task = tasks.iter().find(|task| task["status"]["phase"] == "Running")?;
-        Some(task["metadata"]["name"].as_str()?.to_owned())
+        let tasks = namespace.tasks();
+        tasks.iter().find(|task| task.phase() == Phase::Running).map(ResourceExt::name_any)
     };
     let third = namespace.eventually("a third task", TASK_TIMEOUT, running).await;
     assert!(third != first && third != second);
@@ -239,27 +227,25 @@ async fn rewritten_images_use_helper_method() {
     };
     namespace.eventually("enforcement of the policy", TASK_TIMEOUT, works).await;
     let _server = Server::start(cluster, &namespace, HELPER).await;
-    let mut web = deployment("web", 1, &["web:1"]);
-    web["spec"]["template"]["spec"]["nodeSelector"] = json!({"type": "fake"});
+    let mut web = wide_deployment("web", 1, &["web:1"]);
     web["metadata"]["annotations"] = json!({"prewarm.io/nodes": "3"});
     namespace.apply(&web);
     let by_helper = |image: &'static str| {
         let namespace = &namespace;
         move || async move {
-            let tasks = namespace.get("prewarmtasks");
-            let found = |task: &&Value| {
-                task["spec"]["pullMethod"] == "Helper" && task["spec"]["images"] == json!([image])
+            let by_helper = |task: &PrewarmTask| {
+                task.spec.pull_method == PullMethod::Helper && task.spec.images == [image]
             };
-            tasks.iter().find(found).cloned()
+            namespace.tasks().into_iter().find(by_helper)
         }
     };
     let task = namespace
         .eventually("a task with pull method Helper", TASK_TIMEOUT, by_helper("web:1"))
         .await;
-    let why = task["metadata"]["annotations"]["prewarm.io/rewritten-images"].as_str().unwrap();
+    let why = &task.annotations()["prewarm.io/rewritten-images"];
     assert!(why.contains("another webhook"), "{why}");
-    let name = task["metadata"]["name"].as_str().unwrap();
-    assert_eq!(namespace.wait_until_ended(name, TASK_TIMEOUT).await["phase"], "Completed");
+    let ended = namespace.wait_until_ended(&task.name_any(), TASK_TIMEOUT).await;
+    assert_eq!(ended.phase, Phase::Completed);
     // A task with another method may exist from before the first pod was observed.
     let before = namespace.get("prewarmtasks").len();
     assert!(before <= 2);

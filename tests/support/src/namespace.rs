@@ -2,6 +2,11 @@
 
 use std::time::Duration;
 
+use prewarmer_api::{
+    schedule::PrewarmSchedule,
+    task::{Condition, PrewarmTask, PrewarmTaskStatus},
+};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::{cluster::Cluster, fixtures::task, wait};
@@ -46,6 +51,35 @@ impl Namespace {
         list["items"].as_array().unwrap().clone()
     }
 
+    fn get_one<T: DeserializeOwned>(&self, kind: &str, name: &str) -> T {
+        let text = self.kubectl(&["get", kind, name, "-o", "json"], "");
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{kind} {name}: {error}: {text}"))
+    }
+
+    /// Returns a task.
+    pub fn task(&self, name: &str) -> PrewarmTask {
+        self.get_one("prewarmtask", name)
+    }
+
+    /// Returns all tasks.
+    pub fn tasks(&self) -> Vec<PrewarmTask> {
+        let items = self.get("prewarmtasks").into_iter();
+        items.map(|item| serde_json::from_value(item).unwrap()).collect()
+    }
+
+    /// Returns the status of a task; the default where none was written. The task's spec need not
+    /// be valid.
+    pub fn status(&self, task: &str) -> PrewarmTaskStatus {
+        let mut object: Value = self.get_one("prewarmtask", task);
+        let status: Option<_> = serde_json::from_value(object["status"].take()).unwrap();
+        status.unwrap_or_default()
+    }
+
+    /// Returns a schedule.
+    pub fn schedule(&self, name: &str) -> PrewarmSchedule {
+        self.get_one("prewarmschedule", name)
+    }
+
     /// Waits until `look` returns a value; panics after `limit` with the state of the namespace.
     pub async fn eventually<T, F: Future<Output = Option<T>>>(
         &self,
@@ -59,15 +93,10 @@ impl Namespace {
     }
 
     /// Waits until a task has ended; returns its status.
-    pub async fn wait_until_ended(&self, task: &str, limit: Duration) -> Value {
-        self.eventually(&format!("the end of task {task}"), limit, || async {
-            let text = self.kubectl(&["get", "prewarmtask", task, "-o", "json"], "");
-            let task: Value = serde_json::from_str(&text).unwrap();
-            let ended =
-                ["Completed", "Failed", "Cancelled"].contains(&task["status"]["phase"].as_str()?);
-            ended.then(|| task["status"].clone())
-        })
-        .await
+    pub async fn wait_until_ended(&self, task: &str, limit: Duration) -> PrewarmTaskStatus {
+        let ended =
+            || async { Some(self.status(task)).filter(|status| status.phase.is_terminal()) };
+        self.eventually(&format!("the end of task {task}"), limit, ended).await
     }
 
     fn diagnosis(&self) -> String {
@@ -93,4 +122,14 @@ impl Drop for Namespace {
     fn drop(&mut self) {
         self.cluster.try_kubectl(&["delete", "namespace", &self.name, "--wait=false"], "");
     }
+}
+
+/// Returns the condition of a type.
+pub fn condition<'a>(status: &'a PrewarmTaskStatus, type_: &str) -> Option<&'a Condition> {
+    status.conditions.iter().find(|condition| condition.type_ == type_)
+}
+
+/// Returns the reason of the first failure that a status lists.
+pub fn first_reason(status: &PrewarmTaskStatus) -> Option<&str> {
+    status.failed_nodes.first().map(|failure| failure.reason.as_str())
 }

@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use serde_json::{Value, json};
+use prewarmer_api::task::{Phase, PrewarmTaskStatus};
+use serde_json::json;
 
 use crate::{
     cluster::Cluster, fixtures::env_number, job_recorder::JobRecorder, namespace::Namespace,
@@ -38,19 +39,17 @@ fn apply_fixture(namespace: &Namespace, name: &str, nodes: usize, work: &TaskFix
     namespace.apply_task(name, &spec);
 }
 
-/// Returns the part of a status that two runs of the same task must have in common.
-fn comparable_status(status: &Value) -> Value {
-    let mut kept = status.clone();
-    let fields = kept.as_object_mut().unwrap();
-    for time in ["startTime", "completionTime", "conditions", "batchEnds"] {
-        fields.remove(time);
+/// Returns a status without the fields in which two runs of the same task differ.
+fn comparable(mut status: PrewarmTaskStatus) -> PrewarmTaskStatus {
+    status.start_time = None;
+    status.completion_time = None;
+    status.conditions.clear();
+    status.batch_ends.clear();
+    for failure in &mut status.failed_nodes {
+        failure.time.clear();
     }
-    for failure in fields["failedNodes"].as_array_mut().unwrap() {
-        failure.as_object_mut().unwrap().remove("time");
-    }
-    let by_node = |failure: &Value| failure["node"].as_str().unwrap().to_owned();
-    fields["failedNodes"].as_array_mut().unwrap().sort_by_key(by_node);
-    kept
+    status.failed_nodes.sort_by(|a, b| a.node.cmp(&b.node));
+    status
 }
 
 /// Asserts one Job per node, or two where the first attempt fails with a transient reason.
@@ -69,7 +68,7 @@ pub struct OutcomeComparison<'a> {
     nodes: usize,
     fixture: TaskFixture,
     /// Outcome of the run without interruption.
-    expected: Value,
+    expected: PrewarmTaskStatus,
 }
 
 impl<'a> OutcomeComparison<'a> {
@@ -82,10 +81,10 @@ impl<'a> OutcomeComparison<'a> {
     ) -> Self {
         apply_fixture(namespace, "undisturbed", nodes, &work);
         let status = namespace.wait_until_ended("undisturbed", TIMEOUT).await;
-        assert_eq!(status["phase"], "Completed", "{status:#}");
+        assert_eq!(status.phase, Phase::Completed, "{status:#?}");
         let failed = (1..=nodes).filter(|n| n % 10 == 7).count();
-        assert_eq!(status["failedNodeCount"], failed, "{status:#}");
-        Self { cluster, namespace, nodes, fixture: work, expected: comparable_status(&status) }
+        assert_eq!(status.failed_node_count as usize, failed, "{status:#?}");
+        Self { cluster, namespace, nodes, fixture: work, expected: comparable(status) }
     }
 
     /// Runs one task while `disturb` interferes, and asserts the outcome of the undisturbed run and
@@ -95,13 +94,12 @@ impl<'a> OutcomeComparison<'a> {
         apply_fixture(self.namespace, name, self.nodes, &self.fixture);
         disturb().await;
         let status = self.namespace.wait_until_ended(name, TIMEOUT).await;
-        assert_eq!(comparable_status(&status), self.expected, "{name}");
+        assert_eq!(comparable(status), self.expected, "{name}");
         assert_jobs_per_node(&watched.jobs_per_node(), self.nodes, &self.fixture);
     }
 
     /// Reports whether a task has ended.
     pub fn has_ended(&self, name: &str) -> bool {
-        let phase = ["get", "prewarmtask", name, "-o", "jsonpath={.status.phase}"];
-        ["Completed", "Failed"].contains(&self.namespace.kubectl(&phase, "").as_str())
+        self.namespace.status(name).phase.is_terminal()
     }
 }
