@@ -45,7 +45,14 @@ pub async fn run(
             let configuration = desired(ca.as_bytes());
             let name = configuration.metadata.name.clone().unwrap_or_default();
             let params = PatchParams::apply(FIELD_MANAGER).force();
-            match api.patch(&name, &params, &Patch::Apply(&configuration)).await {
+            let patch = Patch::Apply(&configuration);
+            let apply = api.patch(&name, &params, &patch);
+            let Some(result) = stop.run_until_cancelled(apply).await else {
+                // The API server may still execute the request.
+                applied = Some(name);
+                break;
+            };
+            match result {
                 Ok(_) => {
                     if applied.is_none() {
                         tracing::info!(name, "webhook registered with the API server");

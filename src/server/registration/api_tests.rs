@@ -172,3 +172,22 @@ async fn an_unanswered_deletion_delays_the_shutdown_by_3_s() {
     let took = begun.elapsed();
     assert!(took >= Duration::from_secs(3) && took < Duration::from_secs(4), "{took:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_unanswered_apply_does_not_delay_the_shutdown() {
+    let mut test = TestRegistration::start(true, false);
+    let _unanswered = test.api.expect("PATCH", CONFIGURATION).hold().await;
+    test.stop.cancel();
+    let ended = tokio::time::timeout(Duration::from_millis(10), test.api.join(test.task)).await;
+    assert!(ended.is_ok(), "the registration waits for the response");
+}
+
+/// The API server may execute a request whose response is not awaited.
+#[tokio::test(start_paused = true)]
+async fn an_abandoned_apply_is_followed_by_the_deletion() {
+    let mut test = TestRegistration::start(true, true);
+    let _unanswered = test.api.expect("PATCH", CONFIGURATION).hold().await;
+    test.stop.cancel();
+    test.api.expect("DELETE", CONFIGURATION).fail(404, "NotFound", "not applied").await;
+    test.api.join(test.task).await;
+}
