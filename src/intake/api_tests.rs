@@ -89,6 +89,31 @@ async fn a_failed_task_gets_a_successor_named_after_its_uid() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_task_that_is_being_deleted_gets_a_successor() {
+    let mut api = MockApi::new();
+    let creation = spawn_creation(&api);
+    api.expect("POST", TASKS).fail(409, "AlreadyExists", "exists").await;
+    let mut doomed = stored_task("auto-1", "Running");
+    doomed["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+    api.expect("GET", &task_path("auto-1")).respond(200, doomed).await;
+    let successor = successor_name("auto-1", "uid-of-auto-1");
+    let sent = api.expect("POST", TASKS).respond(201, stored_task(&successor, "Pending")).await;
+    assert_eq!(sent.body["metadata"]["name"], *successor);
+    assert_eq!(api.join(creation).await.unwrap(), successor);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_was_deleted_before_it_is_read_is_created_again() {
+    let mut api = MockApi::new();
+    let creation = spawn_creation(&api);
+    api.expect("POST", TASKS).fail(409, "AlreadyExists", "exists").await;
+    api.expect("GET", &task_path("auto-1")).fail(404, "NotFound", "deleted").await;
+    let sent = api.expect("POST", TASKS).respond(201, stored_task("auto-1", "Pending")).await;
+    assert_eq!(sent.body["metadata"]["name"], "auto-1");
+    assert_eq!(api.join(creation).await.unwrap(), "auto-1");
+}
+
+#[tokio::test(start_paused = true)]
 async fn at_most_5_successor_names_are_tried() {
     let mut api = MockApi::new();
     let creation = spawn_creation(&api);

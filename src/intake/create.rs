@@ -60,13 +60,15 @@ pub(super) async fn create_or_get_task(
         };
         match ApiErrorKind::of(&error) {
             ApiErrorKind::AlreadyExists if predecessors < MAX_PREDECESSORS => {
-                match uid_if_invalid(&tasks, &name).await {
-                    Ok(None) => return Ok(name),
-                    Ok(Some(uid)) => {
-                        name = successor_name(&name, &uid);
+                match tasks.get_opt(&name).await {
+                    Ok(Some(task)) if needs_successor(&task) => {
+                        name = successor_name(&name, &task.uid().unwrap_or_default());
                         predecessors += 1;
                         continue;
                     }
+                    Ok(Some(_)) => return Ok(name),
+                    // Deleted since: the next attempt creates it.
+                    Ok(None) => {}
                     Err(error) => tracing::debug!(%error, "cannot read the existing task"),
                 }
             }
@@ -103,11 +105,10 @@ fn record_creation(planned: &TaskDraft, name: &str, uid: &str) {
     trace::record(&Span { name: "admission", task_uid: uid, start, end, attributes: &attributes });
 }
 
-/// Returns the UID of the task if it failed, was cancelled or is obsolete, so that the work needs a
-/// new task.
-async fn uid_if_invalid(tasks: &Api<PrewarmTask>, name: &str) -> kube::Result<Option<String>> {
-    let Some(task) = tasks.get_opt(name).await? else { return Ok(None) };
-    Ok(task.uid().filter(|_| is_invalid(&task)))
+/// Reports whether the task failed, was cancelled, is obsolete or is being deleted, so that the
+/// work needs a new task.
+fn needs_successor(task: &PrewarmTask) -> bool {
+    is_invalid(task) || task.metadata.deletion_timestamp.is_some()
 }
 
 fn task_object(planned: &TaskDraft, name: &str, settings: &IntakeSettings) -> PrewarmTask {
