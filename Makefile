@@ -81,6 +81,10 @@ dev-stop: ## stop the cluster of make dev
 check-scripts: ## check shell scripts with shellcheck and workflows with actionlint
 	@bash tests/scripts.sh
 
+.PHONY: check-spelling
+check-spelling: ## check the spelling of all committed files with typos
+	@bash tests/spelling.sh
+
 .PHONY: deny
 deny: ## check licences, bans and sources of dependencies
 	@bash tests/deny.sh
