@@ -342,8 +342,8 @@ fn add_notify_problem(fields: &mut Fields, has_webhook_url: bool, at: &str, mess
 fn parse_notify(fields: &mut Fields, guard: &NotificationPolicy) -> Option<Vec<Notification>> {
     let mut all = Vec::new();
     if let Some(url) = fields.string("webhookUrl") {
-        if let Err(reason) = guard.check(&url) {
-            fields.add_problem("webhookUrl", reason);
+        if let Err(reason) = guard.parse(&url) {
+            fields.add_problem("webhookUrl", reason.to_string());
         }
         all.push(Notification { url: Some(url), ..Notification::default() });
     }
@@ -359,8 +359,8 @@ fn parse_notify(fields: &mut Fields, guard: &NotificationPolicy) -> Option<Vec<N
         let (url, url_from) = (one.string("url"), parse_url_source(&mut one));
         match (&url, &url_from) {
             (Some(url), None) => {
-                if let Err(reason) = guard.check(url) {
-                    one.add_problem("url", reason);
+                if let Err(reason) = guard.parse(url) {
+                    one.add_problem("url", reason.to_string());
                 }
             }
             (None, None) if one.problems.is_empty() => {

@@ -129,8 +129,13 @@ impl Default for PortSet {
     }
 }
 
+/// Text that is not a set of ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected ports and ranges of ports, such as 443,8000-8999")]
+pub struct PortSetError;
+
 impl FromStr for PortSet {
-    type Err = String;
+    type Err = PortSetError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let port = |text: &str| text.trim().parse::<u16>().ok().filter(|port| *port > 0);
@@ -140,9 +145,7 @@ impl FromStr for PortSet {
         };
         let ranges: Option<Vec<_>> = prewarmer_core::comma_separated(text).map(range).collect();
         let ranges = ranges.filter(|ranges| !ranges.is_empty());
-        ranges
-            .map(Self)
-            .ok_or_else(|| "expected ports and ranges of ports, such as 443,8000-8999".into())
+        ranges.map(Self).ok_or(PortSetError)
     }
 }
 

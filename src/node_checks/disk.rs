@@ -9,10 +9,12 @@ use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 use http::Request;
 use ipnet::IpNet;
 use kube::Client;
-use prewarmer_core::{image::ImageRef, task::plan::NodeCheckFindings};
+use prewarmer_core::task::plan::NodeCheckFindings;
 use serde::Deserialize;
 
-use super::{CheckInput, ImageSizeLookup, ImageSizes, NodeCandidate, NodeCheck, truncated};
+use super::{
+    CheckInput, ImageSizeLookup, ImageSizes, NodeCandidate, NodeCheck, NodeCheckError, truncated,
+};
 use crate::{egress::EgressPolicy, metrics::Metrics};
 
 /// Disk space of an image as a multiple of its compressed size: the compressed layers, and about
@@ -73,14 +75,17 @@ impl DiskCheck {
     }
 
     async fn look_up_images(&self, examination: &CheckInput) -> (Vec<ImageSizes>, Vec<String>) {
-        let ask = |image| self.look_up_image(image).boxed();
+        let ask = |image| self.registries.look_up(image).boxed();
         let asked: Vec<BoxFuture<'_, _>> = examination.images.iter().map(ask).collect();
         let answers: Vec<_> = stream::iter(asked).buffered(CONCURRENT_LOOKUPS).collect().await;
         let (mut known, mut unknown) = (Vec::new(), Vec::new());
-        for answer in answers {
+        for (image, answer) in examination.images.iter().zip(answers) {
             match answer {
                 Ok(facts) => known.push(facts),
-                Err(why) => unknown.push(why),
+                Err(why) => {
+                    let image = truncated(image.as_written(), MAX_IMAGE_CHARS);
+                    unknown.push(format!("{image}: {why}"));
+                }
             }
         }
         let more = unknown.len().saturating_sub(MAX_NAMED_IMAGES);
@@ -89,11 +94,6 @@ impl DiskCheck {
             unknown.push(format!("and {more} more images"));
         }
         (known, unknown)
-    }
-
-    async fn look_up_image(&self, image: &ImageRef) -> Result<ImageSizes, String> {
-        let named = |why| format!("{}: {why}", truncated(image.as_written(), MAX_IMAGE_CHARS));
-        self.registries.look_up(image).await.map_err(named)
     }
 
     async fn query_disks(&self, nodes: &[NodeCandidate]) -> (HashMap<String, DiskUsage>, usize) {
@@ -152,7 +152,7 @@ impl NodeCheck for DiskCheck {
     fn evaluate<'a>(
         &'a self,
         examination: &'a CheckInput,
-    ) -> BoxFuture<'a, Result<NodeCheckFindings, String>> {
+    ) -> BoxFuture<'a, Result<NodeCheckFindings, NodeCheckError>> {
         async move {
             let (images, mut unchecked) = self.look_up_images(examination).await;
             let (disks, silent) = self.query_disks(&examination.nodes).await;

@@ -23,7 +23,7 @@ use futures::future::{BoxFuture, join_all};
 
 pub use disk::{DiskCheck, DiskSettings};
 pub use distribution::LookupError;
-pub use prometheus::{PrometheusCheck, PrometheusSettings, Threshold};
+pub use prometheus::{PrometheusCheck, PrometheusSettings, QueryError, Threshold, ThresholdError};
 pub use ranking::NodeRanking;
 pub use registry::{ImageSizeLookup, ImageSizes};
 pub use settings::{NodeCheckArgs, NodeCheckSettings};
@@ -41,6 +41,20 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(20);
 const MAX_TEXT_CHARS: usize = 200;
 const MAX_TEXTS: usize = 10;
 
+/// Reason why a check has no result.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeCheckError {
+    /// Time limit that was exceeded.
+    #[error("no response within {} s", .0.as_secs())]
+    TimedOut(Duration),
+    /// Prometheus query that failed.
+    #[error(transparent)]
+    Prometheus(#[from] QueryError),
+    /// Pods that could not be listed.
+    #[error(transparent)]
+    Pods(#[from] kube::Error),
+}
+
 /// Check of nodes.
 pub trait NodeCheck: Send + Sync {
     /// Returns the name that precedes the check's texts in conditions.
@@ -49,7 +63,7 @@ pub trait NodeCheck: Send + Sync {
     fn evaluate<'a>(
         &'a self,
         examination: &'a CheckInput,
-    ) -> BoxFuture<'a, Result<NodeCheckFindings, String>>;
+    ) -> BoxFuture<'a, Result<NodeCheckFindings, NodeCheckError>>;
 }
 
 /// All configured checks.
@@ -73,9 +87,7 @@ impl NodeChecks {
     pub async fn evaluate(&self, examination: &CheckInput) -> NodeCheckFindings {
         let opinions = join_all(self.0.iter().map(|check| async move {
             let answer = tokio::time::timeout(CHECK_TIMEOUT, check.evaluate(examination)).await;
-            let answer = answer.unwrap_or_else(|_| {
-                Err(format!("no response within {} s", CHECK_TIMEOUT.as_secs()))
-            });
+            let answer = answer.unwrap_or(Err(NodeCheckError::TimedOut(CHECK_TIMEOUT)));
             (check.name(), answer)
         }));
         let mut all = NodeCheckFindings::default();
@@ -135,13 +147,14 @@ mod tests {
         fn evaluate<'a>(
             &'a self,
             _: &'a CheckInput,
-        ) -> BoxFuture<'a, Result<NodeCheckFindings, String>> {
+        ) -> BoxFuture<'a, Result<NodeCheckFindings, NodeCheckError>> {
             let found = |reason: &str| NodeCheckFindings {
                 ignored: [("n1".to_owned(), reason.to_owned())].into(),
                 unchecked: vec!["half of it".into()],
                 ..NodeCheckFindings::default()
             };
-            let answer = self.1.map(found).map_err(str::to_owned);
+            let broken = |why: &str| QueryError::Rejected(why.to_owned()).into();
+            let answer = self.1.map(found).map_err(broken);
             async move { answer }.boxed()
         }
     }
@@ -156,7 +169,7 @@ mod tests {
         fn evaluate<'a>(
             &'a self,
             _: &'a CheckInput,
-        ) -> BoxFuture<'a, Result<NodeCheckFindings, String>> {
+        ) -> BoxFuture<'a, Result<NodeCheckFindings, NodeCheckError>> {
             futures::future::pending().boxed()
         }
     }

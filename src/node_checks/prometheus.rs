@@ -7,9 +7,10 @@ use std::{collections::HashMap, path::PathBuf, str::FromStr, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
 use prewarmer_core::task::plan::NodeCheckFindings;
+use reqwest::{StatusCode, Url};
 use serde::Deserialize;
 
-use super::{CheckInput, NodeCheck};
+use super::{CheckInput, NodeCheck, NodeCheckError};
 
 /// Timeout of a query.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -35,8 +36,13 @@ pub enum Threshold {
     AtMost(f64),
 }
 
+/// Text that is not a threshold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected >, >=, < or <= and a number, such as >0.9")]
+pub struct ThresholdError;
+
 impl FromStr for Threshold {
-    type Err = String;
+    type Err = ThresholdError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let number =
@@ -50,7 +56,7 @@ impl FromStr for Threshold {
         } else {
             text.strip_prefix('<').and_then(number).map(Self::Below)
         };
-        parsed.ok_or_else(|| "expected >, >=, < or <= and a number, such as >0.9".into())
+        parsed.ok_or(ThresholdError)
     }
 }
 
@@ -89,6 +95,38 @@ pub struct PrometheusCheck {
     client: reqwest::Client,
 }
 
+/// Reason why a query failed.
+#[derive(Debug, thiserror::Error)]
+pub enum QueryError {
+    /// Configured address that is not a URL.
+    #[error("{0}: {1}")]
+    Url(String, #[source] <Url as FromStr>::Err),
+    /// File with the token that could not be read.
+    #[error("{}: {}", .0.display(), .1)]
+    TokenFile(PathBuf, #[source] std::io::Error),
+    /// Request without a complete response.
+    #[error("{}", innermost_cause(.0))]
+    Request(#[from] reqwest::Error),
+    /// Response above the maximum size.
+    #[error("the response has more than {} MiB", MAX_RESPONSE >> 20)]
+    TooLarge,
+    /// Response that is not one of Prometheus, with its status.
+    #[error("HTTP {0}: the body is not a Prometheus response")]
+    NotPrometheus(StatusCode),
+    /// Error that Prometheus returned.
+    #[error("{0}")]
+    Rejected(String),
+    /// Response without data and without an error, with its status.
+    #[error("HTTP {0}")]
+    NoData(StatusCode),
+    /// Result of another type than a vector.
+    #[error("the query returns a {0}: it must return one sample per node")]
+    NotVector(String),
+    /// Samples that cannot be parsed.
+    #[error(transparent)]
+    Samples(#[from] serde_json::Error),
+}
+
 #[derive(Deserialize)]
 struct QueryResponse {
     data: Option<QueryData>,
@@ -115,37 +153,35 @@ impl PrometheusCheck {
         Ok(Self { settings, client })
     }
 
-    async fn query(&self) -> Result<Vec<Sample>, String> {
+    async fn query(&self) -> Result<Vec<Sample>, QueryError> {
         let url = format!("{}/api/v1/query", self.settings.url.trim_end_matches('/'));
-        let mut url = reqwest::Url::parse(&url).map_err(|error| format!("{url}: {error}"))?;
+        let mut url = Url::parse(&url).map_err(|error| QueryError::Url(url, error))?;
         url.query_pairs_mut().append_pair("query", &self.settings.query);
         let mut request = self.client.get(url);
         if let Some(file) = &self.settings.token_file {
             let token = tokio::fs::read_to_string(file)
                 .await
-                .map_err(|error| format!("{}: {error}", file.display()))?;
+                .map_err(|error| QueryError::TokenFile(file.clone(), error))?;
             request = request.bearer_auth(token.trim());
         }
-        let mut response = request.send().await.map_err(|error| innermost_cause(&error))?;
+        let mut response = request.send().await?;
         let status = response.status();
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| innermost_cause(&error))? {
+        while let Some(chunk) = response.chunk().await? {
             if body.len().saturating_add(chunk.len()) > MAX_RESPONSE {
-                return Err(format!("the response has more than {} MiB", MAX_RESPONSE >> 20));
+                return Err(QueryError::TooLarge);
             }
             body.extend_from_slice(&chunk);
         }
-        let answer: QueryResponse = serde_json::from_slice(&body)
-            .map_err(|_| format!("HTTP {status}: the body is not a Prometheus response"))?;
-        let data =
-            answer.data.ok_or_else(|| answer.error.unwrap_or_else(|| format!("HTTP {status}")))?;
+        let answer: QueryResponse =
+            serde_json::from_slice(&body).map_err(|_| QueryError::NotPrometheus(status))?;
+        let data = answer
+            .data
+            .ok_or_else(|| answer.error.map_or(QueryError::NoData(status), QueryError::Rejected))?;
         if data.result_type != "vector" {
-            return Err(format!(
-                "the query returns a {}: it must return one sample per node",
-                data.result_type
-            ));
+            return Err(QueryError::NotVector(data.result_type));
         }
-        serde_json::from_value(data.result).map_err(|error| error.to_string())
+        Ok(serde_json::from_value(data.result)?)
     }
 }
 
@@ -169,7 +205,7 @@ impl NodeCheck for PrometheusCheck {
     fn evaluate<'a>(
         &'a self,
         examination: &'a CheckInput,
-    ) -> BoxFuture<'a, Result<NodeCheckFindings, String>> {
+    ) -> BoxFuture<'a, Result<NodeCheckFindings, NodeCheckError>> {
         async move { Ok(evaluate_samples(&self.query().await?, &self.settings, examination)) }
             .boxed()
     }
@@ -331,7 +367,8 @@ mod tests {
         let router = axum::Router::new().route("/api/v1/query", axum::routing::get(body));
         let server = tokio::spawn(async move { axum::serve(listener, router).await });
         let check = PrometheusCheck::new(PrometheusSettings { url, ..settings(">0") }).unwrap();
-        assert_eq!(check.query().await.err().unwrap(), "the response has more than 16 MiB");
+        let error = check.query().await.err().unwrap();
+        assert_eq!(error.to_string(), "the response has more than 16 MiB");
         server.abort();
     }
 

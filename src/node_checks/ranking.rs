@@ -16,7 +16,7 @@ use prewarmer_core::{
 };
 use tokio::{sync::Mutex, time::Instant};
 
-use super::{CheckInput, NodeCandidate, NodeCheck};
+use super::{CheckInput, NodeCandidate, NodeCheck, NodeCheckError};
 use crate::scope::scoped;
 
 /// Number of pods per page: about 2.5 MB of JSON.
@@ -56,14 +56,14 @@ impl NodeRanking {
         Self { client, namespace, last: Mutex::new(None) }
     }
 
-    async fn fetch_usage(&self) -> Result<ClusterUsage, String> {
+    async fn fetch_usage(&self) -> kube::Result<ClusterUsage> {
         let pods = scoped::<ScheduledPod>(&self.client, self.namespace.as_deref());
         let mut params = ListParams::default()
             .limit(PAGE_SIZE)
             .fields("status.phase!=Succeeded,status.phase!=Failed");
         let (mut usage, mut seen) = (ClusterUsage::default(), 0_usize);
         loop {
-            let page = pods.list(&params).await.map_err(|error| error.to_string())?;
+            let page = pods.list(&params).await?;
             seen = seen.saturating_add(page.items.len());
             page.items.iter().for_each(|pod| usage.add(pod));
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
@@ -82,7 +82,7 @@ impl NodeCheck for NodeRanking {
     fn evaluate<'a>(
         &'a self,
         examination: &'a CheckInput,
-    ) -> BoxFuture<'a, Result<NodeCheckFindings, String>> {
+    ) -> BoxFuture<'a, Result<NodeCheckFindings, NodeCheckError>> {
         Box::pin(async move {
             let Some(namespace) = &examination.rank_for_namespace else {
                 return Ok(NodeCheckFindings::default());

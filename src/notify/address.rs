@@ -2,8 +2,24 @@
 
 use reqwest::Url;
 
-use super::webhook_client::DeliveryError;
-use crate::egress::{EgressPolicy, PortSet};
+use crate::egress::{Denied, EgressPolicy, PortSet};
+
+/// Reason why an address is not allowed. The text contains at most the host of the address.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AddressError {
+    /// Text that is not an absolute URL.
+    #[error("expected an absolute URL")]
+    NotAbsolute,
+    /// Scheme other than http and https.
+    #[error("expected the scheme http or https")]
+    Scheme,
+    /// User name or password in the URL.
+    #[error("must not contain a user name or password: sign messages with secretRef instead")]
+    Credentials,
+    /// Address that the egress policy denies.
+    #[error("{0}")]
+    Denied(Denied),
+}
 
 /// Policy that decides which addresses notifications may be sent to. Clones share it.
 #[derive(Debug, Clone)]
@@ -22,24 +38,16 @@ impl From<EgressPolicy> for NotificationPolicy {
 }
 
 impl NotificationPolicy {
-    /// Checks an address without resolving its name. The error names the problem and contains at
-    /// most the host of the address.
-    pub fn check(&self, text: &str) -> Result<Url, String> {
-        self.parse(text).map_err(|failure| failure.to_string())
-    }
-
-    pub(super) fn parse(&self, text: &str) -> Result<Url, DeliveryError> {
-        let url: Url =
-            text.parse().map_err(|_| DeliveryError::Address("expected an absolute URL"))?;
+    /// Parses and checks an address without resolving its name.
+    pub fn parse(&self, text: &str) -> Result<Url, AddressError> {
+        let url: Url = text.parse().map_err(|_| AddressError::NotAbsolute)?;
         if !matches!(url.scheme(), "http" | "https") {
-            return Err(DeliveryError::Address("expected the scheme http or https"));
+            return Err(AddressError::Scheme);
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(DeliveryError::Address(
-                "must not contain a user name or password: sign messages with secretRef instead",
-            ));
+            return Err(AddressError::Credentials);
         }
-        self.0.check_url(&url).map_err(DeliveryError::Denied)?;
+        self.0.check_url(&url).map_err(AddressError::Denied)?;
         Ok(url)
     }
 
@@ -64,7 +72,7 @@ mod tests {
     #[case("http://localhost:80/", false)]
     #[case("nonsense", false)]
     fn urls(#[case] text: &str, #[case] good: bool) {
-        assert_eq!(NotificationPolicy::default().check(text).is_ok(), good, "{text}");
+        assert_eq!(NotificationPolicy::default().parse(text).is_ok(), good, "{text}");
     }
 
     #[test]
@@ -75,7 +83,7 @@ mod tests {
             "TOKEN",
             "http://10.0.0.1/TOKEN",
         ] {
-            let error = NotificationPolicy::default().check(text).unwrap_err();
+            let error = NotificationPolicy::default().parse(text).unwrap_err().to_string();
             assert!(!error.contains("TOKEN"), "{error}");
         }
     }

@@ -12,7 +12,7 @@ mod settings;
 mod webhook_client;
 
 pub use self::{
-    address::NotificationPolicy,
+    address::{AddressError, NotificationPolicy},
     message::{NotificationMessage, render_message},
     sender::run,
     settings::{NotifyArgs, NotifySettings},

@@ -40,7 +40,7 @@ impl NotifyArgs {
     pub(crate) fn check(&self, check: &mut SettingsChecker) -> NotifySettings {
         NotifySettings {
             allow: check.networks("--notify-allow (NOTIFY_ALLOW)", &self.notify_allow),
-            ports: self.notify_ports.parse().unwrap_or_else(|expected: String| {
+            ports: self.notify_ports.parse::<PortSet>().unwrap_or_else(|expected| {
                 check.problem("--notify-ports (NOTIFY_PORTS)", &self.notify_ports, &expected);
                 PortSet::default()
             }),

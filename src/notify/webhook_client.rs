@@ -7,8 +7,11 @@ use hmac::{Hmac, Mac};
 use reqwest::{Client, StatusCode, Url, header};
 use sha2::Sha256;
 
-use super::{address::NotificationPolicy, message::NotificationMessage};
-use crate::egress::{self, Denied, RequestFailure};
+use super::{
+    address::{AddressError, NotificationPolicy},
+    message::NotificationMessage,
+};
+use crate::egress::{self, RequestFailure};
 
 /// Header with `sha256=` and the hexadecimal HMAC-SHA256 of the body, with the key from the Secret.
 pub const SIGNATURE_HEADER: &str = "x-prewarmer-signature";
@@ -24,12 +27,9 @@ const MAX_REDIRECTS: usize = 3;
 /// at most the host of the address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DeliveryError {
-    /// Invalid address.
-    #[error("{0}")]
-    Address(&'static str),
-    /// Denied address.
-    #[error("{0}")]
-    Denied(Denied),
+    /// Invalid or denied address.
+    #[error(transparent)]
+    Address(#[from] AddressError),
     /// Invalid or denied address from a Secret, which messages must not contain.
     #[error("the address in the Secret is denied or is not a valid URL")]
     SecretAddress,
@@ -72,7 +72,6 @@ impl DeliveryError {
     pub fn is_permanent(&self) -> bool {
         match self {
             Self::Address(_)
-            | Self::Denied(_)
             | Self::SecretAddress
             | Self::InvalidRedirect(_)
             | Self::TooManyRedirects => true,
@@ -97,8 +96,8 @@ impl DeliveryError {
     #[must_use]
     pub fn metric_label(&self) -> &'static str {
         match self {
+            Self::Address(AddressError::Denied(_)) => "denied",
             Self::Address(_) | Self::SecretAddress => "address",
-            Self::Denied(_) => "denied",
             Self::Request(cause) => cause.metric_label(),
             Self::Status(_) => "status",
             Self::InvalidRedirect(_) | Self::TooManyRedirects => "redirects",
@@ -115,9 +114,7 @@ impl DeliveryError {
     #[must_use]
     pub fn redact_address(self) -> Self {
         match self {
-            Self::Address(_) | Self::Denied(_) | Self::Request(RequestFailure::Denied(_)) => {
-                Self::SecretAddress
-            }
+            Self::Address(_) | Self::Request(RequestFailure::Denied(_)) => Self::SecretAddress,
             other => other,
         }
     }
@@ -156,7 +153,7 @@ impl WebhookClient {
 
     /// Parses and checks an address. The error states why it is not allowed.
     pub fn parse_address(&self, address: &str) -> Result<Url, DeliveryError> {
-        self.guard.parse(address)
+        Ok(self.guard.parse(address)?)
     }
 
     /// Sends a message, signed if there is a key. `may_follow` must permit each further request
@@ -243,7 +240,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::egress::EgressPolicy;
+    use crate::egress::{Denied, EgressPolicy};
 
     type ReceivedRequests = Arc<Mutex<Vec<(HeaderMap, Bytes)>>>;
 
@@ -355,7 +352,7 @@ mod tests {
         let (port, seen) = receiver().await;
         let local =
             send(NotificationPolicy::default(), &format!("http://127.0.0.1:{port}/ok")).await;
-        assert_eq!(local, Err(DeliveryError::Denied(Denied::Port(port))));
+        assert_eq!(local, Err(DeliveryError::Address(AddressError::Denied(Denied::Port(port)))));
         let local = send(
             NotificationPolicy::from(EgressPolicy::default()),
             &format!("http://127.0.0.1:{port}/ok"),

@@ -11,9 +11,12 @@ use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
     SignatureScheme,
     client::danger::HandshakeSignatureValid,
-    pki_types::{CertificateDer, UnixTime, pem::PemObject},
+    pki_types::{
+        CertificateDer, UnixTime,
+        pem::{self, PemObject},
+    },
     server::{
-        WebPkiClientVerifier,
+        VerifierBuilderError, WebPkiClientVerifier,
         danger::{ClientCertVerified, ClientCertVerifier},
     },
 };
@@ -27,15 +30,22 @@ pub const RELOAD_INTERVAL: Duration = Duration::from_secs(30);
 /// Maximum size of the CA file, in bytes. A bundle of all public CAs has 220 KB.
 const MAX_FILE_SIZE: u64 = 4 * 1024 * 1024;
 
-/// Error of loading a CA file.
+/// Error of loading a CA file. Errors of the content are no sources, because the text contains
+/// them and `main` prints the sources after it.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientCaError {
     /// File that could not be read.
     #[error("{0}")]
     Read(#[from] std::io::Error),
-    /// File without usable certificates.
+    /// File that is not valid PEM.
     #[error("invalid PEM file of CA certificates: {0}")]
-    Pem(String),
+    Pem(pem::Error),
+    /// Certificate that cannot be the root of a chain.
+    #[error("invalid PEM file of CA certificates: {0}")]
+    Certificate(Error),
+    /// File without certificates.
+    #[error("invalid PEM file of CA certificates: {0}")]
+    Verifier(VerifierBuilderError),
 }
 
 /// Client certificate verifier with the CAs of a file, which can be reloaded.
@@ -52,7 +62,7 @@ impl ReloadingClientVerifier {
     /// accepts any name.
     pub fn open(file: &Path, names: &[String]) -> Result<Arc<Self>, ClientCaError> {
         let text = read_ca_file(file)?;
-        let verifier = build_verifier(&text, names).map_err(ClientCaError::Pem)?;
+        let verifier = build_verifier(&text, names)?;
         let current = ArcSwap::from_pointee((text, verifier));
         Ok(Arc::new(Self { file: file.to_owned(), names: names.to_vec(), current }))
     }
@@ -64,7 +74,7 @@ impl ReloadingClientVerifier {
         if text == self.current.load().0 {
             return Ok(false);
         }
-        let verifier = build_verifier(&text, &self.names).map_err(ClientCaError::Pem)?;
+        let verifier = build_verifier(&text, &self.names)?;
         self.current.store(Arc::new((text, verifier)));
         Ok(true)
     }
@@ -143,15 +153,17 @@ impl ClientCertVerifier for ReloadingClientVerifier {
 /// Builds a verifier that accepts certificates signed by one of the CAs in the PEM text, for client
 /// authentication, and with one of `names` unless it is empty. The error describes the problem with
 /// the PEM text.
-pub fn build_verifier(ca: &str, names: &[String]) -> Result<Arc<dyn ClientCertVerifier>, String> {
+pub fn build_verifier(
+    ca: &str,
+    names: &[String],
+) -> Result<Arc<dyn ClientCertVerifier>, ClientCaError> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(ca.as_bytes()) {
-        let certificate = certificate.map_err(|error| error.to_string())?;
-        roots.add(certificate).map_err(|error| error.to_string())?;
+        roots.add(certificate.map_err(ClientCaError::Pem)?).map_err(ClientCaError::Certificate)?;
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let by_ca = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
-    let by_ca = by_ca.map_err(|error| error.to_string())?;
+    let by_ca = by_ca.map_err(ClientCaError::Verifier)?;
     if names.is_empty() {
         Ok(by_ca)
     } else {
@@ -269,7 +281,9 @@ mod tests {
             !accepts(&any, &CertificateDer::from_pem_slice(server.certificate.as_bytes()).unwrap()),
             "a server certificate"
         );
-        assert!(build_verifier("nonsense", &[]).is_err());
+        let error = anyhow::Error::from(build_verifier("nonsense", &[]).unwrap_err());
+        let text = "invalid PEM file of CA certificates: no root trust anchors were provided";
+        assert_eq!(format!("{error:#}"), text);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Rotation of the serving certificate, without failed handshakes.
 
 use std::{
+    path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -14,9 +15,10 @@ use tokio_util::sync::CancellationToken;
 use super::settings::CertificateFiles;
 use super::{
     authority::merge_bundles,
-    ca_store,
+    ca_store::{self, CaError},
     certificates::{
-        CertificateLifetimes, CertifiedPair, certified_key, generate_leaf, is_due, time_left,
+        CertificateError, CertificateLifetimes, CertifiedPair, certified_key, generate_leaf,
+        is_due, time_left,
     },
 };
 use crate::metrics::Metrics;
@@ -97,7 +99,7 @@ pub async fn run(
                 keeper.install(material, &current, SystemTime::now());
             }
             Err(error) => tracing::error!(
-                error,
+                error = error.to_string(),
                 "the serving certificate could not be loaded or renewed; it is retried"
             ),
         }
@@ -112,6 +114,19 @@ pub async fn run(
     }
 }
 
+/// Error of loading or renewing the certificate.
+#[derive(Debug, thiserror::Error)]
+enum LoadError {
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    #[error(transparent)]
+    Leaf(#[from] CertificateError),
+    #[error("{}: {}", .0.display(), .1)]
+    Read(PathBuf, #[source] std::io::Error),
+    #[error("{}: no valid CA certificate: all of them have expired or cannot be parsed", .0.display())]
+    NoValidCa(PathBuf),
+}
+
 struct Rotator {
     source: CertificateSource,
     lives: CertificateLifetimes,
@@ -122,7 +137,7 @@ struct Rotator {
 }
 
 impl Rotator {
-    async fn load(&self) -> Result<KeyMaterial, String> {
+    async fn load(&self) -> Result<KeyMaterial, LoadError> {
         match &self.source {
             CertificateSource::Files(files) => self.load_files(files).await,
             CertificateSource::ManagedCa {
@@ -133,19 +148,17 @@ impl Rotator {
                 manages_ca: makes,
             } => {
                 let authority = if *makes {
-                    ca_store::ensure_ca(client, namespace, secret, names, &self.lives).await
+                    ca_store::ensure_ca(client, namespace, secret, names, &self.lives).await?
                 } else {
-                    ca_store::read_ca(client, namespace, secret, names).await
+                    ca_store::read_ca(client, namespace, secret, names).await?
                 };
-                let authority = authority.map_err(|error| error.to_string())?;
                 let (now, issuer) = (SystemTime::now(), authority.signing.certificate.clone());
                 let good = |served: &&KeyMaterial| {
                     served.issuer == issuer && !is_due(&served.pair.certificate, now)
                 };
                 let pair = match self.served.as_ref().filter(good) {
                     Some(served) => served.pair.clone(),
-                    None => generate_leaf(&authority.signing, names, now, self.lives.leaf)
-                        .map_err(|error| error.to_string())?,
+                    None => generate_leaf(&authority.signing, names, now, self.lives.leaf)?,
                 };
                 Ok(KeyMaterial { pair, issuer, trusted: authority.bundle })
             }
@@ -154,11 +167,11 @@ impl Rotator {
 
     /// Loads the certificate files. A CA that the CA file contained earlier stays trusted until it
     /// expires.
-    async fn load_files(&self, files: &CertificateFiles) -> Result<KeyMaterial, String> {
+    async fn load_files(&self, files: &CertificateFiles) -> Result<KeyMaterial, LoadError> {
         let read = async |path: &std::path::Path| {
             tokio::fs::read_to_string(path)
                 .await
-                .map_err(|error| format!("{}: {error}", path.display()))
+                .map_err(|error| LoadError::Read(path.to_owned(), error))
         };
         let pair = CertifiedPair {
             certificate: read(&files.certificate).await?,
@@ -168,10 +181,7 @@ impl Rotator {
         let before = self.served.as_ref().map(|served| served.trusted.as_str()).unwrap_or_default();
         let trusted = merge_bundles(before, &issuer, SystemTime::now());
         if trusted.is_empty() {
-            return Err(format!(
-                "{}: no valid CA certificate: all of them have expired or cannot be parsed",
-                files.ca.display()
-            ));
+            return Err(LoadError::NoValidCa(files.ca.clone()));
         }
         Ok(KeyMaterial { pair, issuer, trusted })
     }
@@ -238,6 +248,28 @@ mod tests {
             ca: file("ca.crt", &ca.certificate),
         };
         (files, leaf.certificate)
+    }
+
+    #[tokio::test]
+    async fn errors_name_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let (files, _) = write_certificate_files(folder.path(), SystemTime::now());
+        let (key, ca) = (files.key.clone(), files.ca.clone());
+        let keeper = Rotator {
+            source: CertificateSource::Files(files),
+            lives: CertificateLifetimes::default(),
+            served: None,
+            pending: None,
+        };
+        std::fs::write(&ca, "nothing").unwrap();
+        let expected = format!(
+            "{}: no valid CA certificate: all of them have expired or cannot be parsed",
+            ca.display()
+        );
+        assert_eq!(keeper.load().await.unwrap_err().to_string(), expected);
+        std::fs::remove_file(&key).unwrap();
+        let error = keeper.load().await.unwrap_err().to_string();
+        assert_eq!(error, format!("{}: No such file or directory (os error 2)", key.display()));
     }
 
     /// CA, certificate and key are replaced at the same time, as cert-manager does.

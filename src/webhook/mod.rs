@@ -33,7 +33,9 @@ pub use self::settings::{ClientCertificates, WebhookArgs, WebhookSettings};
 use self::{
     body::{BodyError, BodyReader, BufferedBody},
     decide::{decide_task, decide_workload, identity_hint},
-    review::{AdmissionResponse, AdmissionReview, allow_response, parse_uid, serialize_answer},
+    review::{
+        AdmissionResponse, AdmissionReview, ParseError, allow_response, parse_uid, serialize_answer,
+    },
 };
 use crate::{cluster_context::ClusterContextStore, intake::ReviewHints, metrics::Metrics};
 
@@ -175,7 +177,7 @@ fn decide_and_queue_hint(
     bytes: &[u8],
     most_images: usize,
 ) -> Result<Option<LabelledAnswer>, ReviewError> {
-    let review = AdmissionReview::parse(bytes).map_err(|details| invalid_review(&details))?;
+    let review = AdmissionReview::parse(bytes).map_err(|error| invalid_review(&error))?;
     let decided = decide_workload(&review, &state.policy, &state.context, most_images);
     let Some((verdict, claim)) = decided else { return Ok(None) };
     match claim {
@@ -203,7 +205,7 @@ async fn review_task(
     let state = &shared.state;
     let caps = Arc::clone(&state.policy.caps);
     let check = move |bytes: &[u8]| {
-        let review = AdmissionReview::parse(bytes).map_err(|details| invalid_review(&details))?;
+        let review = AdmissionReview::parse(bytes).map_err(|error| invalid_review(&error))?;
         Ok(LabelledAnswer::new(&review, &decide_task(&review, &caps)))
     };
     if body.bytes.len() <= MAX_INLINE_TASK_BYTES {
@@ -312,8 +314,8 @@ impl WebhookState {
     }
 }
 
-fn invalid_review(details: &str) -> ReviewError {
-    review_error(StatusCode::BAD_REQUEST, "not an AdmissionReview", details)
+fn invalid_review(error: &ParseError) -> ReviewError {
+    review_error(StatusCode::BAD_REQUEST, "not an AdmissionReview", &error.to_string())
 }
 
 /// Converts the bytes of a review into those of its answers, as for a workload and as for a task.

@@ -67,14 +67,22 @@ pub(super) struct ReviewKind<'a> {
     pub(super) name: Cow<'a, str>,
 }
 
+/// Reason why bytes are not an `AdmissionReview`.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ParseError {
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    /// Object of another version or kind.
+    #[error("expected {API_VERSION} AdmissionReview, got {api_version} {kind}")]
+    Kind { api_version: String, kind: String },
+}
+
 impl<'a> AdmissionReview<'a> {
-    pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, String> {
-        let review: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, ParseError> {
+        let review: Self = serde_json::from_slice(bytes)?;
         if review.api_version != API_VERSION || review.kind != "AdmissionReview" {
-            return Err(format!(
-                "expected {API_VERSION} AdmissionReview, got {} {}",
-                review.api_version, review.kind
-            ));
+            let (api_version, kind) = (review.api_version.into_owned(), review.kind.into_owned());
+            return Err(ParseError::Kind { api_version, kind });
         }
         Ok(review)
     }

@@ -5,14 +5,18 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
+/// Text that is not a duration, or that is longer than a [`Duration`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected a duration such as 500ms, 30s, 10m or 1h30m")]
+pub struct DurationError;
+
 /// Parses a duration. The error states the expected format.
-pub fn parse(text: &str) -> Result<Duration, String> {
-    let wrong = || "expected a duration such as 500ms, 30s, 10m or 1h30m".to_owned();
+pub fn parse(text: &str) -> Result<Duration, DurationError> {
     let mut total = Duration::ZERO;
     let mut rest = text;
     while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
-        let number: f64 = rest[..digits].parse().map_err(|_| wrong())?;
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or(DurationError)?;
+        let number: f64 = rest[..digits].parse().map_err(|_| DurationError)?;
         rest = &rest[digits..];
         let end = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
         let unit = match &rest[..end] {
@@ -20,13 +24,13 @@ pub fn parse(text: &str) -> Result<Duration, String> {
             "s" => 1.0,
             "m" => 60.0,
             "h" => 3600.0,
-            _ => return Err(wrong()),
+            _ => return Err(DurationError),
         };
-        let part = Duration::try_from_secs_f64(number * unit).map_err(|_| wrong())?;
-        total = total.checked_add(part).ok_or_else(wrong)?;
+        let part = Duration::try_from_secs_f64(number * unit).map_err(|_| DurationError)?;
+        total = total.checked_add(part).ok_or(DurationError)?;
         rest = &rest[end..];
     }
-    if text.is_empty() { Err(wrong()) } else { Ok(total) }
+    if text.is_empty() { Err(DurationError) } else { Ok(total) }
 }
 
 /// Formats a duration for [`parse`], in whole seconds or, below one second, in milliseconds.

@@ -32,7 +32,7 @@ pub struct SettingsChecker {
 
 impl SettingsChecker {
     /// Adds a problem with a single value.
-    pub fn problem(&mut self, setting: &str, value: &str, expected: &str) {
+    pub fn problem(&mut self, setting: &str, value: &str, expected: &(impl fmt::Display + ?Sized)) {
         self.report(format!("{setting}: {value:?}: {expected}"));
     }
 

@@ -357,10 +357,14 @@ pub(super) struct SpecArgs {
     pub(super) ttl: Option<Duration>,
 }
 
-fn parse_labels(text: &str) -> Result<BTreeMap<String, String>, String> {
+/// Item of a list of labels that is not `KEY=VALUE`.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0:?}: expected KEY=VALUE")]
+struct LabelError(String);
+
+fn parse_labels(text: &str) -> Result<BTreeMap<String, String>, LabelError> {
     let pair = |item: &str| {
-        let (key, value) =
-            item.split_once('=').ok_or_else(|| format!("{item:?}: expected KEY=VALUE"))?;
+        let (key, value) = item.split_once('=').ok_or_else(|| LabelError(item.to_owned()))?;
         Ok((key.trim().to_owned(), value.trim().to_owned()))
     };
     prewarmer_core::comma_separated(text).map(pair).collect()

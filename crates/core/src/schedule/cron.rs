@@ -7,6 +7,26 @@ use jiff::{Timestamp, Zoned, tz::TimeZone};
 const NICKNAMES: [&str; 7] =
     ["@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"];
 
+const EXPECTED: &str = "expected minute, hour, day of the month, month and day of the week, such as \"30 2 * * MON-FRI\", or \
+     @hourly, @daily, @weekly, @monthly, @yearly";
+
+/// Error of a cron expression or its time zone. The text describes what is expected.
+#[derive(Debug, thiserror::Error)]
+pub enum CronError {
+    /// Neither five fields nor a known nickname.
+    #[error("{EXPECTED}")]
+    Format,
+    /// Invalid field.
+    #[error("{0}; {EXPECTED}")]
+    Field(#[source] croner::errors::CronError),
+    /// Name that the IANA database does not contain.
+    #[error("unknown time zone: expected a name such as UTC or Europe/Berlin")]
+    TimeZone,
+    /// Expression without any scheduled time.
+    #[error("the expression never matches: no such day in any year")]
+    NeverMatches,
+}
+
 /// Cron expression in a time zone.
 #[derive(Debug, Clone)]
 pub struct Cron {
@@ -15,32 +35,31 @@ pub struct Cron {
 }
 
 /// Returns the time zone of that name in the IANA database; UTC where the name is empty.
-pub fn parse_time_zone(name: &str) -> Result<TimeZone, String> {
+pub fn parse_time_zone(name: &str) -> Result<TimeZone, CronError> {
     if name.is_empty() {
         return Ok(TimeZone::UTC);
     }
-    TimeZone::get(name)
-        .map_err(|_| "unknown time zone: expected a name such as UTC or Europe/Berlin".into())
+    TimeZone::get(name).map_err(|_| CronError::TimeZone)
 }
 
 impl Cron {
     /// Parses five fields, or a nickname such as `@daily`. The error describes what is expected.
-    pub fn parse(text: &str, zone: &str) -> Result<Self, String> {
-        let expected = "expected minute, hour, day of the month, month and day of the week, such as \"30 2 * * MON-FRI\", or \
-                        @hourly, @daily, @weekly, @monthly, @yearly";
+    pub fn parse(text: &str, zone: &str) -> Result<Self, CronError> {
         let text = text.trim();
-        if text.starts_with('@') && !NICKNAMES.contains(&text.to_lowercase().as_str()) {
-            return Err(expected.into());
-        }
-        if !text.starts_with('@') && text.split_whitespace().count() != 5 {
-            return Err(expected.into());
+        let well_formed = if text.starts_with('@') {
+            NICKNAMES.contains(&text.to_lowercase().as_str())
+        } else {
+            text.split_whitespace().count() == 5
+        };
+        if !well_formed {
+            return Err(CronError::Format);
         }
         let parser =
             CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
-        let fields = parser.parse(text).map_err(|error| format!("{error}; {expected}"))?;
+        let fields = parser.parse(text).map_err(CronError::Field)?;
         let cron = Self { fields, zone: parse_time_zone(zone)? };
         if cron.next_time(Timestamp::UNIX_EPOCH).is_none() {
-            return Err("the expression never matches: no such day in any year".into());
+            return Err(CronError::NeverMatches);
         }
         Ok(cron)
     }
@@ -156,7 +175,7 @@ mod tests {
     #[case("a b c d e")]
     #[case("*/0 * * * *")]
     fn invalid_expressions_are_rejected(#[case] cron: &str) {
-        let error = Cron::parse(cron, "").unwrap_err();
+        let error = Cron::parse(cron, "").unwrap_err().to_string();
         assert!(error.contains("expected") || error.contains("no such day"), "{error}");
     }
 
@@ -167,7 +186,7 @@ mod tests {
                 && parse_time_zone("").is_ok()
                 && parse_time_zone("UTC").is_ok()
         );
-        assert!(Cron::parse("@daily", "Mars/Olympus").unwrap_err().contains("time zone"));
+        assert!(matches!(Cron::parse("@daily", "Mars/Olympus"), Err(CronError::TimeZone)));
     }
 
     proptest! {

@@ -12,7 +12,7 @@ mod naming;
 pub use prewarmer_api::schedule::*;
 
 pub use self::{
-    cron::{Cron, parse_time_zone},
+    cron::{Cron, CronError, parse_time_zone},
     decide::{ExecutionOutcome, ExecutionTask, ManualDecision, decide_manual},
     execution::{ScheduleExecution, execution_of},
     naming::{
@@ -31,7 +31,7 @@ pub fn validate_spec(spec: &PrewarmScheduleSpec) -> Vec<FieldError> {
     let mut problems = Vec::new();
     let zone = spec.time_zone.as_deref().unwrap_or_default();
     if let Err(reason) = parse_time_zone(zone) {
-        problems.push(FieldError::new("spec.timeZone", zone, &reason));
+        problems.push(FieldError::new("spec.timeZone", zone, &reason.to_string()));
     }
     if spec.schedule.len() > MAX_CRON {
         problems.push(FieldError::new(
@@ -40,7 +40,7 @@ pub fn validate_spec(spec: &PrewarmScheduleSpec) -> Vec<FieldError> {
             &format!("expected at most {MAX_CRON} characters"),
         ));
     } else if let Err(reason) = Cron::parse(&spec.schedule, "") {
-        problems.push(FieldError::new("spec.schedule", &spec.schedule, &reason));
+        problems.push(FieldError::new("spec.schedule", &spec.schedule, &reason.to_string()));
     }
     let of_task = validate(&spec.task_template.spec).err().unwrap_or_default();
     problems.extend(of_task.into_iter().map(|problem| {

@@ -154,7 +154,7 @@ pub fn validate(spec: &PrewarmTaskSpec) -> Result<ValidTask, Vec<FieldError>> {
                 min_text(least),
                 most.as_secs() / 3600
             ),
-            Err(error) => error,
+            Err(error) => error.to_string(),
         };
         problems.push(FieldError::new(&format!("spec.{field}"), text, &problem));
         Duration::ZERO

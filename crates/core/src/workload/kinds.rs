@@ -42,6 +42,17 @@ pub struct WorkloadKind {
     pub(super) location: TemplateLocation,
 }
 
+/// Error of a setting that names a kind.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KindError {
+    /// Text that is not `GROUP/VERSION/KIND[/PLURAL]=PATH`.
+    #[error("expected GROUP/VERSION/KIND=PATH, such as argoproj.io/v1alpha1/Rollout=spec.template")]
+    Format,
+    /// Path of the pod template that cannot be parsed.
+    #[error("invalid path {0:?}: expected fields separated by dots, with [*] for every item")]
+    Path(String),
+}
+
 /// Group, version, kind, resource and template location.
 const BUILT_IN: &[(&str, &str, &str, &str, TemplateLocation)] = &[
     ("apps", "v1", "Deployment", "deployments", TemplateLocation::Template),
@@ -58,21 +69,19 @@ impl WorkloadKind {
     /// Parses a setting: `GROUP/VERSION/KIND[/PLURAL]=PATH`. Fields of the path are separated by
     /// dots; `[*]` after a field selects every item of a list, such as
     /// `jobset.x-k8s.io/v1alpha2/JobSet=spec.replicatedJobs[*].template.spec.template`.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let expected =
-            "expected GROUP/VERSION/KIND=PATH, such as argoproj.io/v1alpha1/Rollout=spec.template";
-        let (name, path) = text.split_once('=').ok_or(expected)?;
+    pub fn parse(text: &str) -> Result<Self, KindError> {
+        let (name, path) = text.split_once('=').ok_or(KindError::Format)?;
         let parts: Vec<&str> = name.split('/').map(str::trim).collect();
         let (group, version, kind, plural) = match parts[..] {
             [group, version, kind] => (group, version, kind, None),
             [group, version, kind, plural] => (group, version, kind, Some(plural)),
-            _ => return Err(expected.into()),
+            _ => return Err(KindError::Format),
         };
         let word =
             |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-'));
         let names = [group, version, kind].into_iter().chain(plural);
         if !names.clone().all(word) || names.clone().any(str::is_empty) || !group.contains('.') {
-            return Err(expected.into());
+            return Err(KindError::Format);
         }
         let guessed = || ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind)).plural;
         Ok(Self {
@@ -120,14 +129,12 @@ impl WorkloadKind {
     }
 }
 
-fn parse_path(path: &str) -> Result<Vec<PathStep>, String> {
+fn parse_path(path: &str) -> Result<Vec<PathStep>, KindError> {
     let mut steps = Vec::new();
     for part in path.trim_start_matches('.').split('.') {
         let (field, each) = part.strip_suffix("[*]").map_or((part, false), |field| (field, true));
         if field.is_empty() || field.contains(['[', ']', '*']) {
-            return Err(format!(
-                "invalid path {path:?}: expected fields separated by dots, with [*] for every item"
-            ));
+            return Err(KindError::Path(path.to_owned()));
         }
         steps.push(PathStep::Field(field.into()));
         if each {
@@ -241,7 +248,7 @@ mod tests {
     #[case("argoproj.io//Rollout=spec.template")]
     #[case("argo'proj.io/v1/Rollout=spec.template")]
     fn rejects_invalid_settings(#[case] text: &str) {
-        assert!(WorkloadKind::parse(text).unwrap_err().contains("expected"));
+        assert!(WorkloadKind::parse(text).unwrap_err().to_string().contains("expected"));
     }
 
     #[test]

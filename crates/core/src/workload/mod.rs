@@ -33,7 +33,7 @@ pub use context::{
 pub use extract::{
     DEFAULT_NAMESPACE, ExtractError, Extracted, ManifestLimits, ParsedManifest, extract_documents,
 };
-pub use kinds::{WorkloadKind, WorkloadKinds};
+pub use kinds::{KindError, WorkloadKind, WorkloadKinds};
 pub use policy::{DefaultMode, MAX_IMAGES, Policy, PolicySettings, WarmDecision};
 pub use view::{ConditionView, MetadataView, ObjectView, Owner, StatusView};
 
