@@ -150,7 +150,8 @@ async fn forged_reviews_create_no_tasks() {
         full_body(review(&victim.name, &metadata, &one_container("attacker.example/100gb:1"))),
     )
     .await;
-    assert_eq!((status, &answer["response"]["allowed"]), (StatusCode::OK, &json!(true)));
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(answer["response"]["allowed"], true);
     tokio::time::sleep(Duration::from_secs(3)).await;
     expect_tasks_for(&victim, &["slow-web:1"]).await;
 
@@ -179,10 +180,8 @@ async fn forged_reviews_create_no_tasks() {
                     full_body(review(&namespace, &metadata, &one_container(&image))),
                 )
                 .await;
-                assert_eq!(
-                    (status, &answer["response"]["allowed"]),
-                    (StatusCode::OK, &json!(true))
-                );
+                assert_eq!(status, StatusCode::OK);
+                assert_eq!(answer["response"]["allowed"], true);
             }
         });
     }
@@ -237,7 +236,8 @@ async fn send_small_reviews(
             &one_container("small:1"),
         ));
         let (status, answer) = post(&mut sender, body).await;
-        assert_eq!((status, &answer["response"]["allowed"]), (StatusCode::OK, &json!(true)));
+        assert_eq!(status, StatusCode::OK);
+        assert_eq!(answer["response"]["allowed"], true);
         took.push(begun.elapsed());
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -289,10 +289,8 @@ async fn large_and_slow_reviews_do_not_delay_others() {
             for _ in 0..3 {
                 let begun = Instant::now();
                 let (status, answer) = post(&mut sender, full_body(heavy.clone())).await;
-                assert_eq!(
-                    (status, &answer["response"]["allowed"]),
-                    (StatusCode::OK, &json!(true))
-                );
+                assert_eq!(status, StatusCode::OK);
+                assert_eq!(answer["response"]["allowed"], true);
                 took.push(begun.elapsed());
             }
             took

@@ -265,14 +265,10 @@ async fn run_with_workloads_and_manifests() {
         serde_json::from_str(&text).unwrap()
     };
     let task = plan(&["run", "deploy/web", "--batch-size", "25%"]);
-    assert_eq!(
-        (&task["spec"]["images"], &task["spec"]["priority"]),
-        (&json!(["registry.example/web:1"]), &json!(9))
-    );
-    assert_eq!(
-        (&task["spec"]["batchSize"], &task["metadata"]["namespace"]),
-        (&json!("25%"), &json!(namespace.name))
-    );
+    assert_eq!(task["spec"]["images"], json!(["registry.example/web:1"]));
+    assert_eq!(task["spec"]["priority"], 9);
+    assert_eq!(task["spec"]["batchSize"], "25%");
+    assert_eq!(task["metadata"]["namespace"], namespace.name);
     let manifest = serde_json::to_string(&object).unwrap();
     let both = format!(
         "{manifest}\n---\n{{\"apiVersion\": \"v1\", \"kind\": \"ConfigMap\", \"metadata\": {{\"name\": \"x\"}}}}"

@@ -41,14 +41,17 @@ async fn create_poll_list_and_cancel() {
     let id = made.body["taskId"].as_str().unwrap().to_owned();
     assert!(id.starts_with("task-20") && id.len() == 29, "{id}");
     assert_eq!(made.header("location"), format!("/api/v1/tasks/{id}"));
-    assert_eq!((&made.body["status"], &made.body["batchSize"]), (&json!("pending"), &json!(40)));
+    assert_eq!(made.body["status"], "pending");
+    assert_eq!(made.body["batchSize"], 40, "{made:?}");
     assert_eq!(made.body["images"], body["images"]);
     assert!(made.body["createdAt"].is_string() && made.body["message"].is_string());
     let task = wait_until_ended(&caller, &namespace, &id).await;
     assert_eq!(task["status"], "completed", "{task:#}");
     let progress = &task["progress"];
-    assert_eq!((&progress["totalNodes"], &progress["completedNodes"]), (&json!(120), &json!(120)));
-    assert_eq!((&progress["currentBatch"], &progress["totalBatches"]), (&json!(3), &json!(3)));
+    assert_eq!(progress["totalNodes"], 120);
+    assert_eq!(progress["completedNodes"], 120);
+    assert_eq!(progress["currentBatch"], 3);
+    assert_eq!(progress["totalBatches"], 3);
     assert_eq!(progress["percentage"].to_string(), "100.0");
     assert!(task["startedAt"].is_string() && task["finishedAt"].is_string());
     assert_eq!(task["failedNodeDetails"], json!([]));
@@ -59,23 +62,20 @@ async fn create_poll_list_and_cancel() {
     let asked = &object.annotations()["prewarm.io/created-by"];
     assert_eq!(*asked, format!("user:system:serviceaccount:{}:editor", namespace.name));
     let again = caller.delete(&format!("/tasks/{id}")).await;
-    assert_eq!((again.code, &again.body["status"]), (409, &json!("completed")), "{again:?}");
+    assert_eq!(again.code, 409, "{again:?}");
+    assert_eq!(again.body["status"], "completed", "{again:?}");
     let list = caller.get("/tasks?status=completed&limit=20&offset=0").await;
-    assert_eq!(
-        (&list.body["total"], &list.body["limit"], &list.body["offset"]),
-        (&json!(1), &json!(20), &json!(0))
-    );
+    assert_eq!(list.body["total"], 1, "{list:?}");
+    assert_eq!(list.body["limit"], 20, "{list:?}");
+    assert_eq!(list.body["offset"], 0, "{list:?}");
     assert_eq!(list.body["tasks"][0], task);
     assert_eq!(
         caller.get("/tasks?status=running&limit=20&offset=0").await.body["tasks"],
         json!([])
     );
     let stats = caller.get("/stats").await.body;
-    assert_eq!(
-        (&stats["tasks"]["completed"], &stats["successRate"]),
-        (&json!(1), &json!(100.0)),
-        "{stats}"
-    );
+    assert_eq!(stats["tasks"]["completed"], 1, "{stats}");
+    assert_eq!(stats["successRate"], 100.0, "{stats}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -92,14 +92,12 @@ async fn cancel_is_visible_to_kubectl() {
     };
     namespace.eventually("a running task", TASK_TIMEOUT, running).await;
     let cancelled = caller.delete(&format!("/tasks/{id}")).await;
-    assert_eq!(
-        (cancelled.code, &cancelled.body["status"]),
-        (200, &json!("cancelled")),
-        "{cancelled:?}"
-    );
+    assert_eq!(cancelled.code, 200, "{cancelled:?}");
+    assert_eq!(cancelled.body["status"], "cancelled", "{cancelled:?}");
     assert_eq!(wait_until_ended(&caller, &namespace, &id).await["status"], "cancelled");
     let again = caller.delete(&format!("/tasks/{id}")).await;
-    assert_eq!((again.code, &again.body["status"]), (409, &json!("cancelled")));
+    assert_eq!(again.code, 409, "{again:?}");
+    assert_eq!(again.body["status"], "cancelled");
     assert_eq!(namespace.status(&id).phase, Phase::Cancelled);
     // In the other direction, REST shows and cancels a task that kubectl created.
     namespace.apply_task("by-hand", &json!({"images": ["b:1"], "suspend": true}));
@@ -165,7 +163,9 @@ async fn list_is_newest_first_with_stable_pages() {
         caller.send(caller.request("GET", "/tasks/t0").header("if-none-match", "\"other\"")).await;
     let own = known.header("etag").to_owned();
     let known = caller.send(caller.request("GET", "/tasks/t0").header("if-none-match", &own)).await;
-    assert_eq!((known.code, &known.body, known.header("etag")), (304, &json!(""), own.as_str()));
+    assert_eq!(known.code, 304, "{known:?}");
+    assert_eq!(known.body, "");
+    assert_eq!(known.header("etag"), own.as_str(), "{known:?}");
     assert!(tag.starts_with("W/"));
 }
 
@@ -191,16 +191,12 @@ async fn idempotency_key_creates_one_task() {
     assert!(answers.iter().all(|answer| answer.code == 201), "{answers:?}");
     let ids: HashSet<&str> =
         answers.iter().map(|answer| answer.body["taskId"].as_str().unwrap()).collect();
-    assert_eq!((ids.len(), namespace.get("prewarmtasks").len()), (1, 1));
+    assert_eq!(ids.len(), 1);
+    assert_eq!(namespace.get("prewarmtasks").len(), 1);
     // A task created on one replica is visible on the other at once.
     let id = ids.into_iter().next().unwrap();
-    assert_eq!(
-        (
-            caller.get(&format!("/tasks/{id}")).await.code,
-            other.get(&format!("/tasks/{id}")).await.code
-        ),
-        (200, 200)
-    );
+    assert_eq!(caller.get(&format!("/tasks/{id}")).await.code, 200);
+    assert_eq!(other.get(&format!("/tasks/{id}")).await.code, 200);
     let fresh = caller.create_task(&body).await;
     assert_eq!(other.get(&format!("/tasks/{fresh}")).await.code, 200);
     let changed = json!({"images": ["b:1"]});
@@ -236,11 +232,8 @@ async fn extract_explains_manifest_without_changes() {
     let answer = caller.post("/tasks:extract", &web).await;
     assert_eq!(answer.code, 200, "{answer:?}");
     let workload = &answer.body["workloads"][0];
-    assert_eq!(
-        (&workload["workload"], &workload["verdict"]),
-        (&json!("Deployment/web"), &json!("wanted")),
-        "{workload:#}"
-    );
+    assert_eq!(workload["workload"], "Deployment/web", "{workload:#}");
+    assert_eq!(workload["verdict"], "wanted", "{workload:#}");
     assert_eq!(workload["images"], json!(["shop/web:1"]));
     assert!(workload["nodeCount"].is_null(), "a caller without permission got nodes");
     let token = account_token_with_nodes(cluster, &namespace, "nodes", &["create"]);
@@ -254,11 +247,8 @@ async fn extract_explains_manifest_without_changes() {
         .body(yaml);
     let answer = seer.send(request).await;
     let workload = &answer.body["workloads"][0];
-    assert_eq!(
-        (&workload["nodeCount"], &workload["nodeNames"]),
-        (&json!(1), &json!(["node-0001"])),
-        "{answer:?}"
-    );
+    assert_eq!(workload["nodeCount"], 1, "{answer:?}");
+    assert_eq!(workload["nodeNames"], json!(["node-0001"]), "{answer:?}");
     assert_eq!(answer.body["skipped"], json!(["Service/s"]));
     let nodes = seer.get("/nodes?limit=1000").await;
     assert!(
@@ -309,7 +299,8 @@ async fn ended_task_is_retried_on_the_nodes_that_are_not_warm() {
     let warm = caller.create_task(&warm).await;
     wait_until_ended(&caller, &namespace, &warm).await;
     let nothing = caller.post(&format!("/tasks/{warm}/retry"), &json!({})).await;
-    assert_eq!((nothing.code, &nothing.body["status"]), (409, &json!("completed")), "{nothing:?}");
+    assert_eq!(nothing.code, 409, "{nothing:?}");
+    assert_eq!(nothing.body["status"], "completed", "{nothing:?}");
     assert_eq!(caller.post("/tasks/none/retry", &json!({})).await.code, 404);
 }
 
@@ -591,7 +582,8 @@ async fn idempotency_key_outlives_deleted_but_not_rejected_task() {
     assert_eq!(make("once", &body).await.body["taskId"], json!(id));
     namespace.kubectl(&["delete", "prewarmtask", &id, "--wait"], "");
     let gone = make("once", &body).await;
-    assert_eq!((gone.code, &gone.body["status"]), (409, &json!("deleted")), "{gone:?}");
+    assert_eq!(gone.code, 409, "{gone:?}");
+    assert_eq!(gone.body["status"], "deleted", "{gone:?}");
     assert!(namespace.get("prewarmtasks").is_empty(), "the deleted task was created again");
     // A quota rejects the task; the key can be used again when the quota allows it.
     let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"},

@@ -55,18 +55,18 @@ async fn status_codes_of_rejected_requests() {
     );
     let elsewhere =
         caller.post("/tasks", &json!({"images": ["a:1"], "namespace": "kube-system"})).await;
-    assert_eq!((elsewhere.code, elsewhere.invalid_fields()), (400, vec!["namespace"]));
+    assert_eq!(elsewhere.code, 400, "{elsewhere:?}");
+    assert_eq!(elsewhere.invalid_fields(), ["namespace"], "{elsewhere:?}");
     let local = caller
         .post("/tasks", &json!({"images": ["a:1"], "webhookUrl": "http://localhost:1/"}))
         .await;
-    assert_eq!((local.code, local.invalid_fields()), (400, vec!["webhookUrl"]));
+    assert_eq!(local.code, 400, "{local:?}");
+    assert_eq!(local.invalid_fields(), ["webhookUrl"], "{local:?}");
 
     // 401, with the authentication scheme.
     let answer = nobody.get("/tasks").await;
-    assert_eq!(
-        (answer.code, answer.header("www-authenticate")),
-        (401, "Bearer realm=\"prewarmer\"")
-    );
+    assert_eq!(answer.code, 401, "{answer:?}");
+    assert_eq!(answer.header("www-authenticate"), "Bearer realm=\"prewarmer\"");
     assert_eq!(caller.with_token("nonsense").get("/tasks").await.code, 401);
 
     // 403 for a caller that may only read.
@@ -82,7 +82,8 @@ async fn status_codes_of_rejected_requests() {
 
     // 404, with the ID, for any characters in the ID.
     let answer = caller.get("/tasks/nightly").await;
-    assert_eq!((answer.code, &answer.body["taskId"]), (404, &json!("nightly")));
+    assert_eq!(answer.code, 404, "{answer:?}");
+    assert_eq!(answer.body["taskId"], "nightly");
     for id in [
         "..%2f..%2fstats",
         "%00",
@@ -109,7 +110,8 @@ async fn status_codes_of_rejected_requests() {
     let answer = caller.send(caller.request("PATCH", "/tasks")).await;
     let mut allowed: Vec<&str> = answer.header("allow").split(',').collect();
     allowed.sort_unstable();
-    assert_eq!((answer.code, allowed), (405, vec!["GET", "HEAD", "POST"]), "{answer:?}");
+    assert_eq!(answer.code, 405, "{answer:?}");
+    assert_eq!(allowed, ["GET", "HEAD", "POST"], "{answer:?}");
     assert!(answer.body["error"].is_string());
     let answer = nobody.send(nobody.request("OPTIONS", "/tasks")).await;
     assert!(answer.code == 204 && answer.header("allow").contains("POST"), "{answer:?}");
@@ -133,7 +135,9 @@ async fn status_codes_of_rejected_requests() {
 
     // HEAD, request IDs, compression, and no side effects.
     let head = caller.send(caller.request("HEAD", "/tasks").header("x-request-id", "mine-1")).await;
-    assert_eq!((head.code, &head.body, head.header("x-request-id")), (200, &json!(""), "mine-1"));
+    assert_eq!(head.code, 200, "{head:?}");
+    assert_eq!(head.body, "");
+    assert_eq!(head.header("x-request-id"), "mine-1");
     let other = caller
         .send(
             caller
@@ -300,7 +304,8 @@ async fn api_tokens_are_limited_to_their_scope() {
 
     tokio::time::sleep(Duration::from_secs(1)).await;
     let expired = caller.with_token(&brief).get("/tasks").await;
-    assert_eq!((expired.code, &expired.body["error"]), (401, &json!("the API token has expired")));
+    assert_eq!(expired.code, 401, "{expired:?}");
+    assert_eq!(expired.body["error"], "the API token has expired");
     let forged = format!("{}x", &shop[..shop.len() - 1]);
     assert_eq!(caller.with_token(&forged).get("/tasks").await.code, 401);
     // The task is unchanged.

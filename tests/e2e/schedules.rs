@@ -13,7 +13,7 @@ use prewarmer_test_support::{
     rest::RestClient,
     server::Server,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::TestCluster;
 
@@ -83,14 +83,14 @@ async fn schedule_lifecycle() {
     let made = caller.post("/scheduled-tasks", &body).await;
     assert_eq!(made.code, 201, "{made:?}");
     let view = &made.body;
-    assert_eq!(
-        (&view["timezone"], &view["overlapPolicy"], &view["nextExecutionAt"]),
-        (&json!("UTC"), &json!("queue"), &json!(null))
-    );
+    assert_eq!(view["timezone"], "UTC");
+    assert_eq!(view["overlapPolicy"], "queue");
+    assert_eq!(view["nextExecutionAt"], Value::Null);
     assert_eq!(view["taskConfig"]["images"], json!(["a:1"]));
     let path = format!("/scheduled-tasks/{}", view["id"].as_str().unwrap());
     let list = caller.get("/scheduled-tasks?enabled=false&limit=20").await;
-    assert_eq!((&list.body["total"], &list.body["tasks"][0]["id"]), (&json!(1), &view["id"]));
+    assert_eq!(list.body["total"], 1, "{list:?}");
+    assert_eq!(list.body["tasks"][0]["id"], view["id"], "{list:?}");
     assert!(
         caller.put(&format!("{path}/enable"), &json!({})).await.body["nextExecutionAt"].is_string()
     );
@@ -104,9 +104,11 @@ async fn schedule_lifecycle() {
     assert_eq!(run.code, 202, "{run:?}");
     let task = run.body["taskId"].as_str().unwrap().to_owned();
     let waits = caller.post(&format!("{path}/trigger"), &json!({})).await;
-    assert_eq!((waits.code, &waits.body["taskId"]), (202, &json!(null)), "{waits:?}");
+    assert_eq!(waits.code, 202, "{waits:?}");
+    assert_eq!(waits.body["taskId"], Value::Null, "{waits:?}");
     let refused = caller.post(&format!("{path}/trigger"), &json!({})).await;
-    assert_eq!((refused.code, &refused.body["status"]), (409, &json!("running")), "{refused:?}");
+    assert_eq!(refused.code, 409, "{refused:?}");
+    assert_eq!(refused.body["status"], "running", "{refused:?}");
     let executions = format!("{path}/executions");
     let running = || async {
         let first = caller.get(&format!("{executions}/1")).await;
@@ -119,10 +121,9 @@ async fn schedule_lifecycle() {
         (all.as_array()?.len() == 2 && all[1]["status"] == "failed").then_some(all)
     };
     let all = namespace.eventually("start of the queued execution", TASK_TIMEOUT, two).await;
-    assert_eq!(
-        (&all[0]["id"], &all[0]["trigger"], &all[0]["status"]),
-        (&json!(2), &json!("manual"), &json!("running"))
-    );
+    assert_eq!(all[0]["id"], 2);
+    assert_eq!(all[0]["trigger"], "manual");
+    assert_eq!(all[0]["status"], "running");
     assert!(all[1]["finishedAt"].is_string() && all[1]["durationSeconds"].is_number(), "{all:#}");
     let second = all[0]["taskId"].as_str().unwrap().to_owned();
 
@@ -142,11 +143,8 @@ async fn schedule_lifecycle() {
             &json!({"cronExpr": "nightly", "taskConfig": {"images": []}, "timezone": "Mars"}),
         )
         .await;
-    assert_eq!(
-        (wrong.code, wrong.invalid_fields()),
-        (400, vec!["cronExpr", "taskConfig.images", "timezone"]),
-        "{wrong:?}"
-    );
+    assert_eq!(wrong.code, 400, "{wrong:?}");
+    assert_eq!(wrong.invalid_fields(), ["cronExpr", "taskConfig.images", "timezone"], "{wrong:?}");
     let object = json!({"apiVersion": "prewarm.io/v1alpha1", "kind": "PrewarmSchedule",
         "metadata": {"name": "bad", "namespace": namespace.name},
         "spec": {"schedule": "61 * * * *", "taskTemplate": {"spec": {"images": ["UPPER/x"]}}}});
@@ -184,7 +182,8 @@ async fn kubectl_and_rest_show_same_schedule() {
         (view.code == 200 && view.body["cronExpr"] == "@hourly").then_some(view.body)
     };
     let view = namespace.eventually("the schedule created with kubectl", TASK_TIMEOUT, seen).await;
-    assert_eq!((&view["name"], &view["createdBy"]), (&json!("nightly"), &json!("kubectl")));
+    assert_eq!(view["name"], "nightly");
+    assert_eq!(view["createdBy"], "kubectl");
     assert_eq!(view["taskConfig"]["images"], json!(["b:1"]));
     let planned = || async { namespace.schedule("nightly").status?.next_schedule_time };
     let next =
