@@ -23,6 +23,11 @@ pub(super) fn parse(bytes: &[u8], most: usize) -> Result<Value, serde_json::Erro
     Ok(value)
 }
 
+/// Checks that JSON contains at most `most` values; field names count too.
+pub(super) fn check(value: &Value, most: usize) -> Result<(), serde_json::Error> {
+    BoundedSeed { left: &Cell::new(most), most }.deserialize(value).map(drop)
+}
+
 /// Deserializer seed that counts values down as they are read.
 #[derive(Clone, Copy)]
 struct BoundedSeed<'a> {

@@ -8,6 +8,7 @@ use super::{
     Api,
     auth::{Caller, Permission},
     body::{self, JsonBody},
+    bounded_json::{self, MAX_VALUES},
     error::ApiError,
     request::is_dns_label,
 };
@@ -37,6 +38,8 @@ pub(super) async fn authorize_form(
     body: &mut Value,
 ) -> Result<String, ApiError> {
     authorize_known_namespace(api, caller, deed, None).await?;
+    bounded_json::check(body, MAX_VALUES)
+        .map_err(|error| ApiError::invalid_field("", format!("the form is not valid: {error}")))?;
     authorize_body(api, caller, deed, None, body).await
 }
 

@@ -313,6 +313,10 @@ async fn rejected_form_keeps_its_values() {
         page.matches("aria-invalid").count() == 3 && page.contains("<details class=\"more\" open>"),
         "{page}"
     );
+    let body = format!("images={}&key=k1", "a,".repeat(30_000));
+    let response = call("POST", "/ui/tasks", &[SAME_ORIGIN, cookie], &body).await;
+    assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+    assert!(text(response).await.contains("it contains more than 20000 values"));
     let (_, page) = get("/ui/tasks?namespace=No_Name", READER).await;
     assert!(page.contains("is not a valid namespace name"));
 }
