@@ -15,6 +15,7 @@
 //! The decisions are in [`prewarmer_core`], which does no I/O. Each module here has one purpose; its
 //! `mod.rs` states its inputs, its outputs and the modules it may use.
 //! `docs/develop/architecture.md` lists them.
+#![deny(unreachable_pub)]
 #![cfg_attr(
     test,
     allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unwrap_in_result)
@@ -23,29 +24,29 @@
 pub mod api;
 pub mod cluster_context;
 pub mod config;
-pub mod controller;
-pub mod egress;
+mod controller;
+mod egress;
 mod informer;
-pub mod intake;
+mod intake;
 mod kube_requests;
-pub mod leader;
+mod leader;
 pub mod manifests;
-pub mod metrics;
+mod metrics;
 #[cfg(test)]
 mod mock_api;
-pub mod node_checks;
-pub mod notify;
-pub mod pod_start;
-pub mod schedule;
+mod node_checks;
+mod notify;
+mod pod_start;
+mod schedule;
 pub mod serve;
-pub mod server;
-pub mod store;
+mod server;
+mod store;
 pub mod supervise;
 pub mod telemetry;
 pub mod token;
 pub mod trace;
 pub mod webhook;
-pub mod workload_watch;
+mod workload_watch;
 
 use prewarmer_cli::scope;
 

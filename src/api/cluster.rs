@@ -128,7 +128,7 @@ impl<'a> NodeSelection<'a> {
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own, under its own name")]
-pub struct NodeView {
+pub(super) struct NodeView {
     /// Name of the node.
     pub name: String,
     /// True when a task without tolerations would use the node now.
@@ -153,7 +153,7 @@ pub struct NodeView {
 
 /// Page of nodes.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-pub struct NodeList {
+pub(super) struct NodeList {
     /// Nodes, sorted by name.
     pub nodes: Vec<NodeView>,
     /// Number of nodes in all pages.
@@ -232,7 +232,7 @@ pub(super) async fn list_nodes(
 /// Numbers of the tasks and schedules that the caller may list.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Stats {
+pub(super) struct Stats {
     /// Number of tasks by status.
     #[schema(value_type = BTreeMap<String, usize>)]
     pub tasks: BTreeMap<&'static str, usize>,

@@ -35,7 +35,7 @@ impl fmt::Display for Detail {
 /// Body of an error response.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct ErrorBody {
+pub(super) struct ErrorBody {
     /// Problem, and what to do about it.
     pub error: String,
     /// Every invalid field.

@@ -20,7 +20,7 @@ use super::{
 
 /// Page of executions.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-pub struct ExecutionList {
+pub(super) struct ExecutionList {
     /// Executions, newest first.
     pub executions: Vec<ExecutionView>,
     /// Number of executions in all pages.

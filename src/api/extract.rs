@@ -39,7 +39,7 @@ const MAX_NODES: usize = 100;
 /// Images that would be warmed for one pod template.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct ExtractedView {
+pub(super) struct ExtractedView {
     #[serde(flatten)]
     what: Extracted,
     /// Number of nodes that would be warmed now; absent when the caller may not list nodes.
@@ -53,7 +53,7 @@ pub struct ExtractedView {
 
 /// Images that would be warmed for a manifest.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-pub struct ExtractAnswer {
+pub(super) struct ExtractAnswer {
     /// Workloads with images, placement, credentials and number of nodes.
     pub workloads: Vec<ExtractedView>,
     /// Documents that are not workloads.

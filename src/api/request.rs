@@ -63,7 +63,7 @@ fn nodes_schema() -> Schema {
 /// Notification of the end of a task. Exactly one of `url` and `urlFrom` is required.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct NotifyRequest {
+pub(super) struct NotifyRequest {
     /// Address that receives the notification, `http` or `https`. Every user who may read the task
     /// can read it: use `urlFrom` for an address that contains a token.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -84,7 +84,7 @@ pub struct NotifyRequest {
 /// Task to create.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct TaskRequest {
+pub(super) struct TaskRequest {
     /// Image references, 1 to 100, as in a pod.
     #[schema(min_items = 1, max_items = 100, example = json!(["nginx:1.27", "redis:7.4"]))]
     pub images: Vec<String>,
@@ -402,7 +402,7 @@ fn parse_url_source(fields: &mut Fields) -> Option<UrlSource> {
 impl TaskRequest {
     /// Builds the request that would create a task of this spec.
     #[must_use]
-    pub fn from_spec(spec: &PrewarmTaskSpec, namespace: &str) -> Self {
+    pub(super) fn from_spec(spec: &PrewarmTaskSpec, namespace: &str) -> Self {
         let rule = spec.retry.clone().filter(|_| spec.failure_policy == FailurePolicy::Retry);
         let delay = rule.as_ref().and_then(|rule| duration::parse(rule.delay.as_deref()?).ok());
         let to_request = |one: &Notification| NotifyRequest {

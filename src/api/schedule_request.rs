@@ -29,7 +29,7 @@ const OVERLAP_POLICIES: [(&str, OverlapPolicy); 3] = [
 /// Policy for an execution that is due while another one is running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Overlap {
+pub(super) enum Overlap {
     /// The new execution is skipped.
     Skip,
     /// Both executions run.
@@ -55,7 +55,7 @@ impl From<OverlapPolicy> for Overlap {
     dead_code,
     reason = "it is read field by field; this is its documentation, and a test compares the two"
 )]
-pub struct ScheduleRequest {
+pub(super) struct ScheduleRequest {
     /// Display name.
     #[schema(max_length = 200, example = "nightly")]
     pub name: Option<String>,
@@ -92,7 +92,7 @@ pub struct ScheduleRequest {
 /// Schedule.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct ScheduleView {
+pub(super) struct ScheduleView {
     /// Name of its `PrewarmSchedule`.
     pub id: String,
     /// Namespace of the schedule and of its tasks.
@@ -135,7 +135,7 @@ pub struct ScheduleView {
 /// Execution of a schedule.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct ExecutionView {
+pub(super) struct ExecutionView {
     /// Number of the execution, from 1, per schedule.
     pub id: u32,
     /// Name of the schedule.

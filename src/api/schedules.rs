@@ -34,7 +34,7 @@ use super::{
 
 /// Page of schedules.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-pub struct ScheduleList {
+pub(super) struct ScheduleList {
     /// Schedules, sorted by namespace and name.
     pub tasks: Vec<ScheduleView>,
     /// Number of schedules in all pages.
@@ -47,7 +47,7 @@ pub struct ScheduleList {
 
 /// Result of a change of a schedule.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-pub struct ScheduleDone {
+pub(super) struct ScheduleDone {
     /// Name of the schedule.
     pub id: String,
     /// Description of the result.
@@ -57,7 +57,7 @@ pub struct ScheduleDone {
 /// Result of a manual trigger.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Triggered {
+pub(super) struct Triggered {
     /// Name of the schedule.
     pub id: String,
     /// Name of the task of the execution; null while the execution waits for another one.

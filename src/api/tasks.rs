@@ -38,7 +38,7 @@ pub(super) const RESOURCE_VERSION: HeaderName = HeaderName::from_static("x-resou
 /// Created task.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct TaskCreated {
+pub(super) struct TaskCreated {
     /// Name of its `PrewarmTask`.
     pub task_id: String,
     /// Namespace of the task.
@@ -58,7 +58,7 @@ pub struct TaskCreated {
 
 /// Page of tasks.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-pub struct TaskList {
+pub(super) struct TaskList {
     /// Tasks, newest first.
     pub tasks: Vec<TaskView>,
     /// Number of tasks in all pages.
@@ -72,7 +72,7 @@ pub struct TaskList {
 /// Result of a cancellation.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct TaskCancelled {
+pub(super) struct TaskCancelled {
     /// Name of its `PrewarmTask`.
     pub task_id: String,
     /// Status of the task, always `cancelled`.

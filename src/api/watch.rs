@@ -45,7 +45,7 @@ use crate::{
 /// Server-sent event.
 #[derive(Debug, ToSchema)]
 #[allow(dead_code, reason = "it is written line by line; this is its documentation")]
-pub struct TaskEvent {
+pub(super) struct TaskEvent {
     /// ID of the event; a client sends it as `Last-Event-ID` to resume the watch.
     pub id: String,
     /// JSON of a `TaskView`.

@@ -32,8 +32,7 @@ use tokio::{sync::mpsc, time::Instant};
 
 pub(crate) use self::task_feed::TaskSubscription;
 use self::{clock::ServerClock, executor::Executor, recorder::Recorder};
-pub use self::{
-    limits::LimitArgs,
+pub(crate) use self::{
     settings::{ControllerArgs, WorkerArgs},
     task_feed::TaskFeed,
 };
@@ -59,7 +58,7 @@ const ADDRESS_REFRESH_INTERVAL: Duration = Duration::from_secs(15);
 const EVENT_QUEUE_CAPACITY: usize = 10_000;
 
 /// Dependencies of the controller.
-pub struct ControllerDependencies {
+pub(crate) struct ControllerDependencies {
     /// Client of the controller.
     pub client: Client,
     /// Changes of tasks.
@@ -77,7 +76,7 @@ pub struct ControllerDependencies {
 /// Reconciles tasks until the term ends, and sends a heartbeat after each pass. Returns when all
 /// watches have stopped and all requests have completed or were aborted. Fails when a watch stops
 /// before the end of the term.
-pub async fn run(
+pub(crate) async fn run(
     with: ControllerDependencies,
     settings: ControllerSettings,
     term: Term,

@@ -13,7 +13,7 @@ use super::watches::InitialList;
 
 /// Feed of task changes, to which the controller of each term subscribes. Clones share it.
 #[derive(Clone)]
-pub struct TaskFeed(Arc<watch::Sender<Option<TaskSubscription>>>);
+pub(crate) struct TaskFeed(Arc<watch::Sender<Option<TaskSubscription>>>);
 
 impl Default for TaskFeed {
     fn default() -> Self {

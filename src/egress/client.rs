@@ -21,7 +21,7 @@ const MAX_ADDRESSES: usize = 4;
 /// Creates a client that connects only to addresses that the policy allows. It follows no
 /// redirects, uses no proxies (the connections of a proxy cannot be checked) and keeps no
 /// connections. Returns the error of the client builder.
-pub fn http_client(policy: &EgressPolicy, timeout: Duration) -> reqwest::Result<Client> {
+pub(crate) fn http_client(policy: &EgressPolicy, timeout: Duration) -> reqwest::Result<Client> {
     Client::builder()
         .dns_resolver(Arc::new(PolicyResolver::new(policy.clone())))
         .redirect(redirect::Policy::none())
@@ -46,7 +46,7 @@ enum ResolveError {
 /// DNS resolver that returns only allowed addresses, so that the checked address is the one that is
 /// connected to.
 #[derive(Debug, Clone)]
-pub struct PolicyResolver {
+pub(crate) struct PolicyResolver {
     policy: EgressPolicy,
     permits: Arc<Semaphore>,
 }
@@ -54,7 +54,7 @@ pub struct PolicyResolver {
 impl PolicyResolver {
     /// Creates a resolver with this policy.
     #[must_use]
-    pub fn new(policy: EgressPolicy) -> Self {
+    pub(crate) fn new(policy: EgressPolicy) -> Self {
         Self { policy, permits: Arc::new(Semaphore::new(MAX_LOOKUPS)) }
     }
 
@@ -103,7 +103,7 @@ impl Resolve for PolicyResolver {
 /// Reason why a request has no response. The texts are fixed: they contain no data sent by the
 /// server, and no URL, because a URL may contain a token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RequestFailure {
+pub(crate) enum RequestFailure {
     /// Address denied by the policy.
     #[error("{0}")]
     Denied(Denied),
@@ -130,7 +130,7 @@ pub enum RequestFailure {
 impl RequestFailure {
     /// Returns the value of the metrics label.
     #[must_use]
-    pub fn metric_label(&self) -> &'static str {
+    pub(crate) fn metric_label(&self) -> &'static str {
         match self {
             Self::Denied(_) => "denied",
             Self::NameNotFound => "dns",
@@ -145,7 +145,7 @@ impl RequestFailure {
 
 /// Classifies a failed request.
 #[must_use]
-pub fn classify_failure(error: &reqwest::Error) -> RequestFailure {
+pub(crate) fn classify_failure(error: &reqwest::Error) -> RequestFailure {
     let mut next: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(one) = next {
         match one.downcast_ref::<ResolveError>() {
@@ -193,7 +193,7 @@ fn tls_failure(error: &rustls::Error) -> &'static str {
 }
 
 /// Reads a body of at most `limit` bytes. Of a larger body, it reads at most one chunk more.
-pub async fn read_limited(
+pub(crate) async fn read_limited(
     response: &mut Response,
     limit: usize,
 ) -> Result<Vec<u8>, RequestFailure> {

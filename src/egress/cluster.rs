@@ -91,7 +91,7 @@ fn service_networks<'a>(
 
 /// Refreshes the networks of Services until `stop`. Until they are read for the first time, only the
 /// network around the address of the `kubernetes` Service is used.
-pub async fn refresh_service_networks(
+pub(crate) async fn refresh_service_networks(
     client: Client,
     cluster: ClusterNetworks,
     stop: CancellationToken,

@@ -16,9 +16,9 @@ mod cluster;
 mod networks;
 mod policy;
 
-pub use self::{
-    client::{PolicyResolver, RequestFailure, classify_failure, http_client, read_limited},
+pub(crate) use self::{
+    client::{RequestFailure, classify_failure, http_client, read_limited},
     cluster::{ClusterNetworks, refresh_service_networks},
     networks::NetworkSet,
-    policy::{DEFAULT_PORTS, Denied, EgressPolicy, PortSet, is_cluster_name},
+    policy::{DEFAULT_PORTS, Denied, EgressPolicy, PortSet},
 };

@@ -12,13 +12,13 @@ const WIDEN_BITS: u8 = 4;
 
 /// Set of addresses as disjoint networks in ascending order, IPv4 before IPv6.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct NetworkSet(Vec<IpNet>);
+pub(crate) struct NetworkSet(Vec<IpNet>);
 
 impl NetworkSet {
     /// Creates a set and joins networks that overlap or adjoin. A set of more than 20,000 networks
     /// is widened until it is smaller: then it covers more addresses, never fewer.
     #[must_use]
-    pub fn new(networks: &[IpNet]) -> Self {
+    pub(crate) fn new(networks: &[IpNet]) -> Self {
         Self::bounded(networks, MAX_NETWORKS)
     }
 
@@ -33,7 +33,7 @@ impl NetworkSet {
 
     /// Reports whether the set contains the address, in logarithmic time.
     #[must_use]
-    pub fn contains(&self, address: IpAddr) -> bool {
+    pub(crate) fn contains(&self, address: IpAddr) -> bool {
         let after = self.0.partition_point(|network| network.network() <= address);
         after
             .checked_sub(1)
@@ -43,13 +43,13 @@ impl NetworkSet {
 
     /// Returns the number of networks in the set.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 
     /// Reports whether the set is empty.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }

@@ -65,7 +65,7 @@ const IPV4_EMBEDDING_PREFIXES: [(Ipv6Addr, u8); 2] = [
     (Ipv6Addr::new(0x64, 0xff9b, 1, 0, 0, 0, 0, 0), 48),
 ];
 /// Default ports of notifications: HTTP, HTTPS and the usual second port of HTTPS.
-pub const DEFAULT_PORTS: &str = "80,443,8443";
+pub(crate) const DEFAULT_PORTS: &str = "80,443,8443";
 /// Suffixes of names that only the cluster's own DNS resolves, or that mean this machine.
 const CLUSTER_DOMAINS: [&str; 7] =
     ["svc", "cluster.local", "local", "localhost", "internal", "localdomain", "home.arpa"];
@@ -302,7 +302,7 @@ fn normalized_host(url: &Url) -> Option<String> {
 /// Reports whether only the cluster's DNS or this machine can resolve a name: one with a single
 /// label, or one under a domain that is not on the internet.
 #[must_use]
-pub fn is_cluster_name(name: &str) -> bool {
+pub(crate) fn is_cluster_name(name: &str) -> bool {
     let name = name.trim_end_matches('.').to_lowercase();
     let under = |domain: &&str| {
         name.strip_suffix(*domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))

@@ -150,7 +150,7 @@ fn task_object(planned: &TaskDraft, name: &str, settings: &IntakeSettings) -> Pr
 }
 
 /// Marks a task as obsolete by an annotation with the reason, so that no new work starts for it.
-pub async fn mark_obsolete(client: &Client, task: &TaskName, why: &str) {
+pub(crate) async fn mark_obsolete(client: &Client, task: &TaskName, why: &str) {
     let (namespace, name) = task;
     let patch = json!({"metadata": {"annotations": {OBSOLETE_ANNOTATION: why}}});
     let tasks = Api::<PrewarmTask>::namespaced(client.clone(), namespace);

@@ -28,14 +28,14 @@ use prewarmer_core::{
         fair_queue::{ConcurrencyLimits, FairQueue},
         queue::{self, DiscardedHints, DueWork, HintQueue},
     },
-    workload::{Policy, Workload},
+    workload::Policy,
 };
 use tokio::{sync::Notify, task::JoinSet, time::sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-pub use create::mark_obsolete;
-pub use settings::{IntakeArgs, IntakeSettings};
+pub(crate) use create::mark_obsolete;
+pub(crate) use settings::{IntakeArgs, IntakeSettings};
 
 use self::lookup::{LookupContext, look_up};
 use crate::{
@@ -95,15 +95,15 @@ pub struct ReviewHints(Arc<IntakeState>);
 /// Sender of confirmed hints from our own watch, which reads objects from the API server. Clones
 /// share one queue.
 #[derive(Clone)]
-pub struct WatchHints(Arc<IntakeState>);
+pub(crate) struct WatchHints(Arc<IntakeState>);
 
 /// Receiver of hints and confirmed hints, for [`run`].
-pub struct HintReceiver(Arc<IntakeState>);
+pub(crate) struct HintReceiver(Arc<IntakeState>);
 
 /// Creates a queue and returns its sender for reviews, its sender for our own watch, and its
 /// receiver for [`run`].
 #[must_use]
-pub fn channel(
+pub(crate) fn channel(
     metrics: &Arc<Metrics>,
     settings: IntakeSettings,
     around: ClusterContextStore,
@@ -142,21 +142,9 @@ impl ReviewHints {
 }
 
 impl WatchHints {
-    /// Creates a confirmed hint for an object that was read from the API server, from its workloads
-    /// and from the keys that it needed before.
-    #[must_use]
-    pub fn confirmed_hint(
-        &self,
-        namespace: &str,
-        workloads: Vec<Workload>,
-        kept: Vec<DedupKey>,
-    ) -> ConfirmedHint {
-        ConfirmedHint::from_stored(namespace, jiff::Timestamp::now(), workloads, kept)
-    }
-
     /// Queues a confirmed hint and returns the outcome, which the metrics count. Never blocks.
     #[allow(clippy::must_use_candidate, reason = "the metrics have counted it")]
-    pub fn offer(&self, confirmed: ConfirmedHint) -> OfferOutcome {
+    pub(crate) fn offer(&self, confirmed: ConfirmedHint) -> OfferOutcome {
         let shared = &self.0;
         let now = runtime_now();
         if shared.dedup_index.covers(confirmed.new_keys(), now) {
@@ -171,13 +159,13 @@ impl WatchHints {
 
     /// Returns the index of requested images, which the caller updates with the tasks that exist.
     #[must_use]
-    pub fn dedup_index(&self) -> &Arc<DedupIndex> {
+    pub(crate) fn dedup_index(&self) -> &Arc<DedupIndex> {
         &self.0.dedup_index
     }
 }
 
 /// Creates tasks from hints until `stop`; hints that are queued by then are still processed.
-pub async fn run(
+pub(crate) async fn run(
     client: Client,
     hints: HintReceiver,
     policy: Arc<Policy>,
@@ -379,7 +367,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use prewarmer_core::workload::WorkloadKinds;
+    use prewarmer_core::workload::{Workload, WorkloadKinds};
 
     fn workload(name: &str, image: &str) -> Workload {
         let images = vec![image.parse().unwrap()];
@@ -412,7 +400,12 @@ mod tests {
             "an equal hint"
         );
         let planned = coalesce_hints(
-            &[watched.confirmed_hint("shop", vec![workload("a", "nginx")], Vec::new())],
+            &[ConfirmedHint::from_stored(
+                "shop",
+                jiff::Timestamp::now(),
+                vec![workload("a", "nginx")],
+                Vec::new(),
+            )],
             watched.dedup_index(),
             runtime_now(),
         );
@@ -423,7 +416,12 @@ mod tests {
             reviews.offer(hint(&kinds, "b", "docker.io/library/nginx:latest")),
             OfferOutcome::Duplicate
         );
-        let confirmed = watched.confirmed_hint("shop", vec![workload("b", "nginx")], Vec::new());
+        let confirmed = ConfirmedHint::from_stored(
+            "shop",
+            jiff::Timestamp::now(),
+            vec![workload("b", "nginx")],
+            Vec::new(),
+        );
         assert_eq!(watched.offer(confirmed), OfferOutcome::Duplicate);
         assert_eq!(reviews.offer(hint(&kinds, "a", "nginx:2")), OfferOutcome::Queued);
         assert_eq!(metrics.hints.with_label_values(&["duplicate"]).get(), 3);

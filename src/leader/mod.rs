@@ -29,8 +29,8 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use self::term::DualClockInstant;
-pub use self::{
-    heartbeat::{HUNG_AFTER, Heartbeat, HeartbeatGuard},
+pub(crate) use self::{
+    heartbeat::{HUNG_AFTER, Heartbeat},
     term::{Leadership, Term},
 };
 use crate::{
@@ -57,7 +57,7 @@ const HANG_BACKOFF: Duration = Duration::from_secs(12);
 
 /// Settings of the Lease.
 #[derive(Debug, Clone)]
-pub struct LeaseSettings {
+pub(crate) struct LeaseSettings {
     /// Name of the Lease.
     pub name: String,
     /// Namespace of the Lease.
@@ -93,7 +93,7 @@ fn lease_action(observed: &ObservedLease, me: &str, now: Instant) -> LeaseAction
 }
 
 /// Outputs of the election (`leads`, `leadership`) and its input (`heartbeat`).
-pub struct ElectionHandles {
+pub(crate) struct ElectionHandles {
     /// Channel that receives each change of leadership of this replica.
     pub leads: watch::Sender<bool>,
     /// Leadership with the age of the last renewal, for checks immediately before a write.
@@ -106,7 +106,7 @@ pub struct ElectionHandles {
 ///
 /// A replica whose controller hangs releases the Lease, and does not acquire it while the work of
 /// an earlier term has not ended.
-pub async fn run(
+pub(crate) async fn run(
     client: Client,
     settings: LeaseSettings,
     figures: LeaseTotals,
@@ -162,7 +162,7 @@ pub async fn run(
 }
 
 /// Outcome totals since the installation, which are stored in an annotation of the Lease.
-pub struct LeaseTotals {
+pub(crate) struct LeaseTotals {
     /// Metrics of this process.
     pub metrics: Arc<Metrics>,
     /// Totals of all terms.

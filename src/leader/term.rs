@@ -47,7 +47,7 @@ struct LeadershipState {
 
 /// Leadership of this replica. Clones share the state.
 #[derive(Debug, Clone, Default)]
-pub struct Leadership(Arc<Mutex<LeadershipState>>);
+pub(crate) struct Leadership(Arc<Mutex<LeadershipState>>);
 
 impl Leadership {
     /// Records that the Lease was acquired or renewed by a request that started at `at`.
@@ -72,14 +72,14 @@ impl Leadership {
 
     /// Reports whether this replica holds the Lease and renewed it within [`RENEW_DEADLINE`].
     #[must_use]
-    pub fn is_current(&self) -> bool {
+    pub(crate) fn is_current(&self) -> bool {
         self.renewal_age().is_some_and(|age| age < RENEW_DEADLINE)
     }
 
     /// Returns the current term, which ends with `stop` at the latest. Returns `None` while this
     /// replica does not lead.
     #[must_use]
-    pub fn current_term(&self, stop: &CancellationToken) -> Option<Term> {
+    pub(crate) fn current_term(&self, stop: &CancellationToken) -> Option<Term> {
         let term = Term {
             leadership: self.clone(),
             number: self.with_state(|state| state.term_number),
@@ -95,7 +95,7 @@ impl Leadership {
 
 /// Term of leadership. Clones share its end.
 #[derive(Debug, Clone)]
-pub struct Term {
+pub(crate) struct Term {
     leadership: Leadership,
     number: u64,
     cancelled: CancellationToken,
@@ -104,7 +104,7 @@ pub struct Term {
 impl Term {
     /// Reports whether the leader may still act. Where it may not, ends the term for all clones.
     #[must_use]
-    pub fn is_active(&self) -> bool {
+    pub(crate) fn is_active(&self) -> bool {
         let same = self.leadership.with_state(|state| state.term_number) == self.number;
         if !same || !self.leadership.is_current() {
             self.cancelled.cancel();
@@ -113,19 +113,19 @@ impl Term {
     }
 
     /// Ends the term.
-    pub fn end(&self) {
+    pub(crate) fn end(&self) {
         self.cancelled.cancel();
     }
 
     /// Returns the token that is cancelled when the term is over.
     #[must_use]
-    pub fn cancellation(&self) -> &CancellationToken {
+    pub(crate) fn cancellation(&self) -> &CancellationToken {
         &self.cancelled
     }
 
     /// Runs `work` until it completes or the term is over, and returns `None` in the latter case.
     /// The term is checked before each poll of `work`; at its end `work` is dropped.
-    pub async fn run<F: Future>(&self, work: F) -> Option<F::Output> {
+    pub(crate) async fn run<F: Future>(&self, work: F) -> Option<F::Output> {
         let (mut work, mut over) = (pin!(work), pin!(self.cancelled.cancelled()));
         poll_fn(|context| {
             if over.as_mut().poll(context).is_ready() || !self.is_active() {

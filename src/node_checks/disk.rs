@@ -48,7 +48,7 @@ pub struct DiskSettings {
 }
 
 /// Check that compares image sizes with disk space.
-pub struct DiskCheck {
+pub(crate) struct DiskCheck {
     settings: DiskSettings,
     registries: ImageSizeLookup,
     client: Client,
@@ -64,7 +64,7 @@ struct DiskUsage {
 impl DiskCheck {
     /// Creates a check. `client` is used for kubelets, `policy` for registries. The error is that
     /// of the HTTP client.
-    pub fn new(
+    pub(crate) fn new(
         settings: DiskSettings,
         client: Client,
         policy: &EgressPolicy,

@@ -45,7 +45,7 @@ const DOCKER_HUB: (&str, &str) = ("docker.io", "registry-1.docker.io");
 
 /// Error of an image lookup. The texts are constant: no content of a response is repeated.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum LookupError {
+pub(crate) enum LookupError {
     /// No response was received.
     #[error("{0}")]
     Request(RequestFailure),
@@ -78,7 +78,7 @@ pub enum LookupError {
 impl LookupError {
     /// Returns the label value for metrics.
     #[must_use]
-    pub fn class(&self) -> &'static str {
+    pub(crate) fn class(&self) -> &'static str {
         match self {
             Self::Request(cause) => cause.metric_label(),
             Self::NotFound => "not_found",
@@ -94,7 +94,7 @@ impl LookupError {
     /// Reports whether the host did not respond at all. Lookups of its other images are then
     /// skipped for a while.
     #[must_use]
-    pub fn is_host_unreachable(&self) -> bool {
+    pub(crate) fn is_host_unreachable(&self) -> bool {
         matches!(self, Self::Request(cause) if !matches!(cause, RequestFailure::TooLarge(_)))
     }
 }

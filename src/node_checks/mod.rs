@@ -21,16 +21,15 @@ use std::time::Duration;
 
 use futures::future::{BoxFuture, join_all};
 
-pub use disk::{DiskCheck, DiskSettings};
-pub use distribution::LookupError;
-pub use prometheus::{PrometheusCheck, PrometheusSettings, QueryError, Threshold, ThresholdError};
-pub use ranking::NodeRanking;
-pub use registry::{ImageSizeLookup, ImageSizes};
-pub use settings::{NodeCheckArgs, NodeCheckSettings};
+pub(crate) use disk::{DiskCheck, DiskSettings};
+pub(crate) use prometheus::{PrometheusCheck, PrometheusSettings, QueryError};
+pub(crate) use ranking::NodeRanking;
+pub(crate) use registry::{ImageSizeLookup, ImageSizes};
+pub(crate) use settings::{NodeCheckArgs, NodeCheckSettings};
 
 use prewarmer_core::{controller::CheckInput, task::plan::NodeCheckFindings};
 
-pub use prewarmer_core::controller::NodeCandidate;
+pub(crate) use prewarmer_core::controller::NodeCandidate;
 
 /// Time limit of a check; after it the check has no result. A task waits for its checks before it
 /// warms anything.
@@ -43,7 +42,7 @@ const MAX_TEXTS: usize = 10;
 
 /// Reason why a check has no result.
 #[derive(Debug, thiserror::Error)]
-pub enum NodeCheckError {
+pub(crate) enum NodeCheckError {
     /// Time limit that was exceeded.
     #[error("no response within {} s", .0.as_secs())]
     TimedOut(Duration),
@@ -56,7 +55,7 @@ pub enum NodeCheckError {
 }
 
 /// Check of nodes.
-pub trait NodeCheck: Send + Sync {
+pub(crate) trait NodeCheck: Send + Sync {
     /// Returns the name that precedes the check's texts in conditions.
     fn name(&self) -> &'static str;
     /// Returns the nodes to exclude. An error means that the check has no result.
@@ -68,23 +67,17 @@ pub trait NodeCheck: Send + Sync {
 
 /// All configured checks.
 #[derive(Default)]
-pub struct NodeChecks(Vec<Box<dyn NodeCheck>>);
+pub(crate) struct NodeChecks(Vec<Box<dyn NodeCheck>>);
 
 impl NodeChecks {
     /// Creates the set of checks. The first reason for a node takes precedence.
     #[must_use]
-    pub fn new(checks: Vec<Box<dyn NodeCheck>>) -> Self {
+    pub(crate) fn new(checks: Vec<Box<dyn NodeCheck>>) -> Self {
         Self(checks)
     }
 
-    /// Reports whether no check is configured.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// Runs all checks concurrently.
-    pub async fn evaluate(&self, examination: &CheckInput) -> NodeCheckFindings {
+    pub(crate) async fn evaluate(&self, examination: &CheckInput) -> NodeCheckFindings {
         let opinions = join_all(self.0.iter().map(|check| async move {
             let answer = tokio::time::timeout(CHECK_TIMEOUT, check.evaluate(examination)).await;
             let answer = answer.unwrap_or(Err(NodeCheckError::TimedOut(CHECK_TIMEOUT)));

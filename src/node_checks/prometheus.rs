@@ -90,14 +90,14 @@ pub struct PrometheusSettings {
 }
 
 /// Check that queries Prometheus.
-pub struct PrometheusCheck {
+pub(crate) struct PrometheusCheck {
     settings: PrometheusSettings,
     client: reqwest::Client,
 }
 
 /// Reason why a query failed.
 #[derive(Debug, thiserror::Error)]
-pub enum QueryError {
+pub(crate) enum QueryError {
     /// Configured address that is not a URL.
     #[error("{0}: {1}")]
     Url(String, #[source] <Url as FromStr>::Err),
@@ -148,7 +148,7 @@ struct Sample {
 
 impl PrometheusCheck {
     /// Creates a check. The error is that of the HTTP client.
-    pub fn new(settings: PrometheusSettings) -> Result<Self, reqwest::Error> {
+    pub(crate) fn new(settings: PrometheusSettings) -> Result<Self, reqwest::Error> {
         let client = reqwest::Client::builder().timeout(TIMEOUT).build()?;
         Ok(Self { settings, client })
     }

@@ -28,7 +28,7 @@ const MAX_PODS: usize = 20_000;
 const USAGE_TTL: Duration = Duration::from_secs(30);
 
 /// Check that ranks nodes by the pods of the cluster.
-pub struct NodeRanking {
+pub(crate) struct NodeRanking {
     client: Client,
     namespace: Option<String>,
     last: Mutex<Option<(Instant, ClusterUsage)>>,
@@ -52,7 +52,7 @@ struct NodeUsage {
 impl NodeRanking {
     /// Creates a check for all namespaces, or for one.
     #[must_use]
-    pub fn new(client: Client, namespace: Option<String>) -> Self {
+    pub(crate) fn new(client: Client, namespace: Option<String>) -> Self {
         Self { client, namespace, last: Mutex::new(None) }
     }
 

@@ -31,7 +31,7 @@ const ARCHITECTURES: [&str; 6] = ["amd64", "arm64", "arm", "ppc64le", "s390x", "
 
 /// Sizes of an image.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ImageSizes {
+pub(crate) struct ImageSizes {
     /// Compressed size in bytes by Linux architecture. The key is empty if the image does not
     /// specify its architecture.
     pub sizes: BTreeMap<String, u64>,
@@ -41,7 +41,7 @@ impl ImageSizes {
     /// Returns the compressed size for an architecture, or `None` if the image does not support it.
     /// An empty architecture (not reported by the node) returns the largest size.
     #[must_use]
-    pub fn size_on(&self, architecture: &str) -> Option<u64> {
+    pub(crate) fn size_on(&self, architecture: &str) -> Option<u64> {
         if architecture.is_empty() {
             return self.sizes.values().max().copied();
         }
@@ -50,7 +50,7 @@ impl ImageSizes {
 }
 
 /// Anonymous image lookups with caches. Pull credentials of namespaces are not used.
-pub struct ImageSizeLookup {
+pub(crate) struct ImageSizeLookup {
     distribution: DistributionClient,
     metrics: Arc<Metrics>,
     permits: Semaphore,
@@ -60,7 +60,7 @@ pub struct ImageSizeLookup {
 
 impl ImageSizeLookup {
     /// Creates a client. `plain`: hosts that use plain HTTP. The error is that of the HTTP client.
-    pub fn new(
+    pub(crate) fn new(
         policy: &EgressPolicy,
         plain: &[String],
         metrics: Arc<Metrics>,
@@ -75,7 +75,7 @@ impl ImageSizeLookup {
     }
 
     /// Looks up an image. The error states why its sizes are unknown.
-    pub async fn look_up(&self, image: &ImageRef) -> Result<ImageSizes, LookupError> {
+    pub(crate) async fn look_up(&self, image: &ImageRef) -> Result<ImageSizes, LookupError> {
         let name = image.normalized();
         if let Some(facts) = cached(&self.sizes, name, SIZES_TTL) {
             return Ok(facts);

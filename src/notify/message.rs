@@ -12,7 +12,7 @@ const MAX_FAILURES: usize = 5;
 
 /// HTTP content of a notification.
 #[derive(Debug, Clone, PartialEq)]
-pub struct NotificationMessage {
+pub(crate) struct NotificationMessage {
     /// Value of the header `Content-Type`.
     pub content_type: &'static str,
     /// JSON body.
@@ -21,7 +21,7 @@ pub struct NotificationMessage {
 
 /// Returns the message about an ended task. An unknown format results in `json`.
 #[must_use]
-pub fn render_message(format: &str, task: &PrewarmTask, id: &str) -> NotificationMessage {
+pub(crate) fn render_message(format: &str, task: &PrewarmTask, id: &str) -> NotificationMessage {
     let view = TaskView::from_task(task);
     let body = match format {
         "cloudevents" => {

@@ -11,10 +11,9 @@ mod sender;
 mod settings;
 mod webhook_client;
 
-pub use self::{
-    address::{AddressError, NotificationPolicy},
-    message::{NotificationMessage, render_message},
+pub(crate) use self::{
+    address::NotificationPolicy,
     sender::run,
     settings::{NotifyArgs, NotifySettings},
-    webhook_client::{DeliveryError, SIGNATURE_HEADER, WebhookClient, WebhookRequest},
+    webhook_client::WebhookClient,
 };

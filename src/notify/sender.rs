@@ -61,7 +61,7 @@ const DEBOUNCE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Sends notifications until `stop`. The catalog must have received its first list. `per_minute` is
 /// the number of messages per namespace and minute.
-pub async fn run(
+pub(crate) async fn run(
     client: Client,
     catalog: TaskStore,
     poster: WebhookClient,

@@ -10,6 +10,7 @@ use crate::egress::{DEFAULT_PORTS, PortSet};
 
 /// Settings of notifications, unparsed.
 #[derive(Debug, Args, Clone)]
+#[allow(clippy::struct_field_names, reason = "the names of the flags")]
 pub struct NotifyArgs {
     /// Addresses outside the public internet to which notifications may be sent: networks separated
     /// by commas, such as `10.0.0.0/8,fd00::/8`.

@@ -14,7 +14,7 @@ use super::{
 use crate::egress::{self, RequestFailure};
 
 /// Header with `sha256=` and the hexadecimal HMAC-SHA256 of the body, with the key from the Secret.
-pub const SIGNATURE_HEADER: &str = "x-prewarmer-signature";
+pub(crate) const SIGNATURE_HEADER: &str = "x-prewarmer-signature";
 /// Header with an ID that is equal for all attempts of a message, so that the receiver can
 /// deduplicate.
 const DELIVERY_HEADER: &str = "x-prewarmer-delivery";
@@ -26,7 +26,7 @@ const MAX_REDIRECTS: usize = 3;
 /// Reason why a delivery failed. The texts are fixed: they contain no data sent by a receiver, and
 /// at most the host of the address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum DeliveryError {
+pub(crate) enum DeliveryError {
     /// Invalid or denied address.
     #[error(transparent)]
     Address(#[from] AddressError),
@@ -69,7 +69,7 @@ impl DeliveryError {
     /// Reports whether the failure is permanent. A receiver that rejects a request as invalid will
     /// reject it again; timeouts, rate limits and internal errors of the receiver are transient.
     #[must_use]
-    pub fn is_permanent(&self) -> bool {
+    pub(crate) fn is_permanent(&self) -> bool {
         match self {
             Self::Address(_)
             | Self::SecretAddress
@@ -82,19 +82,19 @@ impl DeliveryError {
 
     /// Reports whether the receiver has responded.
     #[must_use]
-    pub fn is_response(&self) -> bool {
+    pub(crate) fn is_response(&self) -> bool {
         matches!(self, Self::Status(_) | Self::InvalidRedirect(_) | Self::TooManyRedirects)
     }
 
     /// Reports whether the request was sent without a response.
     #[must_use]
-    pub fn is_unanswered(&self) -> bool {
+    pub(crate) fn is_unanswered(&self) -> bool {
         matches!(self, Self::Request(_))
     }
 
     /// Returns the value of the metrics label `reason`.
     #[must_use]
-    pub fn metric_label(&self) -> &'static str {
+    pub(crate) fn metric_label(&self) -> &'static str {
         match self {
             Self::Address(AddressError::Denied(_)) => "denied",
             Self::Address(_) | Self::SecretAddress => "address",
@@ -112,7 +112,7 @@ impl DeliveryError {
 
     /// Returns the failure without the address, for an address that was read from a Secret.
     #[must_use]
-    pub fn redact_address(self) -> Self {
+    pub(crate) fn redact_address(self) -> Self {
         match self {
             Self::Address(_) | Self::Request(RequestFailure::Denied(_)) => Self::SecretAddress,
             other => other,
@@ -122,13 +122,13 @@ impl DeliveryError {
 
 /// HTTP client for notifications.
 #[derive(Clone)]
-pub struct WebhookClient {
+pub(crate) struct WebhookClient {
     guard: NotificationPolicy,
     client: Client,
 }
 
 /// Parameters of one request.
-pub struct WebhookRequest<'a> {
+pub(crate) struct WebhookRequest<'a> {
     /// URL of the receiver.
     pub address: &'a str,
     /// Format: one of `json`, `cloudevents`, `slack`, `dingtalk` and `alertmanager`.
@@ -146,19 +146,19 @@ pub struct WebhookRequest<'a> {
 impl WebhookClient {
     /// Creates an HTTP client that connects only to addresses that the guard allows. Returns the
     /// error of the client builder.
-    pub fn new(guard: NotificationPolicy) -> reqwest::Result<Self> {
+    pub(crate) fn new(guard: NotificationPolicy) -> reqwest::Result<Self> {
         let client = egress::http_client(guard.policy(), TIMEOUT)?;
         Ok(Self { guard, client })
     }
 
     /// Parses and checks an address. The error states why it is not allowed.
-    pub fn parse_address(&self, address: &str) -> Result<Url, DeliveryError> {
+    pub(crate) fn parse_address(&self, address: &str) -> Result<Url, DeliveryError> {
         Ok(self.guard.parse(address)?)
     }
 
     /// Sends a message, signed if there is a key. `may_follow` must permit each further request
     /// after a redirect. Only the head of the response is read; then the connection is closed.
-    pub async fn send(
+    pub(crate) async fn send(
         &self,
         post: &WebhookRequest<'_>,
         may_follow: &(dyn Fn() -> bool + Sync),

@@ -17,5 +17,5 @@
 mod totals;
 mod watch;
 
-pub use totals::{OutcomeSums, OutcomeTotals, SUMS_ANNOTATION};
-pub use watch::{PodStartWatcher, run};
+pub(crate) use totals::{OutcomeTotals, SUMS_ANNOTATION};
+pub(crate) use watch::{PodStartWatcher, run};

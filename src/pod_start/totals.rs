@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::metrics::Metrics;
 
 /// Annotation of the Lease that contains the sums as JSON.
-pub const SUMS_ANNOTATION: &str = "prewarm.io/starts";
+pub(crate) const SUMS_ANNOTATION: &str = "prewarm.io/starts";
 
 /// Outcome sums since the installation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]

@@ -40,7 +40,7 @@ const WORKER_PULL_TTL: Duration = Duration::from_secs(24 * 3600);
 const RETRY_DELAY: Duration = Duration::from_secs(5);
 
 /// Dependencies of the watch.
-pub struct PodStartWatcher {
+pub(crate) struct PodStartWatcher {
     /// Client for events.
     pub client: Client,
     /// Only namespace to watch; `None` for all.
@@ -53,7 +53,7 @@ pub struct PodStartWatcher {
 
 /// Counts pod starts until `stop`. Earlier events are not counted, since the previous leader has
 /// counted them.
-pub async fn run(own: PodStartWatcher, stop: CancellationToken) {
+pub(crate) async fn run(own: PodStartWatcher, stop: CancellationToken) {
     let events = scoped::<Event>(&own.client, own.namespace.as_deref());
     let counter = PodStartCounter {
         worker_pulls: Cache::builder()

@@ -6,4 +6,4 @@
 
 mod run;
 
-pub use self::run::run;
+pub(crate) use self::run::run;

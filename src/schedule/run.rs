@@ -41,7 +41,7 @@ const RETRY_DELAY: Duration = Duration::from_secs(2);
 const CONCURRENCY: usize = 16;
 
 /// Runs until `stop` is cancelled. The catalog must have received its initial lists.
-pub async fn run(
+pub(crate) async fn run(
     client: Client,
     catalog: TaskStore,
     schedules: ScheduleStore,

@@ -17,7 +17,7 @@ use super::certificates::{
 
 /// Content of the CA Secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CertificateAuthority {
+pub(crate) struct CertificateAuthority {
     /// CA that signs leaves.
     pub signing: CertifiedPair,
     /// Successor of the signing CA, and the time of its publication.
@@ -29,7 +29,7 @@ pub struct CertificateAuthority {
 /// Computes the new content of the CA Secret. Returns `None` when the current content needs no
 /// change. A CA is constrained to exactly `names`; one with other constraints, or none, is replaced
 /// in the same way as one that is due for renewal.
-pub fn renew_if_due(
+pub(crate) fn renew_if_due(
     current: Option<&CertificateAuthority>,
     names: &[String],
     lives: &CertificateLifetimes,
@@ -98,7 +98,7 @@ fn bundle_contains(bundle: &str, certificate: &str) -> bool {
 /// Merges two PEM bundles: returns the certificates that have not expired, without duplicates,
 /// those of `new` first.
 #[must_use]
-pub fn merge_bundles(old: &str, new: &str, now: SystemTime) -> String {
+pub(crate) fn merge_bundles(old: &str, new: &str, now: SystemTime) -> String {
     let mut seen = Vec::new();
     let mut text = String::new();
     for block in pem_blocks(new).chain(pem_blocks(old)) {

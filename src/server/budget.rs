@@ -12,7 +12,7 @@ use std::{
 
 /// Limit that an acquisition would exceed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum BudgetExceeded {
+pub(crate) enum BudgetExceeded {
     /// Limit of all keys together.
     #[error("the total budget is exhausted")]
     Total,
@@ -36,7 +36,7 @@ struct BudgetInner<K> {
 
 /// Bounded amount shared by the keys of type `K`. Clones share the budget.
 #[derive(Debug)]
-pub struct SharedBudget<K: Hash + Eq>(Arc<BudgetInner<K>>);
+pub(crate) struct SharedBudget<K: Hash + Eq>(Arc<BudgetInner<K>>);
 
 impl<K: Hash + Eq> Clone for SharedBudget<K> {
     fn clone(&self) -> Self {
@@ -47,7 +47,7 @@ impl<K: Hash + Eq> Clone for SharedBudget<K> {
 impl<K: Hash + Eq + Clone> SharedBudget<K> {
     /// Creates a budget of `total`, of which each key may acquire at most `own`.
     #[must_use]
-    pub fn new(total: usize, own: usize) -> Self {
+    pub(crate) fn new(total: usize, own: usize) -> Self {
         let state = Mutex::new(BudgetState { total: 0, by_key: HashMap::new() });
         Self(Arc::new(BudgetInner { total, per_key_limit: own, state }))
     }
@@ -58,12 +58,16 @@ impl<K: Hash + Eq + Clone> SharedBudget<K> {
 
     /// Returns an empty permit, which can be grown.
     #[must_use]
-    pub fn empty_permit(&self, key: K) -> BudgetPermit<K> {
+    pub(crate) fn empty_permit(&self, key: K) -> BudgetPermit<K> {
         BudgetPermit { budget: self.clone(), key, amount: 0 }
     }
 
     /// Acquires an amount. Fails when the total limit or the limit of the key would be exceeded.
-    pub fn try_acquire(&self, key: K, amount: usize) -> Result<BudgetPermit<K>, BudgetExceeded> {
+    pub(crate) fn try_acquire(
+        &self,
+        key: K,
+        amount: usize,
+    ) -> Result<BudgetPermit<K>, BudgetExceeded> {
         let mut taken = self.empty_permit(key);
         taken.try_grow(amount)?;
         Ok(taken)
@@ -71,14 +75,14 @@ impl<K: Hash + Eq + Clone> SharedBudget<K> {
 
     /// Returns the acquired amount of all keys.
     #[must_use]
-    pub fn used(&self) -> usize {
+    pub(crate) fn used(&self) -> usize {
         self.lock().total
     }
 }
 
 /// Permit for an acquired amount. Dropping it releases the amount.
 #[derive(Debug)]
-pub struct BudgetPermit<K: Hash + Eq + Clone> {
+pub(crate) struct BudgetPermit<K: Hash + Eq + Clone> {
     budget: SharedBudget<K>,
     key: K,
     amount: usize,
@@ -86,7 +90,7 @@ pub struct BudgetPermit<K: Hash + Eq + Clone> {
 
 impl<K: Hash + Eq + Clone> BudgetPermit<K> {
     /// Acquires a further amount. On error the permit is unchanged.
-    pub fn try_grow(&mut self, amount: usize) -> Result<(), BudgetExceeded> {
+    pub(crate) fn try_grow(&mut self, amount: usize) -> Result<(), BudgetExceeded> {
         let mut state = self.budget.lock();
         let total = state.total.saturating_add(amount);
         if total > self.budget.0.total {

@@ -28,7 +28,7 @@ const NEXT_SINCE_ANNOTATION: &str = "prewarm.io/next-since";
 
 /// Error of reading or creating the CA.
 #[derive(Debug, thiserror::Error)]
-pub enum CaError {
+pub(crate) enum CaError {
     /// Request to the API server that failed, with namespace and name of the Secret.
     #[error("Secret {0}: {1}")]
     Kube(String, #[source] kube::Error),
@@ -49,7 +49,7 @@ pub enum CaError {
 
 /// Reads the shared CA, which another process creates and renews. Fails when the Secret has no
 /// usable CA.
-pub async fn read_ca(
+pub(crate) async fn read_ca(
     client: &Client,
     namespace: &str,
     name: &str,
@@ -65,7 +65,7 @@ pub async fn read_ca(
 
 /// Reads the shared CA for these names, creates it when there is no usable one, and renews it when
 /// that is due.
-pub async fn ensure_ca(
+pub(crate) async fn ensure_ca(
     client: &Client,
     namespace: &str,
     name: &str,

@@ -53,7 +53,7 @@ const CLOCK_SKEW_TOLERANCE: Duration = Duration::from_secs(300);
 /// Reports whether a third of the lifetime of a certificate is over, or the certificate cannot be
 /// parsed.
 #[must_use]
-pub fn is_due(certificate: &str, now: SystemTime) -> bool {
+pub(crate) fn is_due(certificate: &str, now: SystemTime) -> bool {
     let Ok((begin, end)) = validity(certificate) else { return true };
     let life = end.duration_since(begin + CLOCK_SKEW_TOLERANCE).unwrap_or_default();
     end.duration_since(now).unwrap_or_default() * 3 < life * 2
@@ -61,7 +61,7 @@ pub fn is_due(certificate: &str, now: SystemTime) -> bool {
 
 /// Error of generating or parsing a certificate or key.
 #[derive(Debug, thiserror::Error)]
-pub enum CertificateError {
+pub(crate) enum CertificateError {
     /// Certificate that could not be generated.
     #[error("certificate generation failed: {0}")]
     Generate(#[from] rcgen::Error),
@@ -72,7 +72,7 @@ pub enum CertificateError {
 
 /// Certificate and private key in PEM. The `Debug` output omits the key.
 #[derive(Clone, PartialEq, Eq)]
-pub struct CertifiedPair {
+pub(crate) struct CertifiedPair {
     /// Certificate in PEM.
     pub certificate: String,
     /// Private key in PEM.
@@ -91,7 +91,7 @@ fn backdated(now: SystemTime) -> SystemTime {
 
 /// Generates a CA that may sign for these DNS names and IP addresses only. REST clients trust this
 /// CA, so a stolen key must not allow certificates for other hosts.
-pub fn generate_ca(
+pub(crate) fn generate_ca(
     names: &[String],
     now: SystemTime,
     lifetime: Duration,
@@ -101,7 +101,7 @@ pub fn generate_ca(
 
 /// Generates a CA without name constraints, as earlier versions did.
 #[cfg(test)]
-pub fn generate_unconstrained_ca(
+pub(crate) fn generate_unconstrained_ca(
     now: SystemTime,
     lifetime: Duration,
 ) -> Result<CertifiedPair, CertificateError> {
@@ -154,13 +154,13 @@ fn name_constraints(names: &[String]) -> NameConstraints {
 }
 
 /// Returns the names that a CA may sign for: all of them when it has no constraints.
-pub fn permitted_names(ca: &str, names: &[String]) -> Result<Vec<String>, CertificateError> {
+pub(crate) fn permitted_names(ca: &str, names: &[String]) -> Result<Vec<String>, CertificateError> {
     let Some(permitted) = ca_name_constraints(ca)? else { return Ok(names.to_vec()) };
     Ok(names.iter().filter(|name| permitted.contains(name)).cloned().collect())
 }
 
 /// Returns the permitted names of a CA, or `None` when it has no constraints.
-pub fn ca_name_constraints(ca: &str) -> Result<Option<Vec<String>>, CertificateError> {
+pub(crate) fn ca_name_constraints(ca: &str) -> Result<Option<Vec<String>>, CertificateError> {
     let wrong = |error: &dyn std::fmt::Display| CertificateError::Pem(error.to_string());
     let der = CertificateDer::from_pem_slice(ca.as_bytes()).map_err(|error| wrong(&error))?;
     let (_, parsed) = x509_parser::parse_x509_certificate(&der).map_err(|error| wrong(&error))?;
@@ -186,7 +186,7 @@ pub fn ca_name_constraints(ca: &str) -> Result<Option<Vec<String>>, CertificateE
 
 /// Generates a leaf for the DNS names and IP addresses that the CA may sign for. The leaf expires
 /// with its CA at the latest.
-pub fn generate_leaf(
+pub(crate) fn generate_leaf(
     ca: &CertifiedPair,
     names: &[String],
     now: SystemTime,
@@ -207,7 +207,7 @@ pub fn generate_leaf(
 
 /// Returns the time from `now` to the expiry of the first certificate of a PEM text; zero when it
 /// has expired.
-pub fn time_left(certificate: &str, now: SystemTime) -> Result<Duration, CertificateError> {
+pub(crate) fn time_left(certificate: &str, now: SystemTime) -> Result<Duration, CertificateError> {
     Ok(validity(certificate)?.1.duration_since(now).unwrap_or_default())
 }
 
@@ -226,7 +226,9 @@ fn validity(certificate: &str) -> Result<(SystemTime, SystemTime), CertificateEr
 
 /// Converts a pair to the form that rustls serves. Fails when the key does not belong to the
 /// certificate.
-pub fn certified_key(pair: &CertifiedPair) -> Result<rustls::sign::CertifiedKey, CertificateError> {
+pub(crate) fn certified_key(
+    pair: &CertifiedPair,
+) -> Result<rustls::sign::CertifiedKey, CertificateError> {
     let wrong = |error: &dyn std::fmt::Display| CertificateError::Pem(error.to_string());
     let chain = CertificateDer::pem_slice_iter(pair.certificate.as_bytes())
         .collect::<Result<Vec<_>, _>>()

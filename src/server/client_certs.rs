@@ -26,14 +26,14 @@ use x509_parser::extensions::GeneralName;
 /// Interval at which the CA file is read again. The file is polled, as those of the serving
 /// certificate are, because a watch on the file itself misses the kubelet's swap of the directory
 /// symlink.
-pub const RELOAD_INTERVAL: Duration = Duration::from_secs(30);
+pub(crate) const RELOAD_INTERVAL: Duration = Duration::from_secs(30);
 /// Maximum size of the CA file, in bytes. A bundle of all public CAs has 220 KB.
 const MAX_FILE_SIZE: u64 = 4 * 1024 * 1024;
 
 /// Error of loading a CA file. Errors of the content are no sources, because the text contains
 /// them and `main` prints the sources after it.
 #[derive(Debug, thiserror::Error)]
-pub enum ClientCaError {
+pub(crate) enum ClientCaError {
     /// File that could not be read.
     #[error("{0}")]
     Read(#[from] std::io::Error),
@@ -50,7 +50,7 @@ pub enum ClientCaError {
 
 /// Client certificate verifier with the CAs of a file, which can be reloaded.
 #[derive(Debug)]
-pub struct ReloadingClientVerifier {
+pub(crate) struct ReloadingClientVerifier {
     file: PathBuf,
     names: Vec<String>,
     /// Content of the file, and the verifier built from it.
@@ -60,7 +60,7 @@ pub struct ReloadingClientVerifier {
 impl ReloadingClientVerifier {
     /// Reads the file and builds the verifier. `names` are the accepted names of clients; empty
     /// accepts any name.
-    pub fn open(file: &Path, names: &[String]) -> Result<Arc<Self>, ClientCaError> {
+    pub(crate) fn open(file: &Path, names: &[String]) -> Result<Arc<Self>, ClientCaError> {
         let text = read_ca_file(file)?;
         let verifier = build_verifier(&text, names)?;
         let current = ArcSwap::from_pointee((text, verifier));
@@ -69,7 +69,7 @@ impl ReloadingClientVerifier {
 
     /// Reads the file again and reports whether its content has changed. A change takes effect with
     /// the next handshake. On error the previous verifier stays active.
-    pub fn reload(&self) -> Result<bool, ClientCaError> {
+    pub(crate) fn reload(&self) -> Result<bool, ClientCaError> {
         let text = read_ca_file(&self.file)?;
         if text == self.current.load().0 {
             return Ok(false);
@@ -93,7 +93,7 @@ fn read_ca_file(file: &Path) -> Result<String, ClientCaError> {
 
 /// Reloads the CA file every `pause` until `stop`. While the file is unusable, the previous CAs
 /// stay active.
-pub async fn reload_periodically(
+pub(crate) async fn reload_periodically(
     clients: Arc<ReloadingClientVerifier>,
     pause: Duration,
     stop: CancellationToken,
@@ -153,7 +153,7 @@ impl ClientCertVerifier for ReloadingClientVerifier {
 /// Builds a verifier that accepts certificates signed by one of the CAs in the PEM text, for client
 /// authentication, and with one of `names` unless it is empty. The error describes the problem with
 /// the PEM text.
-pub fn build_verifier(
+pub(crate) fn build_verifier(
     ca: &str,
     names: &[String],
 ) -> Result<Arc<dyn ClientCertVerifier>, ClientCaError> {

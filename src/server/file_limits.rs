@@ -8,7 +8,7 @@ const RESERVED_DESCRIPTORS: u64 = 256;
 
 /// Maximum number of connections of each listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ConnectionLimits {
+pub(crate) struct ConnectionLimits {
     /// Connections of the webhook listener.
     pub webhook: usize,
     /// Connections of the REST listener; 0 without one.
@@ -20,7 +20,7 @@ pub struct ConnectionLimits {
 /// Raises the soft limit of open files to the hard limit and returns the resulting limit. `None`
 /// means unlimited.
 #[must_use]
-pub fn raise_nofile_limit() -> Option<u64> {
+pub(crate) fn raise_nofile_limit() -> Option<u64> {
     let limit = getrlimit(Resource::Nofile);
     if limit.current == limit.maximum {
         return limit.current;
@@ -37,7 +37,10 @@ pub fn raise_nofile_limit() -> Option<u64> {
 /// Reduces the numbers of connections proportionally to the limit of file descriptors, to 8 per
 /// listener at the least.
 #[must_use]
-pub fn fit_to_nofile_limit(wanted: ConnectionLimits, files: Option<u64>) -> ConnectionLimits {
+pub(crate) fn fit_to_nofile_limit(
+    wanted: ConnectionLimits,
+    files: Option<u64>,
+) -> ConnectionLimits {
     let Some(files) = files else { return wanted };
     let room = usize::try_from(files.saturating_sub(RESERVED_DESCRIPTORS)).unwrap_or(usize::MAX);
     let all = wanted.webhook.saturating_add(wanted.rest).saturating_add(wanted.health);

@@ -30,11 +30,11 @@ const OUTAGE: Duration = Duration::from_secs(300);
 /// Maximum number of connections. A kubelet and one or two Prometheus servers hold one each. When
 /// the listener is full, an idle connection is closed for a new one, so that other clients cannot
 /// block the probes.
-pub const MAX_CONNECTIONS: usize = 256;
+pub(crate) const MAX_CONNECTIONS: usize = 256;
 
 /// Reachability of the API server, with the time of its last change.
 #[derive(Debug, Clone, Copy)]
-pub struct ApiServerContact {
+pub(crate) struct ApiServerContact {
     reachable: bool,
     since: Instant,
 }
@@ -42,7 +42,7 @@ pub struct ApiServerContact {
 impl ApiServerContact {
     /// Returns the state before the first probe: unreachable since now.
     #[must_use]
-    pub fn initial() -> Self {
+    pub(crate) fn initial() -> Self {
         Self { reachable: false, since: Instant::now() }
     }
 
@@ -53,7 +53,7 @@ impl ApiServerContact {
 
 /// State on which readiness and liveness depend.
 #[derive(Clone)]
-pub struct HealthState {
+pub(crate) struct HealthState {
     /// Reachability of the API server.
     pub kubernetes: watch::Receiver<ApiServerContact>,
     /// Leadership of this replica.
@@ -75,7 +75,7 @@ pub struct HealthState {
 }
 
 /// Builds the router of the health listener.
-pub fn router(health: HealthState) -> Router {
+pub(crate) fn router(health: HealthState) -> Router {
     Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
@@ -135,7 +135,7 @@ async fn metrics(State(health): State<HealthState>) -> Response {
 
 /// Probes the API server by its version endpoint until `stop`, and publishes changes of its
 /// reachability.
-pub async fn probe_api_server(
+pub(crate) async fn probe_api_server(
     client: Client,
     kubernetes: watch::Sender<ApiServerContact>,
     stop: CancellationToken,

@@ -24,7 +24,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::table::{ConnectionSlot, ConnectionTimeouts};
+pub(crate) use self::table::{ConnectionSlot, ConnectionTimeouts};
 use self::{
     connection::ConnectionConfig,
     table::{Admission, ConnectionTable, EVICTION_GRACE},
@@ -42,7 +42,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 const STALLED_TIMEOUT: Duration = Duration::from_secs(30);
 /// Default maximum number of connections. An API server holds a few. A thousand connections use at
 /// most 40 MB (40 KB each), a thousand silent ones 1 MB.
-pub const MAX_CONNECTIONS: usize = 1000;
+pub(crate) const MAX_CONNECTIONS: usize = 1000;
 /// Time limit of the drain at shutdown for requests in progress; longer than the timeout of the
 /// webhook.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -60,7 +60,7 @@ const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(30), Duration:
 
 /// Builds the TLS configuration: TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1. With `clients`, handshakes
 /// without a client certificate that it accepts fail.
-pub fn tls_config(
+pub(crate) fn tls_config(
     resolver: Arc<dyn ResolvesServerCert>,
     clients: Option<Arc<dyn ClientCertVerifier>>,
 ) -> Result<ServerConfig, rustls::Error> {
@@ -77,7 +77,7 @@ pub fn tls_config(
 }
 
 /// Configuration of a listener.
-pub struct ListenerConfig {
+pub(crate) struct ListenerConfig {
     /// TLS configuration. With it, ALPN selects HTTP/2 or HTTP/1.1; without it, the listener serves
     /// plain HTTP/1.1.
     pub tls: Option<ServerConfig>,
@@ -111,7 +111,7 @@ impl Default for ListenerConfig {
 }
 
 /// Binds a listening socket with a queue of [`BACKLOG`] connections.
-pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     // As `TcpListener::bind` does: a restarted server binds while old connections are in TIME_WAIT.
     socket.set_reuseaddr(true)?;
@@ -120,7 +120,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Serves until `stop`, then drains requests in progress for 10 s at most.
-pub async fn serve(
+pub(crate) async fn serve(
     listener: TcpListener,
     how: ListenerConfig,
     router: Router,

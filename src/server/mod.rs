@@ -4,15 +4,15 @@
 //! `ValidatingWebhookConfiguration`. The module does not depend on images or tasks; it may call
 //! `webhook::registration`.
 
-pub mod authority;
-pub mod budget;
-pub mod ca_store;
-pub mod certificates;
-pub mod client_certs;
-pub mod file_limits;
-pub mod health;
-pub mod listener;
-pub mod overlap;
-pub mod registration;
-pub mod rotator;
-pub mod settings;
+pub(crate) mod authority;
+pub(crate) mod budget;
+pub(crate) mod ca_store;
+pub(crate) mod certificates;
+pub(crate) mod client_certs;
+pub(crate) mod file_limits;
+pub(crate) mod health;
+pub(crate) mod listener;
+pub(crate) mod overlap;
+pub(crate) mod registration;
+pub(crate) mod rotator;
+pub(crate) mod settings;

@@ -14,7 +14,7 @@ const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
 /// Older installation that watches the same namespaces.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InstallationOverlap {
+pub(crate) struct InstallationOverlap {
     /// Name of its webhook configuration.
     configuration: String,
     /// Namespace that it watches; `None`: all namespaces.
@@ -40,7 +40,7 @@ impl std::fmt::Display for InstallationOverlap {
 /// Searches for an installation that watches the same namespaces and is older than the one named
 /// `own`. Returns `None` also where the configurations cannot be listed: that does not prevent the
 /// start.
-pub async fn find_older_installation(
+pub(crate) async fn find_older_installation(
     client: &Client,
     own: &str,
     watched: Option<&str>,

@@ -27,7 +27,7 @@ const DELETE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Applies the configuration while this replica leads, with the CA bundle of `bundle`, and
 /// publishes success to `registered`. With `remove`, deletes the configuration at shutdown: a
 /// webhook that is registered by URL has no other replica behind it.
-pub async fn run(
+pub(crate) async fn run(
     client: Client,
     desired: impl Fn(&[u8]) -> ValidatingWebhookConfiguration,
     mut bundle: watch::Receiver<Option<String>>,

@@ -27,7 +27,7 @@ use crate::metrics::Metrics;
 const RETRY: Duration = Duration::from_secs(2);
 
 /// Source of certificates.
-pub enum CertificateSource {
+pub(crate) enum CertificateSource {
     /// CA managed by Prewarmer in a Secret, which signs the leaves.
     ManagedCa {
         /// Client that reads and writes the Secret.
@@ -47,11 +47,11 @@ pub enum CertificateSource {
 
 /// Resolver that serves the current certificate to TLS handshakes.
 #[derive(Debug, Default)]
-pub struct CertResolver(ArcSwapOption<CertifiedKey>);
+pub(crate) struct CertResolver(ArcSwapOption<CertifiedKey>);
 
 impl CertResolver {
     /// Replaces the certificate. The next handshake uses the new one.
-    pub fn store(&self, key: CertifiedKey) {
+    pub(crate) fn store(&self, key: CertifiedKey) {
         self.0.store(Some(Arc::new(key)));
     }
 }
@@ -77,7 +77,7 @@ struct KeyMaterial {
 /// `bundle`. Expiry is checked by the wall clock, which is correct also after the machine was
 /// suspended. Files are polled, because a watch on the file itself misses the kubelet's swap of the
 /// directory symlink.
-pub async fn run(
+pub(crate) async fn run(
     source: CertificateSource,
     lives: CertificateLifetimes,
     current: Arc<CertResolver>,

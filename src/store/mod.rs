@@ -24,15 +24,15 @@ use prewarmer_core::task::PrewarmTask;
 use tokio::{sync::watch, time::Instant};
 
 use self::{entry::is_at_least_as_new, task_index::TaskIndex};
-pub use self::{
+pub(crate) use self::{
     entry::{NamespacedName, TaskDetail, TaskEntry},
     schedules::ScheduleStore,
     task_index::{ListedTasks, StatusCounts, TaskFilter},
-    task_view::{ImageDetail, Progress, RetryGrowth, Status, TaskView, amount_schema},
+    task_view::{ImageDetail, RetryGrowth, Status, TaskView, amount_schema},
 };
 
 /// Current state of a watched task; `None` after it was deleted.
-pub type TaskUpdate = Option<Arc<TaskEntry>>;
+pub(crate) type TaskUpdate = Option<Arc<TaskEntry>>;
 
 /// Store of the tasks. Clones share it.
 #[derive(Clone)]

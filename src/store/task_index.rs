@@ -43,7 +43,7 @@ pub struct ListedTasks {
 }
 
 /// Number of tasks by status.
-pub type StatusCounts = BTreeMap<Status, usize>;
+pub(crate) type StatusCounts = BTreeMap<Status, usize>;
 
 /// Tasks with their indexes.
 #[derive(Default)]

@@ -166,7 +166,7 @@ pub struct TaskView {
 
 /// Builds the schema of an integer or a string.
 #[must_use]
-pub fn amount_schema() -> Schema {
+pub(crate) fn amount_schema() -> Schema {
     Amount::schema("Number of nodes per batch: a number, or a percentage such as `25%`.")
 }
 

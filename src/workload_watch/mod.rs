@@ -66,7 +66,7 @@ const MAX_COMPARED_PODS: u32 = 20;
 
 /// Dependencies of the workload watch.
 #[derive(Clone)]
-pub struct WorkloadWatcher {
+pub(crate) struct WorkloadWatcher {
     /// Client for watches and lists.
     pub client: Client,
     /// Policy that evaluates workloads.
@@ -105,7 +105,7 @@ enum WorkloadEvent {
 
 /// Watches until `stop`. The cluster context and the existing tasks must be known before the call.
 /// The error names a watch that ended early.
-pub async fn run(
+pub(crate) async fn run(
     own: WorkloadWatcher,
     leads: watch::Receiver<bool>,
     stop: CancellationToken,
@@ -352,7 +352,12 @@ impl WorkloadReconciler {
                     None => before.unwrap_or_default(),
                 };
                 if !keys.is_empty() {
-                    let hint = watcher.hints.confirmed_hint(&id.namespace, workloads, kept);
+                    let hint = ConfirmedHint::from_stored(
+                        &id.namespace,
+                        Timestamp::now(),
+                        workloads,
+                        kept,
+                    );
                     let now = runtime_now();
                     self.pending.insert(
                         id.clone(),

@@ -20,7 +20,7 @@ use subtle::ConstantTimeEq;
 use tokio::time::Instant;
 
 /// Prefix of every API token, by which scanners recognise one in a log or a repository.
-pub const TOKEN_PREFIX: &str = "prw_";
+pub(super) const TOKEN_PREFIX: &str = "prw_";
 /// Namespace entry of a token that is valid in all namespaces.
 pub const ALL_NAMESPACES: &str = "*";
 /// Maximum length of a token's name in characters.

@@ -26,7 +26,7 @@ pub(super) const EVICTION_GRACE: Duration = Duration::from_millis(20);
 
 /// Timeouts of a connection without activity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ConnectionTimeouts {
+pub(crate) struct ConnectionTimeouts {
     /// Timeout from the accept to the first request.
     pub first_request: Duration,
     /// Idle timeout between two requests.
@@ -156,7 +156,7 @@ impl Drop for RequestGuard {
 /// requests have a clone in their extensions, so that a WebSocket keeps the slot of the connection
 /// from which it was upgraded.
 #[derive(Clone)]
-pub struct ConnectionSlot(Arc<SlotInner>);
+pub(crate) struct ConnectionSlot(Arc<SlotInner>);
 
 struct SlotInner {
     table: Arc<ConnectionTable>,
@@ -170,7 +170,7 @@ impl ConnectionSlot {
     }
 
     /// Marks the connection as upgraded from HTTP, which excludes it from eviction.
-    pub fn mark_upgraded(&self) {
+    pub(crate) fn mark_upgraded(&self) {
         self.0.connection.upgraded.store(true, Ordering::Relaxed);
     }
 }
