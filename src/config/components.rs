@@ -1,6 +1,11 @@
 //! Components that a process runs. By default all of them; the chart runs them as two Deployments,
 //! so that the one that other clients may call has no permission to create pods.
 
+/// Unknown component name, or none.
+#[derive(Debug, thiserror::Error)]
+#[error("expected one or more of admission, api and controller, separated by commas")]
+pub struct ComponentsError;
+
 /// Components of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Components {
@@ -14,22 +19,19 @@ pub struct Components {
 }
 
 impl Components {
-    /// Parses component names separated by commas. The error describes what is expected.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let expected = || {
-            "expected one or more of admission, api and controller, separated by commas".to_owned()
-        };
+    /// Parses component names separated by commas.
+    pub fn parse(text: &str) -> Result<Self, ComponentsError> {
         let mut components = Self { admission: false, api: false, controller: false };
         for name in prewarmer_core::comma_separated(text) {
             match name {
                 "admission" => components.admission = true,
                 "api" => components.api = true,
                 "controller" => components.controller = true,
-                _ => return Err(expected()),
+                _ => return Err(ComponentsError),
             }
         }
         if components == (Self { admission: false, api: false, controller: false }) {
-            return Err(expected());
+            return Err(ComponentsError);
         }
         Ok(components)
     }
@@ -45,7 +47,10 @@ mod tests {
         assert_eq!((front.admission, front.api, front.controller), (true, true, false));
         for wrong in ["", ",", "webhook", "admission;api"] {
             assert!(
-                Components::parse(wrong).unwrap_err().contains("admission, api and controller"),
+                Components::parse(wrong)
+                    .unwrap_err()
+                    .to_string()
+                    .contains("admission, api and controller"),
                 "{wrong}"
             );
         }
