@@ -35,7 +35,7 @@ const MAX_FILE_SIZE: u64 = 4 * 1024 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClientCaError {
     /// File that could not be read.
-    #[error("{0}")]
+    #[error(transparent)]
     Read(#[from] std::io::Error),
     /// File that is not valid PEM.
     #[error("invalid PEM file of CA certificates: {0}")]

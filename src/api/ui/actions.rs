@@ -203,10 +203,10 @@ pub(super) async fn change_schedule(
         check_namespace(&namespace)?;
         let schedule = schedules::get(&api, caller, &id, Some(&namespace)).await?;
         Ok(match deed.as_str() {
-            "trigger" => {
-                schedules::trigger(&api, caller, &schedule).await?;
-                here
-            }
+            "trigger" => match schedules::trigger(&api, caller, &schedule).await? {
+                schedules::TriggeredExecution::Started(_) => here,
+                schedules::TriggeredExecution::Queued(_) => format!("{here}?notice=waits"),
+            },
             "delete" => {
                 schedules::delete(&api, caller, &schedule).await?;
                 "/ui/schedules".to_owned()

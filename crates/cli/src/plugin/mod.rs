@@ -3,8 +3,7 @@
 //! Inputs: a command line, and the Kubernetes API with the permissions of the caller. Outputs:
 //! tables, progress or objects on standard output, and an exit code. The plugin never calls the
 //! Prewarmer server: it reads and writes the `PrewarmTask`s and `PrewarmSchedule`s that the server
-//! works on. May use `store` (parsing of tasks), `image`, `node`, `reduced`, `schedule`,
-//! `surroundings`, `task`, `terminal`, `worker` (descriptions of reasons) and `workload`.
+//! works on.
 //!
 //! ```text
 //!   args -> command (tasks, schedules, nodes, run, watch) -> client (API server)

@@ -39,7 +39,7 @@ pub struct StatusWrite {
     pub status: PrewarmTaskStatus,
     /// Resource version that the status is based on.
     pub version: Option<String>,
-    /// Events to send once the status is stored.
+    /// Events to send, before the status is written.
     pub events: Vec<PhaseEvent>,
 }
 
