@@ -31,7 +31,7 @@ async function taskOf(page) {
 test("create a task and watch it until its end", async ({ open }) => {
   const page = await open({ token: TOKEN });
   let streams = 0;
-  page.on("request", (asked) => { if (asked.url().endsWith("/live") && asked.url().includes("/tasks/")) streams += 1; });
+  page.on("request", (asked) => { if (/\/tasks\/.*\/live$/.test(new URL(asked.url()).pathname)) streams += 1; });
   await go(page, "/ui/tasks");
   await page.getByRole("link", { name: "Warm images" }).click();
   const image = `registry.example/${RUN}/web:1`;
