@@ -156,7 +156,8 @@ async fn relist_due(interrupted: Option<Instant>) {
     }
 }
 
-fn object_name<K: ResourceExt>(event: &Event<K>) -> String {
+/// Returns the namespace and name of an event's object, for log lines.
+pub(crate) fn object_name<K: ResourceExt>(event: &Event<K>) -> String {
     match event {
         Event::Init | Event::InitDone => "list".to_owned(),
         Event::Apply(object) | Event::Delete(object) | Event::InitApply(object) => {

@@ -23,7 +23,7 @@ use prewarmer_core::{
 use crate::{
     cluster_context::ClusterContextStore,
     controller::{TaskFeed, TaskSubscription},
-    informer::{EventHandler, report_undecodable},
+    informer::{EventHandler, object_name, report_undecodable},
     intake::WatchHints,
     metrics::Metrics,
     store::{NamespacedName, ScheduleStore, TaskStore},
@@ -198,7 +198,8 @@ impl EventHandler for TaskHandler {
     fn handle(&mut self, mut event: Event<Self::Object>) -> Option<Self::Change> {
         // A panic of an index must not keep the task from the controller.
         let metrics = Arc::clone(&self.indexes.metrics);
-        catch_panic(&metrics, WorkKind::Store, "task watch event", || {
+        let object = format!("prewarmtasks {}", object_name(&event));
+        catch_panic(&metrics, WorkKind::Store, object, || {
             self.indexes.update(&mut event);
         });
         self.controller.as_ref()?;

@@ -68,15 +68,15 @@ async fn dead_registry_does_not_delay_other_namespaces() {
     // After failures on three nodes, two workers probe the registry, and the others release their
     // nodes.
     wait_for_backoff(&bank, 2).await;
-    let (beside, status) =
+    let (with_others, status) =
         run_task(&shop, "next-to-five-nodes", &spec(&["good.example/b:1"])).await;
     eprintln!(
-        "alone {alone:?}; next to five nodes in backoff {beside:?}, batches end at {:?}",
+        "alone {alone:?}; next to five nodes in backoff {with_others:?}, batches end at {:?}",
         status.batch_ends
     );
     assert!(
-        beside < alone + MAX_DELAY,
-        "alone {alone:?}, next to five nodes in backoff {beside:?}"
+        with_others < alone + MAX_DELAY,
+        "alone {alone:?}, next to five nodes in backoff {with_others:?}"
     );
 
     for number in 1..MAX_CONCURRENT_TASKS {
@@ -86,14 +86,15 @@ async fn dead_registry_does_not_delay_other_namespaces() {
         );
     }
     wait_for_backoff(&bank, 10).await;
-    let (beside, status) = run_task(&shop, "next-to-ten-tasks", &spec(&["good.example/c:1"])).await;
+    let (with_others, status) =
+        run_task(&shop, "next-to-ten-tasks", &spec(&["good.example/c:1"])).await;
     eprintln!(
-        "alone {alone:?}; next to ten tasks {beside:?}, batches end at {:?}",
+        "alone {alone:?}; next to ten tasks {with_others:?}, batches end at {:?}",
         status.batch_ends
     );
     assert!(
-        beside < alone + MAX_DELAY,
-        "alone {alone:?}, next to ten tasks {beside:?}\n{}",
+        with_others < alone + MAX_DELAY,
+        "alone {alone:?}, next to ten tasks {with_others:?}\n{}",
         server.log()
     );
 }

@@ -147,10 +147,12 @@ async fn internal_addresses_are_not_notified() {
         &json!({"images": ["a:1"], "nodeSelector": {"type": "fake"}, "nodes": 1, "notify": notify}),
     );
     let done = || async {
-        let told = namespace.status("sly").notifications;
-        (!told.is_empty() && told.iter().all(|delivery| delivery.done)).then_some(told)
+        let deliveries = namespace.status("sly").notifications;
+        (!deliveries.is_empty() && deliveries.iter().all(|delivery| delivery.done))
+            .then_some(deliveries)
     };
-    let told = namespace.eventually("abandonment of all deliveries", TASK_TIMEOUT, done).await;
+    let deliveries =
+        namespace.eventually("abandonment of all deliveries", TASK_TIMEOUT, done).await;
     let expected = [
         "is not allowed (--notify-ports)",
         "inside the cluster",
@@ -158,11 +160,11 @@ async fn internal_addresses_are_not_notified() {
         "public internet",
         "in the Secret",
     ];
-    for (one, expected) in told.iter().zip(expected) {
+    for (one, expected) in deliveries.iter().zip(expected) {
         assert!(one.message.as_ref().is_some_and(|text| text.contains(expected)), "{one:?}");
         assert_eq!(one.delivered, None);
     }
-    assert_eq!(told.len(), expected.len());
+    assert_eq!(deliveries.len(), expected.len());
     assert!(heard.1.lock().unwrap().is_empty());
     assert!(server.log().contains("could not be delivered"));
     assert!(server.get("/metrics").contains("prewarm_notifications_total{result=\"given_up\"} 5"));

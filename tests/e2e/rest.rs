@@ -207,10 +207,10 @@ async fn idempotency_key_creates_one_task() {
         .await;
     assert_eq!(misused.code, 422, "{misused:?}");
     // The same key of another caller is independent.
-    let somebody = caller.with_token(&account_token(&namespace, "other", &["*"]));
-    let theirs = somebody
+    let other_caller = caller.with_token(&account_token(&namespace, "other", &["*"]));
+    let theirs = other_caller
         .send(
-            somebody
+            other_caller
                 .request("POST", "/tasks")
                 .header("idempotency-key", "release-7")
                 .json(&changed),

@@ -23,6 +23,10 @@ pub struct Server {
     api: String,
 }
 
+fn arguments(first: String, words: &[&str]) -> Vec<String> {
+    [first].into_iter().chain(words.iter().map(|word| (*word).to_owned())).collect()
+}
+
 impl Server {
     /// Starts a server for a namespace, and in it; waits until it is ready, as do the other
     /// constructors that are `async`.
@@ -38,8 +42,7 @@ impl Server {
         own: &Namespace,
         words: &[&str],
     ) -> Self {
-        let mut more = vec![format!("--instance={}", namespace.name)];
-        more.extend(words.iter().map(|word| (*word).to_owned()));
+        let more = arguments(format!("--instance={}", namespace.name), words);
         Self::spawn_ready(cluster, namespace, &own.name, &more, cluster.var("KUBECONFIG")).await
     }
 
@@ -51,8 +54,7 @@ impl Server {
         kubeconfig: &str,
         words: &[&str],
     ) -> Self {
-        let mut more = vec!["--watch-namespace=".to_owned()];
-        more.extend(words.iter().map(|word| (*word).to_owned()));
+        let more = arguments("--watch-namespace=".to_owned(), words);
         Self::spawn_ready(cluster, own, &own.name, &more, kubeconfig).await
     }
 
@@ -63,8 +65,7 @@ impl Server {
         kubeconfig: &str,
         words: &[&str],
     ) -> Self {
-        let mut more = vec![format!("--instance={}", namespace.name)];
-        more.extend(words.iter().map(|word| (*word).to_owned()));
+        let more = arguments(format!("--instance={}", namespace.name), words);
         Self::spawn_ready(cluster, namespace, &namespace.name, &more, kubeconfig).await
     }
 
@@ -84,8 +85,7 @@ impl Server {
         front: &str,
         words: &[&str],
     ) -> Self {
-        let mut more = vec![format!("--instance={}", namespace.name)];
-        more.extend(words.iter().map(|word| (*word).to_owned()));
+        let more = arguments(format!("--instance={}", namespace.name), words);
         Self::spawn_at(
             cluster,
             namespace,
