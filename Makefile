@@ -81,6 +81,10 @@ dev-stop: ## stop the cluster of make dev
 check-scripts: ## check shell scripts with shellcheck and workflows with actionlint
 	@bash tests/scripts.sh
 
+.PHONY: check-structure
+check-structure: ## print figures of the structure of the code; fails if files import each other in a cycle
+	@python3 tests/structure.py
+
 .PHONY: check-spelling
 check-spelling: ## check the spelling of all committed files with typos
 	@bash tests/spelling.sh
