@@ -28,8 +28,12 @@ run() {
   say "the SDKs, the web pages and the examples, against a server" &&
   tests/cluster/cluster with --fake-nodes 120 -- tests/clients.sh
 }
-if output=$(run 2>&1 | tee /dev/stderr); then
-  not_run=$(grep '^NOT RUN' <<< "$output" | sort -u || true)
+# A copy for the summary. The output itself goes to the standard output of this script: opening
+# /dev/stderr would truncate a log file.
+output=$(mktemp)
+trap 'rm -f "$output"' EXIT
+if run 2>&1 | tee "$output"; then
+  not_run=$(grep '^NOT RUN' "$output" | sort -u || true)
   if [ -n "$not_run" ]; then say "not run on this machine:"; echo "$not_run"; fi
   say "all passed, in $((SECONDS - begun)) s"
 else
