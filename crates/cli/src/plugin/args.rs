@@ -11,7 +11,7 @@ use prewarmer_core::{
     },
 };
 
-use super::CommandError;
+use super::error::CommandError;
 
 /// Pull container images to nodes before the pods that need them.
 #[derive(Debug, Parser)]

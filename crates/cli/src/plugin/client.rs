@@ -11,7 +11,7 @@ use kube::{
 use prewarmer_kube::api_error::ApiErrorKind;
 use serde::de::DeserializeOwned;
 
-use super::{CommandError, args::GlobalArgs};
+use super::{args::GlobalArgs, error::CommandError};
 use crate::scope::scoped;
 
 /// Client of a cluster, and the selected namespace.

@@ -9,9 +9,9 @@ use prewarmer_core::{schedule::PrewarmSchedule, task::PrewarmTask};
 use serde::de::DeserializeOwned;
 
 use super::{
-    CommandError, CommandResult, PluginCli,
-    args::{GlobalArgs, Shell},
+    args::{GlobalArgs, PluginCli, Shell},
     client::ClusterClient,
+    error::{CommandError, CommandResult},
     output::print,
 };
 

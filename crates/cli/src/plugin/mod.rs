@@ -6,13 +6,14 @@
 //! works on.
 //!
 //! ```text
-//!   args -> command (tasks, schedules, nodes, run, watch) -> client (API server)
+//!   args -> command (tasks, schedules, nodes, run, watch) -> task_client, client (API server)
 //!                 explain, progress, resolve (pure) -> output
 //! ```
 
 mod args;
 mod client;
 mod complete;
+mod error;
 mod explain;
 mod nodes;
 mod output;
@@ -20,6 +21,7 @@ mod progress;
 mod resolve;
 mod run;
 mod schedules;
+mod task_client;
 mod tasks;
 mod watch;
 
@@ -31,39 +33,10 @@ pub use self::args::PluginCli;
 use self::{
     args::{PluginCommand, ScheduleCommand},
     client::ClusterClient,
+    error::{CommandError, CommandResult},
     output::Output,
 };
 use crate::terminal::printable;
-
-/// Failure of a command.
-#[derive(Debug)]
-enum CommandError {
-    /// The operation failed: exit code 1.
-    Failed(String),
-    /// The arguments are invalid: exit code 2.
-    Usage(String),
-    /// The operation did not end in time: exit code 3.
-    TimedOut(String),
-}
-
-/// Result of a command.
-type CommandResult = Result<(), CommandError>;
-
-impl CommandError {
-    fn exit_code(&self) -> u8 {
-        match self {
-            Self::Failed(_) => 1,
-            Self::Usage(_) => 2,
-            Self::TimedOut(_) => 3,
-        }
-    }
-
-    fn message(&self) -> &str {
-        match self {
-            Self::Failed(message) | Self::Usage(message) | Self::TimedOut(message) => message,
-        }
-    }
-}
 
 /// Runs the plugin. Exit codes: 0 success, 1 failure, 2 usage error, 3 timeout.
 #[must_use]

@@ -16,9 +16,9 @@ use prewarmer_core::{
 use serde_json::{Value, json};
 
 use super::{
-    CommandError, CommandResult,
     args::{NodesArgs, OutputFormat},
     client::ClusterClient,
+    error::{CommandError, CommandResult},
     output::{Output, print},
 };
 use crate::terminal::{Colour, TableCell, format_duration, table};

@@ -6,7 +6,7 @@ use kube::Resource;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{CommandError, args::OutputFormat};
+use super::{args::OutputFormat, error::CommandError};
 use crate::terminal;
 
 /// Writes text to standard output. A closed pipe is not an error.

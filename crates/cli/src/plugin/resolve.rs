@@ -7,7 +7,7 @@ use prewarmer_core::{
 };
 use serde_json::{Value, json};
 
-use super::CommandError;
+use super::error::CommandError;
 
 /// Kinds with a pod template, by the names that kubectl accepts.
 const KINDS: [(&[&str], &str, &str); 8] = [

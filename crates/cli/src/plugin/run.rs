@@ -2,27 +2,26 @@
 
 use std::io::{IsTerminal, Read};
 
-use jiff::Timestamp;
 use k8s_openapi::api::{
     autoscaling::v2::HorizontalPodAutoscaler, core::v1::Namespace, node::v1::RuntimeClass,
 };
 use kube::{
     Api, ResourceExt,
-    api::{DynamicObject, ListParams, ObjectMeta, PostParams},
+    api::{DynamicObject, ListParams},
 };
 use prewarmer_core::{
-    schedule::random_task_name,
-    task::{ORIGIN_LABEL, PrewarmTask, PrewarmTaskSpec},
+    task::{PrewarmTask, PrewarmTaskSpec},
     workload::{Extracted, Policy},
 };
 use serde_json::{Value, json};
 
 use super::{
-    CommandError, CommandResult,
     args::RunArgs,
     client::ClusterClient,
+    error::{CommandError, CommandResult},
     output::{Output, print},
     resolve::{self, WarmTarget},
+    task_client::{build_task, create_task},
     watch,
 };
 
@@ -181,35 +180,4 @@ async fn fetch_workload(
         around.extend(found.ok().and_then(|one| serde_json::to_value(one).ok()));
     }
     Ok(resolve::manifest_with_context(workload, around))
-}
-
-/// Builds a task with the plugin's labels.
-pub(super) fn build_task(
-    namespace: String,
-    workload: Option<&str>,
-    spec: PrewarmTaskSpec,
-) -> PrewarmTask {
-    let text = |key: &str, value: &str| (key.to_owned(), value.to_owned());
-    let labels =
-        [text("app.kubernetes.io/managed-by", "kubectl-prewarm"), text(ORIGIN_LABEL, "user")];
-    PrewarmTask {
-        metadata: ObjectMeta {
-            name: Some(random_task_name(Timestamp::now())),
-            namespace: Some(namespace),
-            labels: Some(labels.into()),
-            annotations: workload.map(|workload| [text("prewarm.io/workloads", workload)].into()),
-            ..ObjectMeta::default()
-        },
-        spec,
-        status: None,
-    }
-}
-
-pub(super) async fn create_task(
-    context: &ClusterClient,
-    task: &PrewarmTask,
-) -> Result<PrewarmTask, CommandError> {
-    let namespace = task.namespace().unwrap_or_default();
-    let tasks = Api::<PrewarmTask>::namespaced(context.client.clone(), &namespace);
-    tasks.create(&PostParams::default(), task).await.map_err(CommandError::from)
 }

@@ -17,9 +17,9 @@ use prewarmer_core::{
 use serde_json::json;
 
 use super::{
-    CommandError, CommandResult,
     args::{ScheduleArgs, ScheduleListArgs, TriggerArgs, parse_overlap},
     client::ClusterClient,
+    error::{CommandError, CommandResult},
     output::{Output, print},
     watch,
 };

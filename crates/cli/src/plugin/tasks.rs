@@ -12,12 +12,14 @@ use prewarmer_core::{
 use serde_json::json;
 
 use super::{
-    CommandError, CommandResult,
     args::{ExplainArgs, ListArgs, RetryArgs},
     client::ClusterClient,
+    error::{CommandError, CommandResult},
     explain,
     output::{Output, print},
-    progress, run, watch,
+    progress,
+    task_client::{build_task, create_task, get_tasks},
+    watch,
 };
 use crate::terminal::{Colour, TableCell, format_age, format_duration, table};
 
@@ -111,18 +113,6 @@ fn duration_text(task: &PrewarmTask, now: Timestamp) -> String {
     let status = task.status.clone().unwrap_or_default();
     let end = status.completion_time.unwrap_or_else(|| now.to_string());
     elapsed(status.start_time.as_deref(), Some(&end)).map(format_duration).unwrap_or_default()
-}
-
-/// Returns the tasks of these names.
-pub(super) async fn get_tasks(
-    context: &ClusterClient,
-    names: &[String],
-) -> Result<Vec<PrewarmTask>, CommandError> {
-    let (api, mut tasks) = (context.namespaced::<PrewarmTask>(), Vec::new());
-    for name in names {
-        tasks.push(api.get(name).await?);
-    }
-    Ok(tasks)
 }
 
 pub(super) async fn get(context: &ClusterClient, out: Output, names: &[String]) -> CommandResult {
@@ -285,12 +275,9 @@ pub(super) async fn retry(context: &ClusterClient, out: Output, args: &RetryArgs
             )));
         }
         let many = nodes.len();
-        let next = run::build_task(
-            task.namespace().unwrap_or_default(),
-            None,
-            retry_spec(&task.spec, nodes),
-        );
-        let next = run::create_task(context, &next).await?;
+        let next =
+            build_task(task.namespace().unwrap_or_default(), None, retry_spec(&task.spec, nodes));
+        let next = create_task(context, &next).await?;
         out.print_operation(
             &next,
             &format!("created for the {many} nodes that {name} has not warmed"),
@@ -335,9 +322,4 @@ pub(super) async fn explain(
     let lines = explain::explain(task, args.node.as_deref());
     let text: String = lines.iter().map(|line| crate::terminal::printable(line) + "\n").collect();
     print(&text)
-}
-
-/// Reports whether the task completed.
-pub(super) fn is_completed(task: &PrewarmTask) -> bool {
-    task.phase() == Phase::Completed
 }

@@ -13,16 +13,16 @@ use kube::{
         watcher::{self, watch_object},
     },
 };
-use prewarmer_core::task::PrewarmTask;
+use prewarmer_core::task::{Phase, PrewarmTask};
 use prewarmer_kube::api_error::ApiErrorKind;
 
 use super::{
-    CommandError, CommandResult,
     args::OutputFormat,
     client::{ClusterClient, error_message},
+    error::{CommandError, CommandResult},
     output::{Output, print},
     progress,
-    tasks::{get_tasks, is_completed},
+    task_client::get_tasks,
 };
 use crate::terminal;
 
@@ -57,7 +57,7 @@ pub(super) async fn follow(
     let bad: Vec<String> = display
         .last_tasks
         .values()
-        .filter(|task| !is_completed(task))
+        .filter(|task| task.phase() != Phase::Completed)
         .map(ResourceExt::name_any)
         .collect();
     if bad.is_empty() {
