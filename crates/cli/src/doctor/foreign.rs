@@ -20,8 +20,8 @@ use prewarmer_core::{
 use serde::de::DeserializeOwned;
 
 use super::{
-    DoctorSettings,
     results::{ForeignSummary, QueryResult},
+    settings::DoctorSettings,
 };
 use crate::scope::scoped;
 

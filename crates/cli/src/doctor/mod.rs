@@ -5,6 +5,7 @@
 //! (pure); `report` prints the findings.
 
 mod evaluate;
+mod finding;
 mod foreign;
 mod report;
 mod requests;
@@ -18,7 +19,7 @@ use std::{
 
 use kube::Client;
 
-use self::evaluate::{Finding, Severity};
+use self::finding::{Finding, Severity};
 pub use self::settings::{DoctorArgs, DoctorSettings};
 
 /// Interval between checks with `--wait`.

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use super::evaluate::{Finding, Severity};
+use super::finding::{Finding, Severity};
 use crate::terminal::{Colour, wants_colour};
 
 /// Widths of the first two columns of a line, in characters.

@@ -24,6 +24,7 @@ use kube::{
     Api, Client,
     api::{ListParams, PostParams},
     client::Body,
+    core::Status,
 };
 use prewarmer_core::{
     node::{Interner, NodeInfo},
@@ -31,15 +32,16 @@ use prewarmer_core::{
     task::{PREFIX, PrewarmTask, PrewarmTaskSpec, PullMethod, validate::validate},
     worker::{Assignment, WorkerSettings, build},
 };
+use prewarmer_kube::api_error::ApiErrorKind;
 use serde_json::{Value, json};
 
 use super::{
-    DoctorSettings,
     foreign::find_foreign,
     results::{
         ApiServerInfo, ClusterResults, DeploymentState, DryRunResult, LeaseHolder, QueryResult,
         RegisteredWebhooks,
     },
+    settings::DoctorSettings,
 };
 use crate::scope::scoped;
 
@@ -305,8 +307,7 @@ async fn readiness(client: &Client, path: &str) -> QueryResult<Value> {
             .as_str()
             .unwrap_or("unexpected response, not from Prewarmer")
             .to_owned();
-        let status =
-            kube::core::Status { code: code.as_u16(), message, ..kube::core::Status::default() };
+        let status = Status { code: code.as_u16(), message, ..Status::default() };
         Err(kube::Error::Api(Box::new(status)))
     };
     QueryResult::from_result(asked.await)
@@ -352,20 +353,18 @@ async fn dry_run(client: &Client, path: &str, object: &Value) -> QueryResult<Dry
             warnings.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).collect();
         let answer: Value = serde_json::from_slice(&read_body(response).await?).unwrap_or_default();
         let message = answer["message"].as_str().unwrap_or_default().to_owned();
-        // "User ... cannot create resource ..." concerns the caller; a policy's refusal concerns
-        // the object.
-        let about_us = code.as_u16() == 403 && message.contains("cannot create resource");
         if code.is_success() {
-            Ok(DryRunResult::Accepted(warnings))
-        } else if about_us || code.as_u16() == 404 {
-            let status = kube::core::Status {
-                code: code.as_u16(),
-                message,
-                ..kube::core::Status::default()
-            };
-            Err(kube::Error::Api(Box::new(status)))
-        } else {
-            Ok(DryRunResult::Refused(message))
+            return Ok(DryRunResult::Accepted(warnings));
+        }
+        let status = Status { code: code.as_u16(), message, ..Status::default() };
+        match ApiErrorKind::of_status(&status) {
+            ApiErrorKind::NotFound => Err(kube::Error::Api(Box::new(status))),
+            // "User ... cannot create resource ..." concerns the caller; a policy's refusal
+            // concerns the object.
+            kind if kind.is_forbidden() && status.message.contains("cannot create resource") => {
+                Err(kube::Error::Api(Box::new(status)))
+            }
+            _ => Ok(DryRunResult::Refused(status.message)),
         }
     };
     QueryResult::from_result(asked.await)

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use prewarmer_core::node::NodeInfo;
+use prewarmer_kube::api_error::ApiErrorKind;
 
 /// Result of one request.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,9 +25,11 @@ impl<T> QueryResult<T> {
     pub(super) fn from_result(result: kube::Result<T>) -> Self {
         match result {
             Ok(value) => Self::Found(value),
-            Err(kube::Error::Api(status)) if status.code == 404 => Self::Absent,
-            Err(kube::Error::Api(status)) if status.code == 403 => Self::Forbidden,
-            Err(error) => Self::Failed(error.to_string()),
+            Err(error) => match ApiErrorKind::of(&error) {
+                ApiErrorKind::NotFound => Self::Absent,
+                kind if kind.is_forbidden() => Self::Forbidden,
+                _ => Self::Failed(error.to_string()),
+            },
         }
     }
 

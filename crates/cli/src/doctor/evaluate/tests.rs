@@ -2,13 +2,24 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use kube::core::{CustomResourceExt, ResourceExt};
-use prewarmer_core::node::NodeInfo;
+use prewarmer_core::{
+    node::NodeInfo,
+    schedule::PrewarmSchedule,
+    task::{PrewarmPlan, PrewarmTask},
+};
 use rstest::rstest;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::*;
-use crate::doctor::results::{
-    ApiServerInfo, DeploymentState, ForeignSummary, LeaseHolder, RegisteredWebhooks,
+use super::{
+    definitions::{definitions, expected},
+    *,
+};
+use crate::doctor::{
+    requests::{CRD_NAMES, SAMPLE_MARKER},
+    results::{
+        ApiServerInfo, DeploymentState, DryRunResult, ForeignSummary, LeaseHolder,
+        RegisteredWebhooks,
+    },
 };
 
 fn asked(pre: bool) -> DoctorSettings {
