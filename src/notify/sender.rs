@@ -269,9 +269,7 @@ impl NotificationSender {
         match tasks.patch_status(&task.name_any(), &PatchParams::default(), &patch).await {
             Ok(task) => catalog.put(&task),
             // The task was deleted, or a task of the same name replaced it.
-            Err(error)
-                if ApiErrorKind::of(&error).is_outdated()
-                    || ApiErrorKind::of(&error) == ApiErrorKind::UidMismatch => {}
+            Err(error) if ApiErrorKind::of(&error).is_gone_or_replaced() => {}
             Err(error) => {
                 let name = task.name_any();
                 tracing::warn!(

@@ -275,11 +275,8 @@ fn panicked_status(schedule: &PrewarmSchedule, now: Timestamp) -> PrewarmSchedul
 /// success.
 fn ignore_missing<T>(result: kube::Result<T>) -> kube::Result<()> {
     match result {
-        Err(error) => match ApiErrorKind::of(&error) {
-            kind if kind.is_outdated() || kind == ApiErrorKind::UidMismatch => Ok(()),
-            _ => Err(error),
-        },
-        Ok(_) => Ok(()),
+        Err(error) if !ApiErrorKind::of(&error).is_gone_or_replaced() => Err(error),
+        Ok(_) | Err(_) => Ok(()),
     }
 }
 

@@ -84,6 +84,13 @@ impl ApiErrorKind {
         self == Self::NotFound || self.is_conflict()
     }
 
+    /// Reports whether the status is 404, 409, or 422 for another UID: the object that the request
+    /// names by its UID was deleted, changed or replaced. The newer state arrives by the watch.
+    #[must_use]
+    pub fn is_gone_or_replaced(self) -> bool {
+        self == Self::UidMismatch || self.is_outdated()
+    }
+
     /// Reports whether the status is 422.
     #[must_use]
     pub fn is_invalid(self) -> bool {
@@ -173,17 +180,17 @@ mod tests {
         assert_eq!(ApiErrorKind::of(&error), ApiErrorKind::Transient);
     }
 
-    /// One letter for each predicate: forbidden, conflict, outdated, invalid, rejection.
+    /// One letter for each predicate: forbidden, conflict, outdated, gone, invalid, rejection.
     #[rstest]
     #[case(400, "", "", "r")]
     #[case(401, "", "", "")]
     #[case(403, "", "denied", "fr")]
     #[case(403, "", "exceeded quota: q", "fr")]
-    #[case(404, "", "", "or")]
-    #[case(409, "AlreadyExists", "", "co")]
-    #[case(409, "Conflict", "", "co")]
+    #[case(404, "", "", "ogr")]
+    #[case(409, "AlreadyExists", "", "cog")]
+    #[case(409, "Conflict", "", "cog")]
     #[case(422, "", "spec.images: Invalid value", "ir")]
-    #[case(422, "", "metadata.uid: Invalid value", "ir")]
+    #[case(422, "", "metadata.uid: Invalid value", "gir")]
     #[case(500, "", "", "")]
     fn predicates_cover_kinds(
         #[case] code: u16,
@@ -196,6 +203,7 @@ mod tests {
             (kind.is_forbidden(), 'f'),
             (kind.is_conflict(), 'c'),
             (kind.is_outdated(), 'o'),
+            (kind.is_gone_or_replaced(), 'g'),
             (kind.is_invalid(), 'i'),
             (kind.is_rejection(), 'r'),
         ];
