@@ -9,6 +9,7 @@ use serde_json::json;
 use prewarmer_core::{
     duration,
     settings::{DEFAULT_NAMESPACE, SettingsChecker, SettingsError, object_name, split_list},
+    timestamp,
 };
 
 use crate::{
@@ -51,10 +52,6 @@ pub struct CreatedToken {
     pub manifest: String,
 }
 
-fn whole_seconds(time: Timestamp) -> Timestamp {
-    Timestamp::from_second(time.as_second()).unwrap_or(time)
-}
-
 /// Creates a token. The error lists every invalid argument.
 pub fn create(args: &TokenArgs, now: Timestamp) -> Result<CreatedToken, SettingsError> {
     let mut check = SettingsChecker::default();
@@ -70,7 +67,7 @@ pub fn create(args: &TokenArgs, now: Timestamp) -> Result<CreatedToken, Settings
         Ok(span) => SignedDuration::try_from(span)
             .ok()
             .and_then(|span| now.checked_add(span).ok())
-            .map(whole_seconds),
+            .map(timestamp::truncate_to_seconds),
         Err(expected) => {
             check.problem("--expires-in", text, &expected);
             None

@@ -2,9 +2,12 @@
 
 use jiff::Timestamp;
 use kube::ResourceExt;
-use prewarmer_core::schedule::{
-    Cron, ExecutionStatus, OverlapPolicy, PrewarmSchedule, PrewarmScheduleSpec, Trigger,
-    validate_spec,
+use prewarmer_core::{
+    duration::elapsed,
+    schedule::{
+        Cron, ExecutionStatus, OverlapPolicy, PrewarmSchedule, PrewarmScheduleSpec, Trigger,
+        validate_spec,
+    },
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -269,8 +272,6 @@ impl ScheduleView {
 impl ExecutionView {
     /// Returns the kept executions of a schedule, newest first.
     pub(super) fn list(schedule: &PrewarmSchedule) -> Vec<Self> {
-        let time =
-            |text: &Option<String>| text.as_deref().and_then(|text| text.parse::<Timestamp>().ok());
         let id = schedule.name_any();
         let runs = schedule.status.as_ref().map_or(&[][..], |status| &status.executions);
         let view = |run: &prewarmer_core::schedule::Execution| Self {
@@ -281,9 +282,8 @@ impl ExecutionView {
             trigger: run.trigger,
             started_at: run.start_time.clone(),
             finished_at: run.completion_time.clone(),
-            duration_seconds: time(&run.start_time)
-                .zip(time(&run.completion_time))
-                .map(|(a, b)| b.duration_since(a).as_secs()),
+            duration_seconds: elapsed(run.start_time.as_deref(), run.completion_time.as_deref())
+                .map(|took| took.as_secs()),
             error_message: run.message.clone(),
             triggered_at: run.scheduled_time.clone(),
         };

@@ -14,7 +14,10 @@ use kube::{
     Api, Client, ResourceExt,
     api::{Patch, PatchParams},
 };
-use prewarmer_core::task::{Delivery, Notification, PrewarmTask, SecretKeyReference};
+use prewarmer_core::{
+    task::{Delivery, Notification, PrewarmTask, SecretKeyReference},
+    timestamp,
+};
 use prewarmer_kube::api_error::ApiErrorKind;
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -163,7 +166,7 @@ fn delivery_status(task: &PrewarmTask, index: usize) -> Delivery {
 }
 
 fn is_due(delivery: &Delivery, now: Timestamp) -> bool {
-    let next = delivery.next_attempt.as_deref().and_then(|text| text.parse::<Timestamp>().ok());
+    let next = delivery.next_attempt.as_deref().and_then(timestamp::parse);
     !delivery.done && next.is_none_or(|next| next <= now)
 }
 
@@ -197,16 +200,13 @@ fn next_delivery_state(
     now: Timestamp,
 ) -> Delivery {
     let attempts = before.attempts.saturating_add(1);
-    let at = |time: Timestamp| {
-        Some(Timestamp::from_second(time.as_second()).unwrap_or(time).to_string())
-    };
     let failure = match result {
         Ok(()) => {
             return Delivery {
                 done: true,
                 attempts,
                 answered: true,
-                delivered: at(now),
+                delivered: Some(timestamp::format(now)),
                 ..Delivery::default()
             };
         }
@@ -227,7 +227,7 @@ fn next_delivery_state(
         done: next.is_none(),
         attempts,
         answered,
-        next_attempt: next.and_then(at),
+        next_attempt: next.map(timestamp::format),
         delivered: None,
         message: Some(failure.to_string()),
     }
@@ -318,8 +318,10 @@ impl NotificationSender {
             answered.contains(&key)
         };
         let now = Timestamp::now();
-        let completed =
-            task.status.as_ref().and_then(|status| status.completion_time.as_deref()?.parse().ok());
+        let completed = task
+            .status
+            .as_ref()
+            .and_then(|status| timestamp::parse(status.completion_time.as_deref()?));
         let delivery = next_delivery_state(
             &before,
             result.as_ref().copied(),

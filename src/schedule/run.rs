@@ -19,6 +19,7 @@ use prewarmer_core::{
         decide::{ScheduleDecision, decide},
     },
     task::{Condition, PrewarmTask},
+    timestamp,
 };
 use prewarmer_kube::api_error::ApiErrorKind;
 use serde_json::json;
@@ -261,7 +262,7 @@ fn panicked_status(schedule: &PrewarmSchedule, now: Timestamp) -> PrewarmSchedul
     status.conditions.push(Condition {
         type_: "Ready".into(),
         status: "False".into(),
-        last_transition_time: Timestamp::from_second(now.as_second()).unwrap_or(now).to_string(),
+        last_transition_time: timestamp::format(now),
         reason: "InternalError".into(),
         message:
             "internal error in the reconcile of this schedule; see the server's log for its name"
@@ -283,12 +284,10 @@ fn ignore_missing<T>(result: kube::Result<T>) -> kube::Result<()> {
 /// Records an execution whose task could not be created as failed.
 fn record_rejection(status: &mut PrewarmScheduleStatus, task: &str, why: &str) {
     status.active.retain(|name| name != task);
-    let now = Timestamp::now();
     if let Some(run) = status.executions.iter_mut().find(|run| run.task.as_deref() == Some(task)) {
         run.task = None;
         run.status = ExecutionStatus::Failed;
-        run.completion_time =
-            Some(Timestamp::from_second(now.as_second()).unwrap_or(now).to_string());
+        run.completion_time = Some(timestamp::format(Timestamp::now()));
         run.message = Some(format!("task could not be created: {why}"));
     }
 }

@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use k8s_openapi::jiff::SignedDuration;
+
+use crate::timestamp;
 
 /// Text that is not a duration, or that is longer than a [`Duration`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -48,8 +50,7 @@ pub fn format(span: Duration) -> String {
 /// Returns the time from `start` to `end`, both RFC 3339; `None` if one is missing or invalid.
 #[must_use]
 pub fn elapsed(start: Option<&str>, end: Option<&str>) -> Option<SignedDuration> {
-    let time = |text: Option<&str>| text.and_then(|text| text.parse::<Timestamp>().ok());
-    Some(time(end)?.duration_since(time(start)?))
+    Some(timestamp::parse(end?)?.duration_since(timestamp::parse(start?)?))
 }
 
 #[cfg(test)]

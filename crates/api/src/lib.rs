@@ -14,5 +14,6 @@ mod field_error;
 pub mod image;
 pub mod schedule;
 pub mod task;
+pub mod timestamp;
 
 pub use field_error::FieldError;

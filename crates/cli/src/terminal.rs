@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 
 use jiff::{SignedDuration, Timestamp};
+use prewarmer_core::timestamp;
 
 /// Colour of a text.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -139,7 +140,7 @@ pub fn format_duration(span: SignedDuration) -> String {
 /// Returns the age of a time in RFC 3339; empty where there is no valid time.
 #[must_use]
 pub fn format_age(time: Option<&str>, now: Timestamp) -> String {
-    let time = time.and_then(|text| text.parse::<Timestamp>().ok());
+    let time = time.and_then(timestamp::parse);
     time.map(|time| format_duration(now.duration_since(time))).unwrap_or_default()
 }
 

@@ -14,6 +14,7 @@ use prewarmer_core::{
         QueuedRun, Trigger, build_task, decide_manual, random_task_name,
     },
     task::PrewarmTask,
+    timestamp,
 };
 use prewarmer_kube::api_error::ApiErrorKind;
 use serde_json::json;
@@ -229,7 +230,8 @@ pub(in crate::api) async fn trigger(
             .filter_map(|entry| entry.execution.as_ref().map(|run| run.facts.clone()))
             .collect();
         let queued = schedule.status.as_ref().is_some_and(|status| status.queued.is_some());
-        let made = ExecutionOrigin { scheduled_at: now_in_seconds(), trigger: Trigger::Manual };
+        let now = timestamp::truncate_to_seconds(Timestamp::now());
+        let made = ExecutionOrigin { scheduled_at: now, trigger: Trigger::Manual };
         match decide_manual(schedule.spec.overlap_policy, &runs, queued) {
             ManualDecision::Start => {
                 let name = random_task_name(made.scheduled_at);
@@ -260,11 +262,6 @@ pub(in crate::api) async fn trigger(
     Err(ServiceError::Contended("schedule"))
 }
 
-fn now_in_seconds() -> Timestamp {
-    let now = Timestamp::now();
-    Timestamp::from_second(now.as_second()).unwrap_or(now)
-}
-
 /// Writes a queued execution into the schedule's status. Returns false when the write conflicts
 /// with another writer.
 async fn enqueue(
@@ -273,7 +270,8 @@ async fn enqueue(
     mut schedule: PrewarmSchedule,
     made: &ExecutionOrigin,
 ) -> Result<bool, ServiceError> {
-    let queued = QueuedRun { scheduled_time: made.scheduled_at.to_string(), trigger: made.trigger };
+    let scheduled_time = timestamp::format(made.scheduled_at);
+    let queued = QueuedRun { scheduled_time, trigger: made.trigger };
     schedule.status.get_or_insert_default().queued = Some(queued);
     match schedules.replace_status(&schedule.name_any(), &PostParams::default(), &schedule).await {
         Ok(schedule) => {

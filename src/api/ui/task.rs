@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use jiff::Timestamp;
-use prewarmer_core::duration::elapsed;
+use prewarmer_core::{duration::elapsed, timestamp};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -183,7 +183,7 @@ fn render_failures(view: &TaskView) -> String {
 
 fn render_batches(view: &TaskView, entry: &TaskEntry, now: Timestamp) -> String {
     let running = view.status == Status::Running;
-    let end = view.finished_at.clone().unwrap_or_else(|| now.to_string());
+    let end = view.finished_at.clone().unwrap_or_else(|| timestamp::format(now));
     let took = elapsed(view.started_at.as_deref(), Some(&end)).map_or(0, |took| took.as_secs());
     let until = u32::try_from(took).unwrap_or_default();
     let ends = &entry.detail.batch_ends;

@@ -12,6 +12,7 @@ use prewarmer_core::{
     node::{Interner, NodeInfo, NodeRequirements},
     slim::SlimNode,
     task::{PrewarmPlan, PrewarmTask, batches::NodeState, node_states as states},
+    timestamp,
 };
 use serde_json::{Value, json};
 
@@ -115,7 +116,7 @@ async fn warmed_times(
         let end = task
             .status
             .as_ref()
-            .and_then(|status| status.completion_time.as_deref()?.parse::<Timestamp>().ok());
+            .and_then(|status| timestamp::parse(status.completion_time.as_deref()?));
         if of_it.is_empty() {
             continue;
         }

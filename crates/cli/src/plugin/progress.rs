@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use prewarmer_core::{
     duration::elapsed,
     task::{Phase, PrewarmTask},
+    timestamp,
 };
 
 use super::explain::{group_failures, remedy, sentence};
@@ -52,8 +53,7 @@ pub(super) fn activity(task: &PrewarmTask, now: Timestamp) -> String {
         let batch = (status.current_batch_index + 1).min(status.total_batches);
         parts.push(format!("batch {batch} of {}", status.total_batches));
     }
-    let left =
-        status.estimated_completion.as_deref().and_then(|time| time.parse::<Timestamp>().ok());
+    let left = status.estimated_completion.as_deref().and_then(timestamp::parse);
     if let Some(left) = left.map(|end| end.duration_since(now)).filter(|left| left.as_secs() > 0) {
         parts.push(format!("about {} left", format_duration(left)));
     }

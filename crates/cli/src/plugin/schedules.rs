@@ -13,6 +13,7 @@ use prewarmer_core::{
         random_task_name, validate_spec,
     },
     task::{PrewarmTask, PrewarmTaskSpec},
+    timestamp,
 };
 use serde_json::json;
 
@@ -255,7 +256,7 @@ pub(super) async fn trigger(
     let queued = schedule.status.as_ref().is_some_and(|status| status.queued.is_some());
     let now = Timestamp::now();
     let made = ExecutionOrigin {
-        scheduled_at: Timestamp::from_second(now.as_second()).unwrap_or(now),
+        scheduled_at: timestamp::truncate_to_seconds(now),
         trigger: Trigger::Manual,
     };
     match decide_manual(schedule.spec.overlap_policy, &runs, queued) {
@@ -285,7 +286,8 @@ async fn queue_execution(
     made: &ExecutionOrigin,
     open: &[String],
 ) -> CommandResult {
-    let run = QueuedRun { scheduled_time: made.scheduled_at.to_string(), trigger: made.trigger };
+    let scheduled_time = timestamp::format(made.scheduled_at);
+    let run = QueuedRun { scheduled_time, trigger: made.trigger };
     schedule.status.get_or_insert_default().queued = Some(run);
     let api: Api<PrewarmSchedule> = context.namespaced();
     let name = schedule.name_any();

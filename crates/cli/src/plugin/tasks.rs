@@ -8,6 +8,7 @@ use kube::{
 use prewarmer_core::{
     duration::elapsed,
     task::{Notification, Phase, PrewarmPlan, PrewarmTask, nodes_not_warm, retry_spec},
+    timestamp,
 };
 use serde_json::json;
 
@@ -111,7 +112,7 @@ fn images(all: &[String], whole: bool) -> String {
 
 fn duration_text(task: &PrewarmTask, now: Timestamp) -> String {
     let status = task.status.clone().unwrap_or_default();
-    let end = status.completion_time.unwrap_or_else(|| now.to_string());
+    let end = status.completion_time.unwrap_or_else(|| timestamp::format(now));
     elapsed(status.start_time.as_deref(), Some(&end)).map(format_duration).unwrap_or_default()
 }
 

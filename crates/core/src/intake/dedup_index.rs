@@ -11,7 +11,10 @@ use kube::ResourceExt;
 use std::time::Instant;
 
 use super::dedup_keys::{DedupKey, dedup_keys_of_task};
-use crate::task::{OBSOLETE_ANNOTATION, Phase, PrewarmTask};
+use crate::{
+    task::{OBSOLETE_ANNOTATION, Phase, PrewarmTask},
+    timestamp,
+};
 
 /// Time for which a completed task still covers its images. Long enough for a rollback; short
 /// enough that an image which the kubelet has garbage-collected since is warmed again at the next
@@ -258,7 +261,7 @@ impl DedupIndex {
 /// Returns the time since the end of a task; zero if it has no valid completion time.
 fn time_since_end(task: &PrewarmTask) -> Duration {
     let end = task.status.as_ref().and_then(|status| status.completion_time.as_deref());
-    let end = end.and_then(|time| time.parse::<Timestamp>().ok());
+    let end = end.and_then(timestamp::parse);
     end.and_then(|end| Duration::try_from(Timestamp::now().duration_since(end)).ok())
         .unwrap_or_default()
 }

@@ -8,7 +8,7 @@ use super::{
     Cron, Execution, ExecutionOrigin, ExecutionStatus, OverlapPolicy, PrewarmSchedule,
     PrewarmScheduleStatus, QueuedRun, Trigger, naming::scheduled_task_name, validate_spec,
 };
-use crate::task::Condition;
+use crate::{task::Condition, timestamp};
 
 /// Largest backward step of the clock that is waited out. With a larger step the earlier clock is
 /// considered wrong, and the current one is trusted.
@@ -98,14 +98,6 @@ fn active_tasks(runs: &[ExecutionTask]) -> impl Iterator<Item = &ExecutionTask> 
     runs.iter().filter(|run| run.outcome == ExecutionOutcome::Active)
 }
 
-fn parse_time(text: &str) -> Option<Timestamp> {
-    text.parse().ok()
-}
-
-fn format_seconds(time: Timestamp) -> String {
-    Timestamp::from_second(time.as_second()).unwrap_or(time).to_string()
-}
-
 /// Decides what to do now. `runs` are the existing tasks of the schedule.
 pub fn decide(
     schedule: &PrewarmSchedule,
@@ -185,10 +177,10 @@ impl DecisionBuilder<'_> {
                 update_execution(execution, run, limit);
                 continue;
             }
-            let made = parse_time(&execution.scheduled_time).unwrap_or(now);
+            let made = timestamp::parse(&execution.scheduled_time).unwrap_or(now);
             if now.duration_since(made) > MISSING_TASK_TIMEOUT {
                 execution.status = ExecutionStatus::Failed;
-                execution.completion_time = Some(format_seconds(now));
+                execution.completion_time = Some(timestamp::format(now));
                 execution.message = Some("the task was deleted".into());
             }
         }
@@ -221,12 +213,12 @@ impl DecisionBuilder<'_> {
         message: Option<String>,
     ) {
         self.status.execution_count = self.status.execution_count.saturating_add(1);
-        let ended = (status != ExecutionStatus::Running).then(|| format_seconds(self.now));
+        let ended = (status != ExecutionStatus::Running).then(|| timestamp::format(self.now));
         self.status.executions.insert(
             0,
             Execution {
                 number: self.status.execution_count,
-                scheduled_time: made.scheduled_at.to_string(),
+                scheduled_time: timestamp::format(made.scheduled_at),
                 trigger: made.trigger,
                 task,
                 status,
@@ -238,9 +230,9 @@ impl DecisionBuilder<'_> {
     }
 
     fn mark_handled(&mut self, tick: Timestamp) {
-        let last = self.status.last_schedule_time.as_deref().and_then(parse_time);
+        let last = self.status.last_schedule_time.as_deref().and_then(timestamp::parse);
         if last.is_none_or(|last| last < tick) {
-            self.status.last_schedule_time = Some(format_seconds(tick));
+            self.status.last_schedule_time = Some(timestamp::format(tick));
         }
     }
 
@@ -255,18 +247,18 @@ impl DecisionBuilder<'_> {
             let created = self.schedule.metadata.creation_timestamp.as_ref().map(|time| time.0);
             let first = self.status.observed_schedule.is_none();
             let since = created.filter(|created| first && *created < self.now).unwrap_or(self.now);
-            self.status.since = Some(format_seconds(since));
+            self.status.since = Some(timestamp::format(since));
             self.status.observed_schedule = Some(key);
         }
     }
 
     /// Returns the time after which scheduled times are handled.
     fn handled_until(&mut self) -> Timestamp {
-        let last = |text: &Option<String>| text.as_deref().and_then(parse_time);
+        let last = |text: &Option<String>| text.as_deref().and_then(timestamp::parse);
         let base =
             last(&self.status.last_schedule_time).max(last(&self.status.since)).unwrap_or(self.now);
         if base.duration_since(self.now) > MAX_CLOCK_STEP {
-            self.status.since = Some(format_seconds(self.now));
+            self.status.since = Some(timestamp::format(self.now));
             self.status.last_schedule_time = None;
             return self.now;
         }
@@ -276,7 +268,7 @@ impl DecisionBuilder<'_> {
     /// Returns the task of the waiting execution.
     fn queued_task(&self) -> Option<String> {
         let queued = self.status.queued.as_ref()?;
-        Some(self.task_name(parse_time(&queued.scheduled_time)?, queued.trigger))
+        Some(self.task_name(timestamp::parse(&queued.scheduled_time)?, queued.trigger))
     }
 
     fn task_name(&self, tick: Timestamp, trigger: Trigger) -> String {
@@ -293,7 +285,7 @@ impl DecisionBuilder<'_> {
             return;
         }
         let Some(queued) = self.status.queued.take() else { return };
-        let tick = parse_time(&queued.scheduled_time).unwrap_or(self.now);
+        let tick = timestamp::parse(&queued.scheduled_time).unwrap_or(self.now);
         self.start_execution(ExecutionOrigin { scheduled_at: tick, trigger: queued.trigger });
     }
 
@@ -310,7 +302,7 @@ impl DecisionBuilder<'_> {
         let Some(tick) = cron.previous(self.now).filter(|tick| *tick > base) else { return };
         self.record_missed(cron, base, tick);
         self.mark_handled(tick);
-        let text = tick.to_string();
+        let text = timestamp::format(tick);
         let done = |run: &Execution| run.trigger == Trigger::Schedule && run.scheduled_time == text;
         if self.status.executions.iter().any(done) {
             return;
@@ -398,7 +390,7 @@ impl DecisionBuilder<'_> {
 
     fn finish_status(&mut self, next: Option<Timestamp>, wrong: Option<String>) {
         let status = &mut self.status;
-        status.next_schedule_time = next.map(format_seconds);
+        status.next_schedule_time = next.map(timestamp::format);
         status.active = self.active.iter().cloned().collect();
         status.observed_generation = self.schedule.metadata.generation;
         let (ready, reason, message) = match wrong {
@@ -414,7 +406,7 @@ impl DecisionBuilder<'_> {
             type_: "Ready".into(),
             status: ready.into(),
             last_transition_time: old.map_or_else(
-                || format_seconds(self.now),
+                || timestamp::format(self.now),
                 |known| known.last_transition_time.clone(),
             ),
             reason: reason.into(),
@@ -425,7 +417,8 @@ impl DecisionBuilder<'_> {
 }
 
 fn update_execution(execution: &mut Execution, run: &ExecutionTask, limit: Option<SignedDuration>) {
-    let took = run.ended.as_deref().and_then(parse_time).map(|end| end.duration_since(run.created));
+    let took =
+        run.ended.as_deref().and_then(timestamp::parse).map(|end| end.duration_since(run.created));
     let late = limit.is_some_and(|limit| took.is_some_and(|took| took >= limit));
     execution.start_time.clone_from(&run.started);
     execution.completion_time.clone_from(&run.ended);

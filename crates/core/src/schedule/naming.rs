@@ -7,7 +7,10 @@ use kube::{Resource, ResourceExt};
 use sha2::{Digest, Sha256};
 
 use super::{PrewarmSchedule, Trigger};
-use crate::task::{ORIGIN_LABEL, PrewarmTask, PrewarmTaskSpec};
+use crate::{
+    task::{ORIGIN_LABEL, PrewarmTask, PrewarmTaskSpec},
+    timestamp,
+};
 
 /// Annotation of a task with the scheduled time that it was created for, RFC 3339.
 pub const SCHEDULED_AT_ANNOTATION: &str = "prewarm.io/scheduled-at";
@@ -64,7 +67,7 @@ pub fn build_task(schedule: &PrewarmSchedule, name: &str, made: &ExecutionOrigin
                 (ORIGIN_LABEL, "schedule".into()),
             ])),
             annotations: Some(texts(&[
-                (SCHEDULED_AT_ANNOTATION, made.scheduled_at.to_string()),
+                (SCHEDULED_AT_ANNOTATION, timestamp::format(made.scheduled_at)),
                 (TRIGGER_ANNOTATION, trigger.into()),
             ])),
             owner_references: Some(vec![owner]),
@@ -98,7 +101,7 @@ pub fn creating_schedule(task: &PrewarmTask) -> Option<(String, ExecutionOrigin)
     let tick = task
         .annotations()
         .get(SCHEDULED_AT_ANNOTATION)
-        .and_then(|text| text.parse().ok())
+        .and_then(|text| timestamp::parse(text))
         .unwrap_or_else(created);
     let manual = task.annotations().get(TRIGGER_ANNOTATION).is_some_and(|text| text == "manual");
     let trigger = if manual { Trigger::Manual } else { Trigger::Schedule };

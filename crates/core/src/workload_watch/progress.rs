@@ -2,7 +2,10 @@
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
-use crate::workload::{ObjectView, WorkloadKind};
+use crate::{
+    timestamp,
+    workload::{ObjectView, WorkloadKind},
+};
 
 /// Age up to which a `CronJob` is expected not to have run yet. Its status does not report its
 /// first run.
@@ -40,11 +43,7 @@ pub fn is_in_progress(kind: &WorkloadKind, object: &ObjectView, now: Timestamp) 
         }
         ("batch", "Job") => status.start_time.is_empty(),
         ("batch", "CronJob") => {
-            let made = object
-                .metadata
-                .creation_timestamp
-                .as_deref()
-                .and_then(|time| time.parse::<Timestamp>().ok());
+            let made = object.metadata.creation_timestamp.as_deref().and_then(timestamp::parse);
             made.is_some_and(|made| now.duration_since(made) < NEW_CRON_JOB)
         }
         _ => {
