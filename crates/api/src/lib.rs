@@ -9,6 +9,7 @@
     allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unwrap_in_result)
 )]
 
+pub mod dns;
 pub mod duration;
 mod field_error;
 pub mod image;

@@ -5,10 +5,12 @@ use std::{fmt, net::SocketAddr, time::Duration};
 
 use ipnet::IpNet;
 
-use crate::{comma_separated, duration};
+use crate::{comma_separated, dns, duration};
 
 /// Default namespace of an installation.
 pub const DEFAULT_NAMESPACE: &str = "prewarmer";
+/// Longest name of an object that longer names begin with, in bytes.
+pub const MAX_NAME_STEM: usize = 50;
 
 /// Invalid settings: one problem for each, at least one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,20 +48,13 @@ impl SettingsChecker {
         if self.problems.is_empty() { Ok(settings) } else { Err(SettingsError(self.problems)) }
     }
 
-    /// Checks a name of an object, which longer names begin with.
+    /// Checks a name of an object, which longer names begin with: a DNS label of at most
+    /// [`MAX_NAME_STEM`] bytes.
     pub fn dns_label(&mut self, setting: &str, value: &str) {
-        let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        if value.is_empty()
-            || value.len() > 50
-            || !value.chars().all(good)
-            || value.starts_with('-')
-            || value.ends_with('-')
-        {
-            self.problem(
-                setting,
-                value,
-                "expected at most 50 lower-case letters, digits and dashes",
-            );
+        if value.len() > MAX_NAME_STEM || !dns::is_label(value) {
+            let expected =
+                format!("expected at most {MAX_NAME_STEM} lower-case letters, digits and dashes");
+            self.problem(setting, value, &expected);
         }
     }
 
@@ -125,6 +120,8 @@ pub fn object_name(instance: Option<&str>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use rstest::rstest;
+
     use super::*;
 
     #[test]
@@ -140,5 +137,18 @@ mod tests {
              --wait (WAIT): \"2h\": expected at most 60s\n  --a: requires --b"
         );
         assert_eq!(SettingsChecker::default().finish(1), Ok(1));
+    }
+
+    #[rstest]
+    #[case("prewarmer-blue", true)]
+    #[case(&"a".repeat(MAX_NAME_STEM), true)]
+    #[case(&"a".repeat(MAX_NAME_STEM + 1), false)]
+    #[case("-a", false)]
+    #[case("a.b", false)]
+    #[case("", false)]
+    fn names_are_checked(#[case] name: &str, #[case] expected: bool) {
+        let mut check = SettingsChecker::default();
+        check.dns_label("--name (NAME)", name);
+        assert_eq!(check.finish(()).is_ok(), expected);
     }
 }

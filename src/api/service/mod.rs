@@ -20,8 +20,6 @@ pub(in crate::api) const CREATED_BY_ANNOTATION: &str = "prewarm.io/created-by";
 
 /// Largest number of attempts of a write that conflicts with other writers.
 const MAX_ATTEMPTS: u32 = 8;
-/// Longest name of an object, in characters.
-const MAX_NAME: usize = 253;
 
 /// Error of an operation.
 #[derive(Debug)]
@@ -141,31 +139,5 @@ async fn resolve_by_name<T>(
             "namespace",
             "several namespaces have an object of that name: select one with ?namespace=",
         )),
-    }
-}
-
-/// Reports whether a name is a DNS subdomain (RFC 1123), as object names are.
-fn is_object_name(id: &str) -> bool {
-    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
-    !id.is_empty()
-        && id.len() <= MAX_NAME
-        && id.chars().all(good)
-        && !id.starts_with(['-', '.'])
-        && !id.ends_with(['-', '.'])
-}
-
-#[cfg(test)]
-mod unit {
-    use super::*;
-
-    #[test]
-    fn object_names_are_validated() {
-        assert!(
-            is_object_name("a.b-1")
-                && !is_object_name("../a")
-                && !is_object_name("A")
-                && !is_object_name("")
-                && !is_object_name(&"a".repeat(254))
-        );
     }
 }

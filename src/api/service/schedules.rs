@@ -9,6 +9,7 @@ use kube::{
     api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams},
 };
 use prewarmer_core::{
+    dns,
     schedule::{
         ExecutionOrigin, ExecutionTask, ManualDecision, PrewarmSchedule, PrewarmScheduleSpec,
         QueuedRun, Trigger, build_task, decide_manual, random_task_name,
@@ -20,8 +21,7 @@ use prewarmer_kube::api_error::ApiErrorKind;
 use serde_json::json;
 
 use super::{
-    CREATED_BY_ANNOTATION, MAX_ATTEMPTS, ServiceError, is_object_name, resolve_by_name, tasks,
-    visible_namespaces,
+    CREATED_BY_ANNOTATION, MAX_ATTEMPTS, ServiceError, resolve_by_name, tasks, visible_namespaces,
 };
 use crate::api::{
     Api,
@@ -93,7 +93,7 @@ pub(in crate::api) async fn get(
     if let Some(namespace) = namespace {
         api.auth.authorize(caller, GET, namespace).await?;
     }
-    let named = if is_object_name(id) { api.schedules.by_name(id) } else { Vec::new() };
+    let named = if dns::is_subdomain(id) { api.schedules.by_name(id) } else { Vec::new() };
     let found = named.into_iter().map(|one| (one.namespace().unwrap_or_default(), one)).collect();
     let found = resolve_by_name(api, caller, GET, namespace, found).await?;
     found.ok_or_else(|| ServiceError::not_found("schedule", id))

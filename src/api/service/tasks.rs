@@ -8,6 +8,7 @@ use kube::{
     api::{ObjectMeta, Patch, PatchParams, PostParams},
 };
 use prewarmer_core::{
+    dns,
     schedule::random_task_name,
     task::{
         ORIGIN_LABEL, PrewarmTask, PrewarmTaskSpec, caps, nodes_not_warm, retry_spec,
@@ -17,7 +18,7 @@ use prewarmer_core::{
 use prewarmer_kube::api_error::ApiErrorKind;
 use serde_json::json;
 
-use super::{CREATED_BY_ANNOTATION, MAX_ATTEMPTS, ServiceError, is_object_name, resolve_by_name};
+use super::{CREATED_BY_ANNOTATION, MAX_ATTEMPTS, ServiceError, resolve_by_name};
 use crate::{
     api::{
         Api,
@@ -84,7 +85,7 @@ pub(in crate::api) async fn get(
         api.auth.authorize(caller, GET, namespace).await?;
     }
     let missing = || ServiceError::not_found("task", id);
-    if !is_object_name(id) {
+    if !dns::is_subdomain(id) {
         return Err(missing());
     }
     let mut found = api.catalog.by_name(id);

@@ -7,7 +7,7 @@ use kube::{
 };
 use prewarmer_core::{
     duration::elapsed,
-    task::{Notification, Phase, PrewarmPlan, PrewarmTask, nodes_not_warm, retry_spec},
+    task::{Notification, PrewarmPlan, PrewarmTask, nodes_not_warm, retry_spec},
     timestamp,
 };
 use serde_json::json;

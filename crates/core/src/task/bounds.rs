@@ -16,6 +16,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{FieldError, Notification, PrewarmTaskSpec, SecretKeyReference};
+use crate::dns;
 
 /// Longest deadline: a week. Tasks take minutes; tasks on 5,000 nodes in small batches take hours.
 pub const MAX_DEADLINE: Duration = Duration::from_secs(168 * 3600);
@@ -34,10 +35,10 @@ pub const MAX_IMAGE_REFERENCE: usize = 520;
 pub const MAX_SELECTOR: usize = 64;
 /// Longest label key, in bytes: a prefix of 253, a slash, and a name of 63.
 pub const MAX_LABEL_KEY: usize = 317;
-/// Longest label value, in bytes.
+/// Longest label value, and longest name in a label key, in bytes.
 pub const MAX_LABEL_VALUE: usize = 63;
 /// Longest name of an object or a node, in bytes.
-pub const MAX_NAME: usize = 253;
+pub const MAX_NAME: usize = dns::MAX_SUBDOMAIN;
 /// Longest operator, effect or format, in bytes: all known ones are shorter.
 pub const MAX_KEYWORD: usize = 32;
 /// Largest number of terms of `nodeAffinity`.

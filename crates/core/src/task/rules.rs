@@ -7,12 +7,12 @@ use k8s_openapi::api::core::v1::{
     NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Toleration,
 };
 
-use super::{FieldError, Notification, PrewarmTaskSpec};
+use super::{
+    FieldError, Notification, PrewarmTaskSpec,
+    bounds::{MAX_LABEL_VALUE, MAX_NAME},
+};
+use crate::dns;
 
-/// Longest name part of a label key, and longest label value, in bytes.
-const MAX_LABEL: usize = 63;
-/// Longest DNS subdomain, in bytes: prefixes of label keys, and names of objects.
-const MAX_NAME: usize = 253;
 /// Longest URL of a notification, in bytes: the length that browsers and proxies commonly accept.
 const MAX_URL: usize = 2048;
 /// Formats of notifications.
@@ -189,7 +189,7 @@ fn secret_key(field: &str, key: &str, problems: &mut Vec<FieldError>) {
 fn label_key(field: &str, key: &str, problems: &mut Vec<FieldError>) {
     let (prefix, name) =
         key.rsplit_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
-    if !is_qualified_name(name) || prefix.is_some_and(|prefix| !is_subdomain(prefix)) {
+    if !is_qualified_name(name) || prefix.is_some_and(|prefix| !dns::is_subdomain(prefix)) {
         let reason = "not a valid label key: expected [PREFIX/]NAME, such as topology.kubernetes.io/zone, with a name of at most 63 \
                       letters, digits, dashes, dots and underscores";
         problems.push(FieldError::new(field, key, reason));
@@ -205,7 +205,7 @@ fn label_value(field: &str, value: &str, problems: &mut Vec<FieldError>) {
 }
 
 fn object_name(field: &str, name: &str, problems: &mut Vec<FieldError>) {
-    if !is_subdomain(name) {
+    if !dns::is_subdomain(name) {
         let reason = "not a valid object name: expected lower-case letters, digits, dashes and dots, beginning and ending with \
                       a letter or digit";
         problems.push(FieldError::new(field, name, reason));
@@ -215,18 +215,10 @@ fn object_name(field: &str, name: &str, problems: &mut Vec<FieldError>) {
 fn is_qualified_name(text: &str) -> bool {
     let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
     let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    text.len() <= MAX_LABEL
+    text.len() <= MAX_LABEL_VALUE
         && ends(text.chars().next())
         && ends(text.chars().last())
         && text.chars().all(inner)
-}
-
-fn is_subdomain(text: &str) -> bool {
-    let part = |part: &str| {
-        let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        !part.is_empty() && part.chars().all(good) && !part.starts_with('-') && !part.ends_with('-')
-    };
-    text.len() <= MAX_NAME && text.split('.').all(part)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use jiff::SignedDuration;
 
 use crate::doctor::{
     finding::{Finding, Severity, finding, ok, unavailable},
-    results::{ClusterResults, QueryResult},
+    results::ClusterResults,
 };
 
 /// Oldest supported Kubernetes version: `ValidatingAdmissionPolicy` and match conditions are stable
