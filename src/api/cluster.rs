@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -11,12 +12,14 @@ use axum::{
     http::{HeaderMap, HeaderValue, header},
     response::Response,
 };
+use futures::TryStreamExt;
 use kube::{Api as KubeApi, Client, api::ListParams};
 use prewarmer_core::{
     node::{Interner, NodeInfo, NodeRequirements},
     slim::SlimNode,
     task::{plan::matching_nodes, validate::ValidTask},
 };
+use prewarmer_kube::list::{NO_LIMIT, list_pages};
 use serde::Serialize;
 use tokio::sync::Mutex;
 use utoipa::{IntoParams, ToSchema};
@@ -70,14 +73,10 @@ impl NodeCache {
             return Ok(snapshot.clone());
         }
         let api = KubeApi::<SlimNode>::all(self.client.clone());
-        let (mut nodes, mut params) = (Vec::new(), ListParams::default().limit(LIST_PAGE_SIZE));
-        loop {
-            let page = api.list(&params).await?;
-            nodes.extend(page.items.iter().map(|node| NodeInfo::new(node, &self.interner)));
-            match page.metadata.continue_.filter(|token| !token.is_empty()) {
-                Some(token) => params = params.continue_token(&token),
-                None => break,
-            }
+        let params = ListParams::default().limit(LIST_PAGE_SIZE);
+        let (mut nodes, mut pages) = (Vec::new(), pin!(list_pages(&api, params, NO_LIMIT)));
+        while let Some(page) = pages.try_next().await? {
+            nodes.extend(page.iter().map(|node| NodeInfo::new(node, &self.interner)));
         }
         nodes.sort_by(|a, b| a.name.cmp(&b.name));
         let snapshot = NodeSnapshot { nodes: Arc::new(nodes), listed_at: Instant::now() };

@@ -10,10 +10,12 @@
 
 use std::{
     collections::HashMap,
+    pin::pin,
     time::{Duration, Instant},
 };
 
 use axum::http::{HeaderMap, StatusCode};
+use futures::TryStreamExt;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
@@ -28,7 +30,10 @@ use prewarmer_core::{
     schedule::random_task_name,
     task::{PrewarmTask, PrewarmTaskSpec},
 };
-use prewarmer_kube::api_error::ApiErrorKind;
+use prewarmer_kube::{
+    api_error::ApiErrorKind,
+    list::{NO_LIMIT, list_metadata_pages},
+};
 use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -46,8 +51,6 @@ const GC_INTERVAL: Duration = Duration::from_secs(1800);
 /// Interval after which the keys are counted again. Between two counts a replica adds only the keys
 /// that it created itself.
 const RECOUNT_INTERVAL: Duration = Duration::from_secs(600);
-/// Leases per page of a list request.
-const LIST_PAGE_SIZE: u32 = 500;
 /// `Retry-After` for a caller with too many keys, in seconds.
 const RETRY_AFTER: u64 = 600;
 /// Label of the Leases of keys.
@@ -141,19 +144,16 @@ async fn delete_matching(
     leases: &KubeApi<Lease>,
     mut select: impl FnMut(&PartialObjectMeta<Lease>) -> Option<String>,
 ) -> kube::Result<()> {
-    let mut params = ListParams::default().labels(KEY_LABEL).limit(LIST_PAGE_SIZE);
-    loop {
-        let page = leases.list_metadata(&params).await?;
-        for name in page.items.iter().filter_map(&mut select) {
+    let params = ListParams::default().labels(KEY_LABEL);
+    let mut pages = pin!(list_metadata_pages(leases, params, NO_LIMIT));
+    while let Some(page) = pages.try_next().await? {
+        for name in page.iter().filter_map(&mut select) {
             if let Err(error) = leases.delete(&name, &DeleteParams::default()).await {
                 tracing::debug!(%error, "failed to delete the Lease of an expired Idempotency-Key");
             }
         }
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => params = params.continue_token(&token),
-            None => return Ok(()),
-        }
     }
+    Ok(())
 }
 
 /// Returns the `Idempotency-Key` of a call. Error 400 when it is empty, too long, or not visible

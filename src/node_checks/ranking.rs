@@ -3,10 +3,11 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    pin::pin,
     time::Duration,
 };
 
-use futures::future::BoxFuture;
+use futures::{TryStreamExt, future::BoxFuture};
 use kube::{Client, ResourceExt, api::ListParams};
 use prewarmer_core::{
     image::ImageRef,
@@ -14,6 +15,7 @@ use prewarmer_core::{
     slim::ScheduledPod,
     task::plan::{NodeCheckFindings, NodeRank},
 };
+use prewarmer_kube::list::list_pages;
 use tokio::{sync::Mutex, time::Instant};
 
 use super::{CheckInput, NodeCandidate, NodeCheck, NodeCheckError};
@@ -58,19 +60,15 @@ impl NodeRanking {
 
     async fn fetch_usage(&self) -> kube::Result<ClusterUsage> {
         let pods = scoped::<ScheduledPod>(&self.client, self.namespace.as_deref());
-        let mut params = ListParams::default()
+        let params = ListParams::default()
             .limit(PAGE_SIZE)
             .fields("status.phase!=Succeeded,status.phase!=Failed");
-        let (mut usage, mut seen) = (ClusterUsage::default(), 0_usize);
-        loop {
-            let page = pods.list(&params).await?;
-            seen = seen.saturating_add(page.items.len());
-            page.items.iter().for_each(|pod| usage.add(pod));
-            match page.metadata.continue_.filter(|token| !token.is_empty()) {
-                Some(token) if seen < MAX_PODS => params = params.continue_token(&token),
-                _ => return Ok(usage),
-            }
+        let (mut usage, mut pages) =
+            (ClusterUsage::default(), pin!(list_pages(&pods, params, MAX_PODS)));
+        while let Some(page) = pages.try_next().await? {
+            page.iter().for_each(|pod| usage.add(pod));
         }
+        Ok(usage)
     }
 }
 

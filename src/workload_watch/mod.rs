@@ -14,10 +14,12 @@ mod dynamic_workload;
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     ops::ControlFlow,
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use futures::TryStreamExt;
 use k8s_openapi::jiff::Timestamp;
 use kube::{Api, Client, ResourceExt, api::ListParams, core::ApiResource, runtime::watcher::Event};
 use prewarmer_core::{
@@ -29,6 +31,7 @@ use prewarmer_core::{
         progress,
     },
 };
+use prewarmer_kube::list::{NO_LIMIT, list_pages};
 use tokio::{
     sync::{
         mpsc::{Receiver, Sender, channel},
@@ -508,25 +511,22 @@ async fn list_namespace(
     sender: Sender<WorkloadEvent>,
 ) {
     let api = dynamic_api(&watcher, Some(&namespace), &kind.api_resource());
-    let mut params = ListParams::default().limit(PAGE_SIZE);
+    let mut pages = pin!(list_pages(&api, ListParams::default().limit(PAGE_SIZE), NO_LIMIT));
     loop {
-        let page = match api.list(&params).await {
-            Ok(page) => page,
+        let page = match pages.try_next().await {
+            Ok(Some(page)) => page,
+            Ok(None) => return,
             Err(error) => {
                 tracing::debug!(kind = kind.plural, namespace, %error, "workloads could not be listed again");
                 return;
             }
         };
-        for object in page.items {
+        for object in page {
             if let Some(news) = applied_event(&kind, index, object, false)
                 && sender.send(news).await.is_err()
             {
                 return;
             }
-        }
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => params = params.continue_token(&token),
-            None => return,
         }
     }
 }

@@ -2,10 +2,7 @@
 
 use std::collections::HashMap;
 
-use kube::{
-    Api, Client, Resource, ResourceExt,
-    api::{ListParams, ObjectList},
-};
+use kube::{Client, ResourceExt, api::ListParams};
 use prewarmer_core::{
     slim::{SlimJob, SlimPod},
     task::PrewarmTask,
@@ -17,7 +14,7 @@ use prewarmer_core::{
         },
     },
 };
-use serde::de::DeserializeOwned;
+use prewarmer_kube::list::list_all;
 
 use super::{
     results::{ForeignSummary, QueryResult},
@@ -25,8 +22,6 @@ use super::{
 };
 use crate::scope::scoped;
 
-/// Objects per page.
-const PAGE_SIZE: u32 = 500;
 /// Largest number of objects of a kind that are checked. By default a cluster has at most 300
 /// running and 8,000 retained workers.
 const MAX_OBJECTS: usize = 20_000;
@@ -46,19 +41,19 @@ async fn list_foreign(client: &Client, asked: &DoctorSettings) -> kube::Result<F
     let watched = asked.watch_namespace.as_deref();
     let own =
         watched.filter(|watched| *watched != asked.namespace).map(|_| asked.namespace.as_str());
-    let labelled = format!("{}={}", MANAGED_BY.0, MANAGED_BY.1);
+    let labelled = ListParams::default().labels(&format!("{}={}", MANAGED_BY.0, MANAGED_BY.1));
     // Owners are listed after their dependents, so that an owner created in between is found.
     let (mut pods, mut jobs) = (Vec::<SlimPod>::new(), Vec::<SlimJob>::new());
     for place in [Some(watched), own.map(Some)].into_iter().flatten() {
-        pods.extend(list_all(&scoped(client, place), &labelled).await?);
+        pods.extend(list_all(&scoped(client, place), labelled.clone(), MAX_OBJECTS).await?);
     }
     for place in [Some(watched), own.map(Some)].into_iter().flatten() {
-        jobs.extend(list_all(&scoped(client, place), &labelled).await?);
+        jobs.extend(list_all(&scoped(client, place), labelled.clone(), MAX_OBJECTS).await?);
     }
     let tasks = if pods.is_empty() && jobs.is_empty() {
         Vec::new()
     } else {
-        list_all(&scoped(client, watched), "").await?
+        list_all(&scoped(client, watched), ListParams::default(), MAX_OBJECTS).await?
     };
     Ok(check_provenance(
         &pods,
@@ -66,22 +61,6 @@ async fn list_foreign(client: &Client, asked: &DoctorSettings) -> kube::Result<F
         &tasks,
         &AllowedNamespaces { own: Some(asked.namespace.clone()) },
     ))
-}
-
-async fn list_all<K>(api: &Api<K>, labels: &str) -> kube::Result<Vec<K>>
-where
-    K: Resource + Clone + DeserializeOwned + std::fmt::Debug,
-{
-    let mut found = Vec::new();
-    let mut page = ListParams::default().limit(PAGE_SIZE).labels(labels);
-    loop {
-        let ObjectList { items, metadata, .. } = api.list(&page).await?;
-        found.extend(items);
-        match metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) if found.len() < MAX_OBJECTS => page.continue_token = Some(token),
-            _ => return Ok(found),
-        }
-    }
 }
 
 /// Returns those that fail provenance. Pure.

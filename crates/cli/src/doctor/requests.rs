@@ -32,7 +32,10 @@ use prewarmer_core::{
     task::{PREFIX, PrewarmTask, PrewarmTaskSpec, PullMethod, validate::validate},
     worker::{Assignment, WorkerSettings, build},
 };
-use prewarmer_kube::api_error::ApiErrorKind;
+use prewarmer_kube::{
+    api_error::ApiErrorKind,
+    list::{NO_LIMIT, list_all},
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -196,9 +199,10 @@ async fn server(client: &Client) -> QueryResult<ApiServerInfo> {
 
 async fn nodes(client: &Client) -> QueryResult<Vec<NodeInfo>> {
     let texts = Interner::default();
-    let list = Api::<SlimNode>::all(client.clone()).list(&ListParams::default()).await;
+    let nodes = Api::<SlimNode>::all(client.clone());
+    let list = list_all(&nodes, ListParams::default(), NO_LIMIT).await;
     QueryResult::from_result(list)
-        .map(|list| list.items.iter().map(|node| NodeInfo::new(node, &texts)).collect())
+        .map(|list| list.iter().map(|node| NodeInfo::new(node, &texts)).collect())
 }
 
 async fn definition_of(client: &Client, name: &str) -> QueryResult<Value> {

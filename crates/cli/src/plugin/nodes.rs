@@ -3,10 +3,7 @@
 use std::{collections::BTreeMap, fmt::Write};
 
 use jiff::Timestamp;
-use kube::{
-    Api, ResourceExt,
-    api::{ListParams, ObjectList},
-};
+use kube::{Api, ResourceExt, api::ListParams};
 use prewarmer_core::{
     image::ImageRef,
     node::{Interner, NodeInfo, NodeRequirements},
@@ -14,6 +11,7 @@ use prewarmer_core::{
     task::{PrewarmPlan, PrewarmTask, batches::NodeState, node_states as states},
     timestamp,
 };
+use prewarmer_kube::list::{NO_LIMIT, list_all};
 use serde_json::{Value, json};
 
 use super::{
@@ -26,8 +24,6 @@ use crate::terminal::{Colour, TableCell, format_duration, table};
 
 /// Largest number of images that a kubelet reports (its `nodeStatusMaxImages`).
 const MAX_REPORTED_IMAGES: usize = 50;
-/// Nodes per page of a list.
-const PAGE_SIZE: u32 = 500;
 
 /// Presence of an image on a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,17 +83,8 @@ async fn list_nodes(
     selector: Option<String>,
 ) -> Result<Vec<SlimNode>, CommandError> {
     let api = Api::<SlimNode>::all(context.client.clone());
-    let mut params = ListParams::default().limit(PAGE_SIZE);
-    params.label_selector = selector;
-    let mut all = Vec::new();
-    loop {
-        let page: ObjectList<SlimNode> = api.list(&params).await?;
-        all.extend(page.items);
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => params = params.continue_token(&token),
-            None => break,
-        }
-    }
+    let params = ListParams { label_selector: selector, ..ListParams::default() };
+    let mut all = list_all(&api, params, NO_LIMIT).await?;
     all.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
     Ok(all)
 }
