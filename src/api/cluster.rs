@@ -15,6 +15,7 @@ use axum::{
 use futures::TryStreamExt;
 use kube::{Api as KubeApi, Client, api::ListParams};
 use prewarmer_core::{
+    count_values,
     node::{Interner, NodeInfo, NodeRequirements},
     slim::SlimNode,
     task::{plan::matching_nodes, validate::ValidTask},
@@ -99,21 +100,19 @@ pub(super) struct NodeSelection<'a> {
 impl<'a> NodeSelection<'a> {
     /// Selects the nodes of a task from these nodes.
     pub(super) fn for_task(task: &'a ValidTask, nodes: &'a [NodeInfo]) -> Self {
-        let mut reach =
-            Self { eligible: Vec::new(), selected: 0, matching: 0, ineligible: Vec::new() };
+        let (mut eligible, mut obstacles) = (Vec::new(), Vec::new());
         for (node, obstacle) in matching_nodes(task, nodes) {
-            reach.matching += 1;
-            let Some(reason) = obstacle else {
-                reach.eligible.push(&node.name);
-                continue;
-            };
-            match reach.ineligible.iter_mut().find(|(known, _)| *known == reason) {
-                Some((_, count)) => *count += 1,
-                None => reach.ineligible.push((reason, 1)),
+            match obstacle {
+                None => eligible.push(&*node.name),
+                Some(reason) => obstacles.push(reason),
             }
         }
-        reach.selected = task.nodes.of_total(reach.eligible.len());
-        reach
+        Self {
+            selected: task.nodes.of_total(eligible.len()),
+            matching: eligible.len() + obstacles.len(),
+            ineligible: count_values(obstacles),
+            eligible,
+        }
     }
 
     /// Returns the names of the nodes. `None` when the task warms only some of the eligible nodes:

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use kube::ResourceExt;
 use prewarmer_core::{
+    count_values,
     schedule::{ScheduleExecution, execution_of},
     task::{BatchPolicy, Condition, PrewarmTask},
 };
@@ -51,7 +52,7 @@ pub struct TaskDetail {
     /// Number of matching nodes that were excluded from the plan.
     pub ignored: u32,
     /// Reasons of the excluded nodes that the status lists, each with the number of nodes.
-    pub ignored_reasons: Vec<(String, u32)>,
+    pub ignored_reasons: Vec<(String, usize)>,
     /// Messages of the conditions `Throttled`, `WorkersInFallbackNamespace` and `NodesChecked`.
     pub condition_messages: Vec<String>,
 }
@@ -126,13 +127,7 @@ impl TaskEntry {
 impl TaskDetail {
     fn from_task(task: &PrewarmTask) -> Self {
         let status = task.status.clone().unwrap_or_default();
-        let mut reasons: Vec<(String, u32)> = Vec::new();
-        for node in status.ignored_nodes {
-            match reasons.iter_mut().find(|(reason, _)| *reason == node.reason) {
-                Some((_, count)) => *count = count.saturating_add(1),
-                None => reasons.push((node.reason, 1)),
-            }
-        }
+        let reasons = count_values(status.ignored_nodes.into_iter().map(|node| node.reason));
         let is_relevant = |one: &&Condition| {
             matches!(
                 one.type_.as_str(),

@@ -44,7 +44,35 @@ pub fn hex(bytes: &[u8]) -> String {
         .collect()
 }
 
+/// Counts equal values, in the order of their first occurrence. Takes time proportional to the
+/// number of distinct values for each value, which suits reasons and other values of a short list.
+pub fn count_values<T: PartialEq>(values: impl IntoIterator<Item = T>) -> Vec<(T, usize)> {
+    let mut counts: Vec<(T, usize)> = Vec::new();
+    for value in values {
+        match counts.iter_mut().find(|(known, _)| *known == value) {
+            Some((_, count)) => *count = count.saturating_add(1),
+            None => counts.push((value, 1)),
+        }
+    }
+    counts
+}
+
 /// Returns the trimmed, non-empty items of a comma-separated list.
 pub fn comma_separated(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|item| !item.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_counted_in_the_order_of_their_first_occurrence() {
+        assert_eq!(count_values(["b", "a", "b", "c", "b"]), [("b", 3), ("a", 1), ("c", 1)]);
+    }
+
+    #[test]
+    fn nothing_has_no_counts() {
+        assert_eq!(count_values::<&str>([]), []);
+    }
 }
