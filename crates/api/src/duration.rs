@@ -47,6 +47,26 @@ pub fn format(span: Duration) -> String {
     parts.iter().filter_map(part).collect::<Vec<_>>().concat()
 }
 
+/// Formats a duration for people as kubectl formats ages, with the two largest units where the
+/// second one matters: `45s`, `5m`, `3h12m`, `2d4h`. A negative duration is `0s`.
+#[must_use]
+pub fn format_human(span: SignedDuration) -> String {
+    let seconds = span.as_secs().max(0);
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    let two = |major: i64, unit: char, minor: i64, small: char| {
+        if minor == 0 { format!("{major}{unit}") } else { format!("{major}{unit}{minor}{small}") }
+    };
+    match () {
+        () if seconds < 120 => format!("{seconds}s"),
+        () if minutes < 10 => two(minutes, 'm', seconds % 60, 's'),
+        () if hours < 3 => format!("{minutes}m"),
+        () if hours < 8 => two(hours, 'h', minutes % 60, 'm'),
+        () if hours < 48 => format!("{hours}h"),
+        () if days < 8 => two(days, 'd', hours % 24, 'h'),
+        () => format!("{days}d"),
+    }
+}
+
 /// Returns the time from `start` to `end`, both RFC 3339; `None` if one is missing or invalid.
 #[must_use]
 pub fn elapsed(start: Option<&str>, end: Option<&str>) -> Option<SignedDuration> {
@@ -80,6 +100,20 @@ mod tests {
         for text in ["0s", "500ms", "1s", "10m", "1h30m", "24h", "2h5s"] {
             assert_eq!(format(parse(text).unwrap()), text);
         }
+    }
+
+    #[rstest]
+    #[case(-5, "0s")]
+    #[case(119, "119s")]
+    #[case(120, "2m")]
+    #[case(150, "2m30s")]
+    #[case(600, "10m")]
+    #[case(3 * 3600 + 600, "3h10m")]
+    #[case(86_400, "24h")]
+    #[case(3 * 86_400 + 7200, "3d2h")]
+    #[case(90 * 86_400, "90d")]
+    fn durations_are_formatted_as_by_kubectl(#[case] seconds: i64, #[case] expected: &str) {
+        assert_eq!(format_human(SignedDuration::from_secs(seconds)), expected);
     }
 
     #[test]

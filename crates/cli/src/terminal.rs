@@ -1,9 +1,9 @@
-//! Text output on a terminal: tables, colours and durations.
+//! Text output on a terminal: tables, colours and ages.
 
 use std::io::IsTerminal;
 
-use jiff::{SignedDuration, Timestamp};
-use prewarmer_core::timestamp;
+use jiff::Timestamp;
+use prewarmer_core::{duration::format_human, timestamp};
 
 /// Colour of a text.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -118,36 +118,15 @@ pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// Formats a duration as kubectl formats ages: `45s`, `5m`, `3h12m`, `2d4h`.
-#[must_use]
-pub fn format_duration(span: SignedDuration) -> String {
-    let seconds = span.as_secs().max(0);
-    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
-    let two = |major: i64, unit: char, minor: i64, small: char| {
-        if minor == 0 { format!("{major}{unit}") } else { format!("{major}{unit}{minor}{small}") }
-    };
-    match () {
-        () if seconds < 120 => format!("{seconds}s"),
-        () if minutes < 10 => two(minutes, 'm', seconds % 60, 's'),
-        () if hours < 3 => format!("{minutes}m"),
-        () if hours < 8 => two(hours, 'h', minutes % 60, 'm'),
-        () if hours < 48 => format!("{hours}h"),
-        () if days < 8 => two(days, 'd', hours % 24, 'h'),
-        () => format!("{days}d"),
-    }
-}
-
 /// Returns the age of a time in RFC 3339; empty where there is no valid time.
 #[must_use]
 pub fn format_age(time: Option<&str>, now: Timestamp) -> String {
     let time = time.and_then(timestamp::parse);
-    time.map(|time| format_duration(now.duration_since(time))).unwrap_or_default()
+    time.map(|time| format_human(now.duration_since(time))).unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
-    use rstest::rstest;
-
     use super::*;
 
     #[test]
@@ -170,18 +149,5 @@ mod tests {
             coloured.contains("task-1   \x1b[31mFailed\x1b[0m") && !coloured.contains("\x1b[2J"),
             "{coloured:?}"
         );
-    }
-
-    #[rstest]
-    #[case(-5, "0s")]
-    #[case(119, "119s")]
-    #[case(150, "2m30s")]
-    #[case(600, "10m")]
-    #[case(3 * 3600 + 600, "3h10m")]
-    #[case(86_400, "24h")]
-    #[case(3 * 86_400 + 7200, "3d2h")]
-    #[case(90 * 86_400, "90d")]
-    fn spans(#[case] seconds: i64, #[case] expected: &str) {
-        assert_eq!(format_duration(SignedDuration::from_secs(seconds)), expected);
     }
 }

@@ -8,8 +8,8 @@ use axum::{
     http::StatusCode,
     response::Response,
 };
-use jiff::Timestamp;
-use prewarmer_core::schedule::PrewarmSchedule;
+use jiff::{SignedDuration, Timestamp};
+use prewarmer_core::{duration::format_human, schedule::PrewarmSchedule};
 use serde::Deserialize;
 
 use super::{
@@ -17,7 +17,7 @@ use super::{
     respond::{PageError, PageShell, render_fragment, render_page as answer},
     session::Viewer,
     tasks::{may_create, parse_namespace},
-    view::{ScheduleRow, TaskRow, describe_reason, format_duration, task_link},
+    view::{ScheduleRow, TaskRow, describe_reason, task_link},
 };
 use crate::{
     api::{
@@ -183,7 +183,9 @@ fn render_body(
         share: sums.warm_percent().map(|share| format!("{share:.0}")),
         starts: sums.warm + sums.cold,
         since: sums.since.map(|since| since.strftime("%-d %B %Y").to_string()),
-        saved: format_duration(sums.seconds_saved),
+        saved: format_human(
+            SignedDuration::try_from_secs_f64(sums.seconds_saved).unwrap_or_default(),
+        ),
         running_count: of(Status::Running),
         pending: of(Status::Pending),
         completed: of(Status::Completed),

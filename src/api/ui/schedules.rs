@@ -11,7 +11,7 @@ use axum::{
 use jiff::Timestamp;
 use kube::ResourceExt;
 use prewarmer_core::{
-    duration::elapsed,
+    duration::{elapsed, format_human},
     schedule::{Cron, PrewarmSchedule, Trigger, validate_spec},
 };
 use serde::Deserialize;
@@ -22,7 +22,7 @@ use super::{
     session::Viewer,
     task::ActionNotice,
     tasks::{list_scope, parse_namespace},
-    view::{ScheduleRow, format_duration, next_times, task_link},
+    view::{ScheduleRow, format_seconds, next_times, task_link},
 };
 use crate::api::{
     Api,
@@ -149,7 +149,7 @@ fn render_executions(schedule: &PrewarmSchedule) -> String {
         message: run.message.unwrap_or_default(),
         by: if run.trigger == Trigger::Manual { "manual" } else { "schedule" },
         took: elapsed(run.start_time.as_deref(), run.completion_time.as_deref())
-            .map(|took| format_duration(took.as_secs_f64()))
+            .map(format_human)
             .unwrap_or_default(),
         at: run.scheduled_time,
         task: run.task.map(|name| (task_link(&namespace, &name), name)),
@@ -188,9 +188,7 @@ pub(super) async fn schedule_page(
         .map(|(key, value)| format!("{key}={value}"))
         .collect::<Vec<_>>();
     let mut facts = vec![("Overlap policy", format!("{:?}", spec.overlap_policy).to_lowercase())];
-    facts.extend(
-        spec.timeout_seconds.map(|limit| ("Execution timeout", format_duration(f64::from(limit)))),
-    );
+    facts.extend(spec.timeout_seconds.map(|limit| ("Execution timeout", format_seconds(limit))));
     Ok(answer(
         StatusCode::OK,
         &SchedulePage {

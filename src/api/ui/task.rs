@@ -10,7 +10,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use jiff::Timestamp;
-use prewarmer_core::{duration::elapsed, timestamp};
+use prewarmer_core::{
+    duration::{elapsed, format_human},
+    timestamp,
+};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -20,7 +23,7 @@ use super::{
     live,
     respond::{PageError, PageShell, render_fragment, render_page as answer},
     session::Viewer,
-    view::{BatchBar, FailureGroupView, TaskRow, batch_bars, format_duration, group_failures},
+    view::{BatchBar, FailureGroupView, TaskRow, batch_bars, format_seconds, group_failures},
 };
 use crate::{
     api::{
@@ -143,7 +146,7 @@ fn render_head(view: &TaskView, entry: &TaskEntry) -> String {
         already: detail.already_warm,
         batch: view.progress.current_batch,
         total_batches: view.progress.total_batches,
-        took: took.map(|took| format_duration(took.as_secs_f64())),
+        took: took.map(format_human),
         remarks: detail.condition_messages.clone(),
         ignored: detail.ignored,
         ignored_reasons: reasons.collect::<Vec<_>>().join(", "),
@@ -191,7 +194,7 @@ fn render_batches(view: &TaskView, entry: &TaskEntry, now: Timestamp) -> String 
     let until = if running { until } else { ends.last().copied().unwrap_or_default() };
     let bars =
         if view.started_at.is_some() { batch_bars(ends, until, running) } else { Vec::new() };
-    let whole = f64::from(until.max(ends.last().copied().unwrap_or_default()));
+    let whole = until.max(ends.last().copied().unwrap_or_default());
     let many = ends.len();
     let slowest = std::iter::once(0)
         .chain(ends.iter().copied())
@@ -201,13 +204,13 @@ fn render_batches(view: &TaskView, entry: &TaskEntry, now: Timestamp) -> String 
     let label = format!(
         "{many} {} done; the slowest took {}",
         if many == 1 { "batch" } else { "batches" },
-        format_duration(f64::from(slowest.unwrap_or_default()))
+        format_seconds(slowest.unwrap_or_default())
     );
     render_fragment(&TaskBatches {
         bars,
         label,
-        middle: format_duration(whole / 2.0),
-        end: format_duration(whole),
+        middle: format_seconds(whole / 2),
+        end: format_seconds(whole),
     })
 }
 

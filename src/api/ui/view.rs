@@ -1,9 +1,10 @@
 //! View models of tasks and schedules for the templates. Pure: no client, no clock, no I/O.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 
 use prewarmer_core::{
+    duration::format_human,
     schedule::{Cron, PrewarmSchedule},
     worker::FailureReason,
 };
@@ -115,15 +116,9 @@ pub(super) fn group_failures(failures: &[FailedNodeDetail]) -> Vec<FailureGroupV
     failure_groups(failures).into_iter().map(with_words).collect()
 }
 
-/// Formats a duration in seconds: `45 s`, `12 min`, `3.5 h`, `12 days`.
-pub(super) fn format_duration(seconds: f64) -> String {
-    match seconds {
-        seconds if seconds < 120.0 => format!("{seconds:.0} s"),
-        seconds if seconds < 7200.0 => format!("{:.0} min", seconds / 60.0),
-        seconds if seconds < 36_000.0 => format!("{:.1} h", seconds / 3600.0),
-        seconds if seconds < 172_800.0 => format!("{:.0} h", seconds / 3600.0),
-        seconds => format!("{:.0} days", seconds / 86_400.0),
-    }
+/// Formats a duration in seconds.
+pub(super) fn format_seconds(seconds: u32) -> String {
+    format_human(SignedDuration::from_secs(i64::from(seconds)))
 }
 
 /// Bar of one or more batches on the time axis.
@@ -156,13 +151,13 @@ pub(super) fn batch_bars(ends: &[u32], until: u32, running: bool) -> Vec<BatchBa
         bars.push(BatchBar {
             x: place(start),
             width,
-            title: format!("{which}: {} s", end.saturating_sub(start)),
+            title: format!("{which}: {}", format_seconds(end.saturating_sub(start))),
             in_progress: false,
         });
         start = end;
     }
     if running && until > start {
-        let title = format!("In progress for {} s", until - start);
+        let title = format!("In progress for {}", format_seconds(until - start));
         bars.push(BatchBar {
             x: place(start),
             width: (1000 - place(start)).max(1),
@@ -220,7 +215,7 @@ impl ScheduleRow {
 pub(super) fn next_times(cron: &Cron, now: Timestamp) -> Vec<String> {
     let words = |time: Timestamp| {
         let local = cron.to_local(time).strftime("%A, %-d %B %Y, %H:%M %Z").to_string();
-        format!("{local} (in {})", format_duration(time.duration_since(now).as_secs_f64()))
+        format!("{local} (in {})", format_human(time.duration_since(now)))
     };
     cron.next_times(now, NEXT_TIMES).into_iter().map(words).collect()
 }
@@ -246,21 +241,15 @@ mod tests {
             places,
             [(0, 200, false), (200, 100, false), (300, 500, false), (800, 200, true)]
         );
-        assert_eq!(drawn[1].title, "Batch 2: 5 s");
+        assert_eq!(drawn[1].title, "Batch 2: 5s");
         let ends: Vec<u32> = (1..=1000).collect();
         let many = batch_bars(&ends, 1000, false);
         assert!(
-            many.len() <= MAX_BARS && many[0].title.starts_with("Batches 1 to 9: 9 s"),
+            many.len() <= MAX_BARS && many[0].title.starts_with("Batches 1 to 9: 9s"),
             "{}",
             many.len()
         );
         assert_eq!(batch_bars(&[0, 0], 0, false).len(), 2);
         assert!(batch_bars(&[], 0, true).is_empty());
-    }
-
-    #[test]
-    fn durations_are_formatted() {
-        let texts = [5.0, 600.0, 9000.0, 864_000.0].map(format_duration);
-        assert_eq!(texts, ["5 s", "10 min", "2.5 h", "10 days"]);
     }
 }

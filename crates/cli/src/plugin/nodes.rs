@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fmt::Write};
 use jiff::Timestamp;
 use kube::{Api, ResourceExt, api::ListParams};
 use prewarmer_core::{
+    duration::format_human,
     image::ImageRef,
     node::{Interner, NodeInfo, NodeRequirements},
     slim::SlimNode,
@@ -20,7 +21,7 @@ use super::{
     error::{CommandError, CommandResult},
     output::{Output, print},
 };
-use crate::terminal::{Colour, TableCell, format_duration, table};
+use crate::terminal::{Colour, TableCell, table};
 
 /// Largest number of images that a kubelet reports (its `nodeStatusMaxImages`).
 const MAX_REPORTED_IMAGES: usize = 50;
@@ -181,7 +182,7 @@ fn format_table(
         row.extend(known.iter().map(|known| match known {
             ImagePresence::Warm => TableCell::coloured("warm", Colour::Green),
             ImagePresence::Warmed(at) => TableCell::coloured(
-                format!("warmed {} ago", format_duration(now.duration_since(*at))),
+                format!("warmed {} ago", format_human(now.duration_since(*at))),
                 Colour::Green,
             ),
             ImagePresence::Cold => TableCell::coloured("cold", Colour::Blue),

@@ -4,13 +4,13 @@ use std::fmt::Write;
 
 use jiff::Timestamp;
 use prewarmer_core::{
-    duration::elapsed,
+    duration::{elapsed, format_human},
     task::{Phase, PrewarmTask},
     timestamp,
 };
 
 use super::explain::{group_failures, remedy, sentence};
-use crate::terminal::{Colour, format_duration};
+use crate::terminal::Colour;
 
 /// Returns the numbers of ended and of all nodes.
 pub(super) fn node_counts(task: &PrewarmTask) -> (u64, u64) {
@@ -55,7 +55,7 @@ pub(super) fn activity(task: &PrewarmTask, now: Timestamp) -> String {
     }
     let left = status.estimated_completion.as_deref().and_then(timestamp::parse);
     if let Some(left) = left.map(|end| end.duration_since(now)).filter(|left| left.as_secs() > 0) {
-        parts.push(format!("about {} left", format_duration(left)));
+        parts.push(format!("about {} left", format_human(left)));
     }
     if message.starts_with("suspended") || message.contains("rejects requests") {
         parts.push(message.to_owned());
@@ -80,7 +80,7 @@ pub(super) fn result_text(task: &PrewarmTask, colour_on: bool) -> String {
     let name = task.metadata.name.as_deref().unwrap_or_default();
     let word = phase_colour(status.phase).paint(&status.phase.as_str().to_lowercase(), colour_on);
     let took = elapsed(status.start_time.as_deref(), status.completion_time.as_deref());
-    let took = took.map(|took| format!(" in {}", format_duration(took))).unwrap_or_default();
+    let took = took.map(|took| format!(" in {}", format_human(took))).unwrap_or_default();
     let warm = match status.total_nodes {
         0 => String::new(),
         total => format!(": warm on {} of {total} nodes{took}", status.succeeded_nodes),

@@ -6,7 +6,7 @@ use kube::{
     api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams},
 };
 use prewarmer_core::{
-    duration::elapsed,
+    duration::{elapsed, format_human},
     schedule::{
         Cron, ExecutionOrigin, ExecutionStatus, ExecutionTask, ManualDecision, PrewarmSchedule,
         PrewarmScheduleSpec, QueuedRun, Trigger, build_task, decide_manual, execution_of,
@@ -24,7 +24,7 @@ use super::{
     output::{Output, print},
     watch,
 };
-use crate::terminal::{Colour, TableCell, format_age, format_duration, table};
+use crate::terminal::{Colour, TableCell, format_age, table};
 
 /// Number of scheduled times printed for a new schedule.
 const SHOWN_TIMES: usize = 3;
@@ -67,7 +67,7 @@ fn rows(schedules: &[PrewarmSchedule], everywhere: bool, out: Output, now: Times
         let wrong = validate_spec(spec).first().map(|problem| format!("{problem}"));
         let next = next_times(spec, now)
             .first()
-            .map(|next| format!("in {}", format_duration(next.duration_since(now))));
+            .map(|next| format!("in {}", format_human(next.duration_since(now))));
         let last = status.executions.first();
         let ran = last.map_or_else(
             || "never".to_owned(),
@@ -95,7 +95,7 @@ fn rows(schedules: &[PrewarmSchedule], everywhere: bool, out: Output, now: Times
             next.filter(|_| spec.enabled).unwrap_or_else(|| "-".into()).into(),
             schedule
                 .creation_timestamp()
-                .map(|time| format_duration(now.duration_since(time.0)))
+                .map(|time| format_human(now.duration_since(time.0)))
                 .unwrap_or_default()
                 .into(),
         ];
@@ -220,7 +220,7 @@ pub(super) async fn history(context: &ClusterClient, out: Output, name: &str) ->
     let now = Timestamp::now();
     let row = |run: &prewarmer_core::schedule::Execution| {
         let took =
-            elapsed(run.start_time.as_deref(), run.completion_time.as_deref()).map(format_duration);
+            elapsed(run.start_time.as_deref(), run.completion_time.as_deref()).map(format_human);
         let by = if run.trigger == Trigger::Manual { "manual" } else { "schedule" };
         vec![
             TableCell::from(run.number.to_string()),

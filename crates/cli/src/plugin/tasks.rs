@@ -6,7 +6,7 @@ use kube::{
     api::{ListParams, Patch, PatchParams},
 };
 use prewarmer_core::{
-    duration::elapsed,
+    duration::{elapsed, format_human},
     task::{Notification, PrewarmPlan, PrewarmTask, nodes_not_warm, retry_spec},
     timestamp,
 };
@@ -22,7 +22,7 @@ use super::{
     task_client::{build_task, create_task, get_tasks},
     watch,
 };
-use crate::terminal::{Colour, TableCell, format_age, format_duration, table};
+use crate::terminal::{Colour, TableCell, format_age, table};
 
 /// Largest number of images that a row lists.
 const SHOWN_IMAGES: usize = 2;
@@ -74,7 +74,7 @@ fn rows(tasks: &[PrewarmTask], everywhere: bool, out: Output, now: Timestamp) ->
             ),
             images(&task.spec.images, out.is_wide()).into(),
             task.creation_timestamp()
-                .map(|time| format_duration(now.duration_since(time.0)))
+                .map(|time| format_human(now.duration_since(time.0)))
                 .unwrap_or_default()
                 .into(),
         ];
@@ -113,7 +113,7 @@ fn images(all: &[String], whole: bool) -> String {
 fn duration_text(task: &PrewarmTask, now: Timestamp) -> String {
     let status = task.status.clone().unwrap_or_default();
     let end = status.completion_time.unwrap_or_else(|| timestamp::format(now));
-    elapsed(status.start_time.as_deref(), Some(&end)).map(format_duration).unwrap_or_default()
+    elapsed(status.start_time.as_deref(), Some(&end)).map(format_human).unwrap_or_default()
 }
 
 pub(super) async fn get(context: &ClusterClient, out: Output, names: &[String]) -> CommandResult {
@@ -160,7 +160,7 @@ fn describe(task: &PrewarmTask, out: Output, now: Timestamp) -> String {
     ];
     let age = task
         .creation_timestamp()
-        .map(|time| format_duration(now.duration_since(time.0)))
+        .map(|time| format_human(now.duration_since(time.0)))
         .unwrap_or_default();
     rows.insert(2, ("Age", age));
     rows.retain(|(_, value)| !value.is_empty());

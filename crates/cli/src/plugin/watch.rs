@@ -13,7 +13,10 @@ use kube::{
         watcher::{self, watch_object},
     },
 };
-use prewarmer_core::task::{Phase, PrewarmTask};
+use prewarmer_core::{
+    duration::format_human,
+    task::{Phase, PrewarmTask},
+};
 use prewarmer_kube::api_error::ApiErrorKind;
 
 use super::{
@@ -48,7 +51,7 @@ pub(super) async fn follow(
     let ended = match limit {
         None => end.await,
         Some(limit) => tokio::time::timeout(limit, end).await.unwrap_or_else(|_| {
-            let limit = terminal::format_duration(limit.try_into().unwrap_or_default());
+            let limit = format_human(limit.try_into().unwrap_or_default());
             Err(CommandError::TimedOut(format!("not ended within {limit}; the task continues")))
         }),
     };

@@ -9,12 +9,18 @@ const STATES = {
 };
 const state = (letter) => STATES[letter] || STATES["."];
 
+// Formats a duration as kubectl and the server do, as in 45s, 5m, 3h12m and 2d4h.
 function span(seconds) {
   const s = Math.max(0, Math.round(seconds));
-  if (s < 60) return `${s} s`;
-  if (s < 3600) return `${Math.floor(s / 60)} min`;
-  if (s < 172800) return `${Math.floor(s / 3600)} h`;
-  return `${Math.floor(s / 86400)} days`;
+  const [m, h, d] = [60, 3600, 86400].map((unit) => Math.floor(s / unit));
+  const two = (text, minor, unit) => (minor === 0 ? text : `${text}${minor}${unit}`);
+  if (s < 120) return `${s}s`;
+  if (m < 10) return two(`${m}m`, s % 60, "s");
+  if (h < 3) return `${m}m`;
+  if (h < 8) return two(`${h}h`, m % 60, "m");
+  if (h < 48) return `${h}h`;
+  if (d < 8) return two(`${d}d`, h % 24, "h");
+  return `${d}d`;
 }
 
 function updateTimes(root) {
