@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use kube::ResourceExt;
 use prewarmer_core::{
+    annotations::CREATED_BY_ANNOTATION,
     duration::elapsed,
     schedule::{
         Cron, ExecutionStatus, OverlapPolicy, PrewarmSchedule, PrewarmScheduleSpec, Trigger,
@@ -17,7 +18,6 @@ use super::{
     error::Detail,
     fields::Fields,
     request::{TaskRequest, is_dns_label, parse_fields},
-    service::CREATED_BY_ANNOTATION,
 };
 use crate::notify::NotificationPolicy;
 

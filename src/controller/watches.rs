@@ -9,10 +9,11 @@ use prewarmer_core::{
         ControllerSettings, Observation, WatchChange, WatchSource, WorkerNamespace, classify_job,
         classify_plan, classify_pod,
     },
+    labels::{self, MANAGED_BY},
     node::{Interner, NodeInfo},
     slim::{SlimJob, SlimNode, SlimPod},
     task::PrewarmPlan,
-    worker::{MANAGED_BY, TASK_NAMESPACE_ANNOTATION, provenance::AllowedNamespaces},
+    worker::{TASK_NAMESPACE_ANNOTATION, provenance::AllowedNamespaces},
 };
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::Sender;
@@ -56,7 +57,7 @@ pub(super) fn start(
     stop: &CancellationToken,
 ) -> Watches {
     let namespace = settings.namespace.as_deref();
-    let ours = format!("{}={}", MANAGED_BY.0, MANAGED_BY.1);
+    let ours = labels::selector(MANAGED_BY);
     // The subscription to tasks is the first watch.
     let mut watch = WatchSpawner {
         events: events.clone(),

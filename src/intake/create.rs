@@ -9,14 +9,12 @@ use kube::{
     api::{ObjectMeta, Patch, PatchParams, PostParams},
 };
 use prewarmer_core::{
-    intake::{
-        TaskDraft, TaskName,
-        coalesce::successor_name,
-        dedup_index::{
-            MORE_WORKLOADS_ANNOTATION, REWRITTEN_ANNOTATION, WORKLOADS_ANNOTATION, is_invalid,
-        },
+    annotations::{
+        MORE_WORKLOADS_ANNOTATION, OBSOLETE_ANNOTATION, REWRITTEN_ANNOTATION, WORKLOADS_ANNOTATION,
     },
-    task::{OBSOLETE_ANNOTATION, ORIGIN_LABEL, PrewarmTask, PrewarmTaskSpec, PullMethod},
+    intake::{TaskDraft, TaskName, coalesce::successor_name, dedup_index::is_invalid},
+    labels::{MANAGED_BY, ORIGIN_LABEL},
+    task::{PrewarmTask, PrewarmTaskSpec, PullMethod},
 };
 use prewarmer_kube::api_error::ApiErrorKind;
 use serde_json::json;
@@ -133,10 +131,7 @@ fn task_object(planned: &TaskDraft, name: &str, settings: &IntakeSettings) -> Pr
         metadata: ObjectMeta {
             name: Some(name.to_owned()),
             namespace: Some(planned.namespace.clone()),
-            labels: Some(owned(&[
-                ("app.kubernetes.io/managed-by", "prewarmer"),
-                (ORIGIN_LABEL, "admission"),
-            ])),
+            labels: Some(owned(&[MANAGED_BY, (ORIGIN_LABEL, "admission")])),
             annotations: Some(owned(&annotations)),
             ..ObjectMeta::default()
         },

@@ -14,8 +14,9 @@ use serde::de::DeserializeOwned;
 use tokio::{sync::watch, time::Instant};
 
 use prewarmer_core::{
+    annotations::REWRITTEN_ANNOTATION,
     controller::{WatchChange, task_of},
-    intake::{REWRITTEN_ANNOTATION, workloads_of},
+    intake::workloads_of,
     schedule::PrewarmSchedule,
     task::{ORIGIN_LABEL, PREFIX, PrewarmTask},
 };

@@ -3,14 +3,10 @@
 
 use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use kube::{Api, Client, ResourceExt, api::ListParams};
+use prewarmer_core::labels::{self, NAMESPACE_NAME_LABEL, PART_OF};
 
-/// Label selector of the webhook configurations of all installations. Chart and server set the
-/// label.
-const INSTALLATION_SELECTOR: &str = "app.kubernetes.io/part-of=prewarmer";
 /// Name of the webhook whose namespace selector contains the namespace scope of an installation.
 const TASK_WEBHOOK: &str = "tasks.prewarm.io";
-/// Label of every namespace with its name as the value.
-const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
 /// Older installation that watches the same namespaces.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +42,7 @@ pub(crate) async fn find_older_installation(
     watched: Option<&str>,
 ) -> Option<InstallationOverlap> {
     let api = Api::<ValidatingWebhookConfiguration>::all(client.clone());
-    match api.list(&ListParams::default().labels(INSTALLATION_SELECTOR)).await {
+    match api.list(&ListParams::default().labels(&labels::selector(PART_OF))).await {
         Ok(list) => older_overlapping(&list.items, own, watched),
         Err(error) => {
             tracing::warn!(%error, "webhook configurations could not be listed: overlap with other installations is not checked");
@@ -96,7 +92,7 @@ fn scope_of(configuration: &ValidatingWebhookConfiguration) -> Option<Installati
         .iter()
         .flat_map(|selector| selector.match_expressions.iter().flatten());
     let named = expressions
-        .filter(|expression| expression.key == NAME_LABEL && expression.operator == "In")
+        .filter(|expression| expression.key == NAMESPACE_NAME_LABEL && expression.operator == "In")
         .find_map(|expression| expression.values.iter().flatten().next());
     Some(named.cloned().map_or(InstallationScope::Cluster, InstallationScope::Namespace))
 }

@@ -9,7 +9,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement, ObjectMeta},
 };
 use prewarmer_core::{
-    worker::MANAGED_BY,
+    labels::{MANAGED_BY, NAMESPACE_NAME_LABEL, PART_OF},
     workload::{Policy, WorkloadKind},
 };
 
@@ -138,7 +138,7 @@ pub fn webhook_configuration(
             name: Some(name.clone()),
             // The object of the chart has this label too. Its other labels do not belong to the
             // server.
-            labels: Some([("app.kubernetes.io/part-of".to_owned(), "prewarmer".to_owned())].into()),
+            labels: Some([(PART_OF.0.to_owned(), PART_OF.1.to_owned())].into()),
             ..ObjectMeta::default()
         },
         webhooks: Some(vec![workloads, tasks]),
@@ -175,7 +175,7 @@ fn namespace_selector(policy: &Policy) -> LabelSelector {
 
 fn name_selector(operator: &str, names: Vec<String>) -> LabelSelector {
     let requirement = LabelSelectorRequirement {
-        key: "kubernetes.io/metadata.name".into(),
+        key: NAMESPACE_NAME_LABEL.into(),
         operator: operator.into(),
         values: Some(names),
     };

@@ -9,10 +9,12 @@
     allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unwrap_in_result)
 )]
 
+pub mod annotations;
 pub mod dns;
 pub mod duration;
 mod field_error;
 pub mod image;
+pub mod labels;
 pub mod schedule;
 pub mod task;
 pub mod timestamp;

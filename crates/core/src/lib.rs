@@ -31,7 +31,7 @@ pub mod worker;
 pub mod workload;
 pub mod workload_watch;
 
-pub use prewarmer_api::{dns, duration, image, timestamp};
+pub use prewarmer_api::{annotations, dns, duration, image, labels, timestamp};
 
 /// Encodes bytes as lower-case hexadecimal digits.
 #[must_use]

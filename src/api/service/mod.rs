@@ -15,9 +15,6 @@ use super::{
 };
 use prewarmer_kube::api_error::ApiErrorKind;
 
-/// Annotation of a task or a schedule: name of the caller that created it by REST.
-pub(in crate::api) const CREATED_BY_ANNOTATION: &str = "prewarm.io/created-by";
-
 /// Largest number of attempts of a write that conflicts with other writers.
 const MAX_ATTEMPTS: u32 = 8;
 

@@ -9,7 +9,9 @@ use kube::{
     api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams},
 };
 use prewarmer_core::{
+    annotations::CREATED_BY_ANNOTATION,
     dns,
+    labels::MANAGED_BY,
     schedule::{
         ExecutionOrigin, ExecutionTask, ManualDecision, PrewarmSchedule, PrewarmScheduleSpec,
         QueuedRun, Trigger, build_task, decide_manual, random_task_name,
@@ -20,9 +22,7 @@ use prewarmer_core::{
 use prewarmer_kube::api_error::ApiErrorKind;
 use serde_json::json;
 
-use super::{
-    CREATED_BY_ANNOTATION, MAX_ATTEMPTS, ServiceError, resolve_by_name, tasks, visible_namespaces,
-};
+use super::{MAX_ATTEMPTS, ServiceError, resolve_by_name, tasks, visible_namespaces};
 use crate::api::{
     Api,
     auth::{Caller, NamespaceScope, Permission},
@@ -112,9 +112,7 @@ pub(in crate::api) async fn create(
         metadata: ObjectMeta {
             name: Some(name),
             namespace: Some(namespace.to_owned()),
-            labels: Some(
-                [("app.kubernetes.io/managed-by".to_owned(), "prewarmer".to_owned())].into(),
-            ),
+            labels: Some([(MANAGED_BY.0.to_owned(), MANAGED_BY.1.to_owned())].into()),
             annotations: Some([(CREATED_BY_ANNOTATION.to_owned(), caller.name.clone())].into()),
             ..ObjectMeta::default()
         },

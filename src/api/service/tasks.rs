@@ -8,17 +8,16 @@ use kube::{
     api::{ObjectMeta, Patch, PatchParams, PostParams},
 };
 use prewarmer_core::{
+    annotations::CREATED_BY_ANNOTATION,
     dns,
+    labels::{MANAGED_BY, ORIGIN_LABEL},
     schedule::random_task_name,
-    task::{
-        ORIGIN_LABEL, PrewarmTask, PrewarmTaskSpec, caps, nodes_not_warm, retry_spec,
-        validate::validate,
-    },
+    task::{PrewarmTask, PrewarmTaskSpec, caps, nodes_not_warm, retry_spec, validate::validate},
 };
 use prewarmer_kube::api_error::ApiErrorKind;
 use serde_json::json;
 
-use super::{CREATED_BY_ANNOTATION, MAX_ATTEMPTS, ServiceError, resolve_by_name};
+use super::{MAX_ATTEMPTS, ServiceError, resolve_by_name};
 use crate::{
     api::{
         Api,
@@ -143,7 +142,7 @@ pub(in crate::api) async fn create_or_get(
     by_key: bool,
 ) -> Result<PrewarmTask, ServiceError> {
     let tasks = KubeApi::<PrewarmTask>::namespaced(api.client.clone(), namespace);
-    let labels = [("app.kubernetes.io/managed-by", "prewarmer"), (ORIGIN_LABEL, "rest")];
+    let labels = [MANAGED_BY, (ORIGIN_LABEL, "rest")];
     let task = PrewarmTask {
         metadata: ObjectMeta {
             name: Some(name.to_owned()),

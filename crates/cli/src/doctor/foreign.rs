@@ -4,10 +4,11 @@ use std::collections::HashMap;
 
 use kube::{Client, ResourceExt, api::ListParams};
 use prewarmer_core::{
+    labels::{self, MANAGED_BY},
     slim::{SlimJob, SlimPod},
     task::PrewarmTask,
     worker::{
-        MANAGED_BY, WorkerInfo,
+        WorkerInfo,
         provenance::{
             AllowedNamespaces, ProvenanceError, verify_against_job, verify_against_task,
             verify_job, verify_pod,
@@ -41,7 +42,7 @@ async fn list_foreign(client: &Client, asked: &DoctorSettings) -> kube::Result<F
     let watched = asked.watch_namespace.as_deref();
     let own =
         watched.filter(|watched| *watched != asked.namespace).map(|_| asked.namespace.as_str());
-    let labelled = ListParams::default().labels(&format!("{}={}", MANAGED_BY.0, MANAGED_BY.1));
+    let labelled = ListParams::default().labels(&labels::selector(MANAGED_BY));
     // Owners are listed after their dependents, so that an owner created in between is found.
     let (mut pods, mut jobs) = (Vec::<SlimPod>::new(), Vec::<SlimJob>::new());
     for place in [Some(watched), own.map(Some)].into_iter().flatten() {
@@ -123,13 +124,14 @@ fn add_foreign(
 
 #[cfg(test)]
 mod tests {
+    use prewarmer_core::labels::TASK_UID_LABEL;
     use serde_json::json;
 
     use super::*;
 
     #[test]
     fn objects_that_fail_provenance_are_listed() {
-        let labels = json!({MANAGED_BY.0: MANAGED_BY.1, "prewarm.io/task-uid": "u"});
+        let labels = json!({MANAGED_BY.0: MANAGED_BY.1, TASK_UID_LABEL: "u"});
         let object = |n: usize| json!({"metadata": {"name": format!("fake-{n}"), "namespace": "evil", "labels": labels}});
         let jobs: Vec<SlimJob> =
             (0..7).map(|n| serde_json::from_value(object(n)).unwrap()).collect();

@@ -379,7 +379,7 @@ async fn dry_run(client: &Client, path: &str, object: &Value) -> QueryResult<Dry
 async fn sample_review(client: &Client, namespace: &str) -> QueryResult<DryRunResult> {
     let workload = json!({
         "apiVersion": "apps/v1", "kind": "Deployment",
-        "metadata": {"name": SAMPLE_MARKER, "annotations": {"prewarm.io/batch-size": SAMPLE_MARKER}},
+        "metadata": {"name": SAMPLE_MARKER, "annotations": {format!("{PREFIX}batch-size"): SAMPLE_MARKER}},
         "spec": {
             "replicas": 0,
             "selector": {"matchLabels": {"app": SAMPLE_MARKER}},

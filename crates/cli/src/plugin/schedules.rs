@@ -7,6 +7,7 @@ use kube::{
 };
 use prewarmer_core::{
     duration::{elapsed, format_human},
+    labels::MANAGED_BY_PLUGIN,
     schedule::{
         Cron, ExecutionOrigin, ExecutionStatus, ExecutionTask, ManualDecision, PrewarmSchedule,
         PrewarmScheduleSpec, QueuedRun, Trigger, build_task, decide_manual, execution_of,
@@ -152,9 +153,7 @@ pub(super) async fn create(
     let metadata = ObjectMeta {
         name: Some(args.name.clone()),
         namespace: Some(context.namespace.clone()),
-        labels: Some(
-            [("app.kubernetes.io/managed-by".to_owned(), "kubectl-prewarm".to_owned())].into(),
-        ),
+        labels: Some([(MANAGED_BY_PLUGIN.0.to_owned(), MANAGED_BY_PLUGIN.1.to_owned())].into()),
         ..ObjectMeta::default()
     };
     let schedule = PrewarmSchedule { metadata, spec, status: None };

@@ -6,8 +6,10 @@ use kube::{
     api::{ObjectMeta, PostParams},
 };
 use prewarmer_core::{
+    annotations::WORKLOADS_ANNOTATION,
+    labels::{MANAGED_BY_PLUGIN, ORIGIN_LABEL},
     schedule::random_task_name,
-    task::{ORIGIN_LABEL, PrewarmTask, PrewarmTaskSpec},
+    task::{PrewarmTask, PrewarmTaskSpec},
 };
 
 use super::{client::ClusterClient, error::CommandError};
@@ -31,14 +33,13 @@ pub(super) fn build_task(
     spec: PrewarmTaskSpec,
 ) -> PrewarmTask {
     let text = |key: &str, value: &str| (key.to_owned(), value.to_owned());
-    let labels =
-        [text("app.kubernetes.io/managed-by", "kubectl-prewarm"), text(ORIGIN_LABEL, "user")];
+    let labels = [text(MANAGED_BY_PLUGIN.0, MANAGED_BY_PLUGIN.1), text(ORIGIN_LABEL, "user")];
     PrewarmTask {
         metadata: ObjectMeta {
             name: Some(random_task_name(Timestamp::now())),
             namespace: Some(namespace),
             labels: Some(labels.into()),
-            annotations: workload.map(|workload| [text("prewarm.io/workloads", workload)].into()),
+            annotations: workload.map(|workload| [text(WORKLOADS_ANNOTATION, workload)].into()),
             ..ObjectMeta::default()
         },
         spec,

@@ -12,7 +12,8 @@ use std::time::Instant;
 
 use super::dedup_keys::{DedupKey, dedup_keys_of_task};
 use crate::{
-    task::{OBSOLETE_ANNOTATION, Phase, PrewarmTask},
+    annotations::{MORE_WORKLOADS_ANNOTATION, OBSOLETE_ANNOTATION, WORKLOADS_ANNOTATION},
+    task::{Phase, PrewarmTask},
     timestamp,
 };
 
@@ -25,13 +26,6 @@ const COVERAGE_TTL: Duration = Duration::from_secs(3600);
 const MAX_TASKS: usize = 10_000;
 /// Interval at which completed tasks whose coverage has expired are removed.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
-
-/// Annotation with the workloads of a task as `Kind/name`, separated by commas.
-pub const WORKLOADS_ANNOTATION: &str = "prewarm.io/workloads";
-/// Annotation with the number of workloads that exceed the limit of [`WORKLOADS_ANNOTATION`].
-pub const MORE_WORKLOADS_ANNOTATION: &str = "prewarm.io/more-workloads";
-/// Annotation that explains that another webhook rewrites the images of the task's workloads.
-pub const REWRITTEN_ANNOTATION: &str = "prewarm.io/rewritten-images";
 
 /// Returns the workloads that a task was created for as `Kind/name`, within the limit of the
 /// annotation.

@@ -13,7 +13,7 @@ pub mod rate_limit;
 
 pub use self::{
     coalesce::{CoalescedTasks, TaskDraft, coalesce_hints},
-    dedup_index::{DedupIndex, REWRITTEN_ANNOTATION, TaskName, TrackedTask, workloads_of},
+    dedup_index::{DedupIndex, TaskName, TrackedTask, workloads_of},
     dedup_keys::{DedupKey, dedup_keys, dedup_keys_of_all},
     hint::{ConfirmedHint, Hint},
     queue::OfferOutcome,

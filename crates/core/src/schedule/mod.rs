@@ -15,10 +15,7 @@ pub use self::{
     cron::{Cron, CronError, parse_time_zone},
     decide::{ExecutionOutcome, ExecutionTask, ManualDecision, decide_manual},
     execution::{ScheduleExecution, execution_of},
-    naming::{
-        ExecutionOrigin, SCHEDULED_AT_ANNOTATION, TRIGGER_ANNOTATION, build_task,
-        creating_schedule, is_schedule, random_task_name,
-    },
+    naming::{ExecutionOrigin, build_task, creating_schedule, is_schedule, random_task_name},
 };
 use crate::task::{FieldError, validate::validate};
 

@@ -8,14 +8,11 @@ use sha2::{Digest, Sha256};
 
 use super::{PrewarmSchedule, Trigger};
 use crate::{
-    task::{ORIGIN_LABEL, PrewarmTask, PrewarmTaskSpec},
+    annotations::{SCHEDULED_AT_ANNOTATION, TRIGGER_ANNOTATION},
+    labels::{MANAGED_BY, ORIGIN_LABEL},
+    task::{PrewarmTask, PrewarmTaskSpec},
     timestamp,
 };
-
-/// Annotation of a task with the scheduled time that it was created for, RFC 3339.
-pub const SCHEDULED_AT_ANNOTATION: &str = "prewarm.io/scheduled-at";
-/// Annotation of a task with the origin of its execution: `schedule` or `manual`.
-pub const TRIGGER_ANNOTATION: &str = "prewarm.io/trigger";
 
 /// Returns `task-YYYYMMDD-HHMMSS-` and eight digits, from a time in UTC.
 fn task_name(time: Timestamp, digits: &str) -> String {
@@ -63,7 +60,7 @@ pub fn build_task(schedule: &PrewarmSchedule, name: &str, made: &ExecutionOrigin
             name: Some(name.to_owned()),
             namespace: schedule.namespace(),
             labels: Some(texts(&[
-                ("app.kubernetes.io/managed-by", "prewarmer".into()),
+                (MANAGED_BY.0, MANAGED_BY.1.into()),
                 (ORIGIN_LABEL, "schedule".into()),
             ])),
             annotations: Some(texts(&[

@@ -17,14 +17,11 @@ mod rules;
 pub mod validate;
 
 pub use failures::{FailedNodeDetail, FailureGroup, failure_groups};
-pub use prewarmer_api::{FieldError, task::*};
+pub use prewarmer_api::{
+    FieldError,
+    annotations::{OBSOLETE_ANNOTATION, PREFIX},
+    labels::ORIGIN_LABEL,
+    task::*,
+};
 pub use retry::{node_states, nodes_not_warm, retry_spec};
 pub use rules::FORMATS as NOTIFICATION_FORMATS;
-
-/// Label of a task with its origin: `admission`, `rest`, `schedule` or `user`.
-pub const ORIGIN_LABEL: &str = "prewarm.io/origin";
-/// Prefix of every annotation.
-pub const PREFIX: &str = "prewarm.io/";
-/// Annotation of an obsolete task with the reason. No new workers are started for it; running ones
-/// may finish.
-pub const OBSOLETE_ANNOTATION: &str = "prewarm.io/obsolete";

@@ -23,25 +23,10 @@ pub use info::{ContainerInfo, ContainerState, PodInfo, PodPhase, WorkerInfo};
 pub use names::event_name;
 pub use names::is_worker_pod_name;
 pub use outcome::{ImageOutcome, PodOutcome, pod_outcome};
+pub use prewarmer_api::{
+    annotations::{IMAGES_ANNOTATION, NODE_ANNOTATION, TASK_NAMESPACE_ANNOTATION},
+    labels::{
+        ATTEMPT_LABEL, BATCH_LABEL, MANAGED_BY, NODE_LABEL, PART_LABEL, TASK_LABEL, TASK_UID_LABEL,
+    },
+};
 pub use reason::{FailureReason, Retry, classify, is_registry_rate_limit, retry_after};
-
-/// Label of all objects that Prewarmer creates.
-pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "prewarmer");
-/// Label with the name of the task.
-pub const TASK_LABEL: &str = "prewarm.io/task";
-/// Label with the UID of the task, by which workers are selected.
-pub const TASK_UID_LABEL: &str = "prewarm.io/task-uid";
-/// Label with the name of the node, shortened where necessary.
-pub const NODE_LABEL: &str = "prewarm.io/node";
-/// Label with the index of the batch.
-pub const BATCH_LABEL: &str = "prewarm.io/batch";
-/// Label with the attempt on the node, from 0.
-pub const ATTEMPT_LABEL: &str = "prewarm.io/attempt";
-/// Label with the part of the task's images that the worker pulls, from 0.
-pub const PART_LABEL: &str = "prewarm.io/part";
-/// Annotation with the full name of the node.
-pub const NODE_ANNOTATION: &str = "prewarm.io/node-name";
-/// Annotation with the namespace of the task, which can differ from the worker's.
-pub const TASK_NAMESPACE_ANNOTATION: &str = "prewarm.io/task-namespace";
-/// Annotation with the images that the worker pulls, by index in the task, separated by commas.
-pub const IMAGES_ANNOTATION: &str = "prewarm.io/images";

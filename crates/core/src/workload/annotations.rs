@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
+    annotations::ALLOW_ALL_NODES_ANNOTATION,
     duration,
     task::{
         Amount, PREFIX, PrewarmTaskSpec, PullMethod,
@@ -21,10 +22,6 @@ const KNOWN_ANNOTATIONS: &[&str] =
 const MAX_QUOTED_CHARS: usize = 255;
 /// Maximum number of items parsed from one annotation.
 const MAX_LIST_ITEMS: usize = 100;
-/// Annotation of a Namespace, set by its administrator: its workloads may request all nodes, and
-/// nodes with any taint.
-pub(super) const ALLOW_ALL_NODES: &str = "prewarm.io/allow-all-nodes";
-
 /// Task options from annotations.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WarmOptions {
@@ -79,7 +76,7 @@ pub(super) fn apply_limits(
         |amount: &Amount, auto: u32| matches!(amount, Amount::Count(count) if *count <= auto);
     if let Some(auto) = auto.filter(|auto| !within(&options.nodes, *auto)) {
         warnings.push(format!(
-            "{PREFIX}nodes: {:?} is limited to auto ({auto}): more requires the annotation {ALLOW_ALL_NODES}: \"true\" \
+            "{PREFIX}nodes: {:?} is limited to auto ({auto}): more requires the annotation {ALLOW_ALL_NODES_ANNOTATION}: \"true\" \
              on the Namespace, or --admission-all-nodes",
             options.nodes.to_string()
         ));

@@ -12,9 +12,10 @@ use super::{
     view::{MAX_ITEMS, MAX_TEMPLATES, PodSpecView, TemplateView},
 };
 use crate::{
+    annotations::{ALLOW_ALL_NODES_ANNOTATION, NODES_ANNOTATION},
     image::ImageRef,
+    labels::MANAGED_BY,
     task::{PullMethod, caps::Caps, validate::AUTO_NODES},
-    worker::MANAGED_BY,
 };
 
 /// Maximum number of different images per object; a warning counts the others. They become ten
@@ -294,11 +295,11 @@ impl TemplateEvaluator<'_> {
         let caps = &*self.policy.caps;
         let trusted = caps.admission.all_nodes
             || namespace
-                .get(annotations::ALLOW_ALL_NODES)
+                .get(ALLOW_ALL_NODES_ANNOTATION)
                 .is_some_and(|value| value.trim() == "true");
         // The Namespace's own `nodes` annotation is set by its administrator and needs no
         // permission.
-        let own_nodes = [near, own].iter().any(|layer| layer.contains_key("prewarm.io/nodes"));
+        let own_nodes = [near, own].iter().any(|layer| layer.contains_key(NODES_ANNOTATION));
         let auto = (!trusted && own_nodes)
             .then(|| annotations::auto_node_count(self.policy.auto_nodes, replicas));
         annotations::apply_limits(&mut found.options, auto, caps, warnings);

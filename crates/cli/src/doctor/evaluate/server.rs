@@ -1,6 +1,7 @@
 //! Evaluation of the server: its Deployments, readiness and leader.
 
 use jiff::SignedDuration;
+use prewarmer_core::labels::{self, PART_OF};
 use serde_json::Value;
 
 use crate::doctor::{
@@ -30,8 +31,9 @@ pub(super) fn deployment(
     let count = format!("{place}: {} of {} replicas are ready", found.ready, found.desired);
     if found.ready == 0 {
         let remedy = format!(
-            "kubectl -n {0} describe pods -l app.kubernetes.io/part-of=prewarmer; kubectl -n {0} logs deployment/{name}",
-            asked.namespace
+            "kubectl -n {0} describe pods -l {1}; kubectl -n {0} logs deployment/{name}",
+            asked.namespace,
+            labels::selector(PART_OF)
         );
         return finding(Severity::Bad, area, count, remedy);
     }

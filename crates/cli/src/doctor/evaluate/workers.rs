@@ -1,6 +1,8 @@
 //! Evaluation of workers: foreign ones, their account, the namespaces that admit them, and their
 //! failures.
 
+use prewarmer_core::labels::{self, MANAGED_BY};
+
 use crate::doctor::{
     finding::{Finding, Severity, finding, ok, unavailable},
     results::{ClusterResults, DryRunResult, QueryResult},
@@ -21,8 +23,11 @@ pub(super) fn foreign(answers: &ClusterResults) -> Finding {
                 foreign.count,
                 foreign.examples.join("; ")
             );
-            let remedy = "find their creator, and delete them: kubectl get jobs,pods -A -l \
-                          app.kubernetes.io/managed-by=prewarmer; reservedLabels.enabled=true rejects further ones";
+            let remedy = format!(
+                "find their creator, and delete them: kubectl get jobs,pods -A -l {}; \
+                 reservedLabels.enabled=true rejects further ones",
+                labels::selector(MANAGED_BY)
+            );
             finding(Severity::Warning, area, found, remedy)
         }
         _ => ok(
@@ -70,8 +75,11 @@ pub(super) fn worker(namespace: &str, seen: &QueryResult<DryRunResult>) -> Findi
             Severity::Bad,
             area,
             format!("{namespace} rejects worker pods: {why}"),
-            "raise the quota, exempt pods with the label app.kubernetes.io/managed-by=prewarmer from the policy, or set \
-             workerNamespace: Fallback",
+            format!(
+                "raise the quota, exempt pods with the label {} from the policy, or set \
+                 workerNamespace: Fallback",
+                labels::selector(MANAGED_BY)
+            ),
         ),
         QueryResult::Absent => finding(
             Severity::Bad,
