@@ -59,7 +59,7 @@ fn reviewed_object<'r>(
 /// Decides a review of a workload, which is always allowed, and returns the resulting hint, if any.
 /// Returns `None` without a decision if the object or its old version names more than `most_images`
 /// images.
-pub(super) fn decide_workload(
+pub fn decide_workload(
     review: &AdmissionReview<'_>,
     policy: &Policy,
     around: &ClusterContextStore,
@@ -131,7 +131,8 @@ pub(super) fn identity_hint(review: &AdmissionReview<'_>, policy: &Policy) -> Op
 /// Denies an invalid task or schedule and names each problem. The API server checks the schema. The
 /// operator's limits apply only on creation, as a denial or a warning, so that an existing task can
 /// still be cancelled.
-pub(super) fn decide_task(review: &AdmissionReview<'_>, caps: &Caps) -> AdmissionResponse {
+#[must_use]
+pub fn decide_task(review: &AdmissionReview<'_>, caps: &Caps) -> AdmissionResponse {
     if !matches!(&*review.request.operation, "CREATE" | "UPDATE") {
         return allow("ignored");
     }

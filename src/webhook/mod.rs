@@ -29,13 +29,15 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 
-pub use self::settings::{ClientCertificates, WebhookArgs, WebhookSettings};
 use self::{
     body::{BodyError, BodyReader, BufferedBody},
-    decide::{decide_task, decide_workload, identity_hint},
-    review::{
-        AdmissionResponse, AdmissionReview, ParseError, allow_response, parse_uid, serialize_answer,
-    },
+    decide::identity_hint,
+    review::{allow_response, parse_uid},
+};
+pub use self::{
+    decide::{decide_task, decide_workload},
+    review::{AdmissionResponse, AdmissionReview, ParseError, serialize_answer},
+    settings::{ClientCertificates, WebhookArgs, WebhookSettings},
 };
 use crate::{cluster_context::ClusterContextStore, intake::ReviewHints, metrics::Metrics};
 
@@ -316,22 +318,6 @@ impl WebhookState {
 
 fn invalid_review(error: &ParseError) -> ReviewError {
     review_error(StatusCode::BAD_REQUEST, "not an AdmissionReview", &error.to_string())
-}
-
-/// Converts the bytes of a review into those of its answers, as for a workload and as for a task.
-/// Used by fuzzing and by the count of allocations. Returns no answer if the bytes are not a
-/// review.
-#[doc(hidden)]
-#[must_use]
-pub fn review_roundtrip(
-    bytes: &[u8],
-    policy: &Policy,
-    around: &ClusterContextStore,
-) -> Vec<Vec<u8>> {
-    let Ok(review) = AdmissionReview::parse(bytes) else { return Vec::new() };
-    let decided = decide_workload(&review, policy, around, usize::MAX).map(|(verdict, _)| verdict);
-    let verdicts = [decided.unwrap_or_default(), decide_task(&review, &policy.caps)];
-    verdicts.iter().map(|verdict| serialize_answer(&review, verdict)).collect()
 }
 
 fn json_only(headers: &HeaderMap) -> Result<(), ReviewError> {

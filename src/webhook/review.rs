@@ -23,9 +23,10 @@ const KINDS: &[&str] = &[
     "PrewarmTask",
 ];
 
+/// Request of the API server to admit an object, with borrowed fields.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct AdmissionReview<'a> {
+pub struct AdmissionReview<'a> {
     #[serde(borrow)]
     api_version: Cow<'a, str>,
     #[serde(borrow)]
@@ -69,16 +70,23 @@ pub(super) struct ReviewKind<'a> {
 
 /// Reason why bytes are not an `AdmissionReview`.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ParseError {
+pub enum ParseError {
+    /// Bytes that are not JSON, or JSON without the required fields.
     #[error(transparent)]
     Json(#[from] serde_json::Error),
     /// Object of another version or kind.
     #[error("expected {API_VERSION} AdmissionReview, got {api_version} {kind}")]
-    Kind { api_version: String, kind: String },
+    Kind {
+        /// API version of the object.
+        api_version: String,
+        /// Kind of the object.
+        kind: String,
+    },
 }
 
 impl<'a> AdmissionReview<'a> {
-    pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, ParseError> {
+    /// Parses the body of a request. Objects in it are not parsed.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, ParseError> {
         let review: Self = serde_json::from_slice(bytes)?;
         if review.api_version != API_VERSION || review.kind != "AdmissionReview" {
             let (api_version, kind) = (review.api_version.into_owned(), review.kind.into_owned());
@@ -94,7 +102,7 @@ impl<'a> AdmissionReview<'a> {
 
 /// Decision about a review.
 #[derive(Debug, Default)]
-pub(super) struct AdmissionResponse {
+pub struct AdmissionResponse {
     /// Value of the metrics label `verdict`.
     pub(super) label: &'static str,
     /// Warnings for the user.
@@ -157,10 +165,8 @@ struct ReviewResponse<'a> {
 }
 
 /// Serializes the answer to a review as JSON.
-pub(super) fn serialize_answer(
-    review: &AdmissionReview<'_>,
-    verdict: &AdmissionResponse,
-) -> Vec<u8> {
+#[must_use]
+pub fn serialize_answer(review: &AdmissionReview<'_>, verdict: &AdmissionResponse) -> Vec<u8> {
     let denied = !verdict.denied.is_empty();
     let answer = ReviewAnswer {
         api_version: API_VERSION,

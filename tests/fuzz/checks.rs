@@ -11,7 +11,10 @@ use prewarmer_core::{
 
 use prewarmer_core::controller::{ControllerHarness, SimulatedResponse};
 
-use prewarmer::{cluster_context::ClusterContextStore, webhook::review_roundtrip};
+use prewarmer::{
+    cluster_context::ClusterContextStore,
+    webhook::{AdmissionReview, decide_task, decide_workload, serialize_answer},
+};
 use serde_json::{Value, json};
 
 const NAMES: [&str; 8] = [
@@ -36,7 +39,11 @@ static POLICY: LazyLock<Policy> = LazyLock::new(|| {
 
 /// Checks bytes as a request of the webhook: the review of a workload or a task, or invalid input.
 pub fn review(bytes: &[u8]) {
-    for answer in review_roundtrip(bytes, &POLICY, &ClusterContextStore::default()) {
+    let Ok(review) = AdmissionReview::parse(bytes) else { return };
+    let decided = decide_workload(&review, &POLICY, &ClusterContextStore::default(), usize::MAX);
+    let workload = decided.map(|(verdict, _)| verdict).unwrap_or_default();
+    for verdict in [workload, decide_task(&review, &POLICY.caps)] {
+        let answer = serialize_answer(&review, &verdict);
         assert!(answer.len() < MAX_ANSWER, "a response of {} bytes", answer.len());
     }
 }
