@@ -10,18 +10,14 @@ use kube::{
     Api, Client,
     api::{ObjectMeta, PostParams},
 };
-use prewarmer_core::worker::MANAGED_BY;
-use prewarmer_kube::api_error::ApiErrorKind;
+use prewarmer_core::labels::MANAGED_BY;
+use prewarmer_kube::conflict::{retry_on_conflict, unless_conflict};
 
 use super::{
     authority::{CertificateAuthority, is_usable, renew_if_due},
     certificates::{CertificateError, CertificateLifetimes, CertifiedPair},
 };
 
-/// Maximum number of attempts to write the Secret. Two replicas may write at the same time; after a
-/// conflict the CA of the other replica is read. More conflicts mean that another program writes
-/// the Secret.
-const MAX_ATTEMPTS: usize = 5;
 /// Annotation with the time at which the next CA was published, in milliseconds since the Unix
 /// epoch.
 const NEXT_SINCE_ANNOTATION: &str = "prewarm.io/next-since";
@@ -74,15 +70,12 @@ pub(crate) async fn ensure_ca(
 ) -> Result<CertificateAuthority, CaError> {
     let secrets = Api::<Secret>::namespaced(client.clone(), namespace);
     let failed = |error| CaError::Kube(format!("{namespace}/{name}"), error);
-    for _ in 0..MAX_ATTEMPTS {
+    // Two replicas may write at the same time; after a conflict the CA of the other one is read.
+    let stored = retry_on_conflict::<_, CaError, _>(async |_| {
         let existing = secrets.get_opt(name).await.map_err(failed)?;
         let current = existing.as_ref().and_then(parse_secret);
-        let fresh =
-            match (renew_if_due(current.as_ref(), names, lives, SystemTime::now())?, current) {
-                (None, Some(current)) => return Ok(current),
-                (Some(fresh), _) => fresh,
-                (None, None) => continue,
-            };
+        let due = renew_if_due(current.as_ref(), names, lives, SystemTime::now())?;
+        let Some(fresh) = due else { return Ok(current) };
         let written = match existing {
             None => secrets.create(&PostParams::default(), &build_secret(name, &fresh)).await,
             Some(old) => {
@@ -91,13 +84,9 @@ pub(crate) async fn ensure_ca(
                     .await
             }
         };
-        match written {
-            Ok(_) => return Ok(fresh),
-            Err(error) if ApiErrorKind::of(&error).is_conflict() => {}
-            Err(error) => return Err(failed(error)),
-        }
-    }
-    Err(CaError::Contended(format!("{namespace}/{name}")))
+        Ok(unless_conflict(written).map_err(failed)?.map(|_| fresh))
+    });
+    stored.await?.ok_or_else(|| CaError::Contended(format!("{namespace}/{name}")))
 }
 
 fn parse_secret(secret: &Secret) -> Option<CertificateAuthority> {

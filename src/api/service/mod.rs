@@ -15,9 +15,6 @@ use super::{
 };
 use prewarmer_kube::api_error::ApiErrorKind;
 
-/// Largest number of attempts of a write that conflicts with other writers.
-const MAX_ATTEMPTS: u32 = 8;
-
 /// Error of an operation.
 #[derive(Debug)]
 pub(in crate::api) enum ServiceError {

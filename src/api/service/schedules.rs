@@ -19,10 +19,13 @@ use prewarmer_core::{
     task::PrewarmTask,
     timestamp,
 };
-use prewarmer_kube::api_error::ApiErrorKind;
+use prewarmer_kube::{
+    api_error::ApiErrorKind,
+    conflict::{retry_on_conflict, unless_conflict},
+};
 use serde_json::json;
 
-use super::{MAX_ATTEMPTS, ServiceError, resolve_by_name, tasks, visible_namespaces};
+use super::{ServiceError, resolve_by_name, tasks, visible_namespaces};
 use crate::api::{
     Api,
     auth::{Caller, NamespaceScope, Permission},
@@ -144,7 +147,7 @@ pub(in crate::api) async fn get_for_change(
 /// another namespace.
 pub(in crate::api) async fn replace(
     api: &Api,
-    mut schedule: PrewarmSchedule,
+    schedule: PrewarmSchedule,
     wanted: ParsedSchedule,
 ) -> Result<PrewarmSchedule, ServiceError> {
     let (namespace, name) = key_of(&schedule);
@@ -155,21 +158,15 @@ pub(in crate::api) async fn replace(
         ));
     }
     let schedules = schedule_client(api, &namespace);
-    for _ in 0..MAX_ATTEMPTS {
-        schedule.spec = wanted.spec.clone();
-        match schedules.replace(&name, &PostParams::default(), &schedule).await {
-            Ok(changed) => {
-                api.schedules.put(changed.clone());
-                return Ok(changed);
-            }
-            // The leader has written the status meanwhile.
-            Err(error) if ApiErrorKind::of(&error).is_conflict() => {
-                schedule = schedules.get(&name).await?;
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Err(ServiceError::Contended("schedule"))
+    // A conflict means that the leader has written the status meanwhile.
+    let replaced = retry_on_conflict(async |attempt| {
+        let current = if attempt == 0 { schedule.clone() } else { schedules.get(&name).await? };
+        let changed = PrewarmSchedule { spec: wanted.spec.clone(), ..current };
+        unless_conflict(schedules.replace(&name, &PostParams::default(), &changed).await)
+    });
+    let replaced = replaced.await?.ok_or(ServiceError::Contended("schedule"))?;
+    api.schedules.put(replaced.clone());
+    Ok(replaced)
 }
 
 /// Deletes a schedule that the caller may read, and the tasks that it created.
@@ -217,7 +214,7 @@ pub(in crate::api) async fn trigger(
     // An execution is a task, so that the permission to create tasks is required.
     api.auth.authorize(caller, tasks::CREATE, &namespace).await?;
     let schedules = schedule_client(api, &namespace);
-    for _ in 0..MAX_ATTEMPTS {
+    let triggered = retry_on_conflict(async |_| {
         let schedule = schedules
             .get_opt(&id)
             .await?
@@ -238,45 +235,39 @@ pub(in crate::api) async fn trigger(
                     .create(&PostParams::default(), &build_task(&schedule, &name, &made))
                     .await?;
                 api.catalog.put(&task);
-                return Ok(TriggeredExecution::Started(name));
+                Ok(Some(TriggeredExecution::Started(name)))
             }
             ManualDecision::Queue(open) => {
                 // The queued execution is written into the schedule, which requires the permission
                 // to update it.
                 api.auth.authorize(caller, UPDATE, &namespace).await?;
-                if enqueue(api, &schedules, schedule, &made).await? {
-                    return Ok(TriggeredExecution::Queued(open));
-                }
+                let queued = enqueue(api, &schedules, schedule, &made).await?;
+                Ok(queued.map(|()| TriggeredExecution::Queued(open)))
             }
             ManualDecision::Refuse(open) => {
                 let message = format!(
                     "{} is running, and the schedule's overlapPolicy permits no other execution",
                     open.join(", ")
                 );
-                return Err(ServiceError::Conflict { message, status: "running" });
+                Err(ServiceError::Conflict { message, status: "running" })
             }
         }
-    }
-    Err(ServiceError::Contended("schedule"))
+    });
+    triggered.await?.ok_or(ServiceError::Contended("schedule"))
 }
 
-/// Writes a queued execution into the schedule's status. Returns false when the write conflicts
+/// Writes a queued execution into the schedule's status. Returns `None` when the write conflicts
 /// with another writer.
 async fn enqueue(
     api: &Api,
     schedules: &KubeApi<PrewarmSchedule>,
     mut schedule: PrewarmSchedule,
     made: &ExecutionOrigin,
-) -> Result<bool, ServiceError> {
+) -> kube::Result<Option<()>> {
     let scheduled_time = timestamp::format(made.scheduled_at);
     let queued = QueuedRun { scheduled_time, trigger: made.trigger };
     schedule.status.get_or_insert_default().queued = Some(queued);
-    match schedules.replace_status(&schedule.name_any(), &PostParams::default(), &schedule).await {
-        Ok(schedule) => {
-            api.schedules.put(schedule);
-            Ok(true)
-        }
-        Err(error) if ApiErrorKind::of(&error).is_conflict() => Ok(false),
-        Err(error) => Err(error.into()),
-    }
+    let written =
+        schedules.replace_status(&schedule.name_any(), &PostParams::default(), &schedule).await;
+    Ok(unless_conflict(written)?.map(|schedule| api.schedules.put(schedule)))
 }

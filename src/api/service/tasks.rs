@@ -14,10 +14,13 @@ use prewarmer_core::{
     schedule::random_task_name,
     task::{PrewarmTask, PrewarmTaskSpec, caps, nodes_not_warm, retry_spec, validate::validate},
 };
-use prewarmer_kube::api_error::ApiErrorKind;
+use prewarmer_kube::{
+    api_error::ApiErrorKind,
+    conflict::{retry_on_conflict, unless_conflict},
+};
 use serde_json::json;
 
-use super::{MAX_ATTEMPTS, ServiceError, resolve_by_name};
+use super::{ServiceError, resolve_by_name};
 use crate::{
     api::{
         Api,
@@ -173,7 +176,7 @@ pub(in crate::api) async fn cancel(
     let (namespace, name) = (&*entry.key.namespace, &*entry.key.name);
     api.auth.authorize(caller, CANCEL, namespace).await?;
     let tasks = KubeApi::<PrewarmTask>::namespaced(api.client.clone(), namespace);
-    for _ in 0..MAX_ATTEMPTS {
+    let cancelled = retry_on_conflict(async |_| {
         let Some(task) = tasks.get_opt(name).await? else {
             return Err(ServiceError::not_found("task", name));
         };
@@ -184,22 +187,16 @@ pub(in crate::api) async fn cancel(
             return Err(ServiceError::Conflict { message, status });
         }
         if task.spec.cancel {
-            return Ok(());
+            return Ok(Some(()));
         }
         let patch = json!({
             "metadata": {"resourceVersion": task.resource_version()},
             "spec": {"cancel": true},
         });
-        match tasks.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
-            Ok(task) => {
-                api.catalog.put(&task);
-                return Ok(());
-            }
-            Err(error) if ApiErrorKind::of(&error).is_conflict() => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Err(ServiceError::Contended("task"))
+        let patched = tasks.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await;
+        Ok(unless_conflict(patched)?.map(|task| api.catalog.put(&task)))
+    });
+    cancelled.await?.ok_or(ServiceError::Contended("task"))
 }
 
 /// Creates a task with the same spec for the nodes that an ended task, which the caller may read,
