@@ -1,9 +1,10 @@
 //! `prewarmer doctor`: checks a cluster and an installation, and prints problems and remedies.
 //!
 //! Inputs: a kubeconfig, and the arguments. Outputs: findings on standard output, and an exit code.
-//! `requests` sends requests to the API server and changes nothing; `evaluate` rates the results
-//! (pure); `report` prints the findings.
+//! `requests` and `dry_run` send requests to the API server and change nothing; `evaluate` rates the
+//! results (pure); `report` prints the findings.
 
+mod dry_run;
 mod evaluate;
 mod finding;
 mod foreign;

@@ -29,19 +29,16 @@ use kube::{
 use prewarmer_core::{
     node::{Interner, NodeInfo},
     slim::SlimNode,
-    task::{PREFIX, PrewarmTask, PrewarmTaskSpec, PullMethod, validate::validate},
-    worker::{Assignment, WorkerSettings, build},
+    task::PrewarmTask,
 };
-use prewarmer_kube::{
-    api_error::ApiErrorKind,
-    list::{NO_LIMIT, list_all},
-};
-use serde_json::{Value, json};
+use prewarmer_kube::list::{NO_LIMIT, list_all};
+use serde_json::Value;
 
 use super::{
+    dry_run::{sample_review, sample_worker},
     foreign::find_foreign,
     results::{
-        ApiServerInfo, ClusterResults, DeploymentState, DryRunResult, LeaseHolder, QueryResult,
+        ApiServerInfo, ClusterResults, DeploymentState, LeaseHolder, QueryResult,
         RegisteredWebhooks,
     },
     settings::DoctorSettings,
@@ -80,8 +77,6 @@ const ADMISSION_PERMISSIONS: [(&str, &str, &str); 3] = [
     ("create", "prewarm.io", "prewarmtasks"),
     ("watch", "prewarm.io", "prewarmtasks"),
 ];
-/// Value of the invalid annotation, which the webhook's warning repeats.
-pub(super) const SAMPLE_MARKER: &str = "prewarmer-doctor";
 /// Largest number of tasks whose failures are counted.
 const MAX_TASKS: u32 = 200;
 
@@ -95,24 +90,10 @@ pub(super) async fn collect(client: &Client, asked: &DoctorSettings) -> ClusterR
         definitions.insert(definition.to_owned(), definition_of(client, definition).await);
     }
     let mut answers = ClusterResults {
-        now: Timestamp::now(),
         server: server(client).await,
         nodes,
         definitions,
-        own_permissions: Vec::new(),
-        server_permissions: Vec::new(),
-        deployment: QueryResult::Absent,
-        controller: QueryResult::Absent,
-        lease: QueryResult::Absent,
-        webhook: QueryResult::Absent,
-        readiness: QueryResult::Absent,
-        fence_policies: QueryResult::Absent,
-        reserved_policies: QueryResult::Absent,
-        foreign: QueryResult::Absent,
-        worker_secrets: QueryResult::Absent,
-        sample_review: QueryResult::Absent,
-        workers: Vec::new(),
-        failures: QueryResult::Absent,
+        ..ClusterResults::unanswered(Timestamp::now())
     };
     for namespace in &asked.namespaces {
         answers.workers.push((namespace.clone(), sample_worker(client, namespace, asked).await));
@@ -127,21 +108,10 @@ pub(super) async fn collect(client: &Client, asked: &DoctorSettings) -> ClusterR
         return answers;
     }
     answers.deployment = deployment(client, asked, name).await;
-    let controller = format!("{name}-controller");
-    answers.controller = deployment(client, asked, &controller).await;
+    answers.controller = deployment(client, asked, &format!("{name}-controller")).await;
     let watched = asked.watch_namespace.as_deref();
-    // Without a Deployment of the controller, one account has all permissions.
     let split = answers.controller.found().is_some();
-    let worker_account = if split { controller.as_str() } else { name };
-    let front = if split { &ADMISSION_PERMISSIONS[..] } else { &[] };
-    for (account, rights) in [(worker_account, &CONTROLLER_PERMISSIONS[..]), (name, front)] {
-        let user = format!("system:serviceaccount:{}:{account}", asked.namespace);
-        for (verb, group, resource) in rights {
-            let place = watched.filter(|_| *resource != "nodes");
-            let right = check_permission(client, Some((&user, place)), verb, group, resource).await;
-            answers.server_permissions.push((format!("{account}: {verb} {resource}"), right));
-        }
-    }
+    answers.server_permissions = server_permissions(client, asked, split).await;
     answers.lease = lease(client, asked).await;
     answers.webhook = webhook(client, name).await;
     let path = format!(
@@ -165,11 +135,6 @@ pub(super) async fn collect(client: &Client, asked: &DoctorSettings) -> ClusterR
     answers
 }
 
-async fn read_body(response: Response<Body>) -> kube::Result<Vec<u8>> {
-    let body = response.into_body().collect_bytes().await?;
-    Ok(body.to_vec())
-}
-
 async fn get(client: &Client, path: &str) -> kube::Result<Response<Body>> {
     let request = Request::get(path).body(Body::empty()).map_err(kube::Error::HttpError)?;
     client.send(request).await
@@ -181,8 +146,8 @@ async fn server(client: &Client) -> QueryResult<ApiServerInfo> {
         let date =
             response.headers().get("date").and_then(|date| date.to_str().ok()).map(str::to_owned);
         let ours = Timestamp::now();
-        let info: Info =
-            serde_json::from_slice(&read_body(response).await?).map_err(kube::Error::SerdeError)?;
+        let body = response.into_body().collect_bytes().await?;
+        let info: Info = serde_json::from_slice(&body).map_err(kube::Error::SerdeError)?;
         let number = |text: &str| {
             text.trim_end_matches(|c: char| !c.is_ascii_digit()).parse().unwrap_or_default()
         };
@@ -251,6 +216,29 @@ async fn check_permission(
     QueryResult::from_result(status).map(|status| status.is_some_and(|status| status.allowed))
 }
 
+/// Checks the permissions of the server's accounts. `split`: whether the controller has a Deployment
+/// and an account of its own; otherwise one account has all permissions.
+async fn server_permissions(
+    client: &Client,
+    asked: &DoctorSettings,
+    split: bool,
+) -> Vec<(String, QueryResult<bool>)> {
+    let (name, watched) = (asked.object_name.as_str(), asked.watch_namespace.as_deref());
+    let controller = format!("{name}-controller");
+    let worker_account = if split { controller.as_str() } else { name };
+    let front = if split { &ADMISSION_PERMISSIONS[..] } else { &[] };
+    let mut permissions = Vec::new();
+    for (account, rights) in [(worker_account, &CONTROLLER_PERMISSIONS[..]), (name, front)] {
+        let user = format!("system:serviceaccount:{}:{account}", asked.namespace);
+        for (verb, group, resource) in rights {
+            let place = watched.filter(|_| *resource != "nodes");
+            let right = check_permission(client, Some((&user, place)), verb, group, resource).await;
+            permissions.push((format!("{account}: {verb} {resource}"), right));
+        }
+    }
+    permissions
+}
+
 async fn deployment(
     client: &Client,
     asked: &DoctorSettings,
@@ -302,7 +290,7 @@ async fn readiness(client: &Client, path: &str) -> QueryResult<Value> {
     let asked = async {
         let response = get(client, path).await?;
         let code = response.status();
-        let bytes = read_body(response).await?;
+        let bytes = response.into_body().collect_bytes().await?;
         let body: Value = serde_json::from_slice(&bytes).unwrap_or_default();
         if body["waitingFor"].is_array() {
             return Ok(body);
@@ -341,95 +329,6 @@ async fn worker_secrets(
             .map(|secret| secret.name)
             .collect()
     })
-}
-
-async fn dry_run(client: &Client, path: &str, object: &Value) -> QueryResult<DryRunResult> {
-    let asked = async {
-        let body = serde_json::to_vec(object).map_err(kube::Error::SerdeError)?;
-        let request = Request::post(format!("{path}?dryRun=All"))
-            .header("content-type", "application/json")
-            .body(Body::from(body))
-            .map_err(kube::Error::HttpError)?;
-        let response = client.send(request).await?;
-        let code = response.status();
-        let warnings = response.headers().get_all("warning").iter();
-        let warnings: Vec<String> =
-            warnings.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).collect();
-        let answer: Value = serde_json::from_slice(&read_body(response).await?).unwrap_or_default();
-        let message = answer["message"].as_str().unwrap_or_default().to_owned();
-        if code.is_success() {
-            return Ok(DryRunResult::Accepted(warnings));
-        }
-        let status = Status { code: code.as_u16(), message, ..Status::default() };
-        match ApiErrorKind::of_status(&status) {
-            ApiErrorKind::NotFound => Err(kube::Error::Api(Box::new(status))),
-            // "User ... cannot create resource ..." concerns the caller; a policy's refusal
-            // concerns the object.
-            kind if kind.is_forbidden() && status.message.contains("cannot create resource") => {
-                Err(kube::Error::Api(Box::new(status)))
-            }
-            _ => Ok(DryRunResult::Refused(status.message)),
-        }
-    };
-    QueryResult::from_result(asked.await)
-}
-
-/// Creates a workload by dry run, so that the API server calls the webhook. Its invalid annotation
-/// makes the webhook return a warning.
-async fn sample_review(client: &Client, namespace: &str) -> QueryResult<DryRunResult> {
-    let workload = json!({
-        "apiVersion": "apps/v1", "kind": "Deployment",
-        "metadata": {"name": SAMPLE_MARKER, "annotations": {format!("{PREFIX}batch-size"): SAMPLE_MARKER}},
-        "spec": {
-            "replicas": 0,
-            "selector": {"matchLabels": {"app": SAMPLE_MARKER}},
-            "template": {
-                "metadata": {"labels": {"app": SAMPLE_MARKER}},
-                "spec": {"containers": [{"name": "c", "image": "prewarmer.invalid/doctor:0"}]},
-            },
-        },
-    });
-    dry_run(client, &format!("/apis/apps/v1/namespaces/{namespace}/deployments"), &workload).await
-}
-
-/// Creates the pod of a worker by dry run, built as the server builds it.
-async fn sample_worker(
-    client: &Client,
-    namespace: &str,
-    asked: &DoctorSettings,
-) -> QueryResult<DryRunResult> {
-    let spec = PrewarmTaskSpec::new(vec!["prewarmer.invalid/doctor:0".into()]);
-    let Ok(task) = validate(&spec) else {
-        return QueryResult::Failed("the sample task is not valid".into());
-    };
-    let settings = WorkerSettings {
-        owner: None,
-        service_account: None,
-        image: asked.worker_image.clone(),
-        priority_class: None,
-        ttl: std::time::Duration::from_secs(60),
-        images_per_pod: 1,
-    };
-    let at = Assignment {
-        namespace,
-        task_namespace: "",
-        task: SAMPLE_MARKER,
-        task_uid: SAMPLE_MARKER,
-        batch: 0,
-        node: SAMPLE_MARKER,
-        attempt: 0,
-        part: 0,
-        images: &[0],
-        method: PullMethod::Helper,
-    };
-    let mut pod = build(&task, &at, &settings).to_pod();
-    // Without these labels, because a policy reserves them to the server.
-    pod.metadata
-        .labels
-        .iter_mut()
-        .for_each(|labels| labels.retain(|label, _| !label.starts_with(PREFIX)));
-    let object = serde_json::to_value(&pod).unwrap_or_default();
-    dry_run(client, &format!("/api/v1/namespaces/{namespace}/pods"), &object).await
 }
 
 /// Counts the failed nodes of existing tasks, by reason.

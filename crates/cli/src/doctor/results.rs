@@ -130,3 +130,29 @@ pub(super) struct ClusterResults {
     pub(super) workers: Vec<(String, QueryResult<DryRunResult>)>,
     pub(super) failures: QueryResult<BTreeMap<String, u32>>,
 }
+
+impl ClusterResults {
+    /// Creates results without any answer.
+    pub(super) fn unanswered(now: Timestamp) -> Self {
+        Self {
+            now,
+            server: QueryResult::Absent,
+            nodes: QueryResult::Absent,
+            definitions: BTreeMap::new(),
+            own_permissions: Vec::new(),
+            server_permissions: Vec::new(),
+            deployment: QueryResult::Absent,
+            controller: QueryResult::Absent,
+            lease: QueryResult::Absent,
+            webhook: QueryResult::Absent,
+            readiness: QueryResult::Absent,
+            fence_policies: QueryResult::Absent,
+            reserved_policies: QueryResult::Absent,
+            foreign: QueryResult::Absent,
+            worker_secrets: QueryResult::Absent,
+            sample_review: QueryResult::Absent,
+            workers: Vec::new(),
+            failures: QueryResult::Absent,
+        }
+    }
+}

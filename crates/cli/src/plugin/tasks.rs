@@ -7,7 +7,7 @@ use kube::{
 };
 use prewarmer_core::{
     duration::{elapsed, format_human},
-    task::{Notification, PrewarmPlan, PrewarmTask, nodes_not_warm, retry_spec},
+    task::{FailedNode, Notification, PrewarmPlan, PrewarmTask, nodes_not_warm, retry_spec},
     timestamp,
 };
 use serde_json::json;
@@ -131,46 +131,51 @@ pub(super) async fn get(context: &ClusterClient, out: Output, names: &[String]) 
 
 /// Returns the full description of a task.
 fn describe(task: &PrewarmTask, out: Output, now: Timestamp) -> String {
+    let rows: String = summary(task, out, now)
+        .into_iter()
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(name, value)| format!("{:12} {}\n", format!("{name}:"), value))
+        .collect();
+    let images = image_table(task, out);
+    let failures = failure_table(task, out, now);
+    format!("{rows}\n{images}{failures}{}", notifications(task, out))
+}
+
+/// Returns the names and values of the summary of a task; an empty value has no row.
+fn summary(task: &PrewarmTask, out: Output, now: Timestamp) -> Vec<(&'static str, String)> {
     let (spec, status) = (&task.spec, task.status.clone().unwrap_or_default());
-    let phase = progress::phase_colour(status.phase).paint(status.phase.as_str(), out.colour);
     let selector = spec.node_selector.iter().flatten().map(|(key, value)| format!("{key}={value}"));
     let selector = selector.collect::<Vec<_>>().join(",");
-    let mut rows: Vec<(&str, String)> = vec![
+    let age = task.creation_timestamp().map(|time| format_human(now.duration_since(time.0)));
+    let nodes = format!(
+        "{} warm ({} of them already), {} failed, {} skipped, {} excluded; {} in total",
+        status.succeeded_nodes,
+        status.already_warm_nodes,
+        status.failed_node_count,
+        status.skipped_nodes,
+        status.ignored_node_count,
+        status.total_nodes
+    );
+    vec![
         ("Name", task.name_any()),
         ("Namespace", task.namespace().unwrap_or_default()),
-        ("Phase", phase),
+        ("Age", age.unwrap_or_default()),
+        ("Phase", progress::phase_colour(status.phase).paint(status.phase.as_str(), out.colour)),
         ("Progress", progress::activity(task, now)),
-        (
-            "Nodes",
-            format!(
-                "{} warm ({} of them already), {} failed, {} skipped, {} excluded; {} in total",
-                status.succeeded_nodes,
-                status.already_warm_nodes,
-                status.failed_node_count,
-                status.skipped_nodes,
-                status.ignored_node_count,
-                status.total_nodes
-            ),
-        ),
+        ("Nodes", nodes),
         ("Selector", if selector.is_empty() { "all nodes".into() } else { selector }),
         ("Batches", format!("size {}, {:?}", spec.batch_size, spec.batch_policy)),
         ("Priority", spec.priority.to_string()),
         ("Timeout", spec.timeout.clone()),
         ("Took", duration_text(task, now)),
-    ];
-    let age = task
-        .creation_timestamp()
-        .map(|time| format_human(now.duration_since(time.0)))
-        .unwrap_or_default();
-    rows.insert(2, ("Age", age));
-    rows.retain(|(_, value)| !value.is_empty());
-    let rows = rows
-        .into_iter()
-        .map(|(name, value)| format!("{:12} {}\n", format!("{name}:"), value))
-        .collect::<Vec<_>>()
-        .concat();
-    let image = |image: &String| {
-        let of = status.images.iter().find(|one| one.image == *image).cloned().unwrap_or_default();
+    ]
+}
+
+/// Returns the results of the images of a task as a table.
+fn image_table(task: &PrewarmTask, out: Output) -> String {
+    let results = task.status.as_ref().map_or(&[][..], |status| &status.images);
+    let row = |image: &String| {
+        let of = results.iter().find(|one| one.image == *image).cloned().unwrap_or_default();
         let failed = TableCell::coloured(
             of.failed.to_string(),
             if of.failed > 0 { Colour::Red } else { Colour::Plain },
@@ -178,34 +183,30 @@ fn describe(task: &PrewarmTask, out: Output, now: Timestamp) -> String {
         let digest = of.digest.unwrap_or_default();
         vec![TableCell::from(image.clone()), of.succeeded.to_string().into(), failed, digest.into()]
     };
-    let images = table(
+    table(
         &["IMAGE", "WARM ON", "FAILED ON", "DIGEST"],
-        spec.images.iter().map(image).collect(),
+        task.spec.images.iter().map(row).collect(),
         out.colour,
-    );
-    let failures: Vec<Vec<TableCell>> = status
-        .failed_nodes
-        .iter()
-        .map(|one| {
-            let age = format_age(Some(&one.time), now);
-            vec![
-                TableCell::from(one.node.clone()),
-                one.image.clone().into(),
-                TableCell::coloured(one.reason.clone(), Colour::Red),
-                age.into(),
-                one.message.clone().into(),
-            ]
-        })
-        .collect();
-    let failures = if failures.is_empty() {
-        String::new()
-    } else {
-        format!(
-            "\n{}",
-            table(&["FAILED NODE", "IMAGE", "REASON", "AGE", "MESSAGE"], failures, out.colour)
-        )
+    )
+}
+
+/// Returns the failed nodes of a task as a table; empty if there are none.
+fn failure_table(task: &PrewarmTask, out: Output, now: Timestamp) -> String {
+    let failures = task.status.as_ref().map_or(&[][..], |status| &status.failed_nodes);
+    if failures.is_empty() {
+        return String::new();
+    }
+    let row = |one: &FailedNode| {
+        vec![
+            TableCell::from(one.node.clone()),
+            one.image.clone().into(),
+            TableCell::coloured(one.reason.clone(), Colour::Red),
+            format_age(Some(&one.time), now).into(),
+            one.message.clone().into(),
+        ]
     };
-    format!("{rows}\n{images}{failures}{}", notifications(task, out))
+    let rows = failures.iter().map(row).collect();
+    format!("\n{}", table(&["FAILED NODE", "IMAGE", "REASON", "AGE", "MESSAGE"], rows, out.colour))
 }
 
 /// Returns the state of the notifications of a task as a table.

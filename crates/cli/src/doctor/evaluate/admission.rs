@@ -1,8 +1,8 @@
 //! Evaluation of admission: the registration of the webhook, and calls of it.
 
 use crate::doctor::{
+    dry_run::SAMPLE_MARKER,
     finding::{Finding, Severity, finding, ok, unavailable},
-    requests::SAMPLE_MARKER,
     results::{ClusterResults, DryRunResult, QueryResult},
     settings::DoctorSettings,
 };

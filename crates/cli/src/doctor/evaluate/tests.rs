@@ -15,7 +15,8 @@ use super::{
     *,
 };
 use crate::doctor::{
-    requests::{CRD_NAMES, SAMPLE_MARKER},
+    dry_run::SAMPLE_MARKER,
+    requests::CRD_NAMES,
     results::{
         ApiServerInfo, DeploymentState, DryRunResult, ForeignSummary, LeaseHolder,
         RegisteredWebhooks,
