@@ -323,6 +323,45 @@ mod tests {
         assert!(text.contains("# HELP prewarm_queue_depth "));
     }
 
+    /// Creates a series of each metric with labels, because metrics without series are not encoded.
+    fn metrics_with_all_series() -> Metrics {
+        let metrics = Metrics::new().unwrap();
+        metrics.admission_duration.with_label_values(&["Pod", "hinted"]);
+        metrics.api_duration.with_label_values(&["GET", "/api/v1/tasks", "200"]);
+        metrics.foreign_objects.with_label_values(&["job", "labels"]);
+        metrics.hints.with_label_values(&["queued"]);
+        metrics.image_failures.with_label_values(&["TLS"]);
+        metrics.images.with_label_values(&["failed"]);
+        metrics.kube_requests.with_label_values(&["rest", "list", "pods", "200"]);
+        metrics.nodes.with_label_values(&["failed"]);
+        metrics.notification_errors.with_label_values(&["timeout"]);
+        metrics.notifications.with_label_values(&["delivered"]);
+        metrics.pod_starts.with_label_values(&["warm"]);
+        metrics.registry_lookups.with_label_values(&["found"]);
+        metrics.reviews_unexamined.with_label_values(&["deadline"]);
+        metrics.schedule_runs.with_label_values(&["success"]);
+        metrics.tasks.with_label_values(&["failed"]);
+        metrics.tasks_by_state.with_label_values(&["running"]);
+        metrics.unreadable_objects.with_label_values(&["nodes"]);
+        metrics
+    }
+
+    fn encoded(metrics: &Metrics) -> String {
+        String::from_utf8(metrics.encode().unwrap()).unwrap()
+    }
+
+    /// Names, help texts, labels and buckets are part of the API.
+    #[test]
+    fn every_metric_has_its_name_help_labels_and_buckets() {
+        insta::assert_snapshot!(encoded(&metrics_with_all_series()));
+    }
+
+    /// Series that an alert reads exist with the value zero.
+    #[test]
+    fn series_of_a_new_process_are_zero() {
+        insta::assert_snapshot!(encoded(&Metrics::new().unwrap()));
+    }
+
     /// Rules of the Prometheus linter (`promtool check metrics`).
     #[test]
     fn metrics_follow_the_rules_of_the_prometheus_linter() {
