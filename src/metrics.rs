@@ -3,10 +3,10 @@
 
 use prometheus::{
     Counter, Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
-    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    IntGauge, Opts, Registry, TextEncoder,
 };
 
-use crate::supervise::WorkKind;
+use crate::{controller::ControllerMetrics, supervise::WorkKind};
 
 /// Buckets of admission durations, in seconds. Responses take microseconds to milliseconds; the
 /// timeout of the webhook is 2 s.
@@ -15,10 +15,6 @@ const ADMISSION_BUCKETS: &[f64] =
 /// Buckets of REST durations, in seconds. Reads are served from memory; writes wait for the API
 /// server.
 const API_BUCKETS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
-/// Buckets of pull durations, in seconds: from an image that is already present to 1 h, the longest
-/// timeout in common use.
-const PULL_BUCKETS: &[f64] =
-    &[0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0];
 
 /// Buckets of lead times, in seconds: from a pod that starts directly after the pull to one that
 /// starts the next day.
@@ -27,27 +23,8 @@ const LEAD_BUCKETS: &[f64] = &[1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 21_60
 /// Metrics of the process, registered with a separate registry.
 pub struct Metrics {
     registry: Registry,
-    /// Ended tasks, by final phase in lower case.
-    pub tasks: IntCounterVec,
-    /// Seconds from the start of a task to its end.
-    pub task_duration: Histogram,
-    /// Processed nodes, by result.
-    pub nodes: IntCounterVec,
-    /// Tasks that have started and not ended.
-    pub active_tasks: IntGauge,
-    /// Tasks, by state: `running`, `waiting` for capacity, or `parked` (started, without a pull in
-    /// progress).
-    pub tasks_by_state: IntGaugeVec,
-    /// Nodes moved to the end of the plan of their task because another task was using them.
-    pub nodes_deferred: IntCounter,
-    /// Unreachable registries of running tasks.
-    pub registries_unreachable: IntGauge,
-    /// Images processed on a node, by result.
-    pub images: IntCounterVec,
-    /// Images that failed on a node, by reason.
-    pub image_failures: IntCounterVec,
-    /// Registries with reduced pull concurrency because they answered that they are overloaded.
-    pub registries_limited: IntGauge,
+    /// Metrics of the controller.
+    pub(crate) controller: ControllerMetrics,
     /// Seconds to answer an admission review, by kind and verdict.
     pub admission_duration: HistogramVec,
     /// Hints, by outcome: `queued`, `duplicate`, `opted_out`, `unidentified`, `limited`, `dropped`,
@@ -60,12 +37,6 @@ pub struct Metrics {
     pub workloads_recovered: IntCounter,
     /// Hints in the intake queue.
     pub queue_depth: IntGauge,
-    /// Seconds from the start of a worker pod to the end of its last image.
-    pub pull_duration: Histogram,
-    /// Existing worker Jobs and worker pods.
-    pub jobs_active: IntGauge,
-    /// Foreign objects with the labels of workers, by kind and by the check that they fail.
-    pub foreign_objects: IntGaugeVec,
     /// Requests to the API server, by verb and resource.
     pub kube_requests: IntCounterVec,
     /// Seconds to answer a REST request, by method, route and status.
@@ -94,9 +65,6 @@ pub struct Metrics {
     pub internal_errors: IntCounterVec,
     /// Objects that a watch delivered and that could not be decoded, by resource.
     pub unreadable_objects: IntCounterVec,
-    /// Time of the last completed iteration of the controller loop, in seconds since the Unix
-    /// epoch; 0 on a replica that has not led.
-    pub last_reconcile: IntGauge,
     /// Seconds until the serving certificate expires.
     pub certificate_expiry: Gauge,
     /// Seconds since the Secret of API tokens was last read.
@@ -153,32 +121,11 @@ impl Metrics {
             "Seconds since the Secret of API tokens was last read.",
         )?;
         registry.register(Box::new(api_tokens_age.clone()))?;
-        let foreign_objects = IntGaugeVec::new(
-            Opts::new(
-                "prewarm_foreign_objects",
-                "Objects with Prewarmer labels that Prewarmer did not create.",
-            ),
-            &["kind", "reason"],
-        )?;
-        registry.register(Box::new(foreign_objects.clone()))?;
         let recovered = IntCounter::new(
             "prewarm_workloads_recovered_total",
             "Workloads found by a watch that no hint had reported.",
         )?;
         registry.register(Box::new(recovered.clone()))?;
-        let task_places = IntGaugeVec::new(
-            Opts::new(
-                "prewarm_task_places",
-                "Tasks by state: running, waiting for capacity, or parked.",
-            ),
-            &["state"],
-        )?;
-        registry.register(Box::new(task_places.clone()))?;
-        let nodes_deferred = IntCounter::new(
-            "prewarm_nodes_deferred_total",
-            "Nodes moved to the end of their task's plan because another task was using them.",
-        )?;
-        registry.register(Box::new(nodes_deferred.clone()))?;
         let seconds_saved = Counter::new(
             "prewarm_seconds_saved_total",
             "Seconds that containers would have waited for their images.",
@@ -201,38 +148,7 @@ impl Metrics {
                 "Objects delivered by a watch that could not be decoded, by resource.",
                 &["resource"],
             )?,
-            tasks: counter("prewarm_tasks_total", "Ended tasks, by status.", &["status"])?,
-            task_duration: histogram(
-                "prewarm_task_duration_seconds",
-                "Time from the start of a task to its end.",
-                PULL_BUCKETS,
-            )?,
-            nodes: counter(
-                "prewarm_nodes_processed_total",
-                "Processed nodes, by result.",
-                &["result"],
-            )?,
-            active_tasks: gauge("prewarm_active_tasks", "Tasks that have started and not ended.")?,
-            images: counter(
-                "prewarm_images_total",
-                "Images processed on a node, by result.",
-                &["result"],
-            )?,
-            image_failures: counter(
-                "prewarm_image_failures_total",
-                "Images that failed on a node, by reason.",
-                &["reason"],
-            )?,
-            registries_limited: gauge(
-                "prewarm_registries_limited",
-                "Registries with reduced pull concurrency because they answered 429 or 503.",
-            )?,
-            tasks_by_state: task_places,
-            nodes_deferred,
-            registries_unreachable: gauge(
-                "prewarm_registries_unreachable",
-                "Unreachable registries of running tasks.",
-            )?,
+            controller: ControllerMetrics::register(&registry)?,
             admission_duration,
             hints: counter(
                 "prewarm_admission_hints_total",
@@ -246,13 +162,6 @@ impl Metrics {
             )?,
             workloads_recovered: recovered,
             queue_depth: gauge("prewarm_queue_depth", "Hints in the intake queue.")?,
-            pull_duration: histogram(
-                "prewarm_pull_duration_seconds",
-                "Time from the start of a worker pod to its end.",
-                PULL_BUCKETS,
-            )?,
-            foreign_objects,
-            jobs_active: gauge("prewarm_jobs_active", "Existing worker Jobs and worker pods.")?,
             kube_requests: counter(
                 "prewarm_kube_requests_total",
                 "Requests to the API server, by component, verb, resource and status code.",
@@ -292,10 +201,6 @@ impl Metrics {
             )?,
             seconds_saved,
             leader: gauge("prewarm_leader", "1 on the leader, 0 on other replicas.")?,
-            last_reconcile: gauge(
-                "prewarm_last_reconcile_timestamp_seconds",
-                "Time of the last completed iteration of the controller loop, in seconds since the Unix epoch.",
-            )?,
             certificate_expiry,
             api_tokens_age,
             registry,
@@ -328,20 +233,20 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         metrics.admission_duration.with_label_values(&["Pod", "hinted"]);
         metrics.api_duration.with_label_values(&["GET", "/api/v1/tasks", "200"]);
-        metrics.foreign_objects.with_label_values(&["job", "labels"]);
+        metrics.controller.foreign_objects.with_label_values(&["job", "labels"]);
         metrics.hints.with_label_values(&["queued"]);
-        metrics.image_failures.with_label_values(&["TLS"]);
-        metrics.images.with_label_values(&["failed"]);
+        metrics.controller.nodes.image_failures.with_label_values(&["TLS"]);
+        metrics.controller.nodes.images.with_label_values(&["failed"]);
         metrics.kube_requests.with_label_values(&["rest", "list", "pods", "200"]);
-        metrics.nodes.with_label_values(&["failed"]);
+        metrics.controller.nodes.processed.with_label_values(&["failed"]);
         metrics.notification_errors.with_label_values(&["timeout"]);
         metrics.notifications.with_label_values(&["delivered"]);
         metrics.pod_starts.with_label_values(&["warm"]);
         metrics.registry_lookups.with_label_values(&["found"]);
         metrics.reviews_unexamined.with_label_values(&["deadline"]);
         metrics.schedule_runs.with_label_values(&["success"]);
-        metrics.tasks.with_label_values(&["failed"]);
-        metrics.tasks_by_state.with_label_values(&["running"]);
+        metrics.controller.tasks.ended.with_label_values(&["failed"]);
+        metrics.controller.tasks.by_state.with_label_values(&["running"]);
         metrics.unreadable_objects.with_label_values(&["nodes"]);
         metrics
     }
@@ -409,11 +314,12 @@ mod tests {
         metrics.api_duration.with_label_values(&["GET", "/api/v1/tasks", "200"]).observe(0.1);
         metrics.schedule_runs.with_label_values(&["success"]).inc();
         metrics.notifications.with_label_values(&["delivered"]).inc();
-        for vector in [&metrics.tasks, &metrics.nodes, &metrics.images] {
+        let (tasks, nodes) = (&metrics.controller.tasks, &metrics.controller.nodes);
+        for vector in [&tasks.ended, &nodes.processed, &nodes.images] {
             vector.with_label_values(&["failed"]).inc();
         }
         metrics.pod_starts.with_label_values(&["warm"]).inc();
-        metrics.image_failures.with_label_values(&["TLS"]).inc();
+        metrics.controller.nodes.image_failures.with_label_values(&["TLS"]).inc();
         metrics.kube_requests.with_label_values(&["rest", "list", "pods", "200"]).inc();
         let known = String::from_utf8(metrics.encode().unwrap()).unwrap();
         let dashboard: serde_json::Value =

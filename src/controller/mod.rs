@@ -19,6 +19,7 @@ mod clock;
 mod credential_check;
 mod executor;
 mod limits;
+mod metrics;
 mod recorder;
 mod settings;
 mod task_feed;
@@ -33,6 +34,7 @@ use tokio::{sync::mpsc, time::Instant};
 pub(crate) use self::task_feed::TaskSubscription;
 use self::{clock::ServerClock, executor::Executor, recorder::Recorder};
 pub(crate) use self::{
+    metrics::ControllerMetrics,
     settings::{ControllerArgs, WorkerArgs},
     task_feed::TaskFeed,
 };
@@ -67,8 +69,10 @@ pub(crate) struct ControllerDependencies {
     pub networks: egress::ClusterNetworks,
     /// Checks of nodes before a plan.
     pub checks: Arc<NodeChecks>,
-    /// Metrics.
+    /// Metrics of panics and of objects that cannot be decoded.
     pub metrics: Arc<Metrics>,
+    /// Metrics of the controller.
+    pub controller_metrics: ControllerMetrics,
     /// Heartbeat, sent after each pass.
     pub heartbeat: Heartbeat,
 }
@@ -81,7 +85,15 @@ pub(crate) async fn run(
     settings: ControllerSettings,
     term: Term,
 ) -> Result<(), ComponentFailure> {
-    let ControllerDependencies { client, tasks, networks, checks, metrics, heartbeat } = with;
+    let ControllerDependencies {
+        client,
+        tasks,
+        networks,
+        checks,
+        metrics,
+        controller_metrics,
+        heartbeat,
+    } = with;
     let settings = Arc::new(settings);
     let (events, mut inbox) = mpsc::channel(EVENT_QUEUE_CAPACITY);
     let mut watches =
@@ -99,7 +111,7 @@ pub(crate) async fn run(
     };
     let executor = Executor::new(client, events, Arc::clone(&metrics), checks, term.clone());
     let mut controller = Controller::new(watches.count, settings);
-    let mut recorder = Recorder::new(metrics);
+    let mut recorder = Recorder::new(metrics, controller_metrics);
     let mut last_address_refresh: Option<Instant> = None;
     let result = loop {
         let event = tokio::select! {

@@ -8,6 +8,7 @@ use std::{
 use k8s_openapi::jiff::Timestamp;
 use prewarmer_core::controller::{ForeignObject, Gauges, InternalError, Measurement, TaskRef};
 
+use super::metrics::ControllerMetrics;
 use crate::{
     metrics::Metrics,
     supervise::{WorkKind, record_internal_error},
@@ -20,13 +21,14 @@ const FOREIGN_LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// Destination of measurements.
 pub(super) struct Recorder {
     metrics: Arc<Metrics>,
+    controller_metrics: ControllerMetrics,
     /// Time of the last log message about a foreign object.
     last_foreign_log: Option<Instant>,
 }
 
 impl Recorder {
-    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, last_foreign_log: None }
+    pub(super) fn new(metrics: Arc<Metrics>, controller_metrics: ControllerMetrics) -> Self {
+        Self { metrics, controller_metrics, last_foreign_log: None }
     }
 
     /// Records what a reconcile has measured, and the gauges after it.
@@ -35,37 +37,38 @@ impl Recorder {
             self.record_one(measurement);
         }
         self.set_gauges(gauges);
-        self.metrics.last_reconcile.set(Timestamp::now().as_second());
+        self.controller_metrics.last_reconcile.set(Timestamp::now().as_second());
     }
 
     fn record_one(&mut self, measurement: Measurement) {
         let metrics = &self.metrics;
+        let ControllerMetrics { tasks, nodes, .. } = &self.controller_metrics;
         match measurement {
             Measurement::TaskEnded { task, phase, start, end } => {
                 let phase = phase.as_str().to_lowercase();
-                metrics.tasks.with_label_values(&[&phase]).inc();
+                tasks.ended.with_label_values(&[&phase]).inc();
                 if let Some(start) = start {
-                    metrics.task_duration.observe(end.duration_since(start).as_secs_f64());
+                    tasks.duration.observe(end.duration_since(start).as_secs_f64());
                     let attributes =
                         [("namespace", &*task.namespace), ("task", &task.name), ("phase", &phase)];
                     record_span("task", &task, (start, end), &attributes);
                 }
             }
             Measurement::AttemptEnded { state, succeeded, failed, reasons } => {
-                metrics.nodes.with_label_values(&[state.as_str()]).inc();
-                metrics.images.with_label_values(&["succeeded"]).inc_by(succeeded as u64);
-                metrics.images.with_label_values(&["failed"]).inc_by(failed as u64);
+                nodes.processed.with_label_values(&[state.as_str()]).inc();
+                nodes.images.with_label_values(&["succeeded"]).inc_by(succeeded as u64);
+                nodes.images.with_label_values(&["failed"]).inc_by(failed as u64);
                 for (reason, images) in reasons {
-                    metrics.image_failures.with_label_values(&[reason.as_str()]).inc_by(images);
+                    nodes.image_failures.with_label_values(&[reason.as_str()]).inc_by(images);
                 }
             }
             Measurement::PullEnded { task, node, state, start, end } => {
-                metrics.pull_duration.observe(end.duration_since(start).as_secs_f64());
+                nodes.pull_duration.observe(end.duration_since(start).as_secs_f64());
                 let attributes =
                     [("namespace", &*task.namespace), ("node", &node), ("state", state.as_str())];
                 record_span("pull", &task, (start, end), &attributes);
             }
-            Measurement::NodeDeferred => metrics.nodes_deferred.inc(),
+            Measurement::NodeDeferred => nodes.deferred.inc(),
             Measurement::ForeignObject { kind, object } => self.log_foreign_object(kind, &object),
             Measurement::FinalStatusRejected { task, message } => tracing::error!(
                 task = task.name,
@@ -94,23 +97,24 @@ impl Recorder {
     }
 
     fn set_gauges(&self, gauges: &Gauges) {
-        let metrics = &self.metrics;
+        let metrics = &self.controller_metrics;
+        let (tasks, nodes) = (&metrics.tasks, &metrics.nodes);
         let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
         for (state, number) in [
             ("running", gauges.running_tasks),
             ("parked", gauges.parked_tasks),
             ("waiting", gauges.waiting_tasks),
         ] {
-            metrics.tasks_by_state.with_label_values(&[state]).set(count(number));
+            tasks.by_state.with_label_values(&[state]).set(count(number));
         }
-        metrics.active_tasks.set(count(gauges.active_tasks));
+        tasks.active.set(count(gauges.active_tasks));
         metrics.registries_unreachable.set(count(gauges.unreachable_registries));
         metrics.registries_limited.set(count(gauges.limited_registries));
         metrics.foreign_objects.reset();
         for ((kind, reason), number) in &gauges.foreign_objects {
             metrics.foreign_objects.with_label_values(&[kind, reason.as_str()]).set(count(*number));
         }
-        metrics.jobs_active.set(count(gauges.active_nodes));
+        nodes.active_workers.set(count(gauges.active_nodes));
     }
 }
 

@@ -117,6 +117,7 @@ impl LeaderTasks {
             networks: self.networks.clone(),
             checks: Arc::clone(&self.checks),
             metrics: Arc::clone(metrics),
+            controller_metrics: metrics.controller.clone(),
             heartbeat: self.heartbeat.clone(),
         };
         let controller = controller::run(dependencies, self.settings.clone(), term.clone());

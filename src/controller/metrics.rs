@@ -1,0 +1,164 @@
+//! Metrics of the controller. Their names are part of the API (docs/metrics.md).
+
+use prometheus::{
+    Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
+    register_histogram_with_registry, register_int_counter_vec_with_registry,
+    register_int_counter_with_registry, register_int_gauge_vec_with_registry,
+    register_int_gauge_with_registry,
+};
+
+/// Buckets of pull durations, in seconds: from an image that is already present to 1 h, the longest
+/// timeout in common use.
+const PULL_BUCKETS: &[f64] =
+    &[0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0];
+
+/// Metrics of the controller. Clones share them.
+#[derive(Clone)]
+pub(crate) struct ControllerMetrics {
+    /// Metrics of tasks.
+    pub tasks: TaskMetrics,
+    /// Metrics of the nodes of tasks, and of the workers on them.
+    pub nodes: NodeMetrics,
+    /// Registries with reduced pull concurrency because they answered that they are overloaded.
+    pub registries_limited: IntGauge,
+    /// Unreachable registries of running tasks.
+    pub registries_unreachable: IntGauge,
+    /// Foreign objects with the labels of workers, by kind and by the check that they fail.
+    pub foreign_objects: IntGaugeVec,
+    /// Time of the last completed iteration of the controller loop, in seconds since the Unix
+    /// epoch; 0 on a replica that has not led.
+    pub last_reconcile: IntGauge,
+}
+
+impl ControllerMetrics {
+    /// Creates and registers the metrics. Fails when the registry contains one of their names.
+    pub(crate) fn register(registry: &Registry) -> prometheus::Result<Self> {
+        Ok(Self {
+            tasks: TaskMetrics::register(registry)?,
+            nodes: NodeMetrics::register(registry)?,
+            registries_limited: register_int_gauge_with_registry!(
+                "prewarm_registries_limited",
+                "Registries with reduced pull concurrency because they answered 429 or 503.",
+                registry
+            )?,
+            registries_unreachable: register_int_gauge_with_registry!(
+                "prewarm_registries_unreachable",
+                "Unreachable registries of running tasks.",
+                registry
+            )?,
+            foreign_objects: register_int_gauge_vec_with_registry!(
+                "prewarm_foreign_objects",
+                "Objects with Prewarmer labels that Prewarmer did not create.",
+                &["kind", "reason"],
+                registry
+            )?,
+            last_reconcile: register_int_gauge_with_registry!(
+                "prewarm_last_reconcile_timestamp_seconds",
+                "Time of the last completed iteration of the controller loop, in seconds since the Unix epoch.",
+                registry
+            )?,
+        })
+    }
+}
+
+/// Metrics of tasks.
+#[derive(Clone)]
+pub(crate) struct TaskMetrics {
+    /// Ended tasks, by final phase in lower case.
+    pub ended: IntCounterVec,
+    /// Seconds from the start of a task to its end.
+    pub duration: Histogram,
+    /// Tasks that have started and not ended.
+    pub active: IntGauge,
+    /// Tasks, by state: `running`, `waiting` for capacity, or `parked` (started, without a pull in
+    /// progress).
+    pub by_state: IntGaugeVec,
+}
+
+impl TaskMetrics {
+    fn register(registry: &Registry) -> prometheus::Result<Self> {
+        Ok(Self {
+            ended: register_int_counter_vec_with_registry!(
+                "prewarm_tasks_total",
+                "Ended tasks, by status.",
+                &["status"],
+                registry
+            )?,
+            duration: register_histogram_with_registry!(
+                "prewarm_task_duration_seconds",
+                "Time from the start of a task to its end.",
+                PULL_BUCKETS.to_vec(),
+                registry
+            )?,
+            active: register_int_gauge_with_registry!(
+                "prewarm_active_tasks",
+                "Tasks that have started and not ended.",
+                registry
+            )?,
+            by_state: register_int_gauge_vec_with_registry!(
+                "prewarm_task_places",
+                "Tasks by state: running, waiting for capacity, or parked.",
+                &["state"],
+                registry
+            )?,
+        })
+    }
+}
+
+/// Metrics of the nodes of tasks, and of the workers on them.
+#[derive(Clone)]
+pub(crate) struct NodeMetrics {
+    /// Processed nodes, by result.
+    pub processed: IntCounterVec,
+    /// Nodes moved to the end of the plan of their task because another task was using them.
+    pub deferred: IntCounter,
+    /// Images processed on a node, by result.
+    pub images: IntCounterVec,
+    /// Images that failed on a node, by reason.
+    pub image_failures: IntCounterVec,
+    /// Seconds from the start of a worker pod to the end of its last image.
+    pub pull_duration: Histogram,
+    /// Existing worker Jobs and worker pods.
+    pub active_workers: IntGauge,
+}
+
+impl NodeMetrics {
+    fn register(registry: &Registry) -> prometheus::Result<Self> {
+        Ok(Self {
+            processed: register_int_counter_vec_with_registry!(
+                "prewarm_nodes_processed_total",
+                "Processed nodes, by result.",
+                &["result"],
+                registry
+            )?,
+            deferred: register_int_counter_with_registry!(
+                "prewarm_nodes_deferred_total",
+                "Nodes moved to the end of their task's plan because another task was using them.",
+                registry
+            )?,
+            images: register_int_counter_vec_with_registry!(
+                "prewarm_images_total",
+                "Images processed on a node, by result.",
+                &["result"],
+                registry
+            )?,
+            image_failures: register_int_counter_vec_with_registry!(
+                "prewarm_image_failures_total",
+                "Images that failed on a node, by reason.",
+                &["reason"],
+                registry
+            )?,
+            pull_duration: register_histogram_with_registry!(
+                "prewarm_pull_duration_seconds",
+                "Time from the start of a worker pod to its end.",
+                PULL_BUCKETS.to_vec(),
+                registry
+            )?,
+            active_workers: register_int_gauge_with_registry!(
+                "prewarm_jobs_active",
+                "Existing worker Jobs and worker pods.",
+                registry
+            )?,
+        })
+    }
+}
