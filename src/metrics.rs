@@ -6,7 +6,7 @@ use prometheus::{
     IntGauge, Opts, Registry, TextEncoder,
 };
 
-use crate::{controller::ControllerMetrics, supervise::WorkKind};
+use crate::{controller::ControllerMetrics, intake::IntakeMetrics, supervise::WorkKind};
 
 /// Buckets of admission durations, in seconds. Responses take microseconds to milliseconds; the
 /// timeout of the webhook is 2 s.
@@ -27,16 +27,13 @@ pub struct Metrics {
     pub(crate) controller: ControllerMetrics,
     /// Seconds to answer an admission review, by kind and verdict.
     pub admission_duration: HistogramVec,
-    /// Hints, by outcome: `queued`, `duplicate`, `opted_out`, `unidentified`, `limited`, `dropped`,
-    /// `not_stored`, `forbidden`.
-    pub hints: IntCounterVec,
+    /// Metrics of intake.
+    pub(crate) intake: IntakeMetrics,
     /// Reviews that were allowed without being read, by reason: `budget_full`, `pool_full`,
     /// `deadline`.
     pub reviews_unexamined: IntCounterVec,
     /// Workloads that the leader's watch found and that no hint had reported.
     pub workloads_recovered: IntCounter,
-    /// Hints in the intake queue.
-    pub queue_depth: IntGauge,
     /// Requests to the API server, by verb and resource.
     pub kube_requests: IntCounterVec,
     /// Seconds to answer a REST request, by method, route and status.
@@ -150,18 +147,13 @@ impl Metrics {
             )?,
             controller: ControllerMetrics::register(&registry)?,
             admission_duration,
-            hints: counter(
-                "prewarm_admission_hints_total",
-                "Hints from admission, by outcome.",
-                &["outcome"],
-            )?,
+            intake: IntakeMetrics::register(&registry)?,
             reviews_unexamined: counter(
                 "prewarm_admission_unexamined_total",
                 "Reviews allowed without being read, by reason.",
                 &["reason"],
             )?,
             workloads_recovered: recovered,
-            queue_depth: gauge("prewarm_queue_depth", "Hints in the intake queue.")?,
             kube_requests: counter(
                 "prewarm_kube_requests_total",
                 "Requests to the API server, by component, verb, resource and status code.",
@@ -222,7 +214,7 @@ mod tests {
     #[test]
     fn every_metric_registers_and_is_encoded() {
         let metrics = Metrics::new().unwrap();
-        metrics.hints.with_label_values(&["queued"]).inc();
+        metrics.intake.hints.with_label_values(&["queued"]).inc();
         let text = String::from_utf8(metrics.encode().unwrap()).unwrap();
         assert!(text.contains("prewarm_admission_hints_total{outcome=\"queued\"} 1"), "{text}");
         assert!(text.contains("# HELP prewarm_queue_depth "));
@@ -234,7 +226,7 @@ mod tests {
         metrics.admission_duration.with_label_values(&["Pod", "hinted"]);
         metrics.api_duration.with_label_values(&["GET", "/api/v1/tasks", "200"]);
         metrics.controller.foreign_objects.with_label_values(&["job", "labels"]);
-        metrics.hints.with_label_values(&["queued"]);
+        metrics.intake.hints.with_label_values(&["queued"]);
         metrics.controller.nodes.image_failures.with_label_values(&["TLS"]);
         metrics.controller.nodes.images.with_label_values(&["failed"]);
         metrics.kube_requests.with_label_values(&["rest", "list", "pods", "200"]);
@@ -309,7 +301,7 @@ mod tests {
     #[test]
     fn dashboard_queries_refer_to_existing_metrics() {
         let metrics = Metrics::new().unwrap();
-        metrics.hints.with_label_values(&["queued"]).inc();
+        metrics.intake.hints.with_label_values(&["queued"]).inc();
         metrics.admission_duration.with_label_values(&["Pod", "hinted"]).observe(0.1);
         metrics.api_duration.with_label_values(&["GET", "/api/v1/tasks", "200"]).observe(0.1);
         metrics.schedule_runs.with_label_values(&["success"]).inc();

@@ -257,7 +257,8 @@ impl TestIntake {
     fn start() -> Self {
         let (api, metrics, context) = (MockApi::new(), metrics(), ClusterContextStore::default());
         context.set_namespace_names(["shop".to_owned()].into());
-        let (reviews, _, receiver) = channel(&metrics, IntakeSettings::default(), context);
+        let (reviews, _, receiver) =
+            channel(&metrics, metrics.intake.clone(), IntakeSettings::default(), context);
         let kind = deployment_kind();
         let object = kind.parse_value(deployment("web", "admitted")).unwrap();
         let hint = Hint::new(&kind, "shop", &object).unwrap();
@@ -267,7 +268,7 @@ impl TestIntake {
     }
 
     fn hints(&self, outcome: &str) -> u64 {
-        self.metrics.hints.with_label_values(&[outcome]).get()
+        self.metrics.intake.hints.with_label_values(&[outcome]).get()
     }
 }
 

@@ -11,6 +11,7 @@
 mod api_tests;
 mod create;
 mod lookup;
+mod metrics;
 mod settings;
 
 use std::{
@@ -35,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 pub(crate) use create::mark_obsolete;
+pub(crate) use metrics::IntakeMetrics;
 pub(crate) use settings::{IntakeArgs, IntakeSettings};
 
 use self::lookup::{LookupContext, look_up};
@@ -61,6 +63,7 @@ struct IntakeState {
     dedup_index: Arc<DedupIndex>,
     context: ClusterContextStore,
     metrics: Arc<Metrics>,
+    intake_metrics: IntakeMetrics,
     settings: IntakeSettings,
 }
 
@@ -70,7 +73,7 @@ impl IntakeState {
     }
 
     fn count_outcome(&self, offered: OfferOutcome) -> OfferOutcome {
-        self.metrics.hints.with_label_values(&[offered.as_str()]).inc();
+        self.intake_metrics.hints.with_label_values(&[offered.as_str()]).inc();
         offered
     }
 
@@ -83,7 +86,7 @@ impl IntakeState {
             ("dropped", dropped),
         ];
         for (outcome, count) in all.into_iter().filter(|(_, count)| *count > 0) {
-            self.metrics.hints.with_label_values(&[outcome]).inc_by(count as u64);
+            self.intake_metrics.hints.with_label_values(&[outcome]).inc_by(count as u64);
         }
     }
 }
@@ -105,6 +108,7 @@ pub(crate) struct HintReceiver(Arc<IntakeState>);
 #[must_use]
 pub(crate) fn channel(
     metrics: &Arc<Metrics>,
+    intake_metrics: IntakeMetrics,
     settings: IntakeSettings,
     around: ClusterContextStore,
 ) -> (ReviewHints, WatchHints, HintReceiver) {
@@ -118,6 +122,7 @@ pub(crate) fn channel(
         dedup_index: Arc::default(),
         context: around,
         metrics: Arc::clone(metrics),
+        intake_metrics,
         settings,
     });
     (ReviewHints(Arc::clone(&shared)), WatchHints(Arc::clone(&shared)), HintReceiver(shared))
@@ -138,6 +143,11 @@ impl ReviewHints {
             shared.changed.notify_one();
         }
         shared.count_outcome(offered)
+    }
+
+    /// Counts a review without a hint for its workload. `outcome` is `opted_out` or `unidentified`.
+    pub fn count_without_hint(&self, outcome: &str) {
+        self.0.intake_metrics.hints.with_label_values(&[outcome]).inc();
     }
 }
 
@@ -231,7 +241,7 @@ impl Intake {
             let queue = shared.queue();
             (queue.len(), queue.next_deadline())
         };
-        shared.metrics.queue_depth.set(i64::try_from(waiting).unwrap_or(i64::MAX));
+        shared.intake_metrics.queue_depth.set(i64::try_from(waiting).unwrap_or(i64::MAX));
         let idle = waiting == 0 && self.writes.waiting_len() == 0 && self.writes.in_progress() == 0;
         if self.closing && idle {
             return ControlFlow::Break(());
@@ -294,7 +304,11 @@ impl Intake {
             || self.writes.waiting_len() >= MAX_PENDING_WRITES
         {
             tracing::warn!(%namespace, hints = hints.len(), "dropped hints: too many task writes are pending");
-            self.shared.metrics.hints.with_label_values(&["limited"]).inc_by(hints.len() as u64);
+            self.shared
+                .intake_metrics
+                .hints
+                .with_label_values(&["limited"])
+                .inc_by(hints.len() as u64);
             return;
         }
         let ledger = &self.shared.dedup_index;
@@ -382,11 +396,12 @@ mod tests {
             .with_workloads(&[workload(name, image)], Vec::new())
     }
 
-    fn senders() -> (ReviewHints, WatchHints, Arc<Metrics>) {
+    fn senders() -> (ReviewHints, WatchHints, IntakeMetrics) {
         let metrics = Arc::new(Metrics::new().unwrap());
-        let (reviews, watched, _) =
-            channel(&metrics, IntakeSettings::default(), ClusterContextStore::default());
-        (reviews, watched, metrics)
+        let intake_metrics = metrics.intake.clone();
+        let (settings, context) = (IntakeSettings::default(), ClusterContextStore::default());
+        let (reviews, watched, _) = channel(&metrics, intake_metrics.clone(), settings, context);
+        (reviews, watched, intake_metrics)
     }
 
     #[tokio::test]

@@ -114,7 +114,7 @@ pub async fn serve(config: Config, runtimes: Runtimes) -> anyhow::Result<ExitCod
     let (caches_out, caches) = watch::channel(0);
     let around = ClusterContextStore::default();
     let (reviews, hints, receiver) =
-        intake::channel(&metrics, config.intake.clone(), around.clone());
+        intake::channel(&metrics, metrics.intake.clone(), config.intake.clone(), around.clone());
     let policy = build::served_policy(&config);
     let common = SharedDependencies {
         clients,

@@ -187,7 +187,7 @@ fn decide_and_queue_hint(
             state.hints.offer(claim);
         }
         None if matches!(verdict.label, "opted_out" | "unidentified") => {
-            state.metrics.hints.with_label_values(&[verdict.label]).inc();
+            state.hints.count_without_hint(verdict.label);
         }
         None => {}
     }

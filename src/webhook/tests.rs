@@ -14,6 +14,7 @@ use crate::intake;
 
 struct WebhookFixture {
     state: WebhookState,
+    intake_metrics: intake::IntakeMetrics,
     _receiver: intake::HintReceiver,
 }
 
@@ -21,11 +22,12 @@ fn webhook(default_mode: DefaultMode) -> WebhookFixture {
     let metrics = Arc::new(Metrics::new().unwrap());
     let around = ClusterContextStore::default();
     let (hints, _, receiver) =
-        intake::channel(&metrics, intake::IntakeSettings::default(), around.clone());
+        intake::channel(&metrics, metrics.intake.clone(), Default::default(), around.clone());
+    let intake_metrics = metrics.intake.clone();
     let excluded_namespaces = ["kube-system".to_owned()].into();
     let policy = Arc::new(Policy { default_mode, excluded_namespaces, ..Policy::default() });
     let state = WebhookState { hints, policy, context: around, metrics };
-    WebhookFixture { state, _receiver: receiver }
+    WebhookFixture { state, intake_metrics, _receiver: receiver }
 }
 
 impl WebhookFixture {
@@ -56,7 +58,7 @@ impl WebhookFixture {
     }
 
     fn count(&self, outcome: &str) -> u64 {
-        self.state.metrics.hints.with_label_values(&[outcome]).get()
+        self.intake_metrics.hints.with_label_values(&[outcome]).get()
     }
 }
 
