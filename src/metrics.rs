@@ -6,12 +6,11 @@ use prometheus::{
     IntGauge, Opts, Registry, TextEncoder,
 };
 
-use crate::{controller::ControllerMetrics, intake::IntakeMetrics, supervise::WorkKind};
+use crate::{
+    controller::ControllerMetrics, intake::IntakeMetrics, supervise::WorkKind,
+    webhook::WebhookMetrics,
+};
 
-/// Buckets of admission durations, in seconds. Responses take microseconds to milliseconds; the
-/// timeout of the webhook is 2 s.
-const ADMISSION_BUCKETS: &[f64] =
-    &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.0];
 /// Buckets of REST durations, in seconds. Reads are served from memory; writes wait for the API
 /// server.
 const API_BUCKETS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
@@ -25,13 +24,10 @@ pub struct Metrics {
     registry: Registry,
     /// Metrics of the controller.
     pub(crate) controller: ControllerMetrics,
-    /// Seconds to answer an admission review, by kind and verdict.
-    pub admission_duration: HistogramVec,
     /// Metrics of intake.
     pub(crate) intake: IntakeMetrics,
-    /// Reviews that were allowed without being read, by reason: `budget_full`, `pool_full`,
-    /// `deadline`.
-    pub reviews_unexamined: IntCounterVec,
+    /// Metrics of the webhook.
+    pub(crate) webhook: WebhookMetrics,
     /// Workloads that the leader's watch found and that no hint had reported.
     pub workloads_recovered: IntCounter,
     /// Requests to the API server, by verb and resource.
@@ -90,15 +86,6 @@ impl Metrics {
             registry.register(Box::new(metric.clone()))?;
             prometheus::Result::Ok(metric)
         };
-        let admission_duration = HistogramVec::new(
-            HistogramOpts::new(
-                "prewarm_admission_duration_seconds",
-                "Time to answer an admission review.",
-            )
-            .buckets(ADMISSION_BUCKETS.to_vec()),
-            &["kind", "verdict"],
-        )?;
-        registry.register(Box::new(admission_duration.clone()))?;
         let api_duration = HistogramVec::new(
             HistogramOpts::new(
                 "prewarm_api_request_duration_seconds",
@@ -146,13 +133,8 @@ impl Metrics {
                 &["resource"],
             )?,
             controller: ControllerMetrics::register(&registry)?,
-            admission_duration,
             intake: IntakeMetrics::register(&registry)?,
-            reviews_unexamined: counter(
-                "prewarm_admission_unexamined_total",
-                "Reviews allowed without being read, by reason.",
-                &["reason"],
-            )?,
+            webhook: WebhookMetrics::register(&registry)?,
             workloads_recovered: recovered,
             kube_requests: counter(
                 "prewarm_kube_requests_total",
@@ -223,7 +205,7 @@ mod tests {
     /// Creates a series of each metric with labels, because metrics without series are not encoded.
     fn metrics_with_all_series() -> Metrics {
         let metrics = Metrics::new().unwrap();
-        metrics.admission_duration.with_label_values(&["Pod", "hinted"]);
+        metrics.webhook.admission_duration.with_label_values(&["Pod", "hinted"]);
         metrics.api_duration.with_label_values(&["GET", "/api/v1/tasks", "200"]);
         metrics.controller.foreign_objects.with_label_values(&["job", "labels"]);
         metrics.intake.hints.with_label_values(&["queued"]);
@@ -235,7 +217,7 @@ mod tests {
         metrics.notifications.with_label_values(&["delivered"]);
         metrics.pod_starts.with_label_values(&["warm"]);
         metrics.registry_lookups.with_label_values(&["found"]);
-        metrics.reviews_unexamined.with_label_values(&["deadline"]);
+        metrics.webhook.reviews_unexamined.with_label_values(&["deadline"]);
         metrics.schedule_runs.with_label_values(&["success"]);
         metrics.controller.tasks.ended.with_label_values(&["failed"]);
         metrics.controller.tasks.by_state.with_label_values(&["running"]);
@@ -302,7 +284,7 @@ mod tests {
     fn dashboard_queries_refer_to_existing_metrics() {
         let metrics = Metrics::new().unwrap();
         metrics.intake.hints.with_label_values(&["queued"]).inc();
-        metrics.admission_duration.with_label_values(&["Pod", "hinted"]).observe(0.1);
+        metrics.webhook.admission_duration.with_label_values(&["Pod", "hinted"]).observe(0.1);
         metrics.api_duration.with_label_values(&["GET", "/api/v1/tasks", "200"]).observe(0.1);
         metrics.schedule_runs.with_label_values(&["success"]).inc();
         metrics.notifications.with_label_values(&["delivered"]).inc();

@@ -441,7 +441,7 @@ impl SharedDependencies {
             hints: self.review_hints.clone(),
             policy: Arc::clone(&self.policy),
             context: self.context.clone(),
-            metrics: Arc::clone(&self.metrics),
+            metrics: self.metrics.webhook.clone(),
         };
         let callers = build::client_verifier(config)?;
         if let Some(callers) = &callers {

@@ -8,6 +8,7 @@
 
 mod body;
 mod decide;
+mod metrics;
 pub mod registration;
 mod review;
 mod settings;
@@ -29,6 +30,7 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 
+pub(crate) use self::metrics::WebhookMetrics;
 use self::{
     body::{BodyError, BodyReader, BufferedBody},
     decide::identity_hint,
@@ -39,7 +41,7 @@ pub use self::{
     review::{AdmissionResponse, AdmissionReview, ParseError, serialize_answer},
     settings::{ClientCertificates, WebhookArgs, WebhookSettings},
 };
-use crate::{cluster_context::ClusterContextStore, intake::ReviewHints, metrics::Metrics};
+use crate::{cluster_context::ClusterContextStore, intake::ReviewHints};
 
 /// HTTP path for reviews of workloads.
 pub const WORKLOADS_PATH: &str = "/admit/workloads";
@@ -75,7 +77,7 @@ pub struct WebhookState {
     /// Cluster context of workloads.
     pub context: ClusterContextStore,
     /// Metrics that record durations and outcomes.
-    pub metrics: Arc<Metrics>,
+    pub metrics: WebhookMetrics,
 }
 
 /// Returns the router of the webhook.

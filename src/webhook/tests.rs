@@ -10,7 +10,7 @@ use serde_json::Value;
 use tower::ServiceExt;
 
 use super::*;
-use crate::intake;
+use crate::{intake, metrics::Metrics};
 
 struct WebhookFixture {
     state: WebhookState,
@@ -26,7 +26,7 @@ fn webhook(default_mode: DefaultMode) -> WebhookFixture {
     let intake_metrics = metrics.intake.clone();
     let excluded_namespaces = ["kube-system".to_owned()].into();
     let policy = Arc::new(Policy { default_mode, excluded_namespaces, ..Policy::default() });
-    let state = WebhookState { hints, policy, context: around, metrics };
+    let state = WebhookState { hints, policy, context: around, metrics: metrics.webhook.clone() };
     WebhookFixture { state, intake_metrics, _receiver: receiver }
 }
 
