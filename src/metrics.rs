@@ -2,22 +2,18 @@
 //! contain names of images, nodes or tasks.
 
 use prometheus::{
-    Counter, Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
-    IntGauge, Opts, Registry, TextEncoder,
+    Encoder, Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
+    Registry, TextEncoder,
 };
 
 use crate::{
-    controller::ControllerMetrics, intake::IntakeMetrics, supervise::WorkKind,
-    webhook::WebhookMetrics,
+    controller::ControllerMetrics, intake::IntakeMetrics, pod_start::PodStartMetrics,
+    supervise::WorkKind, webhook::WebhookMetrics,
 };
 
 /// Buckets of REST durations, in seconds. Reads are served from memory; writes wait for the API
 /// server.
 const API_BUCKETS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
-
-/// Buckets of lead times, in seconds: from a pod that starts directly after the pull to one that
-/// starts the next day.
-const LEAD_BUCKETS: &[f64] = &[1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 21_600.0, 86_400.0];
 
 /// Metrics of the process, registered with a separate registry.
 pub struct Metrics {
@@ -45,13 +41,8 @@ pub struct Metrics {
     pub registry_lookups: IntCounterVec,
     /// Ended executions of schedules, by status.
     pub schedule_runs: IntCounterVec,
-    /// Started containers of watched workloads, by presence of their image: `warm` or `cold`.
-    pub pod_starts: IntCounterVec,
-    /// Seconds from the pull of an image by a worker to the first start of a container on that node
-    /// that needs it.
-    pub lead_time: Histogram,
-    /// Seconds that those containers would have waited for their images.
-    pub seconds_saved: Counter,
+    /// Metrics of pod starts.
+    pub(crate) pod_start: PodStartMetrics,
     /// 1 on the leader, 0 on other replicas.
     pub leader: IntGauge,
     /// Panics that ended the processing of one object, by kind of work.
@@ -80,12 +71,6 @@ impl Metrics {
             registry.register(Box::new(metric.clone()))?;
             prometheus::Result::Ok(metric)
         };
-        let histogram = |name: &str, help: &str, buckets: &[f64]| {
-            let metric =
-                Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?;
-            registry.register(Box::new(metric.clone()))?;
-            prometheus::Result::Ok(metric)
-        };
         let api_duration = HistogramVec::new(
             HistogramOpts::new(
                 "prewarm_api_request_duration_seconds",
@@ -110,11 +95,6 @@ impl Metrics {
             "Workloads found by a watch that no hint had reported.",
         )?;
         registry.register(Box::new(recovered.clone()))?;
-        let seconds_saved = Counter::new(
-            "prewarm_seconds_saved_total",
-            "Seconds that containers would have waited for their images.",
-        )?;
-        registry.register(Box::new(seconds_saved.clone()))?;
         let internal_errors = counter(
             "prewarm_internal_errors_total",
             "Internal errors that ended the processing of one object.",
@@ -163,17 +143,7 @@ impl Metrics {
                 "Ended executions of schedules, by status.",
                 &["status"],
             )?,
-            pod_starts: counter(
-                "prewarm_pod_starts_total",
-                "Started containers of watched workloads, by image presence (warm or cold).",
-                &["image"],
-            )?,
-            lead_time: histogram(
-                "prewarm_lead_time_seconds",
-                "Time from the pull of an image to the start of the first container that needs it on that node.",
-                LEAD_BUCKETS,
-            )?,
-            seconds_saved,
+            pod_start: PodStartMetrics::register(&registry)?,
             leader: gauge("prewarm_leader", "1 on the leader, 0 on other replicas.")?,
             certificate_expiry,
             api_tokens_age,
@@ -215,7 +185,7 @@ mod tests {
         metrics.controller.nodes.processed.with_label_values(&["failed"]);
         metrics.notification_errors.with_label_values(&["timeout"]);
         metrics.notifications.with_label_values(&["delivered"]);
-        metrics.pod_starts.with_label_values(&["warm"]);
+        metrics.pod_start.pod_starts.with_label_values(&["warm"]);
         metrics.registry_lookups.with_label_values(&["found"]);
         metrics.webhook.reviews_unexamined.with_label_values(&["deadline"]);
         metrics.schedule_runs.with_label_values(&["success"]);
@@ -292,7 +262,7 @@ mod tests {
         for vector in [&tasks.ended, &nodes.processed, &nodes.images] {
             vector.with_label_values(&["failed"]).inc();
         }
-        metrics.pod_starts.with_label_values(&["warm"]).inc();
+        metrics.pod_start.pod_starts.with_label_values(&["warm"]).inc();
         metrics.controller.nodes.image_failures.with_label_values(&["TLS"]).inc();
         metrics.kube_requests.with_label_values(&["rest", "list", "pods", "200"]).inc();
         let known = String::from_utf8(metrics.encode().unwrap()).unwrap();

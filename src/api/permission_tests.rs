@@ -80,8 +80,8 @@ impl TestServer {
             policy: Arc::default(),
             context: ClusterContextStore::default(),
             guard: NotificationPolicy::default(),
+            totals: OutcomeTotals::new(metrics.pod_start.clone()),
             metrics,
-            totals: OutcomeTotals::default(),
             settings: ApiSettings {
                 namespace: "prewarmer".into(),
                 watched_namespace: None,

@@ -42,8 +42,8 @@ fn api_with(origins: &[&str], authenticate: bool, tokens: ApiTokens) -> Router {
         policy: Arc::default(),
         context: ClusterContextStore::default(),
         guard: NotificationPolicy::default(),
+        totals: OutcomeTotals::new(metrics.pod_start.clone()),
         metrics,
-        totals: crate::pod_start::OutcomeTotals::default(),
         settings,
         stop: CancellationToken::new(),
     }))

@@ -36,10 +36,9 @@ impl TestElection {
         };
         let settings =
             LeaseSettings { name: "l".into(), namespace: "own".into(), identity: "me".into() };
-        let figures = LeaseTotals {
-            metrics: Arc::new(Metrics::new().unwrap()),
-            totals: OutcomeTotals::default(),
-        };
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let totals = OutcomeTotals::new(metrics.pod_start.clone());
+        let figures = LeaseTotals { metrics, totals };
         let stop = CancellationToken::new();
         let task = tokio::spawn(run(api.client(), settings, figures, standing, stop.clone()));
         Self { api, leads, stop, task }

@@ -174,7 +174,7 @@ impl LeaseTotals {
     fn annotate(&self, mut metadata: ObjectMeta) -> ObjectMeta {
         let annotations = metadata.annotations.get_or_insert_default();
         let text = annotations.get(SUMS_ANNOTATION).map(String::as_str);
-        let text = self.totals.annotation(text, &self.metrics, Timestamp::now());
+        let text = self.totals.annotation(text, Timestamp::now());
         annotations.insert(SUMS_ANNOTATION.to_owned(), text);
         metadata
     }

@@ -103,10 +103,9 @@ impl TestReplica {
         };
         let settings =
             LeaseSettings { name: "l".into(), namespace: "own".into(), identity: name.into() };
-        let figures = LeaseTotals {
-            metrics: Arc::new(Metrics::new().unwrap()),
-            totals: OutcomeTotals::default(),
-        };
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let totals = OutcomeTotals::new(metrics.pod_start.clone());
+        let figures = LeaseTotals { metrics, totals };
         let stop = CancellationToken::new();
         let task = tokio::spawn(run(server.client(), settings, figures, standing, stop.clone()));
         Self { leads, leadership, heartbeat, stop, task }

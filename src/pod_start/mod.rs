@@ -14,8 +14,10 @@
 // Input from other parties must not cause a panic: arithmetic saturates and indexing is checked.
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
 
+mod metrics;
 mod totals;
 mod watch;
 
+pub(crate) use metrics::PodStartMetrics;
 pub(crate) use totals::{OutcomeTotals, SUMS_ANNOTATION};
 pub(crate) use watch::{PodStartWatcher, run};

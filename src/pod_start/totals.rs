@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::metrics::Metrics;
+use super::PodStartMetrics;
 
 /// Annotation of the Lease that contains the sums as JSON.
 pub(crate) const SUMS_ANNOTATION: &str = "prewarm.io/starts";
@@ -35,7 +35,7 @@ impl OutcomeSums {
         share
     }
 
-    fn from_metrics(metrics: &Metrics) -> Self {
+    fn from_metrics(metrics: &PodStartMetrics) -> Self {
         let starts = |image: &str| metrics.pod_starts.with_label_values(&[image]).get();
         Self {
             warm: starts("warm"),
@@ -57,8 +57,11 @@ impl OutcomeSums {
 }
 
 /// Outcome sums known to this replica. Clones share them.
-#[derive(Debug, Clone, Default)]
-pub struct OutcomeTotals(Arc<Mutex<OutcomeTotalsState>>);
+#[derive(Clone)]
+pub struct OutcomeTotals {
+    metrics: PodStartMetrics,
+    state: Arc<Mutex<OutcomeTotalsState>>,
+}
 
 #[derive(Debug, Default)]
 struct OutcomeTotalsState {
@@ -69,8 +72,13 @@ struct OutcomeTotalsState {
 }
 
 impl OutcomeTotals {
+    /// Creates totals that count from the metrics of this process.
+    pub(crate) fn new(metrics: PodStartMetrics) -> Self {
+        Self { metrics, state: Arc::default() }
+    }
+
     fn with_state<T>(&self, change: impl FnOnce(&mut OutcomeTotalsState) -> T) -> T {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Stores the sums written by another leader.
@@ -83,8 +91,8 @@ impl OutcomeTotals {
     /// Returns the annotation to write while this replica leads. `text` is the annotation in the
     /// Lease, which is the base when the term starts.
     #[must_use]
-    pub fn annotation(&self, text: Option<&str>, metrics: &Metrics, now: Timestamp) -> String {
-        let own = OutcomeSums::from_metrics(metrics);
+    pub fn annotation(&self, text: Option<&str>, now: Timestamp) -> String {
+        let own = OutcomeSums::from_metrics(&self.metrics);
         let sums = self.with_state(|state| {
             let begun = *state.term_start.get_or_insert_with(|| {
                 state.base = parse_sums(text);
@@ -98,9 +106,11 @@ impl OutcomeTotals {
 
     /// Returns the current sums.
     #[must_use]
-    pub fn get(&self, metrics: &Metrics) -> OutcomeSums {
+    pub fn get(&self) -> OutcomeSums {
         self.with_state(|state| match state.term_start {
-            Some(begun) => state.base.plus_difference(begun, OutcomeSums::from_metrics(metrics)),
+            Some(begun) => {
+                state.base.plus_difference(begun, OutcomeSums::from_metrics(&self.metrics))
+            }
             None => state.base,
         })
     }
@@ -113,32 +123,35 @@ fn parse_sums(text: Option<&str>) -> OutcomeSums {
 
 #[cfg(test)]
 mod tests {
+    use prometheus::Registry;
+
     use super::*;
 
     #[test]
     fn sums_pass_from_leader_to_leader() {
         let now: Timestamp = "2026-11-21T10:00:00Z".parse().unwrap();
-        let (first, second) = (Metrics::new().unwrap(), Metrics::new().unwrap());
-        let (one, other) = (OutcomeTotals::default(), OutcomeTotals::default());
-        let begun = one.annotation(None, &first, now);
-        assert_eq!(one.get(&first).warm_percent(), None);
+        let metrics = || PodStartMetrics::register(&Registry::new()).unwrap();
+        let (first, second) = (metrics(), metrics());
+        let (one, other) = (OutcomeTotals::new(first.clone()), OutcomeTotals::new(second.clone()));
+        let begun = one.annotation(None, now);
+        assert_eq!(one.get().warm_percent(), None);
         first.pod_starts.with_label_values(&["warm"]).inc_by(3);
         first.pod_starts.with_label_values(&["cold"]).inc();
         first.seconds_saved.inc_by(12.5);
-        let written = one.annotation(Some(&begun), &first, now);
+        let written = one.annotation(Some(&begun), now);
         other.observe(Some(&written));
-        let sums = other.get(&second);
+        let sums = other.get();
         assert_eq!((sums.warm, sums.cold, sums.seconds_saved, sums.since), (3, 1, 12.5, Some(now)));
         assert_eq!(sums.warm_percent(), Some(75.0));
         // The second replica leads and counts one more start; then the first replica takes over
         // again.
-        let mut text = other.annotation(Some(&written), &second, now);
+        let mut text = other.annotation(Some(&written), now);
         second.pod_starts.with_label_values(&["warm"]).inc();
-        text = other.annotation(Some(&text), &second, now);
+        text = other.annotation(Some(&text), now);
         one.observe(Some(&text));
-        assert_eq!(one.get(&first).warm, 4);
-        let again = one.annotation(Some(&text), &first, now);
-        assert_eq!((parse_sums(Some(&again)).warm, one.get(&first).warm), (4, 4));
+        assert_eq!(one.get().warm, 4);
+        let again = one.annotation(Some(&text), now);
+        assert_eq!((parse_sums(Some(&again)).warm, one.get().warm), (4, 4));
         assert_eq!(parse_sums(Some("nonsense")), OutcomeSums::default());
     }
 }

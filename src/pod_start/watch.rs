@@ -23,6 +23,7 @@ use prewarmer_core::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::PodStartMetrics;
 use crate::{
     metrics::Metrics,
     scope::scoped,
@@ -47,8 +48,10 @@ pub(crate) struct PodStartWatcher {
     pub namespace: Option<String>,
     /// Images that watched workloads need.
     pub image_refs: ImageRefs,
-    /// Metrics.
+    /// Metrics of panics.
     pub metrics: Arc<Metrics>,
+    /// Metrics of pod starts.
+    pub pod_start_metrics: PodStartMetrics,
 }
 
 /// Counts pod starts until `stop`. Earlier events are not counted, since the previous leader has
@@ -62,6 +65,7 @@ pub(crate) async fn run(own: PodStartWatcher, stop: CancellationToken) {
             .build(),
         image_refs: own.image_refs,
         metrics: own.metrics,
+        pod_start_metrics: own.pod_start_metrics,
     };
     let mut version = None;
     while !stop.is_cancelled() {
@@ -84,6 +88,7 @@ struct PodStartCounter {
     worker_pulls: Cache<u64, WorkerPull>,
     image_refs: ImageRefs,
     metrics: Arc<Metrics>,
+    pod_start_metrics: PodStartMetrics,
 }
 
 fn pull_key(pulled: &ImageEvent) -> u64 {
@@ -148,15 +153,15 @@ impl PodStartCounter {
         // Only the first container on the node benefits; later ones would have found the image in
         // any case.
         let start = classify::classify(pulled, self.worker_pulls.remove(&place).await);
-        self.metrics
+        self.pod_start_metrics
             .pod_starts
             .with_label_values(&[if start.warm { "warm" } else { "cold" }])
             .inc();
         if let Some(lead) = start.lead {
-            self.metrics.lead_time.observe(lead.as_secs_f64());
+            self.pod_start_metrics.lead_time.observe(lead.as_secs_f64());
         }
         if let Some(saved) = start.saved {
-            self.metrics.seconds_saved.inc_by(saved.as_secs_f64());
+            self.pod_start_metrics.seconds_saved.inc_by(saved.as_secs_f64());
         }
     }
 }

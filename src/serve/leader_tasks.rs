@@ -127,6 +127,7 @@ impl LeaderTasks {
             namespace: self.settings.namespace.clone(),
             image_refs: self.image_refs.clone(),
             metrics: Arc::clone(metrics),
+            pod_start_metrics: metrics.pod_start.clone(),
         };
         parts.spawn(
             "pod starts",

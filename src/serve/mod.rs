@@ -127,7 +127,7 @@ pub async fn serve(config: Config, runtimes: Runtimes) -> anyhow::Result<ExitCod
         catalog: TaskStore::default(),
         schedules: ScheduleStore::default(),
         image_refs: prewarmer_core::workload_watch::ImageRefs::default(),
-        totals: OutcomeTotals::default(),
+        totals: OutcomeTotals::new(metrics.pod_start.clone()),
         leadership: Leadership::default(),
         heartbeat: Heartbeat::default(),
         cluster: ClusterNetworks::default(),

@@ -159,7 +159,7 @@ fn render_body(
     let whole = *visible == NamespaceScope::All || api.settings.watched_namespace.is_some();
     let counts = api.catalog.counts(&|name| visible.contains(name));
     let of = |status: Status| counts.get(&status).copied().unwrap_or_default();
-    let sums = api.totals.get(&api.metrics);
+    let sums = api.totals.get();
     let row = |view: TaskView| TaskRow::from_view(&view, 0);
     let mut ended: Vec<TaskView> = list_tasks(api, visible, None, MAX_FAILED_TASKS)
         .into_iter()

@@ -114,8 +114,8 @@ fn test_router() -> Router {
         policy: Arc::default(),
         context: ClusterContextStore::default(),
         guard: NotificationPolicy::default(),
+        totals: OutcomeTotals::new(metrics.pod_start.clone()),
         metrics,
-        totals: OutcomeTotals::default(),
         settings: ApiSettings {
             namespace: "shop".into(),
             watched_namespace: None,
