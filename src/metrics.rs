@@ -8,7 +8,7 @@ use prometheus::{
 
 use crate::{
     controller::ControllerMetrics, intake::IntakeMetrics, pod_start::PodStartMetrics,
-    supervise::WorkKind, webhook::WebhookMetrics,
+    schedule::ScheduleMetrics, supervise::WorkKind, webhook::WebhookMetrics,
 };
 
 /// Buckets of REST durations, in seconds. Reads are served from memory; writes wait for the API
@@ -39,8 +39,8 @@ pub struct Metrics {
     pub notification_errors: IntCounterVec,
     /// Image lookups at registries, by result: `found`, or the class of the error.
     pub registry_lookups: IntCounterVec,
-    /// Ended executions of schedules, by status.
-    pub schedule_runs: IntCounterVec,
+    /// Metrics of schedules.
+    pub(crate) schedule: ScheduleMetrics,
     /// Metrics of pod starts.
     pub(crate) pod_start: PodStartMetrics,
     /// 1 on the leader, 0 on other replicas.
@@ -138,11 +138,7 @@ impl Metrics {
                 "Image lookups at registries, by result.",
                 &["result"],
             )?,
-            schedule_runs: counter(
-                "prewarm_schedule_runs_total",
-                "Ended executions of schedules, by status.",
-                &["status"],
-            )?,
+            schedule: ScheduleMetrics::register(&registry)?,
             pod_start: PodStartMetrics::register(&registry)?,
             leader: gauge("prewarm_leader", "1 on the leader, 0 on other replicas.")?,
             certificate_expiry,
@@ -188,7 +184,7 @@ mod tests {
         metrics.pod_start.pod_starts.with_label_values(&["warm"]);
         metrics.registry_lookups.with_label_values(&["found"]);
         metrics.webhook.reviews_unexamined.with_label_values(&["deadline"]);
-        metrics.schedule_runs.with_label_values(&["success"]);
+        metrics.schedule.runs.with_label_values(&["success"]);
         metrics.controller.tasks.ended.with_label_values(&["failed"]);
         metrics.controller.tasks.by_state.with_label_values(&["running"]);
         metrics.unreadable_objects.with_label_values(&["nodes"]);
@@ -256,7 +252,7 @@ mod tests {
         metrics.intake.hints.with_label_values(&["queued"]).inc();
         metrics.webhook.admission_duration.with_label_values(&["Pod", "hinted"]).observe(0.1);
         metrics.api_duration.with_label_values(&["GET", "/api/v1/tasks", "200"]).observe(0.1);
-        metrics.schedule_runs.with_label_values(&["success"]).inc();
+        metrics.schedule.runs.with_label_values(&["success"]).inc();
         metrics.notifications.with_label_values(&["delivered"]).inc();
         let (tasks, nodes) = (&metrics.controller.tasks, &metrics.controller.nodes);
         for vector in [&tasks.ended, &nodes.processed, &nodes.images] {

@@ -4,6 +4,7 @@
 //!
 //! Inputs: schedules and their tasks, from the stores. May use `store`.
 
+mod metrics;
 mod run;
 
-pub(crate) use self::run::run;
+pub(crate) use self::{metrics::ScheduleMetrics, run::run};

@@ -27,6 +27,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use super::ScheduleMetrics;
 use crate::{
     metrics::Metrics,
     store::{ScheduleStore, TaskStore},
@@ -47,6 +48,7 @@ pub(crate) async fn run(
     catalog: TaskStore,
     schedules: ScheduleStore,
     metrics: Arc<Metrics>,
+    schedule_metrics: ScheduleMetrics,
     stop: CancellationToken,
 ) {
     let (mut of_tasks, mut of_schedules) = (catalog.tracked_changes(), schedules.changes());
@@ -55,6 +57,7 @@ pub(crate) async fn run(
         catalog,
         schedules: schedules.clone(),
         metrics,
+        schedule_metrics,
         panicked: Mutex::default(),
     };
     loop {
@@ -79,6 +82,7 @@ struct ScheduleController {
     catalog: TaskStore,
     schedules: ScheduleStore,
     metrics: Arc<Metrics>,
+    schedule_metrics: ScheduleMetrics,
     /// Schedules for which the decision panicked, by UID, with their generation.
     panicked: Mutex<HashMap<String, Option<i64>>>,
 }
@@ -249,7 +253,7 @@ impl ScheduleController {
             before.executions.iter().map(|run| (run.number, run.status)).collect();
         let ended = after.executions.iter().filter(|run| run.status != ExecutionStatus::Running);
         for run in ended.filter(|run| known.get(&run.number) != Some(&run.status)) {
-            self.metrics.schedule_runs.with_label_values(&[run.status.as_str()]).inc();
+            self.schedule_metrics.runs.with_label_values(&[run.status.as_str()]).inc();
         }
     }
 }

@@ -139,6 +139,7 @@ impl LeaderTasks {
             catalog,
             schedules,
             Arc::clone(metrics),
+            metrics.schedule.clone(),
             over.clone(),
         );
         parts.spawn("schedules", run_within_term(term.clone(), self.when_synced(schedule)));
