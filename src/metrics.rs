@@ -7,8 +7,9 @@ use prometheus::{
 };
 
 use crate::{
-    controller::ControllerMetrics, intake::IntakeMetrics, pod_start::PodStartMetrics,
-    schedule::ScheduleMetrics, supervise::WorkKind, webhook::WebhookMetrics,
+    controller::ControllerMetrics, intake::IntakeMetrics, notify::NotifyMetrics,
+    pod_start::PodStartMetrics, schedule::ScheduleMetrics, supervise::WorkKind,
+    webhook::WebhookMetrics,
 };
 
 /// Buckets of REST durations, in seconds. Reads are served from memory; writes wait for the API
@@ -32,11 +33,8 @@ pub struct Metrics {
     pub api_duration: HistogramVec,
     /// Open REST watches of tasks.
     pub api_watchers: IntGauge,
-    /// Delivery attempts of notifications about ended tasks, by result: `delivered`, `failed` or
-    /// `given_up`.
-    pub notifications: IntCounterVec,
-    /// Failed delivery attempts, by reason, such as `timeout`, `denied` or `status`.
-    pub notification_errors: IntCounterVec,
+    /// Metrics of notifications.
+    pub(crate) notify: NotifyMetrics,
     /// Image lookups at registries, by result: `found`, or the class of the error.
     pub registry_lookups: IntCounterVec,
     /// Metrics of schedules.
@@ -123,16 +121,7 @@ impl Metrics {
             )?,
             api_duration,
             api_watchers: gauge("prewarm_api_watchers", "Open REST watches of tasks.")?,
-            notifications: counter(
-                "prewarm_notifications_total",
-                "Delivery attempts of notifications about ended tasks, by result.",
-                &["result"],
-            )?,
-            notification_errors: counter(
-                "prewarm_notification_errors_total",
-                "Failed delivery attempts of notifications, by reason.",
-                &["reason"],
-            )?,
+            notify: NotifyMetrics::register(&registry)?,
             registry_lookups: counter(
                 "prewarm_registry_lookups_total",
                 "Image lookups at registries, by result.",
@@ -179,8 +168,8 @@ mod tests {
         metrics.controller.nodes.images.with_label_values(&["failed"]);
         metrics.kube_requests.with_label_values(&["rest", "list", "pods", "200"]);
         metrics.controller.nodes.processed.with_label_values(&["failed"]);
-        metrics.notification_errors.with_label_values(&["timeout"]);
-        metrics.notifications.with_label_values(&["delivered"]);
+        metrics.notify.errors.with_label_values(&["timeout"]);
+        metrics.notify.attempts.with_label_values(&["delivered"]);
         metrics.pod_start.pod_starts.with_label_values(&["warm"]);
         metrics.registry_lookups.with_label_values(&["found"]);
         metrics.webhook.reviews_unexamined.with_label_values(&["deadline"]);
@@ -253,7 +242,7 @@ mod tests {
         metrics.webhook.admission_duration.with_label_values(&["Pod", "hinted"]).observe(0.1);
         metrics.api_duration.with_label_values(&["GET", "/api/v1/tasks", "200"]).observe(0.1);
         metrics.schedule.runs.with_label_values(&["success"]).inc();
-        metrics.notifications.with_label_values(&["delivered"]).inc();
+        metrics.notify.attempts.with_label_values(&["delivered"]).inc();
         let (tasks, nodes) = (&metrics.controller.tasks, &metrics.controller.nodes);
         for vector in [&tasks.ended, &nodes.processed, &nodes.images] {
             vector.with_label_values(&["failed"]).inc();

@@ -7,12 +7,14 @@
 mod address;
 mod delivery_limits;
 mod message;
+mod metrics;
 mod sender;
 mod settings;
 mod webhook_client;
 
 pub(crate) use self::{
     address::NotificationPolicy,
+    metrics::NotifyMetrics,
     sender::run,
     settings::{NotifyArgs, NotifySettings},
     webhook_client::WebhookClient,

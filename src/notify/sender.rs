@@ -27,6 +27,7 @@ use tracing::Instrument;
 use super::{
     delivery_limits::{DeliveryLimits, MAX_ACTIVE_TASKS, select_round_robin},
     message::render_message,
+    metrics::NotifyMetrics,
     webhook_client::{DeliveryError, WebhookClient, WebhookRequest},
 };
 use crate::{
@@ -70,12 +71,13 @@ pub(crate) async fn run(
     poster: WebhookClient,
     per_minute: NonZeroU32,
     metrics: Arc<Metrics>,
+    notify_metrics: NotifyMetrics,
     stop: CancellationToken,
 ) {
     let sender = Arc::new(NotificationSender {
         client,
         webhook_client: poster,
-        metrics: Arc::clone(&metrics),
+        metrics: notify_metrics,
         limits: DeliveryLimits::new(per_minute),
         responsive_receivers: Mutex::default(),
     });
@@ -236,7 +238,7 @@ fn next_delivery_state(
 struct NotificationSender {
     client: Client,
     webhook_client: WebhookClient,
-    metrics: Arc<Metrics>,
+    metrics: NotifyMetrics,
     limits: DeliveryLimits,
     /// Receivers that have responded, by namespace and host.
     responsive_receivers: Mutex<HashSet<(String, String)>>,
@@ -343,14 +345,14 @@ impl NotificationSender {
         let (task, namespace) = (one.task.name_any(), &one.namespace);
         // More users can read logs than the Secret, so logs do not contain the host of its address.
         let host = if one.notification.url_from.is_some() { "(from a Secret)" } else { host };
-        let count = |result: &str| self.metrics.notifications.with_label_values(&[result]).inc();
+        let count = |result: &str| self.metrics.attempts.with_label_values(&[result]).inc();
         let Some(failure) = failure else {
             count("delivered");
             tracing::info!(task, namespace, host, "delivered a notification");
             return;
         };
         count(if delivery.done { "given_up" } else { "failed" });
-        self.metrics.notification_errors.with_label_values(&[failure.metric_label()]).inc();
+        self.metrics.errors.with_label_values(&[failure.metric_label()]).inc();
         let next = delivery.next_attempt.as_deref().unwrap_or("never");
         tracing::warn!(task, namespace, host, %failure, next, "a notification could not be delivered");
     }
@@ -548,6 +550,7 @@ mod tests {
             poster,
             NonZeroU32::MAX,
             Arc::new(Metrics::new().unwrap()),
+            NotifyMetrics::register(&prometheus::Registry::new()).unwrap(),
             stop.clone(),
         ));
         let delivery = tokio::time::timeout(Duration::from_secs(5), deliveries.recv()).await;

@@ -172,6 +172,7 @@ impl LeaderTasks {
         let (cluster, rate) = (self.networks.clone(), self.notify_rate);
         let client = self.clients.for_component(Component::Notifications);
         let (catalog, metrics) = (self.catalog.clone(), Arc::clone(&self.metrics));
+        let notify_metrics = metrics.notify.clone();
         let poster = self.webhook_client.clone();
         async move {
             if tokio::time::timeout(NODE_ADDRESSES_TIMEOUT, cluster.wait_for_nodes()).await.is_err()
@@ -180,7 +181,7 @@ impl LeaderTasks {
                     "the nodes could not be listed in time: notifications to public addresses of nodes and pods are not denied"
                 );
             }
-            notify::run(client, catalog, poster, rate, metrics, over).await;
+            notify::run(client, catalog, poster, rate, metrics, notify_metrics, over).await;
         }
     }
 
