@@ -2,14 +2,14 @@
 //! contain names of images, nodes or tasks.
 
 use prometheus::{
-    Encoder, Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
-    Registry, TextEncoder,
+    Encoder, Gauge, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry,
+    TextEncoder,
 };
 
 use crate::{
     controller::ControllerMetrics, intake::IntakeMetrics, notify::NotifyMetrics,
     pod_start::PodStartMetrics, schedule::ScheduleMetrics, supervise::WorkKind,
-    webhook::WebhookMetrics,
+    webhook::WebhookMetrics, workload_watch::WorkloadWatchMetrics,
 };
 
 /// Buckets of REST durations, in seconds. Reads are served from memory; writes wait for the API
@@ -25,8 +25,8 @@ pub struct Metrics {
     pub(crate) intake: IntakeMetrics,
     /// Metrics of the webhook.
     pub(crate) webhook: WebhookMetrics,
-    /// Workloads that the leader's watch found and that no hint had reported.
-    pub workloads_recovered: IntCounter,
+    /// Metrics of the workload watch.
+    pub(crate) workload_watch: WorkloadWatchMetrics,
     /// Requests to the API server, by verb and resource.
     pub kube_requests: IntCounterVec,
     /// Seconds to answer a REST request, by method, route and status.
@@ -88,11 +88,6 @@ impl Metrics {
             "Seconds since the Secret of API tokens was last read.",
         )?;
         registry.register(Box::new(api_tokens_age.clone()))?;
-        let recovered = IntCounter::new(
-            "prewarm_workloads_recovered_total",
-            "Workloads found by a watch that no hint had reported.",
-        )?;
-        registry.register(Box::new(recovered.clone()))?;
         let internal_errors = counter(
             "prewarm_internal_errors_total",
             "Internal errors that ended the processing of one object.",
@@ -113,7 +108,7 @@ impl Metrics {
             controller: ControllerMetrics::register(&registry)?,
             intake: IntakeMetrics::register(&registry)?,
             webhook: WebhookMetrics::register(&registry)?,
-            workloads_recovered: recovered,
+            workload_watch: WorkloadWatchMetrics::register(&registry)?,
             kube_requests: counter(
                 "prewarm_kube_requests_total",
                 "Requests to the API server, by component, verb, resource and status code.",

@@ -519,6 +519,7 @@ impl SharedDependencies {
             window,
             image_refs: self.image_refs.clone(),
             metrics: Arc::clone(&self.metrics),
+            workload_watch_metrics: self.metrics.workload_watch.clone(),
         }
     }
 

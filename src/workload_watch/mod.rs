@@ -10,6 +10,7 @@
 //! Pods without a controller are not watched: their images are already being pulled.
 
 mod dynamic_workload;
+mod metrics;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -42,6 +43,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::dynamic_workload::DynamicWorkload;
+pub(crate) use self::metrics::WorkloadWatchMetrics;
 use crate::{
     cluster_context::ClusterContextStore,
     informer::{EventHandler, Informer},
@@ -82,8 +84,10 @@ pub(crate) struct WorkloadWatcher {
     pub window: Duration,
     /// Store of the images that workloads need.
     pub image_refs: ImageRefs,
-    /// Metrics.
+    /// Metrics of panics and of objects that cannot be decoded.
     pub metrics: Arc<Metrics>,
+    /// Metrics of the workload watch.
+    pub workload_watch_metrics: WorkloadWatchMetrics,
 }
 
 /// Event of a watch.
@@ -411,7 +415,7 @@ impl WorkloadReconciler {
                             name,
                             "created a hint for a change missed by admission"
                         );
-                        self.watcher.metrics.workloads_recovered.inc();
+                        self.watcher.workload_watch_metrics.recovered.inc();
                     }
                 }
             } else if now.duration_since(due.observed_at) < FOLLOWER_RETENTION {
