@@ -7,9 +7,9 @@ use prometheus::{
 };
 
 use crate::{
-    controller::ControllerMetrics, intake::IntakeMetrics, notify::NotifyMetrics,
-    pod_start::PodStartMetrics, schedule::ScheduleMetrics, supervise::WorkKind,
-    webhook::WebhookMetrics, workload_watch::WorkloadWatchMetrics,
+    controller::ControllerMetrics, intake::IntakeMetrics, node_checks::NodeCheckMetrics,
+    notify::NotifyMetrics, pod_start::PodStartMetrics, schedule::ScheduleMetrics,
+    supervise::WorkKind, webhook::WebhookMetrics, workload_watch::WorkloadWatchMetrics,
 };
 
 /// Buckets of REST durations, in seconds. Reads are served from memory; writes wait for the API
@@ -35,8 +35,8 @@ pub struct Metrics {
     pub api_watchers: IntGauge,
     /// Metrics of notifications.
     pub(crate) notify: NotifyMetrics,
-    /// Image lookups at registries, by result: `found`, or the class of the error.
-    pub registry_lookups: IntCounterVec,
+    /// Metrics of node checks.
+    pub(crate) node_checks: NodeCheckMetrics,
     /// Metrics of schedules.
     pub(crate) schedule: ScheduleMetrics,
     /// Metrics of pod starts.
@@ -117,11 +117,7 @@ impl Metrics {
             api_duration,
             api_watchers: gauge("prewarm_api_watchers", "Open REST watches of tasks.")?,
             notify: NotifyMetrics::register(&registry)?,
-            registry_lookups: counter(
-                "prewarm_registry_lookups_total",
-                "Image lookups at registries, by result.",
-                &["result"],
-            )?,
+            node_checks: NodeCheckMetrics::register(&registry)?,
             schedule: ScheduleMetrics::register(&registry)?,
             pod_start: PodStartMetrics::register(&registry)?,
             leader: gauge("prewarm_leader", "1 on the leader, 0 on other replicas.")?,
@@ -166,7 +162,7 @@ mod tests {
         metrics.notify.errors.with_label_values(&["timeout"]);
         metrics.notify.attempts.with_label_values(&["delivered"]);
         metrics.pod_start.pod_starts.with_label_values(&["warm"]);
-        metrics.registry_lookups.with_label_values(&["found"]);
+        metrics.node_checks.registry_lookups.with_label_values(&["found"]);
         metrics.webhook.reviews_unexamined.with_label_values(&["deadline"]);
         metrics.schedule.runs.with_label_values(&["success"]);
         metrics.controller.tasks.ended.with_label_values(&["failed"]);

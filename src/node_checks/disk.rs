@@ -15,7 +15,7 @@ use serde::Deserialize;
 use super::{
     CheckInput, ImageSizeLookup, ImageSizes, NodeCandidate, NodeCheck, NodeCheckError, truncated,
 };
-use crate::{egress::EgressPolicy, metrics::Metrics};
+use crate::egress::EgressPolicy;
 
 /// Disk space of an image as a multiple of its compressed size: the compressed layers, and about
 /// twice their size unpacked.
@@ -68,7 +68,7 @@ impl DiskCheck {
         settings: DiskSettings,
         client: Client,
         policy: &EgressPolicy,
-        metrics: Arc<Metrics>,
+        metrics: NodeCheckMetrics,
     ) -> reqwest::Result<Self> {
         let registries = ImageSizeLookup::new(policy, &settings.plain_registries, metrics)?;
         Ok(Self { settings, registries, client })

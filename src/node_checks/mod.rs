@@ -2,8 +2,7 @@
 //!
 //! Input: the images of a task and its candidate nodes. Output: nodes to exclude, with reasons; a
 //! ranking of nodes; and texts about what could not be checked. A check that fails excludes no node
-//! and never delays a task beyond its time limit. May call `egress`, `image`, `metrics`, `node` and
-//! `task`.
+//! and never delays a task beyond its time limit. May call `egress`, `image`, `node` and `task`.
 //!
 //! Further checks implement the trait of this module.
 
@@ -12,6 +11,7 @@
 
 mod disk;
 mod distribution;
+mod metrics;
 mod prometheus;
 mod ranking;
 mod registry;
@@ -22,6 +22,7 @@ use std::time::Duration;
 use futures::future::{BoxFuture, join_all};
 
 pub(crate) use disk::{DiskCheck, DiskSettings};
+pub(crate) use metrics::NodeCheckMetrics;
 pub(crate) use prometheus::{PrometheusCheck, PrometheusSettings, QueryError};
 pub(crate) use ranking::NodeRanking;
 pub(crate) use registry::{ImageSizeLookup, ImageSizes};

@@ -9,11 +9,11 @@ use std::{
 use prewarmer_core::image::ImageRef;
 use tokio::{sync::Semaphore, time::Instant};
 
-use super::distribution::{DistributionClient, LookupError, RegistryManifest, RegistrySession};
-use crate::{
-    egress::{EgressPolicy, RequestFailure},
-    metrics::Metrics,
+use super::{
+    distribution::{DistributionClient, LookupError, RegistryManifest, RegistrySession},
+    metrics::NodeCheckMetrics,
 };
+use crate::egress::{EgressPolicy, RequestFailure};
 
 /// Time limit for all requests for one image.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -52,7 +52,7 @@ impl ImageSizes {
 /// Anonymous image lookups with caches. Pull credentials of namespaces are not used.
 pub(crate) struct ImageSizeLookup {
     distribution: DistributionClient,
-    metrics: Arc<Metrics>,
+    metrics: NodeCheckMetrics,
     permits: Semaphore,
     sizes: Mutex<HashMap<String, (ImageSizes, Instant)>>,
     unreachable: Mutex<HashMap<String, (LookupError, Instant)>>,
@@ -63,7 +63,7 @@ impl ImageSizeLookup {
     pub(crate) fn new(
         policy: &EgressPolicy,
         plain: &[String],
-        metrics: Arc<Metrics>,
+        metrics: NodeCheckMetrics,
     ) -> reqwest::Result<Self> {
         Ok(Self {
             distribution: DistributionClient::new(policy, plain)?,
@@ -205,7 +205,7 @@ mod tests {
     /// network is allowed.
     async fn look_up(plain: &[&str], image: &str) -> Result<ImageSizes, LookupError> {
         let plain: Vec<String> = plain.iter().map(|host| (*host).to_owned()).collect();
-        let metrics = Arc::new(Metrics::new().unwrap());
+        let metrics = NodeCheckMetrics::register(&Registry::new()).unwrap();
         let registries = ImageSizeLookup::new(&EgressPolicy::default(), &plain, metrics).unwrap();
         registries.look_up(&image.parse().unwrap()).await
     }
@@ -305,7 +305,7 @@ mod tests {
         let registries = ImageSizeLookup::new(
             &EgressPolicy::default(),
             std::slice::from_ref(&host),
-            Arc::new(Metrics::new().unwrap()),
+            NodeCheckMetrics::register(&Registry::new()).unwrap(),
         )
         .unwrap();
         let begun = Clock::now();

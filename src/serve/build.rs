@@ -44,7 +44,7 @@ pub(super) fn node_checks(
     config: &Config,
     client: &Client,
     cluster: &ClusterNetworks,
-    metrics: &Arc<Metrics>,
+    metrics: &Metrics,
 ) -> anyhow::Result<NodeChecks> {
     let survey = NodeRanking::new(client.clone(), config.watch_namespace.clone());
     let mut checks: Vec<Box<dyn NodeCheck>> = vec![Box::new(survey)];
@@ -57,7 +57,8 @@ pub(super) fn node_checks(
     if let Some(settings) = &config.node_checks.disk {
         let policy = egress::EgressPolicy::new(config.egress_deny.clone(), cluster.clone())
             .with_allowed(settings.allowed_networks.clone(), "--disk-check-allow");
-        let check = DiskCheck::new(settings.clone(), client.clone(), &policy, Arc::clone(metrics));
+        let metrics = metrics.node_checks.clone();
+        let check = DiskCheck::new(settings.clone(), client.clone(), &policy, metrics);
         checks.push(Box::new(check.context("the HTTP client for registries could not be built")?));
     }
     Ok(NodeChecks::new(checks))
