@@ -9,7 +9,8 @@ use prometheus::{
 use crate::{
     controller::ControllerMetrics, intake::IntakeMetrics, node_checks::NodeCheckMetrics,
     notify::NotifyMetrics, pod_start::PodStartMetrics, schedule::ScheduleMetrics,
-    supervise::WorkKind, webhook::WebhookMetrics, workload_watch::WorkloadWatchMetrics,
+    server::metrics::CertificateMetrics, supervise::WorkKind, webhook::WebhookMetrics,
+    workload_watch::WorkloadWatchMetrics,
 };
 
 /// Buckets of REST durations, in seconds. Reads are served from memory; writes wait for the API
@@ -47,8 +48,8 @@ pub struct Metrics {
     pub internal_errors: IntCounterVec,
     /// Objects that a watch delivered and that could not be decoded, by resource.
     pub unreadable_objects: IntCounterVec,
-    /// Seconds until the serving certificate expires.
-    pub certificate_expiry: Gauge,
+    /// Metrics of the serving certificate.
+    pub(crate) certificates: CertificateMetrics,
     /// Seconds since the Secret of API tokens was last read.
     pub api_tokens_age: Gauge,
 }
@@ -78,11 +79,6 @@ impl Metrics {
             &["method", "route", "status"],
         )?;
         registry.register(Box::new(api_duration.clone()))?;
-        let certificate_expiry = Gauge::new(
-            "prewarm_certificate_expiry_seconds",
-            "Seconds until the serving certificate expires.",
-        )?;
-        registry.register(Box::new(certificate_expiry.clone()))?;
         let api_tokens_age = Gauge::new(
             "prewarm_api_tokens_age_seconds",
             "Seconds since the Secret of API tokens was last read.",
@@ -121,7 +117,7 @@ impl Metrics {
             schedule: ScheduleMetrics::register(&registry)?,
             pod_start: PodStartMetrics::register(&registry)?,
             leader: gauge("prewarm_leader", "1 on the leader, 0 on other replicas.")?,
-            certificate_expiry,
+            certificates: CertificateMetrics::register(&registry)?,
             api_tokens_age,
             registry,
         })

@@ -168,7 +168,7 @@ pub async fn serve(config: Config, runtimes: Runtimes) -> anyhow::Result<ExitCod
         lives,
         Arc::clone(&current),
         bundle_out,
-        Arc::clone(&metrics),
+        metrics.certificates.clone(),
         stop.clone(),
     );
     parts.spawn("certificate rotation", keeper);

@@ -12,6 +12,7 @@ pub(crate) mod client_certs;
 pub(crate) mod file_limits;
 pub(crate) mod health;
 pub(crate) mod listener;
+pub(crate) mod metrics;
 pub(crate) mod overlap;
 pub(crate) mod registration;
 pub(crate) mod rotator;

@@ -20,8 +20,8 @@ use super::{
         CertificateError, CertificateLifetimes, CertifiedPair, certified_key, generate_leaf,
         is_due, time_left,
     },
+    metrics::CertificateMetrics,
 };
-use crate::metrics::Metrics;
 
 /// Retry interval until the first certificate is available.
 const RETRY: Duration = Duration::from_secs(2);
@@ -82,7 +82,7 @@ pub(crate) async fn run(
     lives: CertificateLifetimes,
     current: Arc<CertResolver>,
     bundle: watch::Sender<Option<String>>,
-    metrics: Arc<Metrics>,
+    metrics: CertificateMetrics,
     stop: CancellationToken,
 ) {
     let mut keeper = Rotator { source, lives, served: None, pending: None };
@@ -105,7 +105,7 @@ pub(crate) async fn run(
         }
         if let Some(material) = &keeper.served {
             let left = time_left(&material.pair.certificate, SystemTime::now()).unwrap_or_default();
-            metrics.certificate_expiry.set(left.as_secs_f64());
+            metrics.expiry.set(left.as_secs_f64());
         }
         let pause = if keeper.served.is_some() { lives.check_interval() } else { RETRY };
         if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
