@@ -1,21 +1,14 @@
 //! Definitions of all Prometheus metrics. Names are part of the API (docs/metrics.md). Labels never
 //! contain names of images, nodes or tasks.
 
-use prometheus::{
-    Encoder, Gauge, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry,
-    TextEncoder,
-};
+use prometheus::{Encoder, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 
 use crate::{
-    controller::ControllerMetrics, intake::IntakeMetrics, node_checks::NodeCheckMetrics,
-    notify::NotifyMetrics, pod_start::PodStartMetrics, schedule::ScheduleMetrics,
-    server::metrics::CertificateMetrics, supervise::WorkKind, webhook::WebhookMetrics,
-    workload_watch::WorkloadWatchMetrics,
+    api::ApiMetrics, controller::ControllerMetrics, intake::IntakeMetrics,
+    node_checks::NodeCheckMetrics, notify::NotifyMetrics, pod_start::PodStartMetrics,
+    schedule::ScheduleMetrics, server::metrics::CertificateMetrics, supervise::WorkKind,
+    webhook::WebhookMetrics, workload_watch::WorkloadWatchMetrics,
 };
-
-/// Buckets of REST durations, in seconds. Reads are served from memory; writes wait for the API
-/// server.
-const API_BUCKETS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
 
 /// Metrics of the process, registered with a separate registry.
 pub struct Metrics {
@@ -30,10 +23,6 @@ pub struct Metrics {
     pub(crate) workload_watch: WorkloadWatchMetrics,
     /// Requests to the API server, by verb and resource.
     pub kube_requests: IntCounterVec,
-    /// Seconds to answer a REST request, by method, route and status.
-    pub api_duration: HistogramVec,
-    /// Open REST watches of tasks.
-    pub api_watchers: IntGauge,
     /// Metrics of notifications.
     pub(crate) notify: NotifyMetrics,
     /// Metrics of node checks.
@@ -50,8 +39,8 @@ pub struct Metrics {
     pub unreadable_objects: IntCounterVec,
     /// Metrics of the serving certificate.
     pub(crate) certificates: CertificateMetrics,
-    /// Seconds since the Secret of API tokens was last read.
-    pub api_tokens_age: Gauge,
+    /// Metrics of the REST API.
+    pub(crate) api: ApiMetrics,
 }
 
 impl Metrics {
@@ -70,20 +59,6 @@ impl Metrics {
             registry.register(Box::new(metric.clone()))?;
             prometheus::Result::Ok(metric)
         };
-        let api_duration = HistogramVec::new(
-            HistogramOpts::new(
-                "prewarm_api_request_duration_seconds",
-                "Time to answer a REST request.",
-            )
-            .buckets(API_BUCKETS.to_vec()),
-            &["method", "route", "status"],
-        )?;
-        registry.register(Box::new(api_duration.clone()))?;
-        let api_tokens_age = Gauge::new(
-            "prewarm_api_tokens_age_seconds",
-            "Seconds since the Secret of API tokens was last read.",
-        )?;
-        registry.register(Box::new(api_tokens_age.clone()))?;
         let internal_errors = counter(
             "prewarm_internal_errors_total",
             "Internal errors that ended the processing of one object.",
@@ -110,15 +85,13 @@ impl Metrics {
                 "Requests to the API server, by component, verb, resource and status code.",
                 &["component", "verb", "resource", "code"],
             )?,
-            api_duration,
-            api_watchers: gauge("prewarm_api_watchers", "Open REST watches of tasks.")?,
             notify: NotifyMetrics::register(&registry)?,
             node_checks: NodeCheckMetrics::register(&registry)?,
             schedule: ScheduleMetrics::register(&registry)?,
             pod_start: PodStartMetrics::register(&registry)?,
             leader: gauge("prewarm_leader", "1 on the leader, 0 on other replicas.")?,
             certificates: CertificateMetrics::register(&registry)?,
-            api_tokens_age,
+            api: ApiMetrics::register(&registry)?,
             registry,
         })
     }
@@ -148,7 +121,7 @@ mod tests {
     fn metrics_with_all_series() -> Metrics {
         let metrics = Metrics::new().unwrap();
         metrics.webhook.admission_duration.with_label_values(&["Pod", "hinted"]);
-        metrics.api_duration.with_label_values(&["GET", "/api/v1/tasks", "200"]);
+        metrics.api.request_duration.with_label_values(&["GET", "/api/v1/tasks", "200"]);
         metrics.controller.foreign_objects.with_label_values(&["job", "labels"]);
         metrics.intake.hints.with_label_values(&["queued"]);
         metrics.controller.nodes.image_failures.with_label_values(&["TLS"]);
@@ -227,7 +200,11 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         metrics.intake.hints.with_label_values(&["queued"]).inc();
         metrics.webhook.admission_duration.with_label_values(&["Pod", "hinted"]).observe(0.1);
-        metrics.api_duration.with_label_values(&["GET", "/api/v1/tasks", "200"]).observe(0.1);
+        metrics
+            .api
+            .request_duration
+            .with_label_values(&["GET", "/api/v1/tasks", "200"])
+            .observe(0.1);
         metrics.schedule.runs.with_label_values(&["success"]).inc();
         metrics.notify.attempts.with_label_values(&["delivered"]).inc();
         let (tasks, nodes) = (&metrics.controller.tasks, &metrics.controller.nodes);

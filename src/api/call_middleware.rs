@@ -87,7 +87,8 @@ pub(super) async fn handle_call(
     let status = response.status();
     let code = status.as_str();
     let labels = [method_label(&method), route.as_str(), code];
-    api.metrics.api_duration.with_label_values(&labels).observe(begun.elapsed().as_secs_f64());
+    let took = begun.elapsed().as_secs_f64();
+    api.metrics.request_duration.with_label_values(&labels).observe(took);
     let (caller, id_text) =
         (who.0.get().map_or("unknown", String::as_str), id.to_str().unwrap_or_default());
     let took = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);

@@ -19,6 +19,7 @@ mod executions;
 mod extract;
 mod fields;
 mod idempotency;
+mod metrics;
 mod openapi;
 mod params;
 mod recent_tasks;
@@ -51,6 +52,7 @@ use tower_http::{
     cors::{AllowOrigin, Any, CorsLayer},
 };
 
+pub(crate) use self::metrics::ApiMetrics;
 use self::{
     auth::Auth, budgets::CallerBudgets, cluster::NodeCache, error::ApiError,
     recent_tasks::RecentTasks, ui::PlanCache,
@@ -63,7 +65,6 @@ pub use self::{
 };
 use crate::{
     cluster_context::ClusterContextStore,
-    metrics::Metrics,
     notify::NotificationPolicy,
     pod_start::OutcomeTotals,
     store::{ScheduleStore, TaskStore},
@@ -114,8 +115,8 @@ pub struct ApiInner {
     pub context: ClusterContextStore,
     /// Check of the addresses that notifications may go to.
     pub guard: NotificationPolicy,
-    /// Metrics of the process.
-    pub metrics: Arc<Metrics>,
+    /// Metrics of the REST API.
+    pub metrics: ApiMetrics,
     /// Totals of pod starts, for the overview page.
     pub totals: OutcomeTotals,
     /// Settings of the REST API.

@@ -15,6 +15,7 @@ use prewarmer_core::{
     schedule::{PrewarmSchedule, PrewarmScheduleSpec, random_task_name},
     task::{Phase, PrewarmPlan, PrewarmPlanSpec, PrewarmTask, PrewarmTaskSpec, PrewarmTaskStatus},
 };
+use prometheus::Registry;
 use serde_json::Value;
 use tower::ServiceExt;
 
@@ -23,6 +24,7 @@ use super::{
     fake_cluster::{API_SERVER_AUDIENCE, FakeCluster},
     *,
 };
+use crate::pod_start::PodStartMetrics;
 
 const EDITOR: &str = "prw_editor_x";
 
@@ -69,8 +71,8 @@ impl TestServer {
 
     fn with_auth(asks: bool, origins: &[&str]) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let (cluster, tokens, metrics) =
-            (FakeCluster::default(), ApiTokens::default(), Arc::new(Metrics::new().unwrap()));
+        let (cluster, tokens, registry) =
+            (FakeCluster::default(), ApiTokens::default(), Registry::new());
         let client = cluster.client();
         let api = Api::new(ApiInner {
             client: client.clone(),
@@ -80,8 +82,8 @@ impl TestServer {
             policy: Arc::default(),
             context: ClusterContextStore::default(),
             guard: NotificationPolicy::default(),
-            totals: OutcomeTotals::new(metrics.pod_start.clone()),
-            metrics,
+            totals: OutcomeTotals::new(PodStartMetrics::register(&registry).unwrap()),
+            metrics: ApiMetrics::register(&registry).unwrap(),
             settings: ApiSettings {
                 namespace: "prewarmer".into(),
                 watched_namespace: None,

@@ -9,11 +9,13 @@ use axum::{
     response::Response,
 };
 use kube::Config;
+use prometheus::Registry;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use super::{auth::ApiTokens, *};
+use crate::pod_start::PodStartMetrics;
 
 mod body_limits;
 
@@ -25,7 +27,7 @@ fn api(origins: &[&str], authenticate: bool) -> Router {
 fn api_with(origins: &[&str], authenticate: bool, tokens: ApiTokens) -> Router {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let client = Client::try_from(Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
-    let metrics = Arc::new(Metrics::new().unwrap());
+    let registry = Registry::new();
     let settings = ApiSettings {
         namespace: "prewarmer".into(),
         watched_namespace: None,
@@ -42,8 +44,8 @@ fn api_with(origins: &[&str], authenticate: bool, tokens: ApiTokens) -> Router {
         policy: Arc::default(),
         context: ClusterContextStore::default(),
         guard: NotificationPolicy::default(),
-        totals: OutcomeTotals::new(metrics.pod_start.clone()),
-        metrics,
+        totals: OutcomeTotals::new(PodStartMetrics::register(&registry).unwrap()),
+        metrics: ApiMetrics::register(&registry).unwrap(),
         settings,
         stop: CancellationToken::new(),
     }))

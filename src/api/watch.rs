@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
 use super::{
-    Api,
+    Api, ApiMetrics,
     auth::{Caller, Permission, Revalidation},
     call_middleware::accepts,
     error::ApiError,
@@ -37,7 +37,6 @@ use super::{
     service::tasks,
 };
 use crate::{
-    metrics::Metrics,
     server::{budget::BudgetPermit, listener::ConnectionSlot},
     store::{TaskEntry, TaskUpdate},
 };
@@ -135,21 +134,21 @@ struct TaskWatcher {
 
 /// Reserved watch, counted for its caller and in total. It is released on drop.
 pub(super) struct WatchPermit {
-    metrics: Arc<Metrics>,
+    metrics: ApiMetrics,
     _reserved: BudgetPermit<String>,
 }
 
 impl WatchPermit {
     pub(super) fn new(api: &Api, caller: &Caller) -> Result<Self, ApiError> {
         let place = api.budgets.reserve_watch(caller)?;
-        api.metrics.api_watchers.inc();
-        Ok(Self { metrics: Arc::clone(&api.metrics), _reserved: place })
+        api.metrics.watchers.inc();
+        Ok(Self { metrics: api.metrics.clone(), _reserved: place })
     }
 }
 
 impl Drop for WatchPermit {
     fn drop(&mut self) {
-        self.metrics.api_watchers.dec();
+        self.metrics.watchers.dec();
     }
 }
 

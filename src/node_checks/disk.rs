@@ -1,9 +1,6 @@
 //! Check that excludes nodes without enough disk space for a task's images, or of another platform.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, HashMap};
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 use http::Request;
@@ -13,7 +10,8 @@ use prewarmer_core::task::plan::NodeCheckFindings;
 use serde::Deserialize;
 
 use super::{
-    CheckInput, ImageSizeLookup, ImageSizes, NodeCandidate, NodeCheck, NodeCheckError, truncated,
+    CheckInput, ImageSizeLookup, ImageSizes, NodeCandidate, NodeCheck, NodeCheckError,
+    NodeCheckMetrics, truncated,
 };
 use crate::egress::EgressPolicy;
 

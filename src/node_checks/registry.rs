@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -144,7 +144,7 @@ fn store<T>(memory: &TtlCache<T>, key: &str, value: T) {
 
 #[cfg(test)]
 mod tests {
-    use std::{convert::Infallible, time::Instant as Clock};
+    use std::{convert::Infallible, sync::Arc, time::Instant as Clock};
 
     use axum::{
         Router,
@@ -157,6 +157,7 @@ mod tests {
         routing::get,
     };
     use futures::stream;
+    use prometheus::Registry;
     use serde_json::json;
     use tokio::net::TcpListener;
 

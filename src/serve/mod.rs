@@ -489,14 +489,14 @@ impl SharedDependencies {
             policy: Arc::clone(&self.policy),
             context: self.context.clone(),
             guard: build::notify_guard(config, &self.cluster),
-            metrics: Arc::clone(&self.metrics),
+            metrics: self.metrics.api.clone(),
             totals: self.totals.clone(),
             settings: build::api_settings(config, settings),
             stop: self.stop.clone(),
         });
         let tls = if settings.tls { Some(listener::tls_config(current, None)?) } else { None };
         let secret = build::token_secret(config);
-        let (metrics, stop) = (Arc::clone(&self.metrics), self.stop.clone());
+        let (metrics, stop) = (self.metrics.api.clone(), self.stop.clone());
         let follow =
             async move { auth::watch_tokens(client, secret, tokens, &metrics, stop).await };
         parts.spawn("API token watch", follow);

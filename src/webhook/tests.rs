@@ -21,9 +21,13 @@ struct WebhookFixture {
 fn webhook(default_mode: DefaultMode) -> WebhookFixture {
     let metrics = Arc::new(Metrics::new().unwrap());
     let around = ClusterContextStore::default();
-    let (hints, _, receiver) =
-        intake::channel(&metrics, metrics.intake.clone(), Default::default(), around.clone());
     let intake_metrics = metrics.intake.clone();
+    let (hints, _, receiver) = intake::channel(
+        &metrics,
+        intake_metrics.clone(),
+        intake::IntakeSettings::default(),
+        around.clone(),
+    );
     let excluded_namespaces = ["kube-system".to_owned()].into();
     let policy = Arc::new(Policy { default_mode, excluded_namespaces, ..Policy::default() });
     let state = WebhookState { hints, policy, context: around, metrics: metrics.webhook.clone() };

@@ -13,7 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 use tokio_util::sync::CancellationToken;
 
 use super::ApiTokens;
-use crate::metrics::Metrics;
+use crate::api::ApiMetrics;
 
 /// Interval at which the Secret is polled in addition to the watch: a silent watch may be a broken
 /// connection.
@@ -29,7 +29,7 @@ pub async fn watch_tokens(
     client: Client,
     (namespace, name): (String, String),
     tokens: ApiTokens,
-    metrics: &Metrics,
+    metrics: &ApiMetrics,
     stop: CancellationToken,
 ) {
     let begun = Instant::now();
@@ -54,7 +54,7 @@ pub async fn watch_tokens(
                 Err(_) => Err("request timed out".to_owned()),
             },
             _ = note.tick() => {
-                metrics.api_tokens_age.set(tokens.contact_age().unwrap_or_else(|| begun.elapsed()).as_secs_f64());
+                metrics.tokens_age.set(tokens.contact_age().unwrap_or_else(|| begun.elapsed()).as_secs_f64());
                 continue;
             }
         };
@@ -69,9 +69,8 @@ pub async fn watch_tokens(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use k8s_openapi::ByteString;
+    use prometheus::Registry;
 
     use super::*;
     use crate::api::{
@@ -87,8 +86,11 @@ mod tests {
             format!("{{\"sha256\": \"{}\", \"namespaces\": [\"shop\"]}}", token_digest("prw_ci_x"));
         let data = [("ci".to_owned(), ByteString(entry.into_bytes()))];
         cluster.state().secret = Some(Secret { data: Some(data.into()), ..Secret::default() });
-        let (tokens, metrics, stop) =
-            (ApiTokens::default(), Arc::new(Metrics::new().unwrap()), CancellationToken::new());
+        let (tokens, metrics, stop) = (
+            ApiTokens::default(),
+            ApiMetrics::register(&Registry::new()).unwrap(),
+            CancellationToken::new(),
+        );
         let auth = Auth::new(Some(cluster.client()), tokens.clone(), 10);
         let code = async || match auth.authenticate("prw_ci_x", [10, 0, 0, 1].into()).await {
             Ok(_) => 200,
@@ -97,7 +99,7 @@ mod tests {
         assert_eq!(code().await, 503, "before the first contact");
         let work = {
             let (client, tokens, metrics, stop) =
-                (cluster.client(), tokens, Arc::clone(&metrics), stop.clone());
+                (cluster.client(), tokens, metrics.clone(), stop.clone());
             async move {
                 watch_tokens(client, ("prewarmer".into(), "t".into()), tokens, &metrics, stop)
                     .await;
@@ -109,7 +111,7 @@ mod tests {
         // A watch without events is not a loss of contact.
         tokio::time::sleep(Duration::from_secs(600)).await;
         assert_eq!(code().await, 200);
-        assert!(metrics.api_tokens_age.get() <= 30.0);
+        assert!(metrics.tokens_age.get() <= 30.0);
         // The watch is open but delivers nothing, as on a broken connection, and the token is
         // revoked: the poll detects it.
         let was = cluster.state().secret.take();
@@ -122,7 +124,7 @@ mod tests {
         cluster.state().unavailable = true;
         tokio::time::sleep(Duration::from_secs(100)).await;
         assert_eq!(code().await, 503);
-        assert!(metrics.api_tokens_age.get() > 60.0);
+        assert!(metrics.tokens_age.get() > 60.0);
         cluster.state().unavailable = false;
         tokio::time::sleep(Duration::from_secs(100)).await;
         assert_eq!(code().await, 200);

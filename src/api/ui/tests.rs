@@ -12,6 +12,7 @@ use axum::{
 };
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{Client, Config};
+use prometheus::Registry;
 use rstest::rstest;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
@@ -23,14 +24,13 @@ use prewarmer_core::{
 
 use crate::{
     api::{
-        Api, ApiInner, ApiSettings, CallerLimits,
+        Api, ApiInner, ApiMetrics, ApiSettings, CallerLimits,
         auth::{ApiTokens, Auth, token_digest},
         router,
     },
     cluster_context::ClusterContextStore,
-    metrics::Metrics,
     notify::NotificationPolicy,
-    pod_start::OutcomeTotals,
+    pod_start::{OutcomeTotals, PodStartMetrics},
     store::{ScheduleStore, TaskStore},
 };
 
@@ -95,7 +95,7 @@ fn task(name: &str, phase: Phase) -> PrewarmTask {
 fn test_router() -> Router {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let client = Client::try_from(Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
-    let metrics = Arc::new(Metrics::new().unwrap());
+    let registry = Registry::new();
     let (catalog, schedules) = (TaskStore::default(), ScheduleStore::default());
     catalog.put(&task("ended", Phase::Failed));
     catalog.put(&task("open", Phase::Running));
@@ -114,8 +114,8 @@ fn test_router() -> Router {
         policy: Arc::default(),
         context: ClusterContextStore::default(),
         guard: NotificationPolicy::default(),
-        totals: OutcomeTotals::new(metrics.pod_start.clone()),
-        metrics,
+        totals: OutcomeTotals::new(PodStartMetrics::register(&registry).unwrap()),
+        metrics: ApiMetrics::register(&registry).unwrap(),
         settings: ApiSettings {
             namespace: "shop".into(),
             watched_namespace: None,
