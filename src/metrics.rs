@@ -12,7 +12,8 @@ use crate::{
 
 /// Metrics of the process, registered with a separate registry.
 pub struct Metrics {
-    registry: Registry,
+    /// Registry of all metrics.
+    pub(crate) registry: Registry,
     /// Metrics of the controller.
     pub(crate) controller: ControllerMetrics,
     /// Metrics of intake.
@@ -95,13 +96,13 @@ impl Metrics {
             registry,
         })
     }
+}
 
-    /// Encodes the metrics in the Prometheus text format.
-    pub fn encode(&self) -> prometheus::Result<Vec<u8>> {
-        let mut text = Vec::new();
-        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
-        Ok(text)
-    }
+/// Encodes the metrics of a registry in the Prometheus text format.
+pub(crate) fn encode(registry: &Registry) -> prometheus::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    TextEncoder::new().encode(&registry.gather(), &mut text)?;
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -112,7 +113,7 @@ mod tests {
     fn every_metric_registers_and_is_encoded() {
         let metrics = Metrics::new().unwrap();
         metrics.intake.hints.with_label_values(&["queued"]).inc();
-        let text = String::from_utf8(metrics.encode().unwrap()).unwrap();
+        let text = encoded(&metrics);
         assert!(text.contains("prewarm_admission_hints_total{outcome=\"queued\"} 1"), "{text}");
         assert!(text.contains("# HELP prewarm_queue_depth "));
     }
@@ -141,7 +142,7 @@ mod tests {
     }
 
     fn encoded(metrics: &Metrics) -> String {
-        String::from_utf8(metrics.encode().unwrap()).unwrap()
+        String::from_utf8(encode(&metrics.registry).unwrap()).unwrap()
     }
 
     /// Names, help texts, labels and buckets are part of the API.
@@ -214,7 +215,7 @@ mod tests {
         metrics.pod_start.pod_starts.with_label_values(&["warm"]).inc();
         metrics.controller.nodes.image_failures.with_label_values(&["TLS"]).inc();
         metrics.kube_requests.with_label_values(&["rest", "list", "pods", "200"]).inc();
-        let known = String::from_utf8(metrics.encode().unwrap()).unwrap();
+        let known = encoded(&metrics);
         let dashboard: serde_json::Value =
             serde_json::from_str(include_str!("../deploy/chart/files/dashboard.json")).unwrap();
         let panels = dashboard["panels"].as_array().unwrap().iter();

@@ -147,7 +147,7 @@ pub async fn serve(config: Config, runtimes: Runtimes) -> anyhow::Result<ExitCod
         synced_caches: caches.clone(),
         required_caches: caches_needed,
         registered: (by_url && controller).then_some(registered),
-        metrics: Arc::clone(&metrics),
+        registry: metrics.registry.clone(),
     });
     let connections = build::connection_limits(&config);
     let how = ListenerConfig {

@@ -1,6 +1,6 @@
 //! Health endpoints: liveness (`/healthz`), readiness (`/readyz`) and metrics (`/metrics`).
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use axum::{
     Json, Router,
@@ -11,13 +11,14 @@ use axum::{
 };
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
+use prometheus::Registry;
 use serde_json::json;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     leader::{HUNG_AFTER, Heartbeat},
-    metrics::Metrics,
+    metrics::encode,
 };
 
 /// Interval and timeout of the probe of the API server.
@@ -70,8 +71,8 @@ pub(crate) struct HealthState {
     /// State of the webhook registration. Set only where the API server calls this replica by URL;
     /// otherwise readiness does not depend on it.
     pub registered: Option<watch::Receiver<bool>>,
-    /// Metrics of the process.
-    pub metrics: Arc<Metrics>,
+    /// Registry of the metrics of the process.
+    pub registry: Registry,
 }
 
 /// Builds the router of the health listener.
@@ -127,7 +128,7 @@ async fn readyz(State(health): State<HealthState>) -> Response {
 }
 
 async fn metrics(State(health): State<HealthState>) -> Response {
-    match health.metrics.encode() {
+    match encode(&health.registry) {
         Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
@@ -186,7 +187,7 @@ mod tests {
             synced_caches: caches.subscribe(),
             required_caches: 2,
             registered: None,
-            metrics: Arc::new(Metrics::new().unwrap()),
+            registry: Registry::new(),
         };
         (health, Senders { kubernetes, bundle, caches })
     }

@@ -246,7 +246,6 @@ async fn silent_connections_do_not_block_other_clients(#[case] sort: FloodKind) 
 /// Probes of the kubelet are answered while 3,000 silent connections are open.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn probes_are_answered_under_a_flood() {
-    let metrics = Arc::new(crate::metrics::Metrics::new().unwrap());
     let health = crate::server::health::HealthState {
         kubernetes: tokio::sync::watch::Sender::new(
             crate::server::health::ApiServerContact::initial(),
@@ -258,7 +257,7 @@ async fn probes_are_answered_under_a_flood() {
         synced_caches: tokio::sync::watch::Sender::new(1).subscribe(),
         required_caches: 1,
         registered: None,
-        metrics,
+        registry: prometheus::Registry::new(),
     };
     let how = ListenerConfig {
         max_connections: crate::server::health::MAX_CONNECTIONS,
