@@ -1,5 +1,7 @@
-//! Definitions of all Prometheus metrics. Names are part of the API (docs/metrics.md). Labels never
-//! contain names of images, nodes or tasks.
+//! Metrics of the process. Each component registers its own, in its `metrics.rs`; this module
+//! registers those of all components with one registry, and encodes them.
+//!
+//! Names are part of the API (docs/metrics.md). Labels never contain names of images, nodes or tasks.
 
 use prometheus::{Encoder, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 
@@ -10,44 +12,43 @@ use crate::{
     webhook::WebhookMetrics, workload_watch::WorkloadWatchMetrics,
 };
 
-/// Metrics of the process, registered with a separate registry.
+/// Metrics of the process. The assembly of the service gives each component its own.
 pub struct Metrics {
     /// Registry of all metrics.
     pub(crate) registry: Registry,
+    /// Metrics of the REST API.
+    pub(crate) api: ApiMetrics,
+    /// Metrics of the serving certificate.
+    pub(crate) certificates: CertificateMetrics,
     /// Metrics of the controller.
     pub(crate) controller: ControllerMetrics,
     /// Metrics of intake.
     pub(crate) intake: IntakeMetrics,
+    /// Metrics of node checks.
+    pub(crate) node_checks: NodeCheckMetrics,
+    /// Metrics of notifications.
+    pub(crate) notify: NotifyMetrics,
+    /// Metrics of pod starts.
+    pub(crate) pod_start: PodStartMetrics,
+    /// Metrics of schedules.
+    pub(crate) schedule: ScheduleMetrics,
     /// Metrics of the webhook.
     pub(crate) webhook: WebhookMetrics,
     /// Metrics of the workload watch.
     pub(crate) workload_watch: WorkloadWatchMetrics,
     /// Requests to the API server, by verb and resource.
     pub kube_requests: IntCounterVec,
-    /// Metrics of notifications.
-    pub(crate) notify: NotifyMetrics,
-    /// Metrics of node checks.
-    pub(crate) node_checks: NodeCheckMetrics,
-    /// Metrics of schedules.
-    pub(crate) schedule: ScheduleMetrics,
-    /// Metrics of pod starts.
-    pub(crate) pod_start: PodStartMetrics,
     /// 1 on the leader, 0 on other replicas.
     pub leader: IntGauge,
     /// Panics that ended the processing of one object, by kind of work.
     pub internal_errors: IntCounterVec,
     /// Objects that a watch delivered and that could not be decoded, by resource.
     pub unreadable_objects: IntCounterVec,
-    /// Metrics of the serving certificate.
-    pub(crate) certificates: CertificateMetrics,
-    /// Metrics of the REST API.
-    pub(crate) api: ApiMetrics,
 }
 
 impl Metrics {
     /// Creates and registers all metrics with value zero. Fails when two metrics have the same
     /// name.
-    #[allow(clippy::too_many_lines, reason = "a line for each metric")]
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
         let counter = |name: &str, help: &str, labels: &[&str]| {
@@ -71,28 +72,28 @@ impl Metrics {
             internal_errors.with_label_values(&[kind.as_str()]).reset();
         }
         Ok(Self {
+            api: ApiMetrics::register(&registry)?,
+            certificates: CertificateMetrics::register(&registry)?,
+            controller: ControllerMetrics::register(&registry)?,
+            intake: IntakeMetrics::register(&registry)?,
+            node_checks: NodeCheckMetrics::register(&registry)?,
+            notify: NotifyMetrics::register(&registry)?,
+            pod_start: PodStartMetrics::register(&registry)?,
+            schedule: ScheduleMetrics::register(&registry)?,
+            webhook: WebhookMetrics::register(&registry)?,
+            workload_watch: WorkloadWatchMetrics::register(&registry)?,
             internal_errors,
             unreadable_objects: counter(
                 "prewarm_unreadable_objects_total",
                 "Objects delivered by a watch that could not be decoded, by resource.",
                 &["resource"],
             )?,
-            controller: ControllerMetrics::register(&registry)?,
-            intake: IntakeMetrics::register(&registry)?,
-            webhook: WebhookMetrics::register(&registry)?,
-            workload_watch: WorkloadWatchMetrics::register(&registry)?,
             kube_requests: counter(
                 "prewarm_kube_requests_total",
                 "Requests to the API server, by component, verb, resource and status code.",
                 &["component", "verb", "resource", "code"],
             )?,
-            notify: NotifyMetrics::register(&registry)?,
-            node_checks: NodeCheckMetrics::register(&registry)?,
-            schedule: ScheduleMetrics::register(&registry)?,
-            pod_start: PodStartMetrics::register(&registry)?,
             leader: gauge("prewarm_leader", "1 on the leader, 0 on other replicas.")?,
-            certificates: CertificateMetrics::register(&registry)?,
-            api: ApiMetrics::register(&registry)?,
             registry,
         })
     }
