@@ -3,12 +3,13 @@
 //!
 //! Names are part of the API (docs/metrics.md). Labels never contain names of images, nodes or tasks.
 
-use prometheus::{Encoder, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
+use prewarmer_kube::metrics::{ObjectErrorMetrics, RequestMetrics};
+use prometheus::{Encoder, IntGauge, Registry, TextEncoder};
 
 use crate::{
     api::ApiMetrics, controller::ControllerMetrics, intake::IntakeMetrics,
     node_checks::NodeCheckMetrics, notify::NotifyMetrics, pod_start::PodStartMetrics,
-    schedule::ScheduleMetrics, server::metrics::CertificateMetrics, supervise::WorkKind,
+    schedule::ScheduleMetrics, server::metrics::CertificateMetrics,
     webhook::WebhookMetrics, workload_watch::WorkloadWatchMetrics,
 };
 
@@ -36,14 +37,12 @@ pub struct Metrics {
     pub(crate) webhook: WebhookMetrics,
     /// Metrics of the workload watch.
     pub(crate) workload_watch: WorkloadWatchMetrics,
-    /// Requests to the API server, by verb and resource.
-    pub kube_requests: IntCounterVec,
+    /// Metrics of the requests to the API server.
+    pub(crate) kube_requests: RequestMetrics,
     /// 1 on the leader, 0 on other replicas.
     pub leader: IntGauge,
-    /// Panics that ended the processing of one object, by kind of work.
-    pub internal_errors: IntCounterVec,
-    /// Objects that a watch delivered and that could not be decoded, by resource.
-    pub unreadable_objects: IntCounterVec,
+    /// Metrics of errors that ended the processing of one object.
+    pub(crate) object_errors: ObjectErrorMetrics,
 }
 
 impl Metrics {
@@ -51,26 +50,11 @@ impl Metrics {
     /// name.
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
-        let counter = |name: &str, help: &str, labels: &[&str]| {
-            let metric = IntCounterVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(metric.clone()))?;
-            prometheus::Result::Ok(metric)
-        };
         let gauge = |name: &str, help: &str| {
             let metric = IntGauge::new(name, help)?;
             registry.register(Box::new(metric.clone()))?;
             prometheus::Result::Ok(metric)
         };
-        let internal_errors = counter(
-            "prewarm_internal_errors_total",
-            "Internal errors that ended the processing of one object.",
-            &["part"],
-        )?;
-        // An alert detects an increase only if the series existed before, so all series start at
-        // zero.
-        for kind in WorkKind::ALL {
-            internal_errors.with_label_values(&[kind.as_str()]).reset();
-        }
         Ok(Self {
             api: ApiMetrics::register(&registry)?,
             certificates: CertificateMetrics::register(&registry)?,
@@ -82,17 +66,8 @@ impl Metrics {
             schedule: ScheduleMetrics::register(&registry)?,
             webhook: WebhookMetrics::register(&registry)?,
             workload_watch: WorkloadWatchMetrics::register(&registry)?,
-            internal_errors,
-            unreadable_objects: counter(
-                "prewarm_unreadable_objects_total",
-                "Objects delivered by a watch that could not be decoded, by resource.",
-                &["resource"],
-            )?,
-            kube_requests: counter(
-                "prewarm_kube_requests_total",
-                "Requests to the API server, by component, verb, resource and status code.",
-                &["component", "verb", "resource", "code"],
-            )?,
+            object_errors: ObjectErrorMetrics::register(&registry)?,
+            kube_requests: RequestMetrics::register(&registry)?,
             leader: gauge("prewarm_leader", "1 on the leader, 0 on other replicas.")?,
             registry,
         })
@@ -128,7 +103,7 @@ mod tests {
         metrics.intake.hints.with_label_values(&["queued"]);
         metrics.controller.nodes.image_failures.with_label_values(&["TLS"]);
         metrics.controller.nodes.images.with_label_values(&["failed"]);
-        metrics.kube_requests.with_label_values(&["rest", "list", "pods", "200"]);
+        metrics.kube_requests.requests.with_label_values(&["rest", "list", "pods", "200"]);
         metrics.controller.nodes.processed.with_label_values(&["failed"]);
         metrics.notify.errors.with_label_values(&["timeout"]);
         metrics.notify.attempts.with_label_values(&["delivered"]);
@@ -138,7 +113,7 @@ mod tests {
         metrics.schedule.runs.with_label_values(&["success"]);
         metrics.controller.tasks.ended.with_label_values(&["failed"]);
         metrics.controller.tasks.by_state.with_label_values(&["running"]);
-        metrics.unreadable_objects.with_label_values(&["nodes"]);
+        metrics.object_errors.unreadable_objects.with_label_values(&["nodes"]);
         metrics
     }
 
@@ -215,7 +190,7 @@ mod tests {
         }
         metrics.pod_start.pod_starts.with_label_values(&["warm"]).inc();
         metrics.controller.nodes.image_failures.with_label_values(&["TLS"]).inc();
-        metrics.kube_requests.with_label_values(&["rest", "list", "pods", "200"]).inc();
+        metrics.kube_requests.requests.with_label_values(&["rest", "list", "pods", "200"]).inc();
         let known = encoded(&metrics);
         let dashboard: serde_json::Value =
             serde_json::from_str(include_str!("../deploy/chart/files/dashboard.json")).unwrap();

@@ -7,15 +7,13 @@
 //! The name of the running component is available to the panic hook, which logs each panic as one
 //! line.
 
-use std::{any::Any, collections::HashMap, fmt::Display, future::Future, panic::PanicHookInfo};
+use std::{collections::HashMap, future::Future, panic::PanicHookInfo};
 
-use prewarmer_core::controller::{contain, panic_message};
+use prewarmer_core::controller::panic_message;
 use tokio::{
     runtime::Handle,
     task::{Id, JoinError, JoinSet},
 };
-
-use crate::metrics::Metrics;
 
 tokio::task_local! {
     /// Name of the component that the current task belongs to.
@@ -165,93 +163,6 @@ fn join_error_message(error: JoinError) -> String {
     }
 }
 
-/// Kind of work on one object, as a label value of `prewarm_internal_errors_total`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WorkKind {
-    /// Reconcile of a task.
-    Task,
-    /// Effect of the controller.
-    Effect,
-    /// Processing of a watch event of the controller.
-    Watch,
-    /// Decision on a schedule.
-    Schedule,
-    /// Delivery of a notification.
-    Notification,
-    /// Update of the task store or schedule store.
-    Store,
-    /// Extraction of the images of a workload.
-    Workload,
-    /// Processing of a kubelet event.
-    PodStart,
-    /// Creation of a task, or marking of an obsolete one.
-    Creation,
-}
-
-impl WorkKind {
-    /// All kinds, in the order of declaration.
-    pub const ALL: [Self; 9] = [
-        Self::Task,
-        Self::Effect,
-        Self::Watch,
-        Self::Schedule,
-        Self::Notification,
-        Self::Store,
-        Self::Workload,
-        Self::PodStart,
-        Self::Creation,
-    ];
-
-    /// Returns the label value.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Task => "task",
-            Self::Effect => "effect",
-            Self::Watch => "watch",
-            Self::Schedule => "schedule",
-            Self::Notification => "notification",
-            Self::Store => "store",
-            Self::Workload => "workload",
-            Self::PodStart => "pod_start",
-            Self::Creation => "creation",
-        }
-    }
-}
-
-/// Runs `work` on one object and catches a panic: it is counted and logged with the object, and
-/// `None` is returned. State that `work` has changed partially must not be used afterwards.
-pub fn catch_panic<T>(
-    metrics: &Metrics,
-    kind: WorkKind,
-    object: impl Display,
-    work: impl FnOnce() -> T,
-) -> Option<T> {
-    let result = contain(object, work);
-    result.map_err(|error| record_internal_error(metrics, kind, error.object, &error.message)).ok()
-}
-
-/// Counts and logs a caught panic.
-pub fn record_panic(
-    metrics: &Metrics,
-    kind: WorkKind,
-    object: impl Display,
-    payload: &(dyn Any + Send),
-) {
-    record_internal_error(metrics, kind, object, &panic_message(payload));
-}
-
-/// Counts and logs an internal error.
-pub fn record_internal_error(
-    metrics: &Metrics,
-    kind: WorkKind,
-    object: impl Display,
-    message: &str,
-) {
-    metrics.internal_errors.with_label_values(&[kind.as_str()]).inc();
-    tracing::error!(work = kind.as_str(), %object, message, "internal error: processing of this object was aborted");
-}
-
 /// Installs a panic hook that logs each panic as one line, with component, thread and source
 /// location.
 pub fn log_panics() {
@@ -295,17 +206,6 @@ mod tests {
         parts.spawn_supervisor("outer", async { Err(ComponentFailure::Ended { part: "inner" }) });
         assert_eq!(parts.next().await, Some(Err(ComponentFailure::Ended { part: "inner" })));
         assert_eq!(parts.next().await, None);
-    }
-
-    #[test]
-    fn a_panic_on_one_object_is_caught_and_counted() {
-        let metrics = Metrics::new().unwrap();
-        assert_eq!(catch_panic(&metrics, WorkKind::Task, "shop/a", || 7), Some(7));
-        let nothing: Option<u32> = catch_panic(&metrics, WorkKind::Task, "shop/b", || panic!("no"));
-        assert_eq!(nothing, None);
-        let count =
-            |kind: WorkKind| metrics.internal_errors.with_label_values(&[kind.as_str()]).get();
-        assert_eq!((count(WorkKind::Task), count(WorkKind::Watch)), (1, 0));
     }
 
     #[tokio::test]

@@ -47,7 +47,7 @@ fn names(names: &[&str]) -> BTreeSet<String> {
 fn dependencies_between_crates_point_one_way() {
     assert_eq!(own("prewarmer-api"), names(&[]));
     assert_eq!(own("prewarmer-core"), names(&["prewarmer-api"]));
-    assert_eq!(own("prewarmer-kube"), names(&[]));
+    assert_eq!(own("prewarmer-kube"), names(&["prewarmer-api", "prewarmer-core"]));
     assert_eq!(own("prewarmer-cli"), names(&["prewarmer-api", "prewarmer-core", "prewarmer-kube"]));
     assert_eq!(own("prewarmer-helper"), names(&[]));
     assert_eq!(own("prewarmer-test-support"), names(&["prewarmer-api"]));
@@ -63,10 +63,19 @@ fn decisions_are_built_without_a_client_a_server_and_a_runtime() {
 }
 
 #[test]
+fn code_for_clients_is_built_without_a_server() {
+    let all = dependencies("prewarmer-kube");
+    for name in ["axum", "askama", "clap", "moka", "rcgen", "reqwest", "rustls", "utoipa"] {
+        assert!(!all.contains(name), "prewarmer-kube depends on {name}");
+    }
+}
+
+#[test]
 fn the_helper_is_built_from_the_standard_library_alone() {
     assert_eq!(dependencies("prewarmer-helper"), names(&["prewarmer-helper"]));
 }
 
+/// `prometheus` is a dependency of `prewarmer-kube` with the feature `runtime` only.
 #[test]
 fn the_plugin_links_no_server() {
     let all = dependencies("prewarmer-cli");

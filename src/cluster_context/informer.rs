@@ -20,18 +20,17 @@ use prewarmer_core::{
     task::PREFIX,
     workload::{RuntimeClassScheduling, WorkloadIdentity},
 };
-use prewarmer_kube::api_error::ApiErrorKind;
+use prewarmer_kube::{
+    api_error::ApiErrorKind,
+    informer::{EventHandler, Informer, decode},
+    object_error::WorkKind,
+};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch::Sender;
 use tokio_util::sync::CancellationToken;
 
 use super::ClusterContextStore;
-use crate::{
-    informer::{EventHandler, Informer, decode},
-    metrics::Metrics,
-    scope::scoped,
-    supervise::WorkKind,
-};
+use crate::{metrics::Metrics, scope::scoped};
 
 /// Returns the informers, which run until `stop`. With a `namespace`, only that Namespace and its
 /// autoscalers are watched. `ready` counts the informers whose first list is complete.
@@ -45,7 +44,7 @@ pub fn informers(
     stop: &CancellationToken,
 ) -> Vec<BoxFuture<'static, ()>> {
     let api = Api::<DeserializeGuard<PartialObjectMeta<Namespace>>>::all(client.clone());
-    let mut informer = Informer::new(api, "namespaces", WorkKind::Watch, metrics);
+    let mut informer = Informer::new(api, "namespaces", WorkKind::Watch, &metrics.object_errors);
     if let Some(name) = namespace {
         informer = informer.fields(&format!("metadata.name={name}"));
     }
@@ -76,7 +75,7 @@ pub fn informers(
         }
     });
     let api = Api::<DeserializeGuard<RuntimeClass>>::all(client.clone());
-    let informer = Informer::new(api, "runtimeclasses", WorkKind::Watch, metrics);
+    let informer = Informer::new(api, "runtimeclasses", WorkKind::Watch, &metrics.object_errors);
     let runtime_classes = run(informer, ready, metrics, stop, move |change| match change {
         InformerEvent::Applied(class) => {
             classes.set_runtime_class(&class.name_any(), Some(runtime_class_scheduling(&class)));
@@ -89,7 +88,8 @@ pub fn informers(
         InformerEvent::ListStarted | InformerEvent::ListCompleted => None,
     });
     let api = scoped::<DeserializeGuard<SlimAutoscaler>>(client, namespace);
-    let informer = Informer::new(api, "horizontalpodautoscalers", WorkKind::Watch, metrics);
+    let informer =
+        Informer::new(api, "horizontalpodautoscalers", WorkKind::Watch, &metrics.object_errors);
     let autoscalers = run(informer, ready, metrics, stop, move |change| match change {
         InformerEvent::Applied(scaler) => {
             scalers.set_max_replicas(scale_target(&scaler), Some(scaler.spec.max_replicas));
@@ -218,7 +218,7 @@ where
             Event::Apply(object) | Event::InitApply(object) => {
                 let key = object_key(&object);
                 self.entries.mark_listed(&key);
-                let object = decode(object, &self.metrics)?;
+                let object = decode(object, &self.metrics.object_errors)?;
                 if let Some(old) = (self.note)(InformerEvent::Applied(object))
                     .and_then(|entry| self.entries.insert(key, entry))
                 {

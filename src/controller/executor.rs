@@ -31,7 +31,10 @@ use prewarmer_core::{
     task::{Phase, PrewarmPlan, PrewarmPlanSpec, PrewarmTask, WorkerKind, owner_reference},
     worker::{BATCH_LABEL, FailureReason, MANAGED_BY, TASK_UID_LABEL, event_name},
 };
-use prewarmer_kube::api_error::{ApiErrorKind, is_too_large};
+use prewarmer_kube::{
+    api_error::{ApiErrorKind, is_too_large},
+    object_error::{WorkKind, record_panic},
+};
 use serde::de::IgnoredAny;
 use serde_json::json;
 use tokio::sync::{Semaphore, mpsc::Sender};
@@ -39,11 +42,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use crate::{
-    leader::Term,
-    metrics::Metrics,
-    node_checks::NodeChecks,
-    supervise::{self, WorkKind, record_panic},
-    telemetry::task_span,
+    leader::Term, metrics::Metrics, node_checks::NodeChecks, supervise, telemetry::task_span,
 };
 
 /// Maximum number of concurrent creations and deletions. Enough to create a batch of 100 workers in
@@ -116,7 +115,12 @@ impl Executor {
                     AssertUnwindSafe(attempt).catch_unwind().await.unwrap_or_else(|payload| {
                         let TaskRef { namespace, name, uid } = &performer.target;
                         let task = format!("PrewarmTask {namespace}/{name} ({uid})");
-                        record_panic(&performer.metrics, WorkKind::Effect, task, payload.as_ref());
+                        record_panic(
+                            &performer.metrics.object_errors,
+                            WorkKind::Effect,
+                            task,
+                            payload.as_ref(),
+                        );
                         Err(ApplyError::Panicked)
                     });
                 let uid = performer.target.uid;

@@ -7,11 +7,11 @@ use std::{
 
 use k8s_openapi::jiff::Timestamp;
 use prewarmer_core::controller::{ForeignObject, Gauges, InternalError, Measurement, TaskRef};
+use prewarmer_kube::object_error::{WorkKind, record_internal_error};
 
 use super::metrics::ControllerMetrics;
 use crate::{
     metrics::Metrics,
-    supervise::{WorkKind, record_internal_error},
     trace::{self, Span},
 };
 
@@ -77,7 +77,7 @@ impl Recorder {
                 "the API server rejected the task's final status; the task is left unchanged until it changes"
             ),
             Measurement::InternalError(InternalError { object, message }) => {
-                record_internal_error(metrics, WorkKind::Task, object, &message);
+                record_internal_error(&metrics.object_errors, WorkKind::Task, object, &message);
             }
         }
     }

@@ -15,16 +15,19 @@ use prewarmer_core::{
     task::PrewarmPlan,
     worker::{TASK_NAMESPACE_ANNOTATION, provenance::AllowedNamespaces},
 };
+use prewarmer_kube::{
+    informer::{EventHandler, Informer, decode},
+    object_error::WorkKind,
+};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::Sender;
 use tokio_util::sync::CancellationToken;
 
 use super::task_feed::TaskFeed;
 use crate::{
-    informer::{EventHandler, Informer, decode},
     metrics::Metrics,
     scope::scoped,
-    supervise::{ComponentFailure, ComponentSet, WorkKind},
+    supervise::{ComponentFailure, ComponentSet},
 };
 
 /// Handle of the running watches.
@@ -79,11 +82,11 @@ pub(super) fn start(
     let plans = WatchSource { kind: "prewarmplans", namespace: namespace.map(str::to_owned) };
     let api = scoped::<DeserializeGuard<PrewarmPlan>>(client, namespace);
     let of_plans = Arc::clone(metrics);
-    let plan = move |guarded| decode(guarded, &of_plans).map(classify_plan);
+    let plan = move |guarded| decode(guarded, &of_plans.object_errors).map(classify_plan);
     let wrap = move |change| Observation::Plan(plans.clone(), change);
     watch.spawn(
         "controller: plan watch",
-        Informer::new(api, "prewarmplans", WorkKind::Watch, metrics),
+        Informer::new(api, "prewarmplans", WorkKind::Watch, &metrics.object_errors),
         (&tasks_listed, &InitialList::default()),
         plan,
         wrap,
@@ -91,7 +94,7 @@ pub(super) fn start(
     let api = Api::<SlimNode>::all(client.clone());
     watch.spawn(
         "controller: node watch",
-        Informer::new(api, "nodes", WorkKind::Watch, metrics),
+        Informer::new(api, "nodes", WorkKind::Watch, &metrics.object_errors),
         (&none, &InitialList::default()),
         nodes,
         Observation::Node,
@@ -120,7 +123,7 @@ pub(super) fn start(
         let wrap = move |change| Observation::Job(jobs.clone(), change);
         watch.spawn(
             "controller: Job watch",
-            Informer::new(api, "jobs", WorkKind::Watch, metrics).labels(&ours),
+            Informer::new(api, "jobs", WorkKind::Watch, &metrics.object_errors).labels(&ours),
             (&tasks_listed, &jobs_listed),
             job,
             wrap,
@@ -129,7 +132,7 @@ pub(super) fn start(
         let wrap = move |change| Observation::Pod(pods.clone(), change);
         watch.spawn(
             "controller: pod watch",
-            Informer::new(api, "pods", WorkKind::Watch, metrics).labels(&ours),
+            Informer::new(api, "pods", WorkKind::Watch, &metrics.object_errors).labels(&ours),
             (&jobs_listed, &InitialList::default()),
             pod,
             wrap,

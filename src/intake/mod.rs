@@ -31,6 +31,7 @@ use prewarmer_core::{
     },
     workload::Policy,
 };
+use prewarmer_kube::object_error::{WorkKind, record_panic};
 use tokio::{sync::Notify, task::JoinSet, time::sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -41,11 +42,7 @@ pub(crate) use settings::{IntakeArgs, IntakeSettings};
 
 use self::lookup::{LookupContext, look_up};
 use crate::{
-    cluster_context::ClusterContextStore,
-    metrics::Metrics,
-    runtime_now,
-    supervise::{WorkKind, record_panic},
-    telemetry::task_span,
+    cluster_context::ClusterContextStore, metrics::Metrics, runtime_now, telemetry::task_span,
 };
 
 /// Concurrency limits of writes. A write that is retried takes up to 12 s. Four such writes block
@@ -348,7 +345,12 @@ impl Intake {
         self.active_writes.spawn(async move {
             if let Err(payload) = written.await {
                 let object = format!("PrewarmTask {}/{}", task.0, task.1);
-                record_panic(&again.metrics, WorkKind::Creation, object, payload.as_ref());
+                record_panic(
+                    &again.metrics.object_errors,
+                    WorkKind::Creation,
+                    object,
+                    payload.as_ref(),
+                );
                 // The task is no longer in the index: the next hint for it starts a new attempt.
                 again.dedup_index.remove(&task);
             }

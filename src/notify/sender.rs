@@ -18,7 +18,10 @@ use prewarmer_core::{
     task::{Delivery, Notification, PrewarmTask, SecretKeyReference},
     timestamp,
 };
-use prewarmer_kube::api_error::ApiErrorKind;
+use prewarmer_kube::{
+    api_error::ApiErrorKind,
+    object_error::{WorkKind as Guarded, record_panic},
+};
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -30,12 +33,7 @@ use super::{
     metrics::NotifyMetrics,
     webhook_client::{DeliveryError, WebhookClient, WebhookRequest},
 };
-use crate::{
-    metrics::Metrics,
-    store::TaskStore,
-    supervise::{WorkKind as Guarded, record_panic},
-    telemetry::task_span,
-};
+use crate::{metrics::Metrics, store::TaskStore, telemetry::task_span};
 
 /// Initial backoff between attempts; it doubles up to one hour.
 const INITIAL_BACKOFF: SignedDuration = SignedDuration::from_secs(5);
@@ -108,7 +106,7 @@ pub(crate) async fn run(
                 // The task remains in the set of tasks in progress, so this leader does not process
                 // it again.
                 Err(error) if error.is_panic() => {
-                    record_panic(&metrics, Guarded::Notification, "notifications of a task", error.into_panic().as_ref());
+                    record_panic(&metrics.object_errors, Guarded::Notification, "notifications of a task", error.into_panic().as_ref());
                 }
                 Err(error) => tracing::error!(%error, "cannot send the notifications of a task"),
             },

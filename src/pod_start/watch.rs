@@ -21,14 +21,11 @@ use prewarmer_core::{
     },
     workload_watch::ImageRefs,
 };
+use prewarmer_kube::object_error::{WorkKind, catch_panic};
 use tokio_util::sync::CancellationToken;
 
 use super::PodStartMetrics;
-use crate::{
-    metrics::Metrics,
-    scope::scoped,
-    supervise::{WorkKind, catch_panic},
-};
+use crate::{metrics::Metrics, scope::scoped};
 
 /// Field selector for events about images; the API server filters all others.
 const FIELD_SELECTOR: &str = "reason=Pulled,involvedObject.kind=Pod";
@@ -122,7 +119,7 @@ impl PodStartCounter {
                     let read = || event::parse_event(&event, Timestamp::now());
                     let name = event.metadata.name.as_deref().unwrap_or_default();
                     if let Some(Some(pulled)) =
-                        catch_panic(&self.metrics, WorkKind::PodStart, name, read)
+                        catch_panic(&self.metrics.object_errors, WorkKind::PodStart, name, read)
                     {
                         self.count(&pulled).await;
                     }

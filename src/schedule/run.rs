@@ -21,7 +21,10 @@ use prewarmer_core::{
     task::{Condition, PrewarmTask},
     timestamp,
 };
-use prewarmer_kube::api_error::ApiErrorKind;
+use prewarmer_kube::{
+    api_error::ApiErrorKind,
+    object_error::{WorkKind, catch_panic},
+};
 use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -31,7 +34,6 @@ use super::ScheduleMetrics;
 use crate::{
     metrics::Metrics,
     store::{ScheduleStore, TaskStore},
-    supervise::{WorkKind, catch_panic},
     telemetry::schedule_span,
 };
 
@@ -188,8 +190,9 @@ impl ScheduleController {
             schedule.namespace().unwrap_or_default(),
             schedule.name_any()
         );
-        let decision =
-            catch_panic(&self.metrics, WorkKind::Schedule, name, || decide(schedule, runs, now));
+        let decision = catch_panic(&self.metrics.object_errors, WorkKind::Schedule, name, || {
+            decide(schedule, runs, now)
+        });
         let mut broken = self.lock_panicked();
         if decision.is_some() {
             broken.remove(&uid);

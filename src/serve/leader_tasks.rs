@@ -8,6 +8,7 @@ use k8s_openapi::{
 };
 use kube::{Api, Resource};
 use prewarmer_core::{controller::ControllerSettings, workload_watch::ImageRefs};
+use prewarmer_kube::requests::{Component, CountingClient};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -15,7 +16,6 @@ use crate::{
     api,
     controller::{self, ControllerDependencies, TaskFeed},
     egress::{self, ClusterNetworks},
-    kube_requests::{Component, CountingClient},
     leader::{Heartbeat, Leadership, LeaseSettings, Term},
     metrics::Metrics,
     node_checks::NodeChecks,

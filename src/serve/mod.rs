@@ -14,6 +14,11 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 use anyhow::Context;
 use kube::{Client, core::DeserializeGuard};
 use prewarmer_core::{schedule::PrewarmSchedule, task::PrewarmTask, workload::Policy};
+use prewarmer_kube::{
+    informer::Informer,
+    object_error::WorkKind,
+    requests::{Component, CountingClient},
+};
 use tokio::{net::TcpListener, runtime::Handle, signal::unix::SignalKind, sync::watch};
 use tokio_util::sync::CancellationToken;
 
@@ -28,9 +33,7 @@ use crate::{
     config::{Components, Config},
     controller::TaskFeed,
     egress::ClusterNetworks,
-    informer::Informer,
     intake::{self, ReviewHints, WatchHints},
-    kube_requests::{Component, CountingClient},
     leader::{self, ElectionHandles, Heartbeat, Leadership, LeaseSettings},
     metrics::Metrics,
     notify::WebhookClient,
@@ -44,7 +47,7 @@ use crate::{
         rotator::{self, CertResolver},
     },
     store::{ScheduleStore, TaskStore},
-    supervise::{ComponentFailure, ComponentSet, WorkKind},
+    supervise::{ComponentFailure, ComponentSet},
     webhook::{self, WebhookState},
     workload_watch,
 };
@@ -101,7 +104,7 @@ impl ServiceComponents {
 /// process.
 pub async fn serve(config: Config, runtimes: Runtimes) -> anyhow::Result<ExitCode> {
     let metrics = Arc::new(Metrics::new()?);
-    let clients = CountingClient::new(build_client().await?, Arc::clone(&metrics));
+    let clients = CountingClient::new(build_client().await?, metrics.kube_requests.clone());
     let controller = config.components.controller;
     if controller && !config.allow_overlap {
         refuse_overlap(&clients.for_component(Component::Startup), &config).await?;
@@ -304,7 +307,7 @@ async fn run_election(
 ) {
     match build_client().await {
         Ok(client) => {
-            let clients = CountingClient::new(client, Arc::clone(&figures.metrics));
+            let clients = CountingClient::new(client, figures.metrics.kube_requests.clone());
             let client = clients.for_component(Component::Election);
             leader::run(client, lease, figures, standing, resign).await;
         }
@@ -373,7 +376,7 @@ impl SharedDependencies {
             scoped::<DeserializeGuard<PrewarmTask>>(&client, watched),
             "prewarmtasks",
             WorkKind::Store,
-            &self.metrics,
+            &self.metrics.object_errors,
         );
         let handler = task_informer::TaskHandler::new(indexes, &self.tasks);
         parts.spawn("task watch", tasks.run(handler, self.stop.clone()));
@@ -384,7 +387,7 @@ impl SharedDependencies {
                 scoped::<DeserializeGuard<PrewarmSchedule>>(&client, watched),
                 "prewarmschedules",
                 WorkKind::Store,
-                &self.metrics,
+                &self.metrics.object_errors,
             );
             parts.spawn("schedule watch", schedules.run(handler, self.stop.clone()));
         }

@@ -20,15 +20,17 @@ use prewarmer_core::{
     schedule::PrewarmSchedule,
     task::{ORIGIN_LABEL, PREFIX, PrewarmTask},
 };
+use prewarmer_kube::{
+    informer::{EventHandler, object_name},
+    object_error::{WorkKind, catch_panic, report_undecodable},
+};
 
 use crate::{
     cluster_context::ClusterContextStore,
     controller::{TaskFeed, TaskSubscription},
-    informer::{EventHandler, object_name, report_undecodable},
     intake::WatchHints,
     metrics::Metrics,
     store::{NamespacedName, ScheduleStore, TaskStore},
-    supervise::{WorkKind, catch_panic},
 };
 
 /// Index that is updated by watch events.
@@ -128,7 +130,12 @@ impl<R: Index> IndexHandler<R> {
             }
             Err(invalid) => {
                 let kind = R::Kind::plural(&());
-                report_undecodable(&kind, &invalid.metadata, &invalid.error, &self.metrics);
+                report_undecodable(
+                    &kind,
+                    &invalid.metadata,
+                    &invalid.error,
+                    &self.metrics.object_errors,
+                );
             }
         }
     }
@@ -200,7 +207,7 @@ impl EventHandler for TaskHandler {
         // A panic of an index must not keep the task from the controller.
         let metrics = Arc::clone(&self.indexes.metrics);
         let object = format!("prewarmtasks {}", object_name(&event));
-        catch_panic(&metrics, WorkKind::Store, object, || {
+        catch_panic(&metrics.object_errors, WorkKind::Store, object, || {
             self.indexes.update(&mut event);
         });
         self.controller.as_ref()?;

@@ -32,7 +32,11 @@ use prewarmer_core::{
         progress,
     },
 };
-use prewarmer_kube::list::{NO_LIMIT, list_pages};
+use prewarmer_kube::{
+    informer::{EventHandler, Informer},
+    list::{NO_LIMIT, list_pages},
+    object_error::{WorkKind, catch_panic},
+};
 use tokio::{
     sync::{
         mpsc::{Receiver, Sender, channel},
@@ -46,11 +50,10 @@ use self::dynamic_workload::DynamicWorkload;
 pub(crate) use self::metrics::WorkloadWatchMetrics;
 use crate::{
     cluster_context::ClusterContextStore,
-    informer::{EventHandler, Informer},
     intake::{WatchHints, mark_obsolete},
     metrics::Metrics,
     runtime_now,
-    supervise::{ComponentFailure, ComponentSet, WorkKind, catch_panic},
+    supervise::{ComponentFailure, ComponentSet},
 };
 
 /// Time after the hint window in which hints are expected to create a task for a change: the
@@ -158,7 +161,7 @@ async fn watch_kind(
 ) {
     let api = dynamic_api(&own, own.policy.watch_namespace.as_deref(), &kind.api_resource());
     // A configured kind may not be installed (yet).
-    let informer = Informer::new(api, &kind.plural, WorkKind::Workload, &own.metrics)
+    let informer = Informer::new(api, &kind.plural, WorkKind::Workload, &own.metrics.object_errors)
         .optional(kind.is_custom());
     let handler = WorkloadHandler { kind, index, first: true, all: HashSet::new(), sender };
     informer.run(handler, stop).await;
@@ -343,10 +346,11 @@ impl WorkloadReconciler {
         };
         let consider = || watcher.policy.evaluate(kind, &object, &id.namespace, &watcher.context);
         let name = format!("{} {}/{}", kind.kind, id.namespace, id.name);
-        let verdict = match catch_panic(&watcher.metrics, WorkKind::Workload, name, consider) {
-            None | Some((WarmDecision::Ignored(_), _)) => return self.remove(id),
-            Some((verdict, _)) => verdict,
-        };
+        let verdict =
+            match catch_panic(&watcher.metrics.object_errors, WorkKind::Workload, name, consider) {
+                None | Some((WarmDecision::Ignored(_), _)) => return self.remove(id),
+                Some((verdict, _)) => verdict,
+            };
         let workloads = verdict.workloads();
         let keys = dedup_keys_of_all(&workloads);
         let old = first && !progress::is_in_progress(kind, &object, Timestamp::now());

@@ -1,5 +1,30 @@
 //! Code for clients of the API server, shared by the server and the kubectl plugin.
+//!
+//! | module | purpose |
+//! |---|---|
+//! | `api_error` | classification of errors |
+//! | `conflict` | repetition of changes that conflict |
+//! | `list` | lists in pages |
+//! | `informer` | list and watch of one kind, with a handler |
+//! | `object_error` | errors that end the processing of one object: caught, logged, counted |
+//! | `requests` | clients that count their requests |
+//! | `metrics` | metrics of the other modules |
+//!
+//! All but `api_error`, `conflict` and `list` need the feature `runtime`.
+
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unwrap_in_result)
+)]
 
 pub mod api_error;
 pub mod conflict;
 pub mod list;
+#[cfg(feature = "runtime")]
+pub mod informer;
+#[cfg(feature = "runtime")]
+pub mod metrics;
+#[cfg(feature = "runtime")]
+pub mod object_error;
+#[cfg(feature = "runtime")]
+pub mod requests;

@@ -4,7 +4,7 @@
 //! [`Informer::run`]. An object that cannot be decoded, or on which the handler panics, is one
 //! failed object: it is logged and counted, and the watch goes on.
 
-use std::{fmt::Debug, future, ops::ControlFlow, sync::Arc, time::Duration};
+use std::{fmt::Debug, future, ops::ControlFlow, time::Duration};
 
 use futures::StreamExt;
 use kube::{
@@ -20,8 +20,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    metrics::Metrics,
-    supervise::{WorkKind, catch_panic},
+    metrics::ObjectErrorMetrics,
+    object_error::{WorkKind, catch_panic, report_undecodable},
 };
 
 /// Objects per page of a list. Nodes are large, about 15 KB each.
@@ -31,7 +31,7 @@ const PAGE_SIZE: u32 = 100;
 const RELIST_AFTER: Duration = Duration::from_secs(60);
 
 /// Handler of the events of one informer.
-pub(crate) trait EventHandler: Send + 'static {
+pub trait EventHandler: Send + 'static {
     /// Watched type.
     type Object;
     /// Value that is delivered after an event.
@@ -53,13 +53,13 @@ pub(crate) trait EventHandler: Send + 'static {
 }
 
 /// Informer of one kind.
-pub(crate) struct Informer<K> {
+pub struct Informer<K> {
     api: Api<K>,
     config: watcher::Config,
     /// Plural name of the kind.
     kind: String,
     work: WorkKind,
-    metrics: Arc<Metrics>,
+    metrics: ObjectErrorMetrics,
     optional: bool,
 }
 
@@ -69,37 +69,41 @@ where
 {
     /// Creates an informer of the objects of `api`. `kind` is the plural name of the kind, and
     /// `work` the label of caught panics.
-    pub(crate) fn new(api: Api<K>, kind: &str, work: WorkKind, metrics: &Arc<Metrics>) -> Self {
+    #[must_use]
+    pub fn new(api: Api<K>, kind: &str, work: WorkKind, metrics: &ObjectErrorMetrics) -> Self {
         Self {
             api,
             config: watcher::Config::default().page_size(PAGE_SIZE),
             kind: kind.to_owned(),
             work,
-            metrics: Arc::clone(metrics),
+            metrics: metrics.clone(),
             optional: false,
         }
     }
 
     /// Restricts the informer to objects with these labels.
-    pub(crate) fn labels(mut self, selector: &str) -> Self {
+    #[must_use]
+    pub fn labels(mut self, selector: &str) -> Self {
         self.config = self.config.labels(selector);
         self
     }
 
     /// Restricts the informer by a field selector.
-    pub(crate) fn fields(mut self, selector: &str) -> Self {
+    #[must_use]
+    pub fn fields(mut self, selector: &str) -> Self {
         self.config = self.config.fields(selector);
         self
     }
 
     /// Logs interruptions at debug level: the kind may not be installed, or not yet.
-    pub(crate) fn optional(mut self, optional: bool) -> Self {
+    #[must_use]
+    pub fn optional(mut self, optional: bool) -> Self {
         self.optional = optional;
         self
     }
 
     /// Lists and watches until `stop`, or until the handler ends it.
-    pub(crate) async fn run<H>(self, mut handler: H, stop: CancellationToken)
+    pub async fn run<H>(self, mut handler: H, stop: CancellationToken)
     where
         H: EventHandler<Object = K>,
     {
@@ -157,7 +161,8 @@ async fn relist_due(interrupted: Option<Instant>) {
 }
 
 /// Returns the namespace and name of an event's object, for log lines.
-pub(crate) fn object_name<K: ResourceExt>(event: &Event<K>) -> String {
+#[must_use]
+pub fn object_name<K: ResourceExt>(event: &Event<K>) -> String {
     match event {
         Event::Init | Event::InitDone => "list".to_owned(),
         Event::Apply(object) | Event::Delete(object) | Event::InitApply(object) => {
@@ -167,7 +172,7 @@ pub(crate) fn object_name<K: ResourceExt>(event: &Event<K>) -> String {
 }
 
 /// Returns the decoded object, or `None` after it logged and counted that it cannot be decoded.
-pub(crate) fn decode<K>(guarded: DeserializeGuard<K>, metrics: &Metrics) -> Option<K>
+pub fn decode<K>(guarded: DeserializeGuard<K>, metrics: &ObjectErrorMetrics) -> Option<K>
 where
     K: Resource<DynamicType: Default>,
 {
@@ -180,23 +185,14 @@ where
         .ok()
 }
 
-/// Logs and counts an object that cannot be decoded.
-pub(crate) fn report_undecodable(
-    kind: &str,
-    metadata: &kube::api::ObjectMeta,
-    error: &str,
-    metrics: &Metrics,
-) {
-    metrics.unreadable_objects.with_label_values(&[kind]).inc();
-    let (namespace, name) = (&metadata.namespace, &metadata.name);
-    tracing::warn!(kind, namespace, name, error, "the object cannot be decoded");
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use http::{Request, Response};
     use k8s_openapi::api::core::v1::ConfigMap;
     use kube::{Client, client::Body};
+    use prometheus::Registry;
     use serde_json::{Value, json};
     use tokio::sync::{Notify, mpsc};
 
@@ -263,7 +259,7 @@ mod tests {
     /// Handler that delivers a text for each event, and panics on an object named `panic`.
     struct Recorder {
         changes: mpsc::UnboundedSender<String>,
-        metrics: Arc<Metrics>,
+        metrics: ObjectErrorMetrics,
         request: Arc<Notify>,
     }
 
@@ -300,17 +296,17 @@ mod tests {
 
     struct Running {
         changes: mpsc::UnboundedReceiver<String>,
-        metrics: Arc<Metrics>,
+        metrics: ObjectErrorMetrics,
         request_list: Arc<Notify>,
     }
 
     fn start(respond: impl FnMut(RequestKind, usize) -> Value + Send + 'static) -> Running {
         let (sender, changes) = mpsc::unbounded_channel();
-        let metrics = Arc::new(Metrics::new().unwrap());
+        let metrics = ObjectErrorMetrics::register(&Registry::new()).unwrap();
         let request_list = Arc::new(Notify::new());
         let handler = Recorder {
             changes: sender,
-            metrics: Arc::clone(&metrics),
+            metrics: metrics.clone(),
             request: Arc::clone(&request_list),
         };
         let api = Api::<DeserializeGuard<ConfigMap>>::namespaced(client(respond), "shop");

@@ -1,13 +1,13 @@
 //! Count of the requests to the API server: a layer around the Kubernetes client, so that every
 //! request of every component is counted at one place.
 
-use std::{borrow::Cow, sync::Arc};
+use std::borrow::Cow;
 
 use http::{Method, Request, Uri};
 use kube::{Client, client::Body};
 use tower::BoxError;
 
-use crate::metrics::Metrics;
+use crate::metrics::RequestMetrics;
 
 /// Label value of a request that got no response, as in client-go's `rest_client_requests_total`.
 const NO_RESPONSE: &str = "<error>";
@@ -18,7 +18,7 @@ const NON_RESOURCE: &str = "nonresource";
 
 /// Component that sends requests to the API server; the label `component`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Component {
+pub enum Component {
     /// Certificates of the managed CA and its Secret.
     Certificates,
     /// Task controller and its watches.
@@ -75,20 +75,22 @@ impl Component {
 
 /// Source of clients that count their requests.
 #[derive(Clone)]
-pub(crate) struct CountingClient {
+pub struct CountingClient {
     client: Client,
-    metrics: Arc<Metrics>,
+    metrics: RequestMetrics,
 }
 
 impl CountingClient {
     /// Wraps a client, whose connections all components share.
-    pub(crate) fn new(client: Client, metrics: Arc<Metrics>) -> Self {
+    #[must_use]
+    pub fn new(client: Client, metrics: RequestMetrics) -> Self {
         Self { client, metrics }
     }
 
     /// Returns a client whose requests are counted for `component`. Must be called within a runtime,
     /// on which the client queues its requests.
-    pub(crate) fn for_component(&self, component: Component) -> Client {
+    #[must_use]
+    pub fn for_component(&self, component: Component) -> Client {
         let namespace = self.client.default_namespace().to_owned();
         let counting = self.clone();
         let service = tower::service_fn(move |request: Request<Body>| {
@@ -109,7 +111,7 @@ impl CountingClient {
 
 /// Request that is counted when it ends: with its status code, or when its future is dropped.
 struct PendingRequest {
-    metrics: Arc<Metrics>,
+    metrics: RequestMetrics,
     component: Component,
     verb: &'static str,
     resource: String,
@@ -117,10 +119,10 @@ struct PendingRequest {
 }
 
 impl PendingRequest {
-    fn new(metrics: &Arc<Metrics>, component: Component, request: &Request<Body>) -> Self {
+    fn new(metrics: &RequestMetrics, component: Component, request: &Request<Body>) -> Self {
         let (verb, resource) = verb_and_resource(request.method(), request.uri());
         let code = Cow::Borrowed(CANCELLED);
-        Self { metrics: Arc::clone(metrics), component, verb, resource, code }
+        Self { metrics: metrics.clone(), component, verb, resource, code }
     }
 
     fn end(mut self, code: Cow<'static, str>) {
@@ -131,7 +133,7 @@ impl PendingRequest {
 impl Drop for PendingRequest {
     fn drop(&mut self) {
         let labels = [self.component.label(), self.verb, &self.resource, &self.code];
-        self.metrics.kube_requests.with_label_values(&labels).inc();
+        self.metrics.requests.with_label_values(&labels).inc();
     }
 }
 
@@ -179,6 +181,7 @@ mod tests {
     use http::Response;
     use k8s_openapi::api::core::v1::{Node, Secret};
     use kube::{Api, api::ListParams};
+    use prometheus::Registry;
     use rstest::rstest;
 
     use super::*;
@@ -217,13 +220,13 @@ mod tests {
         assert_eq!(verb_and_resource(&method, &uri), (verb, resource.to_owned()));
     }
 
-    fn count(metrics: &Metrics, labels: [&str; 4]) -> u64 {
-        metrics.kube_requests.with_label_values(&labels).get()
+    fn count(metrics: &RequestMetrics, labels: [&str; 4]) -> u64 {
+        metrics.requests.with_label_values(&labels).get()
     }
 
-    fn counting(client: Client) -> (CountingClient, Arc<Metrics>) {
-        let metrics = Arc::new(Metrics::new().unwrap());
-        (CountingClient::new(client, Arc::clone(&metrics)), metrics)
+    fn counting(client: Client) -> (CountingClient, RequestMetrics) {
+        let metrics = RequestMetrics::register(&Registry::new()).unwrap();
+        (CountingClient::new(client, metrics.clone()), metrics)
     }
 
     #[tokio::test]
