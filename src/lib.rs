@@ -27,11 +27,8 @@ pub mod config;
 mod controller;
 mod egress;
 mod intake;
-mod leader;
 pub mod manifests;
 mod metrics;
-#[cfg(test)]
-mod mock_api;
 mod node_checks;
 mod notify;
 mod pod_start;

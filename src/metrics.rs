@@ -3,8 +3,8 @@
 //!
 //! Names are part of the API (docs/metrics.md). Labels never contain names of images, nodes or tasks.
 
-use prewarmer_kube::metrics::{ObjectErrorMetrics, RequestMetrics};
-use prometheus::{Encoder, IntGauge, Registry, TextEncoder};
+use prewarmer_kube::metrics::{LeaseMetrics, ObjectErrorMetrics, RequestMetrics};
+use prometheus::{Encoder, Registry, TextEncoder};
 
 use crate::{
     api::ApiMetrics, controller::ControllerMetrics, intake::IntakeMetrics,
@@ -39,8 +39,8 @@ pub struct Metrics {
     pub(crate) workload_watch: WorkloadWatchMetrics,
     /// Metrics of the requests to the API server.
     pub(crate) kube_requests: RequestMetrics,
-    /// 1 on the leader, 0 on other replicas.
-    pub leader: IntGauge,
+    /// Metrics of the leader election.
+    pub(crate) lease: LeaseMetrics,
     /// Metrics of errors that ended the processing of one object.
     pub(crate) object_errors: ObjectErrorMetrics,
 }
@@ -50,11 +50,6 @@ impl Metrics {
     /// name.
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
-        let gauge = |name: &str, help: &str| {
-            let metric = IntGauge::new(name, help)?;
-            registry.register(Box::new(metric.clone()))?;
-            prometheus::Result::Ok(metric)
-        };
         Ok(Self {
             api: ApiMetrics::register(&registry)?,
             certificates: CertificateMetrics::register(&registry)?,
@@ -68,7 +63,7 @@ impl Metrics {
             workload_watch: WorkloadWatchMetrics::register(&registry)?,
             object_errors: ObjectErrorMetrics::register(&registry)?,
             kube_requests: RequestMetrics::register(&registry)?,
-            leader: gauge("prewarm_leader", "1 on the leader, 0 on other replicas.")?,
+            lease: LeaseMetrics::register(&registry)?,
             registry,
         })
     }

@@ -33,6 +33,7 @@ use prewarmer_core::{
 };
 use prewarmer_kube::{
     api_error::{ApiErrorKind, is_too_large},
+    lease::Term,
     object_error::{WorkKind, record_panic},
 };
 use serde::de::IgnoredAny;
@@ -41,9 +42,7 @@ use tokio::sync::{Semaphore, mpsc::Sender};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-use crate::{
-    leader::Term, metrics::Metrics, node_checks::NodeChecks, supervise, telemetry::task_span,
-};
+use crate::{metrics::Metrics, node_checks::NodeChecks, supervise, telemetry::task_span};
 
 /// Maximum number of concurrent creations and deletions. Enough to create a batch of 100 workers in
 /// a moment, and few enough that API Priority and Fairness does not queue the requests. Statuses

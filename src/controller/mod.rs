@@ -10,7 +10,7 @@
 //! Inputs: watch events and results of effects. Outputs: plans, workers, statuses, Events and
 //! deletions. A new leader continues from the objects in the API server.
 //!
-//! May call `egress`, `leader` and `node_checks`.
+//! May call `egress` and `node_checks`.
 
 // Values written by others must not cause a panic: sums saturate, and lookups return `Option`.
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
@@ -29,6 +29,7 @@ use std::{sync::Arc, time::Duration};
 
 use kube::Client;
 use prewarmer_core::controller::{Controller, ControllerSettings};
+use prewarmer_kube::lease::{Heartbeat, Term};
 use tokio::{sync::mpsc, time::Instant};
 
 pub(crate) use self::task_feed::TaskSubscription;
@@ -38,13 +39,7 @@ pub(crate) use self::{
     settings::{ControllerArgs, WorkerArgs},
     task_feed::TaskFeed,
 };
-use crate::{
-    egress,
-    leader::{Heartbeat, Term},
-    metrics::Metrics,
-    node_checks::NodeChecks,
-    supervise::ComponentFailure,
-};
+use crate::{egress, metrics::Metrics, node_checks::NodeChecks, supervise::ComponentFailure};
 
 /// Time during which arriving events are coalesced before a reconcile. 100 pods of a batch change
 /// within it.

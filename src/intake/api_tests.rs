@@ -10,6 +10,7 @@ use prewarmer_core::{
     task::PrewarmTaskSpec,
     workload::{WorkloadKind, WorkloadKinds},
 };
+use prewarmer_kube::mock_api::MockApi;
 use rstest::rstest;
 use serde_json::{Value, json};
 
@@ -17,7 +18,6 @@ use super::{
     create::{CreationFailed, create_or_get_task},
     *,
 };
-use crate::mock_api::MockApi;
 
 const TASKS: &str = "/apis/prewarm.io/v1alpha1/namespaces/shop/prewarmtasks";
 const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/shop/deployments/web";

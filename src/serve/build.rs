@@ -6,13 +6,13 @@ use anyhow::Context;
 use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use kube::Client;
 use prewarmer_core::workload::Policy;
+use prewarmer_kube::lease::LeaseSettings;
 
 use super::rest;
 use crate::{
     api::{ApiConfig, ApiSettings, CallerLimits},
     config::Config,
     egress::{self, ClusterNetworks},
-    leader::LeaseSettings,
     metrics::Metrics,
     node_checks::{DiskCheck, NodeCheck, NodeChecks, NodeRanking, PrometheusCheck},
     notify::NotificationPolicy,

@@ -8,7 +8,10 @@ use k8s_openapi::{
 };
 use kube::{Api, Resource};
 use prewarmer_core::{controller::ControllerSettings, workload_watch::ImageRefs};
-use prewarmer_kube::requests::{Component, CountingClient};
+use prewarmer_kube::{
+    lease::{Heartbeat, Leadership, LeaseSettings, Term},
+    requests::{Component, CountingClient},
+};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -16,7 +19,6 @@ use crate::{
     api,
     controller::{self, ControllerDependencies, TaskFeed},
     egress::{self, ClusterNetworks},
-    leader::{Heartbeat, Leadership, LeaseSettings, Term},
     metrics::Metrics,
     node_checks::NodeChecks,
     notify::{self, WebhookClient},

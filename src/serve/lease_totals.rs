@@ -1,20 +1,41 @@
-//! Outcome totals in a process that takes no part in the election: they are read from the Lease,
-//! where the leader writes them.
+//! Outcome totals on the Lease: the election writes and reads them there, and a process that takes no
+//! part in the election reads them.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::{api::coordination::v1::Lease, jiff::Timestamp};
 use kube::{Api, Client, ResourceExt};
+use prewarmer_kube::lease::{LeaseAnnotation, LeaseSettings};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    leader::LeaseSettings,
+    metrics::Metrics,
     pod_start::{OutcomeTotals, SUMS_ANNOTATION},
 };
 
 /// Interval at which the Lease is read. The overview page shows the totals. A process in the
 /// election reads them every 2 s.
 const READ_INTERVAL: Duration = Duration::from_secs(15);
+
+/// Outcome totals since the installation, which are stored in an annotation of the Lease.
+pub(super) struct LeaseTotals {
+    /// Metrics of this process.
+    pub(super) metrics: Arc<Metrics>,
+    /// Totals of all terms.
+    pub(super) totals: OutcomeTotals,
+}
+
+impl LeaseAnnotation for LeaseTotals {
+    const KEY: &'static str = SUMS_ANNOTATION;
+
+    fn observe(&self, value: Option<&str>) {
+        self.totals.observe(value);
+    }
+
+    fn render(&self, value: Option<&str>) -> String {
+        self.totals.annotation(value, &self.metrics, Timestamp::now())
+    }
+}
 
 /// Reads the totals from the Lease until `stop`.
 pub(super) async fn follow(

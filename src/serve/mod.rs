@@ -16,6 +16,7 @@ use kube::{Client, core::DeserializeGuard};
 use prewarmer_core::{schedule::PrewarmSchedule, task::PrewarmTask, workload::Policy};
 use prewarmer_kube::{
     informer::Informer,
+    lease::{self, ElectionHandles, Heartbeat, Leadership, LeaseSettings},
     object_error::WorkKind,
     requests::{Component, CountingClient},
 };
@@ -23,7 +24,7 @@ use tokio::{net::TcpListener, runtime::Handle, signal::unix::SignalKind, sync::w
 use tokio_util::sync::CancellationToken;
 
 pub use self::build::token_secret_name;
-use self::leader_tasks::LeaderTasks;
+use self::{leader_tasks::LeaderTasks, lease_totals::LeaseTotals};
 use crate::{
     api::{
         self, Api, ApiConfig,
@@ -34,7 +35,6 @@ use crate::{
     controller::TaskFeed,
     egress::ClusterNetworks,
     intake::{self, ReviewHints, WatchHints},
-    leader::{self, ElectionHandles, Heartbeat, Leadership, LeaseSettings},
     metrics::Metrics,
     notify::WebhookClient,
     pod_start::OutcomeTotals,
@@ -225,7 +225,7 @@ impl SharedDependencies {
                 leadership: self.leadership.clone(),
                 heartbeat: self.heartbeat.clone(),
             };
-            let totals = leader::LeaseTotals { metrics: Arc::clone(&self.metrics), totals };
+            let totals = LeaseTotals { metrics: Arc::clone(&self.metrics), totals };
             let election =
                 run_election(build::lease_settings(config), totals, handles, resign.clone());
             service.election.spawn_on("election", &runtimes.election, election);
@@ -300,16 +300,17 @@ async fn build_client() -> anyhow::Result<Client> {
 /// Runs the election with a separate client, because the requests of a client run on the runtime
 /// that created it.
 async fn run_election(
-    lease: LeaseSettings,
-    figures: leader::LeaseTotals,
-    standing: ElectionHandles,
+    settings: LeaseSettings,
+    totals: LeaseTotals,
+    handles: ElectionHandles,
     resign: CancellationToken,
 ) {
     match build_client().await {
         Ok(client) => {
-            let clients = CountingClient::new(client, figures.metrics.kube_requests.clone());
+            let clients = CountingClient::new(client, totals.metrics.kube_requests.clone());
             let client = clients.for_component(Component::Election);
-            leader::run(client, lease, figures, standing, resign).await;
+            let metrics = totals.metrics.lease.clone();
+            lease::run(client, settings, totals, metrics, handles, resign).await;
         }
         Err(error) => {
             tracing::error!(%error, "the client for the leader election could not be built");

@@ -11,15 +11,13 @@ use axum::{
 };
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
+use prewarmer_kube::lease::{HUNG_AFTER, Heartbeat};
 use prometheus::Registry;
 use serde_json::json;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    leader::{HUNG_AFTER, Heartbeat},
-    metrics::encode,
-};
+use crate::metrics::encode;
 
 /// Interval and timeout of the probe of the API server.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);

@@ -6,11 +6,13 @@
 //! | `conflict` | repetition of changes that conflict |
 //! | `list` | lists in pages |
 //! | `informer` | list and watch of one kind, with a handler |
+//! | `lease` | leader election with a Lease, terms of leadership, heartbeat of the leader |
 //! | `object_error` | errors that end the processing of one object: caught, logged, counted |
 //! | `requests` | clients that count their requests |
 //! | `metrics` | metrics of the other modules |
 //!
-//! All but `api_error`, `conflict` and `list` need the feature `runtime`.
+//! All but `api_error`, `conflict` and `list` need the feature `runtime`. The feature `test-util` adds `mock_api`, a scripted
+//! API server for tests.
 
 #![cfg_attr(
     test,
@@ -23,7 +25,11 @@ pub mod list;
 #[cfg(feature = "runtime")]
 pub mod informer;
 #[cfg(feature = "runtime")]
+pub mod lease;
+#[cfg(feature = "runtime")]
 pub mod metrics;
+#[cfg(all(feature = "runtime", any(test, feature = "test-util")))]
+pub mod mock_api;
 #[cfg(feature = "runtime")]
 pub mod object_error;
 #[cfg(feature = "runtime")]

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use prewarmer_core::task::PrewarmTaskStatus;
+use prewarmer_kube::{lease::Leadership, mock_api::MockApi};
 use rstest::rstest;
 use serde_json::Value;
 use tokio::sync::mpsc::{Receiver, channel};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::{leader::Leadership, mock_api::MockApi};
 
 const JOBS: &str = "/apis/batch/v1/namespaces/shop/jobs";
 const PODS: &str = "/api/v1/namespaces/shop/pods";

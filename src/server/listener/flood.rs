@@ -252,7 +252,7 @@ async fn probes_are_answered_under_a_flood() {
         )
         .subscribe(),
         leads: tokio::sync::watch::Sender::new(true).subscribe(),
-        heartbeat: crate::leader::Heartbeat::default(),
+        heartbeat: prewarmer_kube::lease::Heartbeat::default(),
         bundle: tokio::sync::watch::Sender::new(Some("ca".into())).subscribe(),
         synced_caches: tokio::sync::watch::Sender::new(1).subscribe(),
         required_caches: 1,

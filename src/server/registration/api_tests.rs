@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 
+use prewarmer_core::workload::Policy;
+use prewarmer_kube::mock_api::MockApi;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{
-    mock_api::MockApi,
-    webhook::registration::{Registration, WebhookAddress, webhook_configuration},
-};
-use prewarmer_core::workload::Policy;
+use crate::webhook::registration::{Registration, WebhookAddress, webhook_configuration};
 
 const CONFIGURATION: &str =
     "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/prewarmer";

@@ -1,5 +1,8 @@
 //! Tests of the requests for the Lease against a scripted API server.
 
+use std::sync::{Arc, Mutex};
+
+use prometheus::Registry;
 use serde_json::{Value, json};
 
 use super::*;
@@ -8,18 +11,28 @@ use crate::mock_api::MockApi;
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/own/leases";
 const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/own/leases/l";
 
-impl Leadership {
-    /// Returns the leadership of a replica that has just acquired the Lease.
-    pub(crate) fn acquired() -> Self {
-        let leadership = Self::default();
-        leadership.record_renewal(DualClockInstant::now());
-        leadership
+/// Annotation whose value names the value before, with the last value of another leader.
+#[derive(Clone, Default)]
+pub(super) struct TestAnnotation {
+    observed: Arc<Mutex<Option<String>>>,
+}
+
+impl LeaseAnnotation for TestAnnotation {
+    const KEY: &'static str = "example.com/totals";
+
+    fn observe(&self, value: Option<&str>) {
+        *self.observed.lock().unwrap() = value.map(str::to_owned);
+    }
+
+    fn render(&self, value: Option<&str>) -> String {
+        format!("led after {}", value.unwrap_or("nobody"))
     }
 }
 
 /// Election in which the replica `me` takes part.
 struct TestElection {
     api: MockApi,
+    annotation: TestAnnotation,
     leads: watch::Receiver<bool>,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,
@@ -29,19 +42,25 @@ impl TestElection {
     fn start() -> Self {
         let api = MockApi::new();
         let (sender, leads) = watch::channel(false);
-        let standing = ElectionHandles {
+        let handles = ElectionHandles {
             leads: sender,
             leadership: Leadership::default(),
             heartbeat: Heartbeat::default(),
         };
         let settings =
             LeaseSettings { name: "l".into(), namespace: "own".into(), identity: "me".into() };
-        let metrics = Arc::new(Metrics::new().unwrap());
-        let totals = OutcomeTotals::new(metrics.pod_start.clone());
-        let figures = LeaseTotals { metrics, totals };
+        let annotation = TestAnnotation::default();
+        let metrics = LeaseMetrics::register(&Registry::new()).unwrap();
         let stop = CancellationToken::new();
-        let task = tokio::spawn(run(api.client(), settings, figures, standing, stop.clone()));
-        Self { api, leads, stop, task }
+        let task = tokio::spawn(run(
+            api.client(),
+            settings,
+            annotation.clone(),
+            metrics,
+            handles,
+            stop.clone(),
+        ));
+        Self { api, annotation, leads, stop, task }
     }
 
     /// Starts an election in which the replica has acquired the Lease.
@@ -197,4 +216,27 @@ async fn a_stopping_leader_does_not_write_the_lease_of_its_successor() {
     election.stop.cancel();
     election.api.expect("GET", LEASE).respond(200, lease("other", "5")).await;
     election.api.join(election.task).await;
+}
+
+/// Returns a Lease whose annotation has this value.
+fn annotated(holder: &str, value: &str) -> Value {
+    let mut lease = lease(holder, "1");
+    lease["metadata"]["annotations"] = json!({ TestAnnotation::KEY: value });
+    lease
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_leader_writes_the_annotation_that_follows_the_one_read() {
+    let mut election = TestElection::start();
+    election.api.expect("GET", LEASE).respond(200, annotated("", "a")).await;
+    let taken = election.api.expect("PUT", LEASE).respond(200, lease("me", "2")).await.body;
+    assert_eq!(taken["metadata"]["annotations"][TestAnnotation::KEY], "led after a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_standby_observes_the_annotation_of_the_leader() {
+    let mut election = TestElection::start();
+    election.api.expect("GET", LEASE).respond(200, annotated("other", "b")).await;
+    election.api.expect("GET", LEASE).respond(200, annotated("other", "b")).await;
+    assert_eq!(election.annotation.observed.lock().unwrap().as_deref(), Some("b"));
 }

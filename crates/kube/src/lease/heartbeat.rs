@@ -2,7 +2,7 @@
 //!
 //! The controller records a heartbeat at the end of each iteration of its loop, which runs at least
 //! once a second and waits for no request. A leader without a heartbeat releases the Lease
-//! (`leader`), and its liveness probe fails (`/healthz`).
+//! (`lease`), and its liveness probe fails (`/healthz`).
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -19,23 +19,23 @@ use tokio::time::Instant;
 /// and two requests. Where the release cannot be written, the Lease was last renewed by then and
 /// expires 9 s later: 7 + 1.9 + 9 + 1.9 = 19.8 s. The kubelet, which probes `/healthz` every 3 s
 /// with a timeout of 2 s, restarts the container after two failures: 7 + 2 x 3 + 2 = 15 s.
-pub(crate) const HUNG_AFTER: Duration = Duration::from_secs(7);
+pub const HUNG_AFTER: Duration = Duration::from_secs(7);
 
 /// Heartbeat of the controller loop. Clones share its state.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Heartbeat(Arc<Mutex<Option<Instant>>>);
+pub struct Heartbeat(Arc<Mutex<Option<Instant>>>);
 
 impl Heartbeat {
     /// Starts the heartbeat for a term. Heartbeats are expected until the returned guard is
     /// dropped.
     #[must_use]
-    pub(crate) fn begin(&self) -> HeartbeatGuard {
+    pub fn begin(&self) -> HeartbeatGuard {
         self.set(Some(Instant::now()));
         HeartbeatGuard(self.clone())
     }
 
     /// Records a completed iteration. Has no effect before [`Heartbeat::begin`].
-    pub(crate) fn beat(&self) {
+    pub fn beat(&self) {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if last.is_some() {
             *last = Some(Instant::now());
@@ -44,13 +44,13 @@ impl Heartbeat {
 
     /// Returns the time since the last heartbeat, or `None` while no heartbeat is expected.
     #[must_use]
-    pub(crate) fn age(&self) -> Option<Duration> {
+    pub fn age(&self) -> Option<Duration> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).map(|last| last.elapsed())
     }
 
     /// Reports whether a heartbeat is expected and overdue.
     #[must_use]
-    pub(crate) fn is_hung(&self) -> bool {
+    pub fn is_hung(&self) -> bool {
         self.age().is_some_and(|age| age >= HUNG_AFTER)
     }
 
@@ -61,7 +61,7 @@ impl Heartbeat {
 
 /// Guard of the expectation of heartbeats. Dropping it ends the expectation.
 #[derive(Debug)]
-pub(crate) struct HeartbeatGuard(Heartbeat);
+pub struct HeartbeatGuard(Heartbeat);
 
 impl Drop for HeartbeatGuard {
     fn drop(&mut self) {

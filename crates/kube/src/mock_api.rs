@@ -1,12 +1,16 @@
-//! Scripted API server for tests of the code that calls it, built on `tower_test::mock`.
+//! Scripted API server for tests of the code that calls it, in this crate and others, built on
+//! `tower_test::mock`.
 //!
 //! A test states each request in order and its response. A missing, unexpected or different request
 //! fails the test with the position of the expectation in the source. Tests of a single exchange
-//! use this module. `api::fake_cluster` and the fake of `leader/tests.rs`, which keep state, remain
-//! for tests in which several clients share objects.
+//! use this module. Fakes that keep state, such as the one of `lease/tests.rs`, remain for tests in
+//! which several clients share objects.
 //!
 //! Tests run with a paused clock: the wait for a missing request and every delay of the tested code
 //! then take no real time.
+
+// A failed expectation panics, as an assertion does.
+#![allow(clippy::missing_panics_doc, clippy::panic, clippy::unwrap_used, reason = "code of tests")]
 
 use std::{panic::Location, time::Duration};
 
@@ -21,32 +25,42 @@ use tower_test::mock::{Handle, SendResponse, pair};
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// Scripted API server. Dropping it fails the test if a request was not expected.
-pub(crate) struct MockApi {
+pub struct MockApi {
     client: Client,
     requests: Handle<Request<Body>, Response<Body>>,
 }
 
-impl MockApi {
+impl Default for MockApi {
     /// Creates the server. Must be called on a runtime.
-    pub(crate) fn new() -> Self {
+    fn default() -> Self {
         let (service, requests) = pair();
         Self { client: Client::new(service, "default"), requests }
     }
+}
 
-    pub(crate) fn client(&self) -> Client {
+impl MockApi {
+    /// Creates the server. Must be called on a runtime.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Returns a client whose requests this server receives.
+    #[must_use]
+    pub fn client(&self) -> Client {
         self.client.clone()
     }
 
     /// Expects this request next, whose path is compared without its query.
     #[track_caller]
     #[must_use = "the request is received by `respond`, `fail` or `hold`"]
-    pub(crate) fn expect(&mut self, method: &str, path: &str) -> Expectation<'_> {
+    pub fn expect(&mut self, method: &str, path: &str) -> Expectation<'_> {
         let expected = format!("{method} {path}");
         Expectation { api: self, expected, at: Location::caller() }
     }
 
     /// Waits for the end of the tested code and expects that it sends no further request.
-    pub(crate) async fn join<T>(&mut self, work: JoinHandle<T>) -> T {
+    pub async fn join<T>(&mut self, work: JoinHandle<T>) -> T {
         tokio::select! {
             biased;
             output = work => output.unwrap(),
@@ -57,7 +71,7 @@ impl MockApi {
     }
 
     /// Expects no request for this time.
-    pub(crate) async fn expect_none(&mut self, time: Duration) {
+    pub async fn expect_none(&mut self, time: Duration) {
         if let Ok(Some((request, _))) =
             tokio::time::timeout(time, self.requests.next_request()).await
         {
@@ -77,7 +91,7 @@ impl Drop for MockApi {
 }
 
 /// Expected request.
-pub(crate) struct Expectation<'a> {
+pub struct Expectation<'a> {
     api: &'a mut MockApi,
     expected: String,
     at: &'static Location<'static>,
@@ -85,12 +99,12 @@ pub(crate) struct Expectation<'a> {
 
 impl Expectation<'_> {
     /// Receives the request and answers it with a JSON body.
-    pub(crate) async fn respond(self, code: u16, body: Value) -> Received {
+    pub async fn respond(self, code: u16, body: Value) -> Received {
         self.hold().await.respond(code, &body)
     }
 
     /// Receives the request and answers it with a failure, as the API server does.
-    pub(crate) async fn fail(self, code: u16, reason: &str, message: &str) -> Received {
+    pub async fn fail(self, code: u16, reason: &str, message: &str) -> Received {
         let status = json!({
             "kind": "Status", "apiVersion": "v1", "status": "Failure",
             "code": code, "reason": reason, "message": message,
@@ -99,7 +113,7 @@ impl Expectation<'_> {
     }
 
     /// Receives the request and leaves it unanswered until [`Held::respond`].
-    pub(crate) async fn hold(self) -> Held {
+    pub async fn hold(self) -> Held {
         let Self { api, expected, at } = self;
         let next = tokio::time::timeout(MAX_WAIT, api.requests.next_request()).await;
         let next = next.unwrap_or_else(|_| {
@@ -125,21 +139,24 @@ impl Expectation<'_> {
 
 /// Request that was received.
 #[derive(Debug)]
-pub(crate) struct Received {
-    pub(crate) query: String,
-    pub(crate) content_type: String,
+pub struct Received {
+    /// Query of the URI; empty when there is none.
+    pub query: String,
+    /// Header `Content-Type`; empty when there is none.
+    pub content_type: String,
     /// JSON of the body; null when there is none.
-    pub(crate) body: Value,
+    pub body: Value,
 }
 
 /// Request that is not answered yet. Dropping it closes the connection.
-pub(crate) struct Held {
+pub struct Held {
     received: Received,
     answer: SendResponse<Response<Body>>,
 }
 
 impl Held {
-    pub(crate) fn respond(self, code: u16, body: &Value) -> Received {
+    /// Answers the request with a JSON body.
+    pub fn respond(self, code: u16, body: &Value) -> Received {
         let body = Body::from(body.to_string().into_bytes());
         self.answer.send_response(Response::builder().status(code).body(body).unwrap());
         self.received

@@ -2,15 +2,15 @@
 
 use std::{
     convert::Infallible,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::BodyExt;
 use kube::client::Body;
+use prometheus::Registry;
 use serde_json::{Value, json};
 
-use super::*;
+use super::{api_tests::TestAnnotation, *};
 
 /// Fake API server that stores at most one Lease and can be unavailable.
 #[derive(Clone, Default)]
@@ -34,7 +34,7 @@ impl FakeLeaseServer {
             let server = server.clone();
             async move {
                 let method = request.method().clone();
-                let body = request.into_body().collect().await.unwrap().to_bytes();
+                let body = request.into_body().collect_bytes().await.unwrap();
                 let (code, answer) = server.with(|state| state.answer(&method, &body));
                 let response = Response::builder()
                     .status(code)
@@ -96,18 +96,24 @@ impl TestReplica {
     fn start(server: &FakeLeaseServer, name: &str) -> Self {
         let (sender, leads) = watch::channel(false);
         let (leadership, heartbeat) = (Leadership::default(), Heartbeat::default());
-        let standing = ElectionHandles {
+        let handles = ElectionHandles {
             leads: sender,
             leadership: leadership.clone(),
             heartbeat: heartbeat.clone(),
         };
         let settings =
             LeaseSettings { name: "l".into(), namespace: "own".into(), identity: name.into() };
-        let metrics = Arc::new(Metrics::new().unwrap());
-        let totals = OutcomeTotals::new(metrics.pod_start.clone());
-        let figures = LeaseTotals { metrics, totals };
+        let annotation = TestAnnotation::default();
+        let metrics = LeaseMetrics::register(&Registry::new()).unwrap();
         let stop = CancellationToken::new();
-        let task = tokio::spawn(run(server.client(), settings, figures, standing, stop.clone()));
+        let task = tokio::spawn(run(
+            server.client(),
+            settings,
+            annotation,
+            metrics,
+            handles,
+            stop.clone(),
+        ));
         Self { leads, leadership, heartbeat, stop, task }
     }
 

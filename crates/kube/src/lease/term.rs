@@ -10,32 +10,16 @@ use std::{
     pin::pin,
     sync::{Arc, Mutex, PoisonError},
     task::Poll,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::RENEW_DEADLINE;
+use super::clock::DualClockInstant;
 
-/// Time by the monotonic clock and the wall clock. The monotonic clock does not advance while a
-/// virtual machine is suspended; the wall clock may be set. The longer of the two durations counts:
-/// a wall clock that is set forward causes one unnecessary step-down.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct DualClockInstant {
-    at: Instant,
-    wall: SystemTime,
-}
-
-impl DualClockInstant {
-    pub(super) fn now() -> Self {
-        Self { at: Instant::now(), wall: SystemTime::now() }
-    }
-
-    pub(super) fn age(&self) -> Duration {
-        self.at.elapsed().max(self.wall.elapsed().unwrap_or_default())
-    }
-}
+/// Time without a renewal after which a leader steps down: 3 s before another replica may take the
+/// Lease.
+pub(super) const RENEW_DEADLINE: Duration = Duration::from_secs(6);
 
 #[derive(Debug, Default)]
 struct LeadershipState {
@@ -47,9 +31,18 @@ struct LeadershipState {
 
 /// Leadership of this replica. Clones share the state.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Leadership(Arc<Mutex<LeadershipState>>);
+pub struct Leadership(Arc<Mutex<LeadershipState>>);
 
 impl Leadership {
+    /// Returns the leadership of a replica that has just acquired the Lease, for tests.
+    #[cfg(feature = "test-util")]
+    #[must_use]
+    pub fn acquired() -> Self {
+        let leadership = Self::default();
+        leadership.record_renewal(DualClockInstant::now());
+        leadership
+    }
+
     /// Records that the Lease was acquired or renewed by a request that started at `at`.
     pub(super) fn record_renewal(&self, at: DualClockInstant) {
         self.with_state(|state| {
@@ -72,14 +65,14 @@ impl Leadership {
 
     /// Reports whether this replica holds the Lease and renewed it within [`RENEW_DEADLINE`].
     #[must_use]
-    pub(crate) fn is_current(&self) -> bool {
+    pub fn is_current(&self) -> bool {
         self.renewal_age().is_some_and(|age| age < RENEW_DEADLINE)
     }
 
     /// Returns the current term, which ends with `stop` at the latest. Returns `None` while this
     /// replica does not lead.
     #[must_use]
-    pub(crate) fn current_term(&self, stop: &CancellationToken) -> Option<Term> {
+    pub fn current_term(&self, stop: &CancellationToken) -> Option<Term> {
         let term = Term {
             leadership: self.clone(),
             number: self.with_state(|state| state.term_number),
@@ -95,7 +88,7 @@ impl Leadership {
 
 /// Term of leadership. Clones share its end.
 #[derive(Debug, Clone)]
-pub(crate) struct Term {
+pub struct Term {
     leadership: Leadership,
     number: u64,
     cancelled: CancellationToken,
@@ -104,7 +97,7 @@ pub(crate) struct Term {
 impl Term {
     /// Reports whether the leader may still act. Where it may not, ends the term for all clones.
     #[must_use]
-    pub(crate) fn is_active(&self) -> bool {
+    pub fn is_active(&self) -> bool {
         let same = self.leadership.with_state(|state| state.term_number) == self.number;
         if !same || !self.leadership.is_current() {
             self.cancelled.cancel();
@@ -113,19 +106,19 @@ impl Term {
     }
 
     /// Ends the term.
-    pub(crate) fn end(&self) {
+    pub fn end(&self) {
         self.cancelled.cancel();
     }
 
     /// Returns the token that is cancelled when the term is over.
     #[must_use]
-    pub(crate) fn cancellation(&self) -> &CancellationToken {
+    pub fn cancellation(&self) -> &CancellationToken {
         &self.cancelled
     }
 
     /// Runs `work` until it completes or the term is over, and returns `None` in the latter case.
     /// The term is checked before each poll of `work`; at its end `work` is dropped.
-    pub(crate) async fn run<F: Future>(&self, work: F) -> Option<F::Output> {
+    pub async fn run<F: Future>(&self, work: F) -> Option<F::Output> {
         let (mut work, mut over) = (pin!(work), pin!(self.cancelled.cancelled()));
         poll_fn(|context| {
             if over.as_mut().poll(context).is_ready() || !self.is_active() {

@@ -10,13 +10,14 @@
 
 #[cfg(test)]
 mod api_tests;
+mod clock;
 #[cfg(test)]
 #[path = "tests.rs"]
 mod elections;
 mod heartbeat;
 mod term;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
@@ -24,27 +25,20 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 use kube::{Api, Client, api::PostParams};
-use prewarmer_kube::api_error::ApiErrorKind;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use self::term::DualClockInstant;
-pub(crate) use self::{
-    heartbeat::{HUNG_AFTER, Heartbeat},
+use self::{clock::DualClockInstant, term::RENEW_DEADLINE};
+pub use self::{
+    heartbeat::{HUNG_AFTER, Heartbeat, HeartbeatGuard},
     term::{Leadership, Term},
 };
-use crate::{
-    metrics::Metrics,
-    pod_start::{OutcomeTotals, SUMS_ANNOTATION},
-};
+use crate::{api_error::ApiErrorKind, metrics::LeaseMetrics};
 
 /// Duration of the Lease: a holder that does not renew it for this long has lost it. Including the
 /// pause before the next read and the lists before the first decision, a successor works within 15
 /// s of the failure of a leader.
 const LEASE_DURATION: Duration = Duration::from_secs(9);
-/// Time without a renewal after which a leader steps down: 3 s before another replica may take the
-/// Lease.
-const RENEW_DEADLINE: Duration = Duration::from_secs(6);
 /// Interval at which the Lease is renewed or read, plus up to half of it at random, so that
 /// standbys do not act at the same time.
 const RETRY_PERIOD: Duration = Duration::from_millis(1250);
@@ -57,7 +51,7 @@ const HANG_BACKOFF: Duration = Duration::from_secs(12);
 
 /// Settings of the Lease.
 #[derive(Debug, Clone)]
-pub(crate) struct LeaseSettings {
+pub struct LeaseSettings {
     /// Name of the Lease.
     pub name: String,
     /// Namespace of the Lease.
@@ -93,7 +87,7 @@ fn lease_action(observed: &ObservedLease, me: &str, now: Instant) -> LeaseAction
 }
 
 /// Outputs of the election (`leads`, `leadership`) and its input (`heartbeat`).
-pub(crate) struct ElectionHandles {
+pub struct ElectionHandles {
     /// Channel that receives each change of leadership of this replica.
     pub leads: watch::Sender<bool>,
     /// Leadership with the age of the last renewal, for checks immediately before a write.
@@ -106,19 +100,21 @@ pub(crate) struct ElectionHandles {
 ///
 /// A replica whose controller hangs releases the Lease, and does not acquire it while the work of
 /// an earlier term has not ended.
-pub(crate) async fn run(
+pub async fn run(
     client: Client,
     settings: LeaseSettings,
-    figures: LeaseTotals,
-    standing: ElectionHandles,
+    annotation: impl LeaseAnnotation,
+    metrics: LeaseMetrics,
+    handles: ElectionHandles,
     stop: CancellationToken,
 ) {
     let leases = Api::<Lease>::namespaced(client, &settings.namespace);
     let mut election = Election {
         leases,
         settings,
-        figures,
-        standing,
+        annotation,
+        metrics,
+        handles,
         observed: None,
         last_work: Instant::now(),
         eligible_from: Instant::now(),
@@ -133,7 +129,7 @@ pub(crate) async fn run(
             election.try_acquire_or_renew(),
         )
         .await;
-        let leadership = &election.standing.leadership;
+        let leadership = &election.handles.leadership;
         match held {
             Ok(Ok(true)) => leadership.record_renewal(begun),
             Ok(Ok(false)) => leadership.record_loss(),
@@ -153,7 +149,7 @@ pub(crate) async fn run(
         }
     }
     let led = election.leads();
-    election.standing.leadership.record_loss();
+    election.handles.leadership.record_loss();
     election.publish();
     if led {
         // A failed release only delays the successor by the duration of the Lease.
@@ -161,30 +157,33 @@ pub(crate) async fn run(
     }
 }
 
-/// Outcome totals since the installation, which are stored in an annotation of the Lease.
-pub(crate) struct LeaseTotals {
-    /// Metrics of this process.
-    pub metrics: Arc<Metrics>,
-    /// Totals of all terms.
-    pub totals: OutcomeTotals,
+/// Annotation of the Lease, whose value passes from leader to leader.
+pub trait LeaseAnnotation: Send + Sync + 'static {
+    /// Key of the annotation.
+    const KEY: &'static str;
+
+    /// Handles the value that was read while another replica holds the Lease; `None` when it is
+    /// absent.
+    fn observe(&self, value: Option<&str>);
+
+    /// Returns the value to write. `value` is the one in the Lease.
+    fn render(&self, value: Option<&str>) -> String;
 }
 
-impl LeaseTotals {
-    /// Returns the metadata with the annotation of the current totals.
-    fn annotate(&self, mut metadata: ObjectMeta) -> ObjectMeta {
-        let annotations = metadata.annotations.get_or_insert_default();
-        let text = annotations.get(SUMS_ANNOTATION).map(String::as_str);
-        let text = self.totals.annotation(text, Timestamp::now());
-        annotations.insert(SUMS_ANNOTATION.to_owned(), text);
-        metadata
-    }
+/// Returns the metadata with the current value of the annotation.
+fn annotate<A: LeaseAnnotation>(annotation: &A, mut metadata: ObjectMeta) -> ObjectMeta {
+    let annotations = metadata.annotations.get_or_insert_default();
+    let value = annotation.render(annotations.get(A::KEY).map(String::as_str));
+    annotations.insert(A::KEY.to_owned(), value);
+    metadata
 }
 
-struct Election {
+struct Election<A> {
     leases: Api<Lease>,
     settings: LeaseSettings,
-    figures: LeaseTotals,
-    standing: ElectionHandles,
+    annotation: A,
+    metrics: LeaseMetrics,
+    handles: ElectionHandles,
     observed: Option<ObservedLease>,
     /// Time of the last check at which the heartbeat was current, or of the last change of
     /// leadership.
@@ -193,16 +192,16 @@ struct Election {
     eligible_from: Instant,
 }
 
-impl Election {
+impl<A: LeaseAnnotation> Election<A> {
     fn leads(&self) -> bool {
-        self.standing.leadership.renewal_age().is_some()
+        self.handles.leadership.renewal_age().is_some()
     }
 
     /// Returns the time for which the leader may continue without a renewal; [`Duration::MAX`] on
     /// other replicas.
     fn renew_time_left(&self) -> Duration {
         let left =
-            self.standing.leadership.renewal_age().and_then(|age| RENEW_DEADLINE.checked_sub(age));
+            self.handles.leadership.renewal_age().and_then(|age| RENEW_DEADLINE.checked_sub(age));
         left.unwrap_or(Duration::MAX)
     }
 
@@ -210,17 +209,17 @@ impl Election {
     /// on each notification.
     fn publish(&mut self) {
         let leading = self.leads();
-        if self.standing.leads.send_if_modified(|led| std::mem::replace(led, leading) != leading) {
+        if self.handles.leads.send_if_modified(|led| std::mem::replace(led, leading) != leading) {
             self.last_work = Instant::now();
             tracing::info!(identity = self.settings.identity, leading, "leadership");
         }
-        self.figures.metrics.leader.set(i64::from(leading));
+        self.metrics.leader.set(i64::from(leading));
     }
 
     /// Ends the leadership when the controller loop hangs or was never started. The next attempt
     /// releases the Lease.
     fn step_down_if_hung(&mut self) {
-        let heartbeat = &self.standing.heartbeat;
+        let heartbeat = &self.handles.heartbeat;
         if heartbeat.age().is_some_and(|age| age < HUNG_AFTER) {
             self.last_work = Instant::now();
         }
@@ -230,7 +229,7 @@ impl Election {
                 limit,
                 "the controller loop has not completed an iteration within the limit (seconds): stepping down"
             );
-            self.standing.leadership.record_loss();
+            self.handles.leadership.record_loss();
             let now = Instant::now();
             self.eligible_from = now.checked_add(HANG_BACKOFF).unwrap_or(now);
             self.publish();
@@ -240,7 +239,7 @@ impl Election {
     /// Reports whether this replica may hold the Lease: it leads already, or no work of an earlier
     /// term is in progress and the waiting time after a hang is over.
     fn may_hold(&self) -> bool {
-        let idle = self.standing.heartbeat.age().is_none();
+        let idle = self.handles.heartbeat.age().is_none();
         self.leads() || idle && Instant::now() >= self.eligible_from
     }
 
@@ -255,10 +254,10 @@ impl Election {
                 return Ok(false);
             }
             let lease = Lease {
-                metadata: self.figures.annotate(ObjectMeta {
-                    name: Some(self.settings.name.clone()),
-                    ..ObjectMeta::default()
-                }),
+                metadata: annotate(
+                    &self.annotation,
+                    ObjectMeta { name: Some(self.settings.name.clone()), ..ObjectMeta::default() },
+                ),
                 spec: Some(held_spec(&me, None)),
             };
             return write_succeeded(self.leases.create(&PostParams::default(), &lease).await);
@@ -269,9 +268,8 @@ impl Election {
         let spec = match action {
             LeaseAction::Wait => {
                 let annotations = lease.metadata.annotations.as_ref();
-                self.figures.totals.observe(
-                    annotations.and_then(|all| all.get(SUMS_ANNOTATION)).map(String::as_str),
-                );
+                self.annotation
+                    .observe(annotations.and_then(|all| all.get(A::KEY)).map(String::as_str));
                 return Ok(false);
             }
             // A leader that does not hold the Lease any more was suspended, and another replica has
@@ -281,7 +279,7 @@ impl Election {
             LeaseAction::Take | LeaseAction::Renew => held_spec(&me, lease.spec.as_ref()),
         };
         let holds = spec.holder_identity.as_deref() == Some(&*me);
-        lease.metadata = self.figures.annotate(lease.metadata);
+        lease.metadata = annotate(&self.annotation, lease.metadata);
         lease.spec = Some(spec);
         Ok(write_succeeded(
             self.leases.replace(&self.settings.name, &PostParams::default(), &lease).await,
