@@ -9,8 +9,8 @@ use prometheus::{Encoder, Registry, TextEncoder};
 use crate::{
     api::ApiMetrics, controller::ControllerMetrics, intake::IntakeMetrics,
     node_checks::NodeCheckMetrics, notify::NotifyMetrics, pod_start::PodStartMetrics,
-    schedule::ScheduleMetrics, server::metrics::CertificateMetrics,
-    webhook::WebhookMetrics, workload_watch::WorkloadWatchMetrics,
+    schedule::ScheduleMetrics, server::metrics::CertificateMetrics, webhook::WebhookMetrics,
+    workload_watch::WorkloadWatchMetrics,
 };
 
 /// Metrics of the process. The assembly of the service gives each component its own.

@@ -18,9 +18,12 @@ use prewarmer_core::{
     count_values,
     node::{Interner, NodeInfo, NodeRequirements},
     slim::SlimNode,
-    task::{plan::matching_nodes, validate::ValidTask},
+    task::{Status, plan::matching_nodes, validate::ValidTask},
 };
-use prewarmer_kube::list::{NO_LIMIT, list_pages};
+use prewarmer_kube::{
+    list::{NO_LIMIT, list_pages},
+    store::StatusCounts,
+};
 use serde::Serialize;
 use tokio::sync::Mutex;
 use utoipa::{IntoParams, ToSchema};
@@ -33,7 +36,6 @@ use super::{
     schedules::json_response,
     service::{self, tasks::LIST, visible_namespaces},
 };
-use crate::store::{Status, StatusCounts};
 
 pub(super) const LIST_NODES: Permission = Permission { verb: "list", resource: "nodes" };
 /// Time for which a list of nodes is cached. Only the leader watches nodes, and one list of 5,000

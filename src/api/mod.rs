@@ -3,7 +3,7 @@
 //!
 //! Input: HTTP requests. Output: `PrewarmTask`s and `PrewarmSchedule`s, written for callers that
 //! the API server authenticates and authorizes; lists and watches, served from the store without a
-//! request to the API server. May call `store`, `notify` (for the addresses that notifications
+//! request to the API server. May call `task_view`, `notify` (for the addresses that notifications
 //! may go to), `schedule`, `task` and `workload`.
 
 pub mod auth;
@@ -45,6 +45,7 @@ use axum::{
 use http::{HeaderValue, Method};
 use kube::Client;
 use prewarmer_core::workload::Policy;
+use prewarmer_kube::store::{ScheduleStore, TaskStore};
 use tokio_util::sync::CancellationToken;
 use tower_http::{
     catch_panic::CatchPanicLayer,
@@ -64,10 +65,7 @@ pub use self::{
     settings::{ApiArgs, ApiConfig, PageArgs},
 };
 use crate::{
-    cluster_context::ClusterContextStore,
-    notify::NotificationPolicy,
-    pod_start::OutcomeTotals,
-    store::{ScheduleStore, TaskStore},
+    cluster_context::ClusterContextStore, notify::NotificationPolicy, pod_start::OutcomeTotals,
 };
 
 /// Path prefix of all REST calls.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::store::TaskView;
+use crate::task_view::TaskView;
 
 use super::{
     BASE_PATH, RouterState, call_middleware, cluster, error::ErrorBody, executions, extract,

@@ -76,7 +76,7 @@ impl TestServer {
         let client = cluster.client();
         let api = Api::new(ApiInner {
             client: client.clone(),
-            catalog: TaskStore::default(),
+            catalog: TaskStore::new(crate::task_view::render),
             schedules: ScheduleStore::default(),
             auth: Auth::new(asks.then_some(client), tokens.clone(), 1000),
             policy: Arc::default(),

@@ -12,6 +12,7 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use kube::{Api as KubeApi, api::ListParams};
 use moka::future::Cache;
 use prewarmer_core::task::PrewarmTask;
+use prewarmer_kube::store::TaskEntry;
 use tokio::{sync::Semaphore, time::timeout};
 
 use super::{
@@ -20,7 +21,7 @@ use super::{
     error::ApiError,
     service::tasks::GET,
 };
-use crate::store::TaskEntry;
+use crate::task_view;
 
 /// Time to wait for the watch. It lags by some milliseconds, and by more than a second in an
 /// overloaded cluster.
@@ -183,5 +184,6 @@ async fn query_api_server(
     for task in &found {
         api.catalog.put(task);
     }
-    Ok(found.iter().map(|task| Arc::new(TaskEntry::from_task(task))).collect())
+    let entry = |task| Arc::new(TaskEntry::from_task(task, task_view::render));
+    Ok(found.iter().map(entry).collect())
 }

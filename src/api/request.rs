@@ -22,7 +22,7 @@ use super::{
     error::Detail,
     fields::{Fields, as_integer},
 };
-use crate::{notify::NotificationPolicy, store::RetryGrowth};
+use crate::{notify::NotificationPolicy, task_view::RetryGrowth};
 
 /// Longest delay before the first retry, in seconds: one day.
 const MAX_DELAY: u32 = 24 * 3600;

@@ -9,7 +9,8 @@ use axum::{
 };
 use jiff::Timestamp;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use prewarmer_core::task::Amount;
+use prewarmer_core::task::{Amount, Status};
+use prewarmer_kube::store::{NamespacedName, TaskEntry};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use utoipa::{IntoParams, ToSchema};
@@ -30,7 +31,7 @@ use super::{
         visible_namespaces,
     },
 };
-use crate::store::{NamespacedName, Status, TaskEntry, TaskView, amount_schema};
+use crate::task_view::{TaskView, amount_schema};
 
 /// Response header with the newest resource version that a response from the store is based on.
 pub(super) const RESOURCE_VERSION: HeaderName = HeaderName::from_static("x-resource-version");

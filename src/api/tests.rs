@@ -38,7 +38,7 @@ fn api_with(origins: &[&str], authenticate: bool, tokens: ApiTokens) -> Router {
     };
     router(Api::new(ApiInner {
         client: client.clone(),
-        catalog: TaskStore::default(),
+        catalog: TaskStore::new(crate::task_view::render),
         schedules: ScheduleStore::default(),
         auth: Auth::new(authenticate.then_some(client), tokens, 1000),
         policy: Arc::default(),

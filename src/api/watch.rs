@@ -21,6 +21,7 @@ use axum::{
     },
 };
 use futures::{Stream, StreamExt, stream};
+use prewarmer_kube::store::{TaskEntry, TaskUpdate};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, Interval, MissedTickBehavior, interval_at},
@@ -36,10 +37,7 @@ use super::{
     params::{CheckedQuery, TaskPath, TaskQuery},
     service::tasks,
 };
-use crate::{
-    server::{budget::BudgetPermit, listener::ConnectionSlot},
-    store::{TaskEntry, TaskUpdate},
-};
+use crate::server::{budget::BudgetPermit, listener::ConnectionSlot};
 
 /// Server-sent event.
 #[derive(Debug, ToSchema)]

@@ -3,9 +3,9 @@
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
-use prewarmer_core::task::PrewarmTask;
+use prewarmer_core::task::{PrewarmTask, Status};
 
-use crate::store::{Status, TaskView};
+use crate::task_view::TaskView;
 
 /// Maximum number of failures that a text message lists.
 const MAX_FAILURES: usize = 5;

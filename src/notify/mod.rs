@@ -2,7 +2,7 @@
 //!
 //! In: ended tasks from the catalog. Out: a POST to each address of `spec.notify`, and the state of
 //! each delivery in the task's status, so that a restart loses no delivery and repeats at most the
-//! last one. Runs only on the leader. May call `store`, `egress` and `task`.
+//! last one. Runs only on the leader. May call `task_view` and `egress`.
 
 mod address;
 mod delivery_limits;

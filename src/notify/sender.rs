@@ -21,6 +21,7 @@ use prewarmer_core::{
 use prewarmer_kube::{
     api_error::ApiErrorKind,
     object_error::{WorkKind as Guarded, record_panic},
+    store::TaskStore,
 };
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -33,7 +34,7 @@ use super::{
     metrics::NotifyMetrics,
     webhook_client::{DeliveryError, WebhookClient, WebhookRequest},
 };
-use crate::{metrics::Metrics, store::TaskStore, telemetry::task_span};
+use crate::{metrics::Metrics, telemetry::task_span};
 
 /// Initial backoff between attempts; it doubles up to one hour.
 const INITIAL_BACKOFF: SignedDuration = SignedDuration::from_secs(5);
@@ -509,7 +510,7 @@ mod tests {
             }),
         );
         tokio::spawn(async move { axum::serve(receiver, router).await });
-        let catalog = TaskStore::default();
+        let catalog = TaskStore::new(crate::task_view::render);
         let ended = |namespace: &str, name: &str, url: &str| {
             let mut task = PrewarmTask::new(
                 name,

@@ -2,7 +2,7 @@
 //! `prewarmer_core::schedule` decides on, and writes the status with the resource version that the
 //! decision was based on.
 //!
-//! Inputs: schedules and their tasks, from the stores. May use `store`.
+//! Inputs: schedules and their tasks, from the stores (`prewarmer_kube::store`).
 
 mod metrics;
 mod run;

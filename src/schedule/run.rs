@@ -24,6 +24,7 @@ use prewarmer_core::{
 use prewarmer_kube::{
     api_error::ApiErrorKind,
     object_error::{WorkKind, catch_panic},
+    store::{ScheduleStore, TaskStore},
 };
 use serde_json::json;
 use tokio::time::Instant;
@@ -31,11 +32,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::ScheduleMetrics;
-use crate::{
-    metrics::Metrics,
-    store::{ScheduleStore, TaskStore},
-    telemetry::schedule_span,
-};
+use crate::{metrics::Metrics, telemetry::schedule_span};
 
 /// Interval of reconciles without watch events: the wall clock may have been set.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(20);

@@ -11,6 +11,7 @@ use prewarmer_core::{controller::ControllerSettings, workload_watch::ImageRefs};
 use prewarmer_kube::{
     lease::{Heartbeat, Leadership, LeaseSettings, Term},
     requests::{Component, CountingClient},
+    store::{ScheduleStore, TaskStore},
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +24,6 @@ use crate::{
     node_checks::NodeChecks,
     notify::{self, WebhookClient},
     pod_start, schedule,
-    store::{ScheduleStore, TaskStore},
     supervise::{ComponentFailure, ComponentSet},
 };
 

@@ -1,17 +1,14 @@
 //! Outcome totals on the Lease: the election writes and reads them there, and a process that takes no
 //! part in the election reads them.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use k8s_openapi::{api::coordination::v1::Lease, jiff::Timestamp};
 use kube::{Api, Client, ResourceExt};
 use prewarmer_kube::lease::{LeaseAnnotation, LeaseSettings};
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    metrics::Metrics,
-    pod_start::{OutcomeTotals, SUMS_ANNOTATION},
-};
+use crate::pod_start::{OutcomeTotals, SUMS_ANNOTATION};
 
 /// Interval at which the Lease is read. The overview page shows the totals. A process in the
 /// election reads them every 2 s.
@@ -19,8 +16,6 @@ const READ_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Outcome totals since the installation, which are stored in an annotation of the Lease.
 pub(super) struct LeaseTotals {
-    /// Metrics of this process.
-    pub(super) metrics: Arc<Metrics>,
     /// Totals of all terms.
     pub(super) totals: OutcomeTotals,
 }
@@ -33,7 +28,7 @@ impl LeaseAnnotation for LeaseTotals {
     }
 
     fn render(&self, value: Option<&str>) -> String {
-        self.totals.annotation(value, &self.metrics, Timestamp::now())
+        self.totals.annotation(value, Timestamp::now())
     }
 }
 

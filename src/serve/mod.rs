@@ -19,6 +19,7 @@ use prewarmer_kube::{
     lease::{self, ElectionHandles, Heartbeat, Leadership, LeaseSettings},
     object_error::WorkKind,
     requests::{Component, CountingClient},
+    store::{ScheduleStore, TaskStore},
 };
 use tokio::{net::TcpListener, runtime::Handle, signal::unix::SignalKind, sync::watch};
 use tokio_util::sync::CancellationToken;
@@ -46,8 +47,8 @@ use crate::{
         overlap, registration,
         rotator::{self, CertResolver},
     },
-    store::{ScheduleStore, TaskStore},
     supervise::{ComponentFailure, ComponentSet},
+    task_view,
     webhook::{self, WebhookState},
     workload_watch,
 };
@@ -127,7 +128,7 @@ pub async fn serve(config: Config, runtimes: Runtimes) -> anyhow::Result<ExitCod
         watch_hints: hints,
         metrics: Arc::clone(&metrics),
         tasks: TaskFeed::default(),
-        catalog: TaskStore::default(),
+        catalog: TaskStore::new(task_view::render),
         schedules: ScheduleStore::default(),
         image_refs: prewarmer_core::workload_watch::ImageRefs::default(),
         totals: OutcomeTotals::new(metrics.pod_start.clone()),
@@ -225,9 +226,13 @@ impl SharedDependencies {
                 leadership: self.leadership.clone(),
                 heartbeat: self.heartbeat.clone(),
             };
-            let totals = LeaseTotals { metrics: Arc::clone(&self.metrics), totals };
-            let election =
-                run_election(build::lease_settings(config), totals, handles, resign.clone());
+            let election = run_election(
+                build::lease_settings(config),
+                LeaseTotals { totals },
+                Arc::clone(&self.metrics),
+                handles,
+                resign.clone(),
+            );
             service.election.spawn_on("election", &runtimes.election, election);
         } else if api {
             let lease = build::lease_settings(config);
@@ -302,14 +307,15 @@ async fn build_client() -> anyhow::Result<Client> {
 async fn run_election(
     settings: LeaseSettings,
     totals: LeaseTotals,
+    metrics: Arc<Metrics>,
     handles: ElectionHandles,
     resign: CancellationToken,
 ) {
     match build_client().await {
         Ok(client) => {
-            let clients = CountingClient::new(client, totals.metrics.kube_requests.clone());
+            let clients = CountingClient::new(client, metrics.kube_requests.clone());
             let client = clients.for_component(Component::Election);
-            let metrics = totals.metrics.lease.clone();
+            let metrics = metrics.lease.clone();
             lease::run(client, settings, totals, metrics, handles, resign).await;
         }
         Err(error) => {

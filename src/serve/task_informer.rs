@@ -23,6 +23,7 @@ use prewarmer_core::{
 use prewarmer_kube::{
     informer::{EventHandler, object_name},
     object_error::{WorkKind, catch_panic, report_undecodable},
+    store::{NamespacedName, ScheduleStore, TaskStore},
 };
 
 use crate::{
@@ -30,7 +31,6 @@ use crate::{
     controller::{TaskFeed, TaskSubscription},
     intake::WatchHints,
     metrics::Metrics,
-    store::{NamespacedName, ScheduleStore, TaskStore},
 };
 
 /// Index that is updated by watch events.

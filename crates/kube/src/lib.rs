@@ -9,6 +9,7 @@
 //! | `lease` | leader election with a Lease, terms of leadership, heartbeat of the leader |
 //! | `object_error` | errors that end the processing of one object: caught, logged, counted |
 //! | `requests` | clients that count their requests |
+//! | `store` | tasks and schedules in the memory of this replica |
 //! | `metrics` | metrics of the other modules |
 //!
 //! All but `api_error`, `conflict` and `list` need the feature `runtime`. The feature `test-util` adds `mock_api`, a scripted
@@ -21,11 +22,11 @@
 
 pub mod api_error;
 pub mod conflict;
-pub mod list;
 #[cfg(feature = "runtime")]
 pub mod informer;
 #[cfg(feature = "runtime")]
 pub mod lease;
+pub mod list;
 #[cfg(feature = "runtime")]
 pub mod metrics;
 #[cfg(all(feature = "runtime", any(test, feature = "test-util")))]
@@ -34,3 +35,5 @@ pub mod mock_api;
 pub mod object_error;
 #[cfg(feature = "runtime")]
 pub mod requests;
+#[cfg(feature = "runtime")]
+pub mod store;

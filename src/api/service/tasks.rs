@@ -12,23 +12,23 @@ use prewarmer_core::{
     dns,
     labels::{MANAGED_BY, ORIGIN_LABEL},
     schedule::random_task_name,
-    task::{PrewarmTask, PrewarmTaskSpec, caps, nodes_not_warm, retry_spec, validate::validate},
+    task::{
+        PrewarmTask, PrewarmTaskSpec, Status, caps, nodes_not_warm, retry_spec, validate::validate,
+    },
 };
 use prewarmer_kube::{
     api_error::ApiErrorKind,
     conflict::{retry_on_conflict, unless_conflict},
+    store::{ListedTasks, NamespacedName, TaskEntry, TaskFilter},
 };
 use serde_json::json;
 
 use super::{ServiceError, resolve_by_name};
-use crate::{
-    api::{
-        Api,
-        auth::{Caller, NamespaceScope, Permission},
-        error::Detail,
-        idempotency,
-    },
-    store::{ListedTasks, NamespacedName, Status, TaskEntry, TaskFilter},
+use crate::api::{
+    Api,
+    auth::{Caller, NamespaceScope, Permission},
+    error::Detail,
+    idempotency,
 };
 
 pub(in crate::api) const GET: Permission = Permission { verb: "get", resource: "prewarmtasks" };

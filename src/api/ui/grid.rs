@@ -4,15 +4,13 @@ use std::sync::Arc;
 
 use kube::{Api as KubeApi, api::ListParams};
 use moka::future::Cache;
+use prewarmer_kube::store::{TaskDetail, TaskEntry};
 
 use prewarmer_core::task::{
-    BatchPolicy, PrewarmPlan, PrewarmPlanSpec, batches::divide_into_batches,
+    BatchPolicy, PrewarmPlan, PrewarmPlanSpec, Status, batches::divide_into_batches,
 };
 
-use crate::{
-    api::{Api, error::ApiError},
-    store::{Status, TaskDetail, TaskEntry},
-};
+use crate::api::{Api, error::ApiError};
 
 /// Maximum number of cached plans, of at most 250 KB each with 5,000 nodes.
 const MAX_PLANS: u64 = 32;

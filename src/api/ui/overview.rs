@@ -9,7 +9,7 @@ use axum::{
     response::Response,
 };
 use jiff::{SignedDuration, Timestamp};
-use prewarmer_core::{duration::format_human, schedule::PrewarmSchedule};
+use prewarmer_core::{duration::format_human, schedule::PrewarmSchedule, task::Status};
 use serde::Deserialize;
 
 use super::{
@@ -31,7 +31,7 @@ use crate::{
             visible_namespaces,
         },
     },
-    store::{Status, TaskView},
+    task_view::TaskView,
 };
 
 /// Maximum number of rows per list.

@@ -12,8 +12,10 @@ use axum::{
 use jiff::Timestamp;
 use prewarmer_core::{
     duration::{elapsed, format_human},
+    task::Status,
     timestamp,
 };
+use prewarmer_kube::store::TaskEntry;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -33,7 +35,7 @@ use crate::{
         request::is_dns_label,
         service::tasks::{self as service, CANCEL, CREATE, GET},
     },
-    store::{ImageDetail, Status, TaskEntry, TaskView},
+    task_view::{ImageDetail, TaskView},
 };
 
 /// Query parameter of a page after a redirect from an action.
@@ -274,8 +276,7 @@ pub(super) async fn page(
 ) -> Result<Response, PageError> {
     let refuse = |error| PageError::for_viewer(error, &viewer);
     let entry = get_task(&api, &viewer, &namespace, &id).await.map_err(refuse)?;
-    let view = entry
-        .view()
+    let view = TaskView::from_entry(&entry)
         .ok_or_else(|| PageError::for_viewer(ApiError::not_found("task", &id), &viewer))?;
     let rights = task_permissions(&api, &viewer, &namespace).await;
     let (row, key) = (TaskRow::from_view(&view, 0), random_key());
@@ -312,7 +313,8 @@ pub(super) async fn live(
         let (namespace, id, key) = (namespace.clone(), id.clone(), key.clone());
         async move {
             let entry = get_task(&api, &viewer, &namespace, &id).await?;
-            let view = entry.view().ok_or_else(|| ApiError::not_found("task", &id))?;
+            let view =
+                TaskView::from_entry(&entry).ok_or_else(|| ApiError::not_found("task", &id))?;
             let rights = task_permissions(&api, &viewer, &namespace).await;
             let parts = vec![
                 ("nodes", grid_states(&api, &entry).await),

@@ -6,6 +6,7 @@ use axum::{
     http::StatusCode,
     response::Response,
 };
+use prewarmer_core::task::Status;
 use serde::Deserialize;
 
 use super::{
@@ -14,18 +15,15 @@ use super::{
     session::Viewer,
     view::TaskRow,
 };
-use crate::{
-    api::{
-        Api,
-        auth::{NamespaceScope, Permission},
-        error::ApiError,
-        request::is_dns_label,
-        service::{
-            tasks::{self as service, CREATE, LIST, TaskSelection},
-            visible_namespaces,
-        },
+use crate::api::{
+    Api,
+    auth::{NamespaceScope, Permission},
+    error::ApiError,
+    request::is_dns_label,
+    service::{
+        tasks::{self as service, CREATE, LIST, TaskSelection},
+        visible_namespaces,
     },
-    store::Status,
 };
 
 /// Number of tasks per page.

@@ -12,6 +12,7 @@ use axum::{
 };
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{Client, Config};
+use prewarmer_kube::store::{ScheduleStore, TaskStore};
 use prometheus::Registry;
 use rstest::rstest;
 use tokio_util::sync::CancellationToken;
@@ -31,7 +32,6 @@ use crate::{
     cluster_context::ClusterContextStore,
     notify::NotificationPolicy,
     pod_start::{OutcomeTotals, PodStartMetrics},
-    store::{ScheduleStore, TaskStore},
 };
 
 /// Markup that pages must always escape.
@@ -96,7 +96,7 @@ fn test_router() -> Router {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let client = Client::try_from(Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
     let registry = Registry::new();
-    let (catalog, schedules) = (TaskStore::default(), ScheduleStore::default());
+    let (catalog, schedules) = (TaskStore::new(crate::task_view::render), ScheduleStore::default());
     catalog.put(&task("ended", Phase::Failed));
     catalog.put(&task("open", Phase::Running));
     let mut spec =

@@ -11,7 +11,7 @@ use prewarmer_core::{
 
 use prewarmer_core::task::{FailedNodeDetail, FailureGroup, failure_groups};
 
-use crate::store::TaskView;
+use crate::task_view::TaskView;
 
 /// Number of next execution times that a schedule shows.
 pub(super) const NEXT_TIMES: usize = 5;

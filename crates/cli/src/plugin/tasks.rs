@@ -1,5 +1,7 @@
 //! `ls`, `get`, `cancel`, `retry` and `explain`.
 
+use std::fmt::Write;
+
 use jiff::Timestamp;
 use kube::{
     Api, ResourceExt,
@@ -131,11 +133,12 @@ pub(super) async fn get(context: &ClusterClient, out: Output, names: &[String]) 
 
 /// Returns the full description of a task.
 fn describe(task: &PrewarmTask, out: Output, now: Timestamp) -> String {
-    let rows: String = summary(task, out, now)
-        .into_iter()
-        .filter(|(_, value)| !value.is_empty())
-        .map(|(name, value)| format!("{:12} {}\n", format!("{name}:"), value))
-        .collect();
+    let mut rows = String::new();
+    for (name, value) in summary(task, out, now).into_iter().filter(|(_, value)| !value.is_empty())
+    {
+        // Writing to a string cannot fail.
+        let _ = writeln!(rows, "{:12} {value}", format!("{name}:"));
+    }
     let images = image_table(task, out);
     let failures = failure_table(task, out, now);
     format!("{rows}\n{images}{failures}{}", notifications(task, out))

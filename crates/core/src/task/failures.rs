@@ -69,3 +69,30 @@ pub fn failure_groups(failures: &[FailedNodeDetail]) -> Vec<FailureGroup> {
     groups.sort_by_key(|group| std::cmp::Reverse(group.nodes.len()));
     groups
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_are_grouped_by_reason_and_image() {
+        let one = |node: &str, reason: &str| FailedNodeDetail {
+            node_name: node.into(),
+            image: "a:1".into(),
+            reason: reason.into(),
+            message: format!("message of {node}"),
+            timestamp: String::new(),
+        };
+        let groups = failure_groups(&[
+            one("n3", "Timeout"),
+            one("n2", "TLS"),
+            one("n1", "TLS"),
+            one("n2", "TLS"),
+        ]);
+        let shown: Vec<(&str, usize, &str)> = groups
+            .iter()
+            .map(|group| (group.reason.as_str(), group.nodes.len(), group.message.as_str()))
+            .collect();
+        assert_eq!(shown, [("TLS", 2, "message of n2"), ("Timeout", 1, "message of n3")]);
+    }
+}

@@ -14,6 +14,7 @@ mod failures;
 pub mod plan;
 mod retry;
 mod rules;
+mod status;
 pub mod validate;
 
 pub use failures::{FailedNodeDetail, FailureGroup, failure_groups};
@@ -25,3 +26,4 @@ pub use prewarmer_api::{
 };
 pub use retry::{node_states, nodes_not_warm, retry_spec};
 pub use rules::FORMATS as NOTIFICATION_FORMATS;
+pub use status::Status;

@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use jiff::Timestamp;
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use prewarmer_core::{
     count_values,
     schedule::{ScheduleExecution, execution_of},
-    task::{BatchPolicy, Condition, PrewarmTask},
+    task::{BatchPolicy, Condition, PrewarmTask, Status},
 };
 
-use super::{Status, TaskView};
+/// Renders a task into the JSON that all readers get.
+pub type RenderTask = fn(&PrewarmTask) -> Bytes;
 
 /// Namespace and name of an object.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -36,7 +37,7 @@ impl NamespacedName {
     }
 }
 
-/// State of a task that [`TaskView`] leaves out.
+/// State of a task that the JSON leaves out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TaskDetail {
     /// State of each node of the plan, one letter per node, as in `status.nodeStates`.
@@ -70,7 +71,7 @@ pub struct TaskEntry {
     pub status: Status,
     /// Resource version of the task.
     pub version: Box<str>,
-    /// JSON of the task's [`TaskView`].
+    /// JSON of the task, from [`RenderTask`].
     pub json: Bytes,
     /// Name and images in lower case, for the search.
     search_text: Box<str>,
@@ -89,23 +90,12 @@ impl TaskEntry {
         self.search_text.contains(text)
     }
 
-    /// Returns the task in the form of the REST API.
-    #[must_use]
-    pub fn view(&self) -> Option<TaskView> {
-        serde_json::from_slice(&self.json).ok()
-    }
-
     /// Creates a task's entry.
     #[must_use]
-    pub fn from_task(task: &PrewarmTask) -> Self {
-        let view = TaskView::from_task(task);
-        let status = view.status;
-        // A view consists of text, numbers and lists of them, so that serialization does not fail.
-        // A boxed slice has no spare capacity; that of a Vec would be as large as the text.
-        let json = serde_json::to_vec(&view).unwrap_or_default().into_boxed_slice().into();
+    pub fn from_task(task: &PrewarmTask, render: RenderTask) -> Self {
         // Separated by line breaks, which neither names nor images contain.
         let searched = std::iter::once(task.name_any())
-            .chain(view.images.iter().cloned())
+            .chain(task.spec.images.iter().cloned())
             .collect::<Vec<_>>()
             .join("\n");
         Self {
@@ -113,9 +103,9 @@ impl TaskEntry {
             search_text: searched.to_lowercase().into(),
             uid: task.uid().unwrap_or_default().into(),
             created: task.creation_timestamp().map_or(Timestamp::UNIX_EPOCH, |time| time.0),
-            status,
+            status: task.phase().into(),
             version: task.resource_version().unwrap_or_default().into(),
-            json,
+            json: render(task),
             detail: TaskDetail::from_task(task),
             execution: execution_of(task).map(Box::new),
             pending_notification: (task.phase().is_terminal() && task.has_pending_notifications())

@@ -3,7 +3,7 @@
 //! Input: watch events of one informer per kind, and the objects that this replica has just written
 //! itself. Output: tasks by name, as pages and as streams of changes, each rendered once into the
 //! JSON that all readers get; the executions of schedules; the tasks with a pending notification.
-//! No I/O. May call `schedule` and `task`.
+//! No I/O.
 
 // Values that other clients write must not cause a panic: sums saturate, and optional values are
 // checked.
@@ -12,7 +12,6 @@
 mod entry;
 mod schedules;
 mod task_index;
-mod task_view;
 mod tombstones;
 
 use std::{
@@ -24,21 +23,21 @@ use prewarmer_core::task::PrewarmTask;
 use tokio::{sync::watch, time::Instant};
 
 use self::{entry::is_at_least_as_new, task_index::TaskIndex};
-pub(crate) use self::{
-    entry::{NamespacedName, TaskDetail, TaskEntry},
+pub use self::{
+    entry::{NamespacedName, RenderTask, TaskDetail, TaskEntry},
     schedules::ScheduleStore,
     task_index::{ListedTasks, StatusCounts, TaskFilter},
-    task_view::{ImageDetail, RetryGrowth, Status, TaskView, amount_schema},
 };
 
 /// Current state of a watched task; `None` after it was deleted.
-pub(crate) type TaskUpdate = Option<Arc<TaskEntry>>;
+pub type TaskUpdate = Option<Arc<TaskEntry>>;
 
 /// Store of the tasks. Clones share it.
 #[derive(Clone)]
 pub struct TaskStore(Arc<TaskStoreInner>);
 
 struct TaskStoreInner {
+    render: RenderTask,
     state: RwLock<TaskIndex>,
     /// Counter of changes of tasks that a schedule created or that have a pending notification.
     tracked_changes: watch::Sender<u64>,
@@ -63,18 +62,19 @@ pub struct Freshness {
     pub age: Duration,
 }
 
-impl Default for TaskStore {
-    fn default() -> Self {
+impl TaskStore {
+    /// Creates an empty store, which renders each stored task once with `render`.
+    #[must_use]
+    pub fn new(render: RenderTask) -> Self {
         Self(Arc::new(TaskStoreInner {
+            render,
             state: RwLock::default(),
             tracked_changes: watch::Sender::new(0),
             changes: watch::Sender::new(0),
             watch_state: RwLock::default(),
         }))
     }
-}
 
-impl TaskStore {
     fn update<T>(&self, change: impl FnOnce(&mut TaskIndex) -> T) -> T {
         change(&mut self.0.state.write().unwrap_or_else(PoisonError::into_inner))
     }
@@ -94,7 +94,7 @@ impl TaskStore {
 
     /// Stores a task, unless the store has a newer version of it or it was deleted.
     pub fn put(&self, task: &PrewarmTask) {
-        let entry = Arc::new(TaskEntry::from_task(task));
+        let entry = Arc::new(TaskEntry::from_task(task, self.0.render));
         self.record_version(&entry.version);
         let tracked = entry.execution.is_some() || entry.pending_notification.is_some();
         self.update(|state| {

@@ -1,30 +1,30 @@
 //! Tests of pages, subscriptions and freshness.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use prewarmer_core::task::{
-    Amount, FailedNodeDetail, Notification, Phase, PrewarmTaskSpec, PrewarmTaskStatus,
-    failure_groups,
-};
-use rstest::rstest;
+use bytes::Bytes;
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+use kube::ResourceExt;
+use prewarmer_core::task::{Notification, Phase, PrewarmTaskSpec, PrewarmTaskStatus, Status};
 
 use super::*;
+
+/// Creates a store that renders tasks as their names.
+fn task_store() -> TaskStore {
+    TaskStore::new(|task| serde_json::to_vec(&task.name_any()).unwrap().into())
+}
 
 fn task(namespace: &str, name: &str, second: i64, phase: Phase) -> PrewarmTask {
     let mut task = PrewarmTask::new(name, PrewarmTaskSpec::new(vec!["a:1".into()]));
     task.metadata.namespace = Some(namespace.into());
     task.metadata.uid = Some(format!("uid-{name}"));
     task.metadata.resource_version = Some(second.to_string());
-    task.metadata.creation_timestamp = Some(Time(jiff::Timestamp::from_second(second).unwrap()));
+    task.metadata.creation_timestamp = Some(Time(Timestamp::from_second(second).unwrap()));
     task.status = Some(PrewarmTaskStatus { phase, ..PrewarmTaskStatus::default() });
     task
 }
 
 fn names(catalog: &TaskStore, filter: &TaskFilter<'_>) -> (Vec<String>, usize) {
     let page = catalog.list(filter);
-    let name = |json: &bytes::Bytes| {
-        let view: serde_json::Value = serde_json::from_slice(json).unwrap();
-        view["taskId"].as_str().unwrap().to_owned()
-    };
+    let name = |json: &Bytes| -> String { serde_json::from_slice(json).unwrap() };
     (page.tasks.iter().map(name).collect(), page.total)
 }
 
@@ -34,7 +34,7 @@ fn all<'a>() -> TaskFilter<'a> {
 
 #[test]
 fn pages_are_newest_first_and_stable_while_tasks_are_created() {
-    let catalog = TaskStore::default();
+    let catalog = task_store();
     for (name, second) in [("a", 1), ("b", 2), ("c", 2), ("d", 3)] {
         catalog.put(&task("shop", name, second, Phase::Running));
     }
@@ -49,7 +49,7 @@ fn pages_are_newest_first_and_stable_while_tasks_are_created() {
 
 #[test]
 fn list_filters_by_status_and_namespace() {
-    let catalog = TaskStore::default();
+    let catalog = task_store();
     catalog.put(&task("shop", "a", 1, Phase::Completed));
     catalog.put(&task("shop", "b", 2, Phase::Finalizing));
     catalog.put(&task("bank", "c", 3, Phase::Running));
@@ -67,7 +67,7 @@ fn list_filters_by_status_and_namespace() {
 
 #[test]
 fn an_older_version_replaces_no_newer_one() {
-    let catalog = TaskStore::default();
+    let catalog = task_store();
     catalog.put(&task("shop", "a", 5, Phase::Completed));
     let mut old = task("shop", "a", 5, Phase::Running);
     old.metadata.resource_version = Some("4".into());
@@ -89,7 +89,7 @@ fn an_older_version_replaces_no_newer_one() {
 
 #[tokio::test]
 async fn a_subscription_receives_the_end_of_the_task() {
-    let catalog = TaskStore::default();
+    let catalog = task_store();
     let key = NamespacedName::new("shop", "a");
     assert!(catalog.subscribe(&key).is_none());
     catalog.put(&task("shop", "a", 1, Phase::Running));
@@ -109,7 +109,7 @@ async fn a_subscription_receives_the_end_of_the_task() {
 
 #[test]
 fn ended_tasks_have_pending_notifications_until_delivered() {
-    let catalog = TaskStore::default();
+    let catalog = task_store();
     let mut notified = task("shop", "a", 1, Phase::Running);
     notified.spec.notify = Some(vec![Notification {
         url: Some("https://example.com".into()),
@@ -128,7 +128,7 @@ fn ended_tasks_have_pending_notifications_until_delivered() {
 
 #[tokio::test(start_paused = true)]
 async fn age_grows_while_the_watch_is_interrupted() {
-    let catalog = TaskStore::default();
+    let catalog = task_store();
     catalog.put(&task("shop", "a", 7, Phase::Running));
     assert_eq!(catalog.freshness(), Freshness { version: "7".into(), age: Duration::ZERO });
     catalog.mark_interrupted();
@@ -139,36 +139,10 @@ async fn age_grows_while_the_watch_is_interrupted() {
     assert_eq!(catalog.freshness().age, Duration::ZERO);
 }
 
-#[rstest]
-#[case(45, 100, "45.0")]
-#[case(1, 3, "33.3")]
-#[case(2, 3, "66.7")]
-#[case(0, 0, "0.0")]
-fn percentage_has_one_decimal(#[case] warm: u32, #[case] total: u32, #[case] expected: &str) {
-    let mut task = task("shop", "a", 1, Phase::Running);
-    let status = task.status.as_mut().unwrap();
-    (
-        status.succeeded_nodes,
-        status.total_nodes,
-        status.total_batches,
-        status.current_batch_index,
-    ) = (warm, total, 3, 1);
-    let view = serde_json::to_value(TaskView::from_task(&task)).unwrap();
-    assert_eq!(view["progress"]["percentage"].to_string(), expected);
-    assert_eq!(view["progress"]["currentBatch"], 2);
-}
-
-#[test]
-fn task_view_json() {
-    let mut task = task("shop", "a", 1_795_000_000, Phase::Pending);
-    task.spec.batch_size = Amount::Text("25%".into());
-    insta::assert_json_snapshot!(TaskView::from_task(&task));
-}
-
 /// The response to a write of this replica may arrive after the watch event of the deletion.
 #[test]
 fn late_response_does_not_restore_a_deleted_task() {
-    let catalog = TaskStore::default();
+    let catalog = task_store();
     catalog.put(&task("shop", "a", 1, Phase::Running));
     catalog.remove(&task("shop", "a", 3, Phase::Running));
     catalog.put(&task("shop", "a", 2, Phase::Completed));
@@ -177,7 +151,7 @@ fn late_response_does_not_restore_a_deleted_task() {
 
 #[test]
 fn search_matches_names_and_images_case_insensitively() {
-    let catalog = TaskStore::default();
+    let catalog = task_store();
     catalog.put(&task("shop", "web", 1, Phase::Running));
     let mut other = task("shop", "db", 2, Phase::Running);
     other.spec.images = vec!["registry.example/Postgres:17".into()];
@@ -187,28 +161,6 @@ fn search_matches_names_and_images_case_insensitively() {
         (found("POSTGRES"), found("we"), found("image")),
         (vec!["db".into()], vec!["web".into()], vec![])
     );
-}
-
-#[test]
-fn failures_are_grouped_by_reason_and_image() {
-    let one = |node: &str, reason: &str| FailedNodeDetail {
-        node_name: node.into(),
-        image: "a:1".into(),
-        reason: reason.into(),
-        message: format!("message of {node}"),
-        timestamp: String::new(),
-    };
-    let groups = failure_groups(&[
-        one("n3", "Timeout"),
-        one("n2", "TLS"),
-        one("n1", "TLS"),
-        one("n2", "TLS"),
-    ]);
-    let shown: Vec<(&str, usize, &str)> = groups
-        .iter()
-        .map(|group| (group.reason.as_str(), group.nodes.len(), group.message.as_str()))
-        .collect();
-    assert_eq!(shown, [("TLS", 2, "message of n2"), ("Timeout", 1, "message of n3")]);
 }
 
 /// A task may contain any owner reference; one to an owner in another namespace is ignored.
@@ -221,9 +173,8 @@ fn executions_are_limited_to_the_namespace_of_the_schedule() {
     let mut schedule = PrewarmSchedule::new("nightly", spec);
     (schedule.metadata.namespace, schedule.metadata.uid) =
         (Some("bank".into()), Some("schedule".into()));
-    let made =
-        ExecutionOrigin { scheduled_at: jiff::Timestamp::UNIX_EPOCH, trigger: Trigger::Schedule };
-    let catalog = TaskStore::default();
+    let made = ExecutionOrigin { scheduled_at: Timestamp::UNIX_EPOCH, trigger: Trigger::Schedule };
+    let catalog = task_store();
     for (namespace, uid) in [("bank", "1"), ("evil", "2")] {
         let mut task = build_task(&schedule, "run", &made);
         (task.metadata.namespace, task.metadata.uid) = (Some(namespace.into()), Some(uid.into()));

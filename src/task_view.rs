@@ -1,76 +1,24 @@
-//! Form of a task in the REST API. Pure: no client, no clock, no I/O.
+//! Form of a task in the REST API, on the pages and in notifications. Pure: no client, no clock, no
+//! I/O.
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use kube::ResourceExt;
-use serde::{Deserialize, Serialize};
-use utoipa::{ToSchema, openapi::schema::Schema};
-
 use prewarmer_core::{
     duration,
     task::{
-        Amount, FailedNodeDetail, FailurePolicy, ORIGIN_LABEL, Phase, PrewarmTask, RetryStrategy,
+        Amount, FailedNodeDetail, FailurePolicy, ORIGIN_LABEL, PrewarmTask, RetryStrategy, Status,
     },
 };
-
-/// Status of a task.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum Status {
-    /// Not started.
-    Pending,
-    /// Running.
-    Running,
-    /// Ended, with enough warm nodes.
-    Completed,
-    /// Ended, with too few warm nodes or by an error.
-    Failed,
-    /// Ended by a cancellation.
-    Cancelled,
-}
-
-impl Status {
-    /// All statuses, in the order of a task's life.
-    pub const ALL: [Self; 5] =
-        [Self::Pending, Self::Running, Self::Completed, Self::Failed, Self::Cancelled];
-
-    /// Returns the lower-case name used in JSON and queries.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Running => "running",
-            Self::Completed => "completed",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-        }
-    }
-
-    /// Reports whether the task has ended.
-    #[must_use]
-    pub fn is_final(self) -> bool {
-        matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
-    }
-}
-
-impl From<Phase> for Status {
-    fn from(phase: Phase) -> Self {
-        match phase {
-            Phase::Pending => Self::Pending,
-            Phase::Snapshotting | Phase::Running | Phase::Finalizing => Self::Running,
-            Phase::Completed => Self::Completed,
-            Phase::Failed => Self::Failed,
-            Phase::Cancelled => Self::Cancelled,
-        }
-    }
-}
+use prewarmer_kube::store::TaskEntry;
+use serde::{Deserialize, Serialize};
+use utoipa::{ToSchema, openapi::schema::Schema};
 
 /// Growth of the delay between retries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum RetryGrowth {
+pub(crate) enum RetryGrowth {
     /// One, two, three times the first delay.
     Linear,
     /// One, two, four times the first delay.
@@ -89,7 +37,7 @@ impl From<RetryStrategy> for RetryGrowth {
 /// Progress of a task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Progress {
+pub(crate) struct Progress {
     /// Number of planned nodes.
     pub total_nodes: u32,
     /// Number of nodes on which every image is warm.
@@ -107,7 +55,7 @@ pub struct Progress {
 /// Results of one image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct ImageDetail {
+pub(crate) struct ImageDetail {
     /// Image reference.
     pub image: String,
     /// Number of nodes on which the image is warm.
@@ -122,7 +70,7 @@ pub struct ImageDetail {
 /// Task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct TaskView {
+pub(crate) struct TaskView {
     /// Name of its `PrewarmTask`.
     pub task_id: String,
     /// Namespace of the task.
@@ -170,13 +118,28 @@ pub(crate) fn amount_schema() -> Schema {
     Amount::schema("Number of nodes per batch: a number, or a percentage such as `25%`.")
 }
 
+/// Renders the JSON of a task's [`TaskView`], for the task store.
+#[must_use]
+pub(crate) fn render(task: &PrewarmTask) -> Bytes {
+    // A view consists of text, numbers and lists of them, so that serialization does not fail.
+    // A boxed slice has no spare capacity; that of a Vec would be as large as the text.
+    let json = serde_json::to_vec(&TaskView::from_task(task)).unwrap_or_default();
+    json.into_boxed_slice().into()
+}
+
 /// Default delay before the first retry, in seconds.
 const RETRY_DELAY: u64 = 30;
 
 impl TaskView {
+    /// Returns the view of a stored task, which [`render`] has written.
+    #[must_use]
+    pub(crate) fn from_entry(entry: &TaskEntry) -> Option<Self> {
+        serde_json::from_slice(&entry.json).ok()
+    }
+
     /// Builds the view of a task.
     #[must_use]
-    pub fn from_task(task: &PrewarmTask) -> Self {
+    pub(crate) fn from_task(task: &PrewarmTask) -> Self {
         let (spec, status) = (&task.spec, task.status.clone().unwrap_or_default());
         let retry = spec.retry.clone().filter(|_| spec.failure_policy == FailurePolicy::Retry);
         let delay = retry.as_ref().and_then(|rule| duration::parse(rule.delay.as_deref()?).ok());
@@ -238,5 +201,49 @@ fn image_detail(status: &prewarmer_core::task::ImageStatus) -> ImageDetail {
         completed_nodes: status.succeeded,
         failed_nodes: status.failed,
         digest: status.digest.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+    use prewarmer_core::task::{Phase, PrewarmTaskSpec, PrewarmTaskStatus};
+    use rstest::rstest;
+
+    use super::*;
+
+    /// Returns a task that was created at this second since the Unix epoch.
+    fn task(second: i64, phase: Phase) -> PrewarmTask {
+        let mut task = PrewarmTask::new("a", PrewarmTaskSpec::new(vec!["a:1".into()]));
+        task.metadata.namespace = Some("shop".into());
+        task.metadata.creation_timestamp = Some(Time(Timestamp::from_second(second).unwrap()));
+        task.status = Some(PrewarmTaskStatus { phase, ..PrewarmTaskStatus::default() });
+        task
+    }
+
+    #[rstest]
+    #[case(45, 100, "45.0")]
+    #[case(1, 3, "33.3")]
+    #[case(2, 3, "66.7")]
+    #[case(0, 0, "0.0")]
+    fn percentage_has_one_decimal(#[case] warm: u32, #[case] total: u32, #[case] expected: &str) {
+        let mut task = task(1, Phase::Running);
+        let status = task.status.as_mut().unwrap();
+        (
+            status.succeeded_nodes,
+            status.total_nodes,
+            status.total_batches,
+            status.current_batch_index,
+        ) = (warm, total, 3, 1);
+        let view = serde_json::to_value(TaskView::from_task(&task)).unwrap();
+        assert_eq!(view["progress"]["percentage"].to_string(), expected);
+        assert_eq!(view["progress"]["currentBatch"], 2);
+    }
+
+    #[test]
+    fn task_view_json() {
+        let mut task = task(1_795_000_000, Phase::Pending);
+        task.spec.batch_size = Amount::Text("25%".into());
+        insta::assert_json_snapshot!(TaskView::from_task(&task));
     }
 }

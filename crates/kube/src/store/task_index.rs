@@ -6,11 +6,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use jiff::Timestamp;
-use prewarmer_core::task::PrewarmTask;
+use k8s_openapi::jiff::Timestamp;
+use prewarmer_core::task::{PrewarmTask, Status};
 use tokio::sync::watch;
 
-use super::{NamespacedName, Status, TaskEntry, TaskUpdate, tombstones::Tombstones};
+use super::{NamespacedName, TaskEntry, TaskUpdate, tombstones::Tombstones};
 
 /// Sort key of a task: creation time, then namespace and name.
 type AgeKey = (Timestamp, NamespacedName);
@@ -43,7 +43,7 @@ pub struct ListedTasks {
 }
 
 /// Number of tasks by status.
-pub(crate) type StatusCounts = BTreeMap<Status, usize>;
+pub type StatusCounts = BTreeMap<Status, usize>;
 
 /// Tasks with their indexes.
 #[derive(Default)]
