@@ -66,7 +66,9 @@ impl NodeRanking {
         let (mut usage, mut pages) =
             (ClusterUsage::default(), pin!(list_pages(&pods, params, MAX_PODS)));
         while let Some(page) = pages.try_next().await? {
-            page.iter().for_each(|pod| usage.add(pod));
+            for pod in &page {
+                usage.add(pod);
+            }
         }
         Ok(usage)
     }

@@ -10,7 +10,13 @@
 //! then take no real time.
 
 // A failed expectation panics, as an assertion does.
-#![allow(clippy::missing_panics_doc, clippy::panic, clippy::unwrap_used, reason = "code of tests")]
+#![allow(
+    clippy::missing_panics_doc,
+    clippy::must_use_candidate,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "code of tests"
+)]
 
 use std::{panic::Location, time::Duration};
 
