@@ -3,9 +3,13 @@
 use std::io::IsTerminal;
 
 use clap::Args;
-use prewarmer_core::settings::SettingsChecker;
+use prewarmer_cli::settings::choice;
+use prewarmer_core::settings::{Choice, Setting, SettingsChecker};
 use tracing::Span;
 use tracing_subscriber::EnvFilter;
+
+/// Names of the formats.
+const FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
 
 /// Settings of logging, unparsed.
 #[derive(Debug, Args, Clone)]
@@ -14,14 +18,15 @@ pub struct LogArgs {
     #[arg(long, env = "LOG_LEVEL", default_value = "info")]
     pub log_level: String,
     /// Log format, `text` or `json`. Default: text on a terminal, JSON otherwise.
-    #[arg(long, env = "LOG_FORMAT")]
-    pub log_format: Option<String>,
+    #[arg(long, env = "LOG_FORMAT", value_parser = choice(FORMATS))]
+    pub log_format: Option<Setting<Choice<LogFormat>>>,
 }
 
 /// Format of log lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum LogFormat {
     /// Human-readable text.
+    #[default]
     Text,
     /// One JSON object per line.
     Json,
@@ -39,15 +44,8 @@ pub struct LogSettings {
 impl LogArgs {
     /// Checks the settings and adds every problem to `check`.
     pub(crate) fn check(&self, check: &mut SettingsChecker) -> LogSettings {
-        let format = match self.log_format.as_deref() {
-            None | Some("") => None,
-            Some("text") => Some(LogFormat::Text),
-            Some("json") => Some(LogFormat::Json),
-            Some(other) => {
-                check.problem("--log-format (LOG_FORMAT)", other, "expected text or json");
-                None
-            }
-        };
+        let given = self.log_format.as_ref().filter(|format| !format.text.is_empty());
+        let format = given.map(|format| check.value(format));
         if let Err(error) = EnvFilter::try_new(&self.log_level) {
             check.problem("--log-level (LOG_LEVEL)", &self.log_level, &error.to_string());
         }

@@ -5,7 +5,36 @@ use std::net::SocketAddr;
 use clap::Args;
 use http::Uri;
 use ipnet::IpNet;
-use prewarmer_core::settings::{SettingsChecker, split_list};
+use prewarmer_cli::settings::{boolean, choice, number, text};
+use prewarmer_core::settings::{Choice, Number, Setting, SettingsChecker, Text, split_list};
+
+/// Highest port.
+const MAX_PORT: u32 = 65_535;
+/// Highest value of `--api-rate`, per second.
+const MAX_RATE: u32 = 1_000_000;
+/// Highest value of `--api-watches`, the limit for all callers together.
+const MAX_WATCHES: u32 = 4096;
+/// Highest value of `--api-idempotency-keys`, the limit for all callers together.
+const MAX_IDEMPOTENCY_KEYS: u32 = 20_000;
+/// Audiences of tokens.
+const AUDIENCES: Text = Text::list(r"[!-+\--~]{1,200}");
+/// Networks and addresses.
+const PROXIES: Text = Text::list("[0-9A-Fa-f.:]+(/[0-9]{1,3})?");
+/// Origins as browsers write them, or `*`.
+const ORIGINS: Text = Text::list(r"\*|[A-Za-z][A-Za-z0-9+.-]*://[^\s,/]+");
+/// Names of the ways to authenticate.
+const AUTHENTICATION: &[(&str, Authentication)] =
+    &[("kubernetes", Authentication::Kubernetes), ("none", Authentication::None)];
+
+/// Authentication of REST callers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Authentication {
+    /// Kubernetes bearer tokens and API tokens.
+    #[default]
+    Kubernetes,
+    /// None: every caller is allowed.
+    None,
+}
 
 /// Settings of the REST API, unparsed.
 #[derive(Debug, Args, Clone)]
@@ -14,39 +43,45 @@ pub struct ApiArgs {
     /// `--server-port`.
     #[arg(long, env = "API_ADDR")]
     pub api_addr: Option<String>,
-    /// Port of the REST API where `--api-addr` is not set, 1 to 65535.
-    #[arg(long, env = "SERVER_PORT", default_value = "8080")]
-    pub server_port: String,
+    /// Port of the REST API where `--api-addr` is not set, 1 to 65,535.
+    #[arg(long, env = "SERVER_PORT", default_value = "8080", value_parser = number(1..=MAX_PORT))]
+    pub server_port: Setting<Number>,
     /// `false`: serve REST over plain HTTP, behind a proxy that terminates TLS.
-    #[arg(long, env = "API_TLS", default_value = "true")]
-    pub api_tls: String,
+    #[arg(long, env = "API_TLS", default_value = "true", value_parser = boolean())]
+    pub api_tls: Setting<Choice<bool>>,
     /// Authentication of REST callers: `kubernetes` (Kubernetes bearer tokens and API tokens), or
     /// `none` (every caller is allowed), which requires a loopback `--api-addr`.
-    #[arg(long, env = "AUTH", default_value = "kubernetes")]
-    pub auth: String,
+    #[arg(long, env = "AUTH", default_value = "kubernetes", value_parser = choice(AUTHENTICATION))]
+    pub auth: Setting<Choice<Authentication>>,
     /// Accepted audiences of Kubernetes tokens, separated by commas; a token must be issued for one
     /// of them. Empty: the audience of the API server.
-    #[arg(long, env = "TOKEN_AUDIENCE", default_value = "prewarmer")]
-    pub token_audience: String,
+    #[arg(
+        long, env = "TOKEN_AUDIENCE", default_value = "prewarmer",
+        value_parser = text(AUDIENCES)
+    )]
+    pub token_audience: Setting<Text>,
     /// Proxies in front of REST whose `X-Forwarded-For` header is trusted, separated by commas:
     /// networks or addresses, such as `10.0.0.0/8`.
-    #[arg(long, env = "TRUSTED_PROXIES", default_value = "")]
-    pub trusted_proxies: String,
+    #[arg(long, env = "TRUSTED_PROXIES", default_value = "", value_parser = text(PROXIES))]
+    pub trusted_proxies: Setting<Text>,
     /// Further subject names of managed certificates, separated by commas: host names or
     /// addresses by which clients call REST.
     #[arg(long, env = "API_NAMES", default_value = "")]
     pub api_names: String,
     /// REST requests per second of each caller, 1 to 1,000,000; the burst is twice as large.
-    #[arg(long, env = "API_RATE", default_value = "50")]
-    pub api_rate: String,
+    #[arg(long, env = "API_RATE", default_value = "50", value_parser = number(1..=MAX_RATE))]
+    pub api_rate: Setting<Number>,
     /// Watches and live pages that each caller may keep open, 1 to 4,096. The limit for all callers
     /// together is 4,096.
-    #[arg(long, env = "API_WATCHES", default_value = "32")]
-    pub api_watches: String,
+    #[arg(long, env = "API_WATCHES", default_value = "32", value_parser = number(1..=MAX_WATCHES))]
+    pub api_watches: Setting<Number>,
     /// `Idempotency-Key`s remembered for each caller, 1 to 20,000, for one day. The limit for all
     /// callers together is 20,000.
-    #[arg(long, env = "API_IDEMPOTENCY_KEYS", default_value = "5000")]
-    pub api_idempotency_keys: String,
+    #[arg(
+        long, env = "API_IDEMPOTENCY_KEYS", default_value = "5000",
+        value_parser = number(1..=MAX_IDEMPOTENCY_KEYS)
+    )]
+    pub api_idempotency_keys: Setting<Number>,
 }
 
 /// Settings for web pages that call the REST API, unparsed.
@@ -54,11 +89,11 @@ pub struct ApiArgs {
 pub struct PageArgs {
     /// Origins of web pages that may call REST (CORS), separated by commas, such as
     /// `https://portal.example.com`; `*` for all.
-    #[arg(long, env = "API_CORS_ORIGINS", default_value = "")]
-    pub api_cors_origins: String,
+    #[arg(long, env = "API_CORS_ORIGINS", default_value = "", value_parser = text(ORIGINS))]
+    pub api_cors_origins: Setting<Text>,
     /// `false`: do not serve the web pages at `/ui` of the REST listener.
-    #[arg(long, env = "UI", default_value = "true")]
-    pub ui: String,
+    #[arg(long, env = "UI", default_value = "true", value_parser = boolean())]
+    pub ui: Setting<Choice<bool>>,
 }
 
 /// Settings of the REST API.
@@ -90,34 +125,22 @@ impl ApiArgs {
     /// Checks the settings and adds every problem to `check`. Returns none where the API is
     /// disabled.
     pub(crate) fn check(&self, pages: &PageArgs, check: &mut SettingsChecker) -> Option<ApiConfig> {
-        let port = u16::try_from(check.number(
-            "--server-port (SERVER_PORT)",
-            &self.server_port,
-            1,
-            65_535,
-        ))
-        .unwrap_or(0);
+        let port = u16::try_from(check.value(&self.server_port)).unwrap_or(0);
         let given = self.api_addr.as_deref().filter(|text| !text.is_empty());
-        let tls = check.boolean("--api-tls (API_TLS)", &self.api_tls);
-        let rate = check.number("--api-rate (API_RATE)", &self.api_rate, 1, 1_000_000);
-        let ui = check.boolean("--ui (UI)", &pages.ui);
-        let watches =
-            check.number("--api-watches (API_WATCHES)", &self.api_watches, 1, 4096) as usize;
-        let keys = check.number(
-            "--api-idempotency-keys (API_IDEMPOTENCY_KEYS)",
-            &self.api_idempotency_keys,
-            1,
-            20_000,
-        ) as usize;
-        let origins = split_list(&pages.api_cors_origins);
+        let tls = check.value(&self.api_tls);
+        let rate = check.value(&self.api_rate);
+        let ui = check.value(&pages.ui);
+        let watches = check.value(&self.api_watches) as usize;
+        let keys = check.value(&self.api_idempotency_keys) as usize;
+        let origins = split_list(&pages.api_cors_origins.text);
         for origin in origins.iter().filter(|origin| !is_origin(origin)) {
             let expected = "expected an origin such as https://portal.example.com, or *";
-            check.problem("--api-cors-origins (API_CORS_ORIGINS)", origin, expected);
+            check.problem(&pages.api_cors_origins.name, origin, expected);
         }
-        let audiences = split_list(&self.token_audience);
+        let audiences = split_list(&self.token_audience.text);
         for audience in audiences.iter().filter(|audience| !is_audience(audience)) {
             let expected = "expected an audience such as prewarmer: at most 200 visible characters";
-            check.problem("--token-audience (TOKEN_AUDIENCE)", audience, expected);
+            check.problem(&self.token_audience.name, audience, expected);
         }
         let proxies = proxies(check, &self.trusted_proxies);
         let addr = match given {
@@ -125,25 +148,13 @@ impl ApiArgs {
             Some(text) => check.address("--api-addr (API_ADDR)", text),
             None => SocketAddr::from(([0, 0, 0, 0], port)),
         };
-        let auth = match self.auth.as_str() {
-            "kubernetes" => true,
-            "none" if addr.ip().is_loopback() => false,
-            "none" => {
-                check.problem(
-                    "--auth (AUTH)",
-                    "none",
-                    "requires a loopback --api-addr, such as 127.0.0.1:8080",
-                );
-                false
-            }
-            other => {
-                check.problem("--auth (AUTH)", other, "expected kubernetes or none");
-                true
-            }
-        };
+        let auth = check.value(&self.auth) == Authentication::Kubernetes;
+        if !auth && !addr.ip().is_loopback() {
+            check.invalid(&self.auth, "requires a loopback --api-addr, such as 127.0.0.1:8080");
+        }
         if !auth && origins.iter().any(|origin| origin == "*") {
             let expected = "not allowed with --auth=none, where every web page could then use the API: list the origins";
-            check.problem("--api-cors-origins (API_CORS_ORIGINS)", "*", expected);
+            check.problem(&pages.api_cors_origins.name, "*", expected);
         }
         Some(ApiConfig {
             addr,
@@ -160,16 +171,16 @@ impl ApiArgs {
     }
 }
 
-fn proxies(check: &mut SettingsChecker, value: &str) -> Vec<IpNet> {
+fn proxies(check: &mut SettingsChecker, setting: &Setting<Text>) -> Vec<IpNet> {
     let mut networks = Vec::new();
-    for text in split_list(value) {
+    for text in split_list(&setting.text) {
         if let Ok(network) =
             text.parse().or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from))
         {
             networks.push(network);
         } else {
             let expected = "expected a network or an address, such as 10.0.0.0/8";
-            check.problem("--trusted-proxies (TRUSTED_PROXIES)", &text, expected);
+            check.problem(&setting.name, &text, expected);
         }
     }
     networks

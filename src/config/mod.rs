@@ -13,10 +13,14 @@ use ipnet::IpNet;
 use prewarmer_cli::{
     doctor::DoctorArgs,
     extract::{ExtractArgs, PolicyArgs},
+    settings::{boolean, number, text},
 };
 use prewarmer_core::{
     controller::ControllerSettings,
-    settings::{DEFAULT_NAMESPACE, SettingsChecker, SettingsError, object_name, split_list},
+    settings::{
+        Choice, DEFAULT_NAMESPACE, Number, Setting, SettingsChecker, SettingsError, Text,
+        object_name, split_list,
+    },
     workload::PolicySettings,
 };
 
@@ -34,6 +38,8 @@ use crate::{
     webhook::{WebhookArgs, WebhookSettings},
 };
 
+/// Highest percentage.
+const MAX_PERCENT: u32 = 100;
 /// File from which a pod reads the name of its namespace.
 const POD_NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
 
@@ -90,8 +96,8 @@ pub struct ServeArgs {
     pub components: String,
     /// `true`: start next to another installation that watches the same namespaces. Both then work
     /// on the same tasks.
-    #[arg(long, env = "ALLOW_OVERLAP", default_value = "false")]
-    pub allow_overlap: String,
+    #[arg(long, env = "ALLOW_OVERLAP", default_value = "false", value_parser = boolean())]
+    pub allow_overlap: Setting<Choice<bool>>,
     /// Address of the TLS listener for admission.
     #[arg(long, env = "WEBHOOK_ADDR", default_value = "0.0.0.0:8443")]
     pub webhook_addr: String,
@@ -105,8 +111,11 @@ pub struct ServeArgs {
     /// Connections of one address, in percent of the listener's limit (webhook 1,000, REST 4,096,
     /// health 256), 1 to 100. Behind a Service, a load balancer or an Ingress many callers share an
     /// address; `100` disables the limit.
-    #[arg(long, env = "CONNECTIONS_PER_ADDRESS", default_value = "50")]
-    pub connections_per_address: String,
+    #[arg(
+        long, env = "CONNECTIONS_PER_ADDRESS", default_value = "50",
+        value_parser = number(1..=MAX_PERCENT)
+    )]
+    pub connections_per_address: Setting<Number>,
     /// Settings for web pages that call the REST API.
     #[command(flatten)]
     pub pages: PageArgs,
@@ -116,8 +125,8 @@ pub struct ServeArgs {
     /// Addresses to which neither notifications nor `--disk-check` may connect, even where another
     /// setting allows them: networks separated by commas. Cloud metadata services, including
     /// `168.63.129.16`, are always denied.
-    #[arg(long, env = "EGRESS_DENY", default_value = "")]
-    pub egress_deny: String,
+    #[arg(long, env = "EGRESS_DENY", default_value = "", value_parser = text(Text::NETWORKS))]
+    pub egress_deny: Setting<Text>,
     /// Service through which the API server reaches the webhook.
     #[arg(long, env = "SERVICE_NAME", default_value = "prewarmer-webhook")]
     pub service_name: String,
@@ -143,10 +152,6 @@ pub struct ServeArgs {
     /// Settings of the controller.
     #[command(flatten)]
     pub controller: ControllerArgs,
-    /// `retain` of tasks created by admission, up to 1h: time for which their finished pods protect
-    /// the images from the kubelet's garbage collection; `0s` deletes the pods at once.
-    #[arg(long, env = "ADMISSION_RETAIN", default_value = "10m")]
-    pub admission_retain: String,
     /// Settings of node checks.
     #[command(flatten)]
     pub node_checks: NodeCheckArgs,
@@ -287,7 +292,7 @@ impl Config {
         let node_checks = args.node_checks.check(&mut check);
         let config = Self {
             components: components(&mut check, &args.components),
-            allow_overlap: check.boolean("--allow-overlap (ALLOW_OVERLAP)", &args.allow_overlap),
+            allow_overlap: check.value(&args.allow_overlap),
             webhook_addr: check.address("--webhook-addr (WEBHOOK_ADDR)", &args.webhook_addr),
             webhook_url: webhook_url(&mut check, args.webhook_url.as_deref()),
             service_name: args.service_name.clone(),
@@ -295,17 +300,12 @@ impl Config {
             api: args.api.check(&args.pages, &mut check),
             api_names: split_list(&args.api.api_names),
             notify: args.notify.check(&mut check),
-            egress_deny: check.networks("--egress-deny (EGRESS_DENY)", &args.egress_deny),
+            egress_deny: check.networks(&args.egress_deny),
             health_addr: check.address("--health-addr (HEALTH_ADDR)", &args.health_addr),
-            connections_per_address: u8::try_from(check.number(
-                "--connections-per-address (CONNECTIONS_PER_ADDRESS)",
-                &args.connections_per_address,
-                1,
-                100,
-            ))
-            .unwrap_or(100),
+            connections_per_address: u8::try_from(check.value(&args.connections_per_address))
+                .unwrap_or(100),
             policy: args.policy.check(&mut check),
-            intake: args.intake.check(&args.admission_retain, &mut check),
+            intake: args.intake.check(&mut check),
             controller: ControllerSettings {
                 namespace: watch_namespace.clone(),
                 own_namespace: namespace.clone(),

@@ -3,18 +3,33 @@
 use std::time::Duration;
 
 use clap::Args;
+use prewarmer_cli::settings::{boolean, choice, duration, number};
 use prewarmer_core::{
     controller::{ControllerSettings, WorkerNamespace},
     image::ImageRef,
-    settings::{SettingsChecker, split_list},
+    settings::{Choice, Number, Setting, SettingsChecker, Span, split_list},
     task::plan::BatchSizeBreaker,
     worker::WorkerSettings,
 };
 
-use super::limits::LimitArgs;
+use super::limits::{LimitArgs, MAX_IMAGES, MAX_TASKS, MAX_WORKERS};
 
 /// Longest time to live in the warm image cache: by then the kubelet may have deleted the image.
 const MAX_KNOWN_FOR: Duration = Duration::from_secs(24 * 3600);
+
+/// Names of the namespaces of worker pods.
+const WORKER_NAMESPACES: &[(&str, WorkerNamespace)] = &[
+    ("Workload", WorkerNamespace::Workload),
+    ("Own", WorkerNamespace::Own),
+    ("Fallback", WorkerNamespace::Fallback),
+];
+/// Longest time to live of a finished Job, in seconds: a week.
+const MAX_JOB_TTL_SECONDS: u32 = 7 * 24 * 3600;
+/// Highest number of nodes of the settings `--breaker-*`.
+const MAX_BREAKER: u32 = 100_000;
+/// Highest number of finished workers: 500 below the number of finished pods at which Kubernetes
+/// deletes some.
+const MAX_RETAINED_WORKERS: u32 = 12_000;
 
 /// Settings of the pods that pull images, unparsed.
 #[derive(Debug, Args, Clone)]
@@ -32,17 +47,26 @@ pub struct WorkerArgs {
 pub struct ControllerArgs {
     /// Seconds after which Kubernetes deletes a finished Job that the controller has not deleted,
     /// 60 to 604,800.
-    #[arg(long, env = "JOB_TTL_SECONDS", default_value = "3600")]
-    pub job_ttl_seconds: String,
+    #[arg(
+        long, env = "JOB_TTL_SECONDS", default_value = "3600",
+        value_parser = number(60..=MAX_JOB_TTL_SECONDS)
+    )]
+    pub job_ttl_seconds: Setting<Number>,
     /// Tasks that run concurrently, 1 to 1,000; further tasks wait in order of priority, then age.
-    #[arg(long, env = "MAX_CONCURRENT_TASKS", default_value = "10")]
-    pub max_concurrent_tasks: String,
+    #[arg(
+        long, env = "MAX_CONCURRENT_TASKS", default_value = "10",
+        value_parser = number(1..=MAX_TASKS)
+    )]
+    pub max_concurrent_tasks: Setting<Number>,
     /// Namespace of worker pods: `Workload` (the task's namespace, with its credentials), `Own`
     /// (the installation's namespace, for tasks without credentials) or `Fallback` (the
     /// installation's namespace where the task's namespace refuses them and the task has no
     /// credentials).
-    #[arg(long, env = "WORKER_NAMESPACE", default_value = "Workload")]
-    pub worker_namespace: String,
+    #[arg(
+        long, env = "WORKER_NAMESPACE", default_value = "Workload",
+        value_parser = choice(WORKER_NAMESPACES)
+    )]
+    pub worker_namespace: Setting<Choice<WorkerNamespace>>,
     /// Service account of worker pods in the installation's namespace. It should have no image pull
     /// secrets, because its pods work for tasks of all namespaces. Default: the namespace's default
     /// service account; the chart creates a separate one.
@@ -51,23 +75,32 @@ pub struct ControllerArgs {
     /// `true`: with `--worker-namespace=Fallback`, also use the installation's namespace where a
     /// policy of the task's namespace (Pod Security, an admission webhook or policy) refuses
     /// workers, not only where its `ResourceQuota` or `LimitRange` does.
-    #[arg(long, env = "FALLBACK_ON_POLICY", default_value = "false")]
-    pub fallback_on_policy: String,
+    #[arg(long, env = "FALLBACK_ON_POLICY", default_value = "false", value_parser = boolean())]
+    pub fallback_on_policy: Setting<Choice<bool>>,
     /// Images that one worker pod pulls, 1 to 100. A node with more images gets several pods, one
     /// after another.
-    #[arg(long, env = "IMAGES_PER_POD", default_value = "30")]
-    pub images_per_pod: String,
+    #[arg(
+        long, env = "IMAGES_PER_POD", default_value = "30",
+        value_parser = number(1..=MAX_IMAGES)
+    )]
+    pub images_per_pod: Setting<Number>,
     /// Concurrent workers in the cluster, over all tasks, 1 to 10,000.
-    #[arg(long, env = "MAX_WORKERS", default_value = "300")]
-    pub max_workers: String,
+    #[arg(long, env = "MAX_WORKERS", default_value = "300", value_parser = number(1..=MAX_WORKERS))]
+    pub max_workers: Setting<Number>,
     /// Concurrent workers that pull from one registry, 1 to 10,000. Halved when the registry
     /// answers 429 or 503, then increased again step by step.
-    #[arg(long, env = "REGISTRY_CONCURRENCY", default_value = "200")]
-    pub registry_concurrency: String,
+    #[arg(
+        long, env = "REGISTRY_CONCURRENCY", default_value = "200",
+        value_parser = number(1..=MAX_WORKERS)
+    )]
+    pub registry_concurrency: Setting<Number>,
     /// Time for which an image counts as warm on a node after a pull, up to 24h; `0s` disables this
     /// cache.
-    #[arg(long, env = "KNOWN_FOR", default_value = "10m")]
-    pub known_for: String,
+    #[arg(
+        long, env = "KNOWN_FOR", default_value = "10m",
+        value_parser = duration(Span::up_to(MAX_KNOWN_FOR))
+    )]
+    pub known_for: Setting<Span>,
     /// Registries that serve all their images without credentials, separated by commas, such as
     /// `registry.k8s.io,quay.io`. An image of these that a node reports counts as warm for every
     /// namespace. Any other image counts as warm only where a worker of the namespace, or one
@@ -78,16 +111,25 @@ pub struct ControllerArgs {
     #[command(flatten)]
     pub limits: LimitArgs,
     /// Number of nodes of a task above which `--breaker-batch-size` applies, 1 to 100,000.
-    #[arg(long, env = "BREAKER_NODES", default_value = "5000")]
-    pub breaker_nodes: String,
+    #[arg(
+        long, env = "BREAKER_NODES", default_value = "5000",
+        value_parser = number(1..=MAX_BREAKER)
+    )]
+    pub breaker_nodes: Setting<Number>,
     /// Largest batch size of tasks with more than `--breaker-nodes` nodes, 1 to 100,000.
-    #[arg(long, env = "BREAKER_BATCH_SIZE", default_value = "50")]
-    pub breaker_batch_size: String,
+    #[arg(
+        long, env = "BREAKER_BATCH_SIZE", default_value = "50",
+        value_parser = number(1..=MAX_BREAKER)
+    )]
+    pub breaker_batch_size: Setting<Number>,
     /// Finished workers kept by `retain` in the cluster, 0 to 12,000; the oldest are deleted first.
     /// At 12,500 finished pods Kubernetes itself deletes finished pods, including those of other
     /// owners.
-    #[arg(long, env = "MAX_RETAINED_WORKERS", default_value = "8000")]
-    pub max_retained_workers: String,
+    #[arg(
+        long, env = "MAX_RETAINED_WORKERS", default_value = "8000",
+        value_parser = number(0..=MAX_RETAINED_WORKERS)
+    )]
+    pub max_retained_workers: Setting<Number>,
 }
 
 impl ControllerArgs {
@@ -98,44 +140,23 @@ impl ControllerArgs {
         worker: &WorkerArgs,
         check: &mut SettingsChecker,
     ) -> ControllerSettings {
-        let max_concurrent_tasks = check.number(
-            "--max-concurrent-tasks (MAX_CONCURRENT_TASKS)",
-            &self.max_concurrent_tasks,
-            1,
-            1000,
-        ) as usize;
-        let max_workers =
-            check.number("--max-workers (MAX_WORKERS)", &self.max_workers, 1, 10_000) as usize;
+        let max_concurrent_tasks = check.value(&self.max_concurrent_tasks) as usize;
+        let max_workers = check.value(&self.max_workers) as usize;
         ControllerSettings {
             worker: self.worker(worker, check),
             max_concurrent_tasks,
             namespace: None,
             own_namespace: String::new(),
-            worker_namespace: worker_namespace(check, &self.worker_namespace),
-            fallback_on_policy: check
-                .boolean("--fallback-on-policy (FALLBACK_ON_POLICY)", &self.fallback_on_policy),
+            worker_namespace: check.value(&self.worker_namespace),
+            fallback_on_policy: check.value(&self.fallback_on_policy),
             breaker: self.breaker(check),
             node_checks_enabled: false,
             max_workers,
             limits: self.limits.check(max_concurrent_tasks, max_workers, check),
-            registry_concurrency: check.number(
-                "--registry-concurrency (REGISTRY_CONCURRENCY)",
-                &self.registry_concurrency,
-                1,
-                10_000,
-            ) as usize,
-            warm_image_ttl: check.duration(
-                "--known-for (KNOWN_FOR)",
-                &self.known_for,
-                MAX_KNOWN_FOR,
-            ),
+            registry_concurrency: check.value(&self.registry_concurrency) as usize,
+            warm_image_ttl: check.value(&self.known_for),
             public_registries: split_list(&self.public_registries),
-            max_retained_workers: check.number(
-                "--max-retained-workers (MAX_RETAINED_WORKERS)",
-                &self.max_retained_workers,
-                0,
-                12_000,
-            ) as usize,
+            max_retained_workers: check.value(&self.max_retained_workers) as usize,
         }
     }
 
@@ -150,50 +171,15 @@ impl ControllerArgs {
             service_account: given(&self.worker_service_account),
             image: worker.worker_image.clone(),
             priority_class: given(&worker.worker_priority_class),
-            ttl: Duration::from_secs(
-                check
-                    .number(
-                        "--job-ttl-seconds (JOB_TTL_SECONDS)",
-                        &self.job_ttl_seconds,
-                        60,
-                        604_800,
-                    )
-                    .into(),
-            ),
-            images_per_pod: check.number(
-                "--images-per-pod (IMAGES_PER_POD)",
-                &self.images_per_pod,
-                1,
-                100,
-            ) as usize,
+            ttl: Duration::from_secs(check.value(&self.job_ttl_seconds).into()),
+            images_per_pod: check.value(&self.images_per_pod) as usize,
         }
     }
 
     fn breaker(&self, check: &mut SettingsChecker) -> BatchSizeBreaker {
-        let nodes =
-            check.number("--breaker-nodes (BREAKER_NODES)", &self.breaker_nodes, 1, 100_000);
-        let at_once = check.number(
-            "--breaker-batch-size (BREAKER_BATCH_SIZE)",
-            &self.breaker_batch_size,
-            1,
-            100_000,
-        );
-        BatchSizeBreaker { node_threshold: nodes as usize, batch_size: at_once as usize }
-    }
-}
-
-fn worker_namespace(check: &mut SettingsChecker, value: &str) -> WorkerNamespace {
-    match value {
-        "Workload" => WorkerNamespace::Workload,
-        "Own" => WorkerNamespace::Own,
-        "Fallback" => WorkerNamespace::Fallback,
-        _ => {
-            check.problem(
-                "--worker-namespace (WORKER_NAMESPACE)",
-                value,
-                "expected Workload, Own or Fallback",
-            );
-            WorkerNamespace::Workload
+        BatchSizeBreaker {
+            node_threshold: check.value(&self.breaker_nodes) as usize,
+            batch_size: check.value(&self.breaker_batch_size) as usize,
         }
     }
 }

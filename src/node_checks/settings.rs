@@ -4,27 +4,36 @@ use std::path::PathBuf;
 
 use clap::Args;
 use http::Uri;
+use prewarmer_cli::settings::{boolean, number, text};
 use prewarmer_core::{
     node::parse_byte_quantity,
-    settings::{SettingsChecker, split_list},
+    settings::{Choice, Number, Setting, SettingsChecker, Text, split_list},
 };
 
 use super::{DiskSettings, PrometheusSettings};
+
+/// URLs of a Prometheus server.
+const PROMETHEUS_URL: Text = Text::matching(r"https?://\S+");
+/// Comparison and a number.
+const THRESHOLD: Text =
+    Text::matching(r"[<>]=?\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*");
+/// Number of bytes, with a suffix of Kubernetes.
+const BYTES: Text = Text::matching("[0-9]+(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?").or_integer();
 
 /// Settings of node checks, unparsed.
 #[derive(Debug, Args, Clone)]
 pub struct NodeCheckArgs {
     /// URL of a Prometheus server that is queried for nodes to exclude, such as
     /// `http://prometheus.monitoring:9090`.
-    #[arg(long, env = "PROMETHEUS_URL")]
-    pub prometheus_url: Option<String>,
+    #[arg(long, env = "PROMETHEUS_URL", value_parser = text(PROMETHEUS_URL))]
+    pub prometheus_url: Option<Setting<Text>>,
     /// `PromQL` query that returns one sample per node.
     #[arg(long, env = "PROMETHEUS_QUERY")]
     pub prometheus_query: Option<String>,
     /// Threshold at which a sample excludes its node: `>`, `>=`, `<` or `<=` and a number, such as
     /// `>0.9`.
-    #[arg(long, env = "PROMETHEUS_THRESHOLD")]
-    pub prometheus_threshold: Option<String>,
+    #[arg(long, env = "PROMETHEUS_THRESHOLD", value_parser = text(THRESHOLD))]
+    pub prometheus_threshold: Option<Setting<Text>>,
     /// Label of a sample that identifies its node: by name, host name or address, with or without a
     /// port.
     #[arg(long, env = "PROMETHEUS_NODE_LABEL", default_value = "node")]
@@ -32,26 +41,29 @@ pub struct NodeCheckArgs {
     /// Largest share of nodes, in percent, that Prometheus samples may exclude, 1 to 100; three
     /// nodes may always be excluded. Above it no node is excluded, and the task's condition
     /// `NodesChecked` reports this.
-    #[arg(long, env = "PROMETHEUS_MAX_IGNORED", default_value = "50")]
-    pub prometheus_max_ignored: String,
+    #[arg(
+        long, env = "PROMETHEUS_MAX_IGNORED", default_value = "50",
+        value_parser = number(1..=100)
+    )]
+    pub prometheus_max_ignored: Setting<Number>,
     /// File with a bearer token for Prometheus; read again for each query.
     #[arg(long, env = "PROMETHEUS_TOKEN_FILE")]
     pub prometheus_token_file: Option<PathBuf>,
     /// `true`: exclude nodes without enough free disk space for the images, or with another
     /// platform. Requests image manifests from the registries, without credentials.
-    #[arg(long, env = "DISK_CHECK", default_value = "false")]
-    pub disk_check: String,
+    #[arg(long, env = "DISK_CHECK", default_value = "false", value_parser = boolean())]
+    pub disk_check: Setting<Choice<bool>>,
     /// With `--disk-check`: largest accepted image, compressed size in bytes, such as `20Gi`.
-    #[arg(long, env = "MAX_IMAGE_SIZE")]
-    pub max_image_size: Option<String>,
+    #[arg(long, env = "MAX_IMAGE_SIZE", value_parser = text(BYTES))]
+    pub max_image_size: Option<Setting<Text>>,
     /// With `--disk-check`: `true` requests the disk usage of each node from its kubelet. Needs
     /// `get` on `nodes/proxy`.
-    #[arg(long, env = "ASK_KUBELETS", default_value = "false")]
-    pub ask_kubelets: String,
+    #[arg(long, env = "ASK_KUBELETS", default_value = "false", value_parser = boolean())]
+    pub ask_kubelets: Setting<Choice<bool>>,
     /// With `--disk-check`: addresses outside the public internet that registries may have:
     /// networks separated by commas, such as `10.0.0.0/8`.
-    #[arg(long, env = "DISK_CHECK_ALLOW", default_value = "")]
-    pub disk_check_allow: String,
+    #[arg(long, env = "DISK_CHECK_ALLOW", default_value = "", value_parser = text(Text::NETWORKS))]
+    pub disk_check_allow: Setting<Text>,
     /// With `--disk-check`: registries that use plain HTTP, separated by commas. They may have any
     /// address.
     #[arg(long, env = "PLAIN_HTTP_REGISTRIES", default_value = "")]
@@ -74,13 +86,13 @@ impl NodeCheckArgs {
     }
 
     fn prometheus(&self, check: &mut SettingsChecker) -> Option<PrometheusSettings> {
-        let given = |value: &Option<String>| value.clone().filter(|text| !text.is_empty());
-        let (url, query) = (given(&self.prometheus_url), given(&self.prometheus_query));
-        let threshold = given(&self.prometheus_threshold);
+        let url = given(self.prometheus_url.as_ref());
+        let query = self.prometheus_query.clone().filter(|text| !text.is_empty());
+        let threshold = given(self.prometheus_threshold.as_ref());
         if url.is_none() && query.is_none() && threshold.is_none() {
             return None;
         }
-        let known = url.as_ref().and_then(|url| url.parse::<Uri>().ok());
+        let known = url.and_then(|url| url.text.parse::<Uri>().ok());
         let good = known.is_some_and(|url| {
             matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some()
         });
@@ -89,7 +101,7 @@ impl NodeCheckArgs {
                 "expected http or https and a host, such as http://prometheus.monitoring:9090";
             check.problem(
                 "--prometheus-url (PROMETHEUS_URL)",
-                url.as_deref().unwrap_or_default(),
+                url.map(|url| url.text.as_str()).unwrap_or_default(),
                 expected,
             );
         }
@@ -97,44 +109,28 @@ impl NodeCheckArgs {
             let both = "--prometheus-query (PROMETHEUS_QUERY), --prometheus-threshold (PROMETHEUS_THRESHOLD)";
             check.report(format!("{both}: both are required with --prometheus-url"));
         }
-        let setting = "--prometheus-max-ignored (PROMETHEUS_MAX_IGNORED)";
-        let max_ignored = check.number(setting, &self.prometheus_max_ignored, 1, 100);
-        let threshold = threshold?;
-        match threshold.parse() {
-            Ok(threshold) => Some(PrometheusSettings {
-                url: url?,
-                query: query?,
-                threshold,
-                label: self.prometheus_node_label.clone(),
-                token_file: self.prometheus_token_file.clone(),
-                max_ignored: u8::try_from(max_ignored).unwrap_or(100),
-            }),
-            Err(expected) => {
-                check.problem(
-                    "--prometheus-threshold (PROMETHEUS_THRESHOLD)",
-                    &threshold,
-                    &expected,
-                );
-                None
-            }
-        }
+        let max_ignored = check.value(&self.prometheus_max_ignored);
+        Some(PrometheusSettings {
+            threshold: check.parsed(threshold?)?,
+            url: url?.text.clone(),
+            query: query?,
+            label: self.prometheus_node_label.clone(),
+            token_file: self.prometheus_token_file.clone(),
+            max_ignored: u8::try_from(max_ignored).unwrap_or(100),
+        })
     }
 
     fn disk(&self, check: &mut SettingsChecker) -> Option<DiskSettings> {
-        let on = check.boolean("--disk-check (DISK_CHECK)", &self.disk_check);
-        let ask_kubelets = check.boolean("--ask-kubelets (ASK_KUBELETS)", &self.ask_kubelets);
-        let size = self.max_image_size.as_deref().filter(|text| !text.is_empty());
-        let max_image_size = size.and_then(parse_byte_quantity);
+        let on = check.value(&self.disk_check);
+        let ask_kubelets = check.value(&self.ask_kubelets);
+        let size = given(self.max_image_size.as_ref());
+        let max_image_size = size.and_then(|size| parse_byte_quantity(&size.text));
         if let Some(size) = size.filter(|_| max_image_size.is_none()) {
-            check.problem(
-                "--max-image-size (MAX_IMAGE_SIZE)",
-                size,
-                "expected bytes, such as 20Gi or 500M",
-            );
+            check.invalid(size, "expected bytes, such as 20Gi or 500M");
         }
         let plain_registries = split_list(&self.plain_http_registries);
-        let allow = check.networks("--disk-check-allow (DISK_CHECK_ALLOW)", &self.disk_check_allow);
-        if !on && self.disk_check == "false" && ask_kubelets {
+        let allow = check.networks(&self.disk_check_allow);
+        if !on && self.disk_check.text == "false" && ask_kubelets {
             check.report("--ask-kubelets (ASK_KUBELETS): requires --disk-check=true");
         }
         on.then_some(DiskSettings {
@@ -144,4 +140,9 @@ impl NodeCheckArgs {
             allowed_networks: allow,
         })
     }
+}
+
+/// Returns the setting unless it is empty, which means that it is not set.
+fn given(setting: Option<&Setting<Text>>) -> Option<&Setting<Text>> {
+    setting.filter(|setting| !setting.text.is_empty())
 }

@@ -3,14 +3,15 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
-use prewarmer_core::settings::SettingsChecker;
+use prewarmer_cli::settings::duration;
+use prewarmer_core::settings::{Setting, SettingsChecker, Span};
 
 use super::certificates::CertificateLifetimes;
 
 /// Shortest and longest lifetime of a managed certificate. Renewal cannot keep up below a few
 /// seconds. Browsers and libraries refuse lifetimes of decades.
-const LIFETIME_BOUNDS: (Duration, Duration) =
-    (Duration::from_secs(5), Duration::from_secs(10 * 365 * 24 * 3600));
+const LIFETIME: Span =
+    Span { least: Duration::from_secs(5), most: Duration::from_secs(10 * 365 * 24 * 3600) };
 
 /// Settings of certificates, unparsed.
 #[derive(Debug, Args, Clone)]
@@ -26,12 +27,15 @@ pub struct CertificateArgs {
     pub tls_ca_file: Option<PathBuf>,
     /// Lifetime of a managed CA, 5s to 87,600h. It is renewed, with an overlap, after a third of
     /// its lifetime.
-    #[arg(long, env = "CA_LIFETIME", default_value = "8760h")]
-    pub ca_lifetime: String,
+    #[arg(long, env = "CA_LIFETIME", default_value = "8760h", value_parser = duration(LIFETIME))]
+    pub ca_lifetime: Setting<Span>,
     /// Lifetime of a managed certificate, 5s up to `--ca-lifetime`. It is renewed after a third
     /// of its lifetime.
-    #[arg(long, env = "CERTIFICATE_LIFETIME", default_value = "168h")]
-    pub certificate_lifetime: String,
+    #[arg(
+        long, env = "CERTIFICATE_LIFETIME", default_value = "168h",
+        value_parser = duration(LIFETIME)
+    )]
+    pub certificate_lifetime: Setting<Span>,
 }
 
 /// Files of the operator's own serving certificate.
@@ -61,27 +65,11 @@ impl CertificateArgs {
     }
 
     fn lifetimes(&self, check: &mut SettingsChecker) -> CertificateLifetimes {
-        let mut life = |setting: &str, value: &str| {
-            let span = check.duration(setting, value, LIFETIME_BOUNDS.1);
-            if span < LIFETIME_BOUNDS.0 {
-                check.problem(
-                    setting,
-                    value,
-                    &format!("expected at least {}s", LIFETIME_BOUNDS.0.as_secs()),
-                );
-            }
-            span
-        };
-        let ca = life("--ca-lifetime (CA_LIFETIME)", &self.ca_lifetime);
-        let leaf =
-            life("--certificate-lifetime (CERTIFICATE_LIFETIME)", &self.certificate_lifetime);
+        let ca = check.value(&self.ca_lifetime);
+        let leaf = check.value(&self.certificate_lifetime);
         if leaf > ca {
             let expected = "expected at most --ca-lifetime: a certificate must not outlive its CA";
-            check.problem(
-                "--certificate-lifetime (CERTIFICATE_LIFETIME)",
-                &self.certificate_lifetime,
-                expected,
-            );
+            check.invalid(&self.certificate_lifetime, expected);
         }
         CertificateLifetimes { ca, leaf }
     }

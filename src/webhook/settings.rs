@@ -3,8 +3,11 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
-use prewarmer_core::settings::{SettingsChecker, split_list};
+use prewarmer_cli::settings::{duration, number};
+use prewarmer_core::settings::{Number, Setting, SettingsChecker, Span, split_list};
 
+/// Longest timeout of a webhook that Kubernetes accepts, in seconds.
+const MAX_TIMEOUT_SECONDS: u32 = 30;
 /// Longest lifetime of a connection to the webhook.
 const MAX_CONNECTION_AGE: Duration = Duration::from_secs(24 * 3600);
 
@@ -13,12 +16,18 @@ const MAX_CONNECTION_AGE: Duration = Duration::from_secs(24 * 3600);
 pub struct WebhookArgs {
     /// Timeout of the webhook in seconds, 1 to 30: the longest time that the admission of a
     /// workload waits for it.
-    #[arg(long, env = "WEBHOOK_TIMEOUT_SECONDS", default_value = "1")]
-    pub webhook_timeout_seconds: String,
+    #[arg(
+        long, env = "WEBHOOK_TIMEOUT_SECONDS", default_value = "1",
+        value_parser = number(1..=MAX_TIMEOUT_SECONDS)
+    )]
+    pub webhook_timeout_seconds: Setting<Number>,
     /// Maximum age of a connection to the webhook, up to 24h. The API server then reconnects, which
     /// spreads its connections over all replicas. `0s`: unlimited.
-    #[arg(long, env = "WEBHOOK_CONNECTION_AGE", default_value = "5m")]
-    pub webhook_connection_age: String,
+    #[arg(
+        long, env = "WEBHOOK_CONNECTION_AGE", default_value = "5m",
+        value_parser = duration(Span::up_to(MAX_CONNECTION_AGE))
+    )]
+    pub webhook_connection_age: Setting<Span>,
     /// File of CAs (PEM). Callers of the webhook must present a certificate signed by one of them.
     #[arg(long, env = "CLIENT_CA_FILE")]
     pub client_ca_file: Option<PathBuf>,
@@ -52,19 +61,9 @@ impl WebhookArgs {
     /// Checks the settings and adds every problem to `check`.
     pub(crate) fn check(&self, check: &mut SettingsChecker) -> WebhookSettings {
         WebhookSettings {
-            timeout_seconds: i32::try_from(check.number(
-                "--webhook-timeout-seconds (WEBHOOK_TIMEOUT_SECONDS)",
-                &self.webhook_timeout_seconds,
-                1,
-                30,
-            ))
-            .unwrap_or(1),
-            connection_age: Some(check.duration(
-                "--webhook-connection-age (WEBHOOK_CONNECTION_AGE)",
-                &self.webhook_connection_age,
-                MAX_CONNECTION_AGE,
-            ))
-            .filter(|age| !age.is_zero()),
+            timeout_seconds: i32::try_from(check.value(&self.webhook_timeout_seconds)).unwrap_or(1),
+            connection_age: Some(check.value(&self.webhook_connection_age))
+                .filter(|age| !age.is_zero()),
             clients: self.clients(check),
         }
     }

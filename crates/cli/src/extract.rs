@@ -5,17 +5,25 @@ use std::{fmt::Display, io::Read};
 
 use clap::Args;
 use prewarmer_core::{
-    settings::{self, SettingsChecker, SettingsError, split_list},
+    settings::{self, Choice, Number, Setting, SettingsChecker, SettingsError, split_list},
     workload::{self, DefaultMode, PolicySettings, WorkloadKind, WorkloadKinds, extract_documents},
 };
+
+use crate::settings::{choice, number};
+
+/// Names of the modes.
+const MODES: &[(&str, DefaultMode)] =
+    &[("OptOut", DefaultMode::OptOut), ("OptIn", DefaultMode::OptIn)];
+/// Highest value of `--auto-nodes`.
+const MAX_AUTO_NODES: u32 = 100_000;
 
 /// Settings that select the workloads to warm, unparsed.
 #[derive(Debug, Args, Clone)]
 pub struct PolicyArgs {
     /// Treatment of workloads without the annotation `prewarm.io/enabled`. `OptOut`: all workloads
     /// except opted-out ones are warmed. `OptIn`: only opted-in workloads are warmed.
-    #[arg(long, env = "DEFAULT_MODE", default_value = "OptOut")]
-    pub default_mode: String,
+    #[arg(long, env = "DEFAULT_MODE", default_value = "OptOut", value_parser = choice(MODES))]
+    pub default_mode: Setting<Choice<DefaultMode>>,
     /// Further kinds with a pod template, separated by commas: `GROUP/VERSION/KIND[/PLURAL]=PATH`,
     /// such as `argoproj.io/v1alpha1/Rollout=spec.template`. `[*]` in the path matches every item
     /// of a list.
@@ -25,29 +33,21 @@ pub struct PolicyArgs {
     #[arg(long, env = "INCLUDE_NAMESPACES", default_value = "")]
     pub include_namespaces: String,
     /// Lower bound of the number of nodes that `nodes: auto` selects, 1 to 100,000.
-    #[arg(long, env = "AUTO_NODES", default_value = "100")]
-    pub auto_nodes: String,
+    #[arg(
+        long, env = "AUTO_NODES", default_value = "100",
+        value_parser = number(1..=MAX_AUTO_NODES)
+    )]
+    pub auto_nodes: Setting<Number>,
 }
 
 impl PolicyArgs {
     /// Checks the settings and adds every problem to `check`.
     pub fn check(&self, check: &mut SettingsChecker) -> PolicySettings {
         PolicySettings {
-            default_mode: mode(check, &self.default_mode),
+            default_mode: check.value(&self.default_mode),
             kinds: kinds(check, &self.kinds),
             include_namespaces: split_list(&self.include_namespaces),
-            auto_nodes: check.number("--auto-nodes (AUTO_NODES)", &self.auto_nodes, 1, 100_000),
-        }
-    }
-}
-
-fn mode(check: &mut SettingsChecker, value: &str) -> DefaultMode {
-    match value {
-        "OptOut" => DefaultMode::OptOut,
-        "OptIn" => DefaultMode::OptIn,
-        _ => {
-            check.problem("--default-mode (DEFAULT_MODE)", value, "expected OptOut or OptIn");
-            DefaultMode::OptOut
+            auto_nodes: check.value(&self.auto_nodes),
         }
     }
 }

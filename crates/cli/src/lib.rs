@@ -10,4 +10,5 @@ pub mod doctor;
 pub mod extract;
 pub mod plugin;
 pub mod scope;
+pub mod settings;
 pub mod terminal;

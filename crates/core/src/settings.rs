@@ -1,11 +1,14 @@
 //! Checks of settings: flags and environment variables, which arrive as text. All problems are
 //! collected and reported at once. Each names the setting, the value and what is expected.
 
-use std::{fmt, net::SocketAddr, time::Duration};
+mod value;
+
+use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
 
 use ipnet::IpNet;
 
-use crate::{comma_separated, dns, duration};
+pub use self::value::{BOOLEAN, Choice, Number, Setting, Span, Text, ValueError, ValueType};
+use crate::{comma_separated, dns};
 
 /// Default namespace of an installation.
 pub const DEFAULT_NAMESPACE: &str = "prewarmer";
@@ -26,7 +29,7 @@ impl fmt::Display for SettingsError {
 impl std::error::Error for SettingsError {}
 
 /// Parser of settings that collects every problem. Its methods return a placeholder for an invalid
-/// value, which [`Self::finish`] discards. A setting is given as `--flag (VARIABLE)`.
+/// value, which [`Self::finish`] discards. A setting is named as `--flag (VARIABLE)`.
 #[derive(Debug, Default)]
 pub struct SettingsChecker {
     problems: Vec<String>,
@@ -36,6 +39,11 @@ impl SettingsChecker {
     /// Adds a problem with a single value.
     pub fn problem(&mut self, setting: &str, value: &str, expected: &(impl fmt::Display + ?Sized)) {
         self.report(format!("{setting}: {value:?}: {expected}"));
+    }
+
+    /// Adds a problem with the value of a setting.
+    pub fn invalid<T>(&mut self, setting: &Setting<T>, expected: &(impl fmt::Display + ?Sized)) {
+        self.problem(&setting.name, &setting.text, expected);
     }
 
     /// Adds a problem that concerns several settings, or none in particular.
@@ -66,42 +74,37 @@ impl SettingsChecker {
         })
     }
 
+    /// Parses the value of a setting by its type.
+    pub fn value<T: ValueType>(&mut self, setting: &Setting<T>) -> T::Value {
+        setting.value_type.parse(&setting.text).unwrap_or_else(|expected| {
+            self.invalid(setting, &expected);
+            setting.value_type.placeholder()
+        })
+    }
+
+    /// Parses a text whose type is not one of [`ValueType`]. Returns none for an invalid text.
+    pub fn parsed<T: FromStr<Err: fmt::Display>>(&mut self, setting: &Setting<Text>) -> Option<T> {
+        setting.text.parse().map_err(|expected| self.invalid(setting, &expected)).ok()
+    }
+
     /// Parses networks separated by commas.
-    pub fn networks(&mut self, setting: &str, value: &str) -> Vec<IpNet> {
+    pub fn networks(&mut self, setting: &Setting<Text>) -> Vec<IpNet> {
         let mut networks = Vec::new();
-        for text in split_list(value) {
+        for text in comma_separated(&setting.text) {
             match text.parse() {
                 Ok(network) => networks.push(network),
-                Err(_) => self.problem(setting, &text, "expected a network such as 10.0.0.0/8"),
+                Err(_) => {
+                    self.problem(&setting.name, text, "expected a network such as 10.0.0.0/8");
+                }
             }
         }
         networks
     }
 
-    /// Parses a duration of at most `most`.
-    pub fn duration(&mut self, setting: &str, value: &str, most: Duration) -> Duration {
-        match duration::parse(value) {
-            Ok(span) if span <= most => return span,
-            Ok(_) => self.problem(setting, value, &format!("expected at most {}s", most.as_secs())),
-            Err(expected) => self.problem(setting, value, &expected),
-        }
-        Duration::ZERO
-    }
-
-    /// Parses `true` or `false`.
-    pub fn boolean(&mut self, setting: &str, value: &str) -> bool {
-        if !matches!(value, "true" | "false") {
-            self.problem(setting, value, "expected true or false");
-        }
-        value == "true"
-    }
-
-    /// Parses a number from `least` to `most`.
-    pub fn number(&mut self, setting: &str, value: &str, least: u32, most: u32) -> u32 {
-        value.parse().ok().filter(|number| (least..=most).contains(number)).unwrap_or_else(|| {
-            self.problem(setting, value, &format!("expected a number from {least} to {most}"));
-            least
-        })
+    /// Parses a duration of at most `most`, of an argument that is no setting of the server.
+    pub fn duration(&mut self, argument: &str, value: &str, most: Duration) -> Duration {
+        let (name, text) = (argument.to_owned(), value.to_owned());
+        self.value(&Setting { name, text, value_type: Span::up_to(most) })
     }
 }
 
@@ -127,7 +130,11 @@ mod tests {
     #[test]
     fn every_problem_is_reported() {
         let mut check = SettingsChecker::default();
-        check.number("--count (COUNT)", "0", 1, 9);
+        check.value(&Setting {
+            name: "--count (COUNT)".into(),
+            text: "0".into(),
+            value_type: Number(1..=9),
+        });
         check.duration("--wait (WAIT)", "2h", Duration::from_secs(60));
         check.report("--a: requires --b");
         let error = check.finish(()).unwrap_err();
