@@ -38,7 +38,7 @@ plugin: ## build the archives of the kubectl plugin and its krew manifest into t
 	deploy/plugin.sh target/plugin
 
 .PHONY: generate
-generate: ## write the generated files: deploy/crds.yaml, deploy/openapi.json, deploy/prewarmer.yaml, the types of the Go SDK, the synchronous client of the Python SDK
+generate: ## write the generated files: deploy/crds.yaml, deploy/openapi.json, deploy/prewarmer.yaml, the schema of the chart's settings, docs/settings.md, the types of the Go SDK, the synchronous client of the Python SDK
 	@bash deploy/generate.sh
 
 .PHONY: check-generated

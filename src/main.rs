@@ -49,7 +49,9 @@ fn main() -> ExitCode {
         }
         Ok(Cli { command: Command::Crds }) => print(&manifests::crds()),
         Ok(Cli { command: Command::Manifests(args) }) => print(&manifests::install(&args)),
-        Ok(Cli { command: Command::Settings }) => print(&Ok(config::markdown_table())),
+        Ok(Cli { command: Command::Settings(args) }) => {
+            print(&config::reference(&args).map_err(Into::into))
+        }
         Ok(Cli { command: Command::Openapi }) => print(&Ok(api::document_text())),
         Ok(Cli { command: Command::Token(TokenCommand::Create(args)) }) => {
             match token::create(&args, Timestamp::now()) {

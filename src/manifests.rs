@@ -187,7 +187,6 @@ fn replace_unsigned_formats(schema: &mut Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     fn args() -> ManifestArgs {
         ManifestArgs {
@@ -215,46 +214,5 @@ mod tests {
             assert!(text.contains(there), "{there}\n{text}");
         }
         assert!(install(&ManifestArgs { kinds: "Rollout".into(), ..args() }).is_err());
-    }
-
-    /// Settings in `by_chart` are set by the chart itself and are not values of it.
-    #[test]
-    fn chart_values_cover_all_settings() {
-        let schema: Value =
-            serde_json::from_str(include_str!("../deploy/chart/values.schema.json")).unwrap();
-        let known: Vec<&String> =
-            schema["properties"]["settings"]["properties"].as_object().unwrap().keys().collect();
-        let by_chart = [
-            "config",
-            "components",
-            "webhookAddr",
-            "webhookUrl",
-            "apiAddr",
-            "serverPort",
-            "healthAddr",
-            "serviceName",
-            "namespace",
-            "workerImage",
-            "watchNamespace",
-            "instance",
-            "tlsCertFile",
-            "tlsKeyFile",
-            "tlsCaFile",
-            "kinds",
-            "help",
-        ];
-        let command = crate::config::Cli::command();
-        let serve = command.find_subcommand("serve").unwrap();
-        let mut settings: Vec<String> =
-            serve.get_arguments().map(|argument| camel_case(argument.get_id().as_str())).collect();
-        settings.retain(|name| !by_chart.contains(&name.as_str()));
-        settings.sort();
-        assert_eq!(known, settings.iter().collect::<Vec<_>>());
-    }
-
-    fn camel_case(id: &str) -> String {
-        let mut words = id.split('_');
-        let first = words.next().unwrap_or_default().to_owned();
-        words.fold(first, |name, word| name + &word[..1].to_uppercase() + &word[1..])
     }
 }

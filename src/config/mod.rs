@@ -4,6 +4,7 @@
 //! at once.
 
 mod components;
+mod reference;
 
 use std::{fmt::Display, net::SocketAddr, path::PathBuf};
 
@@ -24,7 +25,10 @@ use prewarmer_core::{
     workload::PolicySettings,
 };
 
-pub use self::components::Components;
+pub use self::{
+    components::Components,
+    reference::{ReferenceArgs, ReferenceError},
+};
 use crate::{
     api::{ApiArgs, ApiConfig, PageArgs},
     controller::{ControllerArgs, WorkerArgs},
@@ -65,8 +69,8 @@ pub enum Command {
     Extract(ExtractArgs),
     /// Print the `OpenAPI` document of the REST API.
     Openapi,
-    /// Print the settings of `serve` as a Markdown table.
-    Settings,
+    /// Print the settings of `serve` as a Markdown table, or as a part of the chart's schema.
+    Settings(ReferenceArgs),
     /// Check a cluster and its installation; print problems and remedies.
     Doctor(DoctorArgs),
     /// Manage API tokens, for callers of the REST API without access to Kubernetes.
@@ -343,34 +347,14 @@ fn webhook_url(check: &mut SettingsChecker, value: Option<&str>) -> Option<Uri> 
     good
 }
 
-/// Returns all settings of `serve` as a Markdown table: flag, variable, default and meaning.
-#[must_use]
-pub fn markdown_table() -> String {
-    let mut lines =
-        vec!["| flag | variable | default | meaning |".to_owned(), "|---|---|---|---|".to_owned()];
-    let command = Cli::command();
-    let arguments =
-        command.find_subcommand("serve").into_iter().flat_map(clap::Command::get_arguments);
-    for argument in arguments {
-        let Some(flag) = argument.get_long().filter(|flag| *flag != "help") else { continue };
-        let code = |text: String| if text.is_empty() { text } else { format!("`{text}`") };
-        let variable =
-            argument.get_env().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let default: Vec<_> =
-            argument.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
-        let meaning = argument
-            .get_long_help()
-            .or_else(|| argument.get_help())
-            .map(ToString::to_string)
-            .unwrap_or_default();
-        let meaning = meaning.replace('|', "\\|").replace('\n', " ");
-        lines.push(format!(
-            "| `--{flag}` | {} | {} | {meaning} |",
-            code(variable),
-            code(default.join(","))
-        ));
-    }
-    lines.join("\n") + "\n"
+/// Returns the settings of `serve` as a Markdown table or, with a file of the chart, its schema of
+/// values with the settings in it.
+pub fn reference(args: &ReferenceArgs) -> Result<String, ReferenceError> {
+    reference::print(&serve_command(), args)
+}
+
+fn serve_command() -> clap::Command {
+    Cli::command().find_subcommand("serve").cloned().unwrap_or_default()
 }
 
 /// Returns the namespace of the pod that this process runs in, or none outside a pod.
@@ -476,27 +460,6 @@ mod tests {
         );
         let any_page = ["--api-addr=127.0.0.1:0", "--auth=none", "--api-cors-origins=*"];
         assert!(Config::check(&args(&any_page), None).is_err(), "any page could change anything");
-    }
-
-    #[test]
-    fn settings_table_is_complete_and_current() {
-        let table = markdown_table();
-        let command = Cli::command();
-        let serve = command.find_subcommand("serve").unwrap();
-        assert_eq!(
-            table.lines().count(),
-            serve.get_arguments().count()
-                - serve.get_arguments().filter(|a| a.get_id() == "help").count()
-                + 2
-        );
-        assert!(
-            table.contains("| `--known-for` | `KNOWN_FOR` | `10m` | Time for which an image"),
-            "{table}"
-        );
-        assert!(
-            include_str!("../../docs/settings.md").contains(&table),
-            "docs/settings.md is not current: run make generate"
-        );
     }
 
     #[test]
