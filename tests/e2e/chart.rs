@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use prewarmer_test_support::cluster::{CHART, Cluster};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use crate::TestCluster;
 
@@ -43,6 +43,16 @@ async fn invalid_values_are_rejected_by_name() {
         ("replicaCount=3", "replicaCount"),
         ("settings.coaleseWindow=2s", "coaleseWindow"),
         ("settings.webhookAddr=0.0.0.0:1", "webhookAddr"),
+        ("settings.maxWorkers=20000", "/settings/maxWorkers"),
+        ("settings.maxWorkers=many", "/settings/maxWorkers"),
+        ("settings.diskCheck=maybe", "/settings/diskCheck"),
+        ("settings.coalesceWindow=2", "/settings/coalesceWindow"),
+        ("settings.knownFor=2d", "/settings/knownFor"),
+        ("settings.defaultMode=optin", "/settings/defaultMode"),
+        ("settings.egressDeny=nowhere", "/settings/egressDeny"),
+        ("settings.notifyPorts=https", "/settings/notifyPorts"),
+        ("settings.prometheusThreshold=0.9", "/settings/prometheusThreshold"),
+        ("settings.allowedRegistries=https://r.example", "/settings/allowedRegistries"),
         ("certificates.mode=magic", "/certificates/mode"),
         ("certificates.mode=secret", "name the Secret"),
         ("api.ingress.enabled=true", "name the host"),
@@ -54,6 +64,49 @@ async fn invalid_values_are_rejected_by_name() {
     ] {
         let (taken, said) = cluster.try_helm(&["template", "prewarmer", CHART, "--set", value]);
         assert!(!taken && said.contains(named), "{value}: {said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_may_be_in_quotes() {
+    let cluster = Cluster::shared();
+    for value in ["settings.maxWorkers=500", "settings.diskCheck=true", "settings.logFormat="] {
+        for option in ["--set", "--set-string"] {
+            let (taken, said) = cluster.try_helm(&["template", "prewarmer", CHART, option, value]);
+            assert!(taken, "{option} {value}: {said}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn valid_settings_are_accepted() {
+    let cluster = Cluster::shared();
+    let schema = std::fs::read_to_string(format!("{CHART}/values.schema.json")).unwrap();
+    let schema: Value = serde_json::from_str(&schema).unwrap();
+    let settings = schema["properties"]["settings"]["properties"].as_object().unwrap();
+    let defaults: Map<String, Value> = settings
+        .iter()
+        .filter_map(|(name, schema)| Some((name.clone(), schema.get("default")?.clone())))
+        .collect();
+    let unusual = json!({
+        "allowedRegistries": "registry.example.com:5000/team, docker.io/library,[::1]:5000/a",
+        "apiCorsOrigins": "https://portal.example.com, http://[::1]:80,*",
+        "apiRate": 1_000_000,
+        "coalesceWindow": "1.5s",
+        "defaultDeadline": "1h30m",
+        "egressDeny": "10.0.0.0/8, fd00::/8,",
+        "maxImageSize": 1_000_000,
+        "notifyPorts": "80,9000 - 9100",
+        "prometheusThreshold": "< -1e-3",
+        "prometheusUrl": "http://prometheus.monitoring:9090",
+        "tokenAudience": "https://kubernetes.default.svc,prewarmer",
+        "trustedProxies": "10.0.0.0/8, 192.0.2.1,fd00::1",
+    });
+    for settings in [json!(defaults), unusual] {
+        let values = format!("settings={settings}");
+        let (taken, said) =
+            cluster.try_helm(&["template", "prewarmer", CHART, "--set-json", &values]);
+        assert!(taken, "{settings}: {said}");
     }
 }
 

@@ -106,11 +106,11 @@ mod tests {
         .unwrap()
     }
 
-    /// Lists the pages. Returns the items and the limit and token of each request.
-    fn list(
-        params: ListParams,
-        max_objects: usize,
-    ) -> (Vec<u32>, Vec<(Option<u32>, Option<String>)>) {
+    /// Limit and token of a request.
+    type PageRequest = (Option<u32>, Option<String>);
+
+    /// Lists the pages. Returns the items and the requests.
+    fn list(params: ListParams, max_objects: usize) -> (Vec<u32>, Vec<PageRequest>) {
         let requests = RefCell::new(Vec::new());
         let pages = follow_pages(params, max_objects, |params| {
             let number = requests.borrow().len().try_into().unwrap();
