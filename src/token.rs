@@ -12,9 +12,8 @@ use prewarmer_core::{
     timestamp,
 };
 
-use crate::{
-    api::auth::{ALL_NAMESPACES, TokenEntry, generate_token, is_token_name, token_digest},
-    serve::token_secret_name,
+use crate::api::auth::{
+    ALL_NAMESPACES, TokenEntry, generate_token, is_token_name, token_digest, token_secret_name,
 };
 
 /// Arguments of `token create`.

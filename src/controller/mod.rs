@@ -18,6 +18,7 @@
 mod clock;
 mod credential_check;
 mod executor;
+mod initial_list;
 mod limits;
 mod metrics;
 mod recorder;

@@ -9,7 +9,7 @@ use prewarmer_core::{
 use tokio::sync::{mpsc::Sender, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::watches::InitialList;
+use super::initial_list::InitialList;
 
 /// Feed of task changes, to which the controller of each term subscribes. Clones share it.
 #[derive(Clone)]

@@ -23,7 +23,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::Sender;
 use tokio_util::sync::CancellationToken;
 
-use super::task_feed::TaskFeed;
+use super::{initial_list::InitialList, task_feed::TaskFeed};
 use crate::{
     metrics::Metrics,
     scope::scoped,
@@ -141,28 +141,6 @@ pub(super) fn start(
     Watches { count: watch.count, parts: watch.parts }
 }
 
-/// Barrier that is released when a watch has delivered its first list.
-#[derive(Debug, Clone, Default)]
-pub(super) struct InitialList(CancellationToken);
-
-impl InitialList {
-    /// Returns a barrier that is released already, for watches without a predecessor.
-    fn completed() -> Self {
-        let listed = Self::default();
-        listed.complete();
-        listed
-    }
-
-    pub(super) fn complete(&self) {
-        self.0.cancel();
-    }
-
-    #[cfg(test)]
-    pub(super) fn is_complete(&self) -> bool {
-        self.0.is_cancelled()
-    }
-}
-
 struct WatchSpawner {
     events: Sender<Observation>,
     stop: CancellationToken,
@@ -195,7 +173,7 @@ impl WatchSpawner {
         };
         self.count = self.count.saturating_add(1);
         self.parts.spawn(part, async move {
-            if stop.run_until_cancelled(after.0.cancelled()).await.is_some() {
+            if stop.run_until_cancelled(after.completion()).await.is_some() {
                 informer.run(handler, stop).await;
             }
         });

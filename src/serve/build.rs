@@ -10,7 +10,7 @@ use prewarmer_kube::lease::LeaseSettings;
 
 use super::rest;
 use crate::{
-    api::{ApiConfig, ApiSettings, CallerLimits},
+    api::{ApiConfig, ApiSettings, CallerLimits, auth::token_secret_name},
     config::Config,
     egress::{self, ClusterNetworks},
     metrics::Metrics,
@@ -162,12 +162,6 @@ pub(super) fn webhook_registration(
 /// Returns namespace and name of the Secret of API tokens.
 pub(super) fn token_secret(config: &Config) -> (String, String) {
     (config.namespace.clone(), token_secret_name(&config.object_name))
-}
-
-/// Returns the name of the Secret of API tokens of an installation.
-#[must_use]
-pub fn token_secret_name(object_name: &str) -> String {
-    format!("{object_name}-api-tokens")
 }
 
 pub(super) fn notify_guard(config: &Config, cluster: &ClusterNetworks) -> NotificationPolicy {

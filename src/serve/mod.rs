@@ -24,7 +24,6 @@ use prewarmer_kube::{
 use tokio::{net::TcpListener, runtime::Handle, signal::unix::SignalKind, sync::watch};
 use tokio_util::sync::CancellationToken;
 
-pub use self::build::token_secret_name;
 use self::{leader_tasks::LeaderTasks, lease_totals::LeaseTotals};
 use crate::{
     api::{

@@ -26,7 +26,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use self::table::{ConnectionSlot, ConnectionTimeouts};
 use self::{
-    connection::ConnectionConfig,
+    connection::{ConnectionConfig, ConnectionError},
     table::{Admission, ConnectionTable, EVICTION_GRACE},
 };
 
@@ -184,8 +184,6 @@ async fn admit(table: &Arc<ConnectionTable>, peer: IpAddr) -> Option<ConnectionS
         }
     }
 }
-
-type ConnectionError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Sets `TCP_NODELAY` and TCP keepalive.
 fn configure_socket(stream: &TcpStream) -> io::Result<()> {

@@ -15,7 +15,7 @@ use axum::{
 use bytes::BytesMut;
 use futures::StreamExt;
 
-use super::{ReviewError, review_error};
+use super::error::{ReviewError, review_error};
 
 /// Maximum size of an admission review, in bytes. The API server accepts requests of up to 3 MiB,
 /// and a review contains the object twice, new and old: 2 × 3 MiB, and 2 MiB for escapes and the

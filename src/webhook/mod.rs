@@ -8,6 +8,7 @@
 
 mod body;
 mod decide;
+mod error;
 mod metrics;
 pub mod registration;
 mod review;
@@ -19,14 +20,13 @@ use std::{
 };
 
 use axum::{
-    Json, Router,
+    Router,
     extract::{Request, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::post,
 };
 use prewarmer_core::workload::Policy;
-use serde_json::json;
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -34,6 +34,7 @@ pub(crate) use self::metrics::WebhookMetrics;
 use self::{
     body::{BodyError, BodyReader, BufferedBody},
     decide::identity_hint,
+    error::{ReviewError, review_error},
     review::{allow_response, parse_uid},
 };
 pub use self::{
@@ -331,24 +332,6 @@ fn json_only(headers: &HeaderMap) -> Result<(), ReviewError> {
     }
     let details = format!("Content-Type is {content_type:?}: send application/json");
     Err(review_error(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported media type", &details))
-}
-
-/// Error response to a request that is not a valid review.
-#[derive(Debug)]
-struct ReviewError {
-    status: StatusCode,
-    error: &'static str,
-    details: String,
-}
-
-impl IntoResponse for ReviewError {
-    fn into_response(self) -> Response {
-        (self.status, Json(json!({ "error": self.error, "details": self.details }))).into_response()
-    }
-}
-
-fn review_error(status: StatusCode, error: &'static str, details: &str) -> ReviewError {
-    ReviewError { status, error, details: details.to_owned() }
 }
 
 #[cfg(test)]

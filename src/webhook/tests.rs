@@ -6,7 +6,7 @@ use axum::{
 };
 use prewarmer_core::workload::{self, DefaultMode};
 use rstest::rstest;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use super::*;

@@ -38,7 +38,10 @@ pub use self::{
     proxies::TrustedProxies,
     reviews::Permission,
     token_watch::watch_tokens,
-    tokens::{ALL_NAMESPACES, ApiTokens, TokenEntry, generate_token, is_token_name, token_digest},
+    tokens::{
+        ALL_NAMESPACES, ApiTokens, TokenEntry, generate_token, is_token_name, token_digest,
+        token_secret_name,
+    },
 };
 use super::{call_middleware::CallerName, error::ApiError};
 

@@ -50,6 +50,12 @@ pub struct TokenEntry {
     pub expires_at: Option<Timestamp>,
 }
 
+/// Returns the name of the Secret of API tokens of an installation.
+#[must_use]
+pub fn token_secret_name(object_name: &str) -> String {
+    format!("{object_name}-api-tokens")
+}
+
 /// Reports whether the text is a valid token name: 1 to 40 of `a-z`, `0-9` and `-`.
 #[must_use]
 pub fn is_token_name(name: &str) -> bool {

@@ -31,10 +31,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use super::{
-    ConnectionError,
-    table::{ConnectionSlot, ConnectionTimeouts, RequestGuard, TimeoutAction},
-};
+use super::table::{ConnectionSlot, ConnectionTimeouts, RequestGuard, TimeoutAction};
 
 /// Maximum number of concurrent streams of an HTTP/2 connection. An API server opens another
 /// connection when it needs more.
@@ -55,6 +52,9 @@ const CHUNK_SIZE: usize = 32 * 1024;
 const HTTP2_KEEPALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
 /// Bounds of the interval at which the timeouts of a connection are checked.
 const CHECK_INTERVAL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+
+/// Error that ends a connection.
+pub(super) type ConnectionError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Configuration shared by the connections of a listener.
 #[derive(Clone)]
