@@ -1,12 +1,11 @@
 //! Bounded reading of request bodies. Limits apply per body, per caller and in total.
 
-use std::{hash::Hash, net::IpAddr, time::Duration};
+use std::{hash::Hash, time::Duration};
 
 use axum::{
     body::{Body, Bytes},
-    extract::{FromRef, FromRequest, Request},
+    extract::Request,
     http::{HeaderMap, StatusCode, header},
-    response::{IntoResponse, Response},
 };
 use bytes::BytesMut;
 use futures::StreamExt;
@@ -14,13 +13,12 @@ use serde_json::Value;
 
 use super::{
     Api,
-    auth::caller_address,
+    auth::{CallerName, caller_address},
     bounded_json::{self, MAX_VALUES},
-    call_middleware::CallerName,
+    budgets::BodyBudget,
     error::ApiError,
-    ui::respond::PageError,
 };
-use crate::server::budget::{BudgetExceeded, BudgetPermit, SharedBudget};
+use crate::server::budget::{BudgetExceeded, BudgetPermit};
 
 /// Largest body, in bytes: a task of 100 images has 60 KB, a manifest may have some hundred KB.
 pub(super) const MAX_BODY: usize = 1024 * 1024;
@@ -29,17 +27,8 @@ pub(super) const MAX_FORM: usize = 64 * 1024;
 /// Largest form of an unauthenticated client, in bytes: a token has 4,000 characters at most, an
 /// address 2,000.
 const MAX_ANONYMOUS_FORM: usize = 16 * 1024;
-/// Bytes of forms of unauthenticated clients, in total and per IP address: a hundred of the largest
-/// forms at once.
-const ANONYMOUS_FORM_BYTES: (usize, usize) = (4 * MAX_BODY, 2 * MAX_BODY);
 /// Largest number of fields in a form. The forms of the web pages have about twenty.
 const MAX_FIELDS: usize = 500;
-/// Bytes of all bodies that are being read or processed: 16 of the largest, or hundreds of the
-/// usual 10 KB. The parsed form of a body takes up to four times as much memory (`bounded_json` bounds
-/// it), which makes 64 MiB.
-const TOTAL_BODY_BYTES: usize = 16 * 1024 * 1024;
-/// Bytes of the bodies of one caller.
-const CALLER_BODY_BYTES: usize = TOTAL_BODY_BYTES / 4;
 /// Timeout for the arrival of a body.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// `Retry-After` when a budget is exhausted, in seconds.
@@ -49,20 +38,6 @@ const RETRY_AFTER: u64 = 2;
 const JSON_TYPES: [&str; 1] = ["application/json"];
 /// Content type of a form.
 const FORM_TYPES: [&str; 1] = ["application/x-www-form-urlencoded"];
-
-/// Byte budget for bodies, by caller.
-pub(super) type BodyBudget = SharedBudget<String>;
-
-/// Creates the budget for bodies of authenticated callers.
-pub(super) fn body_budget() -> BodyBudget {
-    SharedBudget::new(TOTAL_BODY_BYTES, CALLER_BODY_BYTES)
-}
-
-/// Creates the budget for forms of unauthenticated clients. It is separate, so that they cannot
-/// exhaust the budget of authenticated callers.
-pub(super) fn anonymous_form_budget() -> SharedBudget<IpAddr> {
-    SharedBudget::new(ANONYMOUS_FORM_BYTES.0, ANONYMOUS_FORM_BYTES.1)
-}
 
 /// Body with its share of the budget, which is released on drop.
 pub(super) struct BufferedBody<K: Hash + Eq + Clone = String> {
@@ -187,19 +162,6 @@ pub(super) struct FormBody {
     _permit: Option<BudgetPermit<String>>,
 }
 
-impl<S: Send + Sync> FromRequest<S> for FormBody
-where
-    Api: FromRef<S>,
-{
-    type Rejection = Response;
-
-    async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
-        read_form(&Api::from_ref(state), request)
-            .await
-            .map_err(|error| PageError::from(error).into_response())
-    }
-}
-
 fn parse_form(bytes: &[u8]) -> Vec<(String, String)> {
     form_urlencoded::parse(bytes).into_owned().take(MAX_FIELDS.saturating_add(1)).collect()
 }
@@ -236,6 +198,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
+    use crate::api::budgets::{CALLER_BODY_BYTES, body_budget};
 
     fn headers(kind: &'static str) -> HeaderMap {
         HeaderMap::from_iter([(header::CONTENT_TYPE, kind.parse().unwrap())])

@@ -17,14 +17,18 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter, clock::Clock};
 
 use hyper::body::{Frame, SizeHint};
 
-use super::{
-    auth::Caller,
-    body::{self, BodyBudget},
-    error::ApiError,
-    idempotency::KeyQuota,
-};
+use super::{auth::Caller, error::ApiError, idempotency::KeyQuota};
 use crate::server::budget::{BudgetExceeded, BudgetPermit, SharedBudget};
 
+/// Bytes of all bodies that are being read or processed: 16 of the largest, or hundreds of the
+/// usual 10 KB. The parsed form of a body takes up to four times as much memory (`bounded_json` bounds
+/// it), which makes 64 MiB.
+const TOTAL_BODY_BYTES: usize = 16 * 1024 * 1024;
+/// Bytes of the bodies of one caller.
+pub(super) const CALLER_BODY_BYTES: usize = TOTAL_BODY_BYTES / 4;
+/// Bytes of forms of unauthenticated clients, in total and per IP address: a hundred of the largest
+/// forms at once.
+const ANONYMOUS_FORM_BYTES: (usize, usize) = (4 * 1024 * 1024, 2 * 1024 * 1024);
 /// Concurrent watches and live pages: 20 to 40 KB each, 160 MB at worst.
 const MAX_WATCHES: usize = 4096;
 /// Manifests that are parsed concurrently, in total and per caller. Each takes one thread and up to
@@ -40,6 +44,20 @@ const MIN_CHARGED_RESPONSE: usize = 16 * 1024;
 const ANONYMOUS_CALLS: (u32, u32) = (100, 400);
 /// `Retry-After` when no further watch is permitted, in seconds.
 const RETRY_AFTER: u64 = 10;
+
+/// Byte budget for bodies, by caller.
+pub(super) type BodyBudget = SharedBudget<String>;
+
+/// Creates the budget for bodies of authenticated callers.
+pub(super) fn body_budget() -> BodyBudget {
+    SharedBudget::new(TOTAL_BODY_BYTES, CALLER_BODY_BYTES)
+}
+
+/// Creates the budget for forms of unauthenticated clients. It is separate, so that they cannot
+/// exhaust the budget of authenticated callers.
+pub(super) fn anonymous_form_budget() -> SharedBudget<IpAddr> {
+    SharedBudget::new(ANONYMOUS_FORM_BYTES.0, ANONYMOUS_FORM_BYTES.1)
+}
 
 /// Configurable limits per caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,8 +92,8 @@ impl CallerBudgets {
         let quota =
             Quota::per_second(positive(ANONYMOUS_CALLS.0)).allow_burst(positive(ANONYMOUS_CALLS.1));
         Self {
-            bodies: body::body_budget(),
-            anonymous_forms: body::anonymous_form_budget(),
+            bodies: body_budget(),
+            anonymous_forms: anonymous_form_budget(),
             idempotency_keys: KeyQuota::new(limits.keys),
             watches: SharedBudget::new(MAX_WATCHES, limits.watches),
             extractions: SharedBudget::new(EXTRACTIONS.0, EXTRACTIONS.1),

@@ -2,7 +2,6 @@
 
 use std::{
     any::Any,
-    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -15,8 +14,9 @@ use axum::{
 
 use super::{
     Api,
-    auth::{CallerAddress, caller_address, is_cross_site},
+    auth::{CallerAddress, CallerName, caller_address, is_cross_site},
     error::ApiError,
+    paths::BASE_PATH,
 };
 
 /// Header with the ID of a call, in requests, responses and logs.
@@ -26,10 +26,6 @@ const MAX_REQUEST_ID: usize = 128;
 /// Timeout of a call that is not a watch. The requests to the API server that a call makes take a
 /// second at most.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Name of the caller, set by authentication; a request extension.
-#[derive(Clone, Default)]
-pub(super) struct CallerName(pub(super) Arc<OnceLock<String>>);
 
 /// Returns the request ID that the caller sent, when it is valid; otherwise a random one.
 fn request_id(request: &Request) -> HeaderValue {
@@ -198,7 +194,7 @@ pub(super) fn accepts(headers: &HeaderMap, kind: &str) -> bool {
 /// Reports whether the path is served without a token.
 fn is_anonymous(path: &str) -> bool {
     let call = path
-        .strip_prefix(super::BASE_PATH)
+        .strip_prefix(BASE_PATH)
         .is_some_and(|rest| rest.starts_with('/') && rest != "/openapi.json");
     let page = path == "/ui"
         || path

@@ -1,128 +1,33 @@
 //! Nodes of the cluster, and numbers of tasks and schedules.
 
-use std::{
-    collections::BTreeMap,
-    pin::pin,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::collections::BTreeMap;
 
 use axum::{
     extract::State,
     http::{HeaderMap, HeaderValue, header},
     response::Response,
 };
-use futures::TryStreamExt;
-use kube::{Api as KubeApi, Client, api::ListParams};
 use prewarmer_core::{
-    count_values,
-    node::{Interner, NodeInfo, NodeRequirements},
-    slim::SlimNode,
-    task::{Status, plan::matching_nodes, validate::ValidTask},
+    node::{NodeInfo, NodeRequirements},
+    task::Status,
 };
-use prewarmer_kube::{
-    list::{NO_LIMIT, list_pages},
-    store::StatusCounts,
-};
+use prewarmer_kube::store::StatusCounts;
 use serde::Serialize;
-use tokio::sync::Mutex;
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
     Api,
-    auth::{Caller, Permission},
+    auth::Caller,
     error::ApiError,
+    node_cache::NodeCache,
     params::{CheckedQuery, Params, QueryParams, StatsQuery},
-    schedules::json_response,
-    service::{self, tasks::LIST, visible_namespaces},
+    permissions::LIST_TASKS,
+    service::{self, visible_namespaces},
+    store_response::json_response,
 };
 
-pub(super) const LIST_NODES: Permission = Permission { verb: "list", resource: "nodes" };
-/// Time for which a list of nodes is cached. Only the leader watches nodes, and one list of 5,000
-/// nodes costs the API server 75 MB.
-const CACHE_TTL: Duration = Duration::from_secs(15);
-/// Nodes per page of a list request.
-const LIST_PAGE_SIZE: u32 = 200;
 /// Largest page of a response, in nodes.
 const MAX_NODES: usize = 1000;
-
-/// Cached list of the nodes. Clones share it.
-#[derive(Clone)]
-pub(super) struct NodeCache {
-    client: Client,
-    interner: Arc<Interner>,
-    cached: Arc<Mutex<Option<NodeSnapshot>>>,
-}
-
-/// List of nodes with the time at which it was read.
-#[derive(Clone)]
-pub(super) struct NodeSnapshot {
-    pub(super) nodes: Arc<Vec<NodeInfo>>,
-    listed_at: Instant,
-}
-
-impl NodeCache {
-    pub(super) fn new(api: &Api) -> Self {
-        Self { client: api.client.clone(), interner: Arc::default(), cached: Arc::default() }
-    }
-
-    /// Returns the nodes from the cache, or from the API server when the cached list has expired.
-    /// Concurrent callers share one list request. Error 503 when the API server does not answer.
-    pub(super) async fn get(&self) -> Result<NodeSnapshot, ApiError> {
-        let mut kept = self.cached.lock().await;
-        if let Some(snapshot) =
-            kept.as_ref().filter(|snapshot| snapshot.listed_at.elapsed() < CACHE_TTL)
-        {
-            return Ok(snapshot.clone());
-        }
-        let api = KubeApi::<SlimNode>::all(self.client.clone());
-        let params = ListParams::default().limit(LIST_PAGE_SIZE);
-        let (mut nodes, mut pages) = (Vec::new(), pin!(list_pages(&api, params, NO_LIMIT)));
-        while let Some(page) = pages.try_next().await? {
-            nodes.extend(page.iter().map(|node| NodeInfo::new(node, &self.interner)));
-        }
-        nodes.sort_by(|a, b| a.name.cmp(&b.name));
-        let snapshot = NodeSnapshot { nodes: Arc::new(nodes), listed_at: Instant::now() };
-        *kept = Some(snapshot.clone());
-        Ok(snapshot)
-    }
-}
-
-/// Nodes that a task would warm at present.
-pub(super) struct NodeSelection<'a> {
-    eligible: Vec<&'a str>,
-    /// Number of eligible nodes that the task would warm.
-    pub(super) selected: usize,
-    /// Number of nodes that match the placement, eligible or not.
-    pub(super) matching: usize,
-    /// Reasons for which matching nodes are not eligible, each with the number of nodes.
-    pub(super) ineligible: Vec<(&'static str, usize)>,
-}
-
-impl<'a> NodeSelection<'a> {
-    /// Selects the nodes of a task from these nodes.
-    pub(super) fn for_task(task: &'a ValidTask, nodes: &'a [NodeInfo]) -> Self {
-        let (mut eligible, mut obstacles) = (Vec::new(), Vec::new());
-        for (node, obstacle) in matching_nodes(task, nodes) {
-            match obstacle {
-                None => eligible.push(&*node.name),
-                Some(reason) => obstacles.push(reason),
-            }
-        }
-        Self {
-            selected: task.nodes.of_total(eligible.len()),
-            matching: eligible.len() + obstacles.len(),
-            ineligible: count_values(obstacles),
-            eligible,
-        }
-    }
-
-    /// Returns the names of the nodes. `None` when the task warms only some of the eligible nodes:
-    /// those are chosen when it starts.
-    pub(super) fn names(&self) -> Option<&[&'a str]> {
-        (self.selected == self.eligible.len()).then_some(&self.eligible)
-    }
-}
 
 /// Node of the cluster.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -267,7 +172,7 @@ pub(super) async fn get_stats(
     CheckedQuery(StatsQuery { namespace }): CheckedQuery<StatsQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let visible = visible_namespaces(&api, &caller, LIST, namespace.clone()).await?;
+    let visible = visible_namespaces(&api, &caller, LIST_TASKS, namespace.clone()).await?;
     let counts = api.catalog.counts(&|namespace| visible.contains(namespace));
     let rate = success_permille(&counts).map(|rate| rate.round() / 10.0);
     let schedules = service::schedules::list_permitted(&api, &caller, namespace).await?;

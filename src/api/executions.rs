@@ -14,8 +14,8 @@ use super::{
     error::ApiError,
     params::{CheckedQuery, MAX_LIMIT, Params, QueryParams, SchedulePath, ScheduleQuery},
     schedule_request::ExecutionView,
-    schedules::json_response,
     service::schedules as service,
+    store_response::json_response,
 };
 
 /// Page of executions.

@@ -22,10 +22,10 @@ use super::{
     Api,
     auth::Caller,
     body,
-    cluster::{LIST_NODES, NodeCache, NodeSelection, NodeSnapshot},
     error::ApiError,
+    node_cache::{NodeCache, NodeSelection, NodeSnapshot},
     params::{CheckedQuery, ExtractQuery},
-    service::tasks::{CREATE, LIST},
+    permissions::{CREATE_TASK, LIST_NODES, LIST_TASKS},
 };
 
 /// Content types of a manifest, JSON or YAML.
@@ -77,7 +77,7 @@ pub(super) async fn extract(
     body: Body,
 ) -> Result<Response, ApiError> {
     if let Some(namespace) = &named {
-        api.auth.authorize(&caller, CREATE, namespace).await?;
+        api.auth.authorize(&caller, CREATE_TASK, namespace).await?;
     }
     let default = named.clone().unwrap_or_else(|| DEFAULT_NAMESPACE.into());
     let body =
@@ -148,11 +148,11 @@ async fn authorize_in_any_namespace(
 ) -> Result<(), ApiError> {
     let own = api.default_namespace();
     for namespace in namespaces.iter().map(String::as_str).chain([own]) {
-        if api.auth.allows(caller, CREATE, Some(namespace)).await? {
+        if api.auth.allows(caller, CREATE_TASK, Some(namespace)).await? {
             return Ok(());
         }
     }
-    api.auth.authorize(caller, CREATE, namespaces.first().map_or(own, String::as_str)).await
+    api.auth.authorize(caller, CREATE_TASK, namespaces.first().map_or(own, String::as_str)).await
 }
 
 /// Returns those of the namespaces in which the caller may list tasks. The cluster context of other
@@ -164,7 +164,7 @@ async fn listable_namespaces(
 ) -> Result<BTreeSet<String>, ApiError> {
     let mut readable = BTreeSet::new();
     for namespace in namespaces {
-        if api.auth.allows(caller, LIST, Some(&namespace)).await? {
+        if api.auth.allows(caller, LIST_TASKS, Some(&namespace)).await? {
             readable.insert(namespace);
         }
     }

@@ -10,8 +10,8 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::task_view::TaskView;
 
 use super::{
-    BASE_PATH, RouterState, call_middleware, cluster, error::ErrorBody, executions, extract,
-    samples::SAMPLES, schedules, static_response::StaticResponse, tasks, watch,
+    call_middleware, cluster, error::ErrorBody, executions, extract, paths::BASE_PATH,
+    samples::SAMPLES, schedules, state::RouterState, static_response::StaticResponse, tasks, watch,
 };
 
 /// Errors that every call may return: status and meaning.

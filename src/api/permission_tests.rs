@@ -1,8 +1,9 @@
 //! Tests of permissions against a fake API server.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
+    Router,
     body::{Body, to_bytes},
     extract::ConnectInfo,
     http::{Request, StatusCode, header},
@@ -15,16 +16,22 @@ use prewarmer_core::{
     schedule::{PrewarmSchedule, PrewarmScheduleSpec, random_task_name},
     task::{Phase, PrewarmPlan, PrewarmPlanSpec, PrewarmTask, PrewarmTaskSpec, PrewarmTaskStatus},
 };
+use prewarmer_kube::store::{ScheduleStore, TaskStore};
 use prometheus::Registry;
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::{
-    auth::{ApiTokens, token_digest},
+    auth::{ApiTokens, Auth, token_digest},
     fake_cluster::{API_SERVER_AUDIENCE, FakeCluster},
     *,
 };
-use crate::pod_start::PodStartMetrics;
+use crate::{
+    cluster_context::ClusterContextStore,
+    notify::NotificationPolicy,
+    pod_start::{OutcomeTotals, PodStartMetrics},
+};
 
 const EDITOR: &str = "prw_editor_x";
 

@@ -16,10 +16,10 @@ use prewarmer_kube::store::TaskEntry;
 use tokio::{sync::Semaphore, time::timeout};
 
 use super::{
-    Api,
     auth::{Caller, NamespaceScope},
+    components::ApiInner,
     error::ApiError,
-    service::tasks::GET,
+    permissions::GET_TASK,
 };
 use crate::task_view;
 
@@ -74,7 +74,7 @@ impl RecentTasks {
     /// rate limit is exceeded.
     pub(super) async fn find(
         &self,
-        api: &Api,
+        api: &ApiInner,
         caller: &Caller,
         id: &str,
         namespace: Option<&str>,
@@ -105,7 +105,7 @@ impl RecentTasks {
     }
 
     /// Waits for a limited time until the watch has delivered the task.
-    async fn wait_for_watch(&self, api: &Api, id: &str) -> Vec<Arc<TaskEntry>> {
+    async fn wait_for_watch(&self, api: &ApiInner, id: &str) -> Vec<Arc<TaskEntry>> {
         let mut changes = api.catalog.changes();
         let heard = api.catalog.by_name(id);
         let Ok(_place) = self.waiting.try_acquire() else { return heard };
@@ -129,7 +129,7 @@ impl RecentTasks {
 /// not read the only watched namespace. An empty list means that the lookup may only wait for the
 /// watch.
 async fn lookup_scope(
-    api: &Api,
+    api: &ApiInner,
     caller: &Caller,
     namespace: Option<&str>,
 ) -> Result<Option<LookupScope>, ApiError> {
@@ -138,13 +138,13 @@ async fn lookup_scope(
         return Ok(only(namespace));
     }
     if let Some(watched) = &api.settings.watched_namespace {
-        return Ok(if api.auth.allows(caller, GET, Some(watched)).await? {
+        return Ok(if api.auth.allows(caller, GET_TASK, Some(watched)).await? {
             only(watched)
         } else {
             None
         });
     }
-    match api.auth.namespace_scope(caller, GET).await {
+    match api.auth.namespace_scope(caller, GET_TASK).await {
         Ok(NamespaceScope::All) => Ok(Some(LookupScope::All)),
         Ok(NamespaceScope::Only(names)) if names.len() > MAX_NAMESPACES => {
             Ok(Some(LookupScope::All))
@@ -154,7 +154,7 @@ async fn lookup_scope(
             // Kubernetes cannot list the namespaces that a user may read. The default namespace and
             // the watch remain.
             let usual = api.default_namespace();
-            let may = api.auth.allows(caller, GET, Some(usual)).await?;
+            let may = api.auth.allows(caller, GET_TASK, Some(usual)).await?;
             Ok(Some(LookupScope::Only(if may { vec![usual.to_owned()] } else { Vec::new() })))
         }
         Err(error) => Err(error),
@@ -162,7 +162,7 @@ async fn lookup_scope(
 }
 
 async fn query_api_server(
-    api: &Api,
+    api: &ApiInner,
     id: &str,
     scope: &LookupScope,
 ) -> Result<Vec<Arc<TaskEntry>>, ApiError> {

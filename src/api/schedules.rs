@@ -24,12 +24,13 @@ use super::{
         CheckedQuery, CreateScheduleQuery, IfNoneMatch, MAX_LIMIT, Params, QueryParams,
         SchedulePath, ScheduleQuery,
     },
+    permissions::{CREATE_SCHEDULE, LIST_SCHEDULES, UPDATE_SCHEDULE},
     schedule_request::{self, ScheduleRequest, ScheduleView},
     service::{
-        schedules::{self as service, CREATE, LIST, TriggeredExecution, UPDATE},
+        schedules::{self as service, TriggeredExecution},
         visible_namespaces,
     },
-    tasks::{cached_response, content_etag},
+    store_response::json_response,
 };
 
 /// Page of schedules.
@@ -91,7 +92,8 @@ pub(super) async fn create_schedule(
     body: Body,
 ) -> Result<Response, ApiError> {
     let (namespace, body) =
-        read_authorized_body(&api, &caller, CREATE, query.namespace, &headers, body).await?;
+        read_authorized_body(&api, &caller, CREATE_SCHEDULE, query.namespace, &headers, body)
+            .await?;
     let wanted =
         schedule_request::parse(body.value, &api.guard).map_err(ApiError::invalid_fields)?;
     let made = service::create(&api, &caller, &namespace, wanted.spec).await?;
@@ -137,7 +139,7 @@ pub(super) async fn list_schedules(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let ScheduleListQuery { enabled, namespace, limit, offset } = query;
-    let visible = visible_namespaces(&api, &caller, LIST, namespace).await?;
+    let visible = visible_namespaces(&api, &caller, LIST_SCHEDULES, namespace).await?;
     let all = service::list(&api, &visible, enabled);
     let now = Timestamp::now();
     let tasks = all
@@ -148,12 +150,6 @@ pub(super) async fn list_schedules(
         .collect();
     let list = ScheduleList { tasks, total: all.len(), limit, offset };
     Ok(json_response(&api, &headers, &list))
-}
-
-/// Responds with a value as JSON, with an `ETag` and the age of the store.
-pub(super) fn json_response(api: &Api, headers: &HeaderMap, value: &impl Serialize) -> Response {
-    let text = serde_json::to_vec(value).unwrap_or_default();
-    cached_response(api, headers, &content_etag(&text), text.into())
 }
 
 /// Returns a schedule.
@@ -185,7 +181,7 @@ pub(super) async fn replace_schedule(
     body: Body,
 ) -> Result<Response, ApiError> {
     let known = service::get(&api, &caller, &id, query.namespace.as_deref()).await?;
-    let schedule = service::get_for_change(&api, &caller, &known, UPDATE).await?;
+    let schedule = service::get_for_change(&api, &caller, &known, UPDATE_SCHEDULE).await?;
     let body = body::read_json(&api.budgets.bodies, &caller.name, &headers, body).await?;
     let wanted =
         schedule_request::parse(body.value, &api.guard).map_err(ApiError::invalid_fields)?;

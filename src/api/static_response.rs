@@ -10,7 +10,7 @@ use axum::{
 };
 use flate2::{Compression, write::GzEncoder};
 
-use super::tasks::{content_etag, matches_etag};
+use super::etag::{content_etag, matches_etag};
 
 /// Response that never changes.
 pub(super) struct StaticResponse {

@@ -4,7 +4,7 @@ use axum::{
     Json,
     body::{Body, Bytes},
     extract::{Path, State},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use jiff::Timestamp;
@@ -12,7 +12,6 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use prewarmer_core::task::{Amount, Status};
 use prewarmer_kube::store::{NamespacedName, TaskEntry};
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
@@ -21,20 +20,20 @@ use super::{
     call_middleware::AuditSubject,
     creation::read_authorized_body,
     error::ApiError,
+    etag::content_etag,
     params::{
         CheckedQuery, CreateTaskQuery, IdempotencyKey, IfNoneMatch, MAX_LIMIT, Params, QueryParams,
         TaskPath, TaskQuery,
     },
+    permissions::{CREATE_TASK, LIST_TASKS},
     request::{self, TaskRequest},
     service::{
-        tasks::{self as service, CREATE, CreatedTask, LIST, TaskSelection},
+        tasks::{self as service, CreatedTask, TaskSelection},
         visible_namespaces,
     },
+    store_response::cached_response,
 };
 use crate::task_view::{TaskView, amount_schema};
-
-/// Response header with the newest resource version that a response from the store is based on.
-pub(super) const RESOURCE_VERSION: HeaderName = HeaderName::from_static("x-resource-version");
 
 /// Created task.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -99,7 +98,7 @@ pub(super) async fn create_task(
     body: Body,
 ) -> Result<Response, ApiError> {
     let (namespace, body) =
-        read_authorized_body(&api, &caller, CREATE, query.namespace, &headers, body).await?;
+        read_authorized_body(&api, &caller, CREATE_TASK, query.namespace, &headers, body).await?;
     let wanted = request::parse(body.value, &api.guard).map_err(ApiError::invalid_fields)?;
     let made = service::create(&api, &caller, &namespace, wanted.spec, key.as_deref()).await?;
     Ok(created_response(&made))
@@ -184,7 +183,7 @@ pub(super) async fn list_tasks(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let TaskListQuery { status, search, namespace, limit, offset, until } = query;
-    let visible = visible_namespaces(&api, &caller, LIST, namespace).await?;
+    let visible = visible_namespaces(&api, &caller, LIST_TASKS, namespace).await?;
     let selection = TaskSelection { status, search: search.as_deref(), until, limit, offset };
     let page = service::list(&api, &visible, selection);
     let end = offset + page.tasks.len();
@@ -286,62 +285,13 @@ pub(super) async fn retry_task(
     Ok(created_response(&service::retry(&api, &caller, &entry, key.as_deref()).await?))
 }
 
-pub(super) fn entry_etag(entry: &TaskEntry) -> String {
+fn entry_etag(entry: &TaskEntry) -> String {
     format!("\"{}-{}\"", entry.uid, entry.version)
-}
-
-/// Computes the `ETag` of a text. It is weak, because the text may be sent compressed or not.
-pub(super) fn content_etag(text: &[u8]) -> String {
-    format!("W/\"{}\"", prewarmer_core::hex(&Sha256::digest(text)[..12]))
-}
-
-/// Reports whether the caller's `If-None-Match` contains the `ETag`.
-pub(super) fn matches_etag(headers: &HeaderMap, etag: &str) -> bool {
-    let plain = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
-    let tags =
-        headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    tags.flat_map(|value| value.split(','))
-        .any(|tag| tag.trim() == "*" || plain(tag) == plain(etag))
-}
-
-/// Responds with JSON from the store, with its `ETag`, age and resource version; 304 without a body
-/// when the caller has the same version.
-pub(super) fn cached_response(api: &Api, headers: &HeaderMap, etag: &str, body: Bytes) -> Response {
-    let freshness = api.catalog.freshness();
-    let mut response = if matches_etag(headers, etag) {
-        StatusCode::NOT_MODIFIED.into_response()
-    } else {
-        ([(header::CONTENT_TYPE, "application/json")], body).into_response()
-    };
-    let out = response.headers_mut();
-    let text =
-        |text: &str| HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""));
-    out.insert(header::ETAG, text(etag));
-    out.insert(header::AGE, HeaderValue::from(freshness.age.as_secs()));
-    if !freshness.version.is_empty() {
-        out.insert(RESOURCE_VERSION, text(&freshness.version));
-    }
-    response
 }
 
 #[cfg(test)]
 mod unit {
-    use rstest::rstest;
-
     use super::*;
-
-    #[rstest]
-    #[case("\"a\"", true)]
-    #[case("W/\"a\"", true)]
-    #[case("\"b\", \"a\"", true)]
-    #[case("*", true)]
-    #[case("\"b\"", false)]
-    #[case("a", false)]
-    fn if_none_match_is_evaluated(#[case] given: &'static str, #[case] known: bool) {
-        let headers =
-            HeaderMap::from_iter([(header::IF_NONE_MATCH, HeaderValue::from_static(given))]);
-        assert_eq!(matches_etag(&headers, "\"a\""), known);
-    }
 
     #[test]
     fn until_values_are_parsed() {

@@ -1,21 +1,31 @@
 //! Tests of the router in process, without a cluster.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
+    Router,
     body::{Body, to_bytes},
     extract::ConnectInfo,
     http::{Request, StatusCode, header},
     response::Response,
 };
-use kube::Config;
+use kube::{Client, Config};
+use prewarmer_kube::store::{ScheduleStore, TaskStore};
 use prometheus::Registry;
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use super::{auth::ApiTokens, *};
-use crate::pod_start::PodStartMetrics;
+use super::{
+    auth::{ApiTokens, Auth},
+    *,
+};
+use crate::{
+    cluster_context::ClusterContextStore,
+    notify::NotificationPolicy,
+    pod_start::{OutcomeTotals, PodStartMetrics},
+};
 
 mod body_limits;
 

@@ -31,10 +31,11 @@ use utoipa::ToSchema;
 
 use super::{
     Api, ApiMetrics,
-    auth::{Caller, Permission, Revalidation},
+    auth::{Caller, Revalidation},
     call_middleware::accepts,
     error::ApiError,
     params::{CheckedQuery, TaskPath, TaskQuery},
+    permissions::WATCH_TASK,
     service::tasks,
 };
 use crate::server::{budget::BudgetPermit, listener::ConnectionSlot};
@@ -49,7 +50,6 @@ pub(super) struct TaskEvent {
     pub data: String,
 }
 
-const WATCH: Permission = Permission { verb: "watch", resource: "prewarmtasks" };
 /// Interval between heartbeats. Proxies close connections that are idle for 60 s, some after 30 s.
 pub(super) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
 /// Interval at which the permission of the caller is checked again.
@@ -88,7 +88,7 @@ pub(super) async fn watch_task(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
     let entry = tasks::get(&api, &caller, &id, query.namespace.as_deref()).await?;
-    api.auth.authorize(&caller, WATCH, &entry.key.namespace).await?;
+    api.auth.authorize(&caller, WATCH_TASK, &entry.key.namespace).await?;
     let changes =
         api.catalog.subscribe(&entry.key).ok_or_else(|| ApiError::not_found("task", &id))?;
     let counted = WatchPermit::new(&api, &caller)?;
@@ -244,7 +244,7 @@ impl TaskWatcher {
                 _ = self.review.tick() => {
                     let namespace = self.changes.borrow().as_ref().map(|entry| Arc::clone(&entry.key.namespace));
                     let Some(namespace) = namespace else { continue };
-                    if !self.standing.revalidate(&self.api.auth, Some((WATCH, &namespace))).await {
+                    if !self.standing.revalidate(&self.api.auth, Some((WATCH_TASK, &namespace))).await {
                         return WatchMessage::End("the permission to watch was revoked or cannot be confirmed");
                     }
                 }

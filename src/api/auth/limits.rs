@@ -12,7 +12,7 @@ use governor::{
 };
 use moka::future::Cache;
 
-use super::reviews::Fingerprint;
+use super::fingerprint::Fingerprint;
 use crate::api::error::ApiError;
 
 /// Rate per second and burst of Kubernetes tokens without a cached review, per client address. Each
@@ -163,7 +163,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
-    use crate::api::auth::reviews::FingerprintKey;
+    use crate::api::auth::fingerprint::FingerprintKey;
 
     const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 

@@ -11,10 +11,12 @@ use k8s_openapi::api::{
 use kube::{Client, Resource, api::PostParams, core::Request};
 use moka::future::Cache;
 use serde::{Serialize, de::DeserializeOwned};
-use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
-use super::limits::AuthLimits;
+use super::{
+    fingerprint::{Fingerprint, FingerprintKey},
+    limits::AuthLimits,
+};
 use crate::api::error::ApiError;
 
 /// Lifetime of a cached review: the maximum time for which a revoked permission still takes effect.
@@ -51,25 +53,6 @@ impl Permission {
 
     fn group(self) -> &'static str {
         if self.resource == "nodes" { "" } else { API_GROUP }
-    }
-}
-
-/// Keyed hash that identifies a text in caches without storing the text.
-pub(super) type Fingerprint = [u8; 32];
-
-/// Random key for fingerprints. Fingerprints of one process reveal nothing about those of another.
-#[derive(Clone)]
-pub(super) struct FingerprintKey([u8; 32]);
-
-impl Default for FingerprintKey {
-    fn default() -> Self {
-        Self(rand::random())
-    }
-}
-
-impl FingerprintKey {
-    pub(super) fn fingerprint(&self, text: &[u8]) -> Fingerprint {
-        Sha256::new().chain_update(self.0).chain_update(text).finalize().into()
     }
 }
 

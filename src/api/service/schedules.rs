@@ -25,19 +25,16 @@ use prewarmer_kube::{
 };
 use serde_json::json;
 
-use super::{ServiceError, resolve_by_name, tasks, visible_namespaces};
+use super::{
+    error::ServiceError,
+    lookup::{resolve_by_name, visible_namespaces},
+};
 use crate::api::{
     Api,
     auth::{Caller, NamespaceScope, Permission},
+    permissions::{CREATE_TASK, DELETE_SCHEDULE, GET_SCHEDULE, LIST_SCHEDULES, UPDATE_SCHEDULE},
     schedule_request::ParsedSchedule,
 };
-
-const RESOURCE: &str = "prewarmschedules";
-pub(in crate::api) const CREATE: Permission = Permission { verb: "create", resource: RESOURCE };
-pub(in crate::api) const GET: Permission = Permission { verb: "get", resource: RESOURCE };
-pub(in crate::api) const LIST: Permission = Permission { verb: "list", resource: RESOURCE };
-pub(in crate::api) const UPDATE: Permission = Permission { verb: "update", resource: RESOURCE };
-pub(in crate::api) const DELETE: Permission = Permission { verb: "delete", resource: RESOURCE };
 
 /// Execution that a caller has triggered.
 pub(in crate::api) enum TriggeredExecution {
@@ -57,7 +54,8 @@ fn key_of(schedule: &PrewarmSchedule) -> (String, String) {
 }
 
 /// Returns the schedules in these namespaces, sorted by namespace and name: all, or only the enabled
-/// or the disabled ones. The permission [`LIST`] is checked before, by [`visible_namespaces`].
+/// or the disabled ones. The permission [`LIST_SCHEDULES`] is checked before, by
+/// [`visible_namespaces`].
 pub(in crate::api) fn list(
     api: &Api,
     visible: &NamespaceScope,
@@ -78,7 +76,7 @@ pub(in crate::api) async fn list_permitted(
     caller: &Caller,
     namespace: Option<String>,
 ) -> Result<Option<Vec<Arc<PrewarmSchedule>>>, ServiceError> {
-    match visible_namespaces(api, caller, LIST, namespace).await {
+    match visible_namespaces(api, caller, LIST_SCHEDULES, namespace).await {
         Ok(visible) => Ok(Some(list(api, &visible, None))),
         Err(ServiceError::Rejected(error)) if error.code == StatusCode::FORBIDDEN => Ok(None),
         Err(error) => Err(error),
@@ -94,16 +92,16 @@ pub(in crate::api) async fn get(
     namespace: Option<&str>,
 ) -> Result<Arc<PrewarmSchedule>, ServiceError> {
     if let Some(namespace) = namespace {
-        api.auth.authorize(caller, GET, namespace).await?;
+        api.auth.authorize(caller, GET_SCHEDULE, namespace).await?;
     }
     let named = if dns::is_subdomain(id) { api.schedules.by_name(id) } else { Vec::new() };
     let found = named.into_iter().map(|one| (one.namespace().unwrap_or_default(), one)).collect();
-    let found = resolve_by_name(api, caller, GET, namespace, found).await?;
+    let found = resolve_by_name(api, caller, GET_SCHEDULE, namespace, found).await?;
     found.ok_or_else(|| ServiceError::not_found("schedule", id))
 }
 
-/// Creates a schedule. The permission [`CREATE`] is checked before, because REST checks it before
-/// it reads a body.
+/// Creates a schedule. The permission `CREATE_SCHEDULE` is checked before, because REST checks it
+/// before it reads a body.
 pub(in crate::api) async fn create(
     api: &Api,
     caller: &Caller,
@@ -142,7 +140,7 @@ pub(in crate::api) async fn get_for_change(
     current.ok_or_else(|| ServiceError::not_found("schedule", name))
 }
 
-/// Replaces the spec of a schedule. The permission [`UPDATE`] is checked before, by
+/// Replaces the spec of a schedule. The permission [`UPDATE_SCHEDULE`] is checked before, by
 /// [`get_for_change`], because REST checks it before it reads a body. Error when the request names
 /// another namespace.
 pub(in crate::api) async fn replace(
@@ -175,7 +173,7 @@ pub(in crate::api) async fn delete(
     caller: &Caller,
     known: &PrewarmSchedule,
 ) -> Result<(), ServiceError> {
-    let schedule = get_for_change(api, caller, known, DELETE).await?;
+    let schedule = get_for_change(api, caller, known, DELETE_SCHEDULE).await?;
     let (namespace, name) = key_of(&schedule);
     match schedule_client(api, &namespace).delete(&name, &DeleteParams::background()).await {
         Ok(_) => {}
@@ -195,7 +193,7 @@ pub(in crate::api) async fn set_enabled(
     known: &PrewarmSchedule,
     enabled: bool,
 ) -> Result<PrewarmSchedule, ServiceError> {
-    let (namespace, name) = key_of(&get_for_change(api, caller, known, UPDATE).await?);
+    let (namespace, name) = key_of(&get_for_change(api, caller, known, UPDATE_SCHEDULE).await?);
     let patch = Patch::Merge(json!({"spec": {"enabled": enabled}}));
     let schedules = schedule_client(api, &namespace);
     let changed = schedules.patch(&name, &PatchParams::default(), &patch).await?;
@@ -212,7 +210,7 @@ pub(in crate::api) async fn trigger(
 ) -> Result<TriggeredExecution, ServiceError> {
     let (namespace, id) = key_of(known);
     // An execution is a task, so that the permission to create tasks is required.
-    api.auth.authorize(caller, tasks::CREATE, &namespace).await?;
+    api.auth.authorize(caller, CREATE_TASK, &namespace).await?;
     let schedules = schedule_client(api, &namespace);
     let triggered = retry_on_conflict(async |_| {
         let schedule = schedules
@@ -240,7 +238,7 @@ pub(in crate::api) async fn trigger(
             ManualDecision::Queue(open) => {
                 // The queued execution is written into the schedule, which requires the permission
                 // to update it.
-                api.auth.authorize(caller, UPDATE, &namespace).await?;
+                api.auth.authorize(caller, UPDATE_SCHEDULE, &namespace).await?;
                 let queued = enqueue(api, &schedules, schedule, &made).await?;
                 Ok(queued.map(|()| TriggeredExecution::Queued(open)))
             }

@@ -5,38 +5,29 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp, civil::DateTime, tz::TimeZone};
 use kube::{
     Api as KubeApi, ResourceExt,
-    api::{ObjectMeta, Patch, PatchParams, PostParams},
+    api::{Patch, PatchParams},
 };
 use prewarmer_core::{
-    annotations::CREATED_BY_ANNOTATION,
     dns,
-    labels::{MANAGED_BY, ORIGIN_LABEL},
     schedule::random_task_name,
     task::{
         PrewarmTask, PrewarmTaskSpec, Status, caps, nodes_not_warm, retry_spec, validate::validate,
     },
 };
 use prewarmer_kube::{
-    api_error::ApiErrorKind,
     conflict::{retry_on_conflict, unless_conflict},
     store::{ListedTasks, NamespacedName, TaskEntry, TaskFilter},
 };
 use serde_json::json;
 
-use super::{ServiceError, resolve_by_name};
+use super::{create_task::create_or_get, error::ServiceError, lookup::resolve_by_name};
 use crate::api::{
     Api,
-    auth::{Caller, NamespaceScope, Permission},
+    auth::{Caller, NamespaceScope},
     error::Detail,
     idempotency,
+    permissions::{CANCEL_TASK, CREATE_TASK, GET_TASK},
 };
-
-pub(in crate::api) const GET: Permission = Permission { verb: "get", resource: "prewarmtasks" };
-pub(in crate::api) const LIST: Permission = Permission { verb: "list", resource: "prewarmtasks" };
-pub(in crate::api) const CREATE: Permission =
-    Permission { verb: "create", resource: "prewarmtasks" };
-pub(in crate::api) const CANCEL: Permission =
-    Permission { verb: "patch", resource: "prewarmtasks" };
 
 /// Age below which a task may not have reached this replica's store yet.
 const MAX_WATCH_LAG: SignedDuration = SignedDuration::from_secs(60);
@@ -63,8 +54,8 @@ pub(in crate::api) struct CreatedTask {
     pub(in crate::api) existed: bool,
 }
 
-/// Returns a page of the tasks in these namespaces, newest first. The permission [`LIST`] is checked
-/// before, by [`super::visible_namespaces`].
+/// Returns a page of the tasks in these namespaces, newest first. The permission `LIST_TASKS` is
+/// checked before, by [`super::visible_namespaces`].
 pub(in crate::api) fn list(
     api: &Api,
     visible: &NamespaceScope,
@@ -84,7 +75,7 @@ pub(in crate::api) async fn get(
     namespace: Option<&str>,
 ) -> Result<Arc<TaskEntry>, ServiceError> {
     if let Some(namespace) = namespace {
-        api.auth.authorize(caller, GET, namespace).await?;
+        api.auth.authorize(caller, GET_TASK, namespace).await?;
     }
     let missing = || ServiceError::not_found("task", id);
     if !dns::is_subdomain(id) {
@@ -96,7 +87,7 @@ pub(in crate::api) async fn get(
     }
     let found: Vec<_> =
         found.into_iter().map(|entry| (entry.key.namespace.to_string(), entry)).collect();
-    resolve_by_name(api, caller, GET, namespace, found).await?.ok_or_else(missing)
+    resolve_by_name(api, caller, GET_TASK, namespace, found).await?.ok_or_else(missing)
 }
 
 /// Reports whether a generated task name contains a time so close to `now` that the task may not
@@ -108,9 +99,9 @@ fn is_recent_name(id: &str, now: Timestamp) -> bool {
     time.is_some_and(|time| now.duration_since(time).abs() < MAX_WATCH_LAG)
 }
 
-/// Creates a task. The permission [`CREATE`] is checked before, because REST checks it before it
-/// reads a body. With an idempotency key, a repeated call returns the task of the first one. Error
-/// when the spec exceeds the operator's limits.
+/// Creates a task. The permission [`CREATE_TASK`] is checked before, because REST checks it before
+/// it reads a body. With an idempotency key, a repeated call returns the task of the first one.
+/// Error when the spec exceeds the operator's limits.
 pub(in crate::api) async fn create(
     api: &Api,
     caller: &Caller,
@@ -133,39 +124,6 @@ pub(in crate::api) async fn create(
     Ok(CreatedTask { task, existed })
 }
 
-/// Creates the task. With an `Idempotency-Key` (`by_key`) a task of that name may exist already,
-/// created by an earlier or a concurrent call; that task is returned then, even to the call that
-/// claimed the key.
-pub(in crate::api) async fn create_or_get(
-    api: &Api,
-    namespace: &str,
-    name: &str,
-    spec: PrewarmTaskSpec,
-    caller: &Caller,
-    by_key: bool,
-) -> Result<PrewarmTask, ServiceError> {
-    let tasks = KubeApi::<PrewarmTask>::namespaced(api.client.clone(), namespace);
-    let labels = [MANAGED_BY, (ORIGIN_LABEL, "rest")];
-    let task = PrewarmTask {
-        metadata: ObjectMeta {
-            name: Some(name.to_owned()),
-            namespace: Some(namespace.to_owned()),
-            labels: Some(labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into()),
-            annotations: Some([(CREATED_BY_ANNOTATION.to_owned(), caller.name.clone())].into()),
-            ..ObjectMeta::default()
-        },
-        spec,
-        status: None,
-    };
-    match tasks.create(&PostParams::default(), &task).await {
-        Ok(task) => Ok(task),
-        Err(error) if by_key && ApiErrorKind::of(&error) == ApiErrorKind::AlreadyExists => {
-            Ok(tasks.get(name).await?)
-        }
-        Err(error) => Err(ServiceError::of_creation(error, namespace)),
-    }
-}
-
 /// Cancels a task that the caller may read: its workers are deleted, and no new ones are created.
 /// Error when it has ended.
 pub(in crate::api) async fn cancel(
@@ -174,7 +132,7 @@ pub(in crate::api) async fn cancel(
     entry: &TaskEntry,
 ) -> Result<(), ServiceError> {
     let (namespace, name) = (&*entry.key.namespace, &*entry.key.name);
-    api.auth.authorize(caller, CANCEL, namespace).await?;
+    api.auth.authorize(caller, CANCEL_TASK, namespace).await?;
     let tasks = KubeApi::<PrewarmTask>::namespaced(api.client.clone(), namespace);
     let cancelled = retry_on_conflict(async |_| {
         let Some(task) = tasks.get_opt(name).await? else {
@@ -213,7 +171,7 @@ pub(in crate::api) async fn retry(
         return conflict("the task has not ended: wait until it ends, or cancel it");
     }
     let (namespace, name) = (&*entry.key.namespace, &*entry.key.name);
-    api.auth.authorize(caller, CREATE, namespace).await?;
+    api.auth.authorize(caller, CREATE_TASK, namespace).await?;
     let Some(plan) = api.plans.get(api, entry).await? else {
         return conflict("the task has no plan, so that its nodes are unknown: create a new task");
     };

@@ -13,9 +13,9 @@ use prewarmer_core::schedule::PrewarmSchedule;
 use super::{
     form::PageForm,
     respond::{self, PageError, PageShell},
-    session::Viewer,
     task::{check_namespace, get_task},
     view::task_link,
+    viewer::Viewer,
 };
 use crate::api::{
     Api,
@@ -23,7 +23,9 @@ use crate::api::{
     call_middleware::AuditSubject,
     creation::authorize_form,
     error::ApiError,
-    idempotency, request, schedule_request,
+    idempotency::{self, random_key},
+    permissions::{CREATE_SCHEDULE, CREATE_TASK},
+    request, schedule_request,
     service::{
         schedules,
         tasks::{self, CreatedTask},
@@ -66,11 +68,6 @@ fn render_task_form(code: StatusCode, viewer: &Viewer, form: PageForm) -> Respon
     )
 }
 
-/// Returns a new idempotency key for a form.
-pub(super) fn random_key() -> String {
-    prewarmer_core::hex(&rand::random::<[u8; 16]>())
-}
-
 pub(super) async fn create_task(
     State(api): State<Api>,
     viewer: Viewer,
@@ -94,7 +91,7 @@ async fn create_task_from_form(
 ) -> Result<CreatedTask, ApiError> {
     let key = idempotency::check_key(form.get("key"))?;
     let (caller, mut body) = (&viewer.caller, form.task_body());
-    let namespace = authorize_form(api, caller, tasks::CREATE, &mut body).await?;
+    let namespace = authorize_form(api, caller, CREATE_TASK, &mut body).await?;
     let wanted = request::parse(body, &api.guard).map_err(ApiError::invalid_fields)?;
     Ok(tasks::create(api, caller, &namespace, wanted.spec, Some(key)).await?)
 }
@@ -183,7 +180,7 @@ async fn create_schedule_from_form(
     form: &PageForm,
 ) -> Result<PrewarmSchedule, ApiError> {
     let (caller, mut body) = (&viewer.caller, form.schedule_body());
-    let namespace = authorize_form(api, caller, schedules::CREATE, &mut body).await?;
+    let namespace = authorize_form(api, caller, CREATE_SCHEDULE, &mut body).await?;
     let wanted = schedule_request::parse(body, &api.guard).map_err(ApiError::invalid_fields)?;
     Ok(schedules::create(api, caller, &namespace, wanted.spec).await?)
 }

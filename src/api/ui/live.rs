@@ -6,7 +6,7 @@ use axum::response::{Response, sse::Event};
 use futures::{StreamExt, stream};
 use tokio::{sync::watch, time::Instant};
 
-use super::session::Viewer;
+use super::viewer::Viewer;
 use crate::api::{
     Api,
     auth::{NamespaceScope, Permission, Revalidation},

@@ -15,24 +15,22 @@ mod form;
 mod grid;
 mod live;
 mod overview;
+mod posted_form;
 mod preview;
-pub(in crate::api) mod respond;
+mod respond;
 mod schedules;
 mod session;
 mod task;
 mod tasks;
 mod view;
+mod viewer;
 
 use axum::{
     Router, middleware,
     routing::{get, post},
 };
 
-pub(super) use self::grid::PlanCache;
-use super::{RouterState, call_middleware};
-
-/// Path prefix of all pages.
-pub(super) const HOME: &str = "/ui";
+use super::{call_middleware, paths::HOME, state::RouterState};
 
 /// Returns the routes of all pages.
 pub(super) fn routes() -> Router<RouterState> {

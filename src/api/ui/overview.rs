@@ -15,9 +15,9 @@ use serde::Deserialize;
 use super::{
     live,
     respond::{PageError, PageShell, render_fragment, render_page as answer},
-    session::Viewer,
     tasks::{may_create, parse_namespace},
     view::{ScheduleRow, TaskRow, describe_reason, task_link},
+    viewer::Viewer,
 };
 use crate::{
     api::{
@@ -25,9 +25,10 @@ use crate::{
         auth::NamespaceScope,
         cluster::success_permille,
         error::ApiError,
+        permissions::LIST_TASKS,
         service::{
             schedules,
-            tasks::{self, LIST, TaskSelection},
+            tasks::{self, TaskSelection},
             visible_namespaces,
         },
     },
@@ -142,7 +143,7 @@ struct OverviewData {
 
 impl OverviewData {
     async fn load(api: &Api, viewer: &Viewer, named: Option<String>) -> Result<Self, ApiError> {
-        let visible = visible_namespaces(api, &viewer.caller, LIST, named.clone()).await?;
+        let visible = visible_namespaces(api, &viewer.caller, LIST_TASKS, named.clone()).await?;
         Ok(Self {
             visible,
             schedules: schedules::list_permitted(api, &viewer.caller, named).await?,
@@ -225,7 +226,7 @@ pub(super) async fn live(
 ) -> Result<Response, ApiError> {
     let named = parse_namespace(&asked.namespace)?;
     let changes = vec![api.catalog.changes(), api.schedules.changes()];
-    visible_namespaces(&api, &viewer.caller, LIST, named.clone()).await?;
+    visible_namespaces(&api, &viewer.caller, LIST_TASKS, named.clone()).await?;
     live::stream_parts(&api, &viewer, changes, move |api, viewer| {
         let named = named.clone();
         async move {

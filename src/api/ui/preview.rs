@@ -17,14 +17,15 @@ use prewarmer_core::{
 use super::{
     form::PageForm,
     respond::{self, render_fragment},
-    session::Viewer,
     view::next_times,
+    viewer::Viewer,
 };
 use crate::api::{
     Api,
     body::FormBody as Posted,
-    cluster::{LIST_NODES, NodeCache, NodeSelection},
     error::Detail,
+    node_cache::{NodeCache, NodeSelection},
+    permissions::LIST_NODES,
     request, schedule_request,
 };
 

@@ -6,8 +6,8 @@ use axum::{
     response::{Html, IntoResponse, Redirect, Response},
 };
 
-use super::{assets::VERSION, session::Viewer};
-use crate::api::error::ApiError;
+use super::{assets::VERSION, viewer::Viewer};
+use crate::api::{error::ApiError, paths::HOME};
 
 /// Content security policy: all resources come from this server, pages contain no inline scripts,
 /// and no site may embed a page in a frame.
@@ -15,7 +15,7 @@ const PAGE_CSP: &str = "default-src 'none'; script-src 'self'; style-src 'self';
                       form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
 
 /// Paths and labels of the navigation bar.
-pub(in crate::api) const NAV: [(&str, &str); 3] =
+pub(super) const NAV: [(&str, &str); 3] =
     [("/ui", "Overview"), ("/ui/tasks", "Tasks"), ("/ui/schedules", "Schedules")];
 
 /// Values of the base template, which every page extends.
@@ -92,7 +92,7 @@ pub(super) fn redirect(path: &str) -> Response {
 }
 
 /// Error page for a browser.
-pub(in crate::api) struct PageError(pub(super) Box<(ApiError, Option<Viewer>)>);
+pub(super) struct PageError(pub(super) Box<(ApiError, Option<Viewer>)>);
 
 impl From<ApiError> for PageError {
     fn from(error: ApiError) -> Self {
@@ -126,7 +126,7 @@ impl IntoResponse for PageError {
             details: error.details().iter().map(ToString::to_string).collect(),
             needs_namespace: error.code == StatusCode::FORBIDDEN
                 && error.message().ends_with("?namespace="),
-            back: super::HOME,
+            back: HOME,
         };
         render_page(error.code, &template)
     }

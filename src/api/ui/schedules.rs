@@ -19,19 +19,17 @@ use serde::Deserialize;
 use super::{
     live,
     respond::{PageError, PageShell, render_fragment, render_page as answer},
-    session::Viewer,
     task::ActionNotice,
     tasks::{list_scope, parse_namespace},
     view::{ScheduleRow, format_seconds, next_times, task_link},
+    viewer::Viewer,
 };
 use crate::api::{
     Api,
     auth::NamespaceScope,
     error::ApiError,
-    service::{
-        schedules::{self as service, CREATE, DELETE, LIST, UPDATE},
-        tasks::CREATE as CREATE_TASK,
-    },
+    permissions::{CREATE_SCHEDULE, CREATE_TASK, DELETE_SCHEDULE, LIST_SCHEDULES, UPDATE_SCHEDULE},
+    service::schedules as service,
 };
 
 /// Query parameters of the list.
@@ -105,7 +103,7 @@ pub(super) async fn page(
     viewer: Viewer,
     Query(asked): Query<ScheduleListQuery>,
 ) -> Result<Response, PageError> {
-    let visible = list_scope(&api, &viewer, LIST, &asked.namespace).await?;
+    let visible = list_scope(&api, &viewer, LIST_SCHEDULES, &asked.namespace).await?;
     let named = asked.namespace.trim();
     let query = if named.is_empty() { String::new() } else { format!("?namespace={named}") };
     let place = match &visible {
@@ -117,7 +115,7 @@ pub(super) async fn page(
         StatusCode::OK,
         &ScheduleListPage {
             shell: PageShell::new("Schedules", "/ui/schedules", Some(&viewer)),
-            may_create: viewer.is_allowed(&api, CREATE, &place).await,
+            may_create: viewer.is_allowed(&api, CREATE_SCHEDULE, &place).await,
             query,
             body: render_list(&api, &visible, Timestamp::now()),
         },
@@ -135,7 +133,7 @@ pub(super) async fn live(
         &api,
         &viewer,
         vec![api.schedules.changes()],
-        (LIST, named),
+        (LIST_SCHEDULES, named),
         ("schedules", render),
     )
     .await
@@ -214,8 +212,8 @@ pub(super) async fn schedule_page(
             ],
             runs: render_executions(&schedule),
             may_run: viewer.is_allowed(&api, CREATE_TASK, &namespace).await,
-            may_change: viewer.is_allowed(&api, UPDATE, &namespace).await,
-            may_delete: viewer.is_allowed(&api, DELETE, &namespace).await,
+            may_change: viewer.is_allowed(&api, UPDATE_SCHEDULE, &namespace).await,
+            may_delete: viewer.is_allowed(&api, DELETE_SCHEDULE, &namespace).await,
             row,
         },
     ))

@@ -17,14 +17,16 @@ use percent_encoding::{NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use serde::Deserialize;
 
 use super::{
-    HOME,
     respond::{self, PageError, PageShell},
+    viewer::Viewer,
 };
 use crate::api::{
-    self, Api,
-    auth::{Caller, Permission, caller_address, is_same_origin},
+    Api,
+    auth::{caller_address, is_same_origin},
     body::{self, FormBody},
     error::ApiError,
+    paths::HOME,
+    state::RouterState,
 };
 
 /// Name of the cookie. Browsers accept the prefix `__Host-` only over TLS or loopback, and send the
@@ -32,29 +34,6 @@ use crate::api::{
 const COOKIE: &str = "__Host-prewarmer";
 /// Maximum length of a cookie value that browsers must store, in bytes (RFC 6265, section 6.1).
 const MAX_COOKIE_LEN: usize = 4000;
-
-/// Authenticated user of a page.
-#[derive(Debug, Clone)]
-pub(super) struct Viewer {
-    pub(super) caller: Caller,
-    pub(super) has_cookie: bool,
-}
-
-impl Viewer {
-    /// Returns the name for the page header, without the prefix `user:` or `token:`.
-    pub(super) fn display_name(&self) -> String {
-        let name = self.caller.name.as_str();
-        name.strip_prefix("user:")
-            .or_else(|| name.strip_prefix("token:"))
-            .unwrap_or(name)
-            .to_owned()
-    }
-
-    /// Reports whether the user has the permission in the namespace; false if the review fails.
-    pub(super) async fn is_allowed(&self, api: &Api, deed: Permission, namespace: &str) -> bool {
-        api.auth.allows(&self.caller, deed, Some(namespace)).await.unwrap_or(false)
-    }
-}
 
 /// Returns the token in the cookie.
 fn cookie_token(headers: &HeaderMap) -> Option<&str> {
@@ -86,13 +65,10 @@ fn percent_encoded(next: &str) -> PercentEncode<'_> {
     utf8_percent_encode(next, NON_ALPHANUMERIC)
 }
 
-impl FromRequestParts<api::RouterState> for Viewer {
+impl FromRequestParts<RouterState> for Viewer {
     type Rejection = Response;
 
-    async fn from_request_parts(
-        parts: &mut Parts,
-        state: &api::RouterState,
-    ) -> Result<Self, Response> {
+    async fn from_request_parts(parts: &mut Parts, state: &RouterState) -> Result<Self, Response> {
         let auth = &state.api.auth;
         let token = cookie_token(&parts.headers);
         let known =

@@ -20,20 +20,20 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{
-    actions::random_key,
     grid::node_letters,
     live,
     respond::{PageError, PageShell, render_fragment, render_page as answer},
-    session::Viewer,
     view::{BatchBar, FailureGroupView, TaskRow, batch_bars, format_seconds, group_failures},
+    viewer::Viewer,
 };
 use crate::{
     api::{
         Api,
         error::ApiError,
-        idempotency,
+        idempotency::{self, random_key},
+        permissions::{CANCEL_TASK, CREATE_TASK, GET_TASK},
         request::is_dns_label,
-        service::tasks::{self as service, CANCEL, CREATE, GET},
+        service::tasks as service,
     },
     task_view::{ImageDetail, TaskView},
 };
@@ -218,8 +218,8 @@ fn render_batches(view: &TaskView, entry: &TaskEntry, now: Timestamp) -> String 
 
 async fn task_permissions(api: &Api, viewer: &Viewer, namespace: &str) -> TaskPermissions {
     let (cancel, create) = (
-        viewer.is_allowed(api, CANCEL, namespace).await,
-        viewer.is_allowed(api, CREATE, namespace).await,
+        viewer.is_allowed(api, CANCEL_TASK, namespace).await,
+        viewer.is_allowed(api, CREATE_TASK, namespace).await,
     );
     TaskPermissions { cancel, create }
 }
@@ -334,7 +334,7 @@ pub(super) async fn nodes(
     viewer: Viewer,
     Path((namespace, id)): Path<(String, String)>,
 ) -> Result<Response, ApiError> {
-    api.auth.authorize(&viewer.caller, GET, &namespace).await?;
+    api.auth.authorize(&viewer.caller, GET_TASK, &namespace).await?;
     let entry = get_task(&api, &viewer, &namespace, &id).await?;
     let plan = api.plans.get(&api, &entry).await?;
     let names = plan.as_ref().map(|plan| plan.nodes.as_slice()).unwrap_or_default();

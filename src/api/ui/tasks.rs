@@ -12,16 +12,17 @@ use serde::Deserialize;
 use super::{
     live,
     respond::{PageError, PageShell, render_fragment, render_page as answer},
-    session::Viewer,
     view::TaskRow,
+    viewer::Viewer,
 };
 use crate::api::{
     Api,
     auth::{NamespaceScope, Permission},
     error::ApiError,
+    permissions::{CREATE_TASK, LIST_TASKS},
     request::is_dns_label,
     service::{
-        tasks::{self as service, CREATE, LIST, TaskSelection},
+        tasks::{self as service, TaskSelection},
         visible_namespaces,
     },
 };
@@ -91,7 +92,7 @@ pub(super) async fn may_create(api: &Api, viewer: &Viewer, visible: &NamespaceSc
         NamespaceScope::All => None,
         NamespaceScope::Only(names) => names.iter().next().map(String::as_str),
     };
-    viewer.is_allowed(api, CREATE, named.unwrap_or(api.default_namespace())).await
+    viewer.is_allowed(api, CREATE_TASK, named.unwrap_or(api.default_namespace())).await
 }
 
 #[derive(Template)]
@@ -145,7 +146,7 @@ pub(super) async fn page(
     viewer: Viewer,
     Query(asked): Query<TaskListQuery>,
 ) -> Result<Response, PageError> {
-    let visible = list_scope(&api, &viewer, LIST, &asked.namespace).await?;
+    let visible = list_scope(&api, &viewer, LIST_TASKS, &asked.namespace).await?;
     Ok(answer(
         StatusCode::OK,
         &TaskListPage {
@@ -167,6 +168,12 @@ pub(super) async fn live(
 ) -> Result<Response, ApiError> {
     let named = parse_namespace(&asked.namespace)?;
     let render = move |api: &Api, visible: &NamespaceScope| render_list(api, &asked, visible);
-    live::stream_list(&api, &viewer, vec![api.catalog.changes()], (LIST, named), ("tasks", render))
-        .await
+    live::stream_list(
+        &api,
+        &viewer,
+        vec![api.catalog.changes()],
+        (LIST_TASKS, named),
+        ("tasks", render),
+    )
+    .await
 }
