@@ -15,10 +15,13 @@ mod client;
 mod cluster;
 mod networks;
 mod policy;
+mod ports;
+mod special_networks;
 
 pub(crate) use self::{
     client::{RequestFailure, classify_failure, http_client, read_limited},
     cluster::{ClusterNetworks, refresh_service_networks},
     networks::NetworkSet,
-    policy::{DEFAULT_PORTS, Denied, EgressPolicy, PortSet},
+    policy::{Denied, EgressPolicy},
+    ports::{DEFAULT_PORTS, PortSet},
 };
