@@ -4,8 +4,10 @@
 //! each delivery in the task's status, so that a restart loses no delivery and repeats at most the
 //! last one. Runs only on the leader. May call `task_view` and `egress`.
 
+mod active_tasks;
 mod address;
 mod delivery_limits;
+mod delivery_state;
 mod message;
 mod metrics;
 mod sender;
