@@ -2,10 +2,16 @@
 
 use std::time::Duration;
 
-use prewarmer_core::task::PrewarmTaskStatus;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::ObjectMeta;
+use prewarmer_core::{
+    controller::{PhaseEvent, StatusWrite, WorkerCreation, WorkerDeletion},
+    task::{Phase, PrewarmTaskStatus, WorkerKind},
+    worker::FailureReason,
+};
 use prewarmer_kube::{lease::Leadership, mock_api::MockApi};
 use rstest::rstest;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::mpsc::{Receiver, channel};
 use tokio_util::sync::CancellationToken;
 
