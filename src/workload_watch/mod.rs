@@ -23,8 +23,8 @@ use prewarmer_core::workload::WorkloadKind;
 use tokio::sync::{mpsc::channel, watch};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::{metrics::WorkloadWatchMetrics, watcher::WorkloadWatcher};
 use self::{lists::watch_kind, reconciler::WorkloadReconciler};
+pub(crate) use self::{metrics::WorkloadWatchMetrics, watcher::WorkloadWatcher};
 use crate::supervise::{ComponentFailure, ComponentSet};
 
 /// Maximum number of events in the queue.
