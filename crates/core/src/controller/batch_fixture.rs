@@ -14,12 +14,13 @@ use crate::{
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::{
-    ControllerSettings, ReconcileContext,
     capacity::{Capacity, WorkerLimits},
-    cluster_state::{Pods, Workers},
+    context::ReconcileContext,
     effect::{Effect, EffectOutput},
+    settings::ControllerSettings,
     snapshot::{QueueDecision, Snapshot},
-    task_reconciler::TaskReconciler,
+    task_state::TaskReconciler,
+    worker_cache::{Pods, Workers},
 };
 
 /// Task with one entire batch of running workers.

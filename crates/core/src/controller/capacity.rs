@@ -5,6 +5,9 @@ use std::{collections::HashMap, time::Duration};
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
+use super::worker_cache::{Pods, is_active, occupies_node};
+use crate::worker::WorkerInfo;
+
 /// Minimum interval between two halvings of a registry's budget. The kubelet repeats a pull after
 /// 10 s at the earliest, so errors within it count once.
 const HALVE_INTERVAL: SignedDuration = SignedDuration::from_secs(10);
@@ -107,6 +110,24 @@ pub(super) struct WorkerSlot<'a> {
     /// True when the worker has exclusive use of the node. False when it waits in the kubelet's
     /// back-off, or has pulled for long.
     pub(super) holds_node: bool,
+}
+
+/// Returns the capacity that a worker takes in this namespace; none if it is not alive.
+pub(super) fn worker_slot<'a>(
+    task: &'a str,
+    namespace: &'a str,
+    worker: &'a WorkerInfo,
+    pods: &Pods,
+    now: Timestamp,
+    alone: SignedDuration,
+) -> Option<WorkerSlot<'a>> {
+    let holds = occupies_node(worker, pods, now, alone);
+    is_active(worker).then_some(WorkerSlot {
+        node: &worker.node,
+        namespace,
+        task,
+        holds_node: holds,
+    })
 }
 
 /// Maximum numbers of workers.

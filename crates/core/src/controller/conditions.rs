@@ -3,6 +3,7 @@
 
 use k8s_openapi::jiff::Timestamp;
 
+use super::time::format_seconds;
 use crate::task::{Condition, Phase};
 
 /// Inputs of a task's conditions.
@@ -97,11 +98,6 @@ pub(super) fn compute_conditions(
         .collect();
     all.extend(unsaid);
     all
-}
-
-/// Formats a time as Kubernetes does, in whole seconds.
-pub(super) fn format_seconds(time: Timestamp) -> String {
-    Timestamp::from_second(time.as_second()).unwrap_or(time).to_string()
 }
 
 #[cfg(test)]

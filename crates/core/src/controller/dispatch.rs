@@ -3,14 +3,15 @@
 use std::ops::Range;
 
 use super::{
-    ControllerSettings, WorkerNamespace,
     capacity::CapacityLimit,
     effect::{Effect, WorkerCreation},
     evaluate::WorkerStatus,
     measurement::Measurement,
     plan_reconciler::PlanReconciler,
     results::NodeOutcome,
-    tracker::{NodeTracker, add_millis},
+    settings::{ControllerSettings, WorkerNamespace},
+    time::add_millis,
+    tracker::NodeTracker,
 };
 use crate::{
     task::{BatchPolicy, batches::NodeState},

@@ -3,10 +3,13 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
+use kube::Resource;
 
 use crate::{
     image::ImageRef,
-    task::{Phase, PrewarmPlanSpec, PrewarmTaskStatus, WorkerKind, plan::NodeCheckFindings},
+    task::{
+        Phase, PrewarmPlanSpec, PrewarmTask, PrewarmTaskStatus, WorkerKind, plan::NodeCheckFindings,
+    },
     worker::{FailureReason, WorkerInfo, WorkerObject},
 };
 
@@ -21,6 +24,18 @@ pub struct TaskRef {
     pub name: String,
     /// UID.
     pub uid: String,
+}
+
+impl TaskRef {
+    /// Returns the identification of a task.
+    pub(super) fn of(task: &PrewarmTask) -> Self {
+        let meta = task.meta();
+        Self {
+            namespace: meta.namespace.clone().unwrap_or_default(),
+            name: meta.name.clone().unwrap_or_default(),
+            uid: meta.uid.clone().unwrap_or_default(),
+        }
+    }
 }
 
 /// Change of phase, sent as a Kubernetes Event.

@@ -12,13 +12,14 @@ use crate::{
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::{
-    ControllerSettings,
-    cluster_state::may_pull,
     registry_breaker::is_unreachable,
     results::NodeOutcome,
+    settings::ControllerSettings,
     snapshot::Snapshot,
-    tracker::{NodeTracker, WorkerRejection, add_millis},
+    time::add_millis,
+    tracker::{NodeTracker, WorkerRejection},
     warm_images::{CredentialScope, WarmImageCache},
+    worker_cache::may_pull,
 };
 
 /// Age after which a Job without a pod is probed, in milliseconds. The Job controller creates pods

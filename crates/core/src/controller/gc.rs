@@ -6,9 +6,9 @@ use std::{collections::BTreeSet, time::Duration};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::{
-    cluster_state::{Pods, Workers, may_pull},
     effect::Effect,
-    tracker::add_duration,
+    time::add_duration,
+    worker_cache::{Pods, Workers, may_pull},
 };
 use kube::ResourceExt;
 

@@ -16,12 +16,13 @@ use kube::core::DeserializeGuard;
 use serde_json::{Value, json};
 
 use super::{
-    Controller, ControllerSettings, FairnessLimits, Measurement, WorkerNamespace,
+    classify::{classify_job, classify_plan, classify_pod, task_of},
     effect::{ApplyError, Effect, EffectOutput},
-    observation::{
-        EffectFinished, Observation, WatchChange, WatchSource, classify_job, classify_plan,
-        classify_pod, task_of,
-    },
+    measurement::Measurement,
+    observation::{EffectFinished, Observation},
+    settings::{ControllerSettings, FairnessLimits, WorkerNamespace},
+    task_controller::Controller,
+    watch::{WatchChange, WatchSource},
 };
 use crate::{
     node::{Interner, NodeInfo},

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::jiff::Timestamp;
 
-use super::{effect::TaskRef, foreign::ForeignObject};
+use super::{effect::TaskRef, foreign_object::ForeignObject};
 use crate::{
     task::{Phase, batches::NodeState},
     worker::{FailureReason, provenance::ProvenanceError},

@@ -1,56 +1,14 @@
 //! Observe: reads the results of workers into the node tracker, and ends nodes.
 
-use std::sync::Arc;
-
-use k8s_openapi::jiff::Timestamp;
-
 use super::{
-    ReconcileContext,
-    evaluate::{NodeEvaluator, WorkerStatus},
-    measurement::Measurement,
+    evaluate::WorkerStatus,
     plan_reconciler::PlanReconciler,
     results::NodeOutcome,
-    tracker::{NodeTracker, add_duration, may_use_own_namespace},
-    warm_images::CredentialScope,
+    tracker::{NodeTracker, may_use_own_namespace},
 };
-use crate::{
-    node::NodeInfo,
-    task::{batches::NodeState, validate::ValidTask},
-    worker::{FailureReason, ImageOutcome},
-};
+use crate::worker::FailureReason;
 
 impl PlanReconciler<'_> {
-    /// Updates the registry breakers from the states of the pods.
-    fn observe_registries(&mut self) {
-        let NodeTracker { results: record, registries, .. } = &mut *self.tracker;
-        for (index, workers) in &self.workers_by_node {
-            let state = record.state(*index);
-            if state.is_final() {
-                continue;
-            }
-            for pod in workers.iter().filter_map(|worker| self.snapshot.pods.get(&worker.key())) {
-                registries.observe_pod(*index, state.attempt(), pod, &self.valid.images);
-            }
-        }
-        // When a breaker has just tripped, some of the nodes that already pull from its registry
-        // continue as probes.
-        if registries.probes_left().is_some() {
-            for (index, workers) in &self.workers_by_node {
-                let state = record.state(*index);
-                let asked: Vec<usize> = workers
-                    .iter()
-                    .flat_map(|worker| worker.images.iter())
-                    .map(|image| usize::from(*image))
-                    .collect();
-                let may =
-                    asked.iter().all(|image| !registries.defers(*image, *index, state.attempt()));
-                if may && !state.is_final() {
-                    registries.start_probe(*index, asked);
-                }
-            }
-        }
-    }
-
     /// Evaluates the workers and records the nodes that have ended.
     pub(super) fn observe(&mut self, overdue: bool) {
         self.observe_registries();
@@ -107,6 +65,37 @@ impl PlanReconciler<'_> {
         }
     }
 
+    /// Updates the registry breakers from the states of the pods.
+    fn observe_registries(&mut self) {
+        let NodeTracker { results: record, registries, .. } = &mut *self.tracker;
+        for (index, workers) in &self.workers_by_node {
+            let state = record.state(*index);
+            if state.is_final() {
+                continue;
+            }
+            for pod in workers.iter().filter_map(|worker| self.snapshot.pods.get(&worker.key())) {
+                registries.observe_pod(*index, state.attempt(), pod, &self.valid.images);
+            }
+        }
+        // When a breaker has just tripped, some of the nodes that already pull from its registry
+        // continue as probes.
+        if registries.probes_left().is_some() {
+            for (index, workers) in &self.workers_by_node {
+                let state = record.state(*index);
+                let asked: Vec<usize> = workers
+                    .iter()
+                    .flat_map(|worker| worker.images.iter())
+                    .map(|image| usize::from(*image))
+                    .collect();
+                let may =
+                    asked.iter().all(|image| !registries.defers(*image, *index, state.attempt()));
+                if may && !state.is_final() {
+                    registries.start_probe(*index, asked);
+                }
+            }
+        }
+    }
+
     /// Skips the idle nodes of an obsolete task. Nodes with a worker continue to their end.
     pub(super) fn skip_idle_nodes(&mut self) {
         let idle = |index: &usize| {
@@ -118,146 +107,5 @@ impl PlanReconciler<'_> {
         for index in left {
             self.finish_node(index, NodeOutcome::Abandoned, false);
         }
-    }
-
-    pub(super) fn evaluate(&self, index: usize) -> WorkerStatus {
-        let judge = NodeEvaluator {
-            valid: self.valid,
-            tracker: self.tracker,
-            snapshot: self.snapshot,
-            settings: &self.shared.settings,
-            warm_images: &self.shared.warm_images,
-            scope: CredentialScope::new(&self.target.namespace, self.valid),
-        };
-        judge.evaluate(index, self.workers_by_node.get(&index).map_or(&[], Vec::as_slice))
-    }
-
-    pub(super) fn finish_node(&mut self, index: usize, end: NodeOutcome, again: bool) {
-        let since = self
-            .workers_by_node
-            .get(&index)
-            .and_then(|workers| workers.iter().filter_map(|worker| worker.first_seen).min());
-        if let NodeOutcome::Images(outcomes) | NodeOutcome::Deferred(outcomes) = &end {
-            self.cache_warm_images(index, outcomes);
-        }
-        let state = finish_attempt(
-            self.tracker,
-            self.valid,
-            self.shared,
-            index,
-            end,
-            again,
-            self.snapshot.now,
-        );
-        if let Some(since) = since {
-            self.shared.measurements.push(Measurement::PullEnded {
-                task: self.target.clone(),
-                node: self.tracker.node(index).to_owned(),
-                state,
-                start: since,
-                end: self.snapshot.now,
-            });
-        }
-        self.workers_by_node.remove(&index);
-        // Workers of failed nodes are deleted only after the failure is in the stored status, and
-        // other nodes wait for that.
-        self.urgent |= !matches!(state, NodeState::Succeeded | NodeState::AlreadyWarm);
-    }
-
-    /// Records in the warm image cache which images are on a node now, if it is still the machine
-    /// on which the workers were observed, and which images the namespace has access to.
-    fn cache_warm_images(&mut self, index: usize, outcomes: &[ImageOutcome]) {
-        let (now, scope) =
-            (self.snapshot.now, CredentialScope::new(&self.target.namespace, self.valid));
-        let node =
-            self.tracker.spec.nodes.get(index).and_then(|node| self.snapshot.nodes.get(node));
-        let same = |node: &&NodeInfo| {
-            node.ready && self.tracker.identity(index).is_none_or(|met| met == node.identity)
-        };
-        let node = node.filter(same).map(|node| node.identity);
-        let workers = self.workers_by_node.get(&index).map_or(&[][..], Vec::as_slice);
-        for (at, (image, outcome)) in (0u16..).zip(self.valid.images.iter().zip(outcomes)) {
-            if !matches!(outcome, ImageOutcome::Warm(_)) {
-                continue;
-            }
-            if let Some(node) = node {
-                self.shared.warm_images.insert(scope, node, image, now);
-            }
-            if let Some(worker) = workers.iter().find(|worker| worker.images.contains(&at)) {
-                // Workers in our own namespace have no credentials.
-                let of = if worker.is_outside_task_namespace() {
-                    CredentialScope::PUBLIC
-                } else {
-                    scope
-                };
-                self.shared.warm_images.record_access(of, image, now);
-            }
-        }
-    }
-}
-
-/// Records the end of an attempt on a node, and schedules a retry where `again` and the retry rule
-/// allow one. Returns the resulting state of the node.
-#[allow(clippy::too_many_arguments, reason = "the two callers borrow different parts of a task")]
-pub(super) fn finish_attempt(
-    planned: &mut NodeTracker,
-    valid: &ValidTask,
-    shared: &mut ReconcileContext,
-    index: usize,
-    end: NodeOutcome,
-    again: bool,
-    now: Timestamp,
-) -> NodeState {
-    let spec = Arc::clone(&planned.spec);
-    let node = spec.nodes.get(index).map_or("", String::as_str);
-    let attempt = planned.results.state(index).attempt();
-    let behind = matches!(end, NodeOutcome::Deferred(_));
-    let again = again && (behind || attempt < valid.retry.limit);
-    let mut warm = 0;
-    if let NodeOutcome::Images(outcomes) = &end {
-        let tries = u32::from(valid.retry.limit).saturating_add(1);
-        for (image, reason, message) in
-            planned.registries.finish_attempt(index, attempt, outcomes, tries)
-        {
-            planned.results.abandon_image(image, reason, &message);
-        }
-    }
-    if let NodeOutcome::Images(outcomes) | NodeOutcome::Deferred(outcomes) = &end {
-        warm = outcomes.iter().filter(|outcome| matches!(outcome, ImageOutcome::Warm(_))).count();
-    }
-    let all = valid.images.len();
-    planned.finish_attempt(index);
-    let reasons = failure_reasons(&end, all);
-    let state = planned.results.finish_attempt(index, node, end, again, now);
-    let (succeeded, failed) = match state {
-        NodeState::Retrying(tries) => {
-            let due = if behind { now } else { add_duration(now, valid.retry.delay(tries)) };
-            planned.retry_at.insert(index, due);
-            (0, 0)
-        }
-        NodeState::Succeeded | NodeState::AlreadyWarm => (all, 0),
-        NodeState::Skipped => (0, 0),
-        NodeState::Failed | NodeState::Waiting => (warm, all.saturating_sub(warm)),
-    };
-    let reasons = if failed > 0 { reasons } else { Vec::new() };
-    shared.measurements.push(Measurement::AttemptEnded { state, succeeded, failed, reasons });
-    state
-}
-
-/// Returns the failure reasons of a node's images, with the number of images of each.
-fn failure_reasons(end: &NodeOutcome, all: usize) -> Vec<(FailureReason, u64)> {
-    match end {
-        NodeOutcome::Images(outcomes) | NodeOutcome::Deferred(outcomes) => outcomes
-            .iter()
-            .filter_map(|outcome| match outcome {
-                ImageOutcome::Failed(reason, _) | ImageOutcome::Pending(Some((reason, _))) => {
-                    Some((*reason, 1))
-                }
-                ImageOutcome::Pending(None) => Some((FailureReason::Unknown, 1)),
-                ImageOutcome::Warm(_) => None,
-            })
-            .collect(),
-        NodeOutcome::NodeFailed(reason, _) => vec![(*reason, all as u64)],
-        NodeOutcome::AlreadyWarm | NodeOutcome::Skipped(..) | NodeOutcome::Abandoned => Vec::new(),
     }
 }

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use super::{
-    ControllerSettings,
     effect::{Effect, check_nodes},
     node_check::NodeCandidate,
+    settings::ControllerSettings,
     snapshot::{QueueDecision, Snapshot},
-    task_reconciler::{TaskReconciler, obsolete_reason},
+    task_object::obsolete_reason,
+    task_state::TaskReconciler,
     tracker::NodeTracker,
 };
 use crate::task::{

@@ -5,12 +5,14 @@
 use std::{collections::BTreeMap, fmt};
 
 use super::{
-    ReconcileContext,
     capacity::CapacityLimit,
-    cluster_state::is_active,
+    context::ReconcileContext,
     effect::TaskRef,
+    evaluate::{NodeEvaluator, WorkerStatus},
     snapshot::Snapshot,
     tracker::{NodeTracker, max_concurrent_nodes},
+    warm_images::CredentialScope,
+    worker_cache::is_active,
 };
 use crate::{
     task::{
@@ -129,6 +131,19 @@ impl<'a> PlanReconciler<'a> {
 
     pub(super) fn state(&self, index: usize) -> NodeState {
         self.tracker.results.state(index)
+    }
+
+    /// Evaluates a node from the workers of its current attempt.
+    pub(super) fn evaluate(&self, index: usize) -> WorkerStatus {
+        let judge = NodeEvaluator {
+            valid: self.valid,
+            tracker: self.tracker,
+            snapshot: self.snapshot,
+            settings: &self.shared.settings,
+            warm_images: &self.shared.warm_images,
+            scope: CredentialScope::new(&self.target.namespace, self.valid),
+        };
+        judge.evaluate(index, self.workers_by_node.get(&index).map_or(&[], Vec::as_slice))
     }
 
     /// Returns the label of the current retry batch. Labels of retries follow those of all first

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{cluster_state::may_pull, effect::Effect, plan_reconciler::PlanReconciler};
+use super::{effect::Effect, plan_reconciler::PlanReconciler, worker_cache::may_pull};
 use crate::{
     task::{BatchPolicy, batches::NodeState},
     worker::WorkerInfo,

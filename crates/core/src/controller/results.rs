@@ -13,7 +13,7 @@ use crate::{
 };
 use k8s_openapi::jiff::Timestamp;
 
-use super::conditions::format_seconds;
+use super::time::format_seconds;
 
 /// Maximum length of the message of one failure, in characters. Messages of the kubelet have a few
 /// hundred.

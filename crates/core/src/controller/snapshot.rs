@@ -6,8 +6,8 @@ use crate::{node::NodeInfo, task::PrewarmPlanSpec, worker::WorkerInfo};
 use k8s_openapi::jiff::Timestamp;
 
 use super::{
-    cluster_state::{Pods, Workers},
     queue::QueueLimit,
+    worker_cache::{Pods, Workers},
 };
 
 /// Decision of the queue about a task.

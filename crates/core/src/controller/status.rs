@@ -4,12 +4,13 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::{
     capacity::CapacityLimit,
-    conditions::{self, ConditionInputs, format_seconds},
+    conditions::{self, ConditionInputs},
     effect::{Effect, PhaseEvent, StatusWrite, TaskRef},
     measurement::Measurement,
     plan_reconciler::BatchPosition,
-    task_reconciler::{TaskReconciler, obsolete_reason},
-    tracker::add_millis,
+    task_object::obsolete_reason,
+    task_state::TaskReconciler,
+    time::{add_millis, format_seconds},
 };
 use crate::{
     duration,

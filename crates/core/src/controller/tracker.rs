@@ -18,7 +18,10 @@ use crate::{
 use k8s_openapi::jiff::Timestamp;
 
 use super::{
-    ControllerSettings, WorkerNamespace, registry_breaker::RegistryBreakers, results::Results,
+    registry_breaker::RegistryBreakers,
+    results::Results,
+    settings::{ControllerSettings, WorkerNamespace},
+    time::{add_duration, add_millis},
 };
 
 /// Time after which a created worker that is still not in the cache counts as deleted and is
@@ -342,16 +345,6 @@ pub(super) fn max_concurrent_nodes(spec: &PrewarmPlanSpec, valid: &ValidTask) ->
     } else {
         valid.batch_size.of_total(spec.nodes.len())
     }
-}
-
-/// Returns a time some milliseconds later.
-pub(super) fn add_millis(time: Timestamp, milliseconds: i64) -> Option<Timestamp> {
-    time.checked_add(k8s_openapi::jiff::SignedDuration::from_millis(milliseconds)).ok()
-}
-
-/// Returns a time some duration later, or the time itself on overflow.
-pub(super) fn add_duration(time: Timestamp, span: std::time::Duration) -> Timestamp {
-    i64::try_from(span.as_millis()).ok().and_then(|ms| add_millis(time, ms)).unwrap_or(time)
 }
 
 #[cfg(test)]

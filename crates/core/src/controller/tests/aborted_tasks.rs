@@ -4,7 +4,7 @@ use crate::task::{Phase, PrewarmTaskSpec, PrewarmTaskStatus};
 use rstest::rstest;
 
 use super::{
-    super::task_reconciler::{TaskReconciler, UNREADABLE_ANNOTATION},
+    super::{task_object::UNREADABLE_ANNOTATION, task_state::TaskReconciler},
     simulation::{PodResult, Simulation},
 };
 

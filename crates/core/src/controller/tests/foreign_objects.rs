@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 use super::{
     super::{
         Controller,
-        observation::{
-            Observation, WatchChange, WatchSource, classify_job, classify_plan, classify_pod,
-        },
+        classify::{classify_job, classify_plan, classify_pod},
+        observation::Observation,
+        watch::{WatchChange, WatchSource},
     },
     simulation::settings,
 };

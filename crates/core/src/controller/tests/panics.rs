@@ -14,7 +14,8 @@ use super::{
         Controller, Measurement,
         effect::{Effect, EffectOutput, TaskRef},
         fault_injection,
-        observation::{EffectFinished, Observation, WatchChange},
+        observation::{EffectFinished, Observation},
+        watch::WatchChange,
     },
     simulation::settings,
 };

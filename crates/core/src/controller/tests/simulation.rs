@@ -23,14 +23,18 @@ use kube::ResourceExt;
 use serde_json::json;
 
 use super::super::{
-    ControllerSettings, ReconcileContext, WorkerNamespace,
+    ControllerSettings, WorkerNamespace,
     capacity::{Capacity, WorkerLimits, WorkerSlot},
-    cluster_state::{ClusterState, Pods, Workers, is_active, may_pull},
+    classify::{classify_job, classify_pod},
+    cluster_state::ClusterState,
+    context::ReconcileContext,
     effect::{ApplyError, Effect, EffectOutput, WorkerCreation},
-    observation::{Observation, WatchChange, WatchSource, classify_job, classify_pod},
+    observation::Observation,
     sample_settings,
     snapshot::{QueueDecision, Snapshot},
-    task_reconciler::TaskReconciler,
+    task_state::TaskReconciler,
+    watch::{WatchChange, WatchSource},
+    worker_cache::{Pods, Workers, is_active, may_pull},
 };
 
 /// Result of a worker's pod.

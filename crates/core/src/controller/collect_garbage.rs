@@ -1,0 +1,95 @@
+//! Garbage collection over all tasks: closed and ended tasks, orphaned workers and excess retained
+//! workers. The decisions are in `gc`.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
+
+use k8s_openapi::jiff::Timestamp;
+
+use super::{
+    containment::{TaskDisplay, contain},
+    effect::{Effect, TaskRef},
+    gc,
+    measurement::Measurement,
+    task_controller::Controller,
+    worker_cache::is_active,
+};
+use crate::{task::PrewarmTask, worker::WorkerInfo};
+
+impl Controller {
+    /// Removes the reconcilers of tasks that are not open any more, and deletes the workers of
+    /// deleted tasks. Garbage collection of Kubernetes would do so in the task's namespace, but not
+    /// in Prewarmer's own.
+    pub(super) fn remove_closed(&mut self, open: &BTreeMap<String, Arc<PrewarmTask>>) {
+        let gone: Vec<String> =
+            self.reconcilers.keys().filter(|uid| !open.contains_key(*uid)).cloned().collect();
+        self.abandoned.retain(|uid, _| open.contains_key(uid));
+        for uid in gone {
+            let Some(run) = self.reconcilers.remove(&uid) else { continue };
+            if self.state.task(&uid).is_none_or(|task| task.metadata.deletion_timestamp.is_some()) {
+                let workers = self.state.workers_of(&uid);
+                let effects = gc::delete_workers(workers, self.has_foreign_objects(&uid));
+                self.act(run.target(), effects);
+            }
+        }
+    }
+
+    /// Adds effects to those that [`Self::take_actions`] returns.
+    fn act(&mut self, target: &TaskRef, effects: Vec<Effect>) {
+        if !effects.is_empty() {
+            self.actions.push((target.clone(), effects));
+        }
+    }
+
+    /// Returns a predicate that reports whether a namespace has foreign objects with the labels of
+    /// this task's workers.
+    fn has_foreign_objects(&self, uid: &str) -> impl Fn(&str) -> bool {
+        |namespace| self.state.has_foreign_objects(namespace, uid)
+    }
+
+    /// Collects garbage: ended tasks, their workers, orphaned workers, excess retained workers and
+    /// expired entries of the warm image cache.
+    pub(super) fn collect_garbage(&mut self, now: Timestamp) {
+        let settings = &self.context.settings;
+        let nodes =
+            self.state.nodes().values().filter(|node| node.ready && !node.has_disk_pressure());
+        let spared: HashSet<u64> = nodes.map(|node| node.identity).collect();
+        self.context.warm_images.prune(now, |node| spared.contains(&node));
+        let mut actions = Vec::new();
+        for (uid, task) in self.state.ended_tasks() {
+            let (workers, pods) = (self.state.workers_of(uid), self.state.pods());
+            let ended =
+                || gc::collect_ended(task, workers, pods, self.has_foreign_objects(uid), now);
+            match contain(TaskDisplay(task), ended) {
+                Ok(effects) => actions.push((TaskRef::of(task), effects)),
+                Err(error) => self.context.measurements.push(Measurement::InternalError(error)),
+            }
+        }
+        for (uid, workers) in
+            self.state.workers().iter().filter(|(uid, _)| self.state.task(uid).is_none())
+        {
+            if gc::are_orphans(workers, now) {
+                let target = TaskRef { uid: uid.clone(), ..TaskRef::default() };
+                let foreign = self.has_foreign_objects(uid);
+                actions.push((target, gc::delete_workers(Some(workers), foreign)));
+            }
+        }
+        let mut finished = Vec::new();
+        for (uid, workers) in self.state.workers() {
+            let run = self.reconcilers.get(uid);
+            let may_go = |worker: &&WorkerInfo| {
+                let recorded = run.is_none_or(|run| run.is_recorded(worker));
+                recorded && !worker.deleting && !is_active(worker)
+            };
+            finished.extend(workers.values().filter(may_go));
+        }
+        for worker in gc::excess_retained(finished, settings.max_retained_workers) {
+            let target = TaskRef { uid: worker.task_uid.clone(), ..TaskRef::default() };
+            actions.push((target, vec![Effect::delete_worker(worker)]));
+        }
+        actions.retain(|(_, effects)| !effects.is_empty());
+        self.actions.extend(actions);
+    }
+}

@@ -1,0 +1,146 @@
+//! End of an attempt on a node: its result, the retry, and the images that are known to be warm.
+
+use std::sync::Arc;
+
+use k8s_openapi::jiff::Timestamp;
+
+use super::{
+    context::ReconcileContext, measurement::Measurement, plan_reconciler::PlanReconciler,
+    results::NodeOutcome, time::add_duration, tracker::NodeTracker, warm_images::CredentialScope,
+};
+use crate::{
+    node::NodeInfo,
+    task::{batches::NodeState, validate::ValidTask},
+    worker::{FailureReason, ImageOutcome},
+};
+
+impl PlanReconciler<'_> {
+    pub(super) fn finish_node(&mut self, index: usize, end: NodeOutcome, again: bool) {
+        let since = self
+            .workers_by_node
+            .get(&index)
+            .and_then(|workers| workers.iter().filter_map(|worker| worker.first_seen).min());
+        if let NodeOutcome::Images(outcomes) | NodeOutcome::Deferred(outcomes) = &end {
+            self.cache_warm_images(index, outcomes);
+        }
+        let state = finish_attempt(
+            self.tracker,
+            self.valid,
+            self.shared,
+            index,
+            end,
+            again,
+            self.snapshot.now,
+        );
+        if let Some(since) = since {
+            self.shared.measurements.push(Measurement::PullEnded {
+                task: self.target.clone(),
+                node: self.tracker.node(index).to_owned(),
+                state,
+                start: since,
+                end: self.snapshot.now,
+            });
+        }
+        self.workers_by_node.remove(&index);
+        // Workers of failed nodes are deleted only after the failure is in the stored status, and
+        // other nodes wait for that.
+        self.urgent |= !matches!(state, NodeState::Succeeded | NodeState::AlreadyWarm);
+    }
+
+    /// Records in the warm image cache which images are on a node now, if it is still the machine
+    /// on which the workers were observed, and which images the namespace has access to.
+    fn cache_warm_images(&mut self, index: usize, outcomes: &[ImageOutcome]) {
+        let (now, scope) =
+            (self.snapshot.now, CredentialScope::new(&self.target.namespace, self.valid));
+        let node =
+            self.tracker.spec.nodes.get(index).and_then(|node| self.snapshot.nodes.get(node));
+        let same = |node: &&NodeInfo| {
+            node.ready && self.tracker.identity(index).is_none_or(|met| met == node.identity)
+        };
+        let node = node.filter(same).map(|node| node.identity);
+        let workers = self.workers_by_node.get(&index).map_or(&[][..], Vec::as_slice);
+        for (at, (image, outcome)) in (0u16..).zip(self.valid.images.iter().zip(outcomes)) {
+            if !matches!(outcome, ImageOutcome::Warm(_)) {
+                continue;
+            }
+            if let Some(node) = node {
+                self.shared.warm_images.insert(scope, node, image, now);
+            }
+            if let Some(worker) = workers.iter().find(|worker| worker.images.contains(&at)) {
+                // Workers in our own namespace have no credentials.
+                let of = if worker.is_outside_task_namespace() {
+                    CredentialScope::PUBLIC
+                } else {
+                    scope
+                };
+                self.shared.warm_images.record_access(of, image, now);
+            }
+        }
+    }
+}
+
+/// Records the end of an attempt on a node, and schedules a retry where `again` and the retry rule
+/// allow one. Returns the resulting state of the node.
+#[allow(clippy::too_many_arguments, reason = "the two callers borrow different parts of a task")]
+pub(super) fn finish_attempt(
+    planned: &mut NodeTracker,
+    valid: &ValidTask,
+    shared: &mut ReconcileContext,
+    index: usize,
+    end: NodeOutcome,
+    again: bool,
+    now: Timestamp,
+) -> NodeState {
+    let spec = Arc::clone(&planned.spec);
+    let node = spec.nodes.get(index).map_or("", String::as_str);
+    let attempt = planned.results.state(index).attempt();
+    let behind = matches!(end, NodeOutcome::Deferred(_));
+    let again = again && (behind || attempt < valid.retry.limit);
+    let mut warm = 0;
+    if let NodeOutcome::Images(outcomes) = &end {
+        let tries = u32::from(valid.retry.limit).saturating_add(1);
+        for (image, reason, message) in
+            planned.registries.finish_attempt(index, attempt, outcomes, tries)
+        {
+            planned.results.abandon_image(image, reason, &message);
+        }
+    }
+    if let NodeOutcome::Images(outcomes) | NodeOutcome::Deferred(outcomes) = &end {
+        warm = outcomes.iter().filter(|outcome| matches!(outcome, ImageOutcome::Warm(_))).count();
+    }
+    let all = valid.images.len();
+    planned.finish_attempt(index);
+    let reasons = failure_reasons(&end, all);
+    let state = planned.results.finish_attempt(index, node, end, again, now);
+    let (succeeded, failed) = match state {
+        NodeState::Retrying(tries) => {
+            let due = if behind { now } else { add_duration(now, valid.retry.delay(tries)) };
+            planned.retry_at.insert(index, due);
+            (0, 0)
+        }
+        NodeState::Succeeded | NodeState::AlreadyWarm => (all, 0),
+        NodeState::Skipped => (0, 0),
+        NodeState::Failed | NodeState::Waiting => (warm, all.saturating_sub(warm)),
+    };
+    let reasons = if failed > 0 { reasons } else { Vec::new() };
+    shared.measurements.push(Measurement::AttemptEnded { state, succeeded, failed, reasons });
+    state
+}
+
+/// Returns the failure reasons of a node's images, with the number of images of each.
+fn failure_reasons(end: &NodeOutcome, all: usize) -> Vec<(FailureReason, u64)> {
+    match end {
+        NodeOutcome::Images(outcomes) | NodeOutcome::Deferred(outcomes) => outcomes
+            .iter()
+            .filter_map(|outcome| match outcome {
+                ImageOutcome::Failed(reason, _) | ImageOutcome::Pending(Some((reason, _))) => {
+                    Some((*reason, 1))
+                }
+                ImageOutcome::Pending(None) => Some((FailureReason::Unknown, 1)),
+                ImageOutcome::Warm(_) => None,
+            })
+            .collect(),
+        NodeOutcome::NodeFailed(reason, _) => vec![(*reason, all as u64)],
+        NodeOutcome::AlreadyWarm | NodeOutcome::Skipped(..) | NodeOutcome::Abandoned => Vec::new(),
+    }
+}
