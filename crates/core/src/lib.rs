@@ -20,6 +20,7 @@
 )]
 
 pub mod controller;
+mod counts;
 pub mod intake;
 pub mod node;
 pub mod pod_start;
@@ -27,52 +28,11 @@ pub mod schedule;
 pub mod settings;
 pub mod slim;
 pub mod task;
+mod text;
 pub mod worker;
 pub mod workload;
 pub mod workload_watch;
 
+pub use counts::count_values;
 pub use prewarmer_api::{annotations, dns, duration, image, labels, timestamp};
-
-/// Encodes bytes as lower-case hexadecimal digits.
-#[must_use]
-pub fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    bytes
-        .iter()
-        .flat_map(|byte| [byte >> 4, byte & 15])
-        .map(|digit| char::from(DIGITS[usize::from(digit)]))
-        .collect()
-}
-
-/// Counts equal values, in the order of their first occurrence. Takes time proportional to the
-/// number of distinct values for each value, which suits reasons and other values of a short list.
-pub fn count_values<T: PartialEq>(values: impl IntoIterator<Item = T>) -> Vec<(T, usize)> {
-    let mut counts: Vec<(T, usize)> = Vec::new();
-    for value in values {
-        match counts.iter_mut().find(|(known, _)| *known == value) {
-            Some((_, count)) => *count = count.saturating_add(1),
-            None => counts.push((value, 1)),
-        }
-    }
-    counts
-}
-
-/// Returns the trimmed, non-empty items of a comma-separated list.
-pub fn comma_separated(text: &str) -> impl Iterator<Item = &str> {
-    text.split(',').map(str::trim).filter(|item| !item.is_empty())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn values_are_counted_in_the_order_of_their_first_occurrence() {
-        assert_eq!(count_values(["b", "a", "b", "c", "b"]), [("b", 3), ("a", 1), ("c", 1)]);
-    }
-
-    #[test]
-    fn nothing_has_no_counts() {
-        assert_eq!(count_values::<&str>([]), []);
-    }
-}
+pub use text::{comma_separated, hex};

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::{NodeSelector, NodeSelectorRequirement, NodeSelectorTerm};
 
-use super::NodeInfo;
+use super::info::NodeInfo;
 
 /// Reports whether one of the terms matches; a term without requirements matches no node.
 pub(super) fn matches(affinity: &NodeSelector, node: &NodeInfo) -> bool {

@@ -9,8 +9,7 @@ use std::{
 use ipnet::IpNet;
 use k8s_openapi::{api::core::v1::Taint, jiff::Timestamp};
 
-use super::IneligibleReason;
-use super::networks::node_networks;
+use super::{ineligible::IneligibleReason, networks::node_networks};
 use crate::{image::ImageRef, slim::SlimNode};
 
 /// Node with only the fields that decisions need.

@@ -10,6 +10,7 @@
 mod assignment;
 mod build;
 mod info;
+mod labels;
 mod names;
 mod outcome;
 mod pod;
@@ -20,8 +21,11 @@ mod remedy;
 pub use assignment::{Assignment, WorkerSettings};
 pub use build::{WorkerObject, build, pull_method_for};
 pub use info::{ContainerInfo, ContainerState, PodInfo, PodPhase, WorkerInfo};
-pub use names::event_name;
-pub use names::is_worker_pod_name;
+pub use labels::{
+    ATTEMPT_LABEL, BATCH_LABEL, IMAGES_ANNOTATION, MANAGED_BY, NODE_ANNOTATION, NODE_LABEL,
+    PART_LABEL, TASK_LABEL, TASK_NAMESPACE_ANNOTATION, TASK_UID_LABEL,
+};
+pub use names::{event_name, is_worker_pod_name};
 pub use outcome::{ImageOutcome, PodOutcome, pod_outcome};
 pub use prewarmer_api::{
     annotations::{IMAGES_ANNOTATION, NODE_ANNOTATION, TASK_NAMESPACE_ANNOTATION},

@@ -5,11 +5,16 @@ use std::{
     sync::Arc,
 };
 
+use k8s_openapi::api::core::v1::{
+    NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Toleration,
+};
+
 use super::{
-    NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, ObjectView, Placement, Toleration,
-    Workload, WorkloadKind, WorkloadKinds, annotations,
+    annotations,
     context::{ClusterContext, RuntimeClassScheduling},
-    view::{MAX_ITEMS, MAX_TEMPLATES, PodSpecView, TemplateView},
+    definition::{Placement, Workload},
+    kinds::{WorkloadKind, WorkloadKinds},
+    view::{MAX_ITEMS, MAX_TEMPLATES, ObjectView, PodSpecView, TemplateView},
 };
 use crate::{
     annotations::{ALLOW_ALL_NODES_ANNOTATION, NODES_ANNOTATION},

@@ -1,0 +1,18 @@
+//! Partial view of objects with a pod template: only the fields that are used.
+
+mod fields;
+mod metadata;
+mod object;
+mod parse;
+mod pod_spec;
+mod template_path;
+
+pub(super) use self::{
+    fields::MAX_ITEMS,
+    object::MAX_TEMPLATES,
+    pod_spec::{PodSpecView, TemplateView},
+};
+pub use self::{
+    metadata::{MetadataView, Owner},
+    object::{ConditionView, ObjectView, StatusView},
+};

@@ -1,0 +1,88 @@
+//! Used fields of an object with a pod template.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::{
+    fields::{lenient, list, number},
+    metadata::MetadataView,
+    pod_spec::TemplateView,
+};
+
+/// Maximum number of pod templates read from one object (items of `[*]` in a configured path).
+pub(in crate::workload) const MAX_TEMPLATES: usize = 100;
+
+/// Used fields of an object.
+#[derive(Debug, Clone, Default)]
+pub struct ObjectView {
+    /// Metadata of the object.
+    pub metadata: MetadataView,
+    /// Rollout status.
+    pub status: StatusView,
+    /// Requested replicas, if specified.
+    pub replicas: Option<i64>,
+    /// Labels that select the object's pods, if specified.
+    pub selector: BTreeMap<String, String>,
+    pub(in crate::workload) templates: Vec<TemplateView>,
+    /// Paths of values that should be pod templates and cannot be parsed, with the error.
+    pub(in crate::workload) invalid_templates: Vec<String>,
+    /// Set if the object has more than [`MAX_TEMPLATES`] templates.
+    pub(super) templates_truncated: bool,
+}
+
+impl ObjectView {
+    /// Returns the number of images in all templates, including duplicates.
+    #[must_use]
+    pub fn image_count(&self) -> usize {
+        self.templates.iter().map(|template| template.spec.images(&[]).count()).sum()
+    }
+
+    /// Reports whether containers, volumes or templates were skipped because of a limit.
+    pub(in crate::workload) fn is_truncated(&self) -> bool {
+        self.templates_truncated
+            || self.templates.iter().any(|template| template.spec.is_truncated())
+    }
+}
+
+/// Rollout status with the fields of all kinds; `None` for fields that a kind does not have.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct StatusView {
+    /// Generation that the controller has observed.
+    #[serde(deserialize_with = "number")]
+    pub observed_generation: Option<i64>,
+    /// Number of pods.
+    #[serde(deserialize_with = "number")]
+    pub replicas: Option<i64>,
+    /// Number of pods of the newest template.
+    #[serde(deserialize_with = "number")]
+    pub updated_replicas: Option<i64>,
+    /// Number of pods that have been ready for `minReadySeconds`.
+    #[serde(deserialize_with = "number")]
+    pub available_replicas: Option<i64>,
+    /// Conditions set by the controller.
+    #[serde(deserialize_with = "list")]
+    pub conditions: Vec<ConditionView>,
+    /// Number of nodes that should run a pod of a `DaemonSet`.
+    #[serde(deserialize_with = "number")]
+    pub desired_number_scheduled: Option<i64>,
+    /// Number of nodes that run a pod of the newest template.
+    #[serde(deserialize_with = "number")]
+    pub updated_number_scheduled: Option<i64>,
+    /// Number of running pods of a Job.
+    #[serde(deserialize_with = "number")]
+    pub active: Option<i64>,
+    /// Start time of a Job, RFC 3339; empty before it starts.
+    #[serde(deserialize_with = "lenient")]
+    pub start_time: String,
+}
+
+/// Condition of an object.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct ConditionView {
+    /// Reason, such as `ProgressDeadlineExceeded`.
+    #[serde(deserialize_with = "lenient")]
+    pub reason: String,
+}

@@ -1,0 +1,145 @@
+//! Parsing of an object of a kind into its view.
+
+use serde::{Deserialize, Deserializer, de::DeserializeSeed};
+use serde_json::Value;
+
+use super::{
+    super::kinds::{PathStep, TemplateLocation, WorkloadKind},
+    fields::{SelectorLabels, lenient, number},
+    metadata::MetadataView,
+    object::{ObjectView, StatusView},
+    pod_spec::{PodSpecView, TemplateView},
+    template_path::{TemplateSeed, clamp_count},
+};
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct PodWire {
+    #[serde(deserialize_with = "lenient")]
+    metadata: MetadataView,
+    #[serde(deserialize_with = "lenient")]
+    spec: PodSpecView,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct TemplateWire {
+    #[serde(deserialize_with = "lenient")]
+    metadata: MetadataView,
+    #[serde(deserialize_with = "lenient")]
+    spec: SpecWire,
+    #[serde(deserialize_with = "lenient")]
+    status: StatusView,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct SpecWire {
+    #[serde(deserialize_with = "number")]
+    replicas: Option<i64>,
+    #[serde(deserialize_with = "number")]
+    parallelism: Option<i64>,
+    selector: Option<SelectorLabels>,
+    template: Option<TemplateView>,
+    job_template: Option<Box<TemplateWire>>,
+}
+
+/// Fields of every object of a configured kind.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ObjectHeader {
+    #[serde(deserialize_with = "lenient")]
+    metadata: MetadataView,
+    #[serde(deserialize_with = "lenient")]
+    status: StatusView,
+    #[serde(deserialize_with = "lenient")]
+    spec: SpecHeader,
+}
+
+/// Spec fields of most workloads.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct SpecHeader {
+    #[serde(deserialize_with = "number")]
+    replicas: Option<i64>,
+    #[serde(deserialize_with = "lenient")]
+    selector: SelectorLabels,
+}
+
+impl WorkloadKind {
+    /// Parses an object of this kind from text.
+    pub fn parse_text(&self, json: &str) -> Result<ObjectView, serde_json::Error> {
+        match &self.location {
+            TemplateLocation::Pod => serde_json::from_str(json).map(view_from_pod),
+            TemplateLocation::Template | TemplateLocation::JobTemplate => {
+                serde_json::from_str(json).map(view_from_template)
+            }
+            TemplateLocation::Path(steps) => {
+                let outer = serde_json::from_str(json)?;
+                view_from_path(outer, &mut serde_json::Deserializer::from_str(json), steps)
+            }
+        }
+    }
+
+    /// Parses an object of this kind from parsed JSON.
+    pub fn parse_value(&self, object: Value) -> Result<ObjectView, serde_json::Error> {
+        match &self.location {
+            TemplateLocation::Pod => serde_json::from_value(object).map(view_from_pod),
+            TemplateLocation::Template | TemplateLocation::JobTemplate => {
+                serde_json::from_value(object).map(view_from_template)
+            }
+            TemplateLocation::Path(steps) => {
+                view_from_path(ObjectHeader::deserialize(&object)?, &object, steps)
+            }
+        }
+    }
+}
+
+fn view_from_pod(wire: PodWire) -> ObjectView {
+    let metadata =
+        MetadataView { annotations: wire.metadata.annotations.clone(), ..MetadataView::default() };
+    let template = TemplateView { metadata, spec: wire.spec, replicas: 1 };
+    ObjectView { metadata: wire.metadata, templates: vec![template], ..ObjectView::default() }
+}
+
+fn view_from_template(wire: TemplateWire) -> ObjectView {
+    let SpecWire { replicas, parallelism, selector, template, job_template } = wire.spec;
+    let inner = job_template.map(|job| job.spec);
+    let (template, within) = match inner {
+        Some(job) => (job.template, job.parallelism),
+        None => (template, None),
+    };
+    let count = [replicas, parallelism, within].into_iter().flatten().fold(1, i64::saturating_mul);
+    ObjectView {
+        metadata: wire.metadata,
+        status: wire.status,
+        replicas: replicas.or(parallelism),
+        selector: selector.unwrap_or_default().0,
+        templates: template
+            .into_iter()
+            .map(|t| TemplateView { replicas: clamp_count(count), ..t })
+            .collect(),
+        invalid_templates: Vec::new(),
+        templates_truncated: false,
+    }
+}
+
+fn view_from_path<'de, D>(
+    outer: ObjectHeader,
+    object: D,
+    steps: &[PathStep],
+) -> Result<ObjectView, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    let ObjectHeader { metadata, status, spec } = outer;
+    let mut view = ObjectView {
+        metadata,
+        status,
+        replicas: spec.replicas,
+        selector: spec.selector.0,
+        ..ObjectView::default()
+    };
+    TemplateSeed { steps, path: &mut String::new(), view: &mut view }.deserialize(object)?;
+    Ok(view)
+}
