@@ -1,0 +1,151 @@
+//! Options of a task's spec: batches, retries, pulls and workers.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Upper bound of `retry.limit`.
+pub const MAX_RETRIES: u32 = 5;
+
+/// Order in which batches of nodes follow one another.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum BatchPolicy {
+    /// The next batch starts when every node of the last one has ended.
+    #[default]
+    Barrier,
+    /// Sliding window of `batchSize` nodes.
+    Rolling,
+    /// Batches start at one node and double up to `batchSize` while they succeed. A batch with a
+    /// failed node is followed by one of the same size.
+    Doubling,
+}
+
+/// Treatment of a failed node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum FailurePolicy {
+    /// The node stays failed.
+    #[default]
+    Skip,
+    /// The node is retried in a later batch as `retry` defines, unless the failure is permanent: an
+    /// image that does not exist is not requested again.
+    Retry,
+}
+
+/// Growth of the delay between retries.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RetryStrategy {
+    /// `delay`, 2 × `delay`, 3 × `delay`.
+    #[default]
+    Linear,
+    /// `delay`, 2 × `delay`, 4 × `delay`.
+    Exponential,
+}
+
+/// Retries of a task with `failurePolicy: Retry`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RetrySpec {
+    /// Number of retries of a failed node, 0 to 5. Default: 3.
+    #[schemars(range(min = 0, max = 5))]
+    #[serde(default = "default_retry_limit")]
+    pub limit: u32,
+    /// Growth of the delay: `Linear` or `Exponential`. Default: `Linear`.
+    #[serde(default)]
+    pub strategy: RetryStrategy,
+    /// Delay before the first retry, a duration such as `1m`, from `0s` to `24h`. Default: `30s`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 20))]
+    pub delay: Option<String>,
+}
+
+impl Default for RetrySpec {
+    fn default() -> Self {
+        Self { limit: default_retry_limit(), strategy: RetryStrategy::default(), delay: None }
+    }
+}
+
+fn default_retry_limit() -> u32 {
+    3
+}
+
+/// Method that pulls an image on a node.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum PullMethod {
+    /// `ImageVolume` where the node supports it, else `Helper`.
+    #[default]
+    Auto,
+    /// The helper's container mounts the image as a volume. The image is never run.
+    ImageVolume,
+    /// The image's container runs a copied static helper in place of its own program.
+    Helper,
+}
+
+/// Condition under which the kubelet contacts the registry.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum PullPolicy {
+    /// Only where the image is not present on the node.
+    #[default]
+    IfNotPresent,
+    /// On every pull, so that a tag that has moved is pulled again.
+    Always,
+}
+
+impl PullPolicy {
+    /// Returns the value of a container's `imagePullPolicy`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::IfNotPresent => "IfNotPresent",
+            Self::Always => "Always",
+        }
+    }
+}
+
+/// Kind of the object that pulls on a node.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum WorkerKind {
+    /// One Job per node.
+    #[default]
+    Job,
+    /// One pod without a Job per node, which needs fewer API writes.
+    Pod,
+}
+
+/// Name of an object in the task's namespace.
+#[derive(
+    Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+pub struct LocalReference {
+    /// Name of the object.
+    #[serde(default)]
+    pub name: String,
+}
