@@ -1,9 +1,26 @@
-use std::collections::BTreeMap;
+//! Tests of the queue with a simulated clock.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use serde_json::json;
 
-use super::*;
-use crate::workload::WorkloadKinds;
+use super::{
+    super::{
+        hint::{ConfirmedHint, Hint},
+        rate_limit::RateLimits,
+    },
+    absent::ABSENT_TTL,
+    hint_queue::{
+        COALESCE_GRACE, HintQueue, LOOKUP_DELAYS_MS, MAX_NAMESPACE_OBJECTS, MAX_OBJECTS,
+        MAX_OBJECTS_FOR_RETRY, MAX_UNKNOWN_OBJECTS,
+    },
+    objects::{MAX_HINTS_PER_OBJECT, merge_hints},
+    work::{DiscardedHints, DueWork, LookupResult, OfferOutcome},
+};
+use crate::workload::{Workload, WorkloadKinds};
 
 const WINDOW: Duration = Duration::from_millis(200);
 

@@ -1,27 +1,22 @@
-//! Queue of hints that wait for a lookup, and of confirmed hints that wait for the end of a window.
-//! Pure: no client, no clock, no I/O.
-//!
-//! Any client that reaches the webhook's port can send any hint, so every hint is
-//! bounded before it causes a request. An equal hint counts once. An object is
-//! looked up once for all its hints. A namespace has a share of the capacity and
-//! of the lookups, and namespaces are served round-robin. Confirmed hints from our
-//! own watch have separate capacity.
+//! Queue of hints, driven by timers and by the results of lookups.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    hash::{BuildHasher, RandomState},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
-
-use std::time::Instant;
 
 use super::{
-    ConfirmedHint, DedupKey, Hint,
-    fair_queue::{ConcurrencyLimits, FairQueue},
-    rate_limit::RateLimits,
+    super::{
+        dedup_keys::DedupKey,
+        fair_queue::{ConcurrencyLimits, FairQueue},
+        hint::{ConfirmedHint, Hint},
+        rate_limit::RateLimits,
+    },
+    absent::AbsentObjects,
+    objects::{NamespaceHints, QueuedObject, intern_namespace, merge_hints, object_key},
+    work::{DueWork, Lookup, LookupResult, OfferOutcome},
 };
-use crate::workload::{Workload, WorkloadKind};
 
 /// Maximum number of objects that wait for a lookup: ten times the size of a Helm upgrade of
 /// hundreds of workloads, at about one kilobyte per object.
@@ -31,9 +26,7 @@ pub const MAX_NAMESPACE_OBJECTS: usize = MAX_OBJECTS / 4;
 /// Maximum number of waiting objects of all namespaces that are not (yet) in the cache. The watch
 /// of namespaces lags by milliseconds, so existing namespaces are in the cache by the end of the
 /// window.
-const MAX_UNKNOWN_OBJECTS: usize = 256;
-/// Maximum number of different hints per object: enough for several changes within one window.
-const MAX_HINTS_PER_OBJECT: usize = 4;
+pub(super) const MAX_UNKNOWN_OBJECTS: usize = 256;
 /// Concurrency limits of lookups.
 const LOOKUP_CONCURRENCY: ConcurrencyLimits = ConcurrencyLimits { total: 16, namespace: 8 };
 /// Delays before each attempt to look up an object, in milliseconds: 8 s in total. The watch finds
@@ -42,131 +35,12 @@ pub const LOOKUP_DELAYS_MS: [u64; 5] = [0, 250, 750, 2000, 5000];
 /// Maximum number of waiting objects of a namespace at which a missing object is looked up again. A
 /// flood therefore causes one lookup per object. The watch finds existing objects that are stored
 /// late.
-const MAX_OBJECTS_FOR_RETRY: usize = 64;
+pub(super) const MAX_OBJECTS_FOR_RETRY: usize = 64;
 /// Maximum time for which confirmed hints wait for lookups in progress in the same namespace, so
 /// that they are coalesced into one task.
-const COALESCE_GRACE: Duration = Duration::from_secs(1);
-/// Time for which an object that was not found is not looked up again. At most `MAX_ABSENT` objects
-/// are stored in each of two generations, with 16 bytes each.
-const ABSENT_TTL: Duration = Duration::from_secs(60);
-const MAX_ABSENT: usize = 4096;
+pub(super) const COALESCE_GRACE: Duration = Duration::from_secs(1);
 /// Key under which objects of all unknown namespaces wait. No namespace has an empty name.
 const UNKNOWN_NAMESPACES: &str = "";
-
-/// Outcome of queueing a hint or a confirmed hint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OfferOutcome {
-    /// The hint is queued.
-    Queued,
-    /// Tasks already cover all its images, or an equal hint is queued.
-    Duplicate,
-    /// The namespace has used its share of the queue, or the object its number of hints.
-    Limited,
-    /// The queue is full.
-    Dropped,
-    /// A recent lookup did not find the object.
-    NotStored,
-}
-
-impl OfferOutcome {
-    /// Returns the value of the metrics label `outcome`.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Queued => "queued",
-            Self::Duplicate => "duplicate",
-            Self::Limited => "limited",
-            Self::Dropped => "dropped",
-            Self::NotStored => "not_stored",
-        }
-    }
-}
-
-/// Object to look up.
-#[derive(Debug, Clone)]
-pub struct Lookup {
-    /// Number of the lookup.
-    pub id: u64,
-    /// Kind of the object.
-    pub kind: Arc<WorkloadKind>,
-    /// Namespace of the object.
-    pub namespace: String,
-    /// Name of the object.
-    pub name: String,
-}
-
-/// Result of a lookup.
-#[derive(Debug)]
-pub enum LookupResult {
-    /// Stored object with its UID, `resourceVersion` and workloads.
-    Stored {
-        /// UID of the object.
-        uid: String,
-        /// Resource version of the object.
-        version: String,
-        /// Workloads of the object.
-        workloads: Vec<Workload>,
-    },
-    /// Object that is not stored (yet), or a lookup that failed.
-    Missing,
-    /// Missing permission to read the object; the watch finds existing objects.
-    Forbidden,
-}
-
-/// Work that is due.
-#[derive(Debug, Default)]
-pub struct DueWork {
-    /// Batches of confirmed hints to coalesce, each of one namespace.
-    pub batches: Vec<Vec<ConfirmedHint>>,
-    /// Objects to look up.
-    pub lookups: Vec<Lookup>,
-    /// Numbers of discarded hints.
-    pub discarded: DiscardedHints,
-}
-
-/// Numbers of discarded hints by reason.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct DiscardedHints {
-    /// Objects that are not stored, or are other objects.
-    pub not_stored: usize,
-    /// Objects that the server has no permission to read.
-    pub forbidden: usize,
-    /// Objects whose images are covered already.
-    pub duplicate: usize,
-    /// Hints dropped because a limit was reached.
-    pub dropped: usize,
-}
-
-type ObjectKey = (usize, String, String);
-
-fn object_key(hint: &Hint) -> ObjectKey {
-    (Arc::as_ptr(&hint.kind).addr(), hint.namespace.clone(), hint.name.clone())
-}
-
-#[derive(Debug)]
-struct QueuedObject {
-    namespace: Arc<str>,
-    key: ObjectKey,
-    hints: Vec<Hint>,
-    /// Hints received during a lookup of the object, whose result may be older than the hints.
-    late_hints: Vec<Hint>,
-    attempts: usize,
-    in_progress: bool,
-}
-
-/// Waiting objects and hints of one namespace.
-#[derive(Debug, Default)]
-struct NamespaceHints {
-    objects: HashMap<ObjectKey, u64>,
-    /// Objects received within the open window.
-    collected: Vec<u64>,
-    incoming: Vec<ConfirmedHint>,
-    window_open: bool,
-    /// Confirmed hints of earlier windows, which wait for lookups in progress.
-    ready: Vec<ConfirmedHint>,
-    /// True while a grace timer is set for `ready`.
-    grace_timer_set: bool,
-}
 
 #[derive(Debug)]
 enum QueueTimer {
@@ -178,7 +52,7 @@ enum QueueTimer {
     Grace(Arc<str>),
 }
 
-/// Queue of hints, described in the module documentation.
+/// Queue of hints, described in the documentation of the parent module.
 #[derive(Debug)]
 pub struct HintQueue {
     namespaces: HashMap<Arc<str>, NamespaceHints>,
@@ -536,87 +410,3 @@ impl HintQueue {
         self.len() == 0
     }
 }
-
-impl QueuedObject {
-    /// Adds a further hint of the object.
-    fn add_hint(&mut self, hint: Hint) -> OfferOutcome {
-        if self.hints.iter().chain(&self.late_hints).any(|known| known.is_equal_hint(&hint)) {
-            return OfferOutcome::Duplicate;
-        }
-        if self.hints.len() + self.late_hints.len() >= MAX_HINTS_PER_OBJECT {
-            return OfferOutcome::Limited;
-        }
-        let to = if self.in_progress { &mut self.late_hints } else { &mut self.hints };
-        to.push(hint);
-        OfferOutcome::Queued
-    }
-}
-
-/// Merges the hints of a stored object into one confirmed hint. Only keys that all hints report as
-/// needed before count as present.
-fn merge_hints(hints: &[Hint], workloads: Vec<Workload>) -> Option<ConfirmedHint> {
-    let (first, others) = hints.split_first()?;
-    if workloads.is_empty() {
-        return None;
-    }
-    let mut kept = first.kept.clone();
-    for other in others {
-        let also: HashSet<&DedupKey> = other.kept.iter().collect();
-        kept.retain(|key| also.contains(key));
-    }
-    let since = hints.iter().map(|claim| claim.since).min()?;
-    Some(ConfirmedHint::from_stored(&first.namespace, since, workloads, kept))
-}
-
-fn intern_namespace(rooms: &HashMap<Arc<str>, NamespaceHints>, name: &str) -> Arc<str> {
-    rooms.get_key_value(name).map_or_else(|| name.into(), |(name, _)| Arc::clone(name))
-}
-
-/// Set of objects that were looked up and not found. It stores hashes with a random key, which no
-/// client can predict, in two generations.
-#[derive(Debug)]
-struct AbsentObjects {
-    hasher: RandomState,
-    current: HashSet<u64>,
-    previous: HashSet<u64>,
-    rotated_at: Instant,
-}
-
-impl AbsentObjects {
-    fn new(now: Instant) -> Self {
-        Self {
-            hasher: RandomState::new(),
-            current: HashSet::new(),
-            previous: HashSet::new(),
-            rotated_at: now,
-        }
-    }
-
-    fn rotate(&mut self, now: Instant) {
-        let age = now.saturating_duration_since(self.rotated_at);
-        if age >= ABSENT_TTL || self.current.len() >= MAX_ABSENT {
-            self.previous = std::mem::take(&mut self.current);
-            self.rotated_at = now;
-            if age >= 2 * ABSENT_TTL {
-                self.previous.clear();
-            }
-        }
-    }
-
-    fn insert(&mut self, object: &ObjectKey, uid: &str, now: Instant) {
-        self.rotate(now);
-        self.current.insert(self.hasher.hash_one((object, uid)));
-    }
-
-    fn contains(&mut self, object: &ObjectKey, uid: &str, now: Instant) -> bool {
-        if self.current.is_empty() && self.previous.is_empty() {
-            return false;
-        }
-        self.rotate(now);
-        let hash = self.hasher.hash_one((object, uid));
-        self.current.contains(&hash) || self.previous.contains(&hash)
-    }
-}
-
-#[cfg(test)]
-mod tests;
