@@ -12,8 +12,8 @@
 //! | `store` | tasks and schedules in the memory of this replica |
 //! | `metrics` | metrics of the other modules |
 //!
-//! All but `api_error`, `conflict` and `list` need the feature `runtime`. The feature `test-util` adds `mock_api`, a scripted
-//! API server for tests.
+//! All but `api_error`, `conflict` and `list` need the feature `runtime`. The feature `test-util` adds
+//! `mock_api`, a scripted API server for tests.
 
 #![cfg_attr(
     test,
@@ -37,3 +37,5 @@ pub mod object_error;
 pub mod requests;
 #[cfg(feature = "runtime")]
 pub mod store;
+#[cfg(feature = "runtime")]
+mod work_kind;

@@ -3,7 +3,7 @@
 
 use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
 
-use crate::object_error::WorkKind;
+use crate::work_kind::WorkKind;
 
 /// Metrics of the requests to the API server.
 #[derive(Debug, Clone)]

@@ -7,60 +7,7 @@ use kube::api::ObjectMeta;
 use prewarmer_core::controller::{contain, panic_message};
 
 use crate::metrics::ObjectErrorMetrics;
-
-/// Kind of work on one object, as a label value of `prewarm_internal_errors_total`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WorkKind {
-    /// Reconcile of a task.
-    Task,
-    /// Effect of the controller.
-    Effect,
-    /// Processing of a watch event of the controller.
-    Watch,
-    /// Decision on a schedule.
-    Schedule,
-    /// Delivery of a notification.
-    Notification,
-    /// Update of the task store or schedule store.
-    Store,
-    /// Extraction of the images of a workload.
-    Workload,
-    /// Processing of a kubelet event.
-    PodStart,
-    /// Creation of a task, or marking of an obsolete one.
-    Creation,
-}
-
-impl WorkKind {
-    /// All kinds, in the order of declaration.
-    pub const ALL: [Self; 9] = [
-        Self::Task,
-        Self::Effect,
-        Self::Watch,
-        Self::Schedule,
-        Self::Notification,
-        Self::Store,
-        Self::Workload,
-        Self::PodStart,
-        Self::Creation,
-    ];
-
-    /// Returns the label value.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Task => "task",
-            Self::Effect => "effect",
-            Self::Watch => "watch",
-            Self::Schedule => "schedule",
-            Self::Notification => "notification",
-            Self::Store => "store",
-            Self::Workload => "workload",
-            Self::PodStart => "pod_start",
-            Self::Creation => "creation",
-        }
-    }
-}
+pub use crate::work_kind::WorkKind;
 
 /// Runs `work` on one object and catches a panic: it is counted and logged with the object, and
 /// `None` is returned. State that `work` has changed partially must not be used afterwards.

@@ -10,7 +10,6 @@
 mod assignment;
 mod build;
 mod info;
-mod labels;
 mod names;
 mod outcome;
 mod pod;
@@ -21,10 +20,6 @@ mod remedy;
 pub use assignment::{Assignment, WorkerSettings};
 pub use build::{WorkerObject, build, pull_method_for};
 pub use info::{ContainerInfo, ContainerState, PodInfo, PodPhase, WorkerInfo};
-pub use labels::{
-    ATTEMPT_LABEL, BATCH_LABEL, IMAGES_ANNOTATION, MANAGED_BY, NODE_ANNOTATION, NODE_LABEL,
-    PART_LABEL, TASK_LABEL, TASK_NAMESPACE_ANNOTATION, TASK_UID_LABEL,
-};
 pub use names::{event_name, is_worker_pod_name};
 pub use outcome::{ImageOutcome, PodOutcome, pod_outcome};
 pub use prewarmer_api::{

@@ -142,6 +142,9 @@ impl TaskDetail {
     }
 }
 
+/// Current state of a watched task; `None` after it was deleted.
+pub type TaskUpdate = Option<Arc<TaskEntry>>;
+
 /// Reports whether a resource version is at least as new as another. Resource versions are
 /// increasing numbers (documented since Kubernetes 1.35; etcd's always were). When one of them is
 /// not a number, the version received last counts as newer.

@@ -24,13 +24,10 @@ use tokio::{sync::watch, time::Instant};
 
 use self::{entry::is_at_least_as_new, task_index::TaskIndex};
 pub use self::{
-    entry::{NamespacedName, RenderTask, TaskDetail, TaskEntry},
+    entry::{NamespacedName, RenderTask, TaskDetail, TaskEntry, TaskUpdate},
     schedules::ScheduleStore,
     task_index::{ListedTasks, StatusCounts, TaskFilter},
 };
-
-/// Current state of a watched task; `None` after it was deleted.
-pub type TaskUpdate = Option<Arc<TaskEntry>>;
 
 /// Store of the tasks. Clones share it.
 #[derive(Clone)]

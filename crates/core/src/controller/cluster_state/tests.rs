@@ -1,3 +1,5 @@
+//! Tests of the cluster state: watch events in any order.
+
 use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;

@@ -1,0 +1,8 @@
+//! Single scenarios of a task in the simulated cluster.
+
+mod batches;
+mod fixture;
+mod lifecycle;
+mod registries;
+mod rejections;
+mod warm_images;
