@@ -34,6 +34,15 @@ impl From<RetryStrategy> for RetryGrowth {
     }
 }
 
+impl From<RetryGrowth> for RetryStrategy {
+    fn from(growth: RetryGrowth) -> Self {
+        match growth {
+            RetryGrowth::Linear => Self::Linear,
+            RetryGrowth::Exponential => Self::Exponential,
+        }
+    }
+}
+
 /// Progress of a task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]

@@ -20,6 +20,9 @@ type Detail struct {
 	Field string `json:"field"`
 	// Message: problem, and the value that is expected.
 	Message string `json:"message"`
+	// Pointer: JSON pointer (RFC 6901) to the field in the body, such as `/images/1`; absent for a
+	// parameter or a header.
+	Pointer string `json:"pointer,omitempty"`
 }
 
 // ErrorBody: body of an error response.

@@ -12,7 +12,7 @@ use prewarmer_core::{
     task::Status,
 };
 use prewarmer_kube::store::StatusCounts;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
@@ -20,14 +20,11 @@ use super::{
     auth::Caller,
     error::ApiError,
     node_cache::NodeCache,
-    params::{CheckedQuery, Params, QueryParams, StatsQuery},
+    params::{CheckedQuery, StatsQuery, default_limit, impl_query_params},
     permissions::LIST_TASKS,
     service::{self, visible_namespaces},
     store_response::json_response,
 };
-
-/// Largest page of a response, in nodes.
-const MAX_NODES: usize = 1000;
 
 /// Node of the cluster.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -86,26 +83,23 @@ fn node_view(node: &NodeInfo) -> NodeView {
 }
 
 /// Query of a list of nodes.
-#[derive(IntoParams)]
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct NodeListQuery {
     /// Largest number of nodes to return; 10 by default
+    #[serde(default = "default_limit")]
     #[param(value_type = Option<u32>, minimum = 1, maximum = 1000)]
     limit: usize,
     /// Number of nodes to skip
+    #[serde(default)]
     #[param(value_type = Option<u32>, maximum = 2_147_483_647)]
     offset: usize,
     /// Return only nodes that a task would use now (`true`), or only others (`false`)
     eligible: Option<bool>,
 }
 
-impl QueryParams for NodeListQuery {
-    fn read(params: &mut Params) -> Self {
-        let eligible = params.choice("eligible", &[("true", true), ("false", false)]);
-        let (limit, offset) = params.page(MAX_NODES);
-        Self { limit, offset, eligible }
-    }
-}
+impl_query_params!(NodeListQuery);
 
 /// Lists the nodes of the cluster, at most 15 seconds old.
 #[utoipa::path(get, path = "/nodes", tag = "cluster",

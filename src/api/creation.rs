@@ -4,13 +4,15 @@
 use axum::{body::Body, http::HeaderMap};
 use serde_json::Value;
 
+use prewarmer_core::dns;
+
 use super::{
     Api,
     auth::{Caller, Permission},
     body::{self, JsonBody},
     bounded_json::{self, MAX_VALUES},
-    error::ApiError,
-    request::is_dns_label,
+    error::{ApiError, Detail},
+    field_path::FieldPath,
 };
 
 /// Reads the body, and returns it with the namespace of the object. When the query (`named`) or a
@@ -72,15 +74,15 @@ async fn authorize_body(
     let given = body
         .get("namespace")
         .and_then(Value::as_str)
-        .filter(|name| is_dns_label(name))
+        .filter(|name| dns::is_label(name))
         .map(str::to_owned);
     if let (Some(named), Some(given)) = (&named, &given)
         && named != given
     {
-        return Err(ApiError::invalid_field(
-            "namespace",
+        return Err(ApiError::invalid_fields(vec![Detail::in_body(
+            &FieldPath::parse("namespace"),
             format!("{given:?}: differs from the namespace of the query, {named:?}"),
-        ));
+        )]));
     }
     let namespace =
         given.or_else(|| named.clone()).unwrap_or_else(|| api.default_namespace().to_owned());

@@ -13,13 +13,44 @@ use utoipa::ToSchema;
 use prewarmer_core::task::FieldError;
 use prewarmer_kube::api_error::ApiErrorKind;
 
+use super::field_path::FieldPath;
+
+/// Longest path of a field, in characters. Some paths contain a label key or an unknown field.
+const MAX_FIELD: usize = 400;
+
 /// Problem of one field.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Detail {
     /// Path of the field, such as `images[1]`; empty for the entire body.
     pub field: String,
+    /// JSON pointer (RFC 6901) to the field in the body, such as `/images/1`; absent for a
+    /// parameter or a header.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pointer: Option<String>,
     /// Problem, and the value that is expected.
     pub message: String,
+}
+
+impl Detail {
+    /// Creates a problem that has no place in a JSON body, such as that of a parameter.
+    pub(super) fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { field: field.into(), pointer: None, message: message.into() }
+    }
+
+    /// Creates a problem of a field of the body. A long path is truncated, and has no pointer.
+    pub(super) fn in_body(path: &FieldPath, message: impl Into<String>) -> Self {
+        let field = truncate(&path.to_string(), MAX_FIELD);
+        let pointer = Some(path.pointer()).filter(|text| text.chars().count() <= MAX_FIELD);
+        Self { field, pointer, message: message.into() }
+    }
+}
+
+/// Truncates a text to this number of characters.
+pub(super) fn truncate(text: &str, most: usize) -> String {
+    if text.chars().nth(most).is_none() {
+        return text.to_owned();
+    }
+    text.chars().take(most).chain(['…']).collect()
 }
 
 impl fmt::Display for Detail {
@@ -82,7 +113,7 @@ impl ApiError {
 
     /// Creates a 400 for one invalid field.
     pub fn invalid_field(field: &str, message: impl Into<String>) -> Self {
-        Self::invalid_fields(vec![Detail { field: field.into(), message: message.into() }])
+        Self::invalid_fields(vec![Detail::new(field, message)])
     }
 
     /// Creates a 404 for an object that does not exist or that the caller may not read. `what` is
@@ -151,9 +182,8 @@ impl From<kube::Error> for ApiError {
             );
         };
         let causes = status.details.as_ref().map_or(&[][..], |details| &details.causes);
-        let detail = |cause: &kube::core::response::StatusCause| Detail {
-            field: cause.field.trim_start_matches("spec.").to_owned(),
-            message: cause.message.clone(),
+        let detail = |cause: &kube::core::response::StatusCause| {
+            Detail::new(cause.field.trim_start_matches("spec."), cause.message.clone())
         };
         let code = match ApiErrorKind::of_status(status) {
             ApiErrorKind::BadRequest | ApiErrorKind::Invalid | ApiErrorKind::UidMismatch => {
@@ -181,7 +211,7 @@ impl From<FieldError> for Detail {
         } else {
             format!("{:?}: {}", problem.value, problem.reason)
         };
-        Self { field: problem.field, message }
+        Self::new(problem.field, message)
     }
 }
 

@@ -12,7 +12,7 @@ use super::{
     Api,
     auth::Caller,
     error::ApiError,
-    params::{CheckedQuery, MAX_LIMIT, Params, QueryParams, SchedulePath, ScheduleQuery},
+    params::{CheckedQuery, SchedulePath, ScheduleQuery, default_limit, impl_query_params},
     schedule_request::ExecutionView,
     service::schedules as service,
     store_response::json_response,
@@ -44,27 +44,24 @@ pub(super) struct ExecutionPath {
 }
 
 /// Query of a list of executions.
-#[derive(IntoParams)]
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ExecutionListQuery {
     /// Namespace of the schedule; required when several namespaces have a schedule of that name
     #[param(pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$")]
     namespace: Option<String>,
     /// Largest number of executions to return; 10 by default
+    #[serde(default = "default_limit")]
     #[param(value_type = Option<u32>, minimum = 1, maximum = 100)]
     limit: usize,
     /// Number of executions to skip
+    #[serde(default)]
     #[param(value_type = Option<u32>, maximum = 2_147_483_647)]
     offset: usize,
 }
 
-impl QueryParams for ExecutionListQuery {
-    fn read(params: &mut Params) -> Self {
-        let namespace = params.namespace();
-        let (limit, offset) = params.page(MAX_LIMIT);
-        Self { namespace, limit, offset }
-    }
-}
+impl_query_params!(ExecutionListQuery);
 
 /// Lists the executions of a schedule, newest first.
 #[utoipa::path(get, path = "/scheduled-tasks/{id}/executions", tag = "schedules",

@@ -1,27 +1,40 @@
-//! Parameters of calls: structs with their documentation, and the reader of query parameters, which
-//! collects every problem instead of stopping at the first. Pure: no client, no clock, no I/O.
+//! Parameters of calls: structs with their documentation, and the decoding of query parameters with
+//! every problem. Pure: no client, no clock, no I/O.
 //!
 //! Doc comments of the structs' fields are descriptions in the `OpenAPI` document.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use axum::{extract::FromRequestParts, http::request::Parts};
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Map, Value};
 use utoipa::IntoParams;
 
 use super::{
+    decode::{TypeSchema, decode},
     error::{ApiError, Detail},
     idempotency,
-    request::is_dns_label,
 };
 
-/// Largest page, in items.
-pub(super) const MAX_LIMIT: usize = 100;
 /// Default page size, in items.
 const DEFAULT_LIMIT: usize = 10;
 
-/// Longest search text, in characters.
-const MAX_SEARCH: usize = 200;
+/// Returns the default page size, in items.
+pub(super) fn default_limit() -> usize {
+    DEFAULT_LIMIT
+}
+
+/// Expected values of parameters whose schema has a pattern, in words.
+const EXPECTED_VALUES: [(&str, &str); 3] = [
+    ("namespace", "a namespace name"),
+    ("status", "one of pending, running, completed, failed, cancelled"),
+    ("until", "the value from a Link header"),
+];
+
+/// Returns the schema of query parameters.
+pub(super) fn params_schema<T: IntoParams>() -> TypeSchema {
+    TypeSchema::of_params::<T>(&EXPECTED_VALUES)
+}
 
 /// Path of a task.
 #[derive(Deserialize, IntoParams)]
@@ -70,10 +83,24 @@ pub(super) struct IfNoneMatch {
 }
 
 /// Query parameters of a call.
-pub(super) trait QueryParams: Sized {
-    /// Reads the parameters; `params` collects their problems.
-    fn read(params: &mut Params) -> Self;
+pub(super) trait QueryParams: DeserializeOwned {
+    /// Returns the schema of the parameters.
+    fn schema() -> &'static TypeSchema;
 }
+
+/// Implements [`QueryParams`] by the documented schemas of the parameters.
+macro_rules! impl_query_params {
+    ($($name:ident),*) => {$(
+        impl $crate::api::params::QueryParams for $name {
+            fn schema() -> &'static $crate::api::decode::TypeSchema {
+                static SCHEMA: std::sync::LazyLock<$crate::api::decode::TypeSchema> =
+                    std::sync::LazyLock::new($crate::api::params::params_schema::<$name>);
+                &SCHEMA
+            }
+        }
+    )*};
+}
+pub(super) use impl_query_params;
 
 /// Extractor of query parameters. The rejection is a 400 with every problem.
 pub(super) struct CheckedQuery<T>(pub(super) T);
@@ -82,18 +109,37 @@ impl<S: Send + Sync, T: QueryParams> FromRequestParts<S> for CheckedQuery<T> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        let mut params = Params::from_query(parts.uri.query().unwrap_or_default());
-        let query = T::read(&mut params);
-        params.finish()?;
-        Ok(Self(query))
+        decode_query(parts.uri.query().unwrap_or_default())
+            .map(Self)
+            .map_err(ApiError::invalid_fields)
     }
+}
+
+/// Decodes a query string. The error lists every problem; a repeated parameter is one.
+fn decode_query<T: QueryParams>(query: &str) -> Result<T, Vec<Detail>> {
+    let schema = T::schema();
+    let (mut names, mut repeated, mut values) = (BTreeSet::new(), BTreeSet::new(), Map::new());
+    for (name, text) in form_urlencoded::parse(query.as_bytes()) {
+        if !names.insert(name.clone()) {
+            repeated.insert(name);
+        } else if let Some(value) = schema.parse_param(&name, &text) {
+            values.insert(name.into_owned(), value);
+        }
+    }
+    let (decoded, mut problems) = decode(schema, Value::Object(values));
+    for name in repeated.iter().filter(|name| schema.has_property(name)) {
+        problems.add(name, "must not be repeated");
+    }
+    let without_pointer = |detail: Detail| Detail::new(detail.field, detail.message);
+    problems.finish(decoded).map_err(|details| details.into_iter().map(without_pointer).collect())
 }
 
 /// Defines query parameters that consist of `namespace`.
 macro_rules! namespace_queries {
     ($(#[doc = $doc:literal] $name:ident: $description:tt;)*) => {$(
         #[doc = $doc]
-        #[derive(IntoParams)]
+        #[derive(Debug, Deserialize, IntoParams)]
+        #[serde(deny_unknown_fields)]
         #[into_params(parameter_in = Query)]
         pub(super) struct $name {
             #[doc = $description]
@@ -101,11 +147,7 @@ macro_rules! namespace_queries {
             pub(super) namespace: Option<String>,
         }
 
-        impl QueryParams for $name {
-            fn read(params: &mut Params) -> Self {
-                Self { namespace: params.namespace() }
-            }
-        }
+        impl_query_params!($name);
     )*};
 }
 
@@ -127,135 +169,67 @@ namespace_queries! {
     StatsQuery: "Count only objects of this namespace";
 }
 
-/// Unread parameters of a query, and the problems of those that were read.
-pub(super) struct Params {
-    unread: BTreeMap<String, String>,
-    problems: Vec<Detail>,
-}
-
-impl Params {
-    /// Creates a reader of a query string. A repeated parameter is a problem.
-    fn from_query(query: &str) -> Self {
-        let mut this = Self { unread: BTreeMap::new(), problems: Vec::new() };
-        for (name, value) in form_urlencoded::parse(query.as_bytes()).into_owned() {
-            if this.unread.insert(name.clone(), value).is_some() {
-                this.add_problem(&name, "must not be repeated");
-            }
-        }
-        this
-    }
-
-    fn add_problem(&mut self, name: &str, message: &str) {
-        self.problems.push(Detail { field: name.into(), message: message.into() });
-    }
-
-    /// Reads a string; `None` when it is absent or empty.
-    pub(super) fn text(&mut self, name: &str) -> Option<String> {
-        self.unread.remove(name).filter(|text| !text.is_empty())
-    }
-
-    /// Reads a text of which `parse` makes a value, or `None` when it is invalid.
-    pub(super) fn parsed<T>(
-        &mut self,
-        name: &str,
-        expected: &str,
-        parse: impl FnOnce(&str) -> Option<T>,
-    ) -> Option<T> {
-        let value = parse(&self.text(name)?);
-        if value.is_none() {
-            self.add_problem(name, expected);
-        }
-        value
-    }
-
-    /// Removes a parameter whose value is empty, so that it counts as absent.
-    pub(super) fn drop_empty(&mut self, name: &str) {
-        if self.unread.get(name).is_some_and(String::is_empty) {
-            self.unread.remove(name);
-        }
-    }
-
-    /// Reads one of the given words, and returns its value.
-    pub(super) fn choice<T: Copy>(&mut self, name: &str, words: &[(&str, T)]) -> Option<T> {
-        let text = self.unread.remove(name)?;
-        let found = words.iter().find(|(word, _)| *word == text);
-        if found.is_none() {
-            let all = words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
-            self.add_problem(name, &format!("{text:?}: expected one of {all}"));
-        }
-        found.map(|(_, value)| *value)
-    }
-
-    fn number(&mut self, name: &str, default: usize, most: usize, least: usize) -> usize {
-        let Some(text) = self.unread.remove(name) else { return default };
-        match text.parse() {
-            Ok(number) if (least..=most).contains(&number) => number,
-            _ => {
-                self.add_problem(
-                    name,
-                    &format!("{text:?}: expected a number from {least} to {most}"),
-                );
-                default
-            }
-        }
-    }
-
-    /// Reads `limit` and `offset`.
-    pub(super) fn page(&mut self, most: usize) -> (usize, usize) {
-        (
-            self.number("limit", DEFAULT_LIMIT, most, 1),
-            self.number("offset", 0, i32::MAX as usize, 0),
-        )
-    }
-
-    /// Reads `search`.
-    pub(super) fn search(&mut self) -> Option<String> {
-        let text = self.text("search")?;
-        if text.chars().count() > MAX_SEARCH {
-            self.add_problem("search", &format!("expected at most {MAX_SEARCH} characters"));
-        }
-        Some(text)
-    }
-
-    /// Reads `namespace`.
-    pub(super) fn namespace(&mut self) -> Option<String> {
-        let name = self.text("namespace")?;
-        if !is_dns_label(&name) {
-            self.add_problem("namespace", &format!("{name:?}: expected a namespace name"));
-        }
-        Some(name)
-    }
-
-    /// Returns a 400 with all problems, including one for each parameter that was not read; `Ok`
-    /// when there are none.
-    fn finish(mut self) -> Result<(), ApiError> {
-        for name in std::mem::take(&mut self.unread).into_keys() {
-            self.add_problem(&name, "unknown parameter");
-        }
-        if self.problems.is_empty() { Ok(()) } else { Err(ApiError::invalid_fields(self.problems)) }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn every_problem_is_collected() {
-        let mut params =
-            Params::from_query("limit=101&offset=-1&namespace=No&status=gone&status=running&x=1");
-        assert_eq!(params.page(MAX_LIMIT), (10, 0));
-        params.namespace();
-        params.choice("status", &[("pending", 1)]);
-        assert_eq!(params.problems.len(), 5, "{:?}", params.problems);
-        assert!(params.finish().is_err());
+    #[derive(Debug, PartialEq, Deserialize, IntoParams)]
+    #[serde(deny_unknown_fields)]
+    #[into_params(parameter_in = Query)]
+    struct Query {
+        #[param(pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$")]
+        namespace: Option<String>,
+        #[serde(default = "default_limit")]
+        #[param(value_type = Option<u32>, minimum = 1, maximum = 100)]
+        limit: usize,
+        enabled: Option<bool>,
+        #[param(max_length = 3)]
+        search: Option<String>,
+    }
+
+    impl_query_params!(Query);
+
+    fn problems(query: &str) -> Vec<String> {
+        let details = decode_query::<Query>(query).unwrap_err();
+        assert!(details.iter().all(|detail| detail.pointer.is_none()), "{details:?}");
+        let mut texts: Vec<String> = details.iter().map(ToString::to_string).collect();
+        texts.sort();
+        texts
     }
 
     #[test]
-    fn empty_values_count_as_absent() {
-        let mut params = Params::from_query("limit=20&offset=40&namespace=&status=");
-        params.drop_empty("status");
-        assert_eq!((params.page(MAX_LIMIT), params.namespace()), ((20, 40), None));
-        assert!(params.finish().is_ok());
+    fn parameters_are_decoded() {
+        let query = decode_query::<Query>("namespace=shop&limit=20&enabled=false&search=1");
+        let expected = Query {
+            namespace: Some("shop".into()),
+            limit: 20,
+            enabled: Some(false),
+            search: Some("1".into()),
+        };
+        assert_eq!(query, Ok(expected));
+    }
+
+    #[test]
+    fn every_problem_is_collected() {
+        assert_eq!(
+            problems("limit=101&namespace=No&enabled=yes&search=long&x=1"),
+            [
+                "enabled: \"yes\": expected true or false",
+                "limit: 101: expected an integer from 1 to 100",
+                "namespace: \"No\": expected a namespace name",
+                "search: expected at most 3 characters",
+                "x: unknown parameter",
+            ]
+        );
+        assert_eq!(problems("limit=x"), ["limit: \"x\": expected an integer from 1 to 100"]);
+        assert_eq!(problems("limit="), ["limit: \"\": expected an integer from 1 to 100"]);
+        assert_eq!(problems("limit=1&limit=2"), ["limit: must not be repeated"]);
+        assert_eq!(problems("limit=1.0"), ["limit: \"1.0\": expected an integer from 1 to 100"]);
+    }
+
+    #[test]
+    fn empty_texts_count_as_absent() {
+        let expected = Query { namespace: None, limit: 10, enabled: None, search: None };
+        assert_eq!(decode_query::<Query>("namespace=&search="), Ok(expected));
     }
 }

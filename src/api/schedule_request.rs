@@ -1,5 +1,7 @@
 //! Conversion of the JSON of a schedule into its spec, and back. Pure: no client, no clock, no I/O.
 
+use std::sync::LazyLock;
+
 use jiff::Timestamp;
 use kube::ResourceExt;
 use prewarmer_core::{
@@ -9,28 +11,24 @@ use prewarmer_core::{
         Cron, ExecutionStatus, OverlapPolicy, PrewarmSchedule, PrewarmScheduleSpec, Trigger,
         validate_spec,
     },
+    task::PrewarmTaskSpec,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::{
+    decode::{Problems, TypeSchema, decode},
     error::Detail,
-    fields::Fields,
-    request::{TaskRequest, is_dns_label, parse_fields},
+    request::{ParsedTask, TaskRequest, check_task},
 };
 use crate::notify::NotificationPolicy;
 
-/// Largest number of seconds: Kubernetes stores them as 32-bit signed integers.
-const MAX_SECONDS: u32 = i32::MAX.unsigned_abs();
-const OVERLAP_POLICIES: [(&str, OverlapPolicy); 3] = [
-    ("skip", OverlapPolicy::Skip),
-    ("allow", OverlapPolicy::Allow),
-    ("queue", OverlapPolicy::Queue),
-];
+/// Schema of a schedule.
+static SCHEMA: LazyLock<TypeSchema> = LazyLock::new(TypeSchema::of::<ScheduleRequest>);
 
 /// Policy for an execution that is due while another one is running.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Overlap {
     /// The new execution is skipped.
@@ -51,13 +49,19 @@ impl From<OverlapPolicy> for Overlap {
     }
 }
 
+impl From<Overlap> for OverlapPolicy {
+    fn from(overlap: Overlap) -> Self {
+        match overlap {
+            Overlap::Skip => Self::Skip,
+            Overlap::Allow => Self::Allow,
+            Overlap::Queue => Self::Queue,
+        }
+    }
+}
+
 /// Schedule to create, or its replacement.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[allow(
-    dead_code,
-    reason = "it is read field by field; this is its documentation, and a test compares the two"
-)]
 pub(super) struct ScheduleRequest {
     /// Display name.
     #[schema(max_length = 200, example = "nightly")]
@@ -66,7 +70,8 @@ pub(super) struct ScheduleRequest {
     #[schema(max_length = 2000)]
     pub description: Option<String>,
     /// Cron expression of five fields, or `@hourly`, `@daily`, `@weekly`, `@monthly`, `@yearly`.
-    #[schema(max_length = 200, example = "30 2 * * *")]
+    #[serde(default)]
+    #[schema(required = true, max_length = 200, example = "30 2 * * *")]
     pub cron_expr: String,
     /// Time zone of the cron expression, an IANA name; UTC by default.
     #[schema(max_length = 100, example = "Europe/Berlin")]
@@ -74,6 +79,8 @@ pub(super) struct ScheduleRequest {
     /// False to disable the schedule; true by default.
     pub enabled: Option<bool>,
     /// Task that each execution creates.
+    #[serde(default)]
+    #[schema(required = true)]
     pub task_config: TaskRequest,
     /// Policy for an execution that is due while another one is running: `skip` (default), `allow`
     /// or `queue`.
@@ -88,7 +95,10 @@ pub(super) struct ScheduleRequest {
     #[schema(minimum = 1, maximum = 100)]
     pub history_limit: Option<u32>,
     /// Namespace of the schedule and of its tasks; the server's default namespace when absent.
-    #[schema(pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+    #[schema(
+        pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
+        extensions(("x-expected" = json!("a namespace name")))
+    )]
     pub namespace: Option<String>,
 }
 
@@ -174,57 +184,56 @@ pub(super) fn parse(
     body: Value,
     guard: &NotificationPolicy,
 ) -> Result<ParsedSchedule, Vec<Detail>> {
-    let mut fields = Fields::from_body(body).map_err(|detail| vec![detail])?;
-    let schedule = fields.required_string("cronExpr");
-    let mut namespace = fields.string("namespace");
-    if let Some(name) = namespace.as_deref().filter(|name| !is_dns_label(name)) {
-        fields.add_problem("namespace", format!("{name:?}: expected a namespace name"));
+    let (request, mut problems) = decode::<ScheduleRequest>(&SCHEMA, body);
+    let parsed = request.map(|request| check_schedule(request, guard, &mut problems));
+    problems.finish(parsed)
+}
+
+/// Converts a schedule, and adds the rules that it violates.
+fn check_schedule(
+    mut request: ScheduleRequest,
+    guard: &NotificationPolicy,
+    problems: &mut Problems,
+) -> ParsedSchedule {
+    let own = request.namespace.take();
+    let task = std::mem::take(&mut request.task_config);
+    let ParsedTask { namespace, spec: task } = check_task(task, "taskConfig.", guard, problems);
+    if let (Some(own), Some(other)) = (&own, &namespace)
+        && own != other
+    {
+        problems.add(
+            "taskConfig.namespace",
+            format!("{other}: expected {own}, the namespace of the schedule"),
+        );
     }
-    let mut spec =
-        PrewarmScheduleSpec::new(schedule, prewarmer_core::task::PrewarmTaskSpec::default());
-    let had = fields.problems.len();
-    match fields.object("taskConfig") {
-        Some(inner) => {
-            let (wanted, wrong) = parse_fields(inner, guard);
-            fields.problems.extend(wrong);
-            spec.task_template.spec = wanted.spec;
-            match (&namespace, wanted.namespace) {
-                (Some(one), Some(other)) if *one != other => {
-                    fields.add_problem(
-                        "taskConfig.namespace",
-                        format!("{other}: expected {one}, the namespace of the schedule"),
-                    );
-                }
-                (None, other) => namespace = other,
-                _ => {}
-            }
-        }
-        None if fields.problems.len() == had => fields.add_problem("taskConfig", "is required"),
-        None => {}
-    }
-    spec.display_name = fields.bounded_string("name", 200);
-    spec.description = fields.bounded_string("description", 2000);
-    spec.time_zone = fields.bounded_string("timezone", 100).filter(|zone| !zone.is_empty());
-    spec.enabled = fields.boolean("enabled").unwrap_or(spec.enabled);
-    spec.overlap_policy = fields.choice("overlapPolicy", &OVERLAP_POLICIES).unwrap_or_default();
-    // Existing clients send zero for no limit.
-    spec.timeout_seconds =
-        fields.integer("timeoutSeconds", 0..=MAX_SECONDS).filter(|seconds| *seconds > 0);
-    spec.starting_deadline_seconds = fields.integer("startingDeadlineSeconds", 1..=MAX_SECONDS);
-    spec.history_limit = fields.integer("historyLimit", 1..=100).unwrap_or(spec.history_limit);
+    let spec = request.into_spec(task);
     for problem in validate_spec(&spec) {
-        let name = match problem.field.as_str() {
+        let field = match problem.field.as_str() {
             "spec.schedule" => "cronExpr",
             "spec.timeZone" => "timezone",
             // The problems of the task are recorded already, under their own names.
             _ => continue,
         };
-        if fields.problems.iter().all(|known| known.field != name) {
-            fields.add_problem(name, Detail::from(problem).message);
-        }
+        problems.add(field, Detail::from(problem).message);
     }
-    let wrong = fields.finish();
-    if wrong.is_empty() { Ok(ParsedSchedule { namespace, spec }) } else { Err(wrong) }
+    ParsedSchedule { namespace: own.or(namespace), spec }
+}
+
+impl ScheduleRequest {
+    /// Converts the request. Absent fields get their defaults.
+    fn into_spec(self, task: PrewarmTaskSpec) -> PrewarmScheduleSpec {
+        let mut spec = PrewarmScheduleSpec::new(self.cron_expr, task);
+        spec.display_name = self.name;
+        spec.description = self.description;
+        spec.time_zone = self.timezone.filter(|zone| !zone.is_empty());
+        spec.enabled = self.enabled.unwrap_or(spec.enabled);
+        spec.overlap_policy = self.overlap_policy.map(OverlapPolicy::from).unwrap_or_default();
+        // Existing clients send zero for no limit.
+        spec.timeout_seconds = self.timeout_seconds.filter(|seconds| *seconds > 0);
+        spec.starting_deadline_seconds = self.starting_deadline_seconds;
+        spec.history_limit = self.history_limit.unwrap_or(spec.history_limit);
+        spec
+    }
 }
 
 impl ScheduleView {

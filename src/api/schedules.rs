@@ -10,7 +10,7 @@ use axum::{
 use jiff::Timestamp;
 use kube::ResourceExt;
 use prewarmer_core::schedule::PrewarmSchedule;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
@@ -21,8 +21,8 @@ use super::{
     creation::read_authorized_body,
     error::ApiError,
     params::{
-        CheckedQuery, CreateScheduleQuery, IfNoneMatch, MAX_LIMIT, Params, QueryParams,
-        SchedulePath, ScheduleQuery,
+        CheckedQuery, CreateScheduleQuery, IfNoneMatch, SchedulePath, ScheduleQuery, default_limit,
+        impl_query_params,
     },
     permissions::{CREATE_SCHEDULE, LIST_SCHEDULES, UPDATE_SCHEDULE},
     schedule_request::{self, ScheduleRequest, ScheduleView},
@@ -103,7 +103,8 @@ pub(super) async fn create_schedule(
 }
 
 /// Query of a list of schedules.
-#[derive(IntoParams)]
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ScheduleListQuery {
     /// Return only enabled (`true`) or only disabled (`false`) schedules
@@ -112,21 +113,16 @@ pub(super) struct ScheduleListQuery {
     #[param(pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$")]
     namespace: Option<String>,
     /// Largest number of schedules to return; 10 by default
+    #[serde(default = "default_limit")]
     #[param(value_type = Option<u32>, minimum = 1, maximum = 100)]
     limit: usize,
     /// Number of schedules to skip
+    #[serde(default)]
     #[param(value_type = Option<u32>, maximum = 2_147_483_647)]
     offset: usize,
 }
 
-impl QueryParams for ScheduleListQuery {
-    fn read(params: &mut Params) -> Self {
-        let enabled = params.choice("enabled", &[("true", true), ("false", false)]);
-        let namespace = params.namespace();
-        let (limit, offset) = params.page(MAX_LIMIT);
-        Self { enabled, namespace, limit, offset }
-    }
-}
+impl_query_params!(ScheduleListQuery);
 
 /// Lists the schedules.
 #[utoipa::path(get, path = "/scheduled-tasks", tag = "schedules",

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use prewarmer_core::task::{Amount, Status};
 use prewarmer_kube::store::{NamespacedName, TaskEntry};
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
@@ -22,8 +22,8 @@ use super::{
     error::ApiError,
     etag::content_etag,
     params::{
-        CheckedQuery, CreateTaskQuery, IdempotencyKey, IfNoneMatch, MAX_LIMIT, Params, QueryParams,
-        TaskPath, TaskQuery,
+        CheckedQuery, CreateTaskQuery, IdempotencyKey, IfNoneMatch, TaskPath, TaskQuery,
+        default_limit, impl_query_params,
     },
     permissions::{CREATE_TASK, LIST_TASKS},
     request::{self, TaskRequest},
@@ -128,8 +128,19 @@ fn created_response(made: &CreatedTask) -> Response {
     response
 }
 
+fn deserialize_until<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<(Timestamp, NamespacedName)>, D::Error> {
+    let text: Option<String> = Option::deserialize(deserializer)?;
+    let parse = |text: String| {
+        parse_until(&text).ok_or_else(|| D::Error::custom("expected the value from a Link header"))
+    };
+    text.map(parse).transpose()
+}
+
 /// Query of a list of tasks.
-#[derive(IntoParams)]
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct TaskListQuery {
     /// Return only tasks of this status
@@ -145,12 +156,15 @@ pub(super) struct TaskListQuery {
     #[param(pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$")]
     namespace: Option<String>,
     /// Largest number of tasks to return; 10 by default
+    #[serde(default = "default_limit")]
     #[param(value_type = Option<u32>, minimum = 1, maximum = 100)]
     limit: usize,
     /// Number of tasks to skip
+    #[serde(default)]
     #[param(value_type = Option<u32>, maximum = 2_147_483_647)]
     offset: usize,
     /// Return only this task and older ones; taken from a Link header
+    #[serde(default, deserialize_with = "deserialize_until")]
     #[param(
         value_type = Option<String>,
         pattern = "^([0-9]{1,10}~[a-z0-9-]{1,63}~[a-z0-9.-]{1,253})?$"
@@ -158,16 +172,7 @@ pub(super) struct TaskListQuery {
     until: Option<(Timestamp, NamespacedName)>,
 }
 
-impl QueryParams for TaskListQuery {
-    fn read(params: &mut Params) -> Self {
-        params.drop_empty("status");
-        let status = params.choice("status", &Status::ALL.map(|status| (status.as_str(), status)));
-        let namespace = params.namespace();
-        let (limit, offset) = params.page(MAX_LIMIT);
-        let until = params.parsed("until", "expected the value from a Link header", parse_until);
-        Self { status, search: params.search(), namespace, limit, offset, until }
-    }
-}
+impl_query_params!(TaskListQuery);
 
 /// Lists the tasks, newest first.
 ///

@@ -28,6 +28,7 @@ use crate::{
 };
 
 mod body_limits;
+mod requests;
 
 /// Builds an API whose cluster does not answer, with or without authentication.
 fn api(origins: &[&str], authenticate: bool) -> Router {

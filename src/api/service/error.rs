@@ -33,7 +33,7 @@ impl ServiceError {
     }
 
     pub(super) fn invalid_field(field: &str, message: impl Into<String>) -> Self {
-        Self::Invalid(vec![Detail { field: field.into(), message: message.into() }])
+        Self::Invalid(vec![Detail::new(field, message)])
     }
 
     /// Converts an error of a creation. A missing namespace becomes a problem of the field

@@ -147,8 +147,7 @@ impl PageForm {
     /// Adds the validation errors of a rejected REST call.
     pub(super) fn with_errors(mut self, error: &ApiError) -> Self {
         if error.details().is_empty() {
-            self.problems
-                .push(Detail { field: String::new(), message: error.message().to_owned() });
+            self.problems.push(Detail::new("", error.message()));
         }
         self.problems.extend(error.details().iter().map(without_task_prefix));
         self
@@ -238,10 +237,7 @@ impl PageForm {
 
 /// Maps the field path of an error to the field's name in the form.
 fn without_task_prefix(detail: &Detail) -> Detail {
-    Detail {
-        field: detail.field.trim_start_matches("taskConfig.").to_owned(),
-        message: detail.message.clone(),
-    }
+    Detail::new(detail.field.trim_start_matches("taskConfig."), detail.message.clone())
 }
 
 /// Reports whether an error path is that of the field or of one of its elements.

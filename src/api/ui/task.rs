@@ -11,6 +11,7 @@ use axum::{
 };
 use jiff::Timestamp;
 use prewarmer_core::{
+    dns,
     duration::{elapsed, format_human},
     task::Status,
     timestamp,
@@ -32,7 +33,6 @@ use crate::{
         error::ApiError,
         idempotency::{self, random_key},
         permissions::{CANCEL_TASK, CREATE_TASK, GET_TASK},
-        request::is_dns_label,
         service::tasks as service,
     },
     task_view::{ImageDetail, TaskView},
@@ -237,7 +237,7 @@ pub(super) async fn get_task(
 
 /// Checks the namespace in the path of a page.
 pub(super) fn check_namespace(name: &str) -> Result<(), ApiError> {
-    if is_dns_label(name) {
+    if dns::is_label(name) {
         return Ok(());
     }
     Err(ApiError::invalid_field("namespace", format!("{name:?}: expected a namespace name")))

@@ -6,7 +6,7 @@ use axum::{
     http::StatusCode,
     response::Response,
 };
-use prewarmer_core::task::Status;
+use prewarmer_core::{dns, task::Status};
 use serde::Deserialize;
 
 use super::{
@@ -20,7 +20,6 @@ use crate::api::{
     auth::{NamespaceScope, Permission},
     error::ApiError,
     permissions::{CREATE_TASK, LIST_TASKS},
-    request::is_dns_label,
     service::{
         tasks::{self as service, TaskSelection},
         visible_namespaces,
@@ -66,7 +65,7 @@ pub(super) fn parse_namespace(text: &str) -> Result<Option<String>, ApiError> {
     if name.is_empty() {
         return Ok(None);
     }
-    if is_dns_label(name) {
+    if dns::is_label(name) {
         Ok(Some(name.to_owned()))
     } else {
         Err(ApiError::invalid_field("namespace", format!("{name:?} is not a valid namespace name")))

@@ -25,7 +25,7 @@ impl LeaseAnnotation for TestAnnotation {
     }
 
     fn render(&self, value: Option<&str>) -> String {
-        format!("led after {}", value.unwrap_or("nobody"))
+        format!("led after {}", value.unwrap_or("none"))
     }
 }
 

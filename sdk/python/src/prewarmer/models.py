@@ -41,6 +41,9 @@ class Detail(Model):
     """Path of the field, such as `images[1]`; empty for the entire body."""
     message: str
     """Problem, and the value that is expected."""
+    pointer: Optional[str] = None
+    """JSON pointer (RFC 6901) to the field in the body, such as `/images/1`; None for a parameter
+    or a header."""
 
 
 class ErrorBody(Model):
