@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Metrics of the process. The assembly of the service gives each component its own.
-pub struct Metrics {
+pub(crate) struct Metrics {
     /// Registry of all metrics.
     pub(crate) registry: Registry,
     /// Metrics of the REST API.
@@ -48,7 +48,7 @@ pub struct Metrics {
 impl Metrics {
     /// Creates and registers all metrics with value zero. Fails when two metrics have the same
     /// name.
-    pub fn new() -> prometheus::Result<Self> {
+    pub(crate) fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
         Ok(Self {
             api: ApiMetrics::register(&registry)?,

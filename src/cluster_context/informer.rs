@@ -5,7 +5,6 @@ use std::{
     fmt::Debug,
     marker::PhantomData,
     ops::ControlFlow,
-    sync::Arc,
 };
 
 use futures::future::BoxFuture;
@@ -23,6 +22,7 @@ use prewarmer_core::{
 use prewarmer_kube::{
     api_error::ApiErrorKind,
     informer::{EventHandler, Informer, decode},
+    metrics::ObjectErrorMetrics,
     object_error::WorkKind,
 };
 use serde::de::DeserializeOwned;
@@ -30,7 +30,7 @@ use tokio::sync::watch::Sender;
 use tokio_util::sync::CancellationToken;
 
 use super::ClusterContextStore;
-use crate::{metrics::Metrics, scope::scoped};
+use crate::scope::scoped;
 
 /// Returns the informers, which run until `stop`. With a `namespace`, only that Namespace and its
 /// autoscalers are watched. `ready` counts the informers whose first list is complete.
@@ -40,17 +40,17 @@ pub fn informers(
     client: &Client,
     namespace: Option<&str>,
     ready: &Sender<usize>,
-    metrics: &Arc<Metrics>,
+    object_errors: &ObjectErrorMetrics,
     stop: &CancellationToken,
 ) -> Vec<BoxFuture<'static, ()>> {
     let api = Api::<DeserializeGuard<PartialObjectMeta<Namespace>>>::all(client.clone());
-    let mut informer = Informer::new(api, "namespaces", WorkKind::Watch, &metrics.object_errors);
+    let mut informer = Informer::new(api, "namespaces", WorkKind::Watch, object_errors);
     if let Some(name) = namespace {
         informer = informer.fields(&format!("metadata.name={name}"));
     }
     let (names, classes, scalers) = (around.clone(), around.clone(), around.clone());
     let mut listed = HashSet::new();
-    let namespaces = run(informer, ready, metrics, stop, move |change| match change {
+    let namespaces = run(informer, ready, object_errors, stop, move |change| match change {
         InformerEvent::Applied(namespace) => {
             listed.insert(namespace.name_any());
             names.set_namespace_exists(&namespace.name_any(), true);
@@ -75,8 +75,8 @@ pub fn informers(
         }
     });
     let api = Api::<DeserializeGuard<RuntimeClass>>::all(client.clone());
-    let informer = Informer::new(api, "runtimeclasses", WorkKind::Watch, &metrics.object_errors);
-    let runtime_classes = run(informer, ready, metrics, stop, move |change| match change {
+    let informer = Informer::new(api, "runtimeclasses", WorkKind::Watch, object_errors);
+    let runtime_classes = run(informer, ready, object_errors, stop, move |change| match change {
         InformerEvent::Applied(class) => {
             classes.set_runtime_class(&class.name_any(), Some(runtime_class_scheduling(&class)));
             Some(class.name_any())
@@ -88,9 +88,8 @@ pub fn informers(
         InformerEvent::ListStarted | InformerEvent::ListCompleted => None,
     });
     let api = scoped::<DeserializeGuard<SlimAutoscaler>>(client, namespace);
-    let informer =
-        Informer::new(api, "horizontalpodautoscalers", WorkKind::Watch, &metrics.object_errors);
-    let autoscalers = run(informer, ready, metrics, stop, move |change| match change {
+    let informer = Informer::new(api, "horizontalpodautoscalers", WorkKind::Watch, object_errors);
+    let autoscalers = run(informer, ready, object_errors, stop, move |change| match change {
         InformerEvent::Applied(scaler) => {
             scalers.set_max_replicas(scale_target(&scaler), Some(scaler.spec.max_replicas));
             Some(scale_target(&scaler))
@@ -168,7 +167,7 @@ fn object_key<K: ResourceExt>(object: &K) -> String {
 fn run<K, E>(
     informer: Informer<DeserializeGuard<K>>,
     ready: &Sender<usize>,
-    metrics: &Arc<Metrics>,
+    object_errors: &ObjectErrorMetrics,
     stop: &CancellationToken,
     note: impl FnMut(InformerEvent<K, E>) -> Option<E> + Send + 'static,
 ) -> BoxFuture<'static, ()>
@@ -180,7 +179,7 @@ where
         note,
         entries: ObjectEntries::new(),
         ready: Some(ready.clone()),
-        metrics: Arc::clone(metrics),
+        object_errors: object_errors.clone(),
         object: PhantomData::<fn(K)>,
     };
     Box::pin(informer.run(handler, stop.clone()))
@@ -192,7 +191,7 @@ struct EntriesHandler<K, E, F> {
     entries: ObjectEntries<E>,
     /// Counter that is incremented when the first list is complete.
     ready: Option<Sender<usize>>,
-    metrics: Arc<Metrics>,
+    object_errors: ObjectErrorMetrics,
     object: PhantomData<fn(K)>,
 }
 
@@ -218,7 +217,7 @@ where
             Event::Apply(object) | Event::InitApply(object) => {
                 let key = object_key(&object);
                 self.entries.mark_listed(&key);
-                let object = decode(object, &self.metrics.object_errors)?;
+                let object = decode(object, &self.object_errors)?;
                 if let Some(old) = (self.note)(InformerEvent::Applied(object))
                     .and_then(|entry| self.entries.insert(key, entry))
                 {

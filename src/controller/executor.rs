@@ -16,6 +16,7 @@ use prewarmer_core::controller::{
 };
 use prewarmer_kube::{
     lease::Term,
+    metrics::ObjectErrorMetrics,
     object_error::{WorkKind, record_panic},
 };
 use tokio::sync::{Semaphore, mpsc::Sender};
@@ -23,7 +24,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use self::effect_client::EffectClient;
-use crate::{metrics::Metrics, node_checks::NodeChecks, supervise, telemetry::task_span};
+use crate::{node_checks::NodeChecks, supervise, telemetry::task_span};
 
 /// Maximum number of concurrent creations and deletions. Enough to create a batch of 100 workers in
 /// a moment, and few enough that API Priority and Fairness does not queue the requests. Statuses
@@ -35,7 +36,7 @@ const MAX_CONCURRENT_REQUESTS: usize = 32;
 pub(super) struct Executor {
     client: Client,
     events: Sender<Observation>,
-    metrics: Arc<Metrics>,
+    object_errors: ObjectErrorMetrics,
     checks: Arc<NodeChecks>,
     permits: Arc<Semaphore>,
     term: Term,
@@ -46,12 +47,12 @@ impl Executor {
     pub(super) fn new(
         client: Client,
         events: Sender<Observation>,
-        metrics: Arc<Metrics>,
+        object_errors: ObjectErrorMetrics,
         checks: Arc<NodeChecks>,
         term: Term,
     ) -> Self {
         let permits = Arc::new(Semaphore::new(MAX_CONCURRENT_REQUESTS));
-        Self { client, events, metrics, checks, permits, term, tasks: TaskTracker::new() }
+        Self { client, events, object_errors, checks, permits, term, tasks: TaskTracker::new() }
     }
 
     /// Waits until no effect is running. The term must have ended.
@@ -63,11 +64,8 @@ impl Executor {
     /// Starts all effects concurrently.
     pub(super) fn spawn(&self, target: &TaskRef, effects: Vec<Effect>) {
         for effect in effects {
-            let performer = EffectClient {
-                client: self.client.clone(),
-                metrics: Arc::clone(&self.metrics),
-                target: target.clone(),
-            };
+            let performer = EffectClient { client: self.client.clone(), target: target.clone() };
+            let object_errors = self.object_errors.clone();
             let (events, permits, checks) =
                 (self.events.clone(), Arc::clone(&self.permits), Arc::clone(&self.checks));
             let term = self.term.clone();
@@ -91,12 +89,7 @@ impl Executor {
                     AssertUnwindSafe(attempt).catch_unwind().await.unwrap_or_else(|payload| {
                         let TaskRef { namespace, name, uid } = &performer.target;
                         let task = format!("PrewarmTask {namespace}/{name} ({uid})");
-                        record_panic(
-                            &performer.metrics.object_errors,
-                            WorkKind::Effect,
-                            task,
-                            payload.as_ref(),
-                        );
+                        record_panic(&object_errors, WorkKind::Effect, task, payload.as_ref());
                         Err(ApplyError::Panicked)
                     });
                 let uid = performer.target.uid;

@@ -30,7 +30,10 @@ use std::{sync::Arc, time::Duration};
 
 use kube::Client;
 use prewarmer_core::controller::{Controller, ControllerSettings};
-use prewarmer_kube::lease::{Heartbeat, Term};
+use prewarmer_kube::{
+    lease::{Heartbeat, Term},
+    metrics::ObjectErrorMetrics,
+};
 use tokio::{sync::mpsc, time::Instant};
 
 pub(crate) use self::task_feed::TaskSubscription;
@@ -40,7 +43,7 @@ pub(crate) use self::{
     settings::{ControllerArgs, WorkerArgs},
     task_feed::TaskFeed,
 };
-use crate::{egress, metrics::Metrics, node_checks::NodeChecks, supervise::ComponentFailure};
+use crate::{egress, node_checks::NodeChecks, supervise::ComponentFailure};
 
 /// Time during which arriving events are coalesced before a reconcile. 100 pods of a batch change
 /// within it.
@@ -66,9 +69,9 @@ pub(crate) struct ControllerDependencies {
     /// Checks of nodes before a plan.
     pub checks: Arc<NodeChecks>,
     /// Metrics of panics and of objects that cannot be decoded.
-    pub metrics: Arc<Metrics>,
+    pub object_errors: ObjectErrorMetrics,
     /// Metrics of the controller.
-    pub controller_metrics: ControllerMetrics,
+    pub metrics: ControllerMetrics,
     /// Heartbeat, sent after each pass.
     pub heartbeat: Heartbeat,
 }
@@ -86,14 +89,14 @@ pub(crate) async fn run(
         tasks,
         networks,
         checks,
+        object_errors,
         metrics,
-        controller_metrics,
         heartbeat,
     } = with;
     let settings = Arc::new(settings);
     let (events, mut inbox) = mpsc::channel(EVENT_QUEUE_CAPACITY);
     let mut watches =
-        watches::start(&client, &settings, &tasks, &events, &metrics, term.cancellation());
+        watches::start(&client, &settings, &tasks, &events, &object_errors, term.cancellation());
     let asked = async {
         tokio::join!(
             ServerClock::from_api_server(&client),
@@ -105,9 +108,9 @@ pub(crate) async fn run(
         watches.stopped().await;
         return Ok(());
     };
-    let executor = Executor::new(client, events, Arc::clone(&metrics), checks, term.clone());
+    let executor = Executor::new(client, events, object_errors.clone(), checks, term.clone());
     let mut controller = Controller::new(watches.count, settings);
-    let mut recorder = Recorder::new(metrics, controller_metrics);
+    let mut recorder = Recorder::new(object_errors, metrics);
     let mut last_address_refresh: Option<Instant> = None;
     let result = loop {
         let event = tokio::select! {

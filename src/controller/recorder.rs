@@ -1,34 +1,31 @@
 //! Records the measurements of the controller as metrics, trace spans and log messages.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use k8s_openapi::jiff::Timestamp;
 use prewarmer_core::controller::{ForeignObject, Gauges, InternalError, Measurement, TaskRef};
-use prewarmer_kube::object_error::{WorkKind, record_internal_error};
+use prewarmer_kube::{
+    metrics::ObjectErrorMetrics,
+    object_error::{WorkKind, record_internal_error},
+};
 
 use super::metrics::ControllerMetrics;
-use crate::{
-    metrics::Metrics,
-    trace::{self, Span},
-};
+use crate::trace::{self, Span};
 
 /// Shortest interval between two log messages about foreign objects.
 const FOREIGN_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Destination of measurements.
 pub(super) struct Recorder {
-    metrics: Arc<Metrics>,
-    controller_metrics: ControllerMetrics,
+    object_errors: ObjectErrorMetrics,
+    metrics: ControllerMetrics,
     /// Time of the last log message about a foreign object.
     last_foreign_log: Option<Instant>,
 }
 
 impl Recorder {
-    pub(super) fn new(metrics: Arc<Metrics>, controller_metrics: ControllerMetrics) -> Self {
-        Self { metrics, controller_metrics, last_foreign_log: None }
+    pub(super) fn new(object_errors: ObjectErrorMetrics, metrics: ControllerMetrics) -> Self {
+        Self { object_errors, metrics, last_foreign_log: None }
     }
 
     /// Records what a reconcile has measured, and the gauges after it.
@@ -37,12 +34,11 @@ impl Recorder {
             self.record_one(measurement);
         }
         self.set_gauges(gauges);
-        self.controller_metrics.last_reconcile.set(Timestamp::now().as_second());
+        self.metrics.last_reconcile.set(Timestamp::now().as_second());
     }
 
     fn record_one(&mut self, measurement: Measurement) {
-        let metrics = &self.metrics;
-        let ControllerMetrics { tasks, nodes, .. } = &self.controller_metrics;
+        let ControllerMetrics { tasks, nodes, .. } = &self.metrics;
         match measurement {
             Measurement::TaskEnded { task, phase, start, end } => {
                 let phase = phase.as_str().to_lowercase();
@@ -77,7 +73,7 @@ impl Recorder {
                 "the API server rejected the task's final status; the task is left unchanged until it changes"
             ),
             Measurement::InternalError(InternalError { object, message }) => {
-                record_internal_error(&metrics.object_errors, WorkKind::Task, object, &message);
+                record_internal_error(&self.object_errors, WorkKind::Task, object, &message);
             }
         }
     }
@@ -97,7 +93,7 @@ impl Recorder {
     }
 
     fn set_gauges(&self, gauges: &Gauges) {
-        let metrics = &self.controller_metrics;
+        let metrics = &self.metrics;
         let (tasks, nodes) = (&metrics.tasks, &metrics.nodes);
         let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
         for (state, number) in [

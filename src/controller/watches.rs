@@ -17,6 +17,7 @@ use prewarmer_core::{
 };
 use prewarmer_kube::{
     informer::{EventHandler, Informer, decode},
+    metrics::ObjectErrorMetrics,
     object_error::WorkKind,
 };
 use serde::de::DeserializeOwned;
@@ -25,7 +26,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::{initial_list::InitialList, task_feed::TaskFeed};
 use crate::{
-    metrics::Metrics,
     scope::scoped,
     supervise::{ComponentFailure, ComponentSet},
 };
@@ -56,7 +56,7 @@ pub(super) fn start(
     settings: &ControllerSettings,
     tasks: &TaskFeed,
     events: &Sender<Observation>,
-    metrics: &Arc<Metrics>,
+    object_errors: &ObjectErrorMetrics,
     stop: &CancellationToken,
 ) -> Watches {
     let namespace = settings.namespace.as_deref();
@@ -81,12 +81,12 @@ pub(super) fn start(
     tasks.subscribe(events.clone(), tasks_listed.clone(), stop.clone());
     let plans = WatchSource { kind: "prewarmplans", namespace: namespace.map(str::to_owned) };
     let api = scoped::<DeserializeGuard<PrewarmPlan>>(client, namespace);
-    let of_plans = Arc::clone(metrics);
-    let plan = move |guarded| decode(guarded, &of_plans.object_errors).map(classify_plan);
+    let of_plans = object_errors.clone();
+    let plan = move |guarded| decode(guarded, &of_plans).map(classify_plan);
     let wrap = move |change| Observation::Plan(plans.clone(), change);
     watch.spawn(
         "controller: plan watch",
-        Informer::new(api, "prewarmplans", WorkKind::Watch, &metrics.object_errors),
+        Informer::new(api, "prewarmplans", WorkKind::Watch, object_errors),
         (&tasks_listed, &InitialList::default()),
         plan,
         wrap,
@@ -94,7 +94,7 @@ pub(super) fn start(
     let api = Api::<SlimNode>::all(client.clone());
     watch.spawn(
         "controller: node watch",
-        Informer::new(api, "nodes", WorkKind::Watch, &metrics.object_errors),
+        Informer::new(api, "nodes", WorkKind::Watch, object_errors),
         (&none, &InitialList::default()),
         nodes,
         Observation::Node,
@@ -123,7 +123,7 @@ pub(super) fn start(
         let wrap = move |change| Observation::Job(jobs.clone(), change);
         watch.spawn(
             "controller: Job watch",
-            Informer::new(api, "jobs", WorkKind::Watch, &metrics.object_errors).labels(&ours),
+            Informer::new(api, "jobs", WorkKind::Watch, object_errors).labels(&ours),
             (&tasks_listed, &jobs_listed),
             job,
             wrap,
@@ -132,7 +132,7 @@ pub(super) fn start(
         let wrap = move |change| Observation::Pod(pods.clone(), change);
         watch.spawn(
             "controller: pod watch",
-            Informer::new(api, "pods", WorkKind::Watch, &metrics.object_errors).labels(&ours),
+            Informer::new(api, "pods", WorkKind::Watch, object_errors).labels(&ours),
             (&jobs_listed, &InitialList::default()),
             pod,
             wrap,

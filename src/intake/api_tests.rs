@@ -11,6 +11,7 @@ use prewarmer_core::{
     workload::{WorkloadKind, WorkloadKinds},
 };
 use prewarmer_kube::mock_api::MockApi;
+use prometheus::Registry;
 use rstest::rstest;
 use serde_json::{Value, json};
 
@@ -21,10 +22,6 @@ use super::{
 
 const TASKS: &str = "/apis/prewarm.io/v1alpha1/namespaces/shop/prewarmtasks";
 const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/shop/deployments/web";
-
-fn metrics() -> Arc<Metrics> {
-    Arc::new(Metrics::new().unwrap())
-}
 
 fn task_path(name: &str) -> String {
     format!("{TASKS}/{name}")
@@ -250,15 +247,21 @@ async fn an_unanswered_lookup_counts_as_missing_after_5_s() {
 /// Running intake that was offered a hint of the Deployment `web` with the UID `admitted`.
 struct TestIntake {
     api: MockApi,
-    metrics: Arc<Metrics>,
+    metrics: IntakeMetrics,
 }
 
 impl TestIntake {
     fn start() -> Self {
-        let (api, metrics, context) = (MockApi::new(), metrics(), ClusterContextStore::default());
+        let (api, registry) = (MockApi::new(), Registry::new());
+        let metrics = IntakeMetrics::register(&registry).unwrap();
+        let context = ClusterContextStore::default();
         context.set_namespace_names(["shop".to_owned()].into());
-        let (reviews, _, receiver) =
-            channel(&metrics, metrics.intake.clone(), IntakeSettings::default(), context);
+        let (reviews, _, receiver) = channel(
+            ObjectErrorMetrics::register(&registry).unwrap(),
+            metrics.clone(),
+            IntakeSettings::default(),
+            context,
+        );
         let kind = deployment_kind();
         let object = kind.parse_value(deployment("web", "admitted")).unwrap();
         let hint = Hint::new(&kind, "shop", &object).unwrap();
@@ -268,7 +271,7 @@ impl TestIntake {
     }
 
     fn hints(&self, outcome: &str) -> u64 {
-        self.metrics.intake.hints.with_label_values(&[outcome]).get()
+        self.metrics.hints.with_label_values(&[outcome]).get()
     }
 }
 

@@ -31,7 +31,10 @@ use prewarmer_core::{
     },
     workload::Policy,
 };
-use prewarmer_kube::object_error::{WorkKind, record_panic};
+use prewarmer_kube::{
+    metrics::ObjectErrorMetrics,
+    object_error::{WorkKind, record_panic},
+};
 use tokio::{sync::Notify, task::JoinSet, time::sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -41,9 +44,7 @@ pub(crate) use metrics::IntakeMetrics;
 pub(crate) use settings::{IntakeArgs, IntakeSettings};
 
 use self::lookup::{LookupContext, look_up};
-use crate::{
-    cluster_context::ClusterContextStore, metrics::Metrics, runtime_now, telemetry::task_span,
-};
+use crate::{cluster_context::ClusterContextStore, runtime_now, telemetry::task_span};
 
 /// Concurrency limits of writes. A write that is retried takes up to 12 s. Four such writes block
 /// their own namespace, but no other one.
@@ -59,8 +60,8 @@ struct IntakeState {
     changed: Notify,
     dedup_index: Arc<DedupIndex>,
     context: ClusterContextStore,
-    metrics: Arc<Metrics>,
-    intake_metrics: IntakeMetrics,
+    object_errors: ObjectErrorMetrics,
+    metrics: IntakeMetrics,
     settings: IntakeSettings,
 }
 
@@ -70,7 +71,7 @@ impl IntakeState {
     }
 
     fn count_outcome(&self, offered: OfferOutcome) -> OfferOutcome {
-        self.intake_metrics.hints.with_label_values(&[offered.as_str()]).inc();
+        self.metrics.hints.with_label_values(&[offered.as_str()]).inc();
         offered
     }
 
@@ -83,7 +84,7 @@ impl IntakeState {
             ("dropped", dropped),
         ];
         for (outcome, count) in all.into_iter().filter(|(_, count)| *count > 0) {
-            self.intake_metrics.hints.with_label_values(&[outcome]).inc_by(count as u64);
+            self.metrics.hints.with_label_values(&[outcome]).inc_by(count as u64);
         }
     }
 }
@@ -104,8 +105,8 @@ pub(crate) struct HintReceiver(Arc<IntakeState>);
 /// receiver for [`run`].
 #[must_use]
 pub(crate) fn channel(
-    metrics: &Arc<Metrics>,
-    intake_metrics: IntakeMetrics,
+    object_errors: ObjectErrorMetrics,
+    metrics: IntakeMetrics,
     settings: IntakeSettings,
     around: ClusterContextStore,
 ) -> (ReviewHints, WatchHints, HintReceiver) {
@@ -118,8 +119,8 @@ pub(crate) fn channel(
         changed: Notify::new(),
         dedup_index: Arc::default(),
         context: around,
-        metrics: Arc::clone(metrics),
-        intake_metrics,
+        object_errors,
+        metrics,
         settings,
     });
     (ReviewHints(Arc::clone(&shared)), WatchHints(Arc::clone(&shared)), HintReceiver(shared))
@@ -144,7 +145,7 @@ impl ReviewHints {
 
     /// Counts a review without a hint for its workload. `outcome` is `opted_out` or `unidentified`.
     pub fn count_without_hint(&self, outcome: &str) {
-        self.0.intake_metrics.hints.with_label_values(&[outcome]).inc();
+        self.0.metrics.hints.with_label_values(&[outcome]).inc();
     }
 }
 
@@ -238,7 +239,7 @@ impl Intake {
             let queue = shared.queue();
             (queue.len(), queue.next_deadline())
         };
-        shared.intake_metrics.queue_depth.set(i64::try_from(waiting).unwrap_or(i64::MAX));
+        shared.metrics.queue_depth.set(i64::try_from(waiting).unwrap_or(i64::MAX));
         let idle = waiting == 0 && self.writes.waiting_len() == 0 && self.writes.in_progress() == 0;
         if self.closing && idle {
             return ControlFlow::Break(());
@@ -301,11 +302,7 @@ impl Intake {
             || self.writes.waiting_len() >= MAX_PENDING_WRITES
         {
             tracing::warn!(%namespace, hints = hints.len(), "dropped hints: too many task writes are pending");
-            self.shared
-                .intake_metrics
-                .hints
-                .with_label_values(&["limited"])
-                .inc_by(hints.len() as u64);
+            self.shared.metrics.hints.with_label_values(&["limited"]).inc_by(hints.len() as u64);
             return;
         }
         let ledger = &self.shared.dedup_index;
@@ -345,12 +342,7 @@ impl Intake {
         self.active_writes.spawn(async move {
             if let Err(payload) = written.await {
                 let object = format!("PrewarmTask {}/{}", task.0, task.1);
-                record_panic(
-                    &again.metrics.object_errors,
-                    WorkKind::Creation,
-                    object,
-                    payload.as_ref(),
-                );
+                record_panic(&again.object_errors, WorkKind::Creation, object, payload.as_ref());
                 // The task is no longer in the index: the next hint for it starts a new attempt.
                 again.dedup_index.remove(&task);
             }
@@ -384,6 +376,7 @@ mod tests {
 
     use super::*;
     use prewarmer_core::workload::{Workload, WorkloadKinds};
+    use prometheus::Registry;
 
     fn workload(name: &str, image: &str) -> Workload {
         let images = vec![image.parse().unwrap()];
@@ -399,11 +392,15 @@ mod tests {
     }
 
     fn senders() -> (ReviewHints, WatchHints, IntakeMetrics) {
-        let metrics = Arc::new(Metrics::new().unwrap());
-        let intake_metrics = metrics.intake.clone();
-        let (settings, context) = (IntakeSettings::default(), ClusterContextStore::default());
-        let (reviews, watched, _) = channel(&metrics, intake_metrics.clone(), settings, context);
-        (reviews, watched, intake_metrics)
+        let registry = Registry::new();
+        let metrics = IntakeMetrics::register(&registry).unwrap();
+        let (reviews, watched, _) = channel(
+            ObjectErrorMetrics::register(&registry).unwrap(),
+            metrics.clone(),
+            IntakeSettings::default(),
+            ClusterContextStore::default(),
+        );
+        (reviews, watched, metrics)
     }
 
     #[tokio::test]

@@ -20,6 +20,7 @@ use prewarmer_core::{
 };
 use prewarmer_kube::{
     api_error::ApiErrorKind,
+    metrics::ObjectErrorMetrics,
     object_error::{WorkKind as Guarded, record_panic},
     store::TaskStore,
 };
@@ -37,7 +38,7 @@ use super::{
     metrics::NotifyMetrics,
     webhook_client::{DeliveryError, WebhookClient, WebhookRequest},
 };
-use crate::{metrics::Metrics, telemetry::task_span};
+use crate::telemetry::task_span;
 
 /// Maximum number of receivers stored that have responded since this replica became the leader.
 /// Above it, all are removed.
@@ -58,14 +59,14 @@ pub(crate) async fn run(
     catalog: TaskStore,
     poster: WebhookClient,
     per_minute: NonZeroU32,
-    metrics: Arc<Metrics>,
-    notify_metrics: NotifyMetrics,
+    object_errors: ObjectErrorMetrics,
+    metrics: NotifyMetrics,
     stop: CancellationToken,
 ) {
     let sender = Arc::new(NotificationSender {
         client,
         webhook_client: poster,
-        metrics: notify_metrics,
+        metrics,
         limits: DeliveryLimits::new(per_minute),
         responsive_receivers: Mutex::default(),
     });
@@ -96,7 +97,7 @@ pub(crate) async fn run(
                 // The task remains in the set of tasks in progress, so this leader does not process
                 // it again.
                 Err(error) if error.is_panic() => {
-                    record_panic(&metrics.object_errors, Guarded::Notification, "notifications of a task", error.into_panic().as_ref());
+                    record_panic(&object_errors, Guarded::Notification, "notifications of a task", error.into_panic().as_ref());
                 }
                 Err(error) => tracing::error!(%error, "cannot send the notifications of a task"),
             },
@@ -357,14 +358,14 @@ mod tests {
         let policy = EgressPolicy::default()
             .with_allowed(vec!["127.0.0.0/8".parse().unwrap()], "--notify-allow");
         let poster = WebhookClient::new(policy.into()).unwrap();
-        let stop = CancellationToken::new();
+        let (registry, stop) = (prometheus::Registry::new(), CancellationToken::new());
         let works = tokio::spawn(run(
             client,
             catalog,
             poster,
             NonZeroU32::MAX,
-            Arc::new(Metrics::new().unwrap()),
-            NotifyMetrics::register(&prometheus::Registry::new()).unwrap(),
+            ObjectErrorMetrics::register(&registry).unwrap(),
+            NotifyMetrics::register(&registry).unwrap(),
             stop.clone(),
         ));
         let delivery = tokio::time::timeout(Duration::from_secs(5), deliveries.recv()).await;

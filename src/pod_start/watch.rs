@@ -2,7 +2,6 @@
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
-    sync::Arc,
     time::Duration,
 };
 
@@ -21,11 +20,14 @@ use prewarmer_core::{
     },
     workload_watch::ImageRefs,
 };
-use prewarmer_kube::object_error::{WorkKind, catch_panic};
+use prewarmer_kube::{
+    metrics::ObjectErrorMetrics,
+    object_error::{WorkKind, catch_panic},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::PodStartMetrics;
-use crate::{metrics::Metrics, scope::scoped};
+use crate::scope::scoped;
 
 /// Field selector for events about images; the API server filters all others.
 const FIELD_SELECTOR: &str = "reason=Pulled,involvedObject.kind=Pod";
@@ -46,9 +48,9 @@ pub(crate) struct PodStartWatcher {
     /// Images that watched workloads need.
     pub image_refs: ImageRefs,
     /// Metrics of panics.
-    pub metrics: Arc<Metrics>,
+    pub object_errors: ObjectErrorMetrics,
     /// Metrics of pod starts.
-    pub pod_start_metrics: PodStartMetrics,
+    pub metrics: PodStartMetrics,
 }
 
 /// Counts pod starts until `stop`. Earlier events are not counted, since the previous leader has
@@ -61,8 +63,8 @@ pub(crate) async fn run(own: PodStartWatcher, stop: CancellationToken) {
             .time_to_live(WORKER_PULL_TTL)
             .build(),
         image_refs: own.image_refs,
+        object_errors: own.object_errors,
         metrics: own.metrics,
-        pod_start_metrics: own.pod_start_metrics,
     };
     let mut version = None;
     while !stop.is_cancelled() {
@@ -84,8 +86,8 @@ pub(crate) async fn run(own: PodStartWatcher, stop: CancellationToken) {
 struct PodStartCounter {
     worker_pulls: Cache<u64, WorkerPull>,
     image_refs: ImageRefs,
-    metrics: Arc<Metrics>,
-    pod_start_metrics: PodStartMetrics,
+    object_errors: ObjectErrorMetrics,
+    metrics: PodStartMetrics,
 }
 
 fn pull_key(pulled: &ImageEvent) -> u64 {
@@ -119,7 +121,7 @@ impl PodStartCounter {
                     let read = || event::parse_event(&event, Timestamp::now());
                     let name = event.metadata.name.as_deref().unwrap_or_default();
                     if let Some(Some(pulled)) =
-                        catch_panic(&self.metrics.object_errors, WorkKind::PodStart, name, read)
+                        catch_panic(&self.object_errors, WorkKind::PodStart, name, read)
                     {
                         self.count(&pulled).await;
                     }
@@ -150,15 +152,15 @@ impl PodStartCounter {
         // Only the first container on the node benefits; later ones would have found the image in
         // any case.
         let start = classify::classify(pulled, self.worker_pulls.remove(&place).await);
-        self.pod_start_metrics
+        self.metrics
             .pod_starts
             .with_label_values(&[if start.warm { "warm" } else { "cold" }])
             .inc();
         if let Some(lead) = start.lead {
-            self.pod_start_metrics.lead_time.observe(lead.as_secs_f64());
+            self.metrics.lead_time.observe(lead.as_secs_f64());
         }
         if let Some(saved) = start.saved {
-            self.pod_start_metrics.seconds_saved.inc_by(saved.as_secs_f64());
+            self.metrics.seconds_saved.inc_by(saved.as_secs_f64());
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -23,6 +23,7 @@ use prewarmer_core::{
 };
 use prewarmer_kube::{
     api_error::ApiErrorKind,
+    metrics::ObjectErrorMetrics,
     object_error::{WorkKind, catch_panic},
     store::{ScheduleStore, TaskStore},
 };
@@ -32,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::ScheduleMetrics;
-use crate::{metrics::Metrics, telemetry::schedule_span};
+use crate::telemetry::schedule_span;
 
 /// Interval of reconciles without watch events: the wall clock may have been set.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(20);
@@ -46,8 +47,8 @@ pub(crate) async fn run(
     client: Client,
     catalog: TaskStore,
     schedules: ScheduleStore,
-    metrics: Arc<Metrics>,
-    schedule_metrics: ScheduleMetrics,
+    object_errors: ObjectErrorMetrics,
+    metrics: ScheduleMetrics,
     stop: CancellationToken,
 ) {
     let (mut of_tasks, mut of_schedules) = (catalog.tracked_changes(), schedules.changes());
@@ -55,8 +56,8 @@ pub(crate) async fn run(
         client,
         catalog,
         schedules: schedules.clone(),
+        object_errors,
         metrics,
-        schedule_metrics,
         panicked: Mutex::default(),
     };
     loop {
@@ -80,8 +81,8 @@ struct ScheduleController {
     client: Client,
     catalog: TaskStore,
     schedules: ScheduleStore,
-    metrics: Arc<Metrics>,
-    schedule_metrics: ScheduleMetrics,
+    object_errors: ObjectErrorMetrics,
+    metrics: ScheduleMetrics,
     /// Schedules for which the decision panicked, by UID, with their generation.
     panicked: Mutex<HashMap<String, Option<i64>>>,
 }
@@ -187,7 +188,7 @@ impl ScheduleController {
             schedule.namespace().unwrap_or_default(),
             schedule.name_any()
         );
-        let decision = catch_panic(&self.metrics.object_errors, WorkKind::Schedule, name, || {
+        let decision = catch_panic(&self.object_errors, WorkKind::Schedule, name, || {
             decide(schedule, runs, now)
         });
         let mut broken = self.lock_panicked();
@@ -253,7 +254,7 @@ impl ScheduleController {
             before.executions.iter().map(|run| (run.number, run.status)).collect();
         let ended = after.executions.iter().filter(|run| run.status != ExecutionStatus::Running);
         for run in ended.filter(|run| known.get(&run.number) != Some(&run.status)) {
-            self.schedule_metrics.runs.with_label_values(&[run.status.as_str()]).inc();
+            self.metrics.runs.with_label_values(&[run.status.as_str()]).inc();
         }
     }
 }

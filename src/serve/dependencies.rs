@@ -73,7 +73,7 @@ impl SharedDependencies {
             &client,
             watched,
             &ready,
-            &self.metrics,
+            &self.metrics.object_errors,
             &self.stop,
         );
         let schedules = config.components.api || config.components.controller;
@@ -84,7 +84,8 @@ impl SharedDependencies {
         let (hints, around, catalog) =
             (self.watch_hints.clone(), self.context.clone(), self.catalog.clone());
         let indexes = task_informer::TaskIndexes { hints, context: around, store: catalog };
-        let indexes = task_informer::IndexHandler::new(indexes, ready.clone(), &self.metrics);
+        let indexes =
+            task_informer::IndexHandler::new(indexes, ready.clone(), &self.metrics.object_errors);
         let tasks = Informer::new(
             scoped::<DeserializeGuard<PrewarmTask>>(&client, watched),
             "prewarmtasks",
@@ -94,8 +95,11 @@ impl SharedDependencies {
         let handler = task_informer::TaskHandler::new(indexes, &self.tasks);
         parts.spawn("task watch", tasks.run(handler, self.stop.clone()));
         if schedules {
-            let handler =
-                task_informer::IndexHandler::new(self.schedules.clone(), ready, &self.metrics);
+            let handler = task_informer::IndexHandler::new(
+                self.schedules.clone(),
+                ready,
+                &self.metrics.object_errors,
+            );
             let schedules = Informer::new(
                 scoped::<DeserializeGuard<PrewarmSchedule>>(&client, watched),
                 "prewarmschedules",

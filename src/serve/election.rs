@@ -124,8 +124,8 @@ impl SharedDependencies {
             hints: self.watch_hints.clone(),
             window,
             image_refs: self.image_refs.clone(),
-            metrics: Arc::clone(&self.metrics),
-            workload_watch_metrics: self.metrics.workload_watch.clone(),
+            object_errors: self.metrics.object_errors.clone(),
+            metrics: self.metrics.workload_watch.clone(),
         }
     }
 

@@ -118,8 +118,8 @@ impl LeaderTasks {
             tasks: self.tasks.clone(),
             networks: self.networks.clone(),
             checks: Arc::clone(&self.checks),
-            metrics: Arc::clone(metrics),
-            controller_metrics: metrics.controller.clone(),
+            object_errors: metrics.object_errors.clone(),
+            metrics: metrics.controller.clone(),
             heartbeat: self.heartbeat.clone(),
         };
         let controller = controller::run(dependencies, self.settings.clone(), term.clone());
@@ -128,8 +128,8 @@ impl LeaderTasks {
             client: client(Component::PodStarts),
             namespace: self.settings.namespace.clone(),
             image_refs: self.image_refs.clone(),
-            metrics: Arc::clone(metrics),
-            pod_start_metrics: metrics.pod_start.clone(),
+            object_errors: metrics.object_errors.clone(),
+            metrics: metrics.pod_start.clone(),
         };
         parts.spawn(
             "pod starts",
@@ -140,7 +140,7 @@ impl LeaderTasks {
             client(Component::Schedules),
             catalog,
             schedules,
-            Arc::clone(metrics),
+            metrics.object_errors.clone(),
             metrics.schedule.clone(),
             over.clone(),
         );
@@ -173,8 +173,8 @@ impl LeaderTasks {
     fn notify(&self, over: CancellationToken) -> impl Future<Output = ()> + Send + 'static {
         let (cluster, rate) = (self.networks.clone(), self.notify_rate);
         let client = self.clients.for_component(Component::Notifications);
-        let (catalog, metrics) = (self.catalog.clone(), Arc::clone(&self.metrics));
-        let notify_metrics = metrics.notify.clone();
+        let object_errors = self.metrics.object_errors.clone();
+        let (catalog, metrics) = (self.catalog.clone(), self.metrics.notify.clone());
         let poster = self.webhook_client.clone();
         async move {
             if tokio::time::timeout(NODE_ADDRESSES_TIMEOUT, cluster.wait_for_nodes()).await.is_err()
@@ -183,7 +183,7 @@ impl LeaderTasks {
                     "the nodes could not be listed in time: notifications to public addresses of nodes and pods are not denied"
                 );
             }
-            notify::run(client, catalog, poster, rate, metrics, notify_metrics, over).await;
+            notify::run(client, catalog, poster, rate, object_errors, metrics, over).await;
         }
     }
 

@@ -69,8 +69,12 @@ pub async fn serve(config: Config, runtimes: Runtimes) -> anyhow::Result<ExitCod
     let (kubernetes_out, kubernetes) = watch::channel(ApiServerContact::initial());
     let (caches_out, caches) = watch::channel(0);
     let around = ClusterContextStore::default();
-    let (reviews, hints, receiver) =
-        intake::channel(&metrics, metrics.intake.clone(), config.intake.clone(), around.clone());
+    let (reviews, hints, receiver) = intake::channel(
+        metrics.object_errors.clone(),
+        metrics.intake.clone(),
+        config.intake.clone(),
+        around.clone(),
+    );
     let policy = build::served_policy(&config);
     let common = SharedDependencies {
         clients,

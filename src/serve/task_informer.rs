@@ -22,6 +22,7 @@ use prewarmer_core::{
 };
 use prewarmer_kube::{
     informer::{EventHandler, object_name},
+    metrics::ObjectErrorMetrics,
     object_error::{WorkKind, catch_panic, report_undecodable},
     store::{NamespacedName, ScheduleStore, TaskStore},
 };
@@ -30,7 +31,6 @@ use crate::{
     cluster_context::ClusterContextStore,
     controller::{TaskFeed, TaskSubscription},
     intake::WatchHints,
-    metrics::Metrics,
 };
 
 /// Index that is updated by watch events.
@@ -113,13 +113,17 @@ pub(super) struct IndexHandler<R: Index> {
     listed: HashSet<NamespacedName>,
     /// Counter that is incremented when the first list is complete.
     synced: Option<watch::Sender<usize>>,
-    metrics: Arc<Metrics>,
+    object_errors: ObjectErrorMetrics,
 }
 
 impl<R: Index> IndexHandler<R> {
-    pub(super) fn new(index: R, synced: watch::Sender<usize>, metrics: &Arc<Metrics>) -> Self {
-        let (synced, metrics) = (Some(synced), Arc::clone(metrics));
-        Self { index, listed: HashSet::new(), synced, metrics }
+    pub(super) fn new(
+        index: R,
+        synced: watch::Sender<usize>,
+        object_errors: &ObjectErrorMetrics,
+    ) -> Self {
+        let (synced, object_errors) = (Some(synced), object_errors.clone());
+        Self { index, listed: HashSet::new(), synced, object_errors }
     }
 
     fn apply(&self, object: &mut DeserializeGuard<R::Kind>) {
@@ -130,12 +134,7 @@ impl<R: Index> IndexHandler<R> {
             }
             Err(invalid) => {
                 let kind = R::Kind::plural(&());
-                report_undecodable(
-                    &kind,
-                    &invalid.metadata,
-                    &invalid.error,
-                    &self.metrics.object_errors,
-                );
+                report_undecodable(&kind, &invalid.metadata, &invalid.error, &self.object_errors);
             }
         }
     }
@@ -205,9 +204,9 @@ impl EventHandler for TaskHandler {
 
     fn handle(&mut self, mut event: Event<Self::Object>) -> Option<Self::Change> {
         // A panic of an index must not keep the task from the controller.
-        let metrics = Arc::clone(&self.indexes.metrics);
+        let object_errors = self.indexes.object_errors.clone();
         let object = format!("prewarmtasks {}", object_name(&event));
-        catch_panic(&metrics.object_errors, WorkKind::Store, object, || {
+        catch_panic(&object_errors, WorkKind::Store, object, || {
             self.indexes.update(&mut event);
         });
         self.controller.as_ref()?;

@@ -5,12 +5,14 @@ use axum::{
     http::Method,
 };
 use prewarmer_core::workload::{self, DefaultMode};
+use prewarmer_kube::metrics::ObjectErrorMetrics;
+use prometheus::Registry;
 use rstest::rstest;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use super::*;
-use crate::{intake, metrics::Metrics};
+use crate::intake;
 
 struct WebhookFixture {
     state: WebhookState,
@@ -19,18 +21,19 @@ struct WebhookFixture {
 }
 
 fn webhook(default_mode: DefaultMode) -> WebhookFixture {
-    let metrics = Arc::new(Metrics::new().unwrap());
+    let registry = Registry::new();
     let around = ClusterContextStore::default();
-    let intake_metrics = metrics.intake.clone();
+    let intake_metrics = intake::IntakeMetrics::register(&registry).unwrap();
+    let metrics = WebhookMetrics::register(&registry).unwrap();
     let (hints, _, receiver) = intake::channel(
-        &metrics,
+        ObjectErrorMetrics::register(&registry).unwrap(),
         intake_metrics.clone(),
         intake::IntakeSettings::default(),
         around.clone(),
     );
     let excluded_namespaces = ["kube-system".to_owned()].into();
     let policy = Arc::new(Policy { default_mode, excluded_namespaces, ..Policy::default() });
-    let state = WebhookState { hints, policy, context: around, metrics: metrics.webhook.clone() };
+    let state = WebhookState { hints, policy, context: around, metrics };
     WebhookFixture { state, intake_metrics, _receiver: receiver }
 }
 

@@ -32,7 +32,7 @@ pub(super) async fn watch_kind(
 ) {
     let api = dynamic_api(&own, own.policy.watch_namespace.as_deref(), &kind.api_resource());
     // A configured kind may not be installed (yet).
-    let informer = Informer::new(api, &kind.plural, WorkKind::Workload, &own.metrics.object_errors)
+    let informer = Informer::new(api, &kind.plural, WorkKind::Workload, &own.object_errors)
         .optional(kind.is_custom());
     let handler = WorkloadHandler { kind, index, first: true, all: HashSet::new(), sender };
     informer.run(handler, stop).await;

@@ -170,11 +170,11 @@ impl WorkloadReconciler {
         };
         let consider = || watcher.policy.evaluate(kind, &object, &id.namespace, &watcher.context);
         let name = format!("{} {}/{}", kind.kind, id.namespace, id.name);
-        let verdict =
-            match catch_panic(&watcher.metrics.object_errors, WorkKind::Workload, name, consider) {
-                None | Some((WarmDecision::Ignored(_), _)) => return self.remove(id),
-                Some((verdict, _)) => verdict,
-            };
+        let verdict = match catch_panic(&watcher.object_errors, WorkKind::Workload, name, consider)
+        {
+            None | Some((WarmDecision::Ignored(_), _)) => return self.remove(id),
+            Some((verdict, _)) => verdict,
+        };
         let workloads = verdict.workloads();
         let keys = dedup_keys_of_all(&workloads);
         let old = first && !progress::is_in_progress(kind, &object, Timestamp::now());
@@ -243,7 +243,7 @@ impl WorkloadReconciler {
                             name,
                             "created a hint for a change missed by admission"
                         );
-                        self.watcher.workload_watch_metrics.recovered.inc();
+                        self.watcher.metrics.recovered.inc();
                     }
                 }
             } else if now.duration_since(due.observed_at) < FOLLOWER_RETENTION {

@@ -4,9 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use kube::{Api, Client, core::ApiResource};
 use prewarmer_core::{workload::Policy, workload_watch::ImageRefs};
+use prewarmer_kube::metrics::ObjectErrorMetrics;
 
 use super::{dynamic_workload::DynamicWorkload, metrics::WorkloadWatchMetrics};
-use crate::{cluster_context::ClusterContextStore, intake::WatchHints, metrics::Metrics};
+use crate::{cluster_context::ClusterContextStore, intake::WatchHints};
 
 /// Dependencies of the workload watch.
 #[derive(Clone)]
@@ -24,9 +25,9 @@ pub(crate) struct WorkloadWatcher {
     /// Store of the images that workloads need.
     pub image_refs: ImageRefs,
     /// Metrics of panics and of objects that cannot be decoded.
-    pub metrics: Arc<Metrics>,
+    pub object_errors: ObjectErrorMetrics,
     /// Metrics of the workload watch.
-    pub workload_watch_metrics: WorkloadWatchMetrics,
+    pub metrics: WorkloadWatchMetrics,
 }
 
 /// Returns the client of a kind, in one namespace or in all.

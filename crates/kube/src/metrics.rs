@@ -1,7 +1,10 @@
 //! Metrics of this crate. Each struct registers itself; the process that serves the metrics owns the
 //! registry. Names are part of the API (docs/metrics.md).
 
-use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{
+    IntCounterVec, IntGauge, Registry, register_int_counter_vec_with_registry,
+    register_int_gauge_with_registry,
+};
 
 use crate::work_kind::WorkKind;
 
@@ -15,13 +18,14 @@ pub struct RequestMetrics {
 impl RequestMetrics {
     /// Creates and registers the metrics. Fails when the registry contains one of their names.
     pub fn register(registry: &Registry) -> prometheus::Result<Self> {
-        let requests = counters(
-            registry,
-            "prewarm_kube_requests_total",
-            "Requests to the API server, by component, verb, resource and status code.",
-            &["component", "verb", "resource", "code"],
-        )?;
-        Ok(Self { requests })
+        Ok(Self {
+            requests: register_int_counter_vec_with_registry!(
+                "prewarm_kube_requests_total",
+                "Requests to the API server, by component, verb, resource and status code.",
+                &["component", "verb", "resource", "code"],
+                registry
+            )?,
+        })
     }
 }
 
@@ -37,22 +41,22 @@ pub struct ObjectErrorMetrics {
 impl ObjectErrorMetrics {
     /// Creates and registers the metrics. Fails when the registry contains one of their names.
     pub fn register(registry: &Registry) -> prometheus::Result<Self> {
-        let internal_errors = counters(
-            registry,
+        let internal_errors = register_int_counter_vec_with_registry!(
             "prewarm_internal_errors_total",
             "Internal errors that ended the processing of one object.",
             &["part"],
+            registry
         )?;
         // An alert detects an increase only if the series existed before, so all series start at
         // zero.
         for kind in WorkKind::ALL {
             internal_errors.with_label_values(&[kind.as_str()]).reset();
         }
-        let unreadable_objects = counters(
-            registry,
+        let unreadable_objects = register_int_counter_vec_with_registry!(
             "prewarm_unreadable_objects_total",
             "Objects delivered by a watch that could not be decoded, by resource.",
             &["resource"],
+            registry
         )?;
         Ok(Self { internal_errors, unreadable_objects })
     }
@@ -68,19 +72,12 @@ pub struct LeaseMetrics {
 impl LeaseMetrics {
     /// Creates and registers the metrics. Fails when the registry contains one of their names.
     pub fn register(registry: &Registry) -> prometheus::Result<Self> {
-        let leader = IntGauge::new("prewarm_leader", "1 on the leader, 0 on other replicas.")?;
-        registry.register(Box::new(leader.clone()))?;
-        Ok(Self { leader })
+        Ok(Self {
+            leader: register_int_gauge_with_registry!(
+                "prewarm_leader",
+                "1 on the leader, 0 on other replicas.",
+                registry
+            )?,
+        })
     }
-}
-
-fn counters(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    labels: &[&str],
-) -> prometheus::Result<IntCounterVec> {
-    let metric = IntCounterVec::new(Opts::new(name, help), labels)?;
-    registry.register(Box::new(metric.clone()))?;
-    Ok(metric)
 }

@@ -10,6 +10,7 @@ use prewarmer_core::{
     worker::FailureReason,
 };
 use prewarmer_kube::{lease::Leadership, mock_api::MockApi};
+use prometheus::Registry;
 use rstest::rstest;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::{Receiver, channel};
@@ -39,7 +40,7 @@ impl TestExecutor {
         let executor = Executor::new(
             api.client(),
             events,
-            Arc::new(Metrics::new().unwrap()),
+            ObjectErrorMetrics::register(&Registry::new()).unwrap(),
             Arc::default(),
             term.clone(),
         );

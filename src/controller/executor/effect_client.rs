@@ -1,7 +1,5 @@
 //! Requests of effects: the only code of the task controller that writes to the API server.
 
-use std::sync::Arc;
-
 use k8s_openapi::{
     api::{
         batch::v1::Job,
@@ -29,12 +27,10 @@ use super::{
     errors::map_api_error,
     objects::{delete_params, phase_event, plan_object, status_patch},
 };
-use crate::metrics::Metrics;
 
 /// Client that applies the effects of one task.
 pub(super) struct EffectClient {
     pub(super) client: Client,
-    pub(super) metrics: Arc<Metrics>,
     pub(super) target: TaskRef,
 }
 
