@@ -3,8 +3,9 @@
 //!
 //! Input: HTTP requests. Output: `PrewarmTask`s and `PrewarmSchedule`s, written for callers that
 //! the API server authenticates and authorizes; lists and watches, served from the store without a
-//! request to the API server. May call `task_view`, `notify` (for the addresses that notifications
-//! may go to), `schedule`, `task` and `workload`.
+//! request to the API server. May use `cluster_context`, `notify` (for the addresses that
+//! notifications may go to), `pod_start` (for the outcome figures), `server` (for memory budgets and
+//! connection slots) and `task_view`.
 
 pub mod auth;
 mod body;

@@ -2,7 +2,7 @@
 //! images are rewritten. It decides together with a workload.
 //!
 //! Input: informers (the only code here that calls the API server). Output: immediate
-//! answers for `workload` without I/O. Calls no other module except `task` and `slim`.
+//! answers for `workload` without I/O. Uses no other component.
 
 pub mod informer;
 

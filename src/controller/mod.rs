@@ -10,7 +10,7 @@
 //! Inputs: watch events and results of effects. Outputs: plans, workers, statuses, Events and
 //! deletions. A new leader continues from the objects in the API server.
 //!
-//! May call `egress` and `node_checks`.
+//! May use `egress` and `node_checks`.
 
 // Values written by others must not cause a panic: sums saturate, and lookups return `Option`.
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects, clippy::indexing_slicing))]

@@ -5,7 +5,7 @@
 //! queue that never blocks admission. Out: `PrewarmTask`s with deterministic
 //! names, so that two replicas or a retry create one task, not two. Lookups and
 //! writes are rate limited per namespace and in total, and namespaces are served
-//! round-robin. May call `task`, `workload` and `surroundings`.
+//! round-robin. May use `cluster_context`.
 
 #[cfg(test)]
 mod api_tests;

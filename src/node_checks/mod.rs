@@ -2,7 +2,7 @@
 //!
 //! Input: the images of a task and its candidate nodes. Output: nodes to exclude, with reasons; a
 //! ranking of nodes; and texts about what could not be checked. A check that fails excludes no node
-//! and never delays a task beyond its time limit. May call `egress`, `image`, `node` and `task`.
+//! and never delays a task beyond its time limit. May use `egress`.
 //!
 //! Further checks implement the trait of this module.
 

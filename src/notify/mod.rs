@@ -1,8 +1,8 @@
 //! Notifications about ended tasks.
 //!
-//! In: ended tasks from the catalog. Out: a POST to each address of `spec.notify`, and the state of
+//! In: ended tasks from the store. Out: a POST to each address of `spec.notify`, and the state of
 //! each delivery in the task's status, so that a restart loses no delivery and repeats at most the
-//! last one. Runs only on the leader. May call `task_view` and `egress`.
+//! last one. Runs only on the leader. May use `egress` and `task_view`.
 
 mod active_tasks;
 mod address;

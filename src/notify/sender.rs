@@ -52,7 +52,7 @@ const POLL_INTERVAL: Duration = Duration::from_secs(5);
 /// Debounce interval of task changes: changes within it are processed together.
 const DEBOUNCE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Sends notifications until `stop`. The catalog must have received its first list. `per_minute` is
+/// Sends notifications until `stop`. The store must have received its first list. `per_minute` is
 /// the number of messages per namespace and minute.
 pub(crate) async fn run(
     client: Client,

@@ -1,8 +1,8 @@
 //! Pod starts: whether containers find their images on the node, and the waiting time saved.
 //!
 //! Input: events of the kubelet with the reason `Pulled`, and the images that watched workloads
-//! need. Output: the outcome figures among the metrics. Runs on the leader only. May call `image`,
-//! `worker` and `workload_watch`.
+//! need. Output: the outcome figures among the metrics. Runs on the leader only. Uses no other
+//! component.
 //!
 //! The metrics count from the start of a process. Their sums since the installation are stored in
 //! an annotation of the Lease, which passes them to the next leader and to the replicas that only

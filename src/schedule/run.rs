@@ -42,7 +42,7 @@ const RETRY_DELAY: Duration = Duration::from_secs(2);
 /// Schedules reconciled concurrently: at the full hour a thousand may be due.
 const CONCURRENCY: usize = 16;
 
-/// Runs until `stop` is cancelled. The catalog must have received its initial lists.
+/// Runs until `stop` is cancelled. The stores must have received their initial lists.
 pub(crate) async fn run(
     client: Client,
     catalog: TaskStore,
@@ -64,7 +64,7 @@ pub(crate) async fn run(
         let pause = stop.run_until_cancelled(worker.reconcile_all()).await;
         let Some(pause) = pause else { return };
         let news = async {
-            // The senders live as long as the catalog, which the worker holds.
+            // The senders live as long as the stores, which the worker holds.
             tokio::select! {
                 _ = of_tasks.changed() => {}
                 _ = of_schedules.changed() => {}

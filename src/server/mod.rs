@@ -1,7 +1,7 @@
 //! Listeners, TLS, certificates, webhook registration and health endpoints.
 //!
 //! Inputs: routers and settings. Outputs: responses on sockets, a Secret with the CA, and a
-//! `ValidatingWebhookConfiguration`. The module does not depend on images or tasks; it may call
+//! `ValidatingWebhookConfiguration`. The module does not depend on images or tasks; it may use
 //! `webhook::registration`.
 
 pub(crate) mod authority;

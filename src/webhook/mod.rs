@@ -3,8 +3,8 @@
 //! In: `AdmissionReview`s of workloads, of `PrewarmTask`s and of `PrewarmSchedule`s. Out: for a
 //! workload, an answer that always allows it, with warnings, and a hint for `intake`; for a task or
 //! a schedule, an answer that allows or denies it. No I/O and no waiting happen in between: if
-//! memory or time to read a review is exhausted, it is allowed without examination. May call
-//! `intake`, `schedule`, `surroundings`, `task` and `workload`.
+//! memory or time to read a review is exhausted, it is allowed without examination. May use
+//! `cluster_context` and `intake`.
 
 mod body;
 mod decide;

@@ -5,7 +5,7 @@
 //! available, a namespace opted in, a later webhook changed the object); marks on tasks that no
 //! workload needs any more; knowledge of rewritten images. Every replica watches, so that a new
 //! leader knows the changes before its term, including those that the previous leader did not
-//! handle; only the leader acts. May call `cluster_context`, `intake` and `workload`.
+//! handle; only the leader acts. May use `cluster_context` and `intake`.
 //!
 //! Pods without a controller are not watched: their images are already being pulled.
 

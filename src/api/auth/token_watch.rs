@@ -20,7 +20,7 @@ use crate::api::ApiMetrics;
 const POLL_INTERVAL: Duration = Duration::from_secs(20);
 /// Timeout of one poll.
 const POLL_TIMEOUT: Duration = Duration::from_secs(10);
-/// Interval at which the metric `api_tokens_age` is updated.
+/// Interval at which the metric `prewarm_api_tokens_age_seconds` is updated.
 const METRIC_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Watches the Secret (namespace, name) until `stop`. An added token is valid at once and a removed

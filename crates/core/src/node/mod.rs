@@ -1,7 +1,7 @@
 //! Node information and eligibility. Pure: no client, no clock, no I/O.
 //!
 //! Input: slim Node objects, and a task's requirements. Output: for each node whether it matches,
-//! and if so whether it can be warmed now. May use `image` and `slim`.
+//! and if so whether it can be warmed now. May use `slim`.
 
 mod affinity;
 mod ineligible;

@@ -2,7 +2,7 @@
 //! I/O.
 //!
 //! Inputs: a validated task and a node; workers and pods from the API server. Outputs: the worker
-//! to create; the outcome of each image of a worker pod. May call `image`, `node` and `task`.
+//! to create; the outcome of each image of a worker pod. May use `node`, `slim` and `task`.
 
 // Values written by others must not cause a panic: sums saturate, and lookups return `Option`.
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects, clippy::indexing_slicing))]

@@ -4,8 +4,8 @@
 //! Input: the JSON of an object with a pod template, and the cluster context. Output: the decision
 //! whether the object is warmed, with one `Workload` for each template, and warnings about invalid
 //! values. Objects are parsed into a partial view: fields that are not used are skipped without
-//! allocation and may have any shape. May call `image`, `task`, `cluster_context` and `worker`
-//! (its label only).
+//! allocation and may have any shape. May use `task` and
+//! `worker` (its label only).
 
 // Input from other parties must not cause a panic: arithmetic saturates and indexing is checked.
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
