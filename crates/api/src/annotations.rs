@@ -17,6 +17,10 @@ pub const WORKLOADS_ANNOTATION: &str = "prewarm.io/workloads";
 /// Annotation of a task with the number of workloads that exceed the limit of
 /// [`WORKLOADS_ANNOTATION`].
 pub const MORE_WORKLOADS_ANNOTATION: &str = "prewarm.io/more-workloads";
+/// Annotation that marks a task in the memory of the controller as unreadable; its value is the
+/// reason. Objects from watches carry only the annotations that the controller uses, so no client
+/// can set it.
+pub const UNREADABLE_ANNOTATION: &str = "prewarm.io/unreadable";
 /// Annotation that explains that another webhook rewrites the images of the task's workloads.
 pub const REWRITTEN_ANNOTATION: &str = "prewarm.io/rewritten-images";
 /// Annotation of a task or a schedule: name of the caller that created it by REST.

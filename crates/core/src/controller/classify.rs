@@ -7,9 +7,10 @@ use kube::{ResourceExt, core::DeserializeGuard};
 use super::{
     foreign_object::ForeignObject,
     observation::{OwnedPlan, Ownership, WorkerPod},
-    task_object::{UNREADABLE_ANNOTATION, plan_name},
+    task_object::plan_name,
 };
 use crate::{
+    annotations::UNREADABLE_ANNOTATION,
     node::Interner,
     slim::{SlimJob, SlimPod},
     task::{OBSOLETE_ANNOTATION, PrewarmPlan, PrewarmTask},

@@ -3,8 +3,10 @@
 
 use k8s_openapi::jiff::Timestamp;
 
-use super::time::format_seconds;
-use crate::task::{Condition, Phase};
+use crate::{
+    task::{Condition, Phase},
+    timestamp,
+};
 
 /// Inputs of a task's conditions.
 pub(super) struct ConditionInputs<'a> {
@@ -79,7 +81,7 @@ pub(super) fn compute_conditions(
             type_: type_.into(),
             status: status.into(),
             last_transition_time: same
-                .map_or_else(|| format_seconds(now), |known| known.last_transition_time.clone()),
+                .map_or_else(|| timestamp::format(now), |known| known.last_transition_time.clone()),
             reason,
             message,
             observed_generation: word.generation,
@@ -128,9 +130,9 @@ mod tests {
         let first = compute_conditions(&[], &inputs(Phase::Running), early);
         let second = compute_conditions(&first, &inputs(Phase::Completed), late);
         let time = |name: &str| find(&second, name).unwrap().last_transition_time.clone();
-        assert_eq!(time("Failed"), format_seconds(early));
-        assert_eq!(time("Complete"), format_seconds(late));
-        assert_eq!(time("Progressing"), format_seconds(late));
+        assert_eq!(time("Failed"), timestamp::format(early));
+        assert_eq!(time("Complete"), timestamp::format(late));
+        assert_eq!(time("Progressing"), timestamp::format(late));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::{
 };
 use kube::ResourceExt;
 
-use crate::{duration, task::PrewarmTask, worker::WorkerInfo};
+use crate::{duration, task::PrewarmTask, timestamp, worker::WorkerInfo};
 
 /// Age of the youngest worker from which workers without a known task are orphans. The watch of
 /// tasks can be behind that of workers, but not by this much.
@@ -49,11 +49,8 @@ pub(super) fn collect_ended(
     contested: impl Fn(&str) -> bool,
     now: Timestamp,
 ) -> Vec<Effect> {
-    let completed = task
-        .status
-        .as_ref()
-        .and_then(|s| s.completion_time.as_deref())
-        .and_then(|t| t.parse::<Timestamp>().ok());
+    let completed =
+        task.status.as_ref().and_then(|s| s.completion_time.as_deref()).and_then(timestamp::parse);
     let is_over = |span: Duration| completed.is_none_or(|end| add_duration(end, span) <= now);
     let retain =
         task.spec.retain.as_deref().and_then(|text| duration::parse(text).ok()).unwrap_or_default();

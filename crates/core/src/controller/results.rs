@@ -4,16 +4,16 @@
 use std::fmt::Write as _;
 
 use crate::{
+    count_values,
     image::ImageRef,
     task::{
         AbandonedImage, FailedNode, ImageStatus, MAX_FAILED_NODES, PrewarmTaskStatus,
         batches::NodeState,
     },
+    timestamp,
     worker::{FailureReason, ImageOutcome},
 };
 use k8s_openapi::jiff::Timestamp;
-
-use super::time::format_seconds;
 
 /// Maximum length of the message of one failure, in characters. Messages of the kubelet have a few
 /// hundred.
@@ -262,7 +262,7 @@ impl Results {
             image: self.images.get(position).map(|image| image.image.clone()).unwrap_or_default(),
             reason: reason.as_str().into(),
             message: truncate(message, MAX_FAILURE_MESSAGE),
-            time: format_seconds(now),
+            time: timestamp::format(now),
         };
         let size: usize = self.failures.iter().chain([&failure]).map(json_size).sum();
         if self.failures.len() < MAX_FAILED_NODES && size <= MAX_FAILURES_SIZE {
@@ -286,13 +286,7 @@ impl Results {
     /// Returns a summary for users: warm nodes, and failures by reason, most frequent first.
     pub(super) fn summary(&self) -> String {
         let mut text = format!("warm on {} of {} nodes", self.warm_nodes(), self.node_states.len());
-        let mut reasons: Vec<(&str, usize)> = Vec::new();
-        for failure in &self.failures {
-            match reasons.iter_mut().find(|(reason, _)| *reason == failure.reason) {
-                Some((_, count)) => *count = count.saturating_add(1),
-                None => reasons.push((&failure.reason, 1)),
-            }
-        }
+        let mut reasons = count_values(self.failures.iter().map(|failure| &failure.reason));
         reasons.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         for (reason, count) in reasons {
             let _ = write!(text, "; {reason}: {count}");

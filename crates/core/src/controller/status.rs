@@ -10,11 +10,12 @@ use super::{
     plan_reconciler::BatchPosition,
     task_object::obsolete_reason,
     task_state::TaskReconciler,
-    time::{add_millis, format_seconds},
+    time::add_millis,
 };
 use crate::{
     duration,
     task::{MAX_BATCH_ENDS, Phase, PrewarmTask, PrewarmTaskStatus},
+    timestamp,
 };
 
 /// Minimum interval between two writes of a status, in milliseconds. Holds also for results that a
@@ -119,7 +120,7 @@ impl TaskReconciler {
         now: Timestamp,
     ) {
         if self.status.completion_time.is_none() {
-            self.status.completion_time = Some(format_seconds(now));
+            self.status.completion_time = Some(timestamp::format(now));
         }
         self.status.estimated_completion = None;
         self.set_phase(phase, reason, message, task, now);
@@ -212,7 +213,7 @@ impl TaskReconciler {
 /// Records the end of so many batches in `batchEnds`, in seconds since the start. Batches already
 /// recorded keep their times.
 pub(super) fn record_batch_ends(status: &mut PrewarmTaskStatus, ended: u32, now: Timestamp) {
-    let start = status.start_time.as_deref().and_then(|time| time.parse::<Timestamp>().ok());
+    let start = status.start_time.as_deref().and_then(timestamp::parse);
     let since = start.map_or(0, |start| now.duration_since(start).as_secs());
     let ended = usize::try_from(ended).unwrap_or(MAX_BATCH_ENDS).min(MAX_BATCH_ENDS);
     if status.batch_ends.len() < ended {
@@ -222,7 +223,7 @@ pub(super) fn record_batch_ends(status: &mut PrewarmTaskStatus, ended: u32, now:
 
 /// Estimates the completion time from the pace so far; none before the first node has ended.
 pub(super) fn estimate_completion(status: &PrewarmTaskStatus, now: Timestamp) -> Option<String> {
-    let start: Timestamp = status.start_time.as_deref()?.parse().ok()?;
+    let start = timestamp::parse(status.start_time.as_deref()?)?;
     let ended = status
         .succeeded_nodes
         .saturating_add(status.failed_node_count)
@@ -230,7 +231,7 @@ pub(super) fn estimate_completion(status: &PrewarmTaskStatus, now: Timestamp) ->
     let left = status.total_nodes.checked_sub(ended)?;
     let per_node = now.duration_since(start).as_millis().checked_div(i128::from(ended))?;
     let left = i64::try_from(per_node.saturating_mul(i128::from(left))).ok()?;
-    add_millis(now, left).map(format_seconds)
+    add_millis(now, left).map(timestamp::format)
 }
 
 pub(super) fn task_ended(
@@ -238,6 +239,6 @@ pub(super) fn task_ended(
     status: &PrewarmTaskStatus,
     now: Timestamp,
 ) -> Measurement {
-    let start = status.start_time.as_deref().and_then(|time| time.parse().ok());
+    let start = status.start_time.as_deref().and_then(timestamp::parse);
     Measurement::TaskEnded { task: target.clone(), phase: status.phase, start, end: now }
 }

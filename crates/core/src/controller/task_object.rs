@@ -2,11 +2,10 @@
 
 use kube::ResourceExt;
 
-use crate::task::{OBSOLETE_ANNOTATION, PrewarmTask};
-
-/// Annotation that marks an object in memory as unreadable; its value is the reason. Objects from
-/// watches carry only the annotations that the controller uses, so no client can set it.
-pub(super) const UNREADABLE_ANNOTATION: &str = "prewarm.io/unreadable";
+use crate::{
+    annotations::UNREADABLE_ANNOTATION,
+    task::{OBSOLETE_ANNOTATION, PrewarmTask},
+};
 
 /// Returns why the object cannot be decoded, if so.
 pub(super) fn unreadable_reason(task: &PrewarmTask) -> Option<&str> {

@@ -15,9 +15,11 @@ use super::{
     status::{estimate_completion, record_batch_ends},
     task_object::obsolete_reason,
     task_state::{AbortReason, TaskReconciler},
-    time::format_seconds,
 };
-use crate::task::{FieldError, Phase, PrewarmTask, caps};
+use crate::{
+    task::{FieldError, Phase, PrewarmTask, caps},
+    timestamp,
+};
 
 /// Maximum number of problems of a spec that a status lists. Each has up to 700 characters.
 const MAX_PROBLEMS: usize = 10;
@@ -160,7 +162,7 @@ impl TaskReconciler {
     ) -> Option<NodePass> {
         let (Some(planned), Ok(valid)) = (&mut self.tracker, &self.valid) else { return None };
         if self.status.start_time.is_none() {
-            self.status.start_time = Some(format_seconds(view.now));
+            self.status.start_time = Some(timestamp::format(view.now));
         }
         let overdue = is_overdue(self.status.start_time.as_deref(), self.deadline.0, view.now);
         self.expired |= overdue && !planned.results.all_ended();
@@ -220,6 +222,6 @@ fn join_problems(problems: &[FieldError]) -> String {
 }
 
 fn is_overdue(start: Option<&str>, deadline: Duration, now: Timestamp) -> bool {
-    let start = start.and_then(|time| time.parse::<Timestamp>().ok());
+    let start = start.and_then(timestamp::parse);
     start.is_some_and(|start| now > start && now.duration_since(start).unsigned_abs() >= deadline)
 }

@@ -1,4 +1,4 @@
-//! Arithmetic and formats of times.
+//! Arithmetic of times.
 
 use std::time::Duration;
 
@@ -12,9 +12,4 @@ pub(super) fn add_millis(time: Timestamp, milliseconds: i64) -> Option<Timestamp
 /// Returns a time some duration later, or the time itself on overflow.
 pub(super) fn add_duration(time: Timestamp, span: Duration) -> Timestamp {
     i64::try_from(span.as_millis()).ok().and_then(|ms| add_millis(time, ms)).unwrap_or(time)
-}
-
-/// Formats a time as Kubernetes does, in whole seconds.
-pub(super) fn format_seconds(time: Timestamp) -> String {
-    Timestamp::from_second(time.as_second()).unwrap_or(time).to_string()
 }

@@ -1,10 +1,13 @@
 //! Tasks that cannot be processed end, with the reason in their status.
 
-use crate::task::{Phase, PrewarmTaskSpec, PrewarmTaskStatus};
+use crate::{
+    annotations::UNREADABLE_ANNOTATION,
+    task::{Phase, PrewarmTaskSpec, PrewarmTaskStatus},
+};
 use rstest::rstest;
 
 use super::{
-    super::{task_object::UNREADABLE_ANNOTATION, task_state::TaskReconciler},
+    super::task_state::TaskReconciler,
     simulation::{PodResult, Simulation},
 };
 
