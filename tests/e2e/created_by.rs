@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use prewarmer_api::annotations::CREATED_BY_ANNOTATION;
 use prewarmer_test_support::{
     cluster::{CHART, Cluster},
     namespace::Namespace,
@@ -33,7 +34,7 @@ fn task_manifest(name: &str, by: Option<&str>) -> String {
     let mut task = json!({"apiVersion": "prewarm.io/v1alpha1", "kind": "PrewarmTask", "metadata": {"name": name},
         "spec": {"images": ["a:1"], "nodeSelector": {"none": "such"}}});
     if let Some(by) = by {
-        task["metadata"]["annotations"] = json!({"prewarm.io/created-by": by});
+        task["metadata"]["annotations"] = json!({CREATED_BY_ANNOTATION: by});
     }
     task.to_string()
 }
@@ -71,7 +72,8 @@ async fn editors_cannot_set_created_by() {
     let annotate = |who: &str, name: &str, value: &str| {
         run(who, &["annotate", "prewarmtask", name, "--overwrite", value], "")
     };
-    assert!(!annotate(&editor, "plain", "prewarm.io/created-by=user:anna").0);
+    let forged = format!("{CREATED_BY_ANNOTATION}=user:anna");
+    assert!(!annotate(&editor, "plain", &forged).0);
     assert!(annotate(&editor, "plain", "example.com/other=1").0);
     let server = format!("--as={ours}");
     let made = || async {
@@ -85,8 +87,8 @@ async fn editors_cannot_set_created_by() {
         made,
     )
     .await;
-    for value in ["prewarm.io/created-by=user:anna", "prewarm.io/created-by-"] {
-        let (taken, said) = annotate(&editor, "made", value);
+    for value in [forged, format!("{CREATED_BY_ANNOTATION}-")] {
+        let (taken, said) = annotate(&editor, "made", &value);
         assert!(!taken && said.contains("created-by"), "{value}: {said}");
     }
     let (taken, said) = annotate(&editor, "made", "example.com/other=1");
@@ -100,7 +102,7 @@ async fn editors_cannot_set_created_by() {
     let made: Value =
         serde_json::from_str(&shop.kubectl(&["get", "prewarmtask", "made", "-o", "json"], ""))
             .unwrap();
-    assert_eq!(made["metadata"]["annotations"]["prewarm.io/created-by"], "user:bert");
+    assert_eq!(made["metadata"]["annotations"][CREATED_BY_ANNOTATION], "user:bert");
     let name = format!("prewarmer-{}-created-by", shop.name);
     cluster.kubectl(
         &["delete", "validatingadmissionpolicy,validatingadmissionpolicybinding", &name],

@@ -4,14 +4,18 @@
 use std::{process::Command, time::Duration};
 
 use kube::ResourceExt;
-use prewarmer_api::task::Phase;
+use prewarmer_api::{
+    annotations::{IMAGES_ANNOTATION, NODE_ANNOTATION, TASK_NAMESPACE_ANNOTATION},
+    labels::{MANAGED_BY, TASK_LABEL},
+    task::Phase,
+};
 use prewarmer_core::{
     task::{PrewarmTaskSpec, PullMethod, WorkerKind, validate::validate},
     worker::{Assignment, WorkerObject, WorkerSettings, build},
 };
 use prewarmer_test_support::{
     cluster::{CHART, Cluster},
-    fixtures::HELPER,
+    fixtures::{HELPER, worker_labels},
     namespace::Namespace,
     server::Server,
 };
@@ -27,11 +31,9 @@ const FOREIGN_JOBS: usize = 300;
 /// its node does not exist.
 fn foreign_job(n: usize) -> Value {
     let node = format!("ghost-{n}");
-    let labels = json!({
-        "app.kubernetes.io/managed-by": "prewarmer", "prewarm.io/task": "web", "prewarm.io/task-uid": format!("none-{n}"),
-        "prewarm.io/node": node, "prewarm.io/batch": "0", "prewarm.io/attempt": "0", "prewarm.io/part": "0",
-    });
-    let notes = json!({"prewarm.io/node-name": node, "prewarm.io/task-namespace": "shop", "prewarm.io/images": "0"});
+    let labels = worker_labels(&format!("none-{n}"), &node);
+    let notes =
+        json!({NODE_ANNOTATION: node, TASK_NAMESPACE_ANNOTATION: "shop", IMAGES_ANNOTATION: "0"});
     let container = json!({"name": "image-0", "image": "a:1"});
     json!({
         "apiVersion": "batch/v1", "kind": "Job",
@@ -193,9 +195,7 @@ async fn worker_labels_are_reserved() {
     smuggled["metadata"]["labels"] = json!({"app": "mine"});
     reserved.assert_denied("eve", &dry, &smuggled.to_string());
     // A single one of the two labels is not reserved.
-    for labels in
-        [json!({"app.kubernetes.io/managed-by": "prewarmer"}), json!({"prewarm.io/task": "web"})]
-    {
+    for labels in [json!({(MANAGED_BY.0): MANAGED_BY.1}), json!({TASK_LABEL: "web"})] {
         let mut other = pod.clone();
         other["metadata"]["labels"] = labels;
         reserved.assert_allowed("eve", &dry, &other.to_string());
@@ -203,7 +203,7 @@ async fn worker_labels_are_reserved() {
     let mut adopted = pod.clone();
     adopted["metadata"]["name"] = json!("mine");
     adopted["metadata"]["ownerReferences"] = json!([]);
-    adopted["metadata"]["labels"] = json!({"app.kubernetes.io/managed-by": "prewarmer"});
+    adopted["metadata"]["labels"] = json!({(MANAGED_BY.0): MANAGED_BY.1});
     reserved.assert_allowed("eve", &["create", "-f", "-"], &adopted.to_string());
     reserved.assert_denied("eve", &["label", "pod", "mine", "prewarm.io/task=web"], "");
 

@@ -20,9 +20,10 @@ use http_body_util::StreamBody;
 use hyper::body::Frame;
 use k8s_openapi::api::{apps::v1::Deployment, batch::v1::Job, core::v1::ConfigMap};
 use kube::{Api, api::PostParams};
+use prewarmer_api::annotations::{IMAGES_ANNOTATION, NODE_ANNOTATION};
 use prewarmer_test_support::{
     cluster::Cluster,
-    fixtures::{HELPER, deployment, env_number, images_in_tasks},
+    fixtures::{HELPER, deployment, env_number, images_in_tasks, worker_labels},
     namespace::Namespace,
     server::Server,
 };
@@ -161,9 +162,9 @@ fn create_invalid_tasks(cluster: &Cluster, bank: &Namespace) -> usize {
 
 /// Returns a foreign Job with the labels of a worker.
 fn fake_worker(n: usize) -> Value {
-    let labels = json!({"app.kubernetes.io/managed-by": "prewarmer", "prewarm.io/task": "web", "prewarm.io/task-uid": format!("uid-{n}"),
-        "prewarm.io/node": format!("node-{n:04}"), "prewarm.io/batch": "0", "prewarm.io/attempt": "0", "prewarm.io/part": "0"});
-    let annotations = json!({"prewarm.io/node-name": format!("node-{:04}", n % 60 + 1), "prewarm.io/images": "0,999,65535"});
+    let labels = worker_labels(&format!("uid-{n}"), &format!("node-{n:04}"));
+    let node = format!("node-{:04}", n % 60 + 1);
+    let annotations = json!({NODE_ANNOTATION: node, IMAGES_ANNOTATION: "0,999,65535"});
     let pod =
         json!({"restartPolicy": "Never", "containers": [{"name": "image-0", "image": "a:1"}]});
     json!({"apiVersion": "batch/v1", "kind": "Job",

@@ -13,7 +13,7 @@ use std::{
 };
 
 use kube::ResourceExt;
-use prewarmer_api::task::Phase;
+use prewarmer_api::{labels::TASK_LABEL, task::Phase};
 use prewarmer_test_support::{
     cluster::{CHART, Cluster},
     fixtures::deployment,
@@ -428,9 +428,7 @@ async fn rest_through_the_service(install: &Install, shop: &Namespace) {
     let slow = caller.create_task(&slow).await;
     let workers = || async {
         let jobs = shop.get("jobs");
-        jobs.iter()
-            .any(|job| job["metadata"]["labels"]["prewarm.io/task"] == json!(slow))
-            .then_some(())
+        jobs.iter().any(|job| job["metadata"]["labels"][TASK_LABEL] == json!(slow)).then_some(())
     };
     shop.eventually("a worker of the slow task", TIMEOUT, workers).await;
     assert_eq!(caller.delete(&format!("/tasks/{slow}")).await.code, 200);
@@ -513,9 +511,7 @@ async fn bare_pod_workers(shop: &Namespace) {
     shop.apply_task("broken-off", &spec("slow:4"));
     let workers = || async {
         let pods = shop.get("pods");
-        pods.iter()
-            .any(|pod| pod["metadata"]["labels"]["prewarm.io/task"] == "broken-off")
-            .then_some(())
+        pods.iter().any(|pod| pod["metadata"]["labels"][TASK_LABEL] == "broken-off").then_some(())
     };
     shop.eventually("a worker", TIMEOUT, workers).await;
     shop.kubectl(
@@ -668,8 +664,7 @@ fn stolen_token_can_only_pull_images(install: &Install, shop: &Namespace) {
         let begun = Instant::now();
         loop {
             assert!(begun.elapsed() < TIMEOUT, "no worker of {name}");
-            let of =
-                |object: &&Value| object["metadata"]["labels"]["prewarm.io/task"] == json!(name);
+            let of = |object: &&Value| object["metadata"]["labels"][TASK_LABEL] == json!(name);
             let found = lax.get(&format!("{}s", kind.to_lowercase())).iter().find(of).cloned();
             if let Some(mut found) = found {
                 for field in

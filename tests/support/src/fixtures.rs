@@ -2,6 +2,9 @@
 
 use std::{collections::BTreeMap, str::FromStr, time::Duration};
 
+use prewarmer_api::labels::{
+    ATTEMPT_LABEL, BATCH_LABEL, MANAGED_BY, NODE_LABEL, PART_LABEL, TASK_LABEL, TASK_UID_LABEL,
+};
 use serde_json::{Value, json};
 
 use crate::namespace::Namespace;
@@ -39,6 +42,19 @@ pub fn workload(api_version: &str, kind: &str, name: &str, spec: &Value) -> Valu
 /// Returns a `PrewarmTask`.
 pub fn task(name: &str, spec: &Value) -> Value {
     workload("prewarm.io/v1alpha1", "PrewarmTask", name, spec)
+}
+
+/// Returns all labels of a worker of the task `web`.
+pub fn worker_labels(task_uid: &str, node: &str) -> Value {
+    json!({
+        (MANAGED_BY.0): MANAGED_BY.1,
+        TASK_LABEL: "web",
+        TASK_UID_LABEL: task_uid,
+        NODE_LABEL: node,
+        BATCH_LABEL: "0",
+        ATTEMPT_LABEL: "0",
+        PART_LABEL: "0",
+    })
 }
 
 /// Returns a Deployment for one fake node.

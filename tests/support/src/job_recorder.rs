@@ -17,6 +17,7 @@ use kube::{
         watcher::{Config, Event, watcher},
     },
 };
+use prewarmer_api::annotations::NODE_ANNOTATION;
 
 use crate::{cluster::Cluster, namespace::Namespace};
 
@@ -47,7 +48,7 @@ impl JobRecorder {
             while let Some(event) = stream.next().await {
                 match event {
                     Ok(Event::Apply(job) | Event::InitApply(job)) => {
-                        let node = job.annotations()["prewarm.io/node-name"].clone();
+                        let node = job.annotations()[NODE_ANNOTATION].clone();
                         if has_ended(&job) {
                             alive.remove(&job.name_any());
                         } else {
