@@ -8,6 +8,12 @@ use crate::{
     timestamp,
 };
 
+const LIMITED: &str = "Limited";
+const NODES_CHECKED: &str = "NodesChecked";
+const WORKERS_IN_FALLBACK_NAMESPACE: &str = "WorkersInFallbackNamespace";
+/// Conditions that a new leader keeps.
+const LASTING_CONDITIONS: [&str; 3] = [LIMITED, NODES_CHECKED, WORKERS_IN_FALLBACK_NAMESPACE];
+
 /// Inputs of a task's conditions.
 pub(super) struct ConditionInputs<'a> {
     pub(super) phase: Phase,
@@ -32,74 +38,96 @@ pub(super) fn compute_conditions(
     word: &ConditionInputs<'_>,
     now: Timestamp,
 ) -> Vec<Condition> {
-    let is = |yes: bool| if yes { "True" } else { "False" };
-    let phase = word.phase;
-    let (reason, message) = (word.reason.to_owned(), word.message.to_owned());
-    let mut states = vec![(
-        "Progressing",
-        is(matches!(phase, Phase::Snapshotting | Phase::Running | Phase::Finalizing)),
-        reason,
-        message,
-    )];
-    let (reason, message) = (word.reason, word.message);
-    states.push(("Complete", is(phase == Phase::Completed), reason.into(), message.into()));
-    states.push((
-        "Failed",
-        is(matches!(phase, Phase::Failed | Phase::Cancelled)),
-        reason.into(),
-        message.into(),
-    ));
-    let known = |name: &str| old.iter().any(|condition| condition.type_ == name);
-    match &word.throttled {
-        Some((reason, message)) => {
-            states.push(("Throttled", "True", (*reason).into(), message.clone()));
-        }
-        None if known("Throttled") => {
-            states.push(("Throttled", "False", "NoLimit".into(), String::new()));
-        }
-        None => {}
-    }
-    if !word.limited_fields.is_empty() {
-        states.push(("Limited", "True", "OperatorLimits".into(), word.limited_fields.clone()));
-    }
-    if let Some(message) = &word.workers_in_fallback_namespace {
-        states.push((
-            "WorkersInFallbackNamespace",
-            "True",
-            "NamespaceRefused".into(),
-            message.clone(),
-        ));
-    }
-    if let Some(message) = &word.node_check_errors {
-        let (checked, why) =
-            if message.is_empty() { ("True", "Checked") } else { ("Unknown", "CheckFailed") };
-        states.push(("NodesChecked", checked, why.into(), message.clone()));
-    }
-    let condition = |(type_, status, reason, message): (&str, &str, String, String)| {
-        let same = old.iter().find(|known| known.type_ == type_ && known.status == status);
+    let mut states = phase_states(word);
+    states.extend(throttled_state(old, word));
+    states.extend(exceptional_states(word));
+    let condition = |state: ConditionState<'_>| {
+        let same =
+            old.iter().find(|known| known.type_ == state.type_ && known.status == state.status);
         Condition {
-            type_: type_.into(),
-            status: status.into(),
+            type_: state.type_.into(),
+            status: state.status.into(),
             last_transition_time: same
                 .map_or_else(|| timestamp::format(now), |known| known.last_transition_time.clone()),
-            reason,
-            message,
+            reason: state.reason.into(),
+            message: state.message.into(),
             observed_generation: word.generation,
         }
     };
     let mut all: Vec<Condition> = states.into_iter().map(condition).collect();
     // Conditions that a previous leader found are kept, because they are not computed again.
-    let lasting = |known: &&Condition| {
-        matches!(known.type_.as_str(), "Limited" | "NodesChecked" | "WorkersInFallbackNamespace")
-    };
     let unsaid: Vec<Condition> = old
         .iter()
-        .filter(lasting)
+        .filter(|known| LASTING_CONDITIONS.contains(&known.type_.as_str()))
         .filter(|known| all.iter().all(|now| now.type_ != known.type_))
         .cloned()
         .collect();
     all.extend(unsaid);
     all
+}
+
+/// Current state of a condition.
+struct ConditionState<'a> {
+    type_: &'static str,
+    status: &'static str,
+    reason: &'a str,
+    message: &'a str,
+}
+
+/// Returns the states that follow from the phase.
+fn phase_states<'a>(word: &ConditionInputs<'a>) -> Vec<ConditionState<'a>> {
+    let state = |type_, phases: &[Phase]| ConditionState {
+        type_,
+        status: if phases.contains(&word.phase) { "True" } else { "False" },
+        reason: word.reason,
+        message: word.message,
+    };
+    vec![
+        state("Progressing", &[Phase::Snapshotting, Phase::Running, Phase::Finalizing]),
+        state("Complete", &[Phase::Completed]),
+        state("Failed", &[Phase::Failed, Phase::Cancelled]),
+    ]
+}
+
+/// Returns the state of `Throttled`, if the task is or was throttled.
+fn throttled_state<'a>(
+    old: &[Condition],
+    word: &'a ConditionInputs<'_>,
+) -> Option<ConditionState<'a>> {
+    let type_ = "Throttled";
+    match &word.throttled {
+        Some((reason, message)) => Some(ConditionState { type_, status: "True", reason, message }),
+        None => old.iter().any(|condition| condition.type_ == type_).then_some(ConditionState {
+            type_,
+            status: "False",
+            reason: "NoLimit",
+            message: "",
+        }),
+    }
+}
+
+/// Returns the states of conditions that only some tasks have.
+fn exceptional_states<'a>(
+    word: &'a ConditionInputs<'_>,
+) -> impl Iterator<Item = ConditionState<'a>> {
+    let limited = (!word.limited_fields.is_empty()).then_some(ConditionState {
+        type_: LIMITED,
+        status: "True",
+        reason: "OperatorLimits",
+        message: &word.limited_fields,
+    });
+    let in_fallback = word.workers_in_fallback_namespace.as_ref().map(|message| ConditionState {
+        type_: WORKERS_IN_FALLBACK_NAMESPACE,
+        status: "True",
+        reason: "NamespaceRefused",
+        message,
+    });
+    let checked = word.node_check_errors.as_ref().map(|message| {
+        let (status, reason) =
+            if message.is_empty() { ("True", "Checked") } else { ("Unknown", "CheckFailed") };
+        ConditionState { type_: NODES_CHECKED, status, reason, message }
+    });
+    [limited, in_fallback, checked].into_iter().flatten()
 }
 
 #[cfg(test)]

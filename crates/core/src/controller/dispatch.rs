@@ -158,60 +158,71 @@ impl PlanReconciler<'_> {
             self.finish_node(index, end, false);
             return StartResult::Done;
         }
-        let (part, asked) = match self.evaluate(index) {
-            WorkerStatus::StartWorker(part, asked) => (part, asked),
-            WorkerStatus::Ended(end) => {
-                self.finish_node(index, end, true);
-                return StartResult::Done;
-            }
-            WorkerStatus::PartFinished(part, outcomes) => {
-                self.finish_part(index, part, outcomes, effects);
-                return StartResult::Done;
-            }
-            WorkerStatus::InProgress | WorkerStatus::NoPod | WorkerStatus::Rejected(_) => {
-                return StartResult::Done;
-            }
+        let Some((part, images)) = self.due_part(index, effects) else {
+            return StartResult::Done;
         };
         if let Some(refused) = self.tracker.blocking_rejection().cloned() {
             self.finish_node(index, NodeOutcome::NodeFailed(refused.reason, refused.message), true);
             return StartResult::Done;
         }
-        let namespace = self.worker_namespace();
-        let node = self.tracker.node(index).to_owned();
         if self.tracker.alive_workers() >= self.at_once {
             return StartResult::Done;
         }
-        match self.shared.capacity.try_reserve(
-            &node,
+        match self.reserve_capacity(index) {
+            Ok(()) => self.create_worker(index, batch, part, images, effects),
+            Err(CapacityLimit::Node) => return StartResult::NodeBusy,
+            Err(CapacityLimit::SameTask) => {}
+            Err(limit) => self.limit_reached = Some(limit),
+        }
+        StartResult::Done
+    }
+
+    /// Returns the part for which a worker is due, and its images. Ends the node or its part where
+    /// no worker is due any more.
+    fn due_part(&mut self, index: usize, effects: &mut Vec<Effect>) -> Option<(u16, Vec<usize>)> {
+        match self.evaluate(index) {
+            WorkerStatus::StartWorker(part, images) => return Some((part, images)),
+            WorkerStatus::Ended(end) => self.finish_node(index, end, true),
+            WorkerStatus::PartFinished(part, outcomes) => {
+                self.finish_part(index, part, outcomes, effects);
+            }
+            WorkerStatus::InProgress | WorkerStatus::NoPod | WorkerStatus::Rejected(_) => {}
+        }
+        None
+    }
+
+    /// Reserves the capacity for a worker on the node.
+    fn reserve_capacity(&mut self, index: usize) -> Result<(), CapacityLimit> {
+        self.shared.capacity.try_reserve(
+            self.tracker.node(index),
             &self.target.uid,
             &self.target.namespace,
             self.hosts,
-        ) {
-            Ok(()) => {}
-            Err(CapacityLimit::Node) => return StartResult::NodeBusy,
-            Err(full) => {
-                self.limit_reached = Some(full)
-                    .filter(|full| *full != CapacityLimit::SameTask)
-                    .or(self.limit_reached);
-                return StartResult::Done;
+        )
+    }
+
+    /// Creates a worker for a part of the node's images. Fails the node if the worker cannot be
+    /// serialized.
+    fn create_worker(
+        &mut self,
+        index: usize,
+        batch: u32,
+        part: u16,
+        images: Vec<usize>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let worker = self.build_worker(index, &self.worker_namespace(), batch, part, &images);
+        match WorkerCreation::new(&worker) {
+            Ok(creation) => {
+                self.tracker.registries.start_probe(index, images);
+                self.tracker.expect(index, &creation.name, batch, self.snapshot.now);
+                effects.push(Effect::CreateWorker(Box::new(creation)));
+            }
+            Err(error) => {
+                let end = NodeOutcome::NodeFailed(FailureReason::Unknown, error.to_string());
+                self.finish_node(index, end, false);
             }
         }
-        let creation =
-            match WorkerCreation::new(&self.build_worker(index, &namespace, batch, part, &asked)) {
-                Ok(creation) => creation,
-                Err(error) => {
-                    self.finish_node(
-                        index,
-                        NodeOutcome::NodeFailed(FailureReason::Unknown, error.to_string()),
-                        false,
-                    );
-                    return StartResult::Done;
-                }
-            };
-        self.tracker.registries.start_probe(index, asked);
-        self.tracker.expect(index, &creation.name, batch, self.snapshot.now);
-        effects.push(Effect::CreateWorker(Box::new(creation)));
-        StartResult::Done
     }
 
     /// Stores the outcomes of a part and deletes its worker.

@@ -6,7 +6,7 @@ use super::{
     context::ReconcileContext,
     effect::{ApplyError, Effect, EffectOutput, WorkerCreation},
     measurement::Measurement,
-    node_attempt::finish_attempt,
+    node_attempt::AttemptEnd,
     results::NodeOutcome,
     status::task_ended,
     task_state::{AbortReason, TaskReconciler},
@@ -145,7 +145,7 @@ impl TaskReconciler {
             planned.count_rejected_node();
             planned.set_rejection(*reason, message.clone(), now);
             let end = NodeOutcome::NodeFailed(*reason, message.clone());
-            finish_attempt(planned, valid, shared, index, end, true, now);
+            AttemptEnd { planned, valid, shared, now }.record(index, end, true);
         }
     }
 

@@ -2,7 +2,7 @@
 //! next. Input: the node tracker, a snapshot and the warm image cache. Pure: no client, no clock,
 //! no I/O.
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 use crate::{
     node::NodeInfo,
@@ -46,10 +46,16 @@ pub(super) enum WorkerStatus {
     Ended(NodeOutcome),
 }
 
-/// Status of one worker.
-enum WorkerResult {
-    Outcomes(Vec<ImageOutcome>),
-    Status(WorkerStatus),
+/// Attempt on a node, as the workers show it.
+struct ObservedAttempt<'a> {
+    /// Index of the node.
+    index: usize,
+    node: &'a NodeInfo,
+    workers: &'a [&'a WorkerInfo],
+    /// Number of the attempt, from 0.
+    number: u8,
+    /// `true`: the time limit of the node has passed.
+    late: bool,
 }
 
 /// Inputs of an evaluation.
@@ -67,97 +73,133 @@ impl NodeEvaluator<'_> {
     /// pod may have gets one worker after another, each for its part of the images. All stay until
     /// the node has ended.
     pub(super) fn evaluate(&self, index: usize, workers: &[&WorkerInfo]) -> WorkerStatus {
-        let name = self.tracker.node(index);
-        let Some(facts) = self.snapshot.nodes.get(name) else {
+        let Some(node) = self.snapshot.nodes.get(self.tracker.node(index)) else {
             return node_lost("the node was deleted while it was being warmed");
         };
-        if !workers.is_empty()
-            && facts
-                .unready_since
-                .is_some_and(|since| self.snapshot.now.duration_since(since) >= UNREADY_TIMEOUT)
-        {
+        if !workers.is_empty() && self.is_unready(node) {
             return node_lost("the node became not ready while it was being warmed");
         }
-        let known = workers.iter().filter_map(|worker| worker.first_seen).min();
-        let late = [known, self.tracker.attempt_start(index)]
-            .into_iter()
-            .flatten()
-            .any(|since| self.is_timed_out(since));
+        let late = self.is_late(index, workers);
         if !late && workers.iter().any(|worker| worker.deleting) {
             return WorkerStatus::InProgress;
         }
-        let attempt = self.tracker.results.state(index).attempt();
+        let number = self.tracker.results.state(index).attempt();
+        let attempt = ObservedAttempt { index, node, workers, number, late };
+        match self.image_outcomes(&attempt) {
+            ControlFlow::Break(status) => status,
+            ControlFlow::Continue(outcomes) => {
+                WorkerStatus::Ended(self.node_outcome(&attempt, outcomes))
+            }
+        }
+    }
+
+    /// Reports whether the node has been not ready for so long that it counts as lost.
+    fn is_unready(&self, node: &NodeInfo) -> bool {
+        node.unready_since
+            .is_some_and(|since| self.snapshot.now.duration_since(since) >= UNREADY_TIMEOUT)
+    }
+
+    /// Reports whether the time limit of the node has passed since the attempt started.
+    fn is_late(&self, index: usize, workers: &[&WorkerInfo]) -> bool {
+        let first_seen = workers.iter().filter_map(|worker| worker.first_seen).min();
+        [first_seen, self.tracker.attempt_start(index)]
+            .into_iter()
+            .flatten()
+            .any(|since| self.is_timed_out(since))
+    }
+
+    /// Returns the outcomes of all images, part by part, or the status of the first part that has
+    /// not ended.
+    fn image_outcomes(
+        &self,
+        attempt: &ObservedAttempt<'_>,
+    ) -> ControlFlow<WorkerStatus, Vec<ImageOutcome>> {
         let mut outcomes = vec![ImageOutcome::Pending(None); self.valid.images.len()];
         let size = self.settings.worker.images_per_pod.max(1);
-        let mut waiting = None;
+        // The latest part whose worker may still pull.
+        let mut pulling: Option<(u16, Range<usize>)> = None;
         for (part, first) in (0u16..).zip((0..outcomes.len()).step_by(size)) {
             let images = first..first.saturating_add(size).min(outcomes.len());
-            if let Some(settled) = self.tracker.finished_part(index, part) {
+            if let Some(settled) = self.tracker.finished_part(attempt.index, part) {
                 for (image, outcome) in images.zip(settled) {
                     set_outcome(&mut outcomes, image, outcome.clone());
                 }
-                continue;
-            }
-            let Some(worker) = workers.iter().find(|worker| worker.part == part) else {
-                let asked: Vec<usize> = images
-                    .clone()
-                    .filter(|image| self.needs_pull(*image, facts) && !self.defers(*image, index))
-                    .collect();
-                // A retry pulls all of its images at once, because the name of their worker depends
-                // on the attempt.
-                if attempt > 0
-                    && workers.is_empty()
-                    && !late
-                    && images.clone().any(|image| self.is_deferred(image, index, facts))
-                {
-                    return WorkerStatus::InProgress;
+            } else if let Some(worker) = attempt.workers.iter().find(|worker| worker.part == part) {
+                let found = self.worker_outcomes(attempt, worker)?;
+                self.set_outcomes_without_pull(attempt, images.clone(), &mut outcomes);
+                for (image, outcome) in worker.images.iter().zip(found) {
+                    set_outcome(&mut outcomes, usize::from(*image), outcome);
                 }
-                if !asked.is_empty() && !late {
-                    return waiting.map_or(
-                        WorkerStatus::StartWorker(part, asked),
-                        |images: Range<usize>| {
-                            let part = images
-                                .start
-                                .checked_div(size)
-                                .and_then(|part| u16::try_from(part).ok());
-                            WorkerStatus::PartFinished(
-                                part.unwrap_or(u16::MAX),
-                                outcomes.get(images).unwrap_or_default().to_vec(),
-                            )
-                        },
-                    );
+                if may_pull(worker, self.snapshot.pods) {
+                    pulling = Some((part, images));
                 }
-                let settled = images.filter(|image| !asked.contains(image));
-                settled.for_each(|image| {
-                    set_outcome(
-                        &mut outcomes,
-                        image,
-                        self.outcome_without_pull(image, index, facts),
-                    );
-                });
-                continue;
-            };
-            let found = match self.worker_result(index, worker, late) {
-                WorkerResult::Status(judgement) => return judgement,
-                WorkerResult::Outcomes(found) => found,
-            };
-            images.clone().for_each(|image| {
-                set_outcome(&mut outcomes, image, self.outcome_without_pull(image, index, facts));
-            });
-            waiting = Some(images).filter(|_| may_pull(worker, self.snapshot.pods)).or(waiting);
-            for (image, outcome) in worker.images.iter().zip(found) {
-                set_outcome(&mut outcomes, usize::from(*image), outcome);
+            } else {
+                let due = self.due_images(attempt, images.clone())?;
+                if !due.is_empty() && !attempt.late {
+                    return ControlFlow::Break(next_step(part, due, pulling, &outcomes));
+                }
+                let settled = images.filter(|image| !due.contains(image));
+                self.set_outcomes_without_pull(attempt, settled, &mut outcomes);
             }
         }
-        if attempt == 0 && !late && self.has_deferred_images(index, &outcomes) {
-            return WorkerStatus::Ended(NodeOutcome::Deferred(outcomes));
+        ControlFlow::Continue(outcomes)
+    }
+
+    /// Returns the images of a part without a worker that must be pulled now.
+    fn due_images(
+        &self,
+        attempt: &ObservedAttempt<'_>,
+        mut images: Range<usize>,
+    ) -> ControlFlow<WorkerStatus, Vec<usize>> {
+        let due = images
+            .clone()
+            .filter(|image| {
+                self.needs_pull(*image, attempt.node) && !self.defers(*image, attempt.index)
+            })
+            .collect();
+        // A retry pulls all of its images at once, because the name of their worker depends on the
+        // attempt.
+        if attempt.number > 0
+            && attempt.workers.is_empty()
+            && !attempt.late
+            && images.any(|image| self.is_deferred(image, attempt.index, attempt.node))
+        {
+            return ControlFlow::Break(WorkerStatus::InProgress);
+        }
+        ControlFlow::Continue(due)
+    }
+
+    /// Stores the outcomes of images that no worker pulls.
+    fn set_outcomes_without_pull(
+        &self,
+        attempt: &ObservedAttempt<'_>,
+        images: impl Iterator<Item = usize>,
+        outcomes: &mut [ImageOutcome],
+    ) {
+        for image in images {
+            let outcome = self.outcome_without_pull(image, attempt.index, attempt.node);
+            set_outcome(outcomes, image, outcome);
+        }
+    }
+
+    /// Returns the outcome of the node from those of its images.
+    fn node_outcome(
+        &self,
+        attempt: &ObservedAttempt<'_>,
+        outcomes: Vec<ImageOutcome>,
+    ) -> NodeOutcome {
+        if attempt.number == 0
+            && !attempt.late
+            && self.has_deferred_images(attempt.index, &outcomes)
+        {
+            return NodeOutcome::Deferred(outcomes);
         }
         let warm = outcomes.iter().all(|outcome| matches!(outcome, ImageOutcome::Warm(_)));
-        WorkerStatus::Ended(if workers.is_empty() && warm {
+        if attempt.workers.is_empty() && warm {
             NodeOutcome::AlreadyWarm
         } else {
             NodeOutcome::Images(outcomes)
-        })
+        }
     }
 
     fn is_timed_out(&self, since: Timestamp) -> bool {
@@ -230,35 +272,45 @@ impl NodeEvaluator<'_> {
         }
     }
 
-    fn worker_result(&self, index: usize, worker: &WorkerInfo, late: bool) -> WorkerResult {
+    /// Returns the outcomes of the worker's images, or the status of a worker that has not ended.
+    fn worker_outcomes(
+        &self,
+        attempt: &ObservedAttempt<'_>,
+        worker: &WorkerInfo,
+    ) -> ControlFlow<WorkerStatus, Vec<ImageOutcome>> {
         let Some(pod) = self.snapshot.pods.get(&worker.key()) else {
-            return WorkerResult::Status(self.status_without_pod(worker, late));
+            return ControlFlow::Break(self.status_without_pod(worker, attempt.late));
         };
         match pod_outcome(pod, &self.valid.images, &worker.images, &self.settings.worker.image) {
             PodOutcome::NodeFailed(reason, message) => {
-                WorkerResult::Status(WorkerStatus::Ended(NodeOutcome::NodeFailed(reason, message)))
+                let outcome = NodeOutcome::NodeFailed(reason, message);
+                ControlFlow::Break(WorkerStatus::Ended(outcome))
             }
-            PodOutcome::Images(outcomes) => {
-                let open =
-                    outcomes.iter().any(|outcome| matches!(outcome, ImageOutcome::Pending(_)));
-                let put_off = |(image, outcome): (&u16, &ImageOutcome)| match outcome {
-                    ImageOutcome::Pending(Some((reason, _))) => {
-                        is_unreachable(*reason) && self.defers(usize::from(*image), index)
-                    }
-                    ImageOutcome::Pending(None) => false,
-                    ImageOutcome::Warm(_) | ImageOutcome::Failed(..) => true,
-                };
-                let over = !open
-                    || late
-                    || worker.failure.is_some()
-                    || worker.images.iter().zip(&outcomes).all(put_off);
-                if over {
-                    WorkerResult::Outcomes(outcomes)
-                } else {
-                    WorkerResult::Status(WorkerStatus::InProgress)
-                }
+            PodOutcome::Images(outcomes) if self.has_ended(attempt, worker, &outcomes) => {
+                ControlFlow::Continue(outcomes)
             }
+            PodOutcome::Images(_) => ControlFlow::Break(WorkerStatus::InProgress),
         }
+    }
+
+    /// Reports whether nothing more is to be expected from a worker with these outcomes.
+    fn has_ended(
+        &self,
+        attempt: &ObservedAttempt<'_>,
+        worker: &WorkerInfo,
+        outcomes: &[ImageOutcome],
+    ) -> bool {
+        let is_settled = |(image, outcome): (&u16, &ImageOutcome)| match outcome {
+            ImageOutcome::Pending(Some((reason, _))) => {
+                is_unreachable(*reason) && self.defers(usize::from(*image), attempt.index)
+            }
+            ImageOutcome::Pending(None) => false,
+            ImageOutcome::Warm(_) | ImageOutcome::Failed(..) => true,
+        };
+        !outcomes.iter().any(|outcome| matches!(outcome, ImageOutcome::Pending(_)))
+            || attempt.late
+            || worker.failure.is_some()
+            || worker.images.iter().zip(outcomes).all(is_settled)
     }
 
     fn status_without_pod(&self, worker: &WorkerInfo, late: bool) -> WorkerStatus {
@@ -304,6 +356,22 @@ impl NodeEvaluator<'_> {
             self.snapshot.pods.get(&worker.key()).is_some_and(|pod| !pod.phase.is_final())
         };
         self.snapshot.workers().any(at_work)
+    }
+}
+
+/// Returns the status of a node whose next part is due: the worker before it is ended first, if it
+/// may still pull.
+fn next_step(
+    part: u16,
+    due: Vec<usize>,
+    pulling: Option<(u16, Range<usize>)>,
+    outcomes: &[ImageOutcome],
+) -> WorkerStatus {
+    match pulling {
+        None => WorkerStatus::StartWorker(part, due),
+        Some((earlier, images)) => {
+            WorkerStatus::PartFinished(earlier, outcomes.get(images).unwrap_or_default().to_vec())
+        }
     }
 }
 

@@ -23,15 +23,13 @@ impl PlanReconciler<'_> {
         if let NodeOutcome::Images(outcomes) | NodeOutcome::Deferred(outcomes) = &end {
             self.cache_warm_images(index, outcomes);
         }
-        let state = finish_attempt(
-            self.tracker,
-            self.valid,
-            self.shared,
-            index,
-            end,
-            again,
-            self.snapshot.now,
-        );
+        let mut attempt = AttemptEnd {
+            planned: self.tracker,
+            valid: self.valid,
+            shared: self.shared,
+            now: self.snapshot.now,
+        };
+        let state = attempt.record(index, end, again);
         if let Some(since) = since {
             self.shared.measurements.push(Measurement::PullEnded {
                 task: self.target.clone(),
@@ -79,52 +77,61 @@ impl PlanReconciler<'_> {
     }
 }
 
-/// Records the end of an attempt on a node, and schedules a retry where `again` and the retry rule
-/// allow one. Returns the resulting state of the node.
-#[allow(clippy::too_many_arguments, reason = "the two callers borrow different parts of a task")]
-pub(super) fn finish_attempt(
-    planned: &mut NodeTracker,
-    valid: &ValidTask,
-    shared: &mut ReconcileContext,
-    index: usize,
-    end: NodeOutcome,
-    again: bool,
-    now: Timestamp,
-) -> NodeState {
-    let spec = Arc::clone(&planned.spec);
-    let node = spec.nodes.get(index).map_or("", String::as_str);
-    let attempt = planned.results.state(index).attempt();
-    let behind = matches!(end, NodeOutcome::Deferred(_));
-    let again = again && (behind || attempt < valid.retry.limit);
-    let mut warm = 0;
-    if let NodeOutcome::Images(outcomes) = &end {
-        let tries = u32::from(valid.retry.limit).saturating_add(1);
+/// End of an attempt on a node. The two callers borrow different parts of a task.
+pub(super) struct AttemptEnd<'a> {
+    pub(super) planned: &'a mut NodeTracker,
+    pub(super) valid: &'a ValidTask,
+    pub(super) shared: &'a mut ReconcileContext,
+    pub(super) now: Timestamp,
+}
+
+impl AttemptEnd<'_> {
+    /// Records the end, and schedules a retry where `again` and the retry rule allow one. Returns
+    /// the resulting state of the node.
+    pub(super) fn record(&mut self, index: usize, end: NodeOutcome, again: bool) -> NodeState {
+        let spec = Arc::clone(&self.planned.spec);
+        let node = spec.nodes.get(index).map_or("", String::as_str);
+        let attempt = self.planned.results.state(index).attempt();
+        let behind = matches!(end, NodeOutcome::Deferred(_));
+        let again = again && (behind || attempt < self.valid.retry.limit);
+        if let NodeOutcome::Images(outcomes) = &end {
+            self.abandon_images(index, attempt, outcomes);
+        }
+        let (all, warm) = (self.valid.images.len(), warm_images(&end));
+        self.planned.finish_attempt(index);
+        let reasons = failure_reasons(&end, all);
+        let state = self.planned.results.finish_attempt(index, node, end, again, self.now);
+        if let NodeState::Retrying(tries) = state {
+            let delay = || add_duration(self.now, self.valid.retry.delay(tries));
+            let due = if behind { self.now } else { delay() };
+            self.planned.retry_at.insert(index, due);
+        }
+        let (succeeded, failed) = match state {
+            NodeState::Succeeded | NodeState::AlreadyWarm => (all, 0),
+            NodeState::Skipped | NodeState::Retrying(_) => (0, 0),
+            NodeState::Failed | NodeState::Waiting => (warm, all.saturating_sub(warm)),
+        };
+        let reasons = if failed > 0 { reasons } else { Vec::new() };
+        let measurement = Measurement::AttemptEnded { state, succeeded, failed, reasons };
+        self.shared.measurements.push(measurement);
+        state
+    }
+
+    /// Abandons the images of registries that have not answered in any try.
+    fn abandon_images(&mut self, index: usize, attempt: u8, outcomes: &[ImageOutcome]) {
+        let tries = u32::from(self.valid.retry.limit).saturating_add(1);
         for (image, reason, message) in
-            planned.registries.finish_attempt(index, attempt, outcomes, tries)
+            self.planned.registries.finish_attempt(index, attempt, outcomes, tries)
         {
-            planned.results.abandon_image(image, reason, &message);
+            self.planned.results.abandon_image(image, reason, &message);
         }
     }
-    if let NodeOutcome::Images(outcomes) | NodeOutcome::Deferred(outcomes) = &end {
-        warm = outcomes.iter().filter(|outcome| matches!(outcome, ImageOutcome::Warm(_))).count();
-    }
-    let all = valid.images.len();
-    planned.finish_attempt(index);
-    let reasons = failure_reasons(&end, all);
-    let state = planned.results.finish_attempt(index, node, end, again, now);
-    let (succeeded, failed) = match state {
-        NodeState::Retrying(tries) => {
-            let due = if behind { now } else { add_duration(now, valid.retry.delay(tries)) };
-            planned.retry_at.insert(index, due);
-            (0, 0)
-        }
-        NodeState::Succeeded | NodeState::AlreadyWarm => (all, 0),
-        NodeState::Skipped => (0, 0),
-        NodeState::Failed | NodeState::Waiting => (warm, all.saturating_sub(warm)),
-    };
-    let reasons = if failed > 0 { reasons } else { Vec::new() };
-    shared.measurements.push(Measurement::AttemptEnded { state, succeeded, failed, reasons });
-    state
+}
+
+/// Returns the number of images that were found or made warm.
+fn warm_images(end: &NodeOutcome) -> usize {
+    let (NodeOutcome::Images(outcomes) | NodeOutcome::Deferred(outcomes)) = end else { return 0 };
+    outcomes.iter().filter(|outcome| matches!(outcome, ImageOutcome::Warm(_))).count()
 }
 
 /// Returns the failure reasons of a node's images, with the number of images of each.

@@ -65,22 +65,28 @@ impl TaskReconciler {
                 .as_ref()
                 .map(|said| format!("; the API server rejects requests: {said}"))
                 .unwrap_or_default();
-            let most = max_workers;
-            let full = match full {
-                Some(CapacityLimit::Cluster) => {
-                    format!("; {most} of {most} workers are running (--max-workers)")
-                }
-                Some(CapacityLimit::Namespace(most)) => {
-                    let namespace = &self.target.namespace;
-                    format!(
-                        "; namespace {namespace} has {most} of {most} workers (--max-workers-per-namespace)"
-                    )
-                }
-                Some(CapacityLimit::Registry | CapacityLimit::Node | CapacityLimit::SameTask)
-                | None => String::new(),
-            };
+            let full = full.map(|limit| self.limit_text(limit, max_workers)).unwrap_or_default();
             let message = format!("{place}{trouble}{full}");
             self.set_phase(Phase::Running, "Running", &message, task, now);
+        }
+    }
+
+    /// Returns the part of the message that names the reached limit of workers; empty for the
+    /// limits that end by themselves.
+    fn limit_text(&self, limit: CapacityLimit, max_workers: usize) -> String {
+        match limit {
+            CapacityLimit::Cluster => {
+                format!("; {max_workers} of {max_workers} workers are running (--max-workers)")
+            }
+            CapacityLimit::Namespace(most) => {
+                let namespace = &self.target.namespace;
+                format!(
+                    "; namespace {namespace} has {most} of {most} workers (--max-workers-per-namespace)"
+                )
+            }
+            CapacityLimit::Registry | CapacityLimit::Node | CapacityLimit::SameTask => {
+                String::new()
+            }
         }
     }
 
@@ -140,52 +146,55 @@ impl TaskReconciler {
             self.phase_events.push(PhaseEvent { phase, message: message.to_owned() });
             self.urgent = true;
         }
-        let plan = self.tracker.as_ref().map(|planned| &planned.spec);
-        let tripped =
-            plan.and_then(|plan| plan.throttled.clone()).map(|why| ("CircuitBreaker", why));
-        let slowed = || {
-            let host = self.limited_registry.as_ref().filter(|_| !phase.is_terminal())?;
-            Some((
-                "RegistryLimit",
-                format!("registry {host} limits requests: fewer nodes pull from it at once"),
-            ))
-        };
-        let silent = || {
-            let registries = self
+        self.status.phase = phase;
+        self.status.observed_generation = generation;
+        let limited: Vec<&str> =
+            self.limited.iter().chain(&self.limited_priority).map(String::as_str).collect();
+        let inputs = ConditionInputs {
+            phase,
+            reason,
+            message,
+            throttled: self.throttled(phase),
+            limited_fields: limited.join("; "),
+            workers_in_fallback_namespace: self
                 .tracker
                 .as_ref()
-                .filter(|_| !phase.is_terminal())
-                .map(|planned| &planned.registries)?;
-            let (host, nodes, said) = registries.unreachable().next()?;
+                .and_then(|planned| planned.own_namespace_reason.clone()),
+            node_check_errors: self.node_check_errors(),
+            generation,
+        };
+        self.status.conditions =
+            conditions::compute_conditions(&self.written_status.conditions, &inputs, now);
+    }
+
+    /// Returns reason and message of the condition `Throttled`, if fewer nodes are worked on at the
+    /// same time than requested.
+    fn throttled(&self, phase: Phase) -> Option<(&'static str, String)> {
+        let planned = self.tracker.as_ref();
+        if let Some(why) = planned.and_then(|planned| planned.spec.throttled.clone()) {
+            return Some(("CircuitBreaker", why));
+        }
+        if phase.is_terminal() {
+            return None;
+        }
+        let silent = planned.and_then(|planned| planned.registries.unreachable().next());
+        if let Some((host, nodes, said)) = silent {
             let said: String = said.chars().take(MAX_REGISTRY_MESSAGE).collect();
             let message = format!(
                 "registry {host} does not answer on {nodes} nodes; pulls from it are limited: {said}"
             );
-            Some(("RegistryUnreachable", message))
-        };
-        let throttled = tripped.or_else(silent).or_else(slowed);
-        let mut limited = self.limited.clone();
-        limited.extend(self.limited_priority.clone());
-        let away = self.tracker.as_ref().and_then(|planned| planned.own_namespace_reason.clone());
-        let checked = plan.filter(|plan| {
-            self.checks_nodes && self.findings.is_some() || !plan.unchecked.is_empty()
-        });
-        let unchecked = checked.map(|plan| plan.unchecked.join("; "));
-        self.status.phase = phase;
-        self.status.observed_generation = generation;
-        let limited = limited.join("; ");
-        let word = ConditionInputs {
-            phase,
-            reason,
-            message,
-            throttled,
-            limited_fields: limited,
-            workers_in_fallback_namespace: away,
-            node_check_errors: unchecked,
-            generation,
-        };
-        self.status.conditions =
-            conditions::compute_conditions(&self.written_status.conditions, &word, now);
+            return Some(("RegistryUnreachable", message));
+        }
+        let host = self.limited_registry.as_ref()?;
+        let message = format!("registry {host} limits requests: fewer nodes pull from it at once");
+        Some(("RegistryLimit", message))
+    }
+
+    /// Returns the errors of the node checks, if nodes were checked.
+    fn node_check_errors(&self) -> Option<String> {
+        let unchecked = &self.tracker.as_ref()?.spec.unchecked;
+        let checked = self.checks_nodes && self.findings.is_some();
+        (checked || !unchecked.is_empty()).then(|| unchecked.join("; "))
     }
 
     /// Writes the status if it has changed and the last write is long enough ago.

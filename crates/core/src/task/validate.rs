@@ -18,6 +18,9 @@ const RETRY_DELAY: Duration = Duration::from_secs(30);
 const MAX_RETRY_DELAY: Duration = MAX_DURATION;
 /// Bounds of `spec.priority`.
 const PRIORITIES: RangeInclusive<u32> = 1..=10;
+/// Values of `spec.nodes` that are words.
+const NODES_WORDS: &[(&str, Share)] =
+    &[("all", Share::Percent(100)), ("auto", Share::Count(AUTO_NODES))];
 
 /// Number, or percentage of a total.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,81 +149,32 @@ pub fn validate(spec: &PrewarmTaskSpec) -> Result<ValidTask, Vec<FieldError>> {
     }
     let images = validate_images(&spec.images, &mut problems);
     rules::check_rules(spec, &mut problems);
-    let mut time = |field: &str, text: &str, least: Duration, most: Duration| {
-        let problem = match duration::parse(text) {
-            Ok(span) if (least..=most).contains(&span) => return span,
-            Ok(_) => format!(
-                "expected a duration from {} to {}h",
-                min_text(least),
-                most.as_secs() / 3600
-            ),
-            Err(error) => error.to_string(),
-        };
-        problems.push(FieldError::new(&format!("spec.{field}"), text, &problem));
-        Duration::ZERO
-    };
-    let timeout = time("timeout", &spec.timeout, MIN_DURATION, MAX_DURATION);
-    let deadline =
-        spec.deadline.as_deref().map(|text| time("deadline", text, MIN_DURATION, MAX_DEADLINE));
-    let retain = spec
-        .retain
+    let mut fields = FieldParser { problems: &mut problems };
+    let timeout = fields.duration("timeout", &spec.timeout, MIN_DURATION..=MAX_DURATION);
+    let deadline = spec
+        .deadline
         .as_deref()
-        .map_or(Duration::ZERO, |text| time("retain", text, Duration::ZERO, MAX_DURATION));
-    let rule = spec.retry.clone().unwrap_or_default();
-    let delay = rule
-        .delay
-        .as_deref()
-        .map_or(RETRY_DELAY, |text| time("retry.delay", text, Duration::ZERO, MAX_DURATION));
-    if rule.limit > MAX_RETRIES {
-        let reason = format!("expected a number from 0 to {MAX_RETRIES}");
-        problems.push(FieldError::new("spec.retry.limit", &rule.limit.to_string(), &reason));
-    }
-    if !PRIORITIES.contains(&spec.priority) {
-        let reason =
-            format!("expected a number from {} to {}", PRIORITIES.start(), PRIORITIES.end());
-        problems.push(FieldError::new("spec.priority", &spec.priority.to_string(), &reason));
-    }
-    let tries =
-        if spec.failure_policy == FailurePolicy::Retry { rule.limit.min(MAX_RETRIES) } else { 0 };
-    let retry =
-        RetryRule { limit: u8::try_from(tries).unwrap_or(0), strategy: rule.strategy, delay };
-    let mut share = |field: &str, amount: &Amount, words: &[(&str, Share)]| {
-        parse_share(amount, words).unwrap_or_else(|| {
-            let reason = "expected a number from 1 or a percentage from 1% to 100%";
-            problems.push(FieldError::new(&format!("spec.{field}"), &amount.to_string(), reason));
-            Share::Count(1)
-        })
-    };
-    let nodes = share(
-        "nodes",
-        &spec.nodes,
-        &[("all", Share::Percent(100)), ("auto", Share::Count(AUTO_NODES))],
-    );
-    let batch_size = share("batchSize", &spec.batch_size, &[]);
-    let threshold = parse_percent(&spec.success_threshold).unwrap_or_else(|| {
-        problems.push(FieldError::new(
-            "spec.successThreshold",
-            &spec.success_threshold,
-            "expected a percentage from 0% to 100%",
-        ));
-        0
+        .map(|text| fields.duration("deadline", text, MIN_DURATION..=MAX_DEADLINE));
+    let retain = spec.retain.as_deref().map_or(Duration::ZERO, |text| {
+        fields.duration("retain", text, Duration::ZERO..=MAX_DURATION)
     });
+    let retry = fields.retry_rule(spec);
+    fields.check_priority(spec.priority);
+    let nodes = fields.share("nodes", &spec.nodes, NODES_WORDS);
+    let batch_size = fields.share("batchSize", &spec.batch_size, &[]);
+    let success_threshold = fields.percent("successThreshold", &spec.success_threshold);
     if !problems.is_empty() {
         return Err(problems);
     }
     Ok(ValidTask {
         images,
-        requirements: NodeRequirements {
-            node_selector: spec.node_selector.clone().unwrap_or_default(),
-            node_affinity: spec.node_affinity.clone(),
-            tolerations: spec.tolerations.clone().unwrap_or_default(),
-        },
+        requirements: node_requirements(spec),
         nodes,
         batch_size,
         batch_policy: spec.batch_policy,
         timeout,
         deadline,
-        success_threshold: threshold,
+        success_threshold,
         image_pull_secrets: spec.image_pull_secrets.clone().unwrap_or_default(),
         service_account_name: spec.service_account_name.clone(),
         image_pull_policy: spec.image_pull_policy,
@@ -229,6 +183,79 @@ pub fn validate(spec: &PrewarmTaskSpec) -> Result<ValidTask, Vec<FieldError>> {
         retry,
         retain,
     })
+}
+
+fn node_requirements(spec: &PrewarmTaskSpec) -> NodeRequirements {
+    NodeRequirements {
+        node_selector: spec.node_selector.clone().unwrap_or_default(),
+        node_affinity: spec.node_affinity.clone(),
+        tolerations: spec.tolerations.clone().unwrap_or_default(),
+    }
+}
+
+/// Parser of fields. Adds a problem for each invalid one, and returns a placeholder.
+struct FieldParser<'a> {
+    problems: &'a mut Vec<FieldError>,
+}
+
+impl FieldParser<'_> {
+    /// Adds a problem of the field with this path below `spec`.
+    fn report(&mut self, field: &str, value: &str, problem: &str) {
+        self.problems.push(FieldError::new(&format!("spec.{field}"), value, problem));
+    }
+
+    fn duration(&mut self, field: &str, text: &str, bounds: RangeInclusive<Duration>) -> Duration {
+        let problem = match duration::parse(text) {
+            Ok(span) if bounds.contains(&span) => return span,
+            Ok(_) => format!(
+                "expected a duration from {} to {}h",
+                min_text(*bounds.start()),
+                bounds.end().as_secs() / 3600
+            ),
+            Err(error) => error.to_string(),
+        };
+        self.report(field, text, &problem);
+        Duration::ZERO
+    }
+
+    fn retry_rule(&mut self, spec: &PrewarmTaskSpec) -> RetryRule {
+        let rule = spec.retry.clone().unwrap_or_default();
+        let delay = rule.delay.as_deref().map_or(RETRY_DELAY, |text| {
+            self.duration("retry.delay", text, Duration::ZERO..=MAX_DURATION)
+        });
+        if rule.limit > MAX_RETRIES {
+            let problem = format!("expected a number from 0 to {MAX_RETRIES}");
+            self.report("retry.limit", &rule.limit.to_string(), &problem);
+        }
+        let retries = match spec.failure_policy {
+            FailurePolicy::Retry => rule.limit.min(MAX_RETRIES),
+            FailurePolicy::Skip => 0,
+        };
+        RetryRule { limit: u8::try_from(retries).unwrap_or(0), strategy: rule.strategy, delay }
+    }
+
+    fn check_priority(&mut self, priority: u32) {
+        if !PRIORITIES.contains(&priority) {
+            let problem =
+                format!("expected a number from {} to {}", PRIORITIES.start(), PRIORITIES.end());
+            self.report("priority", &priority.to_string(), &problem);
+        }
+    }
+
+    fn share(&mut self, field: &str, amount: &Amount, words: &[(&str, Share)]) -> Share {
+        parse_share(amount, words).unwrap_or_else(|| {
+            let problem = "expected a number from 1 or a percentage from 1% to 100%";
+            self.report(field, &amount.to_string(), problem);
+            Share::Count(1)
+        })
+    }
+
+    fn percent(&mut self, field: &str, text: &str) -> u32 {
+        parse_percent(text).unwrap_or_else(|| {
+            self.report(field, text, "expected a percentage from 0% to 100%");
+            0
+        })
+    }
 }
 
 fn parse_share(amount: &Amount, words: &[(&str, Share)]) -> Option<Share> {
