@@ -60,17 +60,7 @@ impl TaskReconciler {
                 self.urgent = true;
                 self.pause(&refusal, now);
             }
-            (Effect::CheckNodes(_), result) => {
-                let failed = || {
-                    Box::new(NodeCheckFindings {
-                        unchecked: vec!["node checks failed".into()],
-                        ..NodeCheckFindings::default()
-                    })
-                };
-                self.findings = Some(
-                    *result.ok().and_then(|written| written.check_results).unwrap_or_else(failed),
-                );
-            }
+            (Effect::CheckNodes(_), result) => self.node_checks_finished(result),
             (Effect::CreateWorker(creation), result) => {
                 self.creation_finished(creation, result, shared, now);
             }
@@ -147,6 +137,17 @@ impl TaskReconciler {
             let end = NodeOutcome::NodeFailed(*reason, message.clone());
             AttemptEnd { planned, valid, shared, now }.record(index, end, true);
         }
+    }
+
+    fn node_checks_finished(&mut self, result: Result<EffectOutput, ApplyError>) {
+        let findings = result.ok().and_then(|output| output.check_results);
+        self.findings = Some(findings.map_or_else(
+            || NodeCheckFindings {
+                unchecked: vec!["node checks failed".into()],
+                ..NodeCheckFindings::default()
+            },
+            |findings| *findings,
+        ));
     }
 
     fn probe_finished(&mut self, result: Result<EffectOutput, ApplyError>, now: Timestamp) {

@@ -50,18 +50,18 @@ impl PlanReconciler<'_> {
             }
         }
         if overdue {
-            let left = 0..self.tracker.spec.nodes.len();
-            for index in left
-                .filter(|index| !self.tracker.results.state(*index).is_final())
-                .collect::<Vec<_>>()
-            {
-                let message = "the task's deadline has passed".to_owned();
-                self.finish_node(
-                    index,
-                    NodeOutcome::NodeFailed(FailureReason::Timeout, message),
-                    false,
-                );
-            }
+            self.finish_open_nodes();
+        }
+    }
+
+    /// Fails all nodes that have not ended, because the deadline has passed.
+    fn finish_open_nodes(&mut self) {
+        let nodes = 0..self.tracker.spec.nodes.len();
+        let open: Vec<usize> = nodes.filter(|index| !self.state(*index).is_final()).collect();
+        for index in open {
+            let message = "the task's deadline has passed".to_owned();
+            let end = NodeOutcome::NodeFailed(FailureReason::Timeout, message);
+            self.finish_node(index, end, false);
         }
     }
 

@@ -51,6 +51,17 @@ impl RegistryState {
     fn failing_nodes(&self) -> usize {
         self.failing.len()
     }
+
+    /// Returns the reason and the message with which its images are abandoned.
+    fn abandonment(&self) -> (FailureReason, String) {
+        let (host, nodes, said) = (&self.host, self.failing_nodes(), &self.last_message);
+        let reason = if said.contains("x509") || said.contains("tls:") {
+            FailureReason::Tls
+        } else {
+            FailureReason::RegistryUnreachable
+        };
+        (reason, format!("registry {host} did not answer on {nodes} nodes: {said}"))
+    }
 }
 
 /// Reports whether the reason means that the registry does not answer.
@@ -148,6 +159,28 @@ impl RegistryBreakers {
         outcomes: &[ImageOutcome],
         tries: u32,
     ) -> Vec<(usize, FailureReason, String)> {
+        let lost = self.observe_outcomes(index, attempt, outcomes);
+        let abandoned = self.count_timeouts(lost, tries);
+        self.release_probes(index);
+        self.registry_of_image
+            .iter()
+            .enumerate()
+            .filter(|(_, at)| abandoned.contains(at))
+            .filter_map(|(image, at)| {
+                let (reason, message) = self.registries.get(*at)?.abandonment();
+                Some((image, reason, message))
+            })
+            .collect()
+    }
+
+    /// Records the outcomes of an attempt. Returns the registries that a probe of the node did not
+    /// reach.
+    fn observe_outcomes(
+        &mut self,
+        index: usize,
+        attempt: u8,
+        outcomes: &[ImageOutcome],
+    ) -> BTreeSet<usize> {
         let mut lost = BTreeSet::new();
         for (image, outcome) in outcomes.iter().enumerate() {
             let asked =
@@ -172,32 +205,21 @@ impl RegistryBreakers {
                 ImageOutcome::Pending(None) | ImageOutcome::Warm(_) => {}
             }
         }
-        let mut dead = BTreeSet::new();
+        lost
+    }
+
+    /// Counts a timeout of each registry. Returns those that are abandoned after it.
+    fn count_timeouts(&mut self, lost: BTreeSet<usize>, tries: u32) -> BTreeSet<usize> {
+        let mut abandoned = BTreeSet::new();
         for at in lost {
             let Some(registry) = self.registries.get_mut(at) else { continue };
             registry.timeouts = registry.timeouts.saturating_add(1);
             if registry.timeouts >= tries && !registry.abandoned {
                 registry.abandoned = true;
-                dead.insert(at);
+                abandoned.insert(at);
             }
         }
-        self.release_probes(index);
-        let given_up = |(image, at): (usize, &usize)| {
-            let registry = self.registries.get(*at).filter(|_| dead.contains(at))?;
-            let (host, nodes, said) =
-                (&registry.host, registry.failing_nodes(), &registry.last_message);
-            let reason = if said.contains("x509") || said.contains("tls:") {
-                FailureReason::Tls
-            } else {
-                FailureReason::RegistryUnreachable
-            };
-            Some((
-                image,
-                reason,
-                format!("registry {host} did not answer on {nodes} nodes: {said}"),
-            ))
-        };
-        self.registry_of_image.iter().enumerate().filter_map(given_up).collect()
+        abandoned
     }
 
     /// Releases the probes of a node.

@@ -10,7 +10,10 @@ use ipnet::IpNet;
 use k8s_openapi::{api::core::v1::Taint, jiff::Timestamp};
 
 use super::{ineligible::IneligibleReason, networks::node_networks};
-use crate::{image::ImageRef, slim::SlimNode};
+use crate::{
+    image::ImageRef,
+    slim::{NodeStatus, SlimNode},
+};
 
 /// Node with only the fields that decisions need.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -122,24 +125,11 @@ impl NodeInfo {
     #[must_use]
     pub fn new(node: &SlimNode, texts: &Interner) -> Self {
         let (spec, status) = (&node.spec, &node.status);
-        let is_true =
-            |name: &str| status.conditions.iter().any(|c| c.type_ == name && c.status == "True");
-        let pressures = [
-            ("DiskPressure", IneligibleReason::DiskPressure),
-            ("MemoryPressure", IneligibleReason::MemoryPressure),
-            ("PIDPressure", IneligibleReason::PidPressure),
-        ];
         let unready = status.conditions.iter().find(|c| c.type_ == "Ready" && c.status != "True");
         let info = status.node_info.as_ref();
         let (runtime, version) =
             info.and_then(|i| i.container_runtime_version.split_once("://")).unwrap_or_default();
-        let names = status.images.iter().flat_map(|image| image.names.iter().flatten());
-        let mut known: Vec<u64> = names
-            .filter_map(|name| name.parse::<ImageRef>().ok())
-            .map(|name| image_hash(&name))
-            .collect();
-        known.sort_unstable();
-        known.dedup();
+        let addresses = status.addresses.iter().map(|address| address.address.as_str());
         Self {
             name: node.metadata.name.clone().unwrap_or_default(),
             labels: NodeLabels::new(
@@ -148,43 +138,23 @@ impl NodeInfo {
             ),
             taints: spec.taints.clone().into(),
             unschedulable: spec.unschedulable,
-            ready: is_true("Ready"),
+            ready: has_condition(status, "Ready"),
             unready_since: unready.and_then(|c| Some(c.last_transition_time.as_ref()?.0)),
-            pressure: pressures.iter().find(|(name, _)| is_true(name)).map(|(_, reason)| *reason),
+            pressure: pressure(status),
             os: texts.intern(info.map_or("", |i| &i.operating_system)),
             architecture: texts.intern(info.map_or("", |i| &i.architecture)),
-            addresses: status
-                .addresses
-                .iter()
-                .map(|address| texts.intern(&address.address))
-                .collect(),
-            networks: node_networks(
-                status.addresses.iter().map(|address| address.address.as_str()),
-                spec.pod_cidrs.iter().map(String::as_str),
-            )
-            .into(),
+            addresses: addresses.clone().map(|address| texts.intern(address)).collect(),
+            networks: node_networks(addresses, spec.pod_cidrs.iter().map(String::as_str)).into(),
             kubelet: info.map(|i| MajorMinor::parse(&i.kubelet_version)).unwrap_or_default(),
             runtime: texts.intern(runtime),
             runtime_version: MajorMinor::parse(version),
-            storage: status
-                .allocatable
-                .get("ephemeral-storage")
-                .and_then(|q| parse_byte_quantity(&q.0))
-                .unwrap_or(0),
+            storage: allocatable_bytes(status, "ephemeral-storage"),
             cpu_millis: status.allocatable.get("cpu").map_or(0, |q| parse_millicores(&q.0)),
-            memory: status
-                .allocatable
-                .get("memory")
-                .and_then(|q| parse_byte_quantity(&q.0))
-                .unwrap_or(0),
+            memory: allocatable_bytes(status, "memory"),
             pods: status.allocatable.get("pods").and_then(|q| q.0.parse().ok()).unwrap_or(0),
-            images_size: status
-                .images
-                .iter()
-                .filter_map(|image| u64::try_from(image.size_bytes?).ok())
-                .sum(),
+            images_size: images_size(status),
             identity: machine_identity(node),
-            images: known.into(),
+            images: image_hashes(status).into(),
         }
     }
 
@@ -229,6 +199,43 @@ impl NodeInfo {
     pub fn reports_image(&self, image: &ImageRef) -> bool {
         self.images.binary_search(&image_hash(image)).is_ok()
     }
+}
+
+/// Reports whether a condition is `True`.
+fn has_condition(status: &NodeStatus, name: &str) -> bool {
+    status.conditions.iter().any(|c| c.type_ == name && c.status == "True")
+}
+
+/// Returns the first pressure condition that is `True`.
+fn pressure(status: &NodeStatus) -> Option<IneligibleReason> {
+    let pressures = [
+        ("DiskPressure", IneligibleReason::DiskPressure),
+        ("MemoryPressure", IneligibleReason::MemoryPressure),
+        ("PIDPressure", IneligibleReason::PidPressure),
+    ];
+    pressures.into_iter().find(|(name, _)| has_condition(status, name)).map(|(_, reason)| reason)
+}
+
+/// Returns an allocatable quantity in bytes; 0 if it is not reported.
+fn allocatable_bytes(status: &NodeStatus, resource: &str) -> u64 {
+    status.allocatable.get(resource).and_then(|q| parse_byte_quantity(&q.0)).unwrap_or(0)
+}
+
+/// Returns the size of the reported images, in bytes.
+fn images_size(status: &NodeStatus) -> u64 {
+    status.images.iter().filter_map(|image| u64::try_from(image.size_bytes?).ok()).sum()
+}
+
+/// Returns the hashes of the reported images, sorted and distinct.
+fn image_hashes(status: &NodeStatus) -> Vec<u64> {
+    let names = status.images.iter().flat_map(|image| image.names.iter().flatten());
+    let mut known: Vec<u64> = names
+        .filter_map(|name| name.parse::<ImageRef>().ok())
+        .map(|name| image_hash(&name))
+        .collect();
+    known.sort_unstable();
+    known.dedup();
+    known
 }
 
 /// Returns a 64-bit hash of name, UID, machine ID and boot ID.

@@ -66,16 +66,7 @@ pub(super) fn pod_spec(
             operator: Some("Exists".into()),
             ..Toleration::default()
         }]),
-        security_context: Some(PodSecurityContext {
-            run_as_non_root: Some(true),
-            run_as_user: Some(NON_ROOT_ID),
-            run_as_group: Some(NON_ROOT_ID),
-            seccomp_profile: Some(SeccompProfile {
-                type_: "RuntimeDefault".into(),
-                localhost_profile: None,
-            }),
-            ..PodSecurityContext::default()
-        }),
+        security_context: Some(pod_security_context()),
         init_containers: (!by_volume).then(|| vec![install_container(settings)]),
         containers: at
             .images
@@ -88,6 +79,20 @@ pub(super) fn pod_spec(
             vec![helper_volume()]
         }),
         ..PodSpec::default()
+    }
+}
+
+/// Returns a security context that the Pod Security Standard `restricted` permits.
+fn pod_security_context() -> PodSecurityContext {
+    PodSecurityContext {
+        run_as_non_root: Some(true),
+        run_as_user: Some(NON_ROOT_ID),
+        run_as_group: Some(NON_ROOT_ID),
+        seccomp_profile: Some(SeccompProfile {
+            type_: "RuntimeDefault".into(),
+            localhost_profile: None,
+        }),
+        ..PodSecurityContext::default()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Parsing of annotations. Precedence: pod template, workload, namespace.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use crate::{
     annotations::ALLOW_ALL_NODES_ANNOTATION,
@@ -22,6 +22,15 @@ const KNOWN_ANNOTATIONS: &[&str] =
 const MAX_QUOTED_CHARS: usize = 255;
 /// Maximum number of items parsed from one annotation.
 const MAX_LIST_ITEMS: usize = 100;
+/// Maximum value of `nodes`.
+const MAX_NODES: u32 = 999_999;
+/// Maximum value of `batch-size`.
+const MAX_BATCH_SIZE: u32 = 100;
+/// Bounds of `timeout`, in seconds: up to a day.
+const TIMEOUT_SECONDS: RangeInclusive<u64> = 1..=86_400;
+/// Bounds of `priority`.
+const PRIORITIES: RangeInclusive<u32> = 1..=10;
+
 /// Task options from annotations.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WarmOptions {
@@ -129,66 +138,97 @@ pub(super) fn parse_layers(
     replicas: u32,
     warnings: &mut Vec<String>,
 ) -> AnnotationValues {
-    let value = |name: &str| {
-        let mut said = layers.iter().filter(|layer| !layer.is_empty()).peekable();
+    let mut parser = LayerParser { layers, warnings };
+    let defaults = WarmOptions {
+        nodes: Amount::Count(auto_node_count(automatic, replicas)),
+        ..WarmOptions::default()
+    };
+    AnnotationValues {
+        images: parser.list("images"),
+        exclude_containers: parser.list("exclude-containers"),
+        enabled: parser.enabled(),
+        options: parser.options(defaults),
+    }
+}
+
+/// Parser of annotations. Adds a warning for each invalid value.
+struct LayerParser<'a> {
+    layers: &'a [&'a BTreeMap<String, String>],
+    warnings: &'a mut Vec<String>,
+}
+
+impl<'a> LayerParser<'a> {
+    /// Returns the value of an annotation in the nearest layer that has it.
+    fn value(&self, name: &str) -> Option<&'a str> {
+        let mut said = self.layers.iter().filter(|layer| !layer.is_empty()).peekable();
         said.peek()?;
         let key = format!("{PREFIX}{name}");
         said.find_map(|layer| layer.get(&key)).map(|value| value.trim())
-    };
-    let mut complain = |name: &str, value: &str, expected: &str| {
-        let shown: String = value.chars().take(MAX_QUOTED_CHARS).collect();
-        warnings.push(format!("{PREFIX}{name}: {shown:?} is ignored: expected {expected}"));
-    };
-    let automatic = Amount::Count(self::auto_node_count(automatic, replicas));
-    let mut found = AnnotationValues {
-        images: value("images").map(parse_list).unwrap_or_default(),
-        exclude_containers: value("exclude-containers").map(parse_list).unwrap_or_default(),
-        options: WarmOptions { nodes: automatic, ..WarmOptions::default() },
-        enabled: None,
-    };
-    match value("enabled") {
-        None => {}
-        Some("true") => found.enabled = Some(true),
-        Some("false") => found.enabled = Some(false),
-        Some(other) => complain("enabled", other, "\"true\" or \"false\""),
     }
-    match value("nodes") {
-        None | Some("auto") => {}
-        Some("all") => found.options.nodes = Amount::Text("all".into()),
-        Some(text) => match parse_amount(text, 999_999) {
-            Some(amount) => found.options.nodes = amount,
-            None => complain(
-                "nodes",
-                text,
-                "auto, all, a number from 1, or a percentage from 1% to 100%",
-            ),
-        },
+
+    fn list(&self, name: &str) -> Vec<String> {
+        self.value(name).map(parse_list).unwrap_or_default()
     }
-    if let Some(text) = value("batch-size") {
-        match parse_amount(text, 100) {
-            Some(amount) => found.options.batch_size = amount,
-            None => complain(
-                "batch-size",
-                text,
-                "a number from 1 to 100, or a percentage from 1% to 100%",
-            ),
+
+    /// Returns the parsed value of an annotation, if it is present and valid.
+    fn parsed<T>(
+        &mut self,
+        name: &str,
+        parse: impl FnOnce(&'a str) -> Option<T>,
+        expected: &str,
+    ) -> Option<T> {
+        let value = self.value(name)?;
+        let parsed = parse(value);
+        if parsed.is_none() {
+            let shown: String = value.chars().take(MAX_QUOTED_CHARS).collect();
+            self.warnings
+                .push(format!("{PREFIX}{name}: {shown:?} is ignored: expected {expected}"));
         }
+        parsed
     }
-    if let Some(text) = value("priority") {
-        match text.parse() {
-            Ok(priority @ 1..=10) => found.options.priority = priority,
-            _ => complain("priority", text, "a number from 1 to 10"),
+
+    fn enabled(&mut self) -> Option<bool> {
+        self.parsed("enabled", |text| text.parse().ok(), "\"true\" or \"false\"")
+    }
+
+    /// Returns `defaults` with the options that the annotations set.
+    fn options(&mut self, defaults: WarmOptions) -> WarmOptions {
+        let mut options = defaults;
+        let automatic = options.nodes.clone();
+        let expected = "auto, all, a number from 1, or a percentage from 1% to 100%";
+        if let Some(nodes) = self.parsed("nodes", |text| parse_nodes(text, automatic), expected) {
+            options.nodes = nodes;
         }
-    }
-    if let Some(text) = value("timeout") {
-        match duration::parse(text) {
-            Ok(time) if (1..=86_400).contains(&time.as_secs()) => {
-                text.clone_into(&mut found.options.timeout);
-            }
-            _ => complain("timeout", text, "a duration from 1s to 24h, such as 10m"),
+        let expected = "a number from 1 to 100, or a percentage from 1% to 100%";
+        let parse = |text: &str| parse_amount(text, MAX_BATCH_SIZE);
+        if let Some(batch_size) = self.parsed("batch-size", parse, expected) {
+            options.batch_size = batch_size;
         }
+        let parse = |text: &str| text.parse().ok().filter(|priority| PRIORITIES.contains(priority));
+        if let Some(priority) = self.parsed("priority", parse, "a number from 1 to 10") {
+            options.priority = priority;
+        }
+        let expected = "a duration from 1s to 24h, such as 10m";
+        if let Some(timeout) = self.parsed("timeout", parse_timeout, expected) {
+            timeout.clone_into(&mut options.timeout);
+        }
+        options
     }
-    found
+}
+
+/// Parses the value of `nodes`.
+fn parse_nodes(text: &str, automatic: Amount) -> Option<Amount> {
+    match text {
+        "auto" => Some(automatic),
+        "all" => Some(Amount::Text("all".into())),
+        text => parse_amount(text, MAX_NODES),
+    }
+}
+
+/// Returns the value of `timeout`, if it is valid.
+fn parse_timeout(text: &str) -> Option<&str> {
+    let time = duration::parse(text).ok()?;
+    TIMEOUT_SECONDS.contains(&time.as_secs()).then_some(text)
 }
 
 fn parse_list(text: &str) -> Vec<String> {

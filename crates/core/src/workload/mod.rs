@@ -16,6 +16,7 @@ mod definition;
 mod extract;
 mod kinds;
 mod policy;
+mod references;
 mod rewritten;
 #[cfg(test)]
 mod table;
@@ -30,6 +31,7 @@ pub use extract::{
     DEFAULT_NAMESPACE, ExtractError, Extracted, ManifestLimits, ParsedManifest, extract_documents,
 };
 pub use kinds::{KindError, WorkloadKind, WorkloadKinds};
-pub use policy::{DefaultMode, MAX_IMAGES, Policy, PolicySettings, WarmDecision};
+pub use policy::{DefaultMode, Policy, PolicySettings, WarmDecision};
+pub use references::MAX_IMAGES;
 pub use rewritten::rewritten_images;
 pub use view::{ConditionView, MetadataView, ObjectView, Owner, StatusView};

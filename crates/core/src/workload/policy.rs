@@ -1,7 +1,7 @@
 //! Decision whether and how a workload is warmed. Pure: no client, no clock, no I/O.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
@@ -10,30 +10,21 @@ use k8s_openapi::api::core::v1::{
 };
 
 use super::{
-    annotations,
+    annotations::{self, AnnotationValues},
     context::{ClusterContext, RuntimeClassScheduling},
     definition::{Placement, Workload},
     kinds::{WorkloadKind, WorkloadKinds},
+    references::{MAX_IMAGES, MAX_WARNINGS, parse_references},
     view::{MAX_ITEMS, MAX_TEMPLATES, ObjectView, PodSpecView, TemplateView},
 };
 use crate::{
     annotations::{ALLOW_ALL_NODES_ANNOTATION, NODES_ANNOTATION},
-    image::ImageRef,
     labels::MANAGED_BY,
     task::{PullMethod, caps::Caps, validate::AUTO_NODES},
 };
 
-/// Maximum number of different images per object; a warning counts the others. They become ten
-/// tasks with a hundred images each, and parsing that many references takes about 20 ms.
-pub const MAX_IMAGES: usize = 1000;
-/// Maximum number of warnings per object. Users read about ten.
-const MAX_WARNINGS: usize = 100;
-/// Maximum length of a text quoted in a warning, in characters.
-const MAX_QUOTED_CHARS: usize = 255;
 /// System namespaces, which are excluded by default.
 const SYSTEM_NAMESPACES: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
-/// Number of images up to which a linear search is faster than hashing.
-const MAX_LINEAR_SEARCH: usize = 8;
 
 /// Decision for workloads without the annotation `prewarm.io/enabled`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -122,6 +113,19 @@ pub enum WarmDecision {
 }
 
 impl WarmDecision {
+    /// Decides about an object from its templates: whether each is enabled, and its workload.
+    fn of_templates(templates: Vec<(bool, Workload)>) -> Self {
+        if !templates.is_empty() && templates.iter().all(|(enabled, _)| !enabled) {
+            return Self::OptedOut;
+        }
+        let wanted: Vec<Workload> = templates
+            .into_iter()
+            .filter(|(enabled, workload)| *enabled && !workload.images.is_empty())
+            .map(|(_, workload)| workload)
+            .collect();
+        if wanted.is_empty() { Self::NoImages } else { Self::Warm(wanted) }
+    }
+
     /// Returns the workloads to warm; empty for other decisions.
     #[must_use]
     pub fn workloads(self) -> Vec<Workload> {
@@ -172,18 +176,10 @@ impl Policy {
             kind: kind_name,
             name,
             namespace,
+            namespace_annotations: context.namespace_annotations(namespace),
             is_daemon_set: is_daemon_set(kind),
         };
-        let unreadable = |at: &String| {
-            format!("prewarmer: {at}: not a valid pod template; its images are not warmed")
-        };
-        let mut warnings: Vec<String> = object.invalid_templates.iter().map(unreadable).collect();
-        if object.is_truncated() {
-            warnings.push(format!(
-                "prewarmer: more than {MAX_ITEMS} containers or volumes, or {MAX_TEMPLATES} pod templates: \
-                 images of the further ones are not warmed"
-            ));
-        }
+        let mut warnings = unread_parts(object);
         let mut room = MAX_IMAGES;
         let read: Vec<(bool, Workload)> = object
             .templates
@@ -193,21 +189,13 @@ impl Policy {
             .collect();
         let mut seen = BTreeSet::new();
         warnings.retain(|warning| seen.insert(warning.clone()));
-        if read.is_empty() && !object.templates.is_empty() {
-            return (WarmDecision::Ignored("its pods run on Windows"), warnings);
-        }
-        if !read.is_empty() && read.iter().all(|(enabled, _)| !enabled) {
-            return (WarmDecision::OptedOut, warnings);
-        }
-        let wanted: Vec<Workload> = read
-            .into_iter()
-            .filter(|(enabled, w)| *enabled && !w.images.is_empty())
-            .map(|(_, w)| w)
-            .collect();
-        (
-            if wanted.is_empty() { WarmDecision::NoImages } else { WarmDecision::Warm(wanted) },
-            warnings,
-        )
+        let on_windows = read.is_empty() && !object.templates.is_empty();
+        let decision = if on_windows {
+            WarmDecision::Ignored("its pods run on Windows")
+        } else {
+            WarmDecision::of_templates(read)
+        };
+        (decision, warnings)
     }
 
     fn ignored_reason(
@@ -235,6 +223,21 @@ impl Policy {
             None
         }
     }
+}
+
+/// Returns warnings about the parts of the object that were not read.
+fn unread_parts(object: &ObjectView) -> Vec<String> {
+    let invalid = |at: &String| {
+        format!("prewarmer: {at}: not a valid pod template; its images are not warmed")
+    };
+    let mut warnings: Vec<String> = object.invalid_templates.iter().map(invalid).collect();
+    if object.is_truncated() {
+        warnings.push(format!(
+            "prewarmer: more than {MAX_ITEMS} containers or volumes, or {MAX_TEMPLATES} pod templates: \
+             images of the further ones are not warmed"
+        ));
+    }
+    warnings
 }
 
 /// Returns kind and name of the workload: of the object, or of the controller of an unknown kind
@@ -270,6 +273,7 @@ struct TemplateEvaluator<'a> {
     kind: &'a str,
     name: &'a str,
     namespace: &'a str,
+    namespace_annotations: Arc<BTreeMap<String, String>>,
     is_daemon_set: bool,
 }
 
@@ -281,60 +285,17 @@ impl TemplateEvaluator<'_> {
         room: &mut usize,
         warnings: &mut Vec<String>,
     ) -> (bool, Workload) {
-        let (near, own) = (&template.metadata.annotations, &self.object.metadata.annotations);
-        let namespace = self.context.namespace_annotations(self.namespace);
-        let space = MAX_WARNINGS.saturating_sub(warnings.len());
-        warnings.extend(
-            annotations::unknown_annotations(near)
-                .chain(annotations::unknown_annotations(own))
-                .take(space),
-        );
-        let most = self.context.max_replicas(self.namespace, self.kind, self.name);
-        let replicas = template.replicas.max(most.unwrap_or(0));
-        let mut found = annotations::parse_layers(
-            &[near, own, &namespace],
-            self.policy.auto_nodes,
-            replicas,
-            warnings,
-        );
-        let caps = &*self.policy.caps;
-        let trusted = caps.admission.all_nodes
-            || namespace
-                .get(ALLOW_ALL_NODES_ANNOTATION)
-                .is_some_and(|value| value.trim() == "true");
-        // The Namespace's own `nodes` annotation is set by its administrator and needs no
-        // permission.
-        let own_nodes = [near, own].iter().any(|layer| layer.contains_key(NODES_ANNOTATION));
-        let auto = (!trusted && own_nodes)
-            .then(|| annotations::auto_node_count(self.policy.auto_nodes, replicas));
-        annotations::apply_limits(&mut found.options, auto, caps, warnings);
-        if self.is_daemon_set {
-            found.options = found.options.with_all_nodes();
-        }
-        if self.context.is_rewritten(self.namespace, self.kind, self.name) {
-            found.options.pull_method = PullMethod::Helper;
-        }
+        let found = self.annotation_values(template, warnings);
         let spec = &template.spec;
         let written =
             spec.images(&found.exclude_containers).chain(found.images.iter().map(String::as_str));
-        let mut admit = |toleration: &Toleration| {
-            let key = toleration.key.as_deref().unwrap_or_default();
-            let good = trusted || caps.admission.tolerations.allows(key);
-            if !good && warnings.len() < MAX_WARNINGS {
-                warnings.push(format!(
-                    "prewarmer: toleration with key {key:?} is dropped (--admission-tolerations)"
-                ));
-            }
-            good
-        };
-        let tolerations =
-            spec.tolerations.iter().filter(|toleration| admit(toleration)).cloned().collect();
+        let tolerations = self.admitted_tolerations(&spec.tolerations, warnings);
         let class = Some(&spec.runtime_class_name).filter(|name| !name.is_empty());
         let workload = Workload {
             kind: self.kind.to_owned(),
             namespace: self.namespace.to_owned(),
             name: self.name.to_owned(),
-            images: parse_references(written, caps, room, warnings),
+            images: parse_references(written, &self.policy.caps, room, warnings),
             placement: placement(
                 spec,
                 tolerations,
@@ -345,72 +306,64 @@ impl TemplateEvaluator<'_> {
         };
         (found.enabled.unwrap_or(self.policy.default_mode == DefaultMode::OptOut), workload)
     }
-}
 
-/// Parses references, without duplicates and in order, until `room` is used up.
-fn parse_references<'a>(
-    written: impl Iterator<Item = &'a str>,
-    caps: &Caps,
-    room: &mut usize,
-    warnings: &mut Vec<String>,
-) -> Vec<ImageRef> {
-    let mut warn = |text: String| {
-        if warnings.len() < MAX_WARNINGS {
-            warnings.push(text);
+    /// Parses the annotations of the template, the object and the namespace, and limits their
+    /// options.
+    fn annotation_values(
+        &self,
+        template: &TemplateView,
+        warnings: &mut Vec<String>,
+    ) -> AnnotationValues {
+        let (near, own) = (&template.metadata.annotations, &self.object.metadata.annotations);
+        let unknown =
+            annotations::unknown_annotations(near).chain(annotations::unknown_annotations(own));
+        warnings.extend(unknown.take(MAX_WARNINGS.saturating_sub(warnings.len())));
+        let autoscaled = self.context.max_replicas(self.namespace, self.kind, self.name);
+        let replicas = template.replicas.max(autoscaled.unwrap_or(0));
+        let layers = [near, own, &*self.namespace_annotations];
+        let least = self.policy.auto_nodes;
+        let mut found = annotations::parse_layers(&layers, least, replicas, warnings);
+        // The Namespace's own `nodes` annotation is set by its administrator and needs no
+        // permission.
+        let own_nodes = [near, own].iter().any(|layer| layer.contains_key(NODES_ANNOTATION));
+        let most = (!self.is_trusted() && own_nodes)
+            .then(|| annotations::auto_node_count(least, replicas));
+        annotations::apply_limits(&mut found.options, most, &self.policy.caps, warnings);
+        if self.is_daemon_set {
+            found.options = found.options.with_all_nodes();
         }
-    };
-    let (mut images, mut left_out): (Vec<ImageRef>, usize) = (Vec::new(), 0);
-    for text in distinct(written) {
-        if *room == 0 {
-            left_out = left_out.saturating_add(1);
-            continue;
+        if self.context.is_rewritten(self.namespace, self.kind, self.name) {
+            found.options.pull_method = PullMethod::Helper;
         }
-        *room = room.saturating_sub(1);
-        match text.parse::<ImageRef>() {
-            Ok(reference) if images.len() < MAX_LINEAR_SEARCH && images.contains(&reference) => {}
-            Ok(reference) => match caps.registries.rejection(&reference) {
-                Some(why) => warn(format!("prewarmer: image {text:?} is not warmed: {why}")),
-                None => images.push(reference),
-            },
-            Err(error) => {
-                let shown: String = text.chars().take(MAX_QUOTED_CHARS).collect();
-                warn(format!("prewarmer: image {shown:?} is not warmed: {error}"));
-            }
-        }
+        found
     }
-    if left_out > 0 {
-        warn(format!(
-            "prewarmer: more than {MAX_IMAGES} images: {left_out} further images are not warmed"
-        ));
-    }
-    if images.len() > MAX_LINEAR_SEARCH {
-        let mut seen = HashSet::with_capacity(images.len());
-        let first: Vec<bool> = images.iter().map(|image| seen.insert(image.normalized())).collect();
-        let mut first = first.into_iter();
-        images.retain(|_| first.next().unwrap_or(true));
-    }
-    images
-}
 
-/// Returns each text once, in order of first occurrence.
-fn distinct<'a>(written: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
-    let mut texts: Vec<&str> = Vec::new();
-    let mut seen: HashSet<&str> = HashSet::new();
-    for text in written {
-        if texts.len() < MAX_LINEAR_SEARCH {
-            if !texts.contains(&text) {
-                texts.push(text);
-            }
-            continue;
-        }
-        if seen.is_empty() {
-            seen.extend(&texts);
-        }
-        if seen.insert(text) {
-            texts.push(text);
-        }
+    /// Reports whether the namespace may warm all nodes and use any toleration.
+    fn is_trusted(&self) -> bool {
+        let permission = self.namespace_annotations.get(ALLOW_ALL_NODES_ANNOTATION);
+        self.policy.caps.admission.all_nodes
+            || permission.is_some_and(|value| value.trim() == "true")
     }
-    texts
+
+    /// Returns the permitted tolerations. Adds a warning for each that is dropped.
+    fn admitted_tolerations(
+        &self,
+        tolerations: &[Toleration],
+        warnings: &mut Vec<String>,
+    ) -> Vec<Toleration> {
+        let (trusted, permitted) = (self.is_trusted(), &self.policy.caps.admission.tolerations);
+        let mut admit = |toleration: &Toleration| {
+            let key = toleration.key.as_deref().unwrap_or_default();
+            let good = trusted || permitted.allows(key);
+            if !good && warnings.len() < MAX_WARNINGS {
+                warnings.push(format!(
+                    "prewarmer: toleration with key {key:?} is dropped (--admission-tolerations)"
+                ));
+            }
+            good
+        };
+        tolerations.iter().filter(|toleration| admit(toleration)).cloned().collect()
+    }
 }
 
 /// Computes the placement. A pod with `nodeName` is placed on that node. The `scheduling` of a

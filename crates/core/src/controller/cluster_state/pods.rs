@@ -55,30 +55,39 @@ impl ClusterState {
                 self.remove_invalidated(WorkerKind::Pod, &stranger);
                 self.foreign.remove(source, &stranger.key);
             }
-            WatchChange::Restarted(pods) => {
-                let before = self.clear_source(WorkerKind::Pod, source);
-                self.pending_pods.clear(source);
-                self.pods.retain(|_, pod| !source.covers(&pod.namespace));
-                let first = !self.synced.contains(source);
-                // A list repeats rate limit messages that were counted before.
-                let mut repeated = ObservationReport::default();
-                for pod in pods {
-                    match pod {
-                        Ownership::Ours(pod) => {
-                            let known = PreviousWorker::from_list(
-                                before.get(&pod.id()),
-                                &pod.claim.worker,
-                                first,
-                                now,
-                            );
-                            self.add_pod(source, pod, known, now, &mut repeated);
-                        }
-                        Ownership::Foreign(stranger) => self.add_foreign(source, stranger, news),
-                    }
+            WatchChange::Restarted(pods) => self.replace_pods(source, pods, now, news),
+        }
+    }
+
+    /// Replaces the pods of a source by those of a list.
+    fn replace_pods(
+        &mut self,
+        source: &WatchSource,
+        pods: Vec<Ownership<Box<WorkerPod>>>,
+        now: Timestamp,
+        news: &mut ObservationReport,
+    ) {
+        let before = self.clear_source(WorkerKind::Pod, source);
+        self.pending_pods.clear(source);
+        self.pods.retain(|_, pod| !source.covers(&pod.namespace));
+        let first = !self.synced.contains(source);
+        // A list repeats rate limit messages that were counted before.
+        let mut repeated = ObservationReport::default();
+        for pod in pods {
+            match pod {
+                Ownership::Ours(pod) => {
+                    let known = PreviousWorker::from_list(
+                        before.get(&pod.id()),
+                        &pod.claim.worker,
+                        first,
+                        now,
+                    );
+                    self.add_pod(source, pod, known, now, &mut repeated);
                 }
-                self.synced.insert(source.clone());
+                Ownership::Foreign(stranger) => self.add_foreign(source, stranger, news),
             }
         }
+        self.synced.insert(source.clone());
     }
 
     pub(super) fn add_pod(

@@ -14,7 +14,9 @@ use super::{
         rate_limit::RateLimits,
     },
     absent::AbsentObjects,
-    objects::{NamespaceHints, QueuedObject, intern_namespace, merge_hints, object_key},
+    objects::{
+        NamespaceHints, QueuedObject, SortedHints, intern_namespace, merge_hints, object_key,
+    },
     work::{DueWork, Lookup, LookupResult, OfferOutcome},
 };
 
@@ -321,26 +323,15 @@ impl HintQueue {
         entry.in_progress = false;
         self.lookups.finish(&room);
         let claims = std::mem::take(&mut entry.hints);
-        let (mut later, mut absent, mut here) = (Vec::new(), Vec::new(), Vec::new());
-        match &seen {
-            LookupResult::Stored { uid, version, .. } => {
-                for claim in claims {
-                    if claim.uid != *uid {
-                        absent.push(claim);
-                    } else if claim.replaced_version.as_ref() == Some(version) {
-                        later.push(claim);
-                    } else {
-                        here.push(claim);
-                    }
-                }
-            }
-            LookupResult::Missing => later = claims,
+        let SortedHints { confirmed, mut absent, mut later } = match &seen {
+            LookupResult::Stored { uid, version, .. } => SortedHints::new(claims, uid, version),
+            LookupResult::Missing => SortedHints { later: claims, ..SortedHints::default() },
             LookupResult::Forbidden => {
                 step.discarded.forbidden += claims.len() + self.remove(id);
                 self.release_or_wait(&room, now, &mut step);
                 return step;
             }
-        }
+        };
         let crowded =
             self.namespaces.get(&room).is_some_and(|of| of.objects.len() > MAX_OBJECTS_FOR_RETRY);
         if entry.attempts + 1 >= LOOKUP_DELAYS_MS.len() || crowded || self.closing {
@@ -362,7 +353,7 @@ impl HintQueue {
             self.absent.insert(&object, &claim.uid, now);
         }
         if let LookupResult::Stored { workloads, .. } = seen
-            && let Some(hint) = merge_hints(&here, workloads)
+            && let Some(hint) = merge_hints(&confirmed, workloads)
             && let Some(of) = self.namespaces.get_mut(&room)
         {
             self.confirmed_hints += 1;

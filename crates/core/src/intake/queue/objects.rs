@@ -63,6 +63,34 @@ pub(super) struct NamespaceHints {
     pub(super) grace_timer_set: bool,
 }
 
+/// Hints about a looked-up object.
+#[derive(Default)]
+pub(super) struct SortedHints {
+    /// Hints that the stored object confirms.
+    pub(super) confirmed: Vec<Hint>,
+    /// Hints about an object that is not stored.
+    pub(super) absent: Vec<Hint>,
+    /// Hints about a change that may still be stored.
+    pub(super) later: Vec<Hint>,
+}
+
+impl SortedHints {
+    /// Sorts hints by the UID and the resource version of the stored object.
+    pub(super) fn new(hints: Vec<Hint>, uid: &str, version: &str) -> Self {
+        let mut sorted = Self::default();
+        for hint in hints {
+            if hint.uid != uid {
+                sorted.absent.push(hint);
+            } else if hint.replaced_version.as_deref() == Some(version) {
+                sorted.later.push(hint);
+            } else {
+                sorted.confirmed.push(hint);
+            }
+        }
+        sorted
+    }
+}
+
 /// Merges the hints of a stored object into one confirmed hint. Only keys that all hints report as
 /// needed before count as present.
 pub(super) fn merge_hints(hints: &[Hint], workloads: Vec<Workload>) -> Option<ConfirmedHint> {
