@@ -53,6 +53,35 @@ pub struct CreatedToken {
 
 /// Creates a token. The error lists every invalid argument.
 pub fn create(args: &TokenArgs, now: Timestamp) -> Result<CreatedToken, SettingsError> {
+    let (namespaces, expires_at) = check_args(args, now)?;
+    let token = generate_token(&args.name);
+    let object = args.instance.as_deref().filter(|text| !text.is_empty());
+    let secret = token_secret_name(&object_name(object));
+    let entry = TokenEntry {
+        sha256: token_digest(&token),
+        namespaces,
+        read_only: args.read_only,
+        nodes: args.nodes,
+        expires_at,
+    };
+    let failed = |error: serde_json::Error| SettingsError(vec![error.to_string()]);
+    let data = serde_json::to_string(&entry).map_err(failed)?;
+    let manifest = json!({
+        "apiVersion": "v1", "kind": "Secret",
+        "metadata": {"name": secret, "namespace": args.namespace},
+        "data": {&args.name: STANDARD.encode(data)},
+    });
+    Ok(CreatedToken {
+        instructions: instructions(args, &entry, &token, &secret),
+        manifest: serde_json::to_string_pretty(&manifest).map_err(failed)? + "\n",
+    })
+}
+
+/// Checks the arguments. Returns the namespaces and the expiry of the token.
+fn check_args(
+    args: &TokenArgs,
+    now: Timestamp,
+) -> Result<(Vec<String>, Option<Timestamp>), SettingsError> {
     let mut check = SettingsChecker::default();
     if !is_token_name(&args.name) {
         let expected = "expected 1 to 40 lower-case letters, digits and dashes";
@@ -72,17 +101,11 @@ pub fn create(args: &TokenArgs, now: Timestamp) -> Result<CreatedToken, Settings
             None
         }
     });
-    check.finish(())?;
-    let token = generate_token(&args.name);
-    let object = args.instance.as_deref().filter(|text| !text.is_empty());
-    let secret = token_secret_name(&object_name(object));
-    let entry = TokenEntry {
-        sha256: token_digest(&token),
-        namespaces,
-        read_only: args.read_only,
-        nodes: args.nodes,
-        expires_at,
-    };
+    check.finish((namespaces, expires_at))
+}
+
+/// Returns the instructions for the user, which contain the token.
+fn instructions(args: &TokenArgs, entry: &TokenEntry, token: &str, secret: &str) -> String {
     let where_to = if entry.namespaces.iter().any(|name| name == ALL_NAMESPACES) {
         "all namespaces".to_owned()
     } else {
@@ -90,8 +113,8 @@ pub fn create(args: &TokenArgs, now: Timestamp) -> Result<CreatedToken, Settings
     };
     let may = if args.read_only { "read" } else { "read and change" };
     let until =
-        expires_at.map_or_else(|| "without expiry".to_owned(), |end| format!("until {end}"));
-    let told = format!(
+        entry.expires_at.map_or_else(|| "without expiry".to_owned(), |end| format!("until {end}"));
+    format!(
         "This token may {may} tasks and schedules in {where_to}{nodes}, {until}. It is shown once and not stored:\n\n{token}\n\n\
          It becomes valid when the Secret below is applied:\n\
          kubectl apply --server-side --field-manager=prewarmer-token-{name} -f -\n\
@@ -99,18 +122,7 @@ pub fn create(args: &TokenArgs, now: Timestamp) -> Result<CreatedToken, Settings
         nodes = if args.nodes { ", and list the cluster's nodes" } else { "" },
         name = args.name,
         namespace = args.namespace,
-    );
-    let failed = |error: serde_json::Error| SettingsError(vec![error.to_string()]);
-    let data = serde_json::to_string(&entry).map_err(failed)?;
-    let manifest = json!({
-        "apiVersion": "v1", "kind": "Secret",
-        "metadata": {"name": secret, "namespace": args.namespace},
-        "data": {&args.name: STANDARD.encode(data)},
-    });
-    Ok(CreatedToken {
-        instructions: told,
-        manifest: serde_json::to_string_pretty(&manifest).map_err(failed)? + "\n",
-    })
+    )
 }
 
 #[cfg(test)]

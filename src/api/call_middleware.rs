@@ -2,6 +2,7 @@
 
 use std::{
     any::Any,
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -23,6 +24,8 @@ use super::{
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest request ID that is accepted from a caller, in characters.
 const MAX_REQUEST_ID: usize = 128;
+/// Maximum length of a path in the logs, in characters.
+const MAX_LOGGED_PATH: usize = 200;
 /// Timeout of a call that is not a watch. The requests to the API server that a call makes take a
 /// second at most.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -42,77 +45,116 @@ fn request_id(request: &Request) -> HeaderValue {
     })
 }
 
+/// Handles a call: gives it an ID, refuses foreign pages, limits its time, and records it.
 pub(super) async fn handle_call(
     State(api): State<Api>,
     mut request: Request,
     next: Next,
 ) -> Response {
-    let begun = Instant::now();
-    let id = request_id(&request);
-    let who = CallerName::default();
-    request.extensions_mut().insert(who.clone());
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let from = api.auth.resolve_address(request.extensions(), request.headers());
-    request.extensions_mut().insert(CallerAddress(from));
-    let watch = path.ends_with("/watch");
-    let elsewhere = !api.auth.requires_token()
-        && requested_host(&request).is_some_and(|host| !is_loopback_host(host));
-    let foreign = !api.auth.requires_token()
-        && is_cross_site(&method, request.headers(), authority(&request), &api.settings.origins);
-    let answer = next.run(request);
-    let mut response = if elsewhere {
-        let words = "this server runs without authentication (--auth=none) and accepts only the host name localhost: \
-                     use http://localhost or a loopback address";
-        ApiError::new(StatusCode::MISDIRECTED_REQUEST, words).into_response()
-    } else if foreign {
-        let words = "this server runs without authentication (--auth=none), so pages of other origins may neither change nor \
-                     watch anything: add the origin to --api-cors-origins";
-        ApiError::new(StatusCode::FORBIDDEN, words).into_response()
-    } else if watch {
-        answer.await
-    } else {
-        tokio::time::timeout(RESPONSE_TIMEOUT, answer).await.unwrap_or_else(|_| {
-            let words = format!("no response within {} s: try again", RESPONSE_TIMEOUT.as_secs());
-            ApiError::retry_after(StatusCode::SERVICE_UNAVAILABLE, words, 2).into_response()
-        })
+    let call = CallRecord {
+        begun: Instant::now(),
+        id: request_id(&request),
+        caller: CallerName::default(),
+        from: api.auth.resolve_address(request.extensions(), request.headers()),
+        method: request.method().clone(),
+        path: request.uri().path().to_owned(),
     };
-    let route = response
-        .extensions()
-        .get::<RouteLabel>()
-        .map_or_else(|| "none".to_owned(), |route| route.0.clone());
-    let status = response.status();
-    let code = status.as_str();
-    let labels = [method_label(&method), route.as_str(), code];
-    let took = begun.elapsed().as_secs_f64();
-    api.metrics.request_duration.with_label_values(&labels).observe(took);
-    let (caller, id_text) =
-        (who.0.get().map_or("unknown", String::as_str), id.to_str().unwrap_or_default());
-    let took = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-    // An extraction and the preview of a form change nothing.
-    let asks = path.ends_with(":extract") || path.ends_with("/preview");
-    let changes = !matches!(method, Method::GET | Method::HEAD | Method::OPTIONS) && !asks;
-    // The path is untrusted input: it is truncated here, and escaped by `?` in the log.
-    let short: String = path.chars().take(200).collect();
-    if changes {
-        let of = response
-            .extensions()
-            .get::<AuditSubject>()
-            .map(|subject| subject.0.clone())
-            .unwrap_or_default();
-        tracing::info!(target: "audit", caller, %from, %method, path = ?short, subject = of, status = code, id = id_text, took, "call");
-    } else if matches!(
-        status,
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS
-    ) {
-        tracing::info!(target: "audit", caller, %from, %method, path = ?short, status = code, id = id_text, "denied");
-    } else {
-        tracing::debug!(caller, %from, %method, path = ?short, status = code, id = id_text, took, "call");
-    }
+    request.extensions_mut().insert(call.caller.clone());
+    request.extensions_mut().insert(CallerAddress(call.from));
+    let mut response = match foreign_call_error(&api, &request) {
+        Some(error) => error.into_response(),
+        None if call.path.ends_with("/watch") => next.run(request).await,
+        None => respond_in_time(next.run(request)).await,
+    };
+    api.metrics
+        .request_duration
+        .with_label_values(&[
+            method_label(&call.method),
+            route_label(&response),
+            response.status().as_str(),
+        ])
+        .observe(call.begun.elapsed().as_secs_f64());
+    call.log(&response);
     let headers = response.headers_mut();
-    headers.insert(REQUEST_ID, id);
+    headers.insert(REQUEST_ID, call.id);
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("private, no-cache"));
     response
+}
+
+/// Returns the error of a call from a foreign page to a server without authentication.
+fn foreign_call_error(api: &Api, request: &Request) -> Option<ApiError> {
+    if api.auth.requires_token() {
+        return None;
+    }
+    if requested_host(request).is_some_and(|host| !is_loopback_host(host)) {
+        let words = "this server runs without authentication (--auth=none) and accepts only the host name localhost: \
+                     use http://localhost or a loopback address";
+        return Some(ApiError::new(StatusCode::MISDIRECTED_REQUEST, words));
+    }
+    let (method, origins) = (request.method(), &api.settings.origins);
+    is_cross_site(method, request.headers(), authority(request), origins).then(|| {
+        let words = "this server runs without authentication (--auth=none), so pages of other origins may neither change nor \
+                     watch anything: add the origin to --api-cors-origins";
+        ApiError::new(StatusCode::FORBIDDEN, words)
+    })
+}
+
+/// Waits for the response, for a limited time.
+async fn respond_in_time(answer: impl Future<Output = Response>) -> Response {
+    tokio::time::timeout(RESPONSE_TIMEOUT, answer).await.unwrap_or_else(|_| {
+        let words = format!("no response within {} s: try again", RESPONSE_TIMEOUT.as_secs());
+        ApiError::retry_after(StatusCode::SERVICE_UNAVAILABLE, words, 2).into_response()
+    })
+}
+
+/// Returns the route that handled the call.
+fn route_label(response: &Response) -> &str {
+    response.extensions().get::<RouteLabel>().map_or("none", |route| &route.0)
+}
+
+/// Call, as it is recorded in the logs.
+struct CallRecord {
+    begun: Instant,
+    id: HeaderValue,
+    caller: CallerName,
+    from: IpAddr,
+    method: Method,
+    path: String,
+}
+
+impl CallRecord {
+    /// Logs the call: to the audit log if it changes something or was denied.
+    fn log(&self, response: &Response) {
+        let Self { from, method, .. } = self;
+        let caller = self.caller.0.get().map_or("unknown", String::as_str);
+        let id = self.id.to_str().unwrap_or_default();
+        let took = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let status = response.status();
+        let code = status.as_str();
+        // The path is untrusted input: it is truncated here, and escaped by `?` in the log.
+        let path: String = self.path.chars().take(MAX_LOGGED_PATH).collect();
+        if self.changes_something() {
+            let subject =
+                response.extensions().get::<AuditSubject>().map_or("", |subject| &subject.0);
+            tracing::info!(target: "audit", caller, %from, %method, ?path, subject, status = code, id, took, "call");
+        } else if matches!(
+            status,
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS
+        ) {
+            tracing::info!(target: "audit", caller, %from, %method, ?path, status = code, id, "denied");
+        } else {
+            tracing::debug!(caller, %from, %method, ?path, status = code, id, took, "call");
+        }
+    }
+
+    /// Reports whether the call is one that changes something. An extraction and the preview of a
+    /// form do not.
+    fn changes_something(&self) -> bool {
+        !matches!(self.method, Method::GET | Method::HEAD | Method::OPTIONS)
+            && !self.path.ends_with(":extract")
+            && !self.path.ends_with("/preview")
+    }
 }
 
 fn authority(request: &Request) -> Option<&str> {
@@ -134,7 +176,7 @@ fn requested_host(request: &Request) -> Option<&str> {
 /// resolve its own name to this machine (DNS rebinding), but the `Host` header then carries that
 /// name.
 fn is_loopback_host(host: &str) -> bool {
-    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
     host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
 }
 

@@ -132,16 +132,10 @@ impl ApiArgs {
         let ui = check.value(&pages.ui);
         let watches = check.value(&self.api_watches) as usize;
         let keys = check.value(&self.api_idempotency_keys) as usize;
-        let origins = split_list(&pages.api_cors_origins.text);
-        for origin in origins.iter().filter(|origin| !is_origin(origin)) {
-            let expected = "expected an origin such as https://portal.example.com, or *";
-            check.problem(&pages.api_cors_origins.name, origin, expected);
-        }
-        let audiences = split_list(&self.token_audience.text);
-        for audience in audiences.iter().filter(|audience| !is_audience(audience)) {
-            let expected = "expected an audience such as prewarmer: at most 200 visible characters";
-            check.problem(&self.token_audience.name, audience, expected);
-        }
+        let expected = "expected an origin such as https://portal.example.com, or *";
+        let origins = list(check, &pages.api_cors_origins, is_origin, expected);
+        let expected = "expected an audience such as prewarmer: at most 200 visible characters";
+        let audiences = list(check, &self.token_audience, is_audience, expected);
         let proxies = proxies(check, &self.trusted_proxies);
         let addr = match given {
             Some("none") => return None,
@@ -169,6 +163,20 @@ impl ApiArgs {
             idempotency_keys: keys,
         })
     }
+}
+
+/// Splits the value of a setting, and adds a problem for each invalid item.
+fn list(
+    check: &mut SettingsChecker,
+    setting: &Setting<Text>,
+    is_valid: fn(&str) -> bool,
+    expected: &str,
+) -> Vec<String> {
+    let items = split_list(&setting.text);
+    for item in items.iter().filter(|item| !is_valid(item)) {
+        check.problem(&setting.name, item, expected);
+    }
+    items
 }
 
 fn proxies(check: &mut SettingsChecker, setting: &Setting<Text>) -> Vec<IpNet> {

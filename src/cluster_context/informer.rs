@@ -43,64 +43,114 @@ pub fn informers(
     object_errors: &ObjectErrorMetrics,
     stop: &CancellationToken,
 ) -> Vec<BoxFuture<'static, ()>> {
-    let api = Api::<DeserializeGuard<PartialObjectMeta<Namespace>>>::all(client.clone());
-    let mut informer = Informer::new(api, "namespaces", WorkKind::Watch, object_errors);
-    if let Some(name) = namespace {
-        informer = informer.fields(&format!("metadata.name={name}"));
+    let with = InformerBuilder { around, client, namespace, ready, object_errors, stop };
+    vec![with.namespaces(), with.runtime_classes(), with.autoscalers()]
+}
+
+/// Builder of the informers.
+struct InformerBuilder<'a> {
+    around: &'a ClusterContextStore,
+    client: &'a Client,
+    namespace: Option<&'a str>,
+    ready: &'a Sender<usize>,
+    object_errors: &'a ObjectErrorMetrics,
+    stop: &'a CancellationToken,
+}
+
+impl InformerBuilder<'_> {
+    fn namespaces(&self) -> BoxFuture<'static, ()> {
+        let api = Api::<DeserializeGuard<PartialObjectMeta<Namespace>>>::all(self.client.clone());
+        let mut informer = self.informer(api, "namespaces");
+        if let Some(name) = self.namespace {
+            informer = informer.fields(&format!("metadata.name={name}"));
+        }
+        let names = self.around.clone();
+        let mut listed = HashSet::new();
+        self.run(informer, move |change| match change {
+            InformerEvent::Applied(namespace) => {
+                listed.insert(namespace.name_any());
+                names.set_namespace_exists(&namespace.name_any(), true);
+                names.set_namespace_annotations(
+                    &namespace.name_any(),
+                    prewarm_annotations(namespace.annotations()),
+                );
+                Some(namespace.name_any())
+            }
+            InformerEvent::Deleted(name) => {
+                names.set_namespace_exists(&name, false);
+                names.set_namespace_annotations(&name, BTreeMap::new());
+                None
+            }
+            InformerEvent::ListStarted => {
+                listed = HashSet::new();
+                None
+            }
+            InformerEvent::ListCompleted => {
+                names.set_namespace_names(std::mem::take(&mut listed));
+                None
+            }
+        })
     }
-    let (names, classes, scalers) = (around.clone(), around.clone(), around.clone());
-    let mut listed = HashSet::new();
-    let namespaces = run(informer, ready, object_errors, stop, move |change| match change {
-        InformerEvent::Applied(namespace) => {
-            listed.insert(namespace.name_any());
-            names.set_namespace_exists(&namespace.name_any(), true);
-            names.set_namespace_annotations(
-                &namespace.name_any(),
-                prewarm_annotations(namespace.annotations()),
-            );
-            Some(namespace.name_any())
-        }
-        InformerEvent::Deleted(name) => {
-            names.set_namespace_exists(&name, false);
-            names.set_namespace_annotations(&name, BTreeMap::new());
-            None
-        }
-        InformerEvent::ListStarted => {
-            listed = HashSet::new();
-            None
-        }
-        InformerEvent::ListCompleted => {
-            names.set_namespace_names(std::mem::take(&mut listed));
-            None
-        }
-    });
-    let api = Api::<DeserializeGuard<RuntimeClass>>::all(client.clone());
-    let informer = Informer::new(api, "runtimeclasses", WorkKind::Watch, object_errors);
-    let runtime_classes = run(informer, ready, object_errors, stop, move |change| match change {
-        InformerEvent::Applied(class) => {
-            classes.set_runtime_class(&class.name_any(), Some(runtime_class_scheduling(&class)));
-            Some(class.name_any())
-        }
-        InformerEvent::Deleted(name) => {
-            classes.set_runtime_class(&name, None);
-            None
-        }
-        InformerEvent::ListStarted | InformerEvent::ListCompleted => None,
-    });
-    let api = scoped::<DeserializeGuard<SlimAutoscaler>>(client, namespace);
-    let informer = Informer::new(api, "horizontalpodautoscalers", WorkKind::Watch, object_errors);
-    let autoscalers = run(informer, ready, object_errors, stop, move |change| match change {
-        InformerEvent::Applied(scaler) => {
-            scalers.set_max_replicas(scale_target(&scaler), Some(scaler.spec.max_replicas));
-            Some(scale_target(&scaler))
-        }
-        InformerEvent::Deleted(target) => {
-            scalers.set_max_replicas(target, None);
-            None
-        }
-        InformerEvent::ListStarted | InformerEvent::ListCompleted => None,
-    });
-    vec![namespaces, runtime_classes, autoscalers]
+
+    fn runtime_classes(&self) -> BoxFuture<'static, ()> {
+        let api = Api::<DeserializeGuard<RuntimeClass>>::all(self.client.clone());
+        let classes = self.around.clone();
+        self.run(self.informer(api, "runtimeclasses"), move |change| match change {
+            InformerEvent::Applied(class) => {
+                classes
+                    .set_runtime_class(&class.name_any(), Some(runtime_class_scheduling(&class)));
+                Some(class.name_any())
+            }
+            InformerEvent::Deleted(name) => {
+                classes.set_runtime_class(&name, None);
+                None
+            }
+            InformerEvent::ListStarted | InformerEvent::ListCompleted => None,
+        })
+    }
+
+    fn autoscalers(&self) -> BoxFuture<'static, ()> {
+        let api = scoped::<DeserializeGuard<SlimAutoscaler>>(self.client, self.namespace);
+        let scalers = self.around.clone();
+        self.run(self.informer(api, "horizontalpodautoscalers"), move |change| match change {
+            InformerEvent::Applied(scaler) => {
+                scalers.set_max_replicas(scale_target(&scaler), Some(scaler.spec.max_replicas));
+                Some(scale_target(&scaler))
+            }
+            InformerEvent::Deleted(target) => {
+                scalers.set_max_replicas(target, None);
+                None
+            }
+            InformerEvent::ListStarted | InformerEvent::ListCompleted => None,
+        })
+    }
+
+    fn informer<K>(&self, api: Api<K>, resource: &'static str) -> Informer<K>
+    where
+        K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+    {
+        Informer::new(api, resource, WorkKind::Watch, self.object_errors)
+    }
+
+    /// Runs an informer with a handler that calls `note`.
+    fn run<K, E>(
+        &self,
+        informer: Informer<DeserializeGuard<K>>,
+        note: impl FnMut(InformerEvent<K, E>) -> Option<E> + Send + 'static,
+    ) -> BoxFuture<'static, ()>
+    where
+        K: Resource<DynamicType: Default> + Clone + Debug + DeserializeOwned + Send + 'static,
+        E: PartialEq + Send + 'static,
+    {
+        let handler = EntriesHandler {
+            note,
+            entries: ObjectEntries::new(),
+            ready: Some(self.ready.clone()),
+            object_errors: self.object_errors.clone(),
+            object: PhantomData::<fn(K)>,
+        };
+        Box::pin(informer.run(handler, self.stop.clone()))
+    }
 }
 
 enum InformerEvent<K, E> {
@@ -161,28 +211,6 @@ impl<E: PartialEq> ObjectEntries<E> {
 
 fn object_key<K: ResourceExt>(object: &K) -> String {
     format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any())
-}
-
-/// Runs an informer with a handler that calls `note`.
-fn run<K, E>(
-    informer: Informer<DeserializeGuard<K>>,
-    ready: &Sender<usize>,
-    object_errors: &ObjectErrorMetrics,
-    stop: &CancellationToken,
-    note: impl FnMut(InformerEvent<K, E>) -> Option<E> + Send + 'static,
-) -> BoxFuture<'static, ()>
-where
-    K: Resource<DynamicType: Default> + Clone + Debug + DeserializeOwned + Send + 'static,
-    E: PartialEq + Send + 'static,
-{
-    let handler = EntriesHandler {
-        note,
-        entries: ObjectEntries::new(),
-        ready: Some(ready.clone()),
-        object_errors: object_errors.clone(),
-        object: PhantomData::<fn(K)>,
-    };
-    Box::pin(informer.run(handler, stop.clone()))
 }
 
 /// Handler that stores an entry for each object.

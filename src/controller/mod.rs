@@ -29,7 +29,7 @@ mod watches;
 use std::{sync::Arc, time::Duration};
 
 use kube::Client;
-use prewarmer_core::controller::{Controller, ControllerSettings};
+use prewarmer_core::controller::{Controller, ControllerSettings, Observation};
 use prewarmer_kube::{
     lease::{Heartbeat, Term},
     metrics::ObjectErrorMetrics,
@@ -37,7 +37,7 @@ use prewarmer_kube::{
 use tokio::{sync::mpsc, time::Instant};
 
 pub(crate) use self::task_feed::TaskSubscription;
-use self::{clock::ServerClock, executor::Executor, recorder::Recorder};
+use self::{clock::ServerClock, executor::Executor, recorder::Recorder, watches::Watches};
 pub(crate) use self::{
     metrics::ControllerMetrics,
     settings::{ControllerArgs, WorkerArgs},
@@ -109,43 +109,97 @@ pub(crate) async fn run(
         return Ok(());
     };
     let executor = Executor::new(client, events, object_errors.clone(), checks, term.clone());
-    let mut controller = Controller::new(watches.count, settings);
-    let mut recorder = Recorder::new(object_errors, metrics);
-    let mut last_address_refresh: Option<Instant> = None;
-    let result = loop {
-        let event = tokio::select! {
-            () = term.cancellation().cancelled() => break Ok(()),
-            failure = watches.failed() => break if term.is_active() { Err(failure) } else { Ok(()) },
-            event = inbox.recv() => event,
-            () = tokio::time::sleep(ACTIVE_INTERVAL), if controller.has_open_tasks() => None,
-            () = tokio::time::sleep(IDLE_INTERVAL) => None,
-        };
-        if let Some(event) = event {
-            controller.handle(event, clock.now());
+    let mut control_loop = ControlLoop {
+        controller: Controller::new(watches.count, settings),
+        clock,
+        executor,
+        recorder: Recorder::new(object_errors, metrics),
+        networks,
+        heartbeat,
+        last_address_refresh: None,
+    };
+    let result = control_loop.run(&mut inbox, &mut watches, &term).await;
+    control_loop.record_measurements();
+    term.end();
+    control_loop.executor.drained().await;
+    watches.stopped().await;
+    result
+}
+
+/// Loop of the controller: events in, effects out.
+struct ControlLoop {
+    controller: Controller,
+    clock: ServerClock,
+    executor: Executor,
+    recorder: Recorder,
+    networks: egress::ClusterNetworks,
+    heartbeat: Heartbeat,
+    last_address_refresh: Option<Instant>,
+}
+
+impl ControlLoop {
+    /// Reconciles until the term ends. Fails when a watch stops before.
+    async fn run(
+        &mut self,
+        inbox: &mut mpsc::Receiver<Observation>,
+        watches: &mut Watches,
+        term: &Term,
+    ) -> Result<(), ComponentFailure> {
+        loop {
+            let event = tokio::select! {
+                () = term.cancellation().cancelled() => return Ok(()),
+                failure = watches.failed() => {
+                    return if term.is_active() { Err(failure) } else { Ok(()) };
+                }
+                event = inbox.recv() => event,
+                () = tokio::time::sleep(ACTIVE_INTERVAL), if self.controller.has_open_tasks() => None,
+                () = tokio::time::sleep(IDLE_INTERVAL) => None,
+            };
+            self.handle_events(event, inbox).await;
+            if !term.is_active() {
+                return Ok(());
+            }
+            self.reconcile();
+        }
+    }
+
+    /// Handles an event and those that arrive shortly after it.
+    async fn handle_events(
+        &mut self,
+        first: Option<Observation>,
+        inbox: &mut mpsc::Receiver<Observation>,
+    ) {
+        if let Some(event) = first {
+            self.controller.handle(event, self.clock.now());
             tokio::time::sleep(COALESCE_WINDOW).await;
         }
         while let Ok(event) = inbox.try_recv() {
-            controller.handle(event, clock.now());
+            self.controller.handle(event, self.clock.now());
         }
-        if !term.is_active() {
-            break Ok(());
+    }
+
+    /// Reconciles all tasks once the first lists are complete, and starts the effects.
+    fn reconcile(&mut self) {
+        if self.controller.is_synced() {
+            self.refresh_addresses();
+            self.controller.reconcile_all(self.clock.now());
         }
-        if controller.is_synced() {
-            if last_address_refresh.is_none_or(|at| at.elapsed() >= ADDRESS_REFRESH_INTERVAL) {
-                last_address_refresh = Some(Instant::now());
-                networks.set_nodes(&controller.node_networks());
-            }
-            controller.reconcile_all(clock.now());
+        for (target, effects) in self.controller.take_actions() {
+            self.executor.spawn(&target, effects);
         }
-        for (target, effects) in controller.take_actions() {
-            executor.spawn(&target, effects);
+        self.record_measurements();
+        self.heartbeat.beat();
+    }
+
+    /// Passes the addresses of nodes to `egress` at an interval.
+    fn refresh_addresses(&mut self) {
+        if self.last_address_refresh.is_none_or(|at| at.elapsed() >= ADDRESS_REFRESH_INTERVAL) {
+            self.last_address_refresh = Some(Instant::now());
+            self.networks.set_nodes(&self.controller.node_networks());
         }
-        recorder.record(controller.take_measurements(), &controller.gauges());
-        heartbeat.beat();
-    };
-    recorder.record(controller.take_measurements(), &controller.gauges());
-    term.end();
-    executor.drained().await;
-    watches.stopped().await;
-    result
+    }
+
+    fn record_measurements(&mut self) {
+        self.recorder.record(self.controller.take_measurements(), &self.controller.gauges());
+    }
 }

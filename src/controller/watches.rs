@@ -59,96 +59,118 @@ pub(super) fn start(
     object_errors: &ObjectErrorMetrics,
     stop: &CancellationToken,
 ) -> Watches {
-    let namespace = settings.namespace.as_deref();
-    let ours = labels::selector(MANAGED_BY);
-    // The subscription to tasks is the first watch.
     let mut watch = WatchSpawner {
+        client: client.clone(),
         events: events.clone(),
+        object_errors: object_errors.clone(),
+        texts: Arc::new(Interner::default()),
         stop: stop.clone(),
+        // The subscription to tasks is the first watch.
         count: 1,
         parts: ComponentSet::default(),
     };
-    let texts = Arc::new(Interner::default());
-    let nodes = {
-        let texts = Arc::clone(&texts);
-        move |node: SlimNode| Some(NodeInfo::new(&node, &texts))
-    };
-    let elsewhere = settings.worker_namespace != WorkerNamespace::Workload;
-    let places = AllowedNamespaces { own: elsewhere.then(|| settings.own_namespace.clone()) };
+    let namespace = settings.namespace.as_deref();
+    let in_own = settings.worker_namespace != WorkerNamespace::Workload;
+    let allowed = AllowedNamespaces { own: in_own.then(|| settings.own_namespace.clone()) };
     // Each list is delivered after the list of the owners. An owner that is not in the cache then
     // does not exist.
-    let (tasks_listed, none) = (InitialList::default(), InitialList::completed());
+    let tasks_listed = InitialList::default();
     tasks.subscribe(events.clone(), tasks_listed.clone(), stop.clone());
-    let plans = WatchSource { kind: "prewarmplans", namespace: namespace.map(str::to_owned) };
-    let api = scoped::<DeserializeGuard<PrewarmPlan>>(client, namespace);
-    let of_plans = object_errors.clone();
-    let plan = move |guarded| decode(guarded, &of_plans).map(classify_plan);
-    let wrap = move |change| Observation::Plan(plans.clone(), change);
-    watch.spawn(
-        "controller: plan watch",
-        Informer::new(api, "prewarmplans", WorkKind::Watch, object_errors),
-        (&tasks_listed, &InitialList::default()),
-        plan,
-        wrap,
-    );
-    let api = Api::<SlimNode>::all(client.clone());
-    watch.spawn(
-        "controller: node watch",
-        Informer::new(api, "nodes", WorkKind::Watch, object_errors),
-        (&none, &InitialList::default()),
-        nodes,
-        Observation::Node,
-    );
-    let own = namespace
-        .filter(|watched| elsewhere && *watched != settings.own_namespace)
-        .map(|_| settings.own_namespace.as_str());
-    for place in [Some(namespace), own.map(Some)].into_iter().flatten() {
-        let source = |kind| WatchSource { kind, namespace: place.map(str::to_owned) };
-        let (jobs, pods, jobs_listed) = (source("jobs"), source("pods"), InitialList::default());
-        // Prewarmer's namespace may contain workers of another installation that serves another
-        // namespace.
-        let watched = namespace.filter(|_| place != namespace).map(str::to_owned);
-        let concerns_us = move |annotations: &BTreeMap<String, String>| {
-            watched.is_none() || annotations.get(TASK_NAMESPACE_ANNOTATION) == watched.as_ref()
-        };
-        let job = {
-            let (places, concerns_us) = (places.clone(), concerns_us.clone());
-            move |job: SlimJob| concerns_us(job.annotations()).then(|| classify_job(&job, &places))
-        };
-        let (places, texts) = (places.clone(), Arc::clone(&texts));
-        let pod = move |pod: SlimPod| {
-            concerns_us(pod.annotations()).then(|| classify_pod(&pod, &places, &texts))
-        };
-        let api = scoped::<SlimJob>(client, place);
-        let wrap = move |change| Observation::Job(jobs.clone(), change);
-        watch.spawn(
-            "controller: Job watch",
-            Informer::new(api, "jobs", WorkKind::Watch, object_errors).labels(&ours),
-            (&tasks_listed, &jobs_listed),
-            job,
-            wrap,
-        );
-        let api = scoped::<SlimPod>(client, place);
-        let wrap = move |change| Observation::Pod(pods.clone(), change);
-        watch.spawn(
-            "controller: pod watch",
-            Informer::new(api, "pods", WorkKind::Watch, object_errors).labels(&ours),
-            (&jobs_listed, &InitialList::default()),
-            pod,
-            wrap,
-        );
+    watch.spawn_plan_watch(namespace, &tasks_listed);
+    watch.spawn_node_watch();
+    watch.spawn_worker_watches(namespace, None, &allowed, &tasks_listed);
+    // Prewarmer's namespace may contain workers of another installation that serves another
+    // namespace.
+    let own = settings.own_namespace.as_str();
+    if let Some(served) = namespace.filter(|served| in_own && *served != own) {
+        watch.spawn_worker_watches(Some(own), Some(served), &allowed, &tasks_listed);
     }
     Watches { count: watch.count, parts: watch.parts }
 }
 
 struct WatchSpawner {
+    client: Client,
     events: Sender<Observation>,
+    object_errors: ObjectErrorMetrics,
+    /// Texts that nodes and pods share.
+    texts: Arc<Interner>,
     stop: CancellationToken,
     count: usize,
     parts: ComponentSet,
 }
 
 impl WatchSpawner {
+    fn spawn_plan_watch(&mut self, namespace: Option<&str>, tasks_listed: &InitialList) {
+        let source = WatchSource { kind: "prewarmplans", namespace: namespace.map(str::to_owned) };
+        let api = scoped::<DeserializeGuard<PrewarmPlan>>(&self.client, namespace);
+        let object_errors = self.object_errors.clone();
+        self.spawn(
+            "controller: plan watch",
+            self.informer(api, "prewarmplans"),
+            (tasks_listed, &InitialList::default()),
+            move |guarded| decode(guarded, &object_errors).map(classify_plan),
+            move |change| Observation::Plan(source.clone(), change),
+        );
+    }
+
+    fn spawn_node_watch(&mut self) {
+        let texts = Arc::clone(&self.texts);
+        self.spawn(
+            "controller: node watch",
+            self.informer(Api::<SlimNode>::all(self.client.clone()), "nodes"),
+            (&InitialList::completed(), &InitialList::default()),
+            move |node: SlimNode| Some(NodeInfo::new(&node, &texts)),
+            Observation::Node,
+        );
+    }
+
+    /// Starts the watches of Jobs and pods in a namespace, or in all. With `only_for`, workers of
+    /// tasks in other namespaces are ignored.
+    fn spawn_worker_watches(
+        &mut self,
+        namespace: Option<&str>,
+        only_for: Option<&str>,
+        allowed: &AllowedNamespaces,
+        tasks_listed: &InitialList,
+    ) {
+        let ours = labels::selector(MANAGED_BY);
+        let source = |kind| WatchSource { kind, namespace: namespace.map(str::to_owned) };
+        let (jobs, pods, jobs_listed) = (source("jobs"), source("pods"), InitialList::default());
+        let only_for = only_for.map(str::to_owned);
+        let concerns_us = move |annotations: &BTreeMap<String, String>| {
+            only_for.is_none() || annotations.get(TASK_NAMESPACE_ANNOTATION) == only_for.as_ref()
+        };
+        let job = {
+            let (allowed, concerns_us) = (allowed.clone(), concerns_us.clone());
+            move |job: SlimJob| concerns_us(job.annotations()).then(|| classify_job(&job, &allowed))
+        };
+        let (allowed, texts) = (allowed.clone(), Arc::clone(&self.texts));
+        let pod = move |pod: SlimPod| {
+            concerns_us(pod.annotations()).then(|| classify_pod(&pod, &allowed, &texts))
+        };
+        self.spawn(
+            "controller: Job watch",
+            self.informer(scoped::<SlimJob>(&self.client, namespace), "jobs").labels(&ours),
+            (tasks_listed, &jobs_listed),
+            job,
+            move |change| Observation::Job(jobs.clone(), change),
+        );
+        self.spawn(
+            "controller: pod watch",
+            self.informer(scoped::<SlimPod>(&self.client, namespace), "pods").labels(&ours),
+            (&jobs_listed, &InitialList::default()),
+            pod,
+            move |change| Observation::Pod(pods.clone(), change),
+        );
+    }
+
+    fn informer<K>(&self, api: Api<K>, resource: &'static str) -> Informer<K>
+    where
+        K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+    {
+        Informer::new(api, resource, WorkKind::Watch, &self.object_errors)
+    }
+
     /// Starts an informer after the list of `after` was delivered, and releases `listed` after its
     /// own. `reduce` returns `None` for an object that is ignored.
     fn spawn<K, T>(

@@ -25,7 +25,7 @@ use crate::{
     config::Config,
     controller::TaskFeed,
     egress::ClusterNetworks,
-    intake::{ReviewHints, WatchHints},
+    intake::{self, HintReceiver, ReviewHints, WatchHints},
     metrics::Metrics,
     pod_start::OutcomeTotals,
     scope::scoped,
@@ -35,6 +35,7 @@ use crate::{
         rotator::CertResolver,
     },
     supervise::ComponentSet,
+    task_view,
     webhook::{self, WebhookState},
 };
 
@@ -58,6 +59,39 @@ pub(super) struct SharedDependencies {
 }
 
 impl SharedDependencies {
+    /// Creates the dependencies, and the receiver of hints for the intake.
+    pub(super) fn new(
+        config: &Config,
+        clients: CountingClient,
+        metrics: Arc<Metrics>,
+    ) -> (Self, HintReceiver) {
+        let context = ClusterContextStore::default();
+        let (review_hints, watch_hints, receiver) = intake::channel(
+            metrics.object_errors.clone(),
+            metrics.intake.clone(),
+            config.intake.clone(),
+            context.clone(),
+        );
+        let common = Self {
+            clients,
+            policy: Arc::new(build::served_policy(config)),
+            context,
+            review_hints,
+            watch_hints,
+            tasks: TaskFeed::default(),
+            catalog: TaskStore::new(task_view::render),
+            schedules: ScheduleStore::default(),
+            image_refs: prewarmer_core::workload_watch::ImageRefs::default(),
+            totals: OutcomeTotals::new(metrics.pod_start.clone()),
+            metrics,
+            leadership: Leadership::default(),
+            heartbeat: Heartbeat::default(),
+            cluster: ClusterNetworks::default(),
+            stop: CancellationToken::new(),
+        };
+        (common, receiver)
+    }
+
     /// Spawns the informers of the cluster context, of tasks and, where REST or the controller
     /// needs them, of schedules. Returns the number of their caches.
     pub(super) fn spawn_informers(

@@ -15,34 +15,26 @@ mod task_informer;
 
 use std::{process::ExitCode, sync::Arc};
 
-use prewarmer_kube::{
-    lease::{Heartbeat, Leadership},
-    requests::{Component, CountingClient},
-    store::{ScheduleStore, TaskStore},
-};
-use tokio::{runtime::Handle, sync::watch};
+use prewarmer_kube::requests::{Component, CountingClient};
+use tokio::{net::TcpListener, runtime::Handle, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 use self::{
     components::ServiceComponents,
     dependencies::SharedDependencies,
     election::LeaderSignals,
-    startup::{bind_listeners, build_client, log_addresses, refuse_overlap},
+    startup::{Listeners, bind_listeners, build_client, log_addresses, refuse_overlap},
 };
 use crate::{
-    cluster_context::ClusterContextStore,
     config::Config,
-    controller::TaskFeed,
-    egress::ClusterNetworks,
     intake,
     metrics::Metrics,
-    pod_start::OutcomeTotals,
     server::{
         health::{self, ApiServerContact, HealthState},
         listener::{self, ListenerConfig},
         rotator::{self, CertResolver},
     },
-    task_view,
+    supervise::ComponentSet,
 };
 
 /// Runtimes of components that REST requests and the controller must not delay.
@@ -58,96 +50,47 @@ pub struct Runtimes {
 pub async fn serve(config: Config, runtimes: Runtimes) -> anyhow::Result<ExitCode> {
     let metrics = Arc::new(Metrics::new()?);
     let clients = CountingClient::new(build_client().await?, metrics.kube_requests.clone());
-    let controller = config.components.controller;
-    if controller && !config.allow_overlap {
+    if config.components.controller && !config.allow_overlap {
         refuse_overlap(&clients.for_component(Component::Startup), &config).await?;
     }
-    let listeners = bind_listeners(&config, &runtimes.admission)?;
+    let Listeners { webhook, api, health } = bind_listeners(&config, &runtimes.admission)?;
+    let connections = build::connection_limits(&config);
     let (leads_out, leads) = watch::channel(false);
     let (bundle_out, bundle) = watch::channel(None);
     let (registered_out, registered) = watch::channel(false);
-    let (kubernetes_out, kubernetes) = watch::channel(ApiServerContact::initial());
     let (caches_out, caches) = watch::channel(0);
-    let around = ClusterContextStore::default();
-    let (reviews, hints, receiver) = intake::channel(
-        metrics.object_errors.clone(),
-        metrics.intake.clone(),
-        config.intake.clone(),
-        around.clone(),
-    );
-    let policy = build::served_policy(&config);
-    let common = SharedDependencies {
-        clients,
-        policy: Arc::new(policy),
-        context: around,
-        review_hints: reviews,
-        watch_hints: hints,
-        metrics: Arc::clone(&metrics),
-        tasks: TaskFeed::default(),
-        catalog: TaskStore::new(task_view::render),
-        schedules: ScheduleStore::default(),
-        image_refs: prewarmer_core::workload_watch::ImageRefs::default(),
-        totals: OutcomeTotals::new(metrics.pod_start.clone()),
-        leadership: Leadership::default(),
-        heartbeat: Heartbeat::default(),
-        cluster: ClusterNetworks::default(),
-        stop: CancellationToken::new(),
-    };
-    let stop = common.stop.clone();
+    let (common, receiver) = SharedDependencies::new(&config, clients, metrics);
+    let (stop, resign) = (common.stop.clone(), CancellationToken::new());
     let mut service = ServiceComponents::default();
     let parts = &mut service.others;
+
     let caches_needed = common.spawn_informers(&config, caches_out, parts);
-
-    let by_url = config.webhook_url.is_some();
-    let router = health::router(HealthState {
-        kubernetes,
-        leads: leads.clone(),
-        heartbeat: common.heartbeat.clone(),
-        bundle: bundle.clone(),
-        synced_caches: caches.clone(),
-        required_caches: caches_needed,
-        registered: (by_url && controller).then_some(registered),
-        registry: metrics.registry.clone(),
-    });
-    let connections = build::connection_limits(&config);
-    let how = ListenerConfig {
-        max_connections: connections.health,
-        peer_share_percent: config.connections_per_address,
-        ..ListenerConfig::default()
-    };
-    parts.spawn("health listener", listener::serve(listeners.health, how, router, stop.clone()));
-    let client = |component| common.clients.for_component(component);
-    let probe = health::probe_api_server(client(Component::Health), kubernetes_out, stop.clone());
-    parts.spawn("API server probe", probe);
-
-    let current = Arc::new(CertResolver::default());
-    let source = build::certificate_source(&config, &client(Component::Certificates));
-    let lives = config.certificates.lifetimes;
-    let keeper = rotator::run(
-        source,
-        lives,
-        Arc::clone(&current),
-        bundle_out,
-        metrics.certificates.clone(),
-        stop.clone(),
-    );
-    parts.spawn("certificate rotation", keeper);
-    if let Some(listener) = listeners.webhook {
+    let signals = LeaderSignals { leads, bundle, caches, caches_needed };
+    common.spawn_health(&config, (health, connections.health), &signals, registered, parts);
+    let current = common.spawn_certificate_rotation(&config, bundle_out, parts);
+    if let Some(listener) = webhook {
         let mine = (listener, connections.webhook);
         common.spawn_webhook(&config, mine, Arc::clone(&current), &runtimes.admission, parts)?;
     }
-    if let (Some(listener), Some(settings)) = (listeners.api, &config.api) {
+    if let (Some(listener), Some(settings)) = (api, &config.api) {
         common.spawn_rest(&config, settings, (listener, connections.rest), current, parts)?;
     }
-    let client = client(Component::Intake);
+    let client = common.clients.for_component(Component::Intake);
     let intake = intake::run(client, receiver, Arc::clone(&common.policy), stop.clone());
     parts.spawn("intake", intake);
-    let resign = CancellationToken::new();
-    let seen = LeaderSignals { leads, bundle, caches, caches_needed };
     let senders = (leads_out, registered_out);
-    common.spawn_election(&config, seen, senders, &runtimes.election, &resign, &mut service)?;
+    common.spawn_election(&config, signals, senders, &runtimes.election, &resign, &mut service)?;
 
     log_addresses(&config);
+    run_until_stopped(service, &stop, &resign).await
+}
+
+/// Waits for a signal or a failure, and shuts the components down. Returns the exit code.
+async fn run_until_stopped(
+    mut service: ServiceComponents,
+    stop: &CancellationToken,
+    resign: &CancellationToken,
+) -> anyhow::Result<ExitCode> {
     let failure = service.run().await?;
     match &failure {
         None => tracing::info!("stopping"),
@@ -155,6 +98,62 @@ pub async fn serve(config: Config, runtimes: Runtimes) -> anyhow::Result<ExitCod
             tracing::error!(part = failure.component(), reason = %failure, "a component of the server has failed: the process exits");
         }
     }
-    service.shut_down(&stop, &resign).await;
+    service.shut_down(stop, resign).await;
     Ok(if failure.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+impl SharedDependencies {
+    /// Spawns the health listener, and the probe of the API server that it reports.
+    fn spawn_health(
+        &self,
+        config: &Config,
+        (listener, max_connections): (TcpListener, usize),
+        signals: &LeaderSignals,
+        registered: watch::Receiver<bool>,
+        parts: &mut ComponentSet,
+    ) {
+        let (kubernetes_out, kubernetes) = watch::channel(ApiServerContact::initial());
+        let by_url = config.webhook_url.is_some();
+        let router = health::router(HealthState {
+            kubernetes,
+            leads: signals.leads.clone(),
+            heartbeat: self.heartbeat.clone(),
+            bundle: signals.bundle.clone(),
+            synced_caches: signals.caches.clone(),
+            required_caches: signals.caches_needed,
+            registered: (by_url && config.components.controller).then_some(registered),
+            registry: self.metrics.registry.clone(),
+        });
+        let how = ListenerConfig {
+            max_connections,
+            peer_share_percent: config.connections_per_address,
+            ..ListenerConfig::default()
+        };
+        let stop = self.stop.clone();
+        parts.spawn("health listener", listener::serve(listener, how, router, stop.clone()));
+        let client = self.clients.for_component(Component::Health);
+        let probe = health::probe_api_server(client, kubernetes_out, stop);
+        parts.spawn("API server probe", probe);
+    }
+
+    /// Spawns the rotation of the serving certificate, and returns its resolver.
+    fn spawn_certificate_rotation(
+        &self,
+        config: &Config,
+        bundle: watch::Sender<Option<String>>,
+        parts: &mut ComponentSet,
+    ) -> Arc<CertResolver> {
+        let client = self.clients.for_component(Component::Certificates);
+        let current = Arc::new(CertResolver::default());
+        let keeper = rotator::run(
+            build::certificate_source(config, &client),
+            config.certificates.lifetimes,
+            Arc::clone(&current),
+            bundle,
+            self.metrics.certificates.clone(),
+            self.stop.clone(),
+        );
+        parts.spawn("certificate rotation", keeper);
+        current
+    }
 }

@@ -74,13 +74,18 @@ pub(crate) async fn run(
         }
     }
     if let Some(name) = applied.filter(|_| remove) {
-        let params = DeleteParams::default();
-        let removal = api.delete(&name, &params);
-        if !matches!(tokio::time::timeout(DELETE_TIMEOUT, removal).await, Ok(Ok(_))) {
-            tracing::warn!(
-                name,
-                "the webhook configuration could not be deleted; its failurePolicy is Ignore, so requests are still admitted"
-            );
-        }
+        unregister(&api, &name).await;
+    }
+}
+
+/// Deletes the configuration. A failure is logged.
+async fn unregister(api: &Api<ValidatingWebhookConfiguration>, name: &str) {
+    let params = DeleteParams::default();
+    let removal = api.delete(name, &params);
+    if !matches!(tokio::time::timeout(DELETE_TIMEOUT, removal).await, Ok(Ok(_))) {
+        tracing::warn!(
+            name,
+            "the webhook configuration could not be deleted; its failurePolicy is Ignore, so requests are still admitted"
+        );
     }
 }

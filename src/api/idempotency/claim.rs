@@ -110,22 +110,8 @@ async fn claim_key(
         // A key that is already stored needs no further capacity.
         return get().await?.map(KeyClaim::Existing).ok_or(full);
     }
-    let labels =
-        [(KEY_LABEL.to_owned(), "true".to_owned()), (CALLER_LABEL.to_owned(), whose.clone())];
     let made = async {
-        let lease = Lease {
-            metadata: ObjectMeta {
-                name: Some(name.clone()),
-                owner_references: owner_reference(api, leases).await?.map(|owner| vec![owner]),
-                labels: Some(labels.into()),
-                annotations: Some([(DIGEST_ANNOTATION.to_owned(), asked.to_owned())].into()),
-                ..ObjectMeta::default()
-            },
-            spec: Some(LeaseSpec {
-                holder_identity: Some(random_task_name(Timestamp::now())),
-                ..LeaseSpec::default()
-            }),
-        };
+        let lease = key_lease(api, leases, (&name, &whose), asked).await?;
         Ok::<_, ApiError>(leases.create(&PostParams::default(), &lease).await)
     };
     match made.await {
@@ -149,6 +135,30 @@ async fn claim_key(
         )
     };
     get().await?.map(KeyClaim::Existing).ok_or_else(busy)
+}
+
+/// Returns the Lease that stores a key of a caller and the digest of the call.
+async fn key_lease(
+    api: &Api,
+    leases: &KubeApi<Lease>,
+    (name, caller): (&str, &str),
+    digest: &str,
+) -> Result<Lease, ApiError> {
+    let labels =
+        [(KEY_LABEL.to_owned(), "true".to_owned()), (CALLER_LABEL.to_owned(), caller.to_owned())];
+    Ok(Lease {
+        metadata: ObjectMeta {
+            name: Some(name.to_owned()),
+            owner_references: owner_reference(api, leases).await?.map(|owner| vec![owner]),
+            labels: Some(labels.into()),
+            annotations: Some([(DIGEST_ANNOTATION.to_owned(), digest.to_owned())].into()),
+            ..ObjectMeta::default()
+        },
+        spec: Some(LeaseSpec {
+            holder_identity: Some(random_task_name(Timestamp::now())),
+            ..LeaseSpec::default()
+        }),
+    })
 }
 
 /// Annotates the Lease after the task was created. When that fails, the next call with the key

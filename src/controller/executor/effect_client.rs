@@ -21,7 +21,7 @@ use prewarmer_core::{
     worker::{BATCH_LABEL, MANAGED_BY, TASK_UID_LABEL},
 };
 use prewarmer_kube::api_error::ApiErrorKind;
-use serde::de::IgnoredAny;
+use serde::{Serialize, de::IgnoredAny};
 
 use super::{
     errors::map_api_error,
@@ -76,62 +76,22 @@ impl EffectClient {
     }
 
     async fn send(&self, effect: &Effect) -> kube::Result<EffectOutput> {
-        let (target, post) = (&self.target, PostParams::default());
+        let target = &self.target;
         match effect {
             Effect::CheckNodes(_) => {}
             Effect::CreatePlan(spec) => {
-                let body = serde_json::to_vec(&plan_object(target, spec))
-                    .map_err(kube::Error::SerdeError)?;
-                self.create::<PrewarmPlan>(&target.namespace, body, &post).await?;
+                let body = serialize(&plan_object(target, spec))?;
+                self.create::<PrewarmPlan>(&target.namespace, body, &PostParams::default()).await?;
             }
-            Effect::CreateWorker(creation) => {
-                let WorkerCreation { kind, namespace, body, .. } = &**creation;
-                match kind {
-                    WorkerKind::Job => self.create::<Job>(namespace, body.clone(), &post).await?,
-                    WorkerKind::Pod => self.create::<Pod>(namespace, body.clone(), &post).await?,
-                }
-            }
+            Effect::CreateWorker(creation) => self.create_worker(creation).await?,
             Effect::DryRun(pod) => {
                 let dry = PostParams { dry_run: true, ..PostParams::default() };
-                let body = serde_json::to_vec(pod).map_err(kube::Error::SerdeError)?;
-                self.create::<Pod>(&pod.namespace().unwrap_or_default(), body, &dry).await?;
+                let namespace = pod.namespace().unwrap_or_default();
+                self.create::<Pod>(&namespace, serialize(pod)?, &dry).await?;
             }
-            // Foreground deletion removes a Job after its pods, so that no pod outlives it.
-            Effect::DeleteWorker(doomed) => {
-                let WorkerDeletion { kind, namespace, name, uid } = &**doomed;
-                match kind {
-                    WorkerKind::Job => {
-                        self.api::<Job>(namespace)
-                            .delete(name, &delete_params(DeleteParams::foreground(), uid, None))
-                            .await?;
-                    }
-                    WorkerKind::Pod => {
-                        self.api::<Pod>(namespace)
-                            .delete(name, &delete_params(DeleteParams::default(), uid, None))
-                            .await?;
-                    }
-                }
-            }
+            Effect::DeleteWorker(doomed) => self.delete_worker(doomed).await?,
             Effect::DeleteWorkers(kind, namespace, batch) => {
-                let batch =
-                    batch.map(|batch| format!(",{BATCH_LABEL}={batch}")).unwrap_or_default();
-                let which = format!(
-                    "{}={},{TASK_UID_LABEL}={}{batch}",
-                    MANAGED_BY.0, MANAGED_BY.1, target.uid
-                );
-                let which = ListParams::default().labels(&which);
-                let (url, how) = match kind {
-                    WorkerKind::Job => {
-                        (Job::url_path(&(), Some(namespace)), DeleteParams::foreground())
-                    }
-                    WorkerKind::Pod => {
-                        (Pod::url_path(&(), Some(namespace)), DeleteParams::default())
-                    }
-                };
-                let request = Request::new(url)
-                    .delete_collection(&how, &which)
-                    .map_err(kube::Error::BuildRequest)?;
-                self.client.request::<IgnoredAny>(request).await?;
+                self.delete_workers(*kind, namespace, *batch).await?;
             }
             Effect::WriteStatus(write) => return self.write_status(write).await,
             Effect::DeleteTask(version) => {
@@ -140,6 +100,46 @@ impl EffectClient {
             }
         }
         Ok(EffectOutput::default())
+    }
+
+    async fn create_worker(&self, creation: &WorkerCreation) -> kube::Result<()> {
+        let WorkerCreation { kind, namespace, body, .. } = creation;
+        let post = PostParams::default();
+        match kind {
+            WorkerKind::Job => self.create::<Job>(namespace, body.clone(), &post).await,
+            WorkerKind::Pod => self.create::<Pod>(namespace, body.clone(), &post).await,
+        }
+    }
+
+    async fn delete_worker(&self, doomed: &WorkerDeletion) -> kube::Result<()> {
+        let WorkerDeletion { kind, namespace, name, uid } = doomed;
+        let how = delete_params(worker_deletion(*kind), uid, None);
+        match kind {
+            WorkerKind::Job => self.api::<Job>(namespace).delete(name, &how).await.map(drop),
+            WorkerKind::Pod => self.api::<Pod>(namespace).delete(name, &how).await.map(drop),
+        }
+    }
+
+    /// Deletes the workers of the task, or of one of its batches.
+    async fn delete_workers(
+        &self,
+        kind: WorkerKind,
+        namespace: &str,
+        batch: Option<u32>,
+    ) -> kube::Result<()> {
+        let batch = batch.map(|batch| format!(",{BATCH_LABEL}={batch}")).unwrap_or_default();
+        let selector = format!(
+            "{}={},{TASK_UID_LABEL}={}{batch}",
+            MANAGED_BY.0, MANAGED_BY.1, self.target.uid
+        );
+        let url = match kind {
+            WorkerKind::Job => Job::url_path(&(), Some(namespace)),
+            WorkerKind::Pod => Pod::url_path(&(), Some(namespace)),
+        };
+        let request = Request::new(url)
+            .delete_collection(&worker_deletion(kind), &ListParams::default().labels(&selector))
+            .map_err(kube::Error::BuildRequest)?;
+        self.client.request::<IgnoredAny>(request).await.map(drop)
     }
 
     /// Creates an object. The response is not parsed: the watches deliver what is needed.
@@ -184,4 +184,17 @@ impl EffectClient {
             Err(error) => tracing::debug!(task = self.target.name, %error, "cannot create Event"),
         }
     }
+}
+
+/// Returns how a worker is deleted. Foreground deletion removes a Job after its pods, so that no
+/// pod outlives it.
+fn worker_deletion(kind: WorkerKind) -> DeleteParams {
+    match kind {
+        WorkerKind::Job => DeleteParams::foreground(),
+        WorkerKind::Pod => DeleteParams::default(),
+    }
+}
+
+fn serialize(object: &impl Serialize) -> kube::Result<Vec<u8>> {
+    serde_json::to_vec(object).map_err(kube::Error::SerdeError)
 }

@@ -1,14 +1,14 @@
 //! Explanations of why nodes failed or why a task waits, with remedies. Pure: no client, no clock,
 //! no I/O.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use http::Uri;
 
 use prewarmer_core::{
     task::{
-        Delivery, FailedNode, FailedNodeDetail, FailureGroup, Notification, Phase, PrewarmTask,
-        failure_groups,
+        Delivery, FailedNode, FailedNodeDetail, FailureGroup, ImageStatus, Notification, Phase,
+        PrewarmTask, PrewarmTaskStatus, failure_groups,
     },
     worker::FailureReason,
 };
@@ -62,37 +62,10 @@ pub(super) fn explain(task: &PrewarmTask, node: Option<&str>) -> Vec<String> {
         lines.push(format!("  Remedy: {}.", remedy(&group)));
         lines.push(format!("  Message: {}", group.message));
     }
-    for image in status.images.iter().filter(|image| image.given_up.is_some() && node.is_none()) {
-        let why = image.given_up.as_ref().map_or("", |why| &why.reason);
-        lines.push(String::new());
-        lines.push(format!(
-            "{} was not pulled to the other nodes: no node could pull it ({why}).",
-            image.image
-        ));
+    if node.is_none() {
+        lines.extend(abandoned_images(&status));
     }
-    let ignored: Vec<_> =
-        status.ignored_nodes.iter().filter(|ignored| wanted(&ignored.node)).collect();
-    if !ignored.is_empty() {
-        let reasons: BTreeSet<&str> =
-            ignored.iter().map(|ignored| ignored.reason.as_str()).collect();
-        lines.push(String::new());
-        lines.push(format!(
-            "Excluded at the start, because they were not eligible: {} nodes.",
-            status.ignored_node_count
-        ));
-        for reason in reasons {
-            let of_it: Vec<&str> = ignored
-                .iter()
-                .filter(|one| one.reason == reason)
-                .map(|one| one.node.as_str())
-                .collect();
-            let more = more_suffix(of_it.len());
-            lines.push(format!(
-                "  {reason}: {}{more}",
-                of_it[..of_it.len().min(MAX_LISTED_NODES)].join(", ")
-            ));
-        }
-    }
+    lines.extend(excluded_nodes(&status, wanted));
     let listed: BTreeSet<&str> =
         status.failed_nodes.iter().map(|failure| failure.node.as_str()).collect();
     let more =
@@ -109,6 +82,39 @@ pub(super) fn explain(task: &PrewarmTask, node: Option<&str>) -> Vec<String> {
         lines.push(format!("No failure is recorded on {node}."));
     }
     lines
+}
+
+/// Returns lines about the images that no node could pull.
+fn abandoned_images(status: &PrewarmTaskStatus) -> Vec<String> {
+    let sentence = |image: &ImageStatus| {
+        let why = &image.given_up.as_ref()?.reason;
+        Some(format!(
+            "{} was not pulled to the other nodes: no node could pull it ({why}).",
+            image.image
+        ))
+    };
+    let sentences = status.images.iter().filter_map(sentence);
+    sentences.flat_map(|sentence| [String::new(), sentence]).collect()
+}
+
+/// Returns lines about the excluded nodes that are `wanted`, by reason.
+fn excluded_nodes(status: &PrewarmTaskStatus, wanted: impl Fn(&str) -> bool) -> Vec<String> {
+    let mut nodes_by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for ignored in status.ignored_nodes.iter().filter(|ignored| wanted(&ignored.node)) {
+        nodes_by_reason.entry(&ignored.reason).or_default().push(&ignored.node);
+    }
+    if nodes_by_reason.is_empty() {
+        return Vec::new();
+    }
+    let heading = format!(
+        "Excluded at the start, because they were not eligible: {} nodes.",
+        status.ignored_node_count
+    );
+    let line = |(reason, nodes): (&str, Vec<&str>)| {
+        let more = more_suffix(nodes.len());
+        format!("  {reason}: {}{more}", nodes[..nodes.len().min(MAX_LISTED_NODES)].join(", "))
+    };
+    [String::new(), heading].into_iter().chain(nodes_by_reason.into_iter().map(line)).collect()
 }
 
 /// Returns the receiver of a notification: the host of its URL, because the rest may be a

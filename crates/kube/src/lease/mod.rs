@@ -121,26 +121,7 @@ pub async fn run(
     };
     loop {
         election.step_down_if_hung();
-        // The renewal counts from before the request. Other replicas count from when they observe
-        // it, which is later.
-        let begun = DualClockInstant::now();
-        let held = tokio::time::timeout(
-            REQUEST_TIMEOUT.min(election.renew_time_left()),
-            election.try_acquire_or_renew(),
-        )
-        .await;
-        let leadership = &election.handles.leadership;
-        match held {
-            Ok(Ok(true)) => leadership.record_renewal(begun),
-            Ok(Ok(false)) => leadership.record_loss(),
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "the Lease could not be read or written; it is retried");
-            }
-            Err(_) => tracing::warn!("the request for the Lease timed out; it is retried"),
-        }
-        if !leadership.is_current() {
-            leadership.record_loss();
-        }
+        election.renew().await;
         election.publish();
         let pause =
             RETRY_PERIOD.mul_f64(1.0 + rand::random::<f64>() / 2.0).min(election.renew_time_left());
@@ -148,13 +129,7 @@ pub async fn run(
             break;
         }
     }
-    let led = election.leads();
-    election.handles.leadership.record_loss();
-    election.publish();
-    if led {
-        // A failed release only delays the successor by the duration of the Lease.
-        let _ = tokio::time::timeout(REQUEST_TIMEOUT, election.release()).await;
-    }
+    election.resign().await;
 }
 
 /// Annotation of the Lease, whose value passes from leader to leader.
@@ -193,6 +168,41 @@ struct Election<A> {
 }
 
 impl<A: LeaseAnnotation> Election<A> {
+    /// Acquires or renews the Lease, within the time for which this replica still leads.
+    async fn renew(&mut self) {
+        // The renewal counts from before the request. Other replicas count from when they observe
+        // it, which is later.
+        let begun = DualClockInstant::now();
+        let held = tokio::time::timeout(
+            REQUEST_TIMEOUT.min(self.renew_time_left()),
+            self.try_acquire_or_renew(),
+        )
+        .await;
+        let leadership = &self.handles.leadership;
+        match held {
+            Ok(Ok(true)) => leadership.record_renewal(begun),
+            Ok(Ok(false)) => leadership.record_loss(),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the Lease could not be read or written; it is retried");
+            }
+            Err(_) => tracing::warn!("the request for the Lease timed out; it is retried"),
+        }
+        if !leadership.is_current() {
+            leadership.record_loss();
+        }
+    }
+
+    /// Gives up leadership, and releases the Lease if this replica holds it.
+    async fn resign(&mut self) {
+        let led = self.leads();
+        self.handles.leadership.record_loss();
+        self.publish();
+        if led {
+            // A failed release only delays the successor by the duration of the Lease.
+            let _ = tokio::time::timeout(REQUEST_TIMEOUT, self.release()).await;
+        }
+    }
+
     fn leads(&self) -> bool {
         self.handles.leadership.renewal_age().is_some()
     }
