@@ -43,6 +43,7 @@ mod static_response;
 mod store_response;
 mod tasks;
 mod ui;
+mod unread_body;
 mod watch;
 
 pub(crate) use self::metrics::ApiMetrics;

@@ -15,7 +15,7 @@ use super::{
     openapi,
     paths::HOME,
     state::{Api, RouterState},
-    static_response, ui,
+    static_response, ui, unread_body,
 };
 
 /// Builds the router with all routes and middleware.
@@ -54,6 +54,7 @@ pub fn router(api: Api) -> Router {
     router
         .layer(CatchPanicLayer::custom(call_middleware::panic_response))
         .layer(middleware::from_fn_with_state(api, call_middleware::handle_call))
+        .layer(middleware::from_fn(unread_body::announce_close))
 }
 
 /// Allows pages of these origins to call; without the setting no response carries CORS headers.
