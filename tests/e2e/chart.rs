@@ -48,7 +48,7 @@ async fn invalid_values_are_rejected_by_name() {
         ("settings.diskCheck=maybe", "/settings/diskCheck"),
         ("settings.coalesceWindow=2", "/settings/coalesceWindow"),
         ("settings.knownFor=2d", "/settings/knownFor"),
-        ("settings.defaultMode=optin", "/settings/defaultMode"),
+        ("settings.defaultMode=sometimes", "/settings/defaultMode"),
         ("settings.egressDeny=nowhere", "/settings/egressDeny"),
         ("settings.notifyPorts=https", "/settings/notifyPorts"),
         ("settings.prometheusThreshold=0.9", "/settings/prometheusThreshold"),
