@@ -1,7 +1,6 @@
 //! Messages about values that do not match their schema. They never contain the text of a long
 //! value. Pure: no client, no clock, no I/O.
 
-use jsonschema::error::ValidationErrorKind as Kind;
 use serde_json::Value;
 
 /// Differences between the messages about bodies and about queries.
@@ -106,42 +105,50 @@ fn such_as(schema: &Value) -> String {
     }
 }
 
-/// Composes the message about a value. `None` for a keyword that no schema of this server has.
-pub(super) fn mismatch(kind: &Kind, schema: &Value, value: &Value, words: Words) -> Option<String> {
-    Some(match kind {
-        Kind::Type { .. } if words.is_text => wrong_value(schema, value),
-        Kind::Type { .. } if value.is_number() && has_type(schema, "integer") => {
+/// Keyword of a schema that a value violates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Violation<'a> {
+    /// `type`.
+    Type,
+    /// `enum`, `minimum` or `maximum`.
+    Value,
+    /// `pattern`, with the regular expression.
+    Pattern(&'a str),
+    /// `maxLength`, with the limit in characters.
+    MaxLength(usize),
+    /// `minLength`, with the limit in characters.
+    MinLength(usize),
+    /// `maxItems`, with the limit.
+    MaxItems(usize),
+    /// `minItems`, with the limit.
+    MinItems(usize),
+}
+
+/// Composes the message about a value.
+pub(super) fn mismatch(
+    violation: Violation<'_>,
+    schema: &Value,
+    value: &Value,
+    words: Words,
+) -> String {
+    match violation {
+        Violation::Type if words.is_text => wrong_value(schema, value),
+        Violation::Type if value.is_number() && has_type(schema, "integer") => {
             wrong_value(schema, value)
         }
-        Kind::Type { .. } => wrong_type(&expected(schema)?, value),
-        Kind::Enum { .. } if !value.is_string() => wrong_type(&expected(schema)?, value),
-        Kind::Pattern { pattern } if !has_phrase(schema) => {
+        Violation::Type => wrong_type(&expected(schema).unwrap_or_default(), value),
+        Violation::Pattern(pattern) if !has_phrase(schema) => {
             let text = shorten(value.as_str().unwrap_or_default());
             format!("{text:?}: expected a string that matches {pattern}")
         }
-        Kind::Enum { .. } | Kind::Pattern { .. } | Kind::Minimum { .. } | Kind::Maximum { .. } => {
-            wrong_value(schema, value)
+        Violation::Value | Violation::Pattern(_) => wrong_value(schema, value),
+        Violation::MaxLength(limit) => format!("expected at most {}", count(limit, "character")),
+        Violation::MinLength(limit) => format!("expected at least {}", count(limit, "character")),
+        Violation::MaxItems(limit) => format!("expected at most {}", count(limit, "item")),
+        Violation::MinItems(limit) => {
+            format!("expected at least {}{}", count(limit, "item"), such_as(schema))
         }
-        Kind::MaxLength { limit } => format!("expected at most {}", count(*limit, "character")),
-        Kind::MinLength { limit } => format!("expected at least {}", count(*limit, "character")),
-        Kind::MaxItems { limit } => format!("expected at most {}", count(*limit, "item")),
-        Kind::MinItems { limit } => {
-            format!("expected at least {}{}", count(*limit, "item"), such_as(schema))
-        }
-        _ => return None,
-    })
-}
-
-/// Reports whether a value with this error has the type of its field, so that it can be decoded.
-pub(super) fn has_type_of_field(kind: &Kind) -> bool {
-    matches!(
-        kind,
-        Kind::Pattern { .. }
-            | Kind::MaxLength { .. }
-            | Kind::MinLength { .. }
-            | Kind::MaxItems { .. }
-            | Kind::MinItems { .. }
-    )
+    }
 }
 
 /// Reports whether a schema permits a type.
@@ -152,6 +159,6 @@ pub(super) fn has_type(schema: &Value, name: &str) -> bool {
     }
 }
 
-fn count(number: u64, what: &str) -> String {
+fn count(number: usize, what: &str) -> String {
     if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
 }

@@ -12,6 +12,8 @@ use serde_json::Value;
 use serde_path_to_error::Segment;
 
 use self::schema::Effect;
+#[cfg(test)]
+pub(super) use self::schema::KEYWORDS;
 pub(super) use self::{message::EXPECTED, problems::Problems, schema::TypeSchema};
 use super::field_path::{FieldPath, escape_token, unescape_token};
 

@@ -1,28 +1,62 @@
 //! Validation of JSON against the schema of its type in the `OpenAPI` document. Pure: no client, no
 //! clock, no I/O.
+//!
+//! Only the keywords of JSON schema that the types of this server use are known (`KEYWORDS`); a test
+//! fails when a type has another one.
 
 use std::collections::BTreeMap;
 
-use jsonschema::{
-    Draft, PatternOptions, ValidationError, Validator, error::ValidationErrorKind as Kind,
-};
-use serde_json::{Value, json};
+use regex_lite::Regex;
+use serde_json::{Map, Value, json};
 use utoipa::{
     IntoParams, ToSchema,
     openapi::{RefOr, schema::Schema},
 };
 
-use super::message::{self, EXPECTED, Words};
+use super::message::{self, EXPECTED, Violation, Words};
 use crate::api::field_path::escape_token;
 
-/// Schema of a type, compiled.
+/// Keywords that are validated, then those that validate nothing.
+#[cfg(test)]
+pub(in crate::api) const KEYWORDS: [&str; 23] = [
+    "$ref",
+    "additionalProperties",
+    "enum",
+    "items",
+    "maxItems",
+    "maxLength",
+    "maximum",
+    "minItems",
+    "minLength",
+    "minimum",
+    "oneOf",
+    "pattern",
+    "properties",
+    "required",
+    "type",
+    "components",
+    "default",
+    "description",
+    "example",
+    "format",
+    // The names of properties in JSON are strings.
+    "propertyNames",
+    "title",
+    EXPECTED,
+];
+/// Largest number of references that are followed for one value.
+const MAX_REFERENCES: usize = 8;
+
+/// Schema of a type, with its patterns compiled.
 #[derive(Debug)]
 pub(in crate::api) struct TypeSchema {
     /// Document in which the schema and those that it refers to are at the same place as in the
     /// `OpenAPI` document.
     document: Value,
-    /// Error when the schema is not valid: a defect of the type's attributes, which a test finds.
-    validator: Result<Validator, String>,
+    /// Regular expressions of all keywords `pattern`. They take linear time.
+    patterns: BTreeMap<String, Regex>,
+    /// Defect of the type's attributes, which a test finds.
+    defect: Option<String>,
     words: Words,
 }
 
@@ -35,6 +69,8 @@ pub(super) struct Mismatch {
     pub(super) message: String,
     /// Effect on the decoded value.
     pub(super) effect: Effect,
+    /// True when the value has a type that the schema does not permit.
+    is_type: bool,
 }
 
 /// Effect of a mismatch on the decoded value.
@@ -46,6 +82,15 @@ pub(super) enum Effect {
     Lacking,
     /// The part belongs to no field.
     Ignored,
+}
+
+/// Place of a value in the one that contains it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Field of an object, for which null stands for an absent one.
+    Field,
+    /// Entire value, list element, or value of a map.
+    Other,
 }
 
 impl TypeSchema {
@@ -103,119 +148,221 @@ impl TypeSchema {
         Some(parsed.unwrap_or_else(|| Value::from(text)))
     }
 
-    /// Compiles a schema. The regular expressions take linear time.
+    /// Compiles the patterns of a schema.
     fn compile(document: Value, words: Words) -> Self {
-        let options = jsonschema::options()
-            .with_draft(Draft::Draft202012)
-            .with_pattern_options(PatternOptions::regex());
-        let validator = options.build(&document).map_err(|error| error.to_string());
-        Self { document, validator, words }
+        let (mut patterns, mut defect) = (BTreeMap::new(), None);
+        for pattern in patterns_of(&document) {
+            match Regex::new(pattern) {
+                Ok(compiled) => drop(patterns.insert(pattern.to_owned(), compiled)),
+                Err(error) => defect = Some(format!("pattern {pattern}: {error}")),
+            }
+        }
+        Self { document, patterns, defect, words }
     }
 
     /// Returns every mismatch of a value.
     pub(super) fn mismatches(&self, value: &Value) -> Vec<Mismatch> {
-        let mut found = Vec::new();
-        match &self.validator {
-            Ok(validator) if validator.is_valid(value) => {}
-            Ok(validator) => {
-                for error in validator.iter_errors(value) {
-                    self.add_error(&error, &mut found);
-                }
-            }
-            Err(error) => {
-                add(&mut found, "", format!("it has no valid schema: {error}"), Effect::Lacking);
-            }
+        let mut found = Found::default();
+        if let Some(defect) = &self.defect {
+            found.add("", format!("it has no valid schema: {defect}"), Effect::Lacking);
+        } else {
+            self.validate(&self.document, value, "", Place::Other, &mut found);
         }
-        found
+        found.0
     }
 
-    /// Adds the mismatches of an error. Alternatives are reduced to the one that the value was
-    /// probably meant to be.
-    fn add_error(&self, error: &ValidationError<'_>, found: &mut Vec<Mismatch>) {
-        let at = error.instance_path().as_str();
-        let (schema, value) = (self.schema_of(error), error.instance().as_ref());
-        match error.kind() {
-            Kind::AdditionalProperties { unexpected } => {
-                for name in unexpected {
-                    add(found, &member(at, name), self.words.unknown.into(), Effect::Ignored);
+    /// Adds the mismatches of the value at the JSON pointer `at`. The depth of the recursion is that
+    /// of the value, which is bounded where it is parsed.
+    fn validate(&self, schema: &Value, value: &Value, at: &str, place: Place, found: &mut Found) {
+        let schema = self.resolve(schema);
+        if let Some(alternatives) = schema["oneOf"].as_array() {
+            return self.validate_alternatives(schema, alternatives, value, at, place, found);
+        }
+        if !is_permitted_type(&schema["type"], value) {
+            if value.is_null() && place == Place::Field {
+                found.add(at, message::required(schema), Effect::Lacking);
+            } else {
+                let text = message::mismatch(Violation::Type, schema, value, self.words);
+                found.add_type(at, text);
+            }
+            return;
+        }
+        if let Some((violation, effect)) = self.violation(schema, value) {
+            found.add(at, message::mismatch(violation, schema, value, self.words), effect);
+        }
+        match value {
+            Value::Object(fields) => self.validate_object(schema, fields, at, found),
+            Value::Array(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    let at = format!("{at}/{index}");
+                    self.validate(&schema["items"], item, &at, Place::Other, found);
                 }
             }
-            Kind::Required { property } => {
-                let name = property.as_str().unwrap_or_default();
-                let text = message::required(&schema["properties"][name]);
-                add(found, &member(at, name), text, Effect::Lacking);
-            }
-            Kind::OneOfNotValid { context } | Kind::AnyOf { context } => {
-                self.add_alternatives(error, context, found);
-            }
-            Kind::Type { .. } if value.is_null() && is_member(error) => {
-                add(found, at, message::required(schema), Effect::Lacking);
-            }
-            kind => {
-                let text = message::mismatch(kind, schema, value, self.words);
-                let text = text.unwrap_or_else(|| message::shorten(&error.masked().to_string()));
-                let is_typed = message::has_type_of_field(kind);
-                add(found, at, text, if is_typed { Effect::None } else { Effect::Lacking });
-            }
+            _ => {}
         }
     }
 
-    /// Adds the mismatches of the first alternative that permits the value's type. When none does,
-    /// adds one with the types of all.
-    fn add_alternatives(
+    /// Follows references to other schemas of the document.
+    fn resolve<'a>(&'a self, mut schema: &'a Value) -> &'a Value {
+        for _ in 0..MAX_REFERENCES {
+            let Some(reference) = schema["$ref"].as_str() else { break };
+            let pointer = reference.strip_prefix('#').unwrap_or(reference);
+            schema = self.document.pointer(pointer).unwrap_or(&Value::Null);
+        }
+        schema
+    }
+
+    fn validate_object(
         &self,
-        error: &ValidationError<'_>,
-        alternatives: &[Vec<ValidationError<'static>>],
-        found: &mut Vec<Mismatch>,
+        schema: &Value,
+        fields: &Map<String, Value>,
+        at: &str,
+        found: &mut Found,
     ) {
-        let (at, value) = (error.instance_path(), error.instance().as_ref());
-        let schema = self.schema_of(error);
-        if message::has_phrase(schema) {
-            let text = message::wrong_value(schema, value);
-            return add(found, at.as_str(), text, Effect::Lacking);
+        let (properties, others) = (&schema["properties"], &schema["additionalProperties"]);
+        for name in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            if !fields.contains_key(name) {
+                let text = message::required(self.resolve(&properties[name]));
+                found.add(&member(at, name), text, Effect::Lacking);
+            }
         }
-        let has_other_type = |error: &ValidationError<'_>| {
-            matches!(error.kind(), Kind::Type { .. }) && error.instance_path() == at
-        };
-        let fitting = alternatives.iter().find(|errors| !errors.iter().any(has_other_type));
-        if let Some(errors) = fitting {
-            return errors.iter().for_each(|error| self.add_error(error, found));
+        for (name, value) in fields {
+            let at = member(at, name);
+            if let Some(schema) = properties.get(name) {
+                self.validate(schema, value, &at, Place::Field, found);
+            } else if *others == Value::Bool(false) {
+                found.add(&at, self.words.unknown.into(), Effect::Ignored);
+            } else {
+                self.validate(others, value, &at, Place::Other, found);
+            }
         }
-        let types = alternatives.iter().flatten().filter(|error| has_other_type(error));
-        let expected: Vec<String> =
-            types.filter_map(|error| message::expected(self.schema_of(error))).collect();
-        let text = message::wrong_type(&expected.join(" or "), value);
-        add(found, at.as_str(), text, Effect::Lacking);
     }
 
-    /// Returns the schema whose keyword reports the error.
-    fn schema_of(&self, error: &ValidationError<'_>) -> &Value {
-        let path = error.schema_path().as_str();
-        let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
-        self.document.pointer(parent).unwrap_or(&Value::Null)
+    /// Adds the mismatches of the first alternative that permits the value's type, unless one
+    /// matches. When none permits it, adds one with the types of all.
+    fn validate_alternatives(
+        &self,
+        schema: &Value,
+        alternatives: &[Value],
+        value: &Value,
+        at: &str,
+        place: Place,
+        found: &mut Found,
+    ) {
+        let mut of_type = None;
+        for alternative in alternatives {
+            let mut mismatches = Found::default();
+            self.validate(alternative, value, at, place, &mut mismatches);
+            if mismatches.0.is_empty() {
+                return;
+            }
+            if !mismatches.0.iter().any(|one| one.is_type && one.pointer == at) {
+                of_type.get_or_insert(mismatches.0);
+            }
+        }
+        if message::has_phrase(schema) {
+            found.add(at, message::wrong_value(schema, value), Effect::Lacking);
+        } else if let Some(mismatches) = of_type {
+            found.0.extend(mismatches);
+        } else {
+            let expected = alternatives.iter().map(|one| self.resolve(one));
+            let expected: Vec<String> = expected.filter_map(message::expected).collect();
+            found.add_type(at, message::wrong_type(&expected.join(" or "), value));
+        }
+    }
+
+    /// Returns the first keyword about a value of the right type that it violates.
+    fn violation<'a>(&self, schema: &'a Value, value: &Value) -> Option<(Violation<'a>, Effect)> {
+        let exceeds =
+            |keyword: &str, size: usize| limit(schema, keyword).filter(|most| size > *most);
+        let lacks =
+            |keyword: &str, size: usize| limit(schema, keyword).filter(|least| size < *least);
+        if schema["enum"].as_array().is_some_and(|permitted| !permitted.contains(value)) {
+            return Some((Violation::Value, Effect::Lacking));
+        }
+        let violation = match value {
+            Value::Number(number) => {
+                let (number, bound) = (number.as_f64(), |name: &str| schema[name].as_f64());
+                let is_less = bound("minimum").is_some_and(|least| number < Some(least));
+                let is_more = bound("maximum").is_some_and(|most| number > Some(most));
+                return (is_less || is_more).then_some((Violation::Value, Effect::Lacking));
+            }
+            Value::String(text) => {
+                let length = text.chars().count();
+                if let Some(most) = exceeds("maxLength", length) {
+                    Violation::MaxLength(most)
+                } else if let Some(least) = lacks("minLength", length) {
+                    Violation::MinLength(least)
+                } else {
+                    let pattern = schema["pattern"].as_str()?;
+                    let is_match = self.patterns.get(pattern)?.is_match(text);
+                    return (!is_match).then_some((Violation::Pattern(pattern), Effect::None));
+                }
+            }
+            Value::Array(items) => match exceeds("maxItems", items.len()) {
+                Some(most) => Violation::MaxItems(most),
+                None => Violation::MinItems(lacks("minItems", items.len())?),
+            },
+            _ => return None,
+        };
+        Some((violation, Effect::None))
     }
 }
 
-/// Adds a mismatch, unless one of the same part precedes it: a value of another type also fails
-/// further keywords.
-fn add(found: &mut Vec<Mismatch>, pointer: &str, message: String, effect: Effect) {
-    match found.last_mut().filter(|last| last.pointer == pointer) {
-        Some(last) if last.effect == Effect::None => last.effect = effect,
-        Some(_) => {}
-        None => found.push(Mismatch { pointer: pointer.to_owned(), message, effect }),
+/// Mismatches that were found.
+#[derive(Debug, Default)]
+struct Found(Vec<Mismatch>);
+
+impl Found {
+    fn add(&mut self, pointer: &str, message: String, effect: Effect) {
+        self.0.push(Mismatch { pointer: pointer.to_owned(), message, effect, is_type: false });
+    }
+
+    fn add_type(&mut self, pointer: &str, message: String) {
+        let (pointer, effect) = (pointer.to_owned(), Effect::Lacking);
+        self.0.push(Mismatch { pointer, message, effect, is_type: true });
+    }
+}
+
+fn limit(schema: &Value, keyword: &str) -> Option<usize> {
+    schema[keyword].as_u64()?.try_into().ok()
+}
+
+/// Reports whether a keyword `type` permits a value. An absent one permits every value.
+fn is_permitted_type(permitted: &Value, value: &Value) -> bool {
+    let is_type = |name: &str| match value {
+        Value::Null => name == "null",
+        Value::Bool(_) => name == "boolean",
+        Value::Number(number) => {
+            name == "number"
+                || name == "integer"
+                    && (!number.is_f64() || number.as_f64().is_some_and(|x| x.fract() == 0.0))
+        }
+        Value::String(_) => name == "string",
+        Value::Array(_) => name == "array",
+        Value::Object(_) => name == "object",
+    };
+    match permitted {
+        Value::String(name) => is_type(name),
+        Value::Array(names) => names.iter().filter_map(Value::as_str).any(is_type),
+        _ => true,
+    }
+}
+
+/// Returns the keywords `pattern` of a schema and of its parts.
+fn patterns_of(schema: &Value) -> Vec<&str> {
+    match schema {
+        Value::Array(items) => items.iter().flat_map(patterns_of).collect(),
+        Value::Object(fields) => {
+            let own = fields.get("pattern").and_then(Value::as_str);
+            own.into_iter().chain(fields.values().flat_map(patterns_of)).collect()
+        }
+        _ => Vec::new(),
     }
 }
 
 fn member(pointer: &str, name: &str) -> String {
     format!("{pointer}/{}", escape_token(name))
-}
-
-/// Reports whether the error is about a field of an object, and not about a list element or a value
-/// of a map: null stands for an absent field.
-fn is_member(error: &ValidationError<'_>) -> bool {
-    let mut path = error.evaluation_path().as_str().rsplit('/').skip(1);
-    let field = path.find(|keyword| *keyword != "$ref");
-    field.is_some() && path.next() == Some("properties")
 }
 
 #[cfg(test)]
@@ -311,6 +458,7 @@ mod tests {
 
     #[test]
     fn unusable_schema_rejects_every_value() {
-        assert!(one(json!({"type": 5}), &json!(1)).starts_with("it has no valid schema"));
+        let schema = json!({"properties": {"a": {"pattern": "("}}});
+        assert!(one(schema, &json!(1)).starts_with("it has no valid schema: pattern (: "));
     }
 }

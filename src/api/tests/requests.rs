@@ -5,7 +5,10 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::{
-    api::{decode::TypeSchema, document, request, schedule_request},
+    api::{
+        decode::{KEYWORDS, TypeSchema},
+        document, request, schedule_request,
+    },
     notify::NotificationPolicy,
 };
 
@@ -32,6 +35,43 @@ fn bodies_are_validated_by_the_documented_schemas() {
     for (name, schema) in used {
         assert_eq!(&served["components"]["schemas"][name], schema, "{name}");
     }
+}
+
+/// Returns the keywords of a schema and of its parts that are not known.
+fn unknown_keywords(schema: &Value) -> Vec<String> {
+    let Value::Object(fields) = schema else { return Vec::new() };
+    let mut unknown: Vec<String> = Vec::new();
+    for (keyword, value) in fields {
+        match (keyword.as_str(), value) {
+            ("properties", Value::Object(named)) => {
+                unknown.extend(named.values().flat_map(unknown_keywords));
+            }
+            ("oneOf", Value::Array(parts)) => {
+                unknown.extend(parts.iter().flat_map(unknown_keywords));
+            }
+            ("items" | "additionalProperties" | "propertyNames", part) => {
+                unknown.extend(unknown_keywords(part));
+            }
+            (known, _) if KEYWORDS.contains(&known) => {}
+            (other, _) => unknown.push(other.to_owned()),
+        }
+    }
+    unknown
+}
+
+/// A keyword that the validation does not know would be ignored.
+#[test]
+fn every_keyword_of_a_body_is_validated() {
+    let schema = TypeSchema::of::<schedule_request::ScheduleRequest>();
+    let used = schema.document()["components"]["schemas"].as_object().unwrap();
+    let unknown: Vec<String> = used.values().flat_map(unknown_keywords).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+}
+
+#[test]
+fn keywords_of_parts_are_checked() {
+    let schema = json!({"oneOf": [{"items": {"properties": {"type": {"multipleOf": 2}}}}]});
+    assert_eq!(unknown_keywords(&schema), ["multipleOf"]);
 }
 
 /// A pattern says little to a user.
