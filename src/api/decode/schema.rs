@@ -178,7 +178,7 @@ impl TypeSchema {
         if let Some(alternatives) = schema["oneOf"].as_array() {
             return self.validate_alternatives(schema, alternatives, value, at, place, found);
         }
-        if !is_permitted_type(&schema["type"], value) {
+        if !is_permitted_type(schema, value) {
             if value.is_null() && place == Place::Field {
                 found.add(at, message::required(schema), Effect::Lacking);
             } else {
@@ -328,25 +328,19 @@ fn limit(schema: &Value, keyword: &str) -> Option<usize> {
     schema[keyword].as_u64()?.try_into().ok()
 }
 
-/// Reports whether a keyword `type` permits a value. An absent one permits every value.
-fn is_permitted_type(permitted: &Value, value: &Value) -> bool {
-    let is_type = |name: &str| match value {
-        Value::Null => name == "null",
-        Value::Bool(_) => name == "boolean",
-        Value::Number(number) => {
-            name == "number"
-                || name == "integer"
-                    && (!number.is_f64() || number.as_f64().is_some_and(|x| x.fract() == 0.0))
+/// Reports whether the keyword `type` of a schema permits a value. An absent one permits every
+/// value. Numbers without a fraction are integers, as [`super::decode`] converts them.
+fn is_permitted_type(schema: &Value, value: &Value) -> bool {
+    let permits = |name| message::has_type(schema, name);
+    schema["type"].is_null()
+        || match value {
+            Value::Null => permits("null"),
+            Value::Bool(_) => permits("boolean"),
+            Value::Number(number) => permits("number") || !number.is_f64() && permits("integer"),
+            Value::String(_) => permits("string"),
+            Value::Array(_) => permits("array"),
+            Value::Object(_) => permits("object"),
         }
-        Value::String(_) => name == "string",
-        Value::Array(_) => name == "array",
-        Value::Object(_) => name == "object",
-    };
-    match permitted {
-        Value::String(name) => is_type(name),
-        Value::Array(names) => names.iter().filter_map(Value::as_str).any(is_type),
-        _ => true,
-    }
 }
 
 /// Returns the keywords `pattern` of a schema and of its parts.
