@@ -18,8 +18,14 @@ reads() { curl -s "http://127.0.0.1:$((port + 1))/metrics" | awk '/^prewarm_kube
 memory() { awk '/^(VmHWM|VmRSS|RssAnon|RssFile)/ {printf "%s %.1f MB  ", $1, $2 / 1024} END {print ""}' "/proc/$server/status"; }
 per() { awk -v n="$1" -v d="$2" 'BEGIN {printf "%.2f", n / d}'; }
 
+# Starts a copy of the program that is not in the page cache. How many pages of a file a fault maps
+# depends on the size of its folios there, and this on how the file was written: the same program
+# had 22 or 25 MB of its file resident.
 serve() {
-  "$program" serve --api-addr=none --webhook-addr "127.0.0.1:$port" --webhook-url "https://127.0.0.1:$port" \
+  cp "$program" "$work/program"
+  sync "$work/program"
+  dd of="$work/program" oflag=nocache conv=notrunc count=0 status=none
+  "$work/program" serve --api-addr=none --webhook-addr "127.0.0.1:$port" --webhook-url "https://127.0.0.1:$port" \
     --health-addr "127.0.0.1:$((port + 1))" --worker-image registry.example/helper:1 --log-level warn 2>> "$work/log" &
   server=$!
   for _ in $(seq 300); do curl -fs "http://127.0.0.1:$((port + 1))/readyz" > /dev/null && break; sleep 0.1; done
