@@ -1,4 +1,12 @@
-//! `prewarmer` binary: parses the command line, starts telemetry and runs the command.
+//! `prewarmer` binary: parses the command line, starts telemetry and runs the command. It contains
+//! the web pages.
+#![deny(unreachable_pub)]
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unwrap_in_result)
+)]
+
+mod pages;
 
 use std::{io::Write, process::ExitCode};
 
@@ -113,7 +121,7 @@ fn serve_on_runtimes(config: Config) -> anyhow::Result<ExitCode> {
         admission: admission.handle().clone(),
         election: election.handle().clone(),
     };
-    let code = main.block_on(serve::serve(config, runtimes));
+    let code = main.block_on(serve::serve(config, runtimes, pages::pages()));
     // Tasks that did not end within the shutdown time limit may never end, so they are not joined.
     for runtime in [main, admission, election] {
         runtime.shutdown_background();

@@ -18,7 +18,7 @@ use utoipa::{ToSchema, openapi::schema::Schema};
 /// Growth of the delay between retries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum RetryGrowth {
+pub enum RetryGrowth {
     /// One, two, three times the first delay.
     Linear,
     /// One, two, four times the first delay.
@@ -46,7 +46,7 @@ impl From<RetryGrowth> for RetryStrategy {
 /// Progress of a task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Progress {
+pub struct Progress {
     /// Number of planned nodes.
     pub total_nodes: u32,
     /// Number of nodes on which every image is warm.
@@ -64,7 +64,7 @@ pub(crate) struct Progress {
 /// Results of one image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct ImageDetail {
+pub struct ImageDetail {
     /// Image reference.
     pub image: String,
     /// Number of nodes on which the image is warm.
@@ -79,7 +79,7 @@ pub(crate) struct ImageDetail {
 /// Task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct TaskView {
+pub struct TaskView {
     /// Name of its `PrewarmTask`.
     pub task_id: String,
     /// Namespace of the task.
@@ -142,7 +142,7 @@ const RETRY_DELAY: u64 = 30;
 impl TaskView {
     /// Returns the view of a stored task, which [`render`] has written.
     #[must_use]
-    pub(crate) fn from_entry(entry: &TaskEntry) -> Option<Self> {
+    pub fn from_entry(entry: &TaskEntry) -> Option<Self> {
         serde_json::from_slice(&entry.json).ok()
     }
 

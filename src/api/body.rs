@@ -155,9 +155,9 @@ pub(super) struct JsonBody {
 
 /// Form with the share of the budget that its text takes. Handlers take it as their last argument:
 /// axum evaluates arguments in order, so the caller is authenticated before the body is read.
-pub(super) struct FormBody {
+pub struct FormBody {
     /// Fields, in the order sent.
-    pub(super) fields: Vec<(String, String)>,
+    pub fields: Vec<(String, String)>,
     /// Released on drop; `None` when the client is not authenticated.
     _permit: Option<BudgetPermit<String>>,
 }

@@ -148,7 +148,8 @@ pub(super) struct Stats {
 
 /// Computes the completed tasks per thousand of those that completed or failed; `None` when there
 /// are none of either.
-pub(super) fn success_permille(counts: &StatusCounts) -> Option<f64> {
+#[must_use]
+pub fn success_permille(counts: &StatusCounts) -> Option<f64> {
     let of = |status: Status| counts.get(&status).copied().unwrap_or_default();
     let (good, bad) = (of(Status::Completed), of(Status::Failed));
     #[allow(clippy::cast_precision_loss, reason = "the number of tasks is far below 2^52")]

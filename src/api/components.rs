@@ -5,11 +5,15 @@ use std::sync::Arc;
 use kube::Client;
 use prewarmer_core::workload::Policy;
 use prewarmer_kube::store::{ScheduleStore, TaskStore};
+use prometheus::Registry;
 use tokio_util::sync::CancellationToken;
 
 use super::{auth::Auth, budgets::CallerLimits, error::ApiError, metrics::ApiMetrics};
 use crate::{
-    cluster_context::ClusterContextStore, notify::NotificationPolicy, pod_start::OutcomeTotals,
+    cluster_context::ClusterContextStore,
+    notify::NotificationPolicy,
+    pod_start::{OutcomeTotals, PodStartMetrics},
+    task_view,
 };
 
 /// Settings of the REST API.
@@ -23,8 +27,6 @@ pub struct ApiSettings {
     pub object_prefix: String,
     /// Origins of web pages that may call the API (CORS); `*` for all.
     pub origins: Vec<String>,
-    /// Serve the web pages under `/ui`.
-    pub ui: bool,
     /// Limits per caller.
     pub limits: CallerLimits,
 }
@@ -56,6 +58,29 @@ pub struct ApiInner {
 }
 
 impl ApiInner {
+    /// Creates the components of an API that no informer fills: with empty stores, the default
+    /// policies, and metrics of its own registry.
+    pub fn standalone(
+        client: Client,
+        auth: Auth,
+        settings: ApiSettings,
+    ) -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        Ok(Self {
+            client,
+            catalog: TaskStore::new(task_view::render),
+            schedules: ScheduleStore::default(),
+            auth,
+            policy: Arc::default(),
+            context: ClusterContextStore::default(),
+            guard: NotificationPolicy::default(),
+            metrics: ApiMetrics::register(&registry)?,
+            totals: OutcomeTotals::new(PodStartMetrics::register(&registry)?),
+            settings,
+            stop: CancellationToken::new(),
+        })
+    }
+
     /// Returns the namespace of calls that name none.
     pub(super) fn default_namespace(&self) -> &str {
         self.settings.watched_namespace.as_deref().unwrap_or(&self.settings.namespace)

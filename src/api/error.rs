@@ -33,7 +33,7 @@ pub struct Detail {
 
 impl Detail {
     /// Creates a problem that has no place in a JSON body, such as that of a parameter.
-    pub(super) fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
+    pub fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
         Self { field: field.into(), pointer: None, message: message.into() }
     }
 
@@ -99,6 +99,7 @@ impl ApiError {
     }
 
     /// Creates a 400 for invalid fields.
+    #[must_use]
     pub fn invalid_fields(details: Vec<Detail>) -> Self {
         let many = details.len();
         let error = if many == 1 {
@@ -118,6 +119,7 @@ impl ApiError {
 
     /// Creates a 404 for an object that does not exist or that the caller may not read. `what` is
     /// its kind.
+    #[must_use]
     pub fn not_found(what: &str, id: &str) -> Self {
         let error = format!("no such {what} in the namespaces that you may read");
         let mut this = Self::new(StatusCode::NOT_FOUND, error);
@@ -141,6 +143,7 @@ impl ApiError {
     }
 
     /// Creates a 401 with `WWW-Authenticate`.
+    #[must_use]
     pub fn unauthorized(error: &str) -> Self {
         let header =
             (header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"prewarmer\""));

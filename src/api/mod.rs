@@ -1,5 +1,6 @@
-//! REST API over the same resources that kubectl shows, and the web pages (`ui`). Both decode a
-//! request, call an operation of `service`, and render its result.
+//! REST API over the same resources that kubectl shows, and the interface for the web pages
+//! (`pages`), which the binary contains. Both decode a request, call an operation of `service`, and
+//! render its result.
 //!
 //! Input: HTTP requests. Output: `PrewarmTask`s and `PrewarmSchedule`s, written for callers that
 //! the API server authenticates and authorizes; lists and watches, served from the store without a
@@ -26,6 +27,7 @@ mod idempotency;
 mod metrics;
 mod node_cache;
 mod openapi;
+pub mod pages;
 mod params;
 mod paths;
 mod permissions;
@@ -42,7 +44,6 @@ mod state;
 mod static_response;
 mod store_response;
 mod tasks;
-mod ui;
 mod unread_body;
 mod watch;
 
@@ -62,5 +63,7 @@ pub use self::{
 mod fake_cluster;
 #[cfg(test)]
 mod permission_tests;
+#[cfg(test)]
+mod router_calls;
 #[cfg(test)]
 mod tests;

@@ -68,19 +68,20 @@ impl NodeCache {
 }
 
 /// Nodes that a task would warm at present.
-pub(super) struct NodeSelection<'a> {
+pub struct NodeSelection<'a> {
     eligible: Vec<&'a str>,
     /// Number of eligible nodes that the task would warm.
-    pub(super) selected: usize,
+    pub selected: usize,
     /// Number of nodes that match the placement, eligible or not.
-    pub(super) matching: usize,
+    pub matching: usize,
     /// Reasons for which matching nodes are not eligible, each with the number of nodes.
-    pub(super) ineligible: Vec<(&'static str, usize)>,
+    pub ineligible: Vec<(&'static str, usize)>,
 }
 
 impl<'a> NodeSelection<'a> {
     /// Selects the nodes of a task from these nodes.
-    pub(super) fn for_task(task: &'a ValidTask, nodes: &'a [NodeInfo]) -> Self {
+    #[must_use]
+    pub fn for_task(task: &'a ValidTask, nodes: &'a [NodeInfo]) -> Self {
         let (mut eligible, mut obstacles) = (Vec::new(), Vec::new());
         for (node, obstacle) in matching_nodes(task, nodes) {
             match obstacle {
@@ -98,7 +99,8 @@ impl<'a> NodeSelection<'a> {
 
     /// Returns the names of the nodes. `None` when the task warms only some of the eligible nodes:
     /// those are chosen when it starts.
-    pub(super) fn names(&self) -> Option<&[&'a str]> {
+    #[must_use]
+    pub fn names(&self) -> Option<&[&'a str]> {
         (self.selected == self.eligible.len()).then_some(&self.eligible)
     }
 }

@@ -1,6 +1,6 @@
 //! Tests of permissions against a fake API server.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use axum::{
     Router,
@@ -9,30 +9,21 @@ use axum::{
     http::{Request, StatusCode, header},
     response::Response,
 };
-use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use prewarmer_core::{
     schedule::{PrewarmSchedule, PrewarmScheduleSpec, random_task_name},
-    task::{Phase, PrewarmPlan, PrewarmPlanSpec, PrewarmTask, PrewarmTaskSpec, PrewarmTaskStatus},
+    task::{PrewarmTask, PrewarmTaskSpec},
 };
-use prewarmer_kube::store::{ScheduleStore, TaskStore};
-use prometheus::Registry;
 use serde_json::Value;
-use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::{
     auth::{ApiTokens, Auth, token_digest},
     fake_cluster::{API_SERVER_AUDIENCE, FakeCluster},
+    router_calls::{AFTER_GRACE_PERIOD, AFTER_REVIEW, EventStream},
     *,
 };
-use crate::{
-    cluster_context::ClusterContextStore,
-    notify::NotificationPolicy,
-    pod_start::{OutcomeTotals, PodStartMetrics},
-};
-
 const EDITOR: &str = "prw_editor_x";
 
 /// Builds a Secret of API tokens, from each token and the other fields of its entry.
@@ -78,30 +69,18 @@ impl TestServer {
 
     fn with_auth(asks: bool, origins: &[&str]) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let (cluster, tokens, registry) =
-            (FakeCluster::default(), ApiTokens::default(), Registry::new());
+        let (cluster, tokens) = (FakeCluster::default(), ApiTokens::default());
         let client = cluster.client();
-        let api = Api::new(ApiInner {
-            client: client.clone(),
-            catalog: TaskStore::new(crate::task_view::render),
-            schedules: ScheduleStore::default(),
-            auth: Auth::new(asks.then_some(client), tokens.clone(), 1000),
-            policy: Arc::default(),
-            context: ClusterContextStore::default(),
-            guard: NotificationPolicy::default(),
-            totals: OutcomeTotals::new(PodStartMetrics::register(&registry).unwrap()),
-            metrics: ApiMetrics::register(&registry).unwrap(),
-            settings: ApiSettings {
-                namespace: "prewarmer".into(),
-                watched_namespace: None,
-                object_prefix: "prewarmer".into(),
-                origins: origins.iter().map(|origin| (*origin).to_owned()).collect(),
-                ui: true,
-                limits: crate::api::CallerLimits::default(),
-            },
-            stop: CancellationToken::new(),
-        });
-        let router = router(api.clone());
+        let auth = Auth::new(asks.then_some(client.clone()), tokens.clone(), 1000);
+        let settings = ApiSettings {
+            namespace: "prewarmer".into(),
+            watched_namespace: None,
+            object_prefix: "prewarmer".into(),
+            origins: origins.iter().map(|origin| (*origin).to_owned()).collect(),
+            limits: CallerLimits::default(),
+        };
+        let api = Api::new(ApiInner::standalone(client, auth, settings).unwrap());
+        let router = router(api.clone(), None);
         Self { cluster, tokens, api, router }
     }
 
@@ -140,96 +119,59 @@ impl TestServer {
             [("authorization", &*bearer), ("cookie", &*cookie), ("accept", "text/event-stream")];
         let response = self.call("GET", path, &headers).await;
         assert_eq!(response.status(), StatusCode::OK);
-        EventStream(response.into_body().into_data_stream().boxed())
+        EventStream::new(response)
     }
 }
-
-struct EventStream(futures::stream::BoxStream<'static, Result<bytes::Bytes, axum::Error>>);
-
-impl EventStream {
-    /// Returns the text received within `span`, and whether the stream has ended.
-    async fn read_for(&mut self, span: Duration) -> (String, bool) {
-        let (mut text, end) = (String::new(), tokio::time::Instant::now() + span);
-        loop {
-            match tokio::time::timeout_at(end, self.0.next()).await {
-                Err(_) => return (text, false),
-                Ok(None) => return (text, true),
-                Ok(Some(part)) => text += &String::from_utf8_lossy(&part.unwrap()),
-            }
-        }
-    }
-}
-
-/// Slightly longer than the interval at which a stream checks the permission of its caller again.
-const AFTER_REVIEW: Duration = Duration::from_secs(65);
-/// Slightly longer than the time for which a stream tolerates an API server that does not answer.
-const AFTER_GRACE_PERIOD: Duration = Duration::from_secs(6 * 60);
 
 #[tokio::test(start_paused = true)]
-async fn live_page_follows_changes_of_token_permissions() {
+async fn watch_ends_when_its_token_loses_the_namespace() {
     let bench = TestServer::new();
     bench.tokens.replace(Some(&secret(&[(EDITOR, "\"namespaces\": [\"shop\"]")])));
-    bench.api.catalog.put(&task("shop", "before"));
-    let mut events = bench.stream("/ui/live/tasks", EDITOR).await;
-    let (text, _) = events.read_for(Duration::from_secs(2)).await;
-    assert!(text.contains("/ui/tasks/shop/before"), "{text}");
-    // The token is narrowed to another namespace.
+    bench.api.catalog.put(&task("shop", "one"));
+    let mut events = bench.stream("/api/v1/tasks/one/watch?namespace=shop", EDITOR).await;
+    let (text, over) = events.read_for(Duration::from_secs(2)).await;
+    assert!(!over && text.contains("\"taskId\":\"one\""), "{text}");
     bench.tokens.replace(Some(&secret(&[(EDITOR, "\"namespaces\": [\"bank\"]")])));
-    events.read_for(AFTER_REVIEW).await;
-    bench.api.catalog.put(&task("shop", "after"));
-    let (text, _) = events.read_for(AFTER_REVIEW).await;
-    assert!(!text.contains("/ui/tasks/shop/"), "{text}");
+    let (_, over) = events.read_for(AFTER_REVIEW * 2).await;
+    assert!(over);
 }
 
 #[tokio::test(start_paused = true)]
-async fn streams_end_after_five_minutes_without_confirmed_permission() {
+async fn watches_end_after_five_minutes_without_confirmed_permission() {
     let bench = TestServer::new();
     bench.cluster.add_user("kube", "anna", &[API_SERVER_AUDIENCE, "prewarmer"]);
     for verb in ["get", "list", "watch"] {
         bench.cluster.allow("anna", verb, "prewarmtasks", "");
     }
     bench.api.catalog.put(&task("shop", "one"));
-    let streams =
-        ["/ui/live/tasks", "/ui/tasks/shop/one/live", "/api/v1/tasks/one/watch?namespace=shop"];
-    for path in streams {
-        let mut events = bench.stream(path, "kube").await;
-        let (text, over) = events.read_for(AFTER_REVIEW * 2).await;
-        assert!(!over && !text.is_empty(), "{path}: {text}");
-        bench.cluster.state().unavailable = true;
-        bench.api.auth.clear_cached_reviews();
-        let (_, over) = events.read_for(AFTER_REVIEW * 2).await;
-        assert!(!over, "{path}: an API server that is unavailable for two minutes ends no stream");
-        let (_, over) = events.read_for(AFTER_GRACE_PERIOD).await;
-        assert!(over, "{path}: the stream continues although the permission cannot be confirmed");
-        bench.cluster.state().unavailable = false;
-    }
+    let mut events = bench.stream("/api/v1/tasks/one/watch?namespace=shop", "kube").await;
+    let (text, over) = events.read_for(AFTER_REVIEW * 2).await;
+    assert!(!over && !text.is_empty(), "{text}");
+    bench.cluster.state().unavailable = true;
+    bench.api.auth.clear_cached_reviews();
+    let (_, over) = events.read_for(AFTER_REVIEW * 2).await;
+    assert!(!over, "an API server that is unavailable for two minutes ends no watch");
+    let (_, over) = events.read_for(AFTER_GRACE_PERIOD).await;
+    assert!(over, "the watch continues although the permission cannot be confirmed");
 }
 
 #[tokio::test(start_paused = true)]
-async fn streams_end_when_the_permission_is_revoked() {
+async fn watches_end_when_the_permission_is_revoked() {
     let bench = TestServer::new();
     bench.cluster.add_user("kube", "anna", &[API_SERVER_AUDIENCE, "prewarmer"]);
     bench.api.catalog.put(&task("shop", "one"));
-    let streams = [
-        "/ui/live/tasks?namespace=shop",
-        "/ui/tasks/shop/one/live",
-        "/api/v1/tasks/one/watch?namespace=shop",
-    ];
-    for path in streams {
-        for verb in ["get", "list", "watch"] {
-            bench.cluster.allow("anna", verb, "prewarmtasks", "shop");
-        }
-        bench.api.auth.clear_cached_reviews();
-        let mut events = bench.stream(path, "kube").await;
-        let (_, over) = events.read_for(Duration::from_secs(2)).await;
-        assert!(!over);
-        for verb in ["get", "list", "watch"] {
-            bench.cluster.revoke("anna", verb, "prewarmtasks", "shop");
-        }
-        bench.api.auth.clear_cached_reviews();
-        let (_, over) = events.read_for(AFTER_REVIEW * 2).await;
-        assert!(over, "{path}");
+    for verb in ["get", "list", "watch"] {
+        bench.cluster.allow("anna", verb, "prewarmtasks", "shop");
     }
+    let mut events = bench.stream("/api/v1/tasks/one/watch?namespace=shop", "kube").await;
+    let (_, over) = events.read_for(Duration::from_secs(2)).await;
+    assert!(!over);
+    for verb in ["get", "list", "watch"] {
+        bench.cluster.revoke("anna", verb, "prewarmtasks", "shop");
+    }
+    bench.api.auth.clear_cached_reviews();
+    let (_, over) = events.read_for(AFTER_REVIEW * 2).await;
+    assert!(over);
 }
 
 /// A page of another site can send requests to the servers on this machine.
@@ -318,63 +260,7 @@ async fn schedule_counts_require_permission_to_list_schedules() {
         (code, &stats["schedules"], &stats["enabledSchedules"]),
         (StatusCode::OK, &Value::Null, &Value::Null)
     );
-    let page = bench.call("GET", "/ui", &[("cookie", "__Host-prewarmer=kube")]).await;
-    let page =
-        String::from_utf8(to_bytes(page.into_body(), usize::MAX).await.unwrap().into()).unwrap();
-    assert!(page.contains("</html>") && !page.contains("nightly"), "{page}");
     bench.cluster.allow("anna", "list", "prewarmschedules", "");
     bench.api.auth.clear_cached_reviews();
     assert_eq!(bench.get("/api/v1/stats", "kube").await.1["schedules"], 1);
-}
-
-/// The retry button, clicked twice, creates one task: on the page and after a live update of it.
-#[tokio::test]
-async fn retry_button_clicked_twice_creates_one_task() {
-    let bench = TestServer::new();
-    bench.tokens.replace(Some(&secret(&[(EDITOR, "\"namespaces\": [\"shop\"]")])));
-    let mut ended = task("shop", "ended");
-    ended.status = Some(PrewarmTaskStatus {
-        phase: Phase::Failed,
-        total_nodes: 2,
-        succeeded_nodes: 1,
-        node_states: "sf".into(),
-        ..PrewarmTaskStatus::default()
-    });
-    bench.api.catalog.put(&ended);
-    bench.cluster.state().tasks.push(ended);
-    let nodes = vec!["n1".into(), "n2".into()];
-    let plan = PrewarmPlanSpec { nodes, at_once: 1, ..PrewarmPlanSpec::default() };
-    bench.cluster.state().plan = Some(PrewarmPlan::new("plan", plan));
-    let cookie = ("cookie", &*format!("__Host-prewarmer={EDITOR}"));
-    let load = async || {
-        let page = bench.call("GET", "/ui/tasks/shop/ended", &[cookie]).await.into_body();
-        String::from_utf8(to_bytes(page, usize::MAX).await.unwrap().into()).unwrap()
-    };
-    let between = |text: &str, before: &str, after: &str| {
-        let rest = text.split_once(before).unwrap_or_else(|| panic!("{before}: {text}")).1;
-        rest.split_once(after).unwrap().0.to_owned()
-    };
-    let key_in = |text: &str| between(text, "name=\"key\" value=\"", "\"");
-    let page = load().await;
-    let key = key_in(&page);
-    assert_ne!(key_in(&load().await), key, "another visit creates another task");
-    let live = between(&page, "sse-connect=\"", "\"");
-    let (update, _) = bench.stream(&live, EDITOR).await.read_for(Duration::from_secs(1)).await;
-    assert_eq!(key_in(&update), key, "an update keeps the key");
-    let click = async |key: &str| {
-        let kind = ("content-type", "application/x-www-form-urlencoded");
-        let headers = [cookie, kind, ("sec-fetch-site", "same-origin")];
-        let path = "/ui/tasks/shop/ended/retry";
-        let response = bench.call_with_body("POST", path, &headers, &format!("key={key}")).await;
-        let target = response.headers().get(header::LOCATION).cloned();
-        (response.status(), target)
-    };
-    let first = click(&key).await;
-    assert_eq!(first.0, StatusCode::SEE_OTHER);
-    assert_eq!(click(&key).await, first);
-    assert_eq!(bench.cluster.state().tasks.len(), 2);
-    assert_ne!(click(&key_in(&load().await)).await.1, first.1);
-    assert_eq!(bench.cluster.state().tasks.len(), 3);
-    let (code, _) = click(&"x".repeat(300)).await;
-    assert_eq!(code, StatusCode::BAD_REQUEST);
 }

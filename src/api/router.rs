@@ -11,19 +11,25 @@ use tower_http::{
 use super::{
     body, call_middleware, docs,
     error::ApiError,
-    node_cache::NodeCache,
     openapi,
-    paths::HOME,
+    pages::{Pages, PagesApi},
     state::{Api, RouterState},
-    static_response, ui, unread_body,
+    static_response, unread_body,
 };
 
-/// Builds the router with all routes and middleware.
-pub fn router(api: Api) -> Router {
+/// Builds the router with all routes and middleware. Without `pages`, it serves REST only.
+pub fn router(api: Api, pages: Option<Pages>) -> Router {
     let (router, _) = openapi::routes().split_for_parts();
-    let state = RouterState { nodes: NodeCache::new(api.client.clone()), api: api.clone() };
-    let (router, first) =
-        if api.settings.ui { (router.merge(ui::routes()), HOME) } else { (router, "/docs") };
+    // REST and the pages share the cache of nodes.
+    let handle = PagesApi::new(api.clone());
+    let state = RouterState { nodes: handle.nodes.clone(), api: api.clone() };
+    let (router, first) = match pages {
+        Some(Pages { home, routes: pages }) => {
+            let pages = pages.route_layer(middleware::from_fn(call_middleware::record_route));
+            (router.merge(pages.with_state(handle)), home)
+        }
+        None => (router, "/docs"),
+    };
     let router = router
         .route("/", axum::routing::get(async move || axum::response::Redirect::temporary(first)))
         .route("/docs", axum::routing::get(docs::page))

@@ -13,7 +13,7 @@ use flate2::{Compression, write::GzEncoder};
 use super::etag::{content_etag, matches_etag};
 
 /// Response that never changes.
-pub(super) struct StaticResponse {
+pub struct StaticResponse {
     kind: &'static str,
     plain: Bytes,
     /// Compressed text; `None` when it would not be shorter.
@@ -23,7 +23,7 @@ pub(super) struct StaticResponse {
 
 impl StaticResponse {
     /// Creates a response of a content type and text.
-    pub(super) fn new(kind: &'static str, text: impl Into<Bytes>) -> Self {
+    pub fn new(kind: &'static str, text: impl Into<Bytes>) -> Self {
         let plain = text.into();
         let etag = HeaderValue::try_from(content_etag(&plain))
             .unwrap_or_else(|_| HeaderValue::from_static("W/\"0\""));
@@ -33,7 +33,8 @@ impl StaticResponse {
 
     /// Responds to a call with these headers: 304 when the client has the text, gzip when it
     /// accepts that.
-    pub(super) fn respond(&self, headers: &HeaderMap) -> Response {
+    #[must_use]
+    pub fn respond(&self, headers: &HeaderMap) -> Response {
         let mut response = if self.etag.to_str().is_ok_and(|etag| matches_etag(headers, etag)) {
             StatusCode::NOT_MODIFIED.into_response()
         } else {

@@ -10,22 +10,15 @@ use axum::{
     response::Response,
 };
 use kube::{Client, Config};
-use prewarmer_kube::store::{ScheduleStore, TaskStore};
-use prometheus::Registry;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::{
     auth::{ApiTokens, Auth},
     *,
 };
-use crate::{
-    cluster_context::ClusterContextStore,
-    notify::NotificationPolicy,
-    pod_start::{OutcomeTotals, PodStartMetrics},
-};
+use crate::notify::NotificationPolicy;
 
 mod body_limits;
 mod requests;
@@ -38,28 +31,15 @@ fn api(origins: &[&str], authenticate: bool) -> Router {
 fn api_with(origins: &[&str], authenticate: bool, tokens: ApiTokens) -> Router {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let client = Client::try_from(Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
-    let registry = Registry::new();
     let settings = ApiSettings {
         namespace: "prewarmer".into(),
         watched_namespace: None,
         object_prefix: "prewarmer".into(),
         origins: origins.iter().map(|origin| (*origin).to_owned()).collect(),
-        ui: true,
         limits: CallerLimits::default(),
     };
-    router(Api::new(ApiInner {
-        client: client.clone(),
-        catalog: TaskStore::new(crate::task_view::render),
-        schedules: ScheduleStore::default(),
-        auth: Auth::new(authenticate.then_some(client), tokens, 1000),
-        policy: Arc::default(),
-        context: ClusterContextStore::default(),
-        guard: NotificationPolicy::default(),
-        totals: OutcomeTotals::new(PodStartMetrics::register(&registry).unwrap()),
-        metrics: ApiMetrics::register(&registry).unwrap(),
-        settings,
-        stop: CancellationToken::new(),
-    }))
+    let auth = Auth::new(authenticate.then_some(client.clone()), tokens, 1000);
+    router(Api::new(ApiInner::standalone(client, auth, settings).unwrap()), None)
 }
 
 async fn call(
@@ -140,10 +120,10 @@ async fn cors_is_limited_to_configured_origins() {
 
 #[tokio::test]
 async fn unknown_paths_return_json_404() {
-    for path in ["/", "/nothing", "/api/v1", "/api/v1/nothing", "/api/v2/tasks"] {
+    for path in ["/", "/nothing", "/ui", "/api/v1", "/api/v1/nothing", "/api/v2/tasks"] {
         let response = call(api(&[], false), "GET", path, &[], "").await;
         if path == "/" {
-            assert_eq!(response.headers()[header::LOCATION], "/ui");
+            assert_eq!(response.headers()[header::LOCATION], "/docs");
         } else {
             assert_eq!(response.status(), StatusCode::NOT_FOUND);
             assert!(response.headers().contains_key("x-request-id"));
@@ -227,10 +207,10 @@ proptest! {
 #[tokio::test]
 async fn without_authentication_only_localhost_is_served() {
     let code = async |host: &str| {
-        call(api(&[], false), "GET", "/ui", &[("host", host)], "").await.status()
+        call(api(&[], false), "GET", "/docs", &[("host", host)], "").await.status()
     };
     assert_eq!(code("localhost:8080").await, StatusCode::OK);
     assert_eq!(code("evil.example:8080").await, StatusCode::MISDIRECTED_REQUEST);
-    let asked = call(api(&[], true), "GET", "/ui", &[("host", "prewarm.example")], "").await;
-    assert_eq!(asked.status(), StatusCode::SEE_OTHER);
+    let asked = call(api(&[], true), "GET", "/docs", &[("host", "prewarm.example")], "").await;
+    assert_eq!(asked.status(), StatusCode::OK);
 }

@@ -53,7 +53,7 @@ pub(super) struct TaskEvent {
 /// Interval between heartbeats. Proxies close connections that are idle for 60 s, some after 30 s.
 pub(super) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
 /// Interval at which the permission of the caller is checked again.
-pub(super) const REVIEW_INTERVAL: Duration = Duration::from_secs(60);
+pub const REVIEW_INTERVAL: Duration = Duration::from_secs(60);
 /// Largest WebSocket message that a client may send, in bytes. Messages of clients are ignored.
 const MAX_CLIENT_MESSAGE: usize = 4 * 1024;
 /// Events buffered per client. Only the last state of a task is sent, so that more would be of no

@@ -8,32 +8,21 @@ use axum::{
     response::Response,
 };
 use kube::ResourceExt;
-use prewarmer_core::schedule::PrewarmSchedule;
+use prewarmer::api::pages::{
+    ApiError, FormBody, PagesApi, TriggeredExecution, check_key, random_key, set_audit_subject,
+};
 
 use super::{
     form::PageForm,
+    posted_form::PostedForm,
     respond::{self, PageError, PageShell},
     task::{check_namespace, get_task},
     view::task_link,
     viewer::Viewer,
 };
-use crate::api::{
-    Api,
-    body::FormBody as Posted,
-    call_middleware::AuditSubject,
-    creation::authorize_form,
-    error::ApiError,
-    idempotency::{self, random_key},
-    permissions::{CREATE_SCHEDULE, CREATE_TASK},
-    request, schedule_request,
-    service::{
-        schedules,
-        tasks::{self, CreatedTask},
-    },
-};
 
 #[derive(Template)]
-#[template(path = "new_task.html", config = "src/api/ui/askama.toml")]
+#[template(path = "new_task.html", config = "src/pages/askama.toml")]
 struct NewTaskPage {
     shell: PageShell,
     form: PageForm,
@@ -41,7 +30,7 @@ struct NewTaskPage {
 }
 
 #[derive(Template)]
-#[template(path = "new_schedule.html", config = "src/api/ui/askama.toml")]
+#[template(path = "new_schedule.html", config = "src/pages/askama.toml")]
 struct NewSchedulePage {
     shell: PageShell,
     form: PageForm,
@@ -69,37 +58,23 @@ fn render_task_form(code: StatusCode, viewer: &Viewer, form: PageForm) -> Respon
 }
 
 pub(super) async fn create_task(
-    State(api): State<Api>,
+    State(api): State<PagesApi>,
     viewer: Viewer,
-    Posted { fields, .. }: Posted,
+    PostedForm(FormBody { fields, .. }): PostedForm,
 ) -> Response {
     let form = PageForm::from_pairs(fields);
-    match create_task_from_form(&api, &viewer, &form).await {
-        Ok(made) => redirect_to_task(
-            &made.task.namespace().unwrap_or_default(),
-            &made.task.name_any(),
-            "made",
-        ),
+    match api.create_task(&viewer.caller, form.get("key"), form.task_body()).await {
+        Ok(task) => {
+            redirect_to_task(&task.namespace().unwrap_or_default(), &task.name_any(), "made")
+        }
         Err(error) => render_task_form(error.code, &viewer, form.with_errors(&error)),
     }
-}
-
-async fn create_task_from_form(
-    api: &Api,
-    viewer: &Viewer,
-    form: &PageForm,
-) -> Result<CreatedTask, ApiError> {
-    let key = idempotency::check_key(form.get("key"))?;
-    let (caller, mut body) = (&viewer.caller, form.task_body());
-    let namespace = authorize_form(api, caller, CREATE_TASK, &mut body).await?;
-    let wanted = request::parse(body, &api.guard).map_err(ApiError::invalid_fields)?;
-    Ok(tasks::create(api, caller, &namespace, wanted.spec, Some(key)).await?)
 }
 
 /// Redirects to a page, and names the object in the audit log.
 fn redirect_after_change(to: &str, namespace: &str, name: &str) -> Response {
     let mut response = respond::redirect(to);
-    response.extensions_mut().insert(AuditSubject(format!("{namespace}/{name}")));
+    set_audit_subject(&mut response, namespace, name);
     response
 }
 
@@ -110,13 +85,13 @@ fn redirect_to_task(namespace: &str, name: &str, notice: &str) -> Response {
 }
 
 pub(super) async fn cancel_task(
-    State(api): State<Api>,
+    State(api): State<PagesApi>,
     viewer: Viewer,
     Path((namespace, id)): Path<(String, String)>,
 ) -> Result<Response, PageError> {
     let cancel = async {
         let entry = get_task(&api, &viewer, &namespace, &id).await?;
-        tasks::cancel(&api, &viewer.caller, &entry).await.map_err(ApiError::from)
+        api.cancel_task(&viewer.caller, &entry).await
     };
     cancel.await.map_err(|error| PageError::for_viewer(error, &viewer))?;
     Ok(redirect_to_task(&namespace, &id, "cancelled"))
@@ -125,21 +100,21 @@ pub(super) async fn cancel_task(
 /// Creates a new task with the same spec for the nodes that the ended task did not warm. The form
 /// has an idempotency key: submitted twice, it creates one task.
 pub(super) async fn retry_task(
-    State(api): State<Api>,
+    State(api): State<PagesApi>,
     viewer: Viewer,
     Path((namespace, id)): Path<(String, String)>,
-    Posted { fields, .. }: Posted,
+    PostedForm(FormBody { fields, .. }): PostedForm,
 ) -> Result<Response, PageError> {
     let form = PageForm::from_pairs(fields);
     let retry = async {
         // The page of an earlier version, still open during an upgrade, sends no key.
         let key = Some(form.get("key")).filter(|key| !key.is_empty());
-        let key = key.map(idempotency::check_key).transpose()?;
+        let key = key.map(check_key).transpose()?;
         let entry = get_task(&api, &viewer, &namespace, &id).await?;
-        tasks::retry(&api, &viewer.caller, &entry, key).await.map_err(ApiError::from)
+        api.retry_task(&viewer.caller, &entry, key).await
     };
     let made = retry.await.map_err(|error| PageError::for_viewer(error, &viewer))?;
-    Ok(redirect_to_task(&namespace, &made.task.name_any(), "retried"))
+    Ok(redirect_to_task(&namespace, &made.name_any(), "retried"))
 }
 
 pub(super) async fn new_schedule(
@@ -160,12 +135,12 @@ fn render_schedule_form(code: StatusCode, viewer: &Viewer, form: PageForm) -> Re
 }
 
 pub(super) async fn create_schedule(
-    State(api): State<Api>,
+    State(api): State<PagesApi>,
     viewer: Viewer,
-    Posted { fields, .. }: Posted,
+    PostedForm(FormBody { fields, .. }): PostedForm,
 ) -> Response {
     let form = PageForm::from_pairs(fields);
-    match create_schedule_from_form(&api, &viewer, &form).await {
+    match api.create_schedule(&viewer.caller, form.schedule_body()).await {
         Ok(made) => {
             let (namespace, name) = (made.namespace().unwrap_or_default(), made.name_any());
             redirect_after_change(&format!("/ui/schedules/{namespace}/{name}"), &namespace, &name)
@@ -174,20 +149,9 @@ pub(super) async fn create_schedule(
     }
 }
 
-async fn create_schedule_from_form(
-    api: &Api,
-    viewer: &Viewer,
-    form: &PageForm,
-) -> Result<PrewarmSchedule, ApiError> {
-    let (caller, mut body) = (&viewer.caller, form.schedule_body());
-    let namespace = authorize_form(api, caller, CREATE_SCHEDULE, &mut body).await?;
-    let wanted = schedule_request::parse(body, &api.guard).map_err(ApiError::invalid_fields)?;
-    Ok(schedules::create(api, caller, &namespace, wanted.spec).await?)
-}
-
 /// Enables, disables, runs or deletes a schedule.
 pub(super) async fn change_schedule(
-    State(api): State<Api>,
+    State(api): State<PagesApi>,
     viewer: Viewer,
     Path((namespace, id, deed)): Path<(String, String, String)>,
 ) -> Result<Response, PageError> {
@@ -198,18 +162,18 @@ pub(super) async fn change_schedule(
             return Err(ApiError::not_found("action", &deed));
         }
         check_namespace(&namespace)?;
-        let schedule = schedules::get(&api, caller, &id, Some(&namespace)).await?;
+        let schedule = api.get_schedule(caller, &namespace, &id).await?;
         Ok(match deed.as_str() {
-            "trigger" => match schedules::trigger(&api, caller, &schedule).await? {
-                schedules::TriggeredExecution::Started(_) => here,
-                schedules::TriggeredExecution::Queued(_) => format!("{here}?notice=waits"),
+            "trigger" => match api.trigger_schedule(caller, &schedule).await? {
+                TriggeredExecution::Started(_) => here,
+                TriggeredExecution::Queued(_) => format!("{here}?notice=waits"),
             },
             "delete" => {
-                schedules::delete(&api, caller, &schedule).await?;
+                api.delete_schedule(caller, &schedule).await?;
                 "/ui/schedules".to_owned()
             }
             _ => {
-                schedules::set_enabled(&api, caller, &schedule, deed == "enable").await?;
+                api.set_schedule_enabled(caller, &schedule, deed == "enable").await?;
                 format!("{here}?notice=changed")
             }
         })

@@ -7,9 +7,8 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use prewarmer::api::pages::StaticResponse;
 use sha2::{Digest, Sha256};
-
-use crate::api::static_response::StaticResponse;
 
 /// Name, media type and content of each asset.
 const ASSETS: [(&str, &str, &str); 6] = [

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use prewarmer::api::pages::{ApiError, Detail};
 use serde_json::{Map, Value, json};
-
-use crate::api::error::{ApiError, Detail};
 
 /// Field of a form.
 pub(super) struct FormField {
@@ -266,10 +265,7 @@ fn field_value(kind: FieldKind, text: &str) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        api::{request, schedule_request},
-        notify::NotificationPolicy,
-    };
+    use crate::pages::tests::pages_api;
 
     fn form(pairs: &[(&str, &str)]) -> PageForm {
         PageForm::from_pairs(
@@ -277,8 +273,8 @@ mod tests {
         )
     }
 
-    #[test]
-    fn every_field_is_accepted_by_the_rest_api() {
+    #[tokio::test]
+    async fn every_field_is_accepted_by_the_rest_api() {
         let sample = |kind: FieldKind| match kind {
             FieldKind::Amount => "5",
             FieldKind::Labels => "a=b",
@@ -299,22 +295,19 @@ mod tests {
             },
         ));
         let form = form(&pairs);
-        let task = request::parse(form.task_body(), &NotificationPolicy::default()).unwrap();
-        assert_eq!(task.spec.images, ["nginx:1.27", "redis:7"]);
-        assert_eq!(task.spec.node_selector.unwrap()["a"], "b");
-        let schedule =
-            schedule_request::parse(form.schedule_body(), &NotificationPolicy::default()).unwrap();
-        assert_eq!(
-            (schedule.spec.schedule.as_str(), schedule.namespace.as_deref()),
-            ("@daily", Some("x"))
-        );
+        let api = pages_api();
+        let task = api.parse_task(form.task_body()).unwrap();
+        assert_eq!(task.images, ["nginx:1.27", "redis:7"]);
+        assert_eq!(task.node_selector.unwrap()["a"], "b");
+        let body = form.schedule_body();
+        assert_eq!(body["namespace"], "x");
+        assert_eq!(api.parse_schedule(body).unwrap().schedule, "@daily");
     }
 
-    #[test]
-    fn errors_are_assigned_to_their_fields() {
+    #[tokio::test]
+    async fn errors_are_assigned_to_their_fields() {
         let asked = form(&[("images", "UPPER/x"), ("nodes", "some"), ("cronExpr", "x")]);
-        let wrong = schedule_request::parse(asked.schedule_body(), &NotificationPolicy::default())
-            .unwrap_err();
+        let wrong = pages_api().parse_schedule(asked.schedule_body()).unwrap_err();
         let form = asked.with_errors(&ApiError::invalid_fields(wrong));
         assert!(
             form.has_errors("images") && form.has_errors("nodes") && form.has_errors("cronExpr"),

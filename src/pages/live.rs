@@ -4,16 +4,12 @@ use std::time::Duration;
 
 use axum::response::{Response, sse::Event};
 use futures::{StreamExt, stream};
+use prewarmer::api::pages::{
+    ApiError, NamespaceScope, PagesApi, Permission, REVIEW_INTERVAL, Revalidation,
+};
 use tokio::{sync::watch, time::Instant};
 
 use super::viewer::Viewer;
-use crate::api::{
-    Api,
-    auth::{NamespaceScope, Permission, Revalidation},
-    error::ApiError,
-    service::visible_namespaces,
-    watch::{REVIEW_INTERVAL, WatchPermit, event_stream_response},
-};
 
 /// Parts of a page: the event name of each, and its HTML.
 pub(super) type PageParts = Vec<(&'static str, String)>;
@@ -34,7 +30,7 @@ struct PageStream<L> {
     look: L,
     changes: Vec<watch::Receiver<u64>>,
     sent: PageParts,
-    api: Api,
+    api: PagesApi,
     viewer: Viewer,
     revalidation: Revalidation,
     reviewed: Instant,
@@ -47,16 +43,15 @@ struct PageStream<L> {
 
 /// Streams parts as they change, until they are final. `changes` signal when to call `look` again.
 pub(super) fn stream_parts<L, F>(
-    api: &Api,
+    api: &PagesApi,
     viewer: &Viewer,
     changes: Vec<watch::Receiver<u64>>,
     look: L,
 ) -> Result<Response, ApiError>
 where
-    L: Fn(Api, Viewer) -> F + Send + 'static,
+    L: Fn(PagesApi, Viewer) -> F + Send + 'static,
     F: Future<Output = RenderResult> + Send + 'static,
 {
-    let counted = WatchPermit::new(api, &viewer.caller)?;
     let stream = PageStream {
         look,
         changes,
@@ -73,25 +68,25 @@ where
     let events = stream::unfold(stream, |mut stream| async move {
         stream.next().await.map(|batch| (batch, stream))
     });
-    Ok(event_stream_response(events.flat_map(stream::iter), counted))
+    api.stream_events(&viewer.caller, events.flat_map(stream::iter))
 }
 
 /// Streams the single part of a list page, restricted to the namespaces that the user may see.
 pub(super) async fn stream_list<R>(
-    api: &Api,
+    api: &PagesApi,
     viewer: &Viewer,
     changes: Vec<watch::Receiver<u64>>,
     (deed, named): (Permission, Option<String>),
     (name, render): (&'static str, R),
 ) -> Result<Response, ApiError>
 where
-    R: Fn(&Api, &NamespaceScope) -> String + Clone + Send + Sync + 'static,
+    R: Fn(&PagesApi, &NamespaceScope) -> String + Clone + Send + Sync + 'static,
 {
-    visible_namespaces(api, &viewer.caller, deed, named.clone()).await?;
+    api.visible_namespaces(&viewer.caller, deed, named.clone()).await?;
     stream_parts(api, viewer, changes, move |api, viewer| {
         let (render, named) = (render.clone(), named.clone());
         async move {
-            let visible = visible_namespaces(&api, &viewer.caller, deed, named).await?;
+            let visible = api.visible_namespaces(&viewer.caller, deed, named).await?;
             Ok((vec![(name, render(&api, &visible))], false))
         }
     })
@@ -99,7 +94,7 @@ where
 
 impl<L, F> PageStream<L>
 where
-    L: Fn(Api, Viewer) -> F,
+    L: Fn(PagesApi, Viewer) -> F,
     F: Future<Output = RenderResult>,
 {
     /// Returns the changed parts; waits until there are some. `None` ends the stream.
@@ -113,7 +108,7 @@ where
             }
             if self.reviewed.elapsed() >= REVIEW_INTERVAL {
                 self.reviewed = Instant::now();
-                if !self.revalidation.revalidate(&self.api.auth, None).await {
+                if !self.api.revalidate(&mut self.revalidation).await {
                     return Some(vec![self.end_event()]);
                 }
                 // Later parts are rendered with the current permissions.
@@ -144,8 +139,8 @@ where
     /// Waits for a change, or until the next review of permissions is due. Returns false if the
     /// server shuts down.
     async fn wait_for_change(&mut self) -> bool {
-        let stop = self.api.stop.clone();
-        let pace = tokio::time::sleep(update_interval(self.api.budgets.open_watches()));
+        let stop = self.api.stop_token();
+        let pace = tokio::time::sleep(update_interval(self.api.open_streams()));
         if stop.run_until_cancelled(pace).await.is_none() {
             return false;
         }

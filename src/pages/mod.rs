@@ -1,10 +1,13 @@
-//! Web page for human users.
+//! Web pages for human users.
 //!
 //! Input: HTTP requests of a browser, with a cookie. Output: HTML that is rendered on the server,
 //! and server-sent events that update parts of it. The pages show the contents of the task and
-//! schedule stores, and change objects through the operations of `service` with the identity of the
-//! signed-in user: they permit nothing that a REST caller with the same token could not do. The
-//! module is part of `api`; it may call `image`, `node`, `task` and `worker`.
+//! schedule stores, and change objects with the identity of the signed-in user: they permit nothing
+//! that a REST caller with the same token could not do.
+//!
+//! The module is part of the binary, so that a change of a page or a template does not recompile
+//! the library. Of the library it uses [`prewarmer::api::pages`] only, whose router serves the
+//! pages. It may also call `prewarmer_core`.
 //!
 //! Every page works without JavaScript, except for the grid of nodes and live updates. No resource
 //! is loaded from another host.
@@ -15,6 +18,7 @@ mod form;
 mod grid;
 mod live;
 mod overview;
+mod paths;
 mod posted_form;
 mod preview;
 mod respond;
@@ -29,11 +33,16 @@ use axum::{
     Router, middleware,
     routing::{get, post},
 };
+use prewarmer::api::pages::{Pages, PagesApi};
 
-use super::{call_middleware, paths::HOME, state::RouterState};
+use self::paths::HOME;
 
-/// Returns the routes of all pages.
-pub(super) fn routes() -> Router<RouterState> {
+/// Returns all pages, for the router of the library.
+pub(super) fn pages() -> Pages {
+    Pages { home: HOME, routes: routes() }
+}
+
+fn routes() -> Router<PagesApi> {
     let task = "/ui/tasks/{namespace}/{id}";
     let schedule = "/ui/schedules/{namespace}/{id}";
     Router::new()
@@ -59,7 +68,6 @@ pub(super) fn routes() -> Router<RouterState> {
         .route(&format!("{schedule}/live"), get(schedules::live_schedule))
         .route(&format!("{schedule}/{{action}}"), post(actions::change_schedule))
         .route_layer(middleware::from_fn(session::guard))
-        .route_layer(middleware::from_fn(call_middleware::record_route))
 }
 
 #[cfg(test)]

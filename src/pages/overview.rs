@@ -9,6 +9,9 @@ use axum::{
     response::Response,
 };
 use jiff::{SignedDuration, Timestamp};
+use prewarmer::api::pages::{
+    ApiError, LIST_TASKS, NamespaceScope, PagesApi, TaskSelection, TaskView, success_permille,
+};
 use prewarmer_core::{duration::format_human, schedule::PrewarmSchedule, task::Status};
 use serde::Deserialize;
 
@@ -18,21 +21,6 @@ use super::{
     tasks::{may_create, parse_namespace},
     view::{ScheduleRow, TaskRow, describe_reason, task_link},
     viewer::Viewer,
-};
-use crate::{
-    api::{
-        Api,
-        auth::NamespaceScope,
-        cluster::success_permille,
-        error::ApiError,
-        permissions::LIST_TASKS,
-        service::{
-            schedules,
-            tasks::{self, TaskSelection},
-            visible_namespaces,
-        },
-    },
-    task_view::TaskView,
 };
 
 /// Maximum number of rows per list.
@@ -59,7 +47,7 @@ struct ReasonSummary {
 }
 
 #[derive(Template)]
-#[template(path = "overview.html", config = "src/api/ui/askama.toml")]
+#[template(path = "overview.html", config = "src/pages/askama.toml")]
 struct OverviewPage {
     shell: PageShell,
     may_create: bool,
@@ -68,7 +56,7 @@ struct OverviewPage {
 }
 
 #[derive(Template)]
-#[template(path = "overview_body.html", config = "src/api/ui/askama.toml")]
+#[template(path = "overview_body.html", config = "src/pages/askama.toml")]
 struct OverviewBody {
     /// Shows the figures that cover all watched namespaces.
     cluster_wide: bool,
@@ -88,17 +76,13 @@ struct OverviewBody {
 }
 
 fn list_tasks(
-    api: &Api,
+    api: &PagesApi,
     visible: &NamespaceScope,
     status: Option<Status>,
     limit: usize,
 ) -> Vec<TaskView> {
     let selection = TaskSelection { status, limit, ..TaskSelection::default() };
-    tasks::list(api, visible, selection)
-        .tasks
-        .iter()
-        .filter_map(|json| serde_json::from_slice(json).ok())
-        .collect()
+    api.list_tasks(visible, selection).tasks
 }
 
 /// Summarizes the failures of tasks by reason, most frequent first.
@@ -142,25 +126,27 @@ struct OverviewData {
 }
 
 impl OverviewData {
-    async fn load(api: &Api, viewer: &Viewer, named: Option<String>) -> Result<Self, ApiError> {
-        let visible = visible_namespaces(api, &viewer.caller, LIST_TASKS, named.clone()).await?;
-        Ok(Self {
-            visible,
-            schedules: schedules::list_permitted(api, &viewer.caller, named).await?,
-        })
+    async fn load(
+        api: &PagesApi,
+        viewer: &Viewer,
+        named: Option<String>,
+    ) -> Result<Self, ApiError> {
+        let visible = api.visible_namespaces(&viewer.caller, LIST_TASKS, named.clone()).await?;
+        let schedules = api.list_permitted_schedules(&viewer.caller, named).await?;
+        Ok(Self { visible, schedules })
     }
 }
 
 fn render_body(
-    api: &Api,
+    api: &PagesApi,
     OverviewData { visible, schedules }: &OverviewData,
     now: Timestamp,
 ) -> String {
     // Pod starts are counted for all watched namespaces together.
-    let whole = *visible == NamespaceScope::All || api.settings.watched_namespace.is_some();
-    let counts = api.catalog.counts(&|name| visible.contains(name));
+    let whole = *visible == NamespaceScope::All || api.watches_one_namespace();
+    let counts = api.count_tasks(visible);
     let of = |status: Status| counts.get(&status).copied().unwrap_or_default();
-    let sums = api.totals.get();
+    let sums = api.pod_starts();
     let row = |view: TaskView| TaskRow::from_view(&view, 0);
     let mut ended: Vec<TaskView> = list_tasks(api, visible, None, MAX_FAILED_TASKS)
         .into_iter()
@@ -200,7 +186,7 @@ fn render_body(
 }
 
 pub(super) async fn page(
-    State(api): State<Api>,
+    State(api): State<PagesApi>,
     viewer: Viewer,
     Query(asked): Query<OverviewQuery>,
 ) -> Result<Response, PageError> {
@@ -220,13 +206,13 @@ pub(super) async fn page(
 }
 
 pub(super) async fn live(
-    State(api): State<Api>,
+    State(api): State<PagesApi>,
     viewer: Viewer,
     Query(asked): Query<OverviewQuery>,
 ) -> Result<Response, ApiError> {
     let named = parse_namespace(&asked.namespace)?;
-    let changes = vec![api.catalog.changes(), api.schedules.changes()];
-    visible_namespaces(&api, &viewer.caller, LIST_TASKS, named.clone()).await?;
+    let changes = vec![api.task_changes(), api.schedule_changes()];
+    api.visible_namespaces(&viewer.caller, LIST_TASKS, named.clone()).await?;
     live::stream_parts(&api, &viewer, changes, move |api, viewer| {
         let named = named.clone();
         async move {

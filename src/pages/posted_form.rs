@@ -1,25 +1,22 @@
 //! Extractor of the form of a page. A form that cannot be read becomes an error page.
 
 use axum::{
-    extract::{FromRef, FromRequest, Request},
+    extract::{FromRequest, Request},
     response::{IntoResponse, Response},
 };
+use prewarmer::api::pages::{FormBody, PagesApi};
 
 use super::respond::PageError;
-use crate::api::{
-    Api,
-    body::{FormBody, read_form},
-};
 
-impl<S: Send + Sync> FromRequest<S> for FormBody
-where
-    Api: FromRef<S>,
-{
+/// Form of a page. Handlers take it as their last argument: axum evaluates arguments in order, so
+/// the user is authenticated before the body is read.
+pub(super) struct PostedForm(pub(super) FormBody);
+
+impl FromRequest<PagesApi> for PostedForm {
     type Rejection = Response;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
-        read_form(&Api::from_ref(state), request)
-            .await
-            .map_err(|error| PageError::from(error).into_response())
+    async fn from_request(request: Request, api: &PagesApi) -> Result<Self, Response> {
+        let read = api.read_form(request).await;
+        read.map(Self).map_err(|error| PageError::from(error).into_response())
     }
 }

@@ -7,6 +7,7 @@ use axum::{
     response::{Html, IntoResponse, Response},
 };
 use jiff::Timestamp;
+use prewarmer::api::pages::{Detail, FormBody, NodeSelection, PagesApi};
 use prewarmer_core::{
     image::ImageRef,
     node::NodeInfo,
@@ -16,17 +17,10 @@ use prewarmer_core::{
 
 use super::{
     form::PageForm,
+    posted_form::PostedForm,
     respond::{self, render_fragment},
     view::next_times,
     viewer::Viewer,
-};
-use crate::api::{
-    Api,
-    body::FormBody as Posted,
-    error::Detail,
-    node_cache::{NodeCache, NodeSelection},
-    permissions::LIST_NODES,
-    request, schedule_request,
 };
 
 /// Maximum number of node names in a preview.
@@ -49,7 +43,7 @@ struct SelectedNodes {
 }
 
 #[derive(Template)]
-#[template(path = "preview.html", config = "src/api/ui/askama.toml")]
+#[template(path = "preview.html", config = "src/pages/askama.toml")]
 struct TaskPreview {
     errors: Vec<String>,
     images: Vec<ImagePreview>,
@@ -57,7 +51,7 @@ struct TaskPreview {
 }
 
 #[derive(Template)]
-#[template(path = "preview_times.html", config = "src/api/ui/askama.toml")]
+#[template(path = "preview_times.html", config = "src/pages/askama.toml")]
 struct SchedulePreview {
     description: Option<String>,
     zone: String,
@@ -98,45 +92,38 @@ fn image_previews(spec: &PrewarmTaskSpec, nodes: &[NodeInfo]) -> Vec<ImagePrevie
     spec.images.iter().filter_map(read).collect()
 }
 
-async fn render_task_preview(
-    api: &Api,
-    nodes: &NodeCache,
-    viewer: &Viewer,
-    body: serde_json::Value,
-) -> String {
+async fn render_task_preview(api: &PagesApi, viewer: &Viewer, body: serde_json::Value) -> String {
     let nothing = body["images"].as_array().is_none_or(Vec::is_empty);
-    let (spec, wrong) = match request::parse(body, &api.guard) {
-        Ok(wanted) => (wanted.spec, Vec::new()),
+    let (spec, wrong) = match api.parse_task(body) {
+        Ok(spec) => (spec, Vec::new()),
         Err(_) if nothing => (PrewarmTaskSpec::default(), Vec::new()),
         Err(details) => {
             (PrewarmTaskSpec::default(), details.iter().map(ToString::to_string).collect())
         }
     };
-    let may = api.auth.allows(&viewer.caller, LIST_NODES, None).await.unwrap_or(false);
-    let snapshot = if may && !spec.images.is_empty() { nodes.get().await.ok() } else { None };
-    let all = snapshot.as_ref().map(|snapshot| snapshot.nodes.as_slice()).unwrap_or_default();
+    let nodes =
+        if spec.images.is_empty() { None } else { api.permitted_nodes(&viewer.caller).await };
+    let all = nodes.as_ref().map(|nodes| nodes.as_slice()).unwrap_or_default();
     render_fragment(&TaskPreview {
         errors: wrong,
         images: image_previews(&spec, all),
-        nodes: snapshot.as_ref().and_then(|_| select_nodes(&spec, all)),
+        nodes: nodes.as_ref().and_then(|_| select_nodes(&spec, all)),
     })
 }
 
 pub(super) async fn task(
-    State(api): State<Api>,
-    State(nodes): State<NodeCache>,
+    State(api): State<PagesApi>,
     viewer: Viewer,
-    Posted { fields, .. }: Posted,
+    PostedForm(FormBody { fields, .. }): PostedForm,
 ) -> Response {
     let body = PageForm::from_pairs(fields).task_body();
-    Html(render_task_preview(&api, &nodes, &viewer, body).await).into_response()
+    Html(render_task_preview(&api, &viewer, body).await).into_response()
 }
 
 pub(super) async fn schedule(
-    State(api): State<Api>,
-    State(nodes): State<NodeCache>,
+    State(api): State<PagesApi>,
     viewer: Viewer,
-    Posted { fields, .. }: Posted,
+    PostedForm(FormBody { fields, .. }): PostedForm,
 ) -> Response {
     let form = PageForm::from_pairs(fields);
     let (text, zone) =
@@ -145,8 +132,7 @@ pub(super) async fn schedule(
     let cron = Cron::parse(&text, &zone);
     let mut problems: Vec<String> = Vec::new();
     if !text.is_empty() {
-        let wrong =
-            schedule_request::parse(form.schedule_body(), &api.guard).err().unwrap_or_default();
+        let wrong = api.parse_schedule(form.schedule_body()).err().unwrap_or_default();
         let of_time = |detail: &&Detail| !detail.field.starts_with("taskConfig");
         problems.extend(wrong.iter().filter(of_time).map(ToString::to_string));
     }
@@ -154,7 +140,7 @@ pub(super) async fn schedule(
     if let Some(task) = task.as_object_mut() {
         task.remove("namespace");
     }
-    let task = render_task_preview(&api, &nodes, &viewer, task).await;
+    let task = render_task_preview(&api, &viewer, task).await;
     let cron = cron.ok();
     let times = match &cron {
         Some(cron) => next_times(cron, Timestamp::now()),

@@ -5,9 +5,9 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{Html, IntoResponse, Redirect, Response},
 };
+use prewarmer::api::pages::ApiError;
 
-use super::{assets::VERSION, viewer::Viewer};
-use crate::api::{error::ApiError, paths::HOME};
+use super::{assets::VERSION, paths::HOME, viewer::Viewer};
 
 /// Content security policy: all resources come from this server, pages contain no inline scripts,
 /// and no site may embed a page in a frame.
@@ -48,7 +48,7 @@ impl PageShell {
 }
 
 #[derive(Template)]
-#[template(path = "error.html", config = "src/api/ui/askama.toml")]
+#[template(path = "error.html", config = "src/pages/askama.toml")]
 struct ErrorPage {
     shell: PageShell,
     title: String,

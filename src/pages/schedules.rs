@@ -1,7 +1,5 @@
 //! Pages with the list of schedules and of one schedule.
 
-use std::sync::Arc;
-
 use askama::Template;
 use axum::{
     extract::{Path, Query, State},
@@ -10,6 +8,10 @@ use axum::{
 };
 use jiff::Timestamp;
 use kube::ResourceExt;
+use prewarmer::api::pages::{
+    ApiError, CREATE_SCHEDULE, CREATE_TASK, DELETE_SCHEDULE, LIST_SCHEDULES, NamespaceScope,
+    PagesApi, UPDATE_SCHEDULE,
+};
 use prewarmer_core::{
     duration::{elapsed, format_human},
     schedule::{Cron, PrewarmSchedule, Trigger, validate_spec},
@@ -24,13 +26,6 @@ use super::{
     view::{ScheduleRow, format_seconds, next_times, task_link},
     viewer::Viewer,
 };
-use crate::api::{
-    Api,
-    auth::NamespaceScope,
-    error::ApiError,
-    permissions::{CREATE_SCHEDULE, CREATE_TASK, DELETE_SCHEDULE, LIST_SCHEDULES, UPDATE_SCHEDULE},
-    service::schedules as service,
-};
 
 /// Query parameters of the list.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -40,7 +35,7 @@ pub(super) struct ScheduleListQuery {
 }
 
 #[derive(Template)]
-#[template(path = "schedules.html", config = "src/api/ui/askama.toml")]
+#[template(path = "schedules.html", config = "src/pages/askama.toml")]
 struct ScheduleListPage {
     shell: PageShell,
     may_create: bool,
@@ -49,7 +44,7 @@ struct ScheduleListPage {
 }
 
 #[derive(Template)]
-#[template(path = "schedules_body.html", config = "src/api/ui/askama.toml")]
+#[template(path = "schedules_body.html", config = "src/pages/askama.toml")]
 struct ScheduleListBody {
     rows: Vec<ScheduleRow>,
 }
@@ -66,13 +61,13 @@ struct ExecutionRow {
 }
 
 #[derive(Template)]
-#[template(path = "schedule_runs.html", config = "src/api/ui/askama.toml")]
+#[template(path = "schedule_runs.html", config = "src/pages/askama.toml")]
 struct ExecutionTable {
     runs: Vec<ExecutionRow>,
 }
 
 #[derive(Template)]
-#[template(path = "schedule.html", config = "src/api/ui/askama.toml")]
+#[template(path = "schedule.html", config = "src/pages/askama.toml")]
 #[allow(clippy::struct_excessive_bools, reason = "each is a separate permission")]
 struct SchedulePage {
     shell: PageShell,
@@ -91,15 +86,15 @@ struct SchedulePage {
     may_delete: bool,
 }
 
-fn render_list(api: &Api, visible: &NamespaceScope, now: Timestamp) -> String {
-    let all = service::list(api, visible, None);
+fn render_list(api: &PagesApi, visible: &NamespaceScope, now: Timestamp) -> String {
+    let all = api.list_schedules(visible);
     render_fragment(&ScheduleListBody {
         rows: all.iter().map(|one| ScheduleRow::from_schedule(one, now)).collect(),
     })
 }
 
 pub(super) async fn page(
-    State(api): State<Api>,
+    State(api): State<PagesApi>,
     viewer: Viewer,
     Query(asked): Query<ScheduleListQuery>,
 ) -> Result<Response, PageError> {
@@ -123,16 +118,17 @@ pub(super) async fn page(
 }
 
 pub(super) async fn live(
-    State(api): State<Api>,
+    State(api): State<PagesApi>,
     viewer: Viewer,
     Query(asked): Query<ScheduleListQuery>,
 ) -> Result<Response, ApiError> {
     let named = parse_namespace(&asked.namespace)?;
-    let render = |api: &Api, visible: &NamespaceScope| render_list(api, visible, Timestamp::now());
+    let render =
+        |api: &PagesApi, visible: &NamespaceScope| render_list(api, visible, Timestamp::now());
     live::stream_list(
         &api,
         &viewer,
-        vec![api.schedules.changes()],
+        vec![api.schedule_changes()],
         (LIST_SCHEDULES, named),
         ("schedules", render),
     )
@@ -156,23 +152,14 @@ fn render_executions(schedule: &PrewarmSchedule) -> String {
     render_fragment(&ExecutionTable { runs: all.into_iter().map(run).collect() })
 }
 
-/// Returns the schedule that the path names, if the user may read it.
-pub(super) async fn get_schedule(
-    api: &Api,
-    viewer: &Viewer,
-    namespace: &str,
-    id: &str,
-) -> Result<Arc<PrewarmSchedule>, ApiError> {
-    Ok(service::get(api, &viewer.caller, id, Some(namespace)).await?)
-}
-
 pub(super) async fn schedule_page(
-    State(api): State<Api>,
+    State(api): State<PagesApi>,
     viewer: Viewer,
     Path((namespace, id)): Path<(String, String)>,
     Query(notice): Query<ActionNotice>,
 ) -> Result<Response, PageError> {
-    let schedule = get_schedule(&api, &viewer, &namespace, &id)
+    let schedule = api
+        .get_schedule(&viewer.caller, &namespace, &id)
         .await
         .map_err(|error| PageError::for_viewer(error, &viewer))?;
     let (spec, now) = (&schedule.spec, Timestamp::now());
@@ -220,15 +207,15 @@ pub(super) async fn schedule_page(
 }
 
 pub(super) async fn live_schedule(
-    State(api): State<Api>,
+    State(api): State<PagesApi>,
     viewer: Viewer,
     Path((namespace, id)): Path<(String, String)>,
 ) -> Result<Response, ApiError> {
-    get_schedule(&api, &viewer, &namespace, &id).await?;
-    live::stream_parts(&api, &viewer, vec![api.schedules.changes()], move |api, viewer| {
+    api.get_schedule(&viewer.caller, &namespace, &id).await?;
+    live::stream_parts(&api, &viewer, vec![api.schedule_changes()], move |api, viewer| {
         let (namespace, id) = (namespace.clone(), id.clone());
         async move {
-            let schedule = get_schedule(&api, &viewer, &namespace, &id).await?;
+            let schedule = api.get_schedule(&viewer.caller, &namespace, &id).await?;
             Ok((vec![("runs", render_executions(&schedule))], false))
         }
     })

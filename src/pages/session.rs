@@ -14,19 +14,13 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use percent_encoding::{NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
+use prewarmer::api::pages::{ApiError, FormBody, PagesApi, caller_address, is_same_origin};
 use serde::Deserialize;
 
 use super::{
+    paths::HOME,
     respond::{self, PageError, PageShell},
     viewer::Viewer,
-};
-use crate::api::{
-    Api,
-    auth::{caller_address, is_same_origin},
-    body::{self, FormBody},
-    error::ApiError,
-    paths::HOME,
-    state::RouterState,
 };
 
 /// Name of the cookie. Browsers accept the prefix `__Host-` only over TLS or loopback, and send the
@@ -65,14 +59,13 @@ fn percent_encoded(next: &str) -> PercentEncode<'_> {
     utf8_percent_encode(next, NON_ALPHANUMERIC)
 }
 
-impl FromRequestParts<RouterState> for Viewer {
+impl FromRequestParts<PagesApi> for Viewer {
     type Rejection = Response;
 
-    async fn from_request_parts(parts: &mut Parts, state: &RouterState) -> Result<Self, Response> {
-        let auth = &state.api.auth;
+    async fn from_request_parts(parts: &mut Parts, api: &PagesApi) -> Result<Self, Response> {
         let token = cookie_token(&parts.headers);
         let known =
-            auth.authenticate(token.unwrap_or_default(), caller_address(&parts.extensions)).await;
+            api.authenticate(token.unwrap_or_default(), caller_address(&parts.extensions)).await;
         let caller = match known {
             Ok(caller) => caller,
             Err(error) if error.code == StatusCode::UNAUTHORIZED => {
@@ -80,9 +73,9 @@ impl FromRequestParts<RouterState> for Viewer {
             }
             Err(error) => return Err(PageError::from(error).into_response()),
         };
-        auth.admit(&caller, &parts.extensions)
+        api.admit(&caller, &parts.extensions)
             .map_err(|error| PageError::from(error).into_response())?;
-        Ok(Self { caller, has_cookie: auth.requires_token() })
+        Ok(Self { caller, has_cookie: api.requires_token() })
     }
 }
 
@@ -131,7 +124,7 @@ pub(super) struct SignInQuery {
 }
 
 #[derive(Template)]
-#[template(path = "sign_in.html", config = "src/api/ui/askama.toml")]
+#[template(path = "sign_in.html", config = "src/pages/askama.toml")]
 struct SignInPage {
     shell: PageShell,
     message: Option<String>,
@@ -139,9 +132,9 @@ struct SignInPage {
     audience: Option<String>,
 }
 
-fn render_sign_in(api: &Api, code: StatusCode, why: Option<String>, next: &str) -> Response {
+fn render_sign_in(api: &PagesApi, code: StatusCode, why: Option<String>, next: &str) -> Response {
     let (shell, audience) =
-        (PageShell::new("Sign in", "", None), api.auth.audience().map(str::to_owned));
+        (PageShell::new("Sign in", "", None), api.audience().map(str::to_owned));
     respond::render_page(
         code,
         &SignInPage { shell, message: why, next: local_path(next).to_owned(), audience },
@@ -149,11 +142,11 @@ fn render_sign_in(api: &Api, code: StatusCode, why: Option<String>, next: &str) 
 }
 
 pub(super) async fn sign_in_form(
-    State(api): State<Api>,
+    State(api): State<PagesApi>,
     Query(query): Query<SignInQuery>,
     headers: HeaderMap,
 ) -> Response {
-    if !api.auth.requires_token() {
+    if !api.requires_token() {
         return respond::redirect(HOME);
     }
     let why = match query.why.as_str() {
@@ -167,10 +160,10 @@ pub(super) async fn sign_in_form(
     render_sign_in(&api, StatusCode::OK, why.map(str::to_owned), &query.next)
 }
 
-pub(super) async fn sign_in(State(api): State<Api>, request: Request) -> Response {
+pub(super) async fn sign_in(State(api): State<PagesApi>, request: Request) -> Response {
     let from = caller_address(request.extensions());
     // The caller is not authenticated yet: the form is limited to the size of a token and a path.
-    let FormBody { fields, .. } = match body::read_form(&api, request).await {
+    let FormBody { fields, .. } = match api.read_form(request).await {
         Ok(form) => form,
         Err(error) => {
             return render_sign_in(&api, error.code, Some(error.message().to_owned()), "");
@@ -189,7 +182,7 @@ pub(super) async fn sign_in(State(api): State<Api>, request: Request) -> Respons
             next,
         );
     }
-    match api.auth.authenticate(token, from).await {
+    match api.authenticate(token, from).await {
         // Redirects through the form, which detects whether the browser stored the cookie.
         Ok(_) => {
             let next = percent_encoded(local_path(next));
@@ -227,26 +220,6 @@ mod tests {
     #[case("/api/v1/tasks", "/ui")]
     fn redirect_targets_stay_below_the_home_page(#[case] next: &str, #[case] expected: &str) {
         assert_eq!(local_path(next), expected);
-    }
-
-    #[rstest]
-    #[case(&[("sec-fetch-site", "same-origin")], true)]
-    #[case(&[("sec-fetch-site", "none")], true)]
-    #[case(&[("sec-fetch-site", "same-site"), ("origin", "https://x:1"), ("host", "x:1")], false)]
-    #[case(&[("sec-fetch-site", "cross-site")], false)]
-    #[case(&[("origin", "https://prewarm.example:8080"), ("host", "prewarm.example:8080")], true)]
-    #[case(&[("origin", "https://evil.example"), ("host", "prewarm.example:8080")], false)]
-    #[case(&[("origin", "null"), ("host", "prewarm.example")], false)]
-    #[case(&[("host", "prewarm.example")], false)]
-    fn same_origin_by_browser_headers(
-        #[case] headers: &[(&'static str, &'static str)],
-        #[case] own: bool,
-    ) {
-        let headers = headers
-            .iter()
-            .map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value)))
-            .collect();
-        assert_eq!(is_same_origin(&headers, None), own);
     }
 
     #[test]

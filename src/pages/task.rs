@@ -10,6 +10,9 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use jiff::Timestamp;
+use prewarmer::api::pages::{
+    ApiError, CANCEL_TASK, CREATE_TASK, ImageDetail, PagesApi, TaskView, check_key, random_key,
+};
 use prewarmer_core::{
     dns,
     duration::{elapsed, format_human},
@@ -26,16 +29,6 @@ use super::{
     respond::{PageError, PageShell, render_fragment, render_page as answer},
     view::{BatchBar, FailureGroupView, TaskRow, batch_bars, format_seconds, group_failures},
     viewer::Viewer,
-};
-use crate::{
-    api::{
-        Api,
-        error::ApiError,
-        idempotency::{self, random_key},
-        permissions::{CANCEL_TASK, CREATE_TASK, GET_TASK},
-        service::tasks as service,
-    },
-    task_view::{ImageDetail, TaskView},
 };
 
 /// Query parameter of a page after a redirect from an action.
@@ -70,7 +63,7 @@ pub(super) struct LiveQuery {
 }
 
 #[derive(Template)]
-#[template(path = "task.html", config = "src/api/ui/askama.toml")]
+#[template(path = "task.html", config = "src/pages/askama.toml")]
 struct TaskPage {
     shell: PageShell,
     notice: Option<&'static str>,
@@ -89,7 +82,7 @@ struct TaskPage {
 }
 
 #[derive(Template)]
-#[template(path = "task_head.html", config = "src/api/ui/askama.toml")]
+#[template(path = "task_head.html", config = "src/pages/askama.toml")]
 struct TaskHead {
     row: TaskRow,
     message: String,
@@ -105,7 +98,7 @@ struct TaskHead {
 }
 
 #[derive(Template)]
-#[template(path = "task_actions.html", config = "src/api/ui/askama.toml")]
+#[template(path = "task_actions.html", config = "src/pages/askama.toml")]
 struct TaskActions {
     link: String,
     may_cancel: bool,
@@ -115,14 +108,14 @@ struct TaskActions {
 }
 
 #[derive(Template)]
-#[template(path = "task_failures.html", config = "src/api/ui/askama.toml")]
+#[template(path = "task_failures.html", config = "src/pages/askama.toml")]
 struct TaskFailures {
     groups: Vec<FailureGroupView>,
     more: u32,
 }
 
 #[derive(Template)]
-#[template(path = "task_batches.html", config = "src/api/ui/askama.toml")]
+#[template(path = "task_batches.html", config = "src/pages/askama.toml")]
 struct TaskBatches {
     bars: Vec<BatchBar>,
     label: String,
@@ -216,7 +209,7 @@ fn render_batches(view: &TaskView, entry: &TaskEntry, now: Timestamp) -> String 
     })
 }
 
-async fn task_permissions(api: &Api, viewer: &Viewer, namespace: &str) -> TaskPermissions {
+async fn task_permissions(api: &PagesApi, viewer: &Viewer, namespace: &str) -> TaskPermissions {
     let (cancel, create) = (
         viewer.is_allowed(api, CANCEL_TASK, namespace).await,
         viewer.is_allowed(api, CREATE_TASK, namespace).await,
@@ -226,13 +219,13 @@ async fn task_permissions(api: &Api, viewer: &Viewer, namespace: &str) -> TaskPe
 
 /// Returns the task that the path names, if the user may read it.
 pub(super) async fn get_task(
-    api: &Api,
+    api: &PagesApi,
     viewer: &Viewer,
     namespace: &str,
     id: &str,
 ) -> Result<Arc<TaskEntry>, ApiError> {
     check_namespace(namespace)?;
-    Ok(service::get(api, &viewer.caller, id, Some(namespace)).await?)
+    api.get_task(&viewer.caller, namespace, id).await
 }
 
 /// Checks the namespace in the path of a page.
@@ -244,8 +237,8 @@ pub(super) fn check_namespace(name: &str) -> Result<(), ApiError> {
 }
 
 /// Returns the state letters of the grid; empty without a plan.
-async fn grid_states(api: &Api, entry: &TaskEntry) -> String {
-    match api.plans.get(api, entry).await {
+async fn grid_states(api: &PagesApi, entry: &TaskEntry) -> String {
+    match api.task_plan(entry).await {
         Ok(Some(plan)) => {
             node_letters(&entry.detail, entry.status, usize::try_from(plan.at_once).unwrap_or(1))
         }
@@ -269,7 +262,7 @@ fn spec_facts(view: &TaskView) -> Vec<(&'static str, String)> {
 }
 
 pub(super) async fn page(
-    State(api): State<Api>,
+    State(api): State<PagesApi>,
     viewer: Viewer,
     Path((namespace, id)): Path<(String, String)>,
     Query(notice): Query<ActionNotice>,
@@ -302,14 +295,14 @@ pub(super) async fn page(
 }
 
 pub(super) async fn live(
-    State(api): State<Api>,
+    State(api): State<PagesApi>,
     viewer: Viewer,
     Path((namespace, id)): Path<(String, String)>,
     Query(LiveQuery { key }): Query<LiveQuery>,
 ) -> Result<Response, ApiError> {
     get_task(&api, &viewer, &namespace, &id).await?;
-    let key = idempotency::check_key(&key).map_or_else(|_| random_key(), str::to_owned);
-    live::stream_parts(&api, &viewer, vec![api.catalog.changes()], move |api, viewer| {
+    let key = check_key(&key).map_or_else(|_| random_key(), str::to_owned);
+    live::stream_parts(&api, &viewer, vec![api.task_changes()], move |api, viewer| {
         let (namespace, id, key) = (namespace.clone(), id.clone(), key.clone());
         async move {
             let entry = get_task(&api, &viewer, &namespace, &id).await?;
@@ -330,13 +323,12 @@ pub(super) async fn live(
 
 /// Returns the names of a task's nodes and their state letters as JSON.
 pub(super) async fn nodes(
-    State(api): State<Api>,
+    State(api): State<PagesApi>,
     viewer: Viewer,
     Path((namespace, id)): Path<(String, String)>,
 ) -> Result<Response, ApiError> {
-    api.auth.authorize(&viewer.caller, GET_TASK, &namespace).await?;
     let entry = get_task(&api, &viewer, &namespace, &id).await?;
-    let plan = api.plans.get(&api, &entry).await?;
+    let plan = api.task_plan(&entry).await?;
     let names = plan.as_ref().map(|plan| plan.nodes.as_slice()).unwrap_or_default();
     Ok(Json(json!({"names": names, "states": grid_states(&api, &entry).await})).into_response())
 }

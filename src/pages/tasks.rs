@@ -6,6 +6,9 @@ use axum::{
     http::StatusCode,
     response::Response,
 };
+use prewarmer::api::pages::{
+    ApiError, CREATE_TASK, LIST_TASKS, NamespaceScope, PagesApi, Permission, TaskSelection,
+};
 use prewarmer_core::{dns, task::Status};
 use serde::Deserialize;
 
@@ -14,16 +17,6 @@ use super::{
     respond::{PageError, PageShell, render_fragment, render_page as answer},
     view::TaskRow,
     viewer::Viewer,
-};
-use crate::api::{
-    Api,
-    auth::{NamespaceScope, Permission},
-    error::ApiError,
-    permissions::{CREATE_TASK, LIST_TASKS},
-    service::{
-        tasks::{self as service, TaskSelection},
-        visible_namespaces,
-    },
 };
 
 /// Number of tasks per page.
@@ -74,19 +67,19 @@ pub(super) fn parse_namespace(text: &str) -> Result<Option<String>, ApiError> {
 
 /// Returns the namespaces whose objects a list page shows, for the namespace filter of the page.
 pub(super) async fn list_scope(
-    api: &Api,
+    api: &PagesApi,
     viewer: &Viewer,
     deed: Permission,
     filter: &str,
 ) -> Result<NamespaceScope, PageError> {
     let named = parse_namespace(filter).map_err(|error| PageError::for_viewer(error, viewer))?;
-    let visible = visible_namespaces(api, &viewer.caller, deed, named).await;
+    let visible = api.visible_namespaces(&viewer.caller, deed, named).await;
     visible.map_err(|error| PageError::for_viewer(error, viewer))
 }
 
 /// Reports whether the user may create tasks in the first visible namespace, or in the default
 /// namespace if all are visible.
-pub(super) async fn may_create(api: &Api, viewer: &Viewer, visible: &NamespaceScope) -> bool {
+pub(super) async fn may_create(api: &PagesApi, viewer: &Viewer, visible: &NamespaceScope) -> bool {
     let named = match visible {
         NamespaceScope::All => None,
         NamespaceScope::Only(names) => names.iter().next().map(String::as_str),
@@ -95,7 +88,7 @@ pub(super) async fn may_create(api: &Api, viewer: &Viewer, visible: &NamespaceSc
 }
 
 #[derive(Template)]
-#[template(path = "tasks.html", config = "src/api/ui/askama.toml")]
+#[template(path = "tasks.html", config = "src/pages/askama.toml")]
 struct TaskListPage {
     shell: PageShell,
     search: String,
@@ -107,7 +100,7 @@ struct TaskListPage {
 }
 
 #[derive(Template)]
-#[template(path = "tasks_body.html", config = "src/api/ui/askama.toml")]
+#[template(path = "tasks_body.html", config = "src/pages/askama.toml")]
 struct TaskListBody {
     rows: Vec<TaskRow>,
     filtered: bool,
@@ -116,18 +109,13 @@ struct TaskListBody {
     older: Option<String>,
 }
 
-fn render_list(api: &Api, asked: &TaskListQuery, visible: &NamespaceScope) -> String {
+fn render_list(api: &PagesApi, asked: &TaskListQuery, visible: &NamespaceScope) -> String {
     let status = Status::ALL.into_iter().find(|status| status.as_str() == asked.status);
     let search = Some(asked.search.trim()).filter(|text| !text.is_empty());
     let selection =
         TaskSelection { status, search, until: None, limit: PAGE_SIZE, offset: asked.offset };
-    let found = service::list(api, visible, selection);
-    let rows = found
-        .tasks
-        .iter()
-        .filter_map(|json| serde_json::from_slice(json).ok())
-        .map(|view| TaskRow::from_view(&view, 0))
-        .collect();
+    let found = api.list_tasks(visible, selection);
+    let rows = found.tasks.iter().map(|view| TaskRow::from_view(view, 0)).collect();
     let end = asked.offset + found.tasks.len();
     render_fragment(&TaskListBody {
         rows,
@@ -141,7 +129,7 @@ fn render_list(api: &Api, asked: &TaskListQuery, visible: &NamespaceScope) -> St
 }
 
 pub(super) async fn page(
-    State(api): State<Api>,
+    State(api): State<PagesApi>,
     viewer: Viewer,
     Query(asked): Query<TaskListQuery>,
 ) -> Result<Response, PageError> {
@@ -161,16 +149,16 @@ pub(super) async fn page(
 }
 
 pub(super) async fn live(
-    State(api): State<Api>,
+    State(api): State<PagesApi>,
     viewer: Viewer,
     Query(asked): Query<TaskListQuery>,
 ) -> Result<Response, ApiError> {
     let named = parse_namespace(&asked.namespace)?;
-    let render = move |api: &Api, visible: &NamespaceScope| render_list(api, &asked, visible);
+    let render = move |api: &PagesApi, visible: &NamespaceScope| render_list(api, &asked, visible);
     live::stream_list(
         &api,
         &viewer,
-        vec![api.catalog.changes()],
+        vec![api.task_changes()],
         (LIST_TASKS, named),
         ("tasks", render),
     )

@@ -1,7 +1,7 @@
 //! Tests of the pages without a reachable API server: permissions, escaping of user content, and
 //! headers.
 
-use std::{io::Read, net::SocketAddr, sync::Arc};
+use std::{io::Read, net::SocketAddr};
 
 use axum::{
     Router,
@@ -12,27 +12,29 @@ use axum::{
 };
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{Client, Config};
-use prewarmer_kube::store::{ScheduleStore, TaskStore};
-use prometheus::Registry;
-use rstest::rstest;
-use tokio_util::sync::CancellationToken;
-use tower::ServiceExt;
-
+use prewarmer::api::{
+    Api, ApiInner, ApiSettings, CallerLimits,
+    auth::{ApiTokens, Auth, token_digest},
+    pages::PagesApi,
+    router,
+};
 use prewarmer_core::{
     schedule::{PrewarmSchedule, PrewarmScheduleSpec},
     task::{Condition, FailedNode, Phase, PrewarmTask, PrewarmTaskSpec, PrewarmTaskStatus},
 };
+use rstest::rstest;
+use tower::ServiceExt;
 
-use crate::{
-    api::{
-        Api, ApiInner, ApiMetrics, ApiSettings, CallerLimits,
-        auth::{ApiTokens, Auth, token_digest},
-        router,
-    },
-    cluster_context::ClusterContextStore,
-    notify::NotificationPolicy,
-    pod_start::{OutcomeTotals, PodStartMetrics},
-};
+use super::pages;
+
+#[path = "../api/fake_cluster.rs"]
+#[allow(dead_code, reason = "only the tests of the library use some of its functions")]
+mod fake_cluster;
+#[path = "../api/router_calls.rs"]
+mod router_calls;
+
+mod body_limits;
+mod permissions;
 
 /// Markup that pages must always escape.
 const SCRIPT: &str = "<script>alert(1)</script>";
@@ -92,43 +94,57 @@ fn task(name: &str, phase: Phase) -> PrewarmTask {
     task
 }
 
-fn test_router() -> Router {
+/// Builds an API for a client of the API server, with empty stores.
+fn test_api(client: Client, auth: Auth) -> Api {
+    let settings = ApiSettings {
+        namespace: "shop".into(),
+        watched_namespace: None,
+        object_prefix: "prewarmer".into(),
+        origins: Vec::new(),
+        limits: CallerLimits::default(),
+    };
+    Api::new(ApiInner::standalone(client, auth, settings).unwrap())
+}
+
+/// Builds an API whose cluster does not answer, with or without authentication.
+fn unreachable_api(authenticate: bool, tokens: ApiTokens) -> Api {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let client = Client::try_from(Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
-    let registry = Registry::new();
-    let (catalog, schedules) = (TaskStore::new(crate::task_view::render), ScheduleStore::default());
-    catalog.put(&task("ended", Phase::Failed));
-    catalog.put(&task("open", Phase::Running));
+    let auth = Auth::new(authenticate.then_some(client.clone()), tokens, 1000);
+    test_api(client, auth)
+}
+
+/// Builds the handle of the pages for an API without tasks or schedules.
+pub(super) fn pages_api() -> PagesApi {
+    PagesApi::new(unreachable_api(true, ApiTokens::default()))
+}
+
+fn test_router() -> Router {
+    let api = unreachable_api(true, tokens());
+    api.catalog.put(&task("ended", Phase::Failed));
+    api.catalog.put(&task("open", Phase::Running));
     let mut spec =
         PrewarmScheduleSpec::new("@daily".into(), PrewarmTaskSpec::new(vec!["a:1".into()]));
     spec.display_name = Some(format!("nightly {SCRIPT}"));
     spec.description = Some(SCRIPT.into());
     let mut schedule = PrewarmSchedule::new("nightly", spec);
     schedule.metadata.namespace = Some("shop".into());
-    schedules.put(schedule);
-    router(Api::new(ApiInner {
-        client: client.clone(),
-        catalog,
-        schedules,
-        auth: Auth::new(Some(client), tokens(), 1000),
-        policy: Arc::default(),
-        context: ClusterContextStore::default(),
-        guard: NotificationPolicy::default(),
-        totals: OutcomeTotals::new(PodStartMetrics::register(&registry).unwrap()),
-        metrics: ApiMetrics::register(&registry).unwrap(),
-        settings: ApiSettings {
-            namespace: "shop".into(),
-            watched_namespace: None,
-            object_prefix: "prewarmer".into(),
-            origins: Vec::new(),
-            ui: true,
-            limits: CallerLimits::default(),
-        },
-        stop: CancellationToken::new(),
-    }))
+    api.schedules.put(schedule);
+    router(api, Some(pages()))
 }
 
 async fn call(method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Response {
+    call_router(test_router(), method, path, headers, body).await
+}
+
+/// Sends a form, or a request without a body, to a router.
+async fn call_router(
+    router: Router,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Response {
     let mut request = Request::builder().method(method).uri(path);
     for (name, value) in headers {
         request = request.header(*name, *value);
@@ -137,7 +153,7 @@ async fn call(method: &str, path: &str, headers: &[(&str, &str)], body: &str) ->
     let mut request =
         request.header(header::CONTENT_TYPE, kind).body(Body::from(body.to_owned())).unwrap();
     request.extensions_mut().insert(ConnectInfo(SocketAddr::from(([10, 0, 0, 1], 1))));
-    test_router().oneshot(request).await.unwrap()
+    router.oneshot(request).await.unwrap()
 }
 
 async fn get(path: &str, token: &str) -> (StatusCode, String) {
@@ -170,6 +186,36 @@ async fn unauthenticated_requests_are_redirected_to_sign_in() {
         (part.status(), &part.headers()["hx-redirect"]),
         (StatusCode::UNAUTHORIZED, &"/ui/sign-in?next=%2Fui".parse().unwrap())
     );
+}
+
+/// Without authentication, a page of another site could resolve its own name to this machine (DNS
+/// rebinding).
+#[tokio::test]
+async fn without_authentication_only_localhost_is_served() {
+    let code = async |host: &str| {
+        let router = router(unreachable_api(false, ApiTokens::default()), Some(pages()));
+        call_router(router, "GET", "/ui", &[("host", host)], "").await.status()
+    };
+    assert_eq!(code("localhost:8080").await, StatusCode::OK);
+    assert_eq!(code("evil.example:8080").await, StatusCode::MISDIRECTED_REQUEST);
+}
+
+/// The pages are served with the middleware of all calls.
+#[tokio::test]
+async fn pages_are_merged_into_the_router() {
+    let root = call("GET", "/", &[], "").await;
+    assert_eq!(root.headers()[header::LOCATION], "/ui");
+    let cookie = ("cookie", &*format!("__Host-prewarmer={EDITOR}"));
+    for (method, path, expected) in [
+        ("PUT", "/ui/tasks", StatusCode::METHOD_NOT_ALLOWED),
+        ("GET", "/ui/nothing", StatusCode::NOT_FOUND),
+        ("GET", "/api/v1/nothing", StatusCode::NOT_FOUND),
+    ] {
+        let response = call(method, path, &[cookie], "").await;
+        assert_eq!(response.status(), expected, "{path}");
+        assert!(response.headers().contains_key("x-request-id"), "{path}");
+        assert!(text(response).await.starts_with("{\"error\":"), "{path}");
+    }
 }
 
 #[tokio::test]

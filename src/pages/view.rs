@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
-
+use prewarmer::api::pages::TaskView;
 use prewarmer_core::{
     duration::format_human,
     schedule::{Cron, PrewarmSchedule},
@@ -10,8 +10,6 @@ use prewarmer_core::{
 };
 
 use prewarmer_core::task::{FailedNodeDetail, FailureGroup, failure_groups};
-
-use crate::task_view::TaskView;
 
 /// Number of next execution times that a schedule shows.
 pub(super) const NEXT_TIMES: usize = 5;

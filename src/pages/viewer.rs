@@ -1,9 +1,6 @@
 //! Authenticated user of a page.
 
-use crate::api::{
-    Api,
-    auth::{Caller, Permission},
-};
+use prewarmer::api::pages::{Caller, PagesApi, Permission};
 
 /// Authenticated user of a page.
 #[derive(Debug, Clone)]
@@ -23,7 +20,12 @@ impl Viewer {
     }
 
     /// Reports whether the user has the permission in the namespace; false if the review fails.
-    pub(super) async fn is_allowed(&self, api: &Api, deed: Permission, namespace: &str) -> bool {
-        api.auth.allows(&self.caller, deed, Some(namespace)).await.unwrap_or(false)
+    pub(super) async fn is_allowed(
+        &self,
+        api: &PagesApi,
+        deed: Permission,
+        namespace: &str,
+    ) -> bool {
+        api.allows(&self.caller, deed, namespace).await
     }
 }

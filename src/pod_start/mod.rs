@@ -19,5 +19,5 @@ mod totals;
 mod watch;
 
 pub(crate) use metrics::PodStartMetrics;
-pub(crate) use totals::{OutcomeTotals, SUMS_ANNOTATION};
+pub(crate) use totals::{OutcomeSums, OutcomeTotals, SUMS_ANNOTATION};
 pub(crate) use watch::{PodStartWatcher, run};

@@ -178,7 +178,6 @@ pub(super) fn api_settings(config: &Config, rest: &ApiConfig) -> ApiSettings {
         watched_namespace: config.watch_namespace.clone(),
         object_prefix: config.object_name.clone(),
         origins: rest.origins.clone(),
-        ui: rest.ui,
         limits: CallerLimits { watches: rest.watches, keys: rest.idempotency_keys },
     }
 }

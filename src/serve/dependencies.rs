@@ -20,6 +20,7 @@ use crate::{
     api::{
         self, Api, ApiConfig,
         auth::{self, ApiTokens, Auth, TrustedProxies},
+        pages::Pages,
     },
     cluster_context::{self, ClusterContextStore},
     config::Config,
@@ -185,11 +186,11 @@ impl SharedDependencies {
         Ok(())
     }
 
-    /// Spawns the REST listener.
+    /// Spawns the REST listener, which serves the pages too if they are given.
     pub(super) fn spawn_rest(
         &self,
         config: &Config,
-        settings: &ApiConfig,
+        (settings, pages): (&ApiConfig, Option<Pages>),
         (listener, max_connections): (TcpListener, usize),
         current: Arc<CertResolver>,
         parts: &mut ComponentSet,
@@ -223,7 +224,7 @@ impl SharedDependencies {
             peer_share_percent: config.connections_per_address,
             ..ListenerConfig::default()
         };
-        parts.spawn("REST listener", rest::serve(listener, how, api, self.stop.clone()));
+        parts.spawn("REST listener", rest::serve(listener, how, api, pages, self.stop.clone()));
         Ok(())
     }
 }

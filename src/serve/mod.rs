@@ -26,6 +26,7 @@ use self::{
     startup::{Listeners, bind_listeners, build_client, log_addresses, refuse_overlap},
 };
 use crate::{
+    api::pages::Pages,
     config::Config,
     intake,
     metrics::Metrics,
@@ -46,8 +47,8 @@ pub struct Runtimes {
 }
 
 /// Serves until SIGTERM or SIGINT, or until a component fails, and returns the exit code of the
-/// process.
-pub async fn serve(config: Config, runtimes: Runtimes) -> anyhow::Result<ExitCode> {
+/// process. The REST listener serves the web pages too, unless a setting excludes them.
+pub async fn serve(config: Config, runtimes: Runtimes, pages: Pages) -> anyhow::Result<ExitCode> {
     let metrics = Arc::new(Metrics::new()?);
     let clients = CountingClient::new(build_client().await?, metrics.kube_requests.clone());
     if config.components.controller && !config.allow_overlap {
@@ -73,7 +74,9 @@ pub async fn serve(config: Config, runtimes: Runtimes) -> anyhow::Result<ExitCod
         common.spawn_webhook(&config, mine, Arc::clone(&current), &runtimes.admission, parts)?;
     }
     if let (Some(listener), Some(settings)) = (api, &config.api) {
-        common.spawn_rest(&config, settings, (listener, connections.rest), current, parts)?;
+        let pages = settings.ui.then_some(pages);
+        let mine = (listener, connections.rest);
+        common.spawn_rest(&config, (settings, pages), mine, current, parts)?;
     }
     let client = common.clients.for_component(Component::Intake);
     let intake = intake::run(client, receiver, Arc::clone(&common.policy), stop.clone());

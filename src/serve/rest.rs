@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    api::{self, Api},
+    api::{self, Api, pages::Pages},
     server::listener::{self, ListenerConfig},
 };
 
@@ -32,11 +32,12 @@ const MAX_AGE: Duration = Duration::from_secs(3600);
 /// require.
 const HSTS: &str = "max-age=31536000";
 
-/// Serves REST until `stop`.
+/// Serves REST, and the pages if given, until `stop`.
 pub(super) async fn serve(
     listener: TcpListener,
     how: ListenerConfig,
     api: Api,
+    pages: Option<Pages>,
     stop: CancellationToken,
 ) {
     let callers = api.clone();
@@ -47,7 +48,7 @@ pub(super) async fn serve(
         }
     };
     let how = ListenerConfig { max_age: Some(MAX_AGE), ..how };
-    let router = api::router(api);
+    let router = api::router(api, pages);
     let router =
         if how.tls.is_some() { router.layer(middleware::from_fn(add_hsts)) } else { router };
     tokio::join!(listener::serve(listener, how, router, stop.clone()), forget);

@@ -9,6 +9,7 @@ use axum::http::Extensions;
 pub(in crate::api) struct CallerAddress(pub(in crate::api) IpAddr);
 
 /// Returns the client address of a request; 0.0.0.0 if no layer has set one.
-pub(in crate::api) fn caller_address(extensions: &Extensions) -> IpAddr {
+#[must_use]
+pub fn caller_address(extensions: &Extensions) -> IpAddr {
     extensions.get::<CallerAddress>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |from| from.0)
 }

@@ -86,8 +86,7 @@ impl Auth {
     }
 
     /// Clears the cached reviews, so that the API server reviews again.
-    #[cfg(test)]
-    pub(in crate::api) fn clear_cached_reviews(&self) {
+    pub fn clear_cached_reviews(&self) {
         if let Some(reviews) = &self.reviews {
             reviews.clear();
         }

@@ -20,16 +20,14 @@ mod token_format;
 mod token_watch;
 mod tokens;
 
-pub(super) use self::{
-    address::{CallerAddress, caller_address},
-    caller::CallerName,
-    origin::{is_cross_site, is_same_origin},
-    revalidation::Revalidation,
-};
+pub(super) use self::{address::CallerAddress, caller::CallerName, origin::is_cross_site};
 pub use self::{
+    address::caller_address,
     authenticate::Auth,
     caller::{Caller, NamespaceScope},
+    origin::is_same_origin,
     proxies::TrustedProxies,
+    revalidation::Revalidation,
     reviews::Permission,
     token_watch::watch_tokens,
     tokens::{

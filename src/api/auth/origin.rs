@@ -7,7 +7,8 @@ use axum::http::{HeaderMap, HeaderName, Method, header};
 
 /// Reports whether one of the server's own pages has sent the request. A request with neither
 /// header was not sent by a browser: the result is false.
-pub(in crate::api) fn is_same_origin(headers: &HeaderMap, authority: Option<&str>) -> bool {
+#[must_use]
+pub fn is_same_origin(headers: &HeaderMap, authority: Option<&str>) -> bool {
     if let Some(site) = headers.get("sec-fetch-site") {
         return site == "same-origin" || site == "none";
     }
@@ -42,4 +43,32 @@ pub(in crate::api) fn is_cross_site(
     }
     let named = origin.is_some_and(|origin| origins.iter().any(|one| one == origin));
     !named && !is_same_origin(headers, authority)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case(&[("sec-fetch-site", "same-origin")], true)]
+    #[case(&[("sec-fetch-site", "none")], true)]
+    #[case(&[("sec-fetch-site", "same-site"), ("origin", "https://x:1"), ("host", "x:1")], false)]
+    #[case(&[("sec-fetch-site", "cross-site")], false)]
+    #[case(&[("origin", "https://prewarm.example:8080"), ("host", "prewarm.example:8080")], true)]
+    #[case(&[("origin", "https://evil.example"), ("host", "prewarm.example:8080")], false)]
+    #[case(&[("origin", "null"), ("host", "prewarm.example")], false)]
+    #[case(&[("host", "prewarm.example")], false)]
+    fn same_origin_by_browser_headers(
+        #[case] headers: &[(&'static str, &'static str)],
+        #[case] own: bool,
+    ) {
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value)))
+            .collect();
+        assert_eq!(is_same_origin(&headers, None), own);
+    }
 }

@@ -15,7 +15,7 @@ const MAX_UNCONFIRMED: Duration = Duration::from_secs(300);
 
 /// Caller of a stream, with the time of its last successful review.
 #[derive(Debug)]
-pub(in crate::api) struct Revalidation {
+pub struct Revalidation {
     caller: Caller,
     /// Time of the last successful review.
     confirmed: Instant,
@@ -23,12 +23,14 @@ pub(in crate::api) struct Revalidation {
 
 impl Revalidation {
     /// Creates the state for a caller whose permissions have just been checked.
-    pub(in crate::api) fn new(caller: Caller) -> Self {
+    #[must_use]
+    pub fn new(caller: Caller) -> Self {
         Self { caller, confirmed: Instant::now() }
     }
 
     /// Returns the caller with the identity of the last review.
-    pub(in crate::api) fn caller(&self) -> &Caller {
+    #[must_use]
+    pub fn caller(&self) -> &Caller {
         &self.caller
     }
 
@@ -51,7 +53,8 @@ impl Revalidation {
 
     /// Reports whether a confirmation at that time is recent enough for a stream to continue
     /// without an answer.
-    pub(in crate::api) fn is_recent(confirmed: Instant) -> bool {
+    #[must_use]
+    pub fn is_recent(confirmed: Instant) -> bool {
         confirmed.elapsed() < MAX_UNCONFIRMED
     }
 

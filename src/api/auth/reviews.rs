@@ -228,7 +228,6 @@ impl ReviewClient {
     }
 
     /// Clears the caches.
-    #[cfg(test)]
     pub(super) fn clear(&self) {
         self.users.invalidate_all();
         self.unauthenticated.invalidate_all();

@@ -15,7 +15,7 @@ pub(in crate::api) fn key_from_headers(headers: &HeaderMap) -> Result<Option<&st
 }
 
 /// Returns the key if it is valid. Error 400 when it is empty, too long, or not visible ASCII.
-pub(in crate::api) fn check_key(key: &str) -> Result<&str, ApiError> {
+pub fn check_key(key: &str) -> Result<&str, ApiError> {
     let visible = |c: u8| c == b'\t' || c == b' ' || c.is_ascii_graphic();
     if !key.is_empty() && key.len() <= MAX_KEY && key.bytes().all(visible) {
         return Ok(key);
@@ -25,6 +25,7 @@ pub(in crate::api) fn check_key(key: &str) -> Result<&str, ApiError> {
 }
 
 /// Returns a new idempotency key for a form.
-pub(in crate::api) fn random_key() -> String {
+#[must_use]
+pub fn random_key() -> String {
     prewarmer_core::hex(&rand::random::<[u8; 16]>())
 }

@@ -14,9 +14,8 @@ mod key;
 mod leases;
 mod quota;
 
-pub use self::expiry::collect_expired_keys;
-pub(super) use self::{
-    claim::create_or_get_by_key,
-    key::{check_key, key_from_headers, random_key},
-    quota::KeyQuota,
+pub(super) use self::{claim::create_or_get_by_key, key::key_from_headers, quota::KeyQuota};
+pub use self::{
+    expiry::collect_expired_keys,
+    key::{check_key, random_key},
 };

@@ -37,7 +37,7 @@ use crate::api::{
 };
 
 /// Execution that a caller has triggered.
-pub(in crate::api) enum TriggeredExecution {
+pub enum TriggeredExecution {
     /// The task of this name was created.
     Started(String),
     /// The execution waits for the end of these tasks.

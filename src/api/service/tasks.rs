@@ -34,17 +34,17 @@ const MAX_WATCH_LAG: SignedDuration = SignedDuration::from_secs(60);
 
 /// Selection of a page of tasks.
 #[derive(Debug, Default)]
-pub(in crate::api) struct TaskSelection<'a> {
+pub struct TaskSelection<'a> {
     /// Status of the tasks; `None` for all.
-    pub(in crate::api) status: Option<Status>,
+    pub status: Option<Status>,
     /// Text that the name or an image must contain; `None` for all.
-    pub(in crate::api) search: Option<&'a str>,
+    pub search: Option<&'a str>,
     /// Sort key of the newest task to include; `None` for all.
-    pub(in crate::api) until: Option<(Timestamp, NamespacedName)>,
+    pub until: Option<(Timestamp, NamespacedName)>,
     /// Largest number of tasks in the page.
-    pub(in crate::api) limit: usize,
+    pub limit: usize,
     /// Number of matching tasks to skip.
-    pub(in crate::api) offset: usize,
+    pub offset: usize,
 }
 
 /// Task that an operation has created.

@@ -11,73 +11,35 @@ use futures::{StreamExt, stream};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 
 use super::*;
-use crate::api::auth::token_digest;
+use crate::api::{
+    auth::token_digest,
+    router_calls::{CHUNK, EndlessCall, SLACK, endless},
+};
 
-/// Size of a chunk of the endless body, in bytes.
-const CHUNK: usize = 16 * 1024;
-/// Bytes by which reading may exceed a limit: the chunk that exceeds it, and one that was requested
-/// ahead.
-const SLACK: usize = 2 * CHUNK;
 /// Body limit of JSON calls, in bytes.
 const JSON_LIMIT: usize = 1024 * 1024;
-/// Body limit of forms, in bytes.
-const FORM_LIMIT: usize = 64 * 1024;
 const TOKEN: &str = "prw_editor_x";
 /// Token for the namespace `shop` only.
 const SHOP_TOKEN: &str = "prw_shop_x";
 /// Read-only token.
 const READ_ONLY_TOKEN: &str = "prw_reader_x";
 
-/// Creates a body that never ends, and counts the bytes that are read from it. After 8 MiB it
-/// stalls, so that a test fails instead of exhausting the memory.
-fn endless(pulled: &Arc<AtomicUsize>) -> Body {
-    let pulled = Arc::clone(pulled);
-    let chunks = stream::repeat_with(move || {
-        pulled.fetch_add(CHUNK, Ordering::Relaxed);
-        Ok::<_, std::convert::Infallible>(Bytes::from_static(&[b'a'; CHUNK]))
-    });
-    Body::from_stream(chunks.take(8 * JSON_LIMIT / CHUNK).chain(stream::pending()))
-}
-
 /// Routes that are not in the `OpenAPI` document: method and path.
-const PAGES: [(&str, &str); 30] = [
+const OTHER_ROUTES: [(&str, &str); 5] = [
     ("GET", "/"),
     ("GET", "/docs"),
     ("GET", "/nothing/here"),
     ("POST", "/nothing/here"),
-    ("GET", "/ui"),
-    ("GET", "/ui/sign-in"),
-    ("POST", "/ui/sign-in"),
-    ("POST", "/ui/sign-out"),
-    ("GET", "/ui/assets/style.css"),
-    ("GET", "/ui/live/overview"),
-    ("GET", "/ui/live/tasks"),
-    ("GET", "/ui/live/schedules"),
-    ("GET", "/ui/tasks"),
-    ("POST", "/ui/tasks"),
-    ("GET", "/ui/tasks/new"),
-    ("POST", "/ui/tasks/preview"),
-    ("GET", "/ui/tasks/shop/web"),
-    ("GET", "/ui/tasks/shop/web/live"),
-    ("GET", "/ui/tasks/shop/web/nodes"),
-    ("POST", "/ui/tasks/shop/web/cancel"),
-    ("POST", "/ui/tasks/shop/web/retry"),
-    ("GET", "/ui/schedules"),
-    ("POST", "/ui/schedules"),
-    ("GET", "/ui/schedules/new"),
-    ("POST", "/ui/schedules/preview"),
-    ("GET", "/ui/schedules/shop/nightly"),
-    ("GET", "/ui/schedules/shop/nightly/live"),
-    ("POST", "/ui/schedules/shop/nightly/enable"),
-    ("POST", "/ui/schedules/shop/nightly/trigger"),
     ("GET", "/api/v1/openapi.json"),
 ];
 
 /// Returns every route with each method that it supports, and with methods that it does not
 /// support.
 fn all_calls() -> BTreeSet<(String, String)> {
-    let mut all: BTreeSet<(String, String)> =
-        PAGES.iter().map(|(method, path)| ((*method).to_owned(), (*path).to_owned())).collect();
+    let mut all: BTreeSet<(String, String)> = OTHER_ROUTES
+        .iter()
+        .map(|(method, path)| ((*method).to_owned(), (*path).to_owned()))
+        .collect();
     let document = document();
     for (path, methods) in document["paths"].as_object().unwrap() {
         let path = path.replace("{id}", "web").replace("{n}", "1");
@@ -112,38 +74,6 @@ fn tokens() -> ApiTokens {
     tokens
 }
 
-struct Case {
-    method: String,
-    path: String,
-    token: bool,
-    announced: bool,
-    kind: &'static str,
-}
-
-/// Sends a call, and returns the status and the number of bytes that were read from its body.
-async fn send(api: &Router, case: &Case) -> (StatusCode, usize) {
-    let pulled = Arc::new(AtomicUsize::new(0));
-    let mut request = Request::builder()
-        .method(case.method.as_str())
-        .uri(&case.path)
-        .header("sec-fetch-site", "same-origin")
-        .header("content-type", case.kind);
-    if case.announced {
-        request = request.header("content-length", 2 * JSON_LIMIT);
-    }
-    if case.token {
-        request = request.header("authorization", format!("Bearer {TOKEN}"));
-        request = request.header("cookie", format!("__Host-prewarmer={TOKEN}"));
-    }
-    let mut request = request.body(endless(&pulled)).unwrap();
-    request.extensions_mut().insert(ConnectInfo(SocketAddr::from(([10, 0, 0, 1], 1))));
-    let response = tokio::time::timeout(Duration::from_secs(5), api.clone().oneshot(request)).await;
-    let Ok(response) = response else {
-        return (StatusCode::GATEWAY_TIMEOUT, pulled.load(Ordering::Relaxed));
-    };
-    (response.unwrap().status(), pulled.load(Ordering::Relaxed))
-}
-
 #[tokio::test]
 async fn no_route_reads_more_of_a_body_than_its_limit() {
     let api = api_with(&[], true, tokens());
@@ -153,25 +83,14 @@ async fn no_route_reads_more_of_a_body_than_its_limit() {
             for kind in
                 ["application/x-www-form-urlencoded", "application/json", "application/yaml"]
             {
+                let (method, path) = (method.clone(), path.clone());
                 let case =
-                    Case { method: method.clone(), path: path.clone(), token, announced, kind };
-                let (code, pulled) = send(&api, &case).await;
-                let form = path.starts_with("/ui");
-                let limit = match (form, token) {
-                    (true, true) => FORM_LIMIT + SLACK,
-                    // Only the sign-in reads a body of an unauthenticated client.
-                    (true, false) if path == "/ui/sign-in" && method == "POST" => {
-                        FORM_LIMIT + SLACK
-                    }
-                    (false, true) => JSON_LIMIT + SLACK,
-                    (_, false) => 0,
-                };
-                let limit = if announced { 0 } else { limit };
+                    EndlessCall { method, path, token: token.then_some(TOKEN), announced, kind };
+                let (code, pulled) = case.send(&api).await;
+                let limit = if token && !announced { JSON_LIMIT + SLACK } else { 0 };
                 let server = code.is_server_error() && code != StatusCode::SERVICE_UNAVAILABLE;
                 if pulled > limit || server {
-                    wrong.push(format!(
-                        "{method} {path} token={token} announced={announced} {kind}: {code}, {pulled} bytes read"
-                    ));
+                    wrong.push(format!("{case:?}: {code}, {pulled} bytes read"));
                 }
             }
         }
@@ -182,22 +101,17 @@ async fn no_route_reads_more_of_a_body_than_its_limit() {
 #[tokio::test]
 async fn bodies_that_are_too_large_are_answered_by_413() {
     let api = api_with(&[], true, tokens());
-    let form = "application/x-www-form-urlencoded";
     let cases = [
-        ("/ui/sign-in", false, form),
-        ("/ui/tasks", true, form),
-        ("/ui/tasks/preview", true, form),
-        ("/ui/schedules", true, form),
-        ("/ui/schedules/preview", true, form),
-        ("/api/v1/tasks", true, "application/json"),
-        ("/api/v1/scheduled-tasks", true, "application/json"),
-        ("/api/v1/tasks:extract", true, "application/yaml"),
+        ("/api/v1/tasks", "application/json"),
+        ("/api/v1/scheduled-tasks", "application/json"),
+        ("/api/v1/tasks:extract", "application/yaml"),
     ];
-    for (path, token, kind) in cases {
+    for (path, kind) in cases {
         for announced in [false, true] {
-            let case = Case { method: "POST".into(), path: path.into(), token, announced, kind };
-            let (code, _) = send(&api, &case).await;
-            assert_eq!(code, StatusCode::PAYLOAD_TOO_LARGE, "{path} announced={announced}");
+            let (method, path) = ("POST".to_owned(), path.to_owned());
+            let case = EndlessCall { method, path, token: Some(TOKEN), announced, kind };
+            let (code, _) = case.send(&api).await;
+            assert_eq!(code, StatusCode::PAYLOAD_TOO_LARGE, "{case:?}");
         }
     }
 }
@@ -311,13 +225,4 @@ async fn unfinished_bodies_are_limited_in_total() {
     for call in waiting {
         call.abort();
     }
-}
-
-/// The table above contains every page: a new page must be added there.
-#[test]
-fn every_page_is_in_the_table() {
-    let source = include_str!("../ui/mod.rs");
-    let table: BTreeSet<&str> =
-        PAGES.iter().map(|(_, path)| *path).filter(|path| path.starts_with("/ui")).collect();
-    assert_eq!(source.matches(".route(").count(), table.len() - 1, "{table:?}");
 }
