@@ -14,8 +14,8 @@ demo: ## show how Prewarmer warms nodes, on a real Kubernetes on this machine
 	@bash tests/demo/run.sh
 
 .PHONY: test
-test: ## run all tests, on a real Kubernetes (the first run builds it: about 7 minutes on 2 cores)
-	@bash tests/run.sh
+test: ## run all tests, on a real Kubernetes (the first run builds it); make test SUITES="unit e2e" runs some of them
+	@bash tests/run.sh $(SUITES)
 
 .PHONY: test-long
 test-long: ## run the measurements and the long variants of tests, about three and a half hours on 2 cores
@@ -96,6 +96,10 @@ deny: ## check licences, bans and sources of dependencies
 .PHONY: advisories
 advisories: ## check dependencies for known vulnerabilities; reports NOT RUN if a database cannot be reached
 	@bash tests/advisories.sh
+
+.PHONY: check-msrv
+check-msrv: ## compile with the oldest supported Rust, which rustup must have installed
+	@bash tests/msrv.sh --build
 
 .PHONY: clean
 clean: ## remove build results

@@ -108,7 +108,7 @@ impl Recorder {
         metrics.registries_limited.set(count(gauges.limited_registries));
         metrics.foreign_objects.reset();
         for ((kind, reason), number) in &gauges.foreign_objects {
-            metrics.foreign_objects.with_label_values(&[kind, reason.as_str()]).set(count(*number));
+            metrics.foreign_objects.with_label_values(&[*kind, reason.as_str()]).set(count(*number));
         }
         nodes.active_workers.set(count(gauges.active_nodes));
     }
