@@ -6,7 +6,9 @@ mod checks;
 
 use std::{fs, path::Path};
 
+use prewarmer::webhook::AdmissionReview;
 use proptest::prelude::*;
+use serde_json::{Value, json};
 
 /// Reads the corpus files of a target.
 fn corpus(target: &str) -> Vec<Vec<u8>> {
@@ -17,6 +19,39 @@ fn corpus(target: &str) -> Vec<Vec<u8>> {
         .collect();
     assert!(!files.is_empty(), "the corpus of {target} is missing");
     files
+}
+
+/// Fragments that are not requests end in the parser, and test nothing after it.
+#[test]
+fn most_reviews_of_the_corpus_are_requests() {
+    let corpus = corpus("review");
+    let requests = corpus.iter().filter(|bytes| AdmissionReview::parse(bytes).is_ok()).count();
+    assert!(requests >= 50 && requests * 10 >= corpus.len() * 9, "{requests} of {}", corpus.len());
+}
+
+/// A recorded review with a hundred containers of 20 long variables each.
+#[test]
+fn review_of_a_megabyte_is_answered() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus/review");
+    let bytes = fs::read(folder.join("create-deployment-web.json")).unwrap();
+    let mut review: Value = serde_json::from_slice(&bytes).unwrap();
+    let containers = review
+        .pointer_mut("/request/object/spec/template/spec/containers")
+        .and_then(Value::as_array_mut)
+        .unwrap();
+    let variable = json!({"name": "V", "value": "0".repeat(400)});
+    containers[0]["env"] = Value::Array(vec![variable; 20]);
+    *containers = (0..100)
+        .map(|n| {
+            let mut container = containers[0].clone();
+            container["name"] = json!(format!("c{n}"));
+            container["image"] = json!(format!("registry.example/shop/large-{n}:1"));
+            container
+        })
+        .collect();
+    let large = review.to_string();
+    assert!(large.len() > 800_000, "{} bytes", large.len());
+    checks::review(large.as_bytes());
 }
 
 #[test]

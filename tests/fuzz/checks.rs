@@ -37,14 +37,28 @@ static POLICY: LazyLock<Policy> = LazyLock::new(|| {
     Policy { kinds: WorkloadKinds::with_custom(further), ..Policy::default() }
 });
 
+/// Upper bound of the warnings in a response.
+const MAX_WARNINGS: usize = 10;
+
 /// Checks bytes as a request of the webhook: the review of a workload or a task, or invalid input.
+/// The response is for the same request, has at most ten warnings, and admits each workload.
 pub fn review(bytes: &[u8]) {
     let Ok(review) = AdmissionReview::parse(bytes) else { return };
     let decided = decide_workload(&review, &POLICY, &ClusterContextStore::default(), usize::MAX);
     let workload = decided.map(|(verdict, _)| verdict).unwrap_or_default();
-    for verdict in [workload, decide_task(&review, &POLICY.caps)] {
-        let answer = serialize_answer(&review, &verdict);
-        assert!(answer.len() < MAX_ANSWER, "a response of {} bytes", answer.len());
+    let request: Value = serde_json::from_slice(bytes).unwrap_or_default();
+    for (verdict, always_allowed) in [(workload, true), (decide_task(&review, &POLICY.caps), false)]
+    {
+        let bytes = serialize_answer(&review, &verdict);
+        assert!(bytes.len() < MAX_ANSWER, "a response of {} bytes", bytes.len());
+        let answer: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        let response = &answer["response"];
+        assert_eq!(response["uid"], request["request"]["uid"], "{answer}");
+        let allowed = response["allowed"].as_bool();
+        assert!(allowed == Some(true) || !always_allowed && allowed == Some(false), "{answer}");
+        assert!(allowed == Some(true) || response["status"]["message"].is_string(), "{answer}");
+        let warnings = response["warnings"].as_array().map_or(0, Vec::len);
+        assert!(warnings <= MAX_WARNINGS, "{warnings} warnings");
     }
 }
 

@@ -1,19 +1,22 @@
 #!/usr/bin/env bash
 # Fuzzes untrusted input: admission reviews, image references, annotations, and reconciles of the
 # controller over objects that other users have modified.
-# usage: tests/fuzz/run.sh [RUNS [TARGET...]]
-#   RUNS    executions of each target (default: 10 million)
-#   TARGET  review, reference, annotations or reconcile (default: all)
+# usage: tests/fuzz/run.sh [RUNS | SECONDSs [TARGET...]]
+#   RUNS     executions of each target (default: 10 million)
+#   SECONDSs time of each target, such as 15s
+#   TARGET   review, reference, annotations or reconcile (default: all)
 # Coverage instrumentation uses LLVM's own pass, so that a stable toolchain suffices. New inputs are
-# kept in target/fuzz; with KEEP=1 a minimized set with the same coverage is added to the corpus in
-# the repository.
+# kept in target/fuzz; with KEEP=1 those that add coverage are added to the corpus in the repository.
+# record.sh records the reviews of the corpus from a real API server.
 set -euo pipefail
 cd "$(dirname "$0")"
 runs=${1:-10000000}
 [ $# -gt 0 ] && shift
 [ $# -gt 0 ] || set -- review reference annotations reconcile
 say() { echo "fuzz: $*"; }
-command -v c++ > /dev/null || { say "NOT RUN: a C++ compiler is required for libFuzzer"; exit 1; }
+# shellcheck source=tests/environment.sh
+. ../environment.sh
+command -v c++ > /dev/null || { not_run "fuzzing" "a C++ compiler is required for libFuzzer (Debian package g++)"; exit; }
 target=$(rustc -vV | sed -n 's/^host: //p')
 export CARGO_TARGET_DIR=../../target/fuzz
 export RUSTFLAGS="--cfg fuzzing -C passes=sancov-module -C llvm-args=-sanitizer-coverage-level=4 \
@@ -24,15 +27,26 @@ cargo build --release --locked --quiet --target "$target"
 for name in "$@"; do
   found=$CARGO_TARGET_DIR/corpus/$name
   mkdir -p "$found"
-  say "$name: $runs executions"
-  "$CARGO_TARGET_DIR/$target/release/$name" "$found" "corpus/$name" -runs="$runs" -max_len=16384 -timeout=5 -rss_limit_mb=512 \
+  bound=-runs=$runs
+  [[ $runs != *s ]] || bound=-max_total_time=${runs%s}
+  say "$name: $bound"
+  # Reviews may be as large as the API server's objects. The other inputs are short texts.
+  longest=16384
+  if [[ $name == review ]]; then
+    longest=1048576
+    python3 large.py corpus/review/create-deployment-web.json "$found/large"
+  fi
+  "$CARGO_TARGET_DIR/$target/release/$name" "$found" "corpus/$name" "$bound" -max_len="$longest" -timeout=5 -rss_limit_mb=512 \
     -malloc_limit_mb=128 -print_final_stats=1 -verbosity=0 -artifact_prefix="$CARGO_TARGET_DIR/" 2>&1 | grep -vE '^(INFO|Loaded)' || exit 1
   if [ -n "${KEEP:-}" ]; then
-    mkdir -p "$found.small"
-    "$CARGO_TARGET_DIR/$target/release/$name" -merge=1 -max_len=2048 "$found.small" "corpus/$name" "$found" > /dev/null 2>&1
-    find "$found.small" -type f -size -2k -printf '%s %p\n' | sort -n | awk 'NR <= 150 {print $2}' | while read -r file; do
-      cp "$file" "corpus/$name/"
-    done
+    # The inputs of up to 16 KB that add coverage to the corpus, those that add most first: a
+    # minimal set by size would consist of fragments that end in the parser.
+    rm -rf "$found.added"
+    cp -r "corpus/$name" "$found.added"
+    "$CARGO_TARGET_DIR/$target/release/$name" -set_cover_merge=1 -max_len=16384 "$found.added" "$found" > /dev/null 2>&1
+    find "$found.added" -type f -size -16k -printf '%f\n' | while read -r file; do
+      [[ -e corpus/$name/$file ]] || echo "$file"
+    done | head -n 100 | while read -r file; do cp "$found.added/$file" "corpus/$name/"; done
   fi
 done
 say "no failure found"
