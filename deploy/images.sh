@@ -39,8 +39,8 @@ done
 [[ -n $out ]] || { usage >&2; exit 2; }
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
-for tool in cargo rustc tar git; do command -v "$tool" > /dev/null || die "$tool is required, but is not on the PATH"; done
-crane=$(tests/cluster/cluster build)/crane
+for tool in cargo rustc go tar git; do command -v "$tool" > /dev/null || die "$tool is required, but is not on the PATH"; done
+crane=$(tests/cluster/cluster program crane)
 authorities=/etc/ssl/certs/ca-certificates.crt
 [[ -f $authorities ]] || die "$authorities is missing: install ca-certificates"
 

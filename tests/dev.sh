@@ -8,6 +8,9 @@
 #   PREWARMER_DEV_REAL_NODES number of real nodes of a new cluster (default: 0)
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# shellcheck source=tests/environment.sh
+. tests/environment.sh
+require_linux dev
 mkdir -p "${PREWARMER_DEV_DIR:-target/dev}"
 dir=$(cd "${PREWARMER_DEV_DIR:-target/dev}" && pwd)
 cluster=$dir/cluster

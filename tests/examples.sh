@@ -47,5 +47,5 @@ if [[ -n $tools ]]; then
   PYTHONPATH=$root/sdk/python/src PYTHONDONTWRITEBYTECODE=1 "$tools" "$work/example.py" 2>&1 | tail -n 1
   show "Python: passed"
 else
-  echo "NOT RUN: the example for Python: the tools of the Python SDK are not installed"
+  not_run "the example for Python" "the tools of the Python SDK are not installed: run sdk/python/check.sh"
 fi

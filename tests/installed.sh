@@ -4,9 +4,11 @@
 # cluster.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# shellcheck source=tests/environment.sh
+. tests/environment.sh
 if [[ $REAL_NODES == 0 ]]; then
-  echo "NOT RUN: installation_lifecycle: this cluster has no real node: $REAL_NODES_REASON"
+  not_run "installation_lifecycle" "this cluster has no real node: $REAL_NODES_REASON"
   exit
 fi
-deploy/images.sh --profile quick --push "$REGISTRY" "$CLUSTER_DIR/images"
+deploy/images.sh --profile "${PREWARMER_TEST_PROFILE:-quick}" --push "$REGISTRY" "$CLUSTER_DIR/images"
 cargo test --locked --test e2e -- --ignored --exact installed::installation_lifecycle --show-output

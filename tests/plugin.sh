@@ -4,12 +4,14 @@
 # cluster.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# shellcheck source=tests/environment.sh
+. tests/environment.sh
 say() { echo "plugin: $*"; }
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 # The same profile and flags as for the test images, so that build results are reused.
-deploy/plugin.sh --profile quick "$work/out"
+deploy/plugin.sh --profile "${PREWARMER_TEST_PROFILE:-quick}" "$work/out"
 say "building krew, if it is not built yet"
 cache=${PREWARMER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/prewarmer}/krew-$(cat tests/krew/go.* | sha256sum | cut -c1-16)
 if [[ ! -x $cache/krew ]]; then
@@ -29,10 +31,11 @@ export PATH=$KREW_ROOT/bin:$PATH
 tar -xzf "$work"/out/*.tar.gz -C "$work"
 bash -n "$work/completion.bash"
 grep -q '^\.TH kubectl-prewarm' "$work/kubectl-prewarm.1"
+why=$(command -v man > /dev/null || install_packages man-db) || true
 if command -v man > /dev/null; then
   complaints=$(LC_ALL=C.UTF-8 man --warnings -E UTF-8 -l -Tutf8 -Z "$work/kubectl-prewarm.1" 2>&1 > /dev/null)
   [[ -z $complaints ]] || { say "warnings of man for the manual page: $complaints"; exit 1; }
 else
-  echo "NOT RUN: the check of the manual page: man is not installed"
+  not_run "the check of the manual page" "man (Debian package man-db) is not installed: $why"
 fi
 say "passed"

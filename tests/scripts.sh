@@ -1,18 +1,13 @@
 #!/usr/bin/env bash
 # Checks shell scripts with shellcheck and workflow files with actionlint (built by Go). A check
-# that cannot run is reported as NOT RUN, and is a failure if CI or PREWARMER_TEST_STRICT is set.
+# that cannot run is reported as NOT RUN (environment.sh).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-strict=${CI:-${PREWARMER_TEST_STRICT:-}}
-not_run() {
-  echo "NOT RUN: $*"
-  [[ -z $strict ]] || exit 1
-}
+# shellcheck source=tests/environment.sh
+. tests/environment.sh
 mapfile -t scripts < <({ git ls-files '*.sh'; printf '%s\n' .ci/run tests/cluster/cluster; } | sort -u)
 for script in "${scripts[@]}"; do bash -n "$script"; done
-if ! command -v shellcheck > /dev/null && [[ $(id -u) -eq 0 ]] && command -v apt-get > /dev/null; then
-  { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends shellcheck; } > /dev/null 2>&1 || true
-fi
+why=$(command -v shellcheck > /dev/null || install_packages shellcheck) || true
 if command -v shellcheck > /dev/null; then
   # build.sh uses variables of the script that sources it (SC2154). It must not contain a directive
   # for that, because its text is part of the key of the cache of built programs.
@@ -23,12 +18,12 @@ if command -v shellcheck > /dev/null; then
   shellcheck --external-sources --severity=style --exclude=SC2154 "$build"
   echo "shellcheck: ${#scripts[@]} scripts, no findings"
 else
-  not_run "shellcheck (Debian package shellcheck): shell scripts were only parsed"
+  not_run "shellcheck" "$why (the scripts were parsed only)"
 fi
 actionlint=github.com/rhysd/actionlint/cmd/actionlint@v1.7.7
 if command -v go > /dev/null; then
   GOFLAGS=-mod=mod go run "$actionlint" -shellcheck= -pyflakes= .github/workflows/*.yaml
   echo "actionlint: no findings"
 else
-  not_run "actionlint: Go is required to build it"
+  not_run "actionlint" "Go is required to build it (Debian package golang, or go.dev)"
 fi

@@ -16,11 +16,20 @@ import (
 // Node selector of the live tests: fake nodes of the test cluster.
 var fakeNodes = map[string]string{"type": "fake"}
 
+// notRun skips a test that needs a server. It fails if PREWARMER_SDK_LIVE=1, which check.sh --live sets.
+func notRun(t *testing.T, why string) {
+	t.Helper()
+	if os.Getenv("PREWARMER_SDK_LIVE") == "1" {
+		t.Fatal("the live tests cannot run: " + why)
+	}
+	t.Skip("NOT RUN: " + why)
+}
+
 // live returns a client of the server named by the environment.
 func live(t *testing.T) (context.Context, *Client) {
 	t.Helper()
 	if os.Getenv("PREWARMER_URL") == "" || os.Getenv("PREWARMER_TOKEN") == "" {
-		t.Skip("NOT RUN: PREWARMER_URL and PREWARMER_TOKEN are not set")
+		notRun(t, "PREWARMER_URL and PREWARMER_TOKEN are not set")
 	}
 	client, err := FromEnv(WithNamespace(liveNamespace()), WithUserAgent("prewarmer-go-test"))
 	if err != nil {
@@ -344,7 +353,7 @@ func TestLiveForbidden(t *testing.T) {
 	ctx, _ := live(t)
 	token := os.Getenv("PREWARMER_READ_TOKEN")
 	if token == "" {
-		t.Skip("NOT RUN: PREWARMER_READ_TOKEN is not set")
+		notRun(t, "PREWARMER_READ_TOKEN is not set")
 	}
 	reader := must[*Client](t)(FromEnv(WithToken(token), WithNamespace(liveNamespace())))
 	must[*TaskList](t)(reader.ListTasks(ctx))

@@ -12,6 +12,8 @@ if [[ -n ${PREWARMER_CA_FILE:-} ]]; then
 fi
 cd "$(dirname "$0")"
 
+# shellcheck source=tests/environment.sh
+. ../../tests/environment.sh
 fail() { echo "sdk/python: FAILED: $*" >&2; exit 1; }
 
 live=no
@@ -23,8 +25,8 @@ esac
 [[ $live = no || -n ${PREWARMER_URL:-} ]] || fail "--live requires PREWARMER_URL and PREWARMER_TOKEN"
 
 python=${PYTHON:-python3}
-"$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' ||
-  fail "Python 3.10 or newer with venv is required; set PYTHON to its path"
+"$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2> /dev/null ||
+  { not_run "the checks of the Python SDK" "Python 3.10 or newer with venv is required (Debian packages python3 and python3-venv), and $("$python" --version 2>&1 || true) is installed; set PYTHON to its path"; exit; }
 
 key=$({ cat requirements-dev.txt; "$python" -c 'import sys; print(sys.executable, sys.version)'; } | sha256sum | cut -c1-16)
 tools=${PREWARMER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/prewarmer}/python-sdk/$key
@@ -37,8 +39,10 @@ if [[ ! -e $tools/complete ]]; then
   echo "== installing tools into $tools"
   rm -rf "$tools"
   "$python" -m venv "$tools"
-  "$tools/bin/python" -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt ||
-    fail "the tools could not be installed; check that the package index is reachable"
+  if ! "$tools/bin/python" -m pip install --disable-pip-version-check --retries 1 -r requirements-dev.txt > "$tools/log" 2>&1; then
+    not_run "the checks of the Python SDK" "the tools of requirements-dev.txt could not be installed; the Python package index is required: $(tail -n 1 "$tools/log")"
+    exit
+  fi
   touch "$tools/complete"
 fi
 flock -u 9
@@ -66,12 +70,12 @@ echo "== tests"
 export PYTHONPATH=$work/site
 "$tools/bin/python" -c 'import prewarmer, sys; sys.exit(not prewarmer.__file__.startswith(sys.argv[1]))' "$work/site" ||
   fail "the tests would not import the built package"
-"$tools/bin/python" -m pytest -q -p no:cacheprovider | tee "$work/tests.log" || fail "the tests failed"
+"$tools/bin/python" -m pytest -q -rs -p no:cacheprovider | tee "$work/tests.log" || fail "the tests failed"
 [[ $live = no ]] || ! grep -q 'NOT RUN: PREWARMER_URL' "$work/tests.log" || fail "live tests were skipped"
 
 result=$(tail -n 1 "$work/tests.log")
 if [[ -n ${PREWARMER_URL:-} ]]; then
   echo "sdk/python: passed, with a server: $result"
 else
-  echo "sdk/python: passed: $result. NOT RUN: tests with a server, because PREWARMER_URL is not set"
+  echo "sdk/python: passed without a server (the tests with one need PREWARMER_URL): $result"
 fi

@@ -9,30 +9,27 @@
 # and from loopback.
 set -euo pipefail
 cd "$(dirname "$0")"
-not_run() { echo "NOT RUN: the pages in a browser: $*"; exit 0; }
+# shellcheck source=tests/environment.sh
+. ../environment.sh
+missing() { not_run "the web pages in a browser" "$1"; exit; }
 : "${PREWARMER_URL:?}" "${PREWARMER_TOKEN:?}" "${PREWARMER_READ_TOKEN:?}"
 
-# Playwright requires Node.js 20.
-ready() {
-  command -v npm > /dev/null && command -v chromium > /dev/null &&
-    node -e 'process.exit(parseInt(process.versions.node) >= 20 ? 0 : 1)' 2> /dev/null
-}
-if ! ready; then
-  if [[ $(id -u) != 0 ]] || ! command -v apt-get > /dev/null; then
-    not_run "Node.js 20, npm and chromium are required, and can be installed only by root with apt-get"
-  fi
-  echo "installing the Debian packages nodejs, npm and chromium"
-  log=$(mktemp)
-  missing=()
-  command -v node > /dev/null || missing+=(nodejs)
-  command -v npm > /dev/null || missing+=(npm)
-  command -v chromium > /dev/null || missing+=(chromium)
-  install() { DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}" > "$log" 2>&1; }
-  if [[ ${#missing[@]} -gt 0 ]]; then
-    install || { apt-get update > "$log" 2>&1 && install; } || not_run "apt-get could not install ${missing[*]}: $(tail -n 1 "$log")"
-  fi
-  rm -f "$log"
-  ready || not_run "Node.js 20 is required, but $(node --version) is installed"
+# Playwright requires Node.js 20. Nothing is installed where the machine's or Debian's is older.
+node_required=20
+node_major() { node -e 'console.log(process.versions.node.split(".")[0])' 2> /dev/null || echo 0; }
+candidate=$(node_major)
+if [[ $candidate == 0 ]] && command -v apt-cache > /dev/null; then
+  candidate=$(apt-cache policy nodejs 2> /dev/null | sed -n 's/^ *Candidate: \([0-9]*\).*/\1/p')
+fi
+((${candidate:-0} >= node_required)) ||
+  missing "Node.js $node_required or newer is required, and $([[ ${candidate:-0} == 0 ]] && echo 'no Node.js is' || echo "Node.js $candidate is") installed or available; install it from nodejs.org or a newer Debian"
+packages=()
+command -v node > /dev/null || packages+=(nodejs)
+command -v npm > /dev/null || packages+=(npm)
+command -v chromium > /dev/null || packages+=(chromium)
+if [[ ${#packages[@]} -gt 0 ]]; then
+  echo "installing the Debian packages ${packages[*]}"
+  why=$(install_packages "${packages[@]}") || missing "$why"
 fi
 
 # Installs the packages of package-lock.json once for each version of that file. The lock protects
@@ -52,7 +49,7 @@ if [[ ! -d $modules ]]; then
     code=$(sed -n 's/^npm error code //p; s/^npm ERR! code //p' "$work/log" | head -n 1)
     case $code in
       ENOTFOUND | EAI_AGAIN | ECONNREFUSED | ECONNRESET | ETIMEDOUT | ENETUNREACH | ERR_SOCKET_TIMEOUT | E403 | E404 | E50?)
-        not_run "npm could not download the packages ($code)" ;;
+        missing "npm could not download the packages of package-lock.json from the registry ($code)" ;;
     esac
     cat "$work/log"
     exit 1

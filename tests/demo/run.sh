@@ -3,6 +3,9 @@
 # summary, and stops every process that it started.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+# shellcheck source=tests/environment.sh
+. tests/environment.sh
+require_linux demo
 begun=$SECONDS
 bold=''; plain=''
 if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then bold=$'\e[1m'; plain=$'\e[0m'; fi

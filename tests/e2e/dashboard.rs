@@ -10,6 +10,7 @@ use prewarmer_test_support::{
     cluster::Cluster,
     fixtures::{HELPER, TASK_TIMEOUT, deployment},
     namespace::Namespace,
+    not_run::not_run,
     rest::RestClient,
     server::{Server, free_address},
 };
@@ -89,7 +90,7 @@ async fn rules_load_and_dashboard_queries_return_data() {
         Command::new("bash").arg(format!("{root}/tests/prometheus/get.sh")).output().unwrap();
     if !found.status.success() {
         let why = String::from_utf8_lossy(&found.stderr).trim().to_owned();
-        eprintln!("NOT RUN: rules_load_and_dashboard_queries_return_data: {why}");
+        not_run("rules_load_and_dashboard_queries_return_data", &why);
         return;
     }
     let bin = String::from_utf8(found.stdout).unwrap();

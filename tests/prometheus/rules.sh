@@ -3,7 +3,12 @@
 # run-book.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-if ! bin=$(bash tests/prometheus/get.sh); then echo "NOT RUN: the tests of the alerts"; exit; fi
+# shellcheck source=tests/environment.sh
+. tests/environment.sh
+if ! bin=$(bash tests/prometheus/get.sh 2>&1); then
+  not_run "the tests of the alerts" "$bin"
+  exit
+fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cp deploy/chart/files/rules.yaml tests/prometheus/rules_test.yaml "$work"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from .harness import Live
+from .harness import Live, not_run
 
 ROOT = Path(__file__).parent.parent
 
@@ -23,7 +23,7 @@ def live() -> Live:
     """Server for live tests."""
     url = os.environ.get("PREWARMER_URL")
     if not url:
-        pytest.skip("NOT RUN: PREWARMER_URL is not set")
+        not_run("PREWARMER_URL is not set")
     return Live(url, os.environ.get("PREWARMER_TEST_NAMESPACE") or None)
 
 
@@ -32,5 +32,5 @@ def read_token() -> str:
     """Token with read access only."""
     token = os.environ.get("PREWARMER_READ_TOKEN")
     if not token:
-        pytest.skip("NOT RUN: PREWARMER_READ_TOKEN is not set")
+        not_run("PREWARMER_READ_TOKEN is not set")
     return token

@@ -35,7 +35,7 @@ class Page(BaseHTTPRequestHandler):
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Path of a self-signed server certificate; the key is in the same directory."""
     if not shutil.which("openssl"):
-        pytest.skip("NOT RUN: openssl is not installed")
+        not_run("openssl is not installed (Debian package openssl)")
     folder = tmp_path_factory.mktemp("tls")
     command = ["openssl", "req", *CERTIFICATE.split(), "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
     command += ["-keyout", str(folder / "key.pem"), "-out", str(folder / "ca.crt")]

@@ -69,10 +69,8 @@ build_all() {
   for name in kube-apiserver kube-controller-manager kube-scheduler kubelet kubectl; do ln -s kube "$out/$name"; done
   go_build etcd -ldflags "-s -w" -o "$out/etcd" go.etcd.io/etcd/server/v3 || return
   go_build kwok -ldflags "-s -w" -o "$out/kwok" sigs.k8s.io/kwok/cmd/kwok || return
-  go_build crane -ldflags "-s -w" -o "$out/crane" github.com/google/go-containerregistry/cmd/crane || return
-  cd "$here/helm" || return
-  # Helm reports no version without it, and charts may ask for one.
-  go_build helm -ldflags "-s -w -X helm.sh/helm/v4/internal/version.version=v4.3.1" -o "$out/helm" helm.sh/helm/v4/cmd/helm || return
+  build_program crane "$out" || return
+  build_program helm "$out" || return
   cd "$here/containerd" || return
   go_build containerd -tags no_btrfs,no_devmapper,no_zfs -ldflags "-s -w -X github.com/containerd/containerd/v2/version.Version=v2.2.1" \
     -o "$out/containerd" github.com/containerd/containerd/v2/cmd/containerd || return
@@ -80,6 +78,44 @@ build_all() {
     github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2 || return
   cd "$here/pause" || return
   go_build pause -ldflags "-s -w" -o "$out/pause" main.go
+}
+
+# build_program NAME OUT: builds one of the programs that are of use without a cluster.
+build_program() {
+  export CGO_ENABLED=0 GOFLAGS=-buildvcs=false
+  case $1 in
+    crane)
+      cd "$here/kube" || return
+      go_build crane -modfile="$kube_mod" -ldflags "-s -w" -o "$2/crane" github.com/google/go-containerregistry/cmd/crane
+      ;;
+    helm)
+      cd "$here/helm" || return
+      # Without the version, charts that require one are refused.
+      go_build helm -ldflags "-s -w -X helm.sh/helm/v4/internal/version.version=v4.3.1" -o "$2/helm" helm.sh/helm/v4/cmd/helm
+      ;;
+    *) die "program: expected crane or helm, got '$1'" ;;
+  esac
+}
+
+# Prints the path of crane or helm. Builds only this program if the cluster's are not
+# built: generated files and images need no Kubernetes.
+find_program() {
+  local name=$1 folder temporary
+  [[ $name == crane || $name == helm ]] || die "program: expected crane or helm, got '$name'"
+  for folder in "${PREWARMER_CLUSTER_ASSETS:-}" "$cache/cluster-$(build_inputs | sha256sum | cut -c 1-16)"; do
+    [[ -n $folder && -x $folder/$name ]] && { printf '%s\n' "$folder/$name"; return; }
+  done
+  command -v go >/dev/null || die "building $name needs Go; or name a folder that has it in PREWARMER_CLUSTER_ASSETS"
+  folder=$cache/$name-$(build_inputs | sha256sum | cut -c 1-16)
+  if [[ ! -x $folder/$name ]]; then
+    mkdir -p "$cache"
+    temporary=$(mktemp -d "$cache/building.XXXXXX")
+    chmod 755 "$temporary"
+    (build_program "$name" "$temporary") || { rm -rf "$temporary"; die "the build of $name failed"; }
+    # Another process may have built it in the meantime: programs of the same inputs are the same.
+    mv -T "$temporary" "$folder" 2>/dev/null || rm -rf "$temporary"
+  fi
+  printf '%s\n' "$folder/$name"
 }
 
 go_build() {

@@ -14,7 +14,7 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 
-use crate::namespace::Namespace;
+use crate::{namespace::Namespace, not_run::not_run};
 
 /// Number of fake nodes of a cluster that the tests start.
 const FAKE_NODES: &str = "120";
@@ -171,7 +171,7 @@ impl Cluster {
         let registry = self.var("REGISTRY");
         if registry.is_empty() {
             let why = self.var("REAL_NODES_REASON");
-            eprintln!("NOT RUN: {test}: this cluster has no real node: {why}");
+            not_run(test, &format!("this cluster has no real node: {why}"));
             return None;
         }
         Some(registry)

@@ -18,6 +18,7 @@ pub mod images;
 pub mod job_recorder;
 pub mod misuses;
 pub mod namespace;
+pub mod not_run;
 pub mod outcome;
 pub mod rest;
 pub mod server;
