@@ -46,14 +46,17 @@ pub fn review(bytes: &[u8]) {
     let Ok(review) = AdmissionReview::parse(bytes) else { return };
     let decided = decide_workload(&review, &POLICY, &ClusterContextStore::default(), usize::MAX);
     let workload = decided.map(|(verdict, _)| verdict).unwrap_or_default();
-    let request: Value = serde_json::from_slice(bytes).unwrap_or_default();
+    // The review skips what it does not read, such as invalid UTF-8 there, which `Value` rejects.
+    let request = serde_json::from_slice::<Value>(bytes).ok();
     for (verdict, always_allowed) in [(workload, true), (decide_task(&review, &POLICY.caps), false)]
     {
         let bytes = serialize_answer(&review, &verdict);
         assert!(bytes.len() < MAX_ANSWER, "a response of {} bytes", bytes.len());
         let answer: Value = serde_json::from_slice(&bytes).unwrap_or_default();
         let response = &answer["response"];
-        assert_eq!(response["uid"], request["request"]["uid"], "{answer}");
+        if let Some(request) = &request {
+            assert_eq!(response["uid"], request["request"]["uid"], "{answer}");
+        }
         let allowed = response["allowed"].as_bool();
         assert!(allowed == Some(true) || !always_allowed && allowed == Some(false), "{answer}");
         assert!(allowed == Some(true) || response["status"]["message"].is_string(), "{answer}");
