@@ -67,6 +67,7 @@ fn spec(images: usize) -> PrewarmTaskSpec {
 fn settings() -> ControllerSettings {
     ControllerSettings {
         worker: WorkerSettings {
+            image_pull_policy: prewarmer_core::task::PullPolicy::default(),
             owner: None,
             service_account: None,
             image: "registry.example/helper:1".into(),

@@ -74,6 +74,7 @@ fn workers(kind: WorkerKind, nodes: &[String], images: usize) -> anyhow::Result<
     let task = validate(&spec).map_err(|problems| anyhow::anyhow!("{problems:?}"))?;
     let asked: Vec<usize> = (0..task.images.len()).collect();
     let settings = WorkerSettings {
+        image_pull_policy: prewarmer_core::task::PullPolicy::default(),
         owner: None,
         service_account: None,
         image: "registry.example/helper:1".into(),

@@ -13,7 +13,7 @@ use std::{io::Write, process::ExitCode};
 use jiff::Timestamp;
 use prewarmer::{
     api,
-    config::{self, Cli, Command, Config, TokenCommand},
+    config::{self, Command, Config, LoadedCli, TokenCommand},
     manifests, serve, supervise, telemetry, token,
 };
 use prewarmer_cli::{
@@ -48,20 +48,20 @@ fn main() -> ExitCode {
         );
         return ExitCode::FAILURE;
     }
-    let result = match config::load() {
-        Ok(Cli { command: Command::Serve(args) }) => {
-            match Config::check(&args, config::pod_namespace()) {
-                Ok(config) => return run(config),
-                Err(error) => return report_invalid_settings(&error),
-            }
-        }
-        Ok(Cli { command: Command::Crds }) => print(&manifests::crds()),
-        Ok(Cli { command: Command::Manifests(args) }) => print(&manifests::install(&args)),
-        Ok(Cli { command: Command::Settings(args) }) => {
-            print(&config::reference(&args).map_err(Into::into))
-        }
-        Ok(Cli { command: Command::Openapi }) => print(&Ok(api::document_text())),
-        Ok(Cli { command: Command::Token(TokenCommand::Create(args)) }) => {
+    let LoadedCli { cli, warnings } = match config::load() {
+        Ok(loaded) => loaded,
+        Err(error) => return report_invalid_settings(&error),
+    };
+    let result = match cli.command {
+        Command::Serve(args) => match Config::check(&args, config::pod_namespace()) {
+            Ok(config) => return run(config, &warnings),
+            Err(error) => return report_invalid_settings(&error),
+        },
+        Command::Crds => print(&manifests::crds()),
+        Command::Manifests(args) => print(&manifests::install(&args)),
+        Command::Settings(args) => print(&config::reference(&args).map_err(Into::into)),
+        Command::Openapi => print(&Ok(api::document_text())),
+        Command::Token(TokenCommand::Create(args)) => {
             match token::create(&args, Timestamp::now()) {
                 Ok(made) => {
                     eprintln!("{}", made.instructions);
@@ -70,16 +70,15 @@ fn main() -> ExitCode {
                 Err(error) => return report_invalid_settings(&error),
             }
         }
-        Ok(Cli { command: Command::Doctor(args) }) => match DoctorSettings::check(&args) {
+        Command::Doctor(args) => match DoctorSettings::check(&args) {
             Ok(asked) => return run_doctor(&asked),
             Err(error) => return report_invalid_settings(&error),
         },
-        Ok(Cli { command: Command::Extract(args) }) => match extract(&args) {
+        Command::Extract(args) => match extract(&args) {
             Ok(images) => print(&Ok(images)),
             Err(ExtractFailure::Settings(error)) => return report_invalid_settings(&error),
             Err(error) => Err(error.into()),
         },
-        Err(error) => return report_invalid_settings(&error),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -97,8 +96,11 @@ fn report_invalid_settings(error: &SettingsError) -> ExitCode {
     ExitCode::from(USAGE_ERROR)
 }
 
-fn run(config: Config) -> ExitCode {
+fn run(config: Config, warnings: &[String]) -> ExitCode {
     telemetry::start(&config.log);
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
     supervise::log_panics();
     #[cfg(feature = "otel")]
     let _exporting = prewarmer::trace::start();

@@ -46,14 +46,20 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    /// Creates and registers all metrics with value zero. Fails when two metrics have the same
-    /// name.
+    /// Creates and registers all metrics without the label `image`.
+    #[cfg(test)]
     pub(crate) fn new() -> prometheus::Result<Self> {
+        Self::with_image_labels(0)
+    }
+
+    /// Creates and registers all metrics with value zero, and with this number of values of the
+    /// label `image`; 0 for no such label. Fails when two metrics have the same name.
+    pub(crate) fn with_image_labels(images: usize) -> prometheus::Result<Self> {
         let registry = Registry::new();
         Ok(Self {
             api: ApiMetrics::register(&registry)?,
             certificates: CertificateMetrics::register(&registry)?,
-            controller: ControllerMetrics::register(&registry)?,
+            controller: ControllerMetrics::register(&registry, images)?,
             intake: IntakeMetrics::register(&registry)?,
             node_checks: NodeCheckMetrics::register(&registry)?,
             notify: NotifyMetrics::register(&registry)?,
@@ -97,7 +103,7 @@ mod tests {
         metrics.controller.foreign_objects.with_label_values(&["job", "labels"]);
         metrics.intake.hints.with_label_values(&["queued"]);
         metrics.controller.nodes.image_failures.with_label_values(&["TLS"]);
-        metrics.controller.nodes.images.with_label_values(&["failed"]);
+        metrics.controller.nodes.images.record("nginx", false);
         metrics.kube_requests.requests.with_label_values(&["rest", "list", "pods", "200"]);
         metrics.controller.nodes.processed.with_label_values(&["failed"]);
         metrics.notify.errors.with_label_values(&["timeout"]);
@@ -180,7 +186,8 @@ mod tests {
         metrics.schedule.runs.with_label_values(&["success"]).inc();
         metrics.notify.attempts.with_label_values(&["delivered"]).inc();
         let (tasks, nodes) = (&metrics.controller.tasks, &metrics.controller.nodes);
-        for vector in [&tasks.ended, &nodes.processed, &nodes.images] {
+        nodes.images.record("nginx", false);
+        for vector in [&tasks.ended, &nodes.processed] {
             vector.with_label_values(&["failed"]).inc();
         }
         metrics.pod_start.pod_starts.with_label_values(&["warm"]).inc();

@@ -8,7 +8,8 @@ use kube::ResourceExt;
 use prewarmer_core::{
     duration,
     task::{
-        Amount, FailedNodeDetail, FailurePolicy, ORIGIN_LABEL, PrewarmTask, RetryStrategy, Status,
+        Amount, FailedNodeDetail, FailurePolicy, IgnoredNode, ORIGIN_LABEL, PrewarmTask,
+        RetryStrategy, Status,
     },
 };
 use prewarmer_kube::store::TaskEntry;
@@ -76,6 +77,16 @@ pub struct ImageDetail {
     pub digest: Option<String>,
 }
 
+/// Node that was left out of the plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct IgnoredNodeDetail {
+    /// Name of the node.
+    pub node_name: String,
+    /// Reason, such as `NotReady`.
+    pub reason: String,
+}
+
 /// Task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -109,6 +120,19 @@ pub struct TaskView {
     pub image_details: Vec<ImageDetail>,
     /// Failures, at most 100; `progress.failedNodes` counts all failed nodes.
     pub failed_node_details: Vec<FailedNodeDetail>,
+    /// Number of planned nodes that were not tried: they left the cluster, or the task ended before.
+    #[serde(default)]
+    pub skipped_nodes: u32,
+    /// Nodes that match the placement and were left out of the plan, at most 100;
+    /// `ignoredNodeCount` counts all of them.
+    #[serde(default)]
+    pub ignored_nodes: Vec<IgnoredNodeDetail>,
+    /// Number of nodes that match the placement and were left out of the plan.
+    #[serde(default)]
+    pub ignored_node_count: u32,
+    /// Largest number of retries that a node has needed so far.
+    #[serde(default)]
+    pub current_retry: u32,
     /// Current activity, or the reason for the result.
     pub message: String,
     /// Creation time, RFC 3339.
@@ -150,7 +174,8 @@ impl TaskView {
     #[must_use]
     pub(crate) fn from_task(task: &PrewarmTask) -> Self {
         let (spec, status) = (&task.spec, task.status.clone().unwrap_or_default());
-        let retry = spec.retry.clone().filter(|_| spec.failure_policy == FailurePolicy::Retry);
+        let retry =
+            spec.retry.clone().filter(|_| spec.effective_failure_policy() == FailurePolicy::Retry);
         let delay = retry.as_ref().and_then(|rule| duration::parse(rule.delay.as_deref()?).ok());
         let begun = status.total_batches > 0;
         Self {
@@ -183,6 +208,10 @@ impl TaskView {
                 .into_iter()
                 .map(FailedNodeDetail::from)
                 .collect(),
+            skipped_nodes: status.skipped_nodes,
+            ignored_nodes: status.ignored_nodes.into_iter().map(ignored_node).collect(),
+            ignored_node_count: status.ignored_node_count,
+            current_retry: status.current_retry,
             message: status.conditions.iter().find(|one| one.type_ == "Progressing").map_or_else(
                 String::new,
                 |one| {
@@ -202,6 +231,10 @@ fn percentage(part: u32, total: u32) -> f64 {
         return 0.0;
     }
     (f64::from(part) * 1000.0 / f64::from(total)).round() / 10.0
+}
+
+fn ignored_node(node: IgnoredNode) -> IgnoredNodeDetail {
+    IgnoredNodeDetail { node_name: node.node, reason: node.reason }
 }
 
 fn image_detail(status: &prewarmer_core::task::ImageStatus) -> ImageDetail {

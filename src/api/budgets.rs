@@ -4,8 +4,10 @@
 use std::{
     net::IpAddr,
     num::NonZeroU32,
+    ops::Deref,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use axum::{
@@ -45,12 +47,23 @@ const ANONYMOUS_CALLS: (u32, u32) = (100, 400);
 /// `Retry-After` when no further watch is permitted, in seconds.
 const RETRY_AFTER: u64 = 10;
 
-/// Byte budget for bodies, by caller.
-pub(super) type BodyBudget = SharedBudget<String>;
+/// Byte budget for bodies, by caller, and the time in which a body must arrive.
+pub(super) struct BodyBudget {
+    bytes: SharedBudget<String>,
+    pub(super) read_timeout: Duration,
+}
+
+impl Deref for BodyBudget {
+    type Target = SharedBudget<String>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.bytes
+    }
+}
 
 /// Creates the budget for bodies of authenticated callers.
-pub(super) fn body_budget() -> BodyBudget {
-    SharedBudget::new(TOTAL_BODY_BYTES, CALLER_BODY_BYTES)
+pub(super) fn body_budget(read_timeout: Duration) -> BodyBudget {
+    BodyBudget { bytes: SharedBudget::new(TOTAL_BODY_BYTES, CALLER_BODY_BYTES), read_timeout }
 }
 
 /// Creates the budget for forms of unauthenticated clients. It is separate, so that they cannot
@@ -59,18 +72,27 @@ pub(super) fn anonymous_form_budget() -> SharedBudget<IpAddr> {
     SharedBudget::new(ANONYMOUS_FORM_BYTES.0, ANONYMOUS_FORM_BYTES.1)
 }
 
-/// Configurable limits per caller.
+/// Configurable limits of calls, most of them per caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CallerLimits {
     /// Concurrent watches and live pages of one caller; 32 by default.
     pub watches: usize,
     /// Stored `Idempotency-Key`s of one caller; 5000 by default.
     pub keys: usize,
+    /// Time in which a body must arrive; 10 s by default.
+    pub read_timeout: Duration,
+    /// Time in which a call that is no watch must be answered; 30 s by default.
+    pub response_timeout: Duration,
 }
 
 impl Default for CallerLimits {
     fn default() -> Self {
-        Self { watches: 32, keys: 5000 }
+        Self {
+            watches: 32,
+            keys: 5000,
+            read_timeout: Duration::from_secs(10),
+            response_timeout: Duration::from_secs(30),
+        }
     }
 }
 
@@ -92,7 +114,7 @@ impl CallerBudgets {
         let quota =
             Quota::per_second(positive(ANONYMOUS_CALLS.0)).allow_burst(positive(ANONYMOUS_CALLS.1));
         Self {
-            bodies: body_budget(),
+            bodies: body_budget(limits.read_timeout),
             anonymous_forms: anonymous_form_budget(),
             idempotency_keys: KeyQuota::new(limits.keys),
             watches: SharedBudget::new(MAX_WATCHES, limits.watches),

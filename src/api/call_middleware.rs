@@ -26,9 +26,6 @@ pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 const MAX_REQUEST_ID: usize = 128;
 /// Maximum length of a path in the logs, in characters.
 const MAX_LOGGED_PATH: usize = 200;
-/// Timeout of a call that is not a watch. The requests to the API server that a call makes take a
-/// second at most.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Returns the request ID that the caller sent, when it is valid; otherwise a random one.
 fn request_id(request: &Request) -> HeaderValue {
@@ -64,7 +61,7 @@ pub(super) async fn handle_call(
     let mut response = match foreign_call_error(&api, &request) {
         Some(error) => error.into_response(),
         None if call.path.ends_with("/watch") => next.run(request).await,
-        None => respond_in_time(next.run(request)).await,
+        None => respond_in_time(api.settings.limits.response_timeout, next.run(request)).await,
     };
     api.metrics
         .request_duration
@@ -101,9 +98,9 @@ fn foreign_call_error(api: &Api, request: &Request) -> Option<ApiError> {
 }
 
 /// Waits for the response, for a limited time.
-async fn respond_in_time(answer: impl Future<Output = Response>) -> Response {
-    tokio::time::timeout(RESPONSE_TIMEOUT, answer).await.unwrap_or_else(|_| {
-        let words = format!("no response within {} s: try again", RESPONSE_TIMEOUT.as_secs());
+async fn respond_in_time(limit: Duration, answer: impl Future<Output = Response>) -> Response {
+    tokio::time::timeout(limit, answer).await.unwrap_or_else(|_| {
+        let words = format!("no response within {} s: try again", limit.as_secs());
         ApiError::retry_after(StatusCode::SERVICE_UNAVAILABLE, words, 2).into_response()
     })
 }

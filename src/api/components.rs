@@ -8,7 +8,12 @@ use prewarmer_kube::store::{ScheduleStore, TaskStore};
 use prometheus::Registry;
 use tokio_util::sync::CancellationToken;
 
-use super::{auth::Auth, budgets::CallerLimits, error::ApiError, metrics::ApiMetrics};
+use super::{
+    auth::{Auth, Caller},
+    budgets::CallerLimits,
+    error::ApiError,
+    metrics::ApiMetrics,
+};
 use crate::{
     cluster_context::ClusterContextStore,
     notify::NotificationPolicy,
@@ -79,6 +84,15 @@ impl ApiInner {
             settings,
             stop: CancellationToken::new(),
         })
+    }
+
+    /// Returns the namespace of a caller's calls that name none: the only one that its API token is
+    /// valid in, otherwise the default namespace.
+    pub(super) fn default_namespace_of<'a>(&'a self, caller: &'a Caller) -> &'a str {
+        match (&self.settings.watched_namespace, caller.only_namespace()) {
+            (None, Some(namespace)) => namespace,
+            _ => self.default_namespace(),
+        }
     }
 
     /// Returns the namespace of calls that name none.

@@ -84,8 +84,9 @@ async fn authorize_body(
             format!("{given:?}: differs from the namespace of the query, {named:?}"),
         )]));
     }
-    let namespace =
-        given.or_else(|| named.clone()).unwrap_or_else(|| api.default_namespace().to_owned());
+    let namespace = given
+        .or_else(|| named.clone())
+        .unwrap_or_else(|| api.default_namespace_of(caller).to_owned());
     api.check_namespace(&namespace)?;
     api.auth.authorize(caller, deed, &namespace).await?;
     if let (Some(named), Some(fields)) = (named, body.as_object_mut())

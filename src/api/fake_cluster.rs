@@ -27,6 +27,9 @@ pub(super) struct FakeState {
     /// User, verb, resource, namespace; an empty namespace means all namespaces.
     pub(super) permissions: HashSet<(String, String, String, String)>,
     pub(super) tasks: Vec<PrewarmTask>,
+    pub(super) schedules: Vec<Value>,
+    /// Number of replacements of a schedule that conflict with a change of another client.
+    pub(super) schedule_conflicts: usize,
     /// Plan that each list of plans returns.
     pub(super) plan: Option<PrewarmPlan>,
     /// Lease of each name.
@@ -123,6 +126,9 @@ impl FakeCluster {
             known.tasks.push(serde_json::from_value(body.clone()).unwrap());
             return reply(StatusCode::CREATED, &body);
         }
+        if path.contains("/prewarmschedules") {
+            return known.answer_schedule(&parts.method, &path, &query, body);
+        }
         if path.ends_with("/prewarmplans") {
             let items: Vec<&PrewarmPlan> = known.plan.iter().collect();
             let list = json!({"apiVersion": PrewarmPlan::api_version(&()), "kind": "PrewarmPlanList", "metadata": {"resourceVersion": "1"}, "items": items});
@@ -170,6 +176,67 @@ impl FakeState {
         };
         review["status"] = json!({"allowed": may(&place) || may("")});
         review
+    }
+
+    fn answer_schedule(
+        &mut self,
+        method: &Method,
+        path: &str,
+        query: &str,
+        mut body: Value,
+    ) -> Response<Body> {
+        let (before, after) = path.split_once("/prewarmschedules").unwrap();
+        let namespace = before.rsplit('/').next().unwrap();
+        let name = after.trim_start_matches('/').split('/').next().unwrap();
+        let missing = || reply(StatusCode::NOT_FOUND, &status_json(404, "NotFound"));
+        let index = self.schedules.iter().position(|one| {
+            one["metadata"]["name"] == name && one["metadata"]["namespace"] == namespace
+        });
+        let version = |one: &Value| one["metadata"]["resourceVersion"].as_str().unwrap().len();
+        match (method.as_str(), index) {
+            ("GET", _) if name.is_empty() => {
+                let is_named = |one: &&Value| {
+                    query.contains(&format!(
+                        "metadata.name%3D{}",
+                        one["metadata"]["name"].as_str().unwrap()
+                    ))
+                };
+                let items: Vec<&Value> = self.schedules.iter().filter(is_named).collect();
+                let list = json!({"apiVersion": "prewarm.io/v1alpha1", "kind": "PrewarmScheduleList",
+                    "metadata": {"resourceVersion": "1"}, "items": items});
+                return reply(StatusCode::OK, &list);
+            }
+            ("POST", _) => {
+                body["metadata"]["resourceVersion"] = json!("1");
+                body["metadata"]["uid"] = json!(format!("uid-{}", self.schedules.len()));
+                self.schedules.push(body.clone());
+                return reply(StatusCode::CREATED, &body);
+            }
+            ("PUT", Some(index)) => {
+                let known = &mut self.schedules[index];
+                if self.schedule_conflicts > 0 {
+                    self.schedule_conflicts -= 1;
+                    known["spec"]["historyLimit"] = json!(42);
+                    known["metadata"]["resourceVersion"] = json!("1".repeat(version(known) + 1));
+                }
+                if body["metadata"]["resourceVersion"] != known["metadata"]["resourceVersion"] {
+                    return reply(StatusCode::CONFLICT, &status_json(409, "Conflict"));
+                }
+                *known = body;
+            }
+            ("PATCH", Some(index)) => {
+                self.schedules[index]["spec"]["enabled"] = body["spec"]["enabled"].clone();
+            }
+            ("DELETE", Some(index)) => {
+                let gone = self.schedules.remove(index);
+                return reply(StatusCode::OK, &gone);
+            }
+            ("GET", Some(index)) => return reply(StatusCode::OK, &self.schedules[index]),
+            _ => return missing(),
+        }
+        let changed = index.map(|index| &mut self.schedules[index]).unwrap();
+        changed["metadata"]["resourceVersion"] = json!("1".repeat(version(changed) + 1));
+        reply(StatusCode::OK, changed)
     }
 
     /// Answers a request for the Lease of this name; the list, for an empty name, is always empty.

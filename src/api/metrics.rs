@@ -7,7 +7,9 @@ use prometheus::{
 
 /// Buckets of REST durations, in seconds. Reads are served from memory; writes wait for the API
 /// server.
-const API_BUCKETS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
+/// They contain the default buckets of Prometheus clients.
+const API_BUCKETS: &[f64] =
+    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 /// Metrics of the REST API. Clones share them.
 #[derive(Clone)]

@@ -32,11 +32,12 @@ mod params;
 mod paths;
 mod permissions;
 mod plan_cache;
-mod recent_tasks;
+mod recent_objects;
 mod request;
 mod router;
 mod samples;
 mod schedule_request;
+mod schedule_update;
 mod schedules;
 mod service;
 mod settings;
@@ -54,11 +55,13 @@ pub use self::{
     idempotency::collect_expired_keys,
     openapi::{document, document_text},
     paths::BASE_PATH,
-    router::router,
+    router::{router, router_with},
     settings::{ApiArgs, ApiConfig, PageArgs},
     state::Api,
 };
 
+#[cfg(test)]
+mod client_tests;
 #[cfg(test)]
 mod fake_cluster;
 #[cfg(test)]

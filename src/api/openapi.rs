@@ -101,12 +101,39 @@ pub fn document() -> Value {
     let path = format!("{BASE_PATH}/tasks:extract");
     document["paths"][path]["post"]["requestBody"]["content"]["application/yaml"]["schema"] =
         json!({});
+    add_update_schemas(&mut document);
     document["security"] = json!([{"token": []}]);
     let calls = document["paths"].as_object_mut().into_iter().flat_map(|paths| paths.values_mut());
     for call in calls.filter_map(Value::as_object_mut).flat_map(|methods| methods.values_mut()) {
         add_errors_and_sample(call);
     }
     document
+}
+
+/// Adds the schema of an update of a schedule: that of a schedule to create, of which no field is
+/// required, with null for the default value.
+fn add_update_schemas(document: &mut Value) {
+    let schemas = &mut document["components"]["schemas"];
+    let update = |schema: &Value, description: &str| {
+        let mut schema = schema.clone();
+        schema["description"] = description.into();
+        if let Some(fields) = schema.as_object_mut() {
+            fields.remove("required");
+        }
+        schema
+    };
+    let what = "Change of a task: absent fields keep their values, and null sets the default.";
+    schemas["TaskUpdate"] = update(&schemas["TaskRequest"], what);
+    let what = "Change of a schedule: absent fields, also those of `taskConfig`, keep their values, and null sets the default.";
+    let mut schedule = update(&schemas["ScheduleRequest"], what);
+    schedule["properties"]["taskConfig"] = json!({
+        "$ref": "#/components/schemas/TaskUpdate",
+        "description": "Changes of the task that each execution creates.",
+    });
+    schemas["ScheduleUpdate"] = schedule;
+    let path = format!("{BASE_PATH}/scheduled-tasks/{{id}}");
+    document["paths"][path]["put"]["requestBody"]["content"]["application/json"]["schema"] =
+        json!({"$ref": "#/components/schemas/ScheduleUpdate"});
 }
 
 fn add_errors_and_sample(call: &mut Value) {
@@ -153,6 +180,15 @@ mod unit {
             .collect();
         assert!(without.is_empty(), "{without:?}");
         assert_eq!(calls.len(), SAMPLES.len());
+        let schemas = &document["components"]["schemas"];
+        for name in ["ScheduleUpdate", "TaskUpdate"] {
+            assert!(schemas[name]["required"].is_null(), "{name}");
+            assert!(schemas[name]["properties"].is_object(), "{name}");
+        }
+        let path = format!("{BASE_PATH}/scheduled-tasks/{{id}}");
+        let body = &document["paths"][path]["put"]["requestBody"];
+        let body = &body["content"]["application/json"]["schema"]["$ref"];
+        assert_eq!(body, "#/components/schemas/ScheduleUpdate");
         assert!(
             calls
                 .iter()

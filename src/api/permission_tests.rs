@@ -24,10 +24,10 @@ use super::{
     router_calls::{AFTER_GRACE_PERIOD, AFTER_REVIEW, EventStream},
     *,
 };
-const EDITOR: &str = "prw_editor_x";
+pub(super) const EDITOR: &str = "prw_editor_x";
 
 /// Builds a Secret of API tokens, from each token and the other fields of its entry.
-fn secret(entries: &[(&str, &str)]) -> Secret {
+pub(super) fn secret(entries: &[(&str, &str)]) -> Secret {
     let entry = |(token, more): &(&str, &str)| {
         let name = token.split('_').nth(1).unwrap_or_default().to_owned();
         (
@@ -38,7 +38,7 @@ fn secret(entries: &[(&str, &str)]) -> Secret {
     Secret { data: Some(entries.iter().map(entry).collect()), ..Secret::default() }
 }
 
-fn task(namespace: &str, name: &str) -> PrewarmTask {
+pub(super) fn task(namespace: &str, name: &str) -> PrewarmTask {
     let mut task =
         PrewarmTask::new(name, PrewarmTaskSpec::new(vec!["registry.example/web:1".into()]));
     task.metadata.namespace = Some(namespace.into());
@@ -47,7 +47,7 @@ fn task(namespace: &str, name: &str) -> PrewarmTask {
     task
 }
 
-fn schedule(namespace: &str, name: &str) -> PrewarmSchedule {
+pub(super) fn schedule(namespace: &str, name: &str) -> PrewarmSchedule {
     let spec = PrewarmScheduleSpec::new("@daily".into(), PrewarmTaskSpec::new(vec!["a:1".into()]));
     let mut schedule = PrewarmSchedule::new(name, spec);
     schedule.metadata.namespace = Some(namespace.into());
@@ -55,15 +55,15 @@ fn schedule(namespace: &str, name: &str) -> PrewarmSchedule {
 }
 
 /// In-process server with its components.
-struct TestServer {
-    cluster: FakeCluster,
-    tokens: ApiTokens,
-    api: Api,
+pub(super) struct TestServer {
+    pub(super) cluster: FakeCluster,
+    pub(super) tokens: ApiTokens,
+    pub(super) api: Api,
     router: Router,
 }
 
 impl TestServer {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::with_auth(true, &[])
     }
 
@@ -88,7 +88,7 @@ impl TestServer {
         self.call_with_body(method, path, headers, "").await
     }
 
-    async fn call_with_body(
+    pub(super) async fn call_with_body(
         &self,
         method: &str,
         path: &str,

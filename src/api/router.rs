@@ -19,6 +19,16 @@ use super::{
 
 /// Builds the router with all routes and middleware. Without `pages`, it serves REST only.
 pub fn router(api: Api, pages: Option<Pages>) -> Router {
+    router_with(api, pages, Router::new())
+}
+
+/// Builds the same router with further routes (`probes`) that need no token.
+pub fn router_with(api: Api, pages: Option<Pages>, probes: Router) -> Router {
+    let probes = if probes.has_routes() {
+        probes.route_layer(middleware::from_fn(call_middleware::record_route))
+    } else {
+        probes
+    };
     let (router, _) = openapi::routes().split_for_parts();
     // REST and the pages share the cache of nodes.
     let handle = PagesApi::new(api.clone());
@@ -42,6 +52,7 @@ pub fn router(api: Api, pages: Option<Pages>) -> Router {
         })
         .method_not_allowed_fallback(call_middleware::method_not_allowed)
         .with_state(state)
+        .merge(probes)
         // Only `body` reads bodies, within its own limits. This limit covers any body that an axum
         // extractor would read.
         .layer(DefaultBodyLimit::max(body::MAX_FORM))

@@ -8,12 +8,12 @@ use prewarmer_core::{
     annotations::CREATED_BY_ANNOTATION,
     duration::elapsed,
     schedule::{
-        Cron, ExecutionStatus, OverlapPolicy, PrewarmSchedule, PrewarmScheduleSpec, Trigger,
-        validate_spec,
+        Cron, ExecutionStatus, OverlapPolicy, PrewarmSchedule, PrewarmScheduleSpec,
+        PrewarmScheduleStatus, Trigger, validate_spec,
     },
     task::PrewarmTaskSpec,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 use utoipa::ToSchema;
 
@@ -59,14 +59,16 @@ impl From<Overlap> for OverlapPolicy {
     }
 }
 
-/// Schedule to create, or its replacement.
-#[derive(Debug, Clone, Deserialize, ToSchema)]
+/// Schedule to create.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct ScheduleRequest {
     /// Display name.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 200, example = "nightly")]
     pub name: Option<String>,
     /// Description of the schedule.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 2000)]
     pub description: Option<String>,
     /// Cron expression of five fields, or `@hourly`, `@daily`, `@weekly`, `@monthly`, `@yearly`.
@@ -74,9 +76,11 @@ pub(super) struct ScheduleRequest {
     #[schema(required = true, max_length = 200, example = "30 2 * * *")]
     pub cron_expr: String,
     /// Time zone of the cron expression, an IANA name; UTC by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 100, example = "Europe/Berlin")]
     pub timezone: Option<String>,
     /// False to disable the schedule; true by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
     /// Task that each execution creates.
     #[serde(default)]
@@ -84,17 +88,22 @@ pub(super) struct ScheduleRequest {
     pub task_config: TaskRequest,
     /// Policy for an execution that is due while another one is running: `skip` (default), `allow`
     /// or `queue`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub overlap_policy: Option<Overlap>,
     /// Time after which an execution is cancelled, in seconds; 0 or absent for no timeout.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 2_147_483_647)]
     pub timeout_seconds: Option<u32>,
     /// Largest delay with which an execution may start, in seconds; unlimited by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 2_147_483_647)]
     pub starting_deadline_seconds: Option<u32>,
     /// Number of executions that are kept, with their tasks; 10 by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 100)]
     pub history_limit: Option<u32>,
     /// Namespace of the schedule and of its tasks; the server's default namespace when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(
         pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
         extensions(("x-expected" = json!("a namespace name")))
@@ -130,7 +139,7 @@ pub(super) struct ScheduleView {
     pub starting_deadline_seconds: Option<u32>,
     /// Number of executions that are kept.
     pub history_limit: u32,
-    /// Time of the last execution, RFC 3339.
+    /// Time of the last execution that was not skipped, RFC 3339.
     pub last_execution_at: Option<String>,
     /// Time of the next execution, RFC 3339; null when the schedule is disabled.
     pub next_execution_at: Option<String>,
@@ -140,9 +149,26 @@ pub(super) struct ScheduleView {
     pub created_at: Option<String>,
     /// Time of the last change of the spec or the metadata, RFC 3339.
     pub updated_at: Option<String>,
-    /// First problem of the spec; absent when it is valid.
+    /// Same as `id`, in the response to a call that enables or disables the schedule.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task_id: Option<String>,
+    /// Result of a call that enables or disables the schedule.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<ChangeStatus>,
+    /// First problem of the spec. When it is valid: the result of a call that enables or disables
+    /// the schedule, otherwise absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+}
+
+/// Result of a change of a schedule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum ChangeStatus {
+    /// The change is done.
+    Success,
+    /// The triggered execution waits for the running one.
+    Queued,
 }
 
 /// Execution of a schedule.
@@ -165,9 +191,11 @@ pub(super) struct ExecutionView {
     /// End time, RFC 3339.
     pub finished_at: Option<String>,
     /// Time from start to end, in seconds.
-    pub duration_seconds: Option<i64>,
-    /// Reason why it did not succeed.
-    pub error_message: Option<String>,
+    #[serde(serialize_with = "whole_seconds")]
+    pub duration_seconds: Option<f64>,
+    /// Reason why it did not succeed; empty while it runs and when it succeeded.
+    #[schema(required = false)]
+    pub error_message: String,
     /// Scheduled time, or the time of a manual trigger, RFC 3339.
     pub triggered_at: String,
 }
@@ -220,6 +248,24 @@ fn check_schedule(
 }
 
 impl ScheduleRequest {
+    /// Builds the request that would create a schedule of this spec, without the namespace.
+    pub(super) fn from_spec(spec: &PrewarmScheduleSpec) -> Self {
+        let task = TaskRequest::from_spec(&spec.task_template.spec, "");
+        Self {
+            name: spec.display_name.clone(),
+            description: spec.description.clone(),
+            cron_expr: spec.schedule.clone(),
+            timezone: spec.time_zone.clone(),
+            enabled: Some(spec.enabled),
+            task_config: TaskRequest { namespace: None, ..task },
+            overlap_policy: Some(spec.overlap_policy.into()),
+            timeout_seconds: spec.timeout_seconds,
+            starting_deadline_seconds: spec.starting_deadline_seconds,
+            history_limit: Some(spec.history_limit),
+            namespace: None,
+        }
+    }
+
     /// Converts the request. Absent fields get their defaults.
     fn into_spec(self, task: PrewarmTaskSpec) -> PrewarmScheduleSpec {
         let mut spec = PrewarmScheduleSpec::new(self.cron_expr, task);
@@ -264,7 +310,7 @@ impl ScheduleView {
             timeout_seconds: spec.timeout_seconds,
             starting_deadline_seconds: spec.starting_deadline_seconds,
             history_limit: spec.history_limit,
-            last_execution_at: status.last_schedule_time,
+            last_execution_at: last_execution(&status),
             next_execution_at: next.map(|time| time.to_string()),
             created_by: schedule
                 .annotations()
@@ -273,8 +319,36 @@ impl ScheduleView {
                 .unwrap_or_else(|| "kubectl".into()),
             updated_at: updated.map(|time| time.to_string()).or_else(|| created.clone()),
             created_at: created,
+            task_id: None,
+            status: None,
             message: wrong.first().map(ToString::to_string),
         }
+    }
+
+    /// Adds the result of a change, which `message` describes unless the spec has a problem.
+    pub(super) fn with_change(mut self, message: &str) -> Self {
+        self.task_id = Some(self.id.clone());
+        self.status = Some(ChangeStatus::Success);
+        self.message.get_or_insert_with(|| message.to_owned());
+        self
+    }
+}
+
+/// Returns the time of the last execution that was not skipped. Without one in the history, it is
+/// the last scheduled time.
+fn last_execution(status: &PrewarmScheduleStatus) -> Option<String> {
+    let runs = status.executions.iter().filter(|run| run.status != ExecutionStatus::Skipped);
+    let last = runs.max_by_key(|run| run.number).map(|run| run.scheduled_time.clone());
+    last.or_else(|| status.last_schedule_time.clone())
+}
+
+/// Writes whole seconds as an integer, which clients read that expect an integer or a float.
+#[allow(clippy::ref_option, reason = "serde calls it with this type")]
+#[allow(clippy::cast_possible_truncation, reason = "a time span has no more seconds")]
+fn whole_seconds<S: Serializer>(seconds: &Option<f64>, out: S) -> Result<S::Ok, S::Error> {
+    match seconds {
+        Some(seconds) if seconds.fract() == 0.0 => out.serialize_i64(*seconds as i64),
+        other => other.serialize(out),
     }
 }
 
@@ -292,8 +366,8 @@ impl ExecutionView {
             started_at: run.start_time.clone(),
             finished_at: run.completion_time.clone(),
             duration_seconds: elapsed(run.start_time.as_deref(), run.completion_time.as_deref())
-                .map(|took| took.as_secs()),
-            error_message: run.message.clone(),
+                .map(|took| took.as_secs_f64()),
+            error_message: run.message.clone().unwrap_or_default(),
             triggered_at: run.scheduled_time.clone(),
         };
         runs.iter().map(view).collect()

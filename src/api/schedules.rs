@@ -9,7 +9,7 @@ use axum::{
 };
 use jiff::Timestamp;
 use kube::ResourceExt;
-use prewarmer_core::schedule::PrewarmSchedule;
+use prewarmer_core::schedule::{PrewarmSchedule, PrewarmScheduleSpec};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -25,7 +25,8 @@ use super::{
         impl_query_params,
     },
     permissions::{CREATE_SCHEDULE, LIST_SCHEDULES, UPDATE_SCHEDULE},
-    schedule_request::{self, ScheduleRequest, ScheduleView},
+    schedule_request::{self, ChangeStatus, ScheduleRequest, ScheduleView},
+    schedule_update::parse_update,
     service::{
         schedules::{self as service, TriggeredExecution},
         visible_namespaces,
@@ -46,11 +47,18 @@ pub(super) struct ScheduleList {
     pub offset: usize,
 }
 
-/// Result of a change of a schedule.
+/// Result of a deletion of a schedule.
 #[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct ScheduleDone {
     /// Name of the schedule.
     pub id: String,
+    /// Same as `id`.
+    #[schema(required = false)]
+    pub task_id: String,
+    /// Result of the call.
+    #[schema(required = false)]
+    pub status: ChangeStatus,
     /// Description of the result.
     pub message: String,
 }
@@ -63,6 +71,9 @@ pub(super) struct Triggered {
     pub id: String,
     /// Name of the task of the execution; null while the execution waits for another one.
     pub task_id: Option<String>,
+    /// `success` when the execution has started, `queued` when it waits for another one.
+    #[schema(required = false)]
+    pub status: ChangeStatus,
     /// Description of the result.
     pub message: String,
 }
@@ -71,6 +82,12 @@ fn with_audit_subject(mut response: Response, schedule: &PrewarmSchedule) -> Res
     let (namespace, name) = (schedule.namespace().unwrap_or_default(), schedule.name_any());
     response.extensions_mut().insert(AuditSubject(format!("{namespace}/{name}")));
     response
+}
+
+/// Responds with a schedule that was enabled or disabled, and names it in the audit log.
+fn change_response(schedule: &PrewarmSchedule, message: &str) -> Response {
+    let view = ScheduleView::from_schedule(schedule, Timestamp::now()).with_change(message);
+    with_audit_subject(Json(view).into_response(), schedule)
 }
 
 /// Responds with a changed schedule, and names it in the audit log.
@@ -164,7 +181,10 @@ pub(super) async fn get_schedule(
     Ok(json_response(&api, &headers, &ScheduleView::from_schedule(&schedule, Timestamp::now())))
 }
 
-/// Replaces a schedule. Fields that are absent get their defaults.
+/// Changes a schedule.
+///
+/// Fields that the body does not have, also those of `taskConfig`, keep their values; null sets a
+/// field to its default.
 #[utoipa::path(put, path = "/scheduled-tasks/{id}", tag = "schedules", request_body = ScheduleRequest,
     params(SchedulePath, ScheduleQuery),
     responses((status = 200, description = "Schedule after the change", body = ScheduleView)))]
@@ -179,9 +199,8 @@ pub(super) async fn replace_schedule(
     let known = service::get(&api, &caller, &id, query.namespace.as_deref()).await?;
     let schedule = service::get_for_change(&api, &caller, &known, UPDATE_SCHEDULE).await?;
     let body = body::read_json(&api.budgets.bodies, &caller.name, &headers, body).await?;
-    let wanted =
-        schedule_request::parse(body.value, &api.guard).map_err(ApiError::invalid_fields)?;
-    Ok(schedule_response(&service::replace(&api, schedule, wanted).await?))
+    let change = |current: &PrewarmScheduleSpec| parse_update(current, &body.value, &api.guard);
+    Ok(schedule_response(&service::update(&api, schedule, change).await?))
 }
 
 /// Deletes a schedule and the tasks that it created.
@@ -197,7 +216,8 @@ pub(super) async fn delete_schedule(
     let schedule = service::get(&api, &caller, &id, query.namespace.as_deref()).await?;
     service::delete(&api, &caller, &schedule).await?;
     let message = "The schedule was deleted; its tasks are deleted with it".into();
-    Ok(with_audit_subject(Json(ScheduleDone { id, message }).into_response(), &schedule))
+    let body = ScheduleDone { task_id: id.clone(), id, status: ChangeStatus::Success, message };
+    Ok(with_audit_subject(Json(body).into_response(), &schedule))
 }
 
 /// Enables a schedule.
@@ -211,7 +231,8 @@ pub(super) async fn enable_schedule(
     CheckedQuery(query): CheckedQuery<ScheduleQuery>,
 ) -> Result<Response, ApiError> {
     let schedule = service::get(&api, &caller, &id, query.namespace.as_deref()).await?;
-    Ok(schedule_response(&service::set_enabled(&api, &caller, &schedule, true).await?))
+    let schedule = service::set_enabled(&api, &caller, &schedule, true).await?;
+    Ok(change_response(&schedule, "The schedule is enabled"))
 }
 
 /// Disables a schedule. A running execution continues.
@@ -225,7 +246,8 @@ pub(super) async fn disable_schedule(
     CheckedQuery(query): CheckedQuery<ScheduleQuery>,
 ) -> Result<Response, ApiError> {
     let schedule = service::get(&api, &caller, &id, query.namespace.as_deref()).await?;
-    Ok(schedule_response(&service::set_enabled(&api, &caller, &schedule, false).await?))
+    let schedule = service::set_enabled(&api, &caller, &schedule, false).await?;
+    Ok(change_response(&schedule, "The schedule is disabled"))
 }
 
 /// Triggers an execution of a schedule now, enabled or not.
@@ -234,7 +256,8 @@ pub(super) async fn disable_schedule(
 /// `skip` returns 409.
 #[utoipa::path(post, path = "/scheduled-tasks/{id}/trigger", tag = "schedules",
     params(SchedulePath, ScheduleQuery),
-    responses((status = 202, description = "The execution starts, or waits for the running one", body = Triggered)))]
+    responses((status = 200, description = "The execution starts", body = Triggered),
+        (status = 202, description = "The execution waits for the running one", body = Triggered)))]
 pub(super) async fn trigger_schedule(
     State(api): State<Api>,
     caller: Caller,
@@ -242,12 +265,16 @@ pub(super) async fn trigger_schedule(
     CheckedQuery(query): CheckedQuery<ScheduleQuery>,
 ) -> Result<Response, ApiError> {
     let schedule = service::get(&api, &caller, &id, query.namespace.as_deref()).await?;
-    let (task_id, message) = match service::trigger(&api, &caller, &schedule).await? {
-        TriggeredExecution::Started(name) => (Some(name), "The execution starts".to_owned()),
+    let (code, body) = match service::trigger(&api, &caller, &schedule).await? {
+        TriggeredExecution::Started(name) => {
+            let (status, message) = (ChangeStatus::Success, "The execution starts".to_owned());
+            (StatusCode::OK, Triggered { id, task_id: Some(name), status, message })
+        }
         TriggeredExecution::Queued(open) => {
-            (None, format!("The execution waits for the end of {}", open.join(", ")))
+            let message = format!("The execution waits for the end of {}", open.join(", "));
+            let status = ChangeStatus::Queued;
+            (StatusCode::ACCEPTED, Triggered { id, task_id: None, status, message })
         }
     };
-    let body = Json(Triggered { id, task_id, message });
-    Ok(with_audit_subject((StatusCode::ACCEPTED, body).into_response(), &schedule))
+    Ok(with_audit_subject((code, Json(body)).into_response(), &schedule))
 }

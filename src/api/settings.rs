@@ -1,6 +1,6 @@
 //! Settings of the REST API.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use clap::Args;
 use http::Uri;
@@ -8,8 +8,12 @@ use ipnet::IpNet;
 use prewarmer_cli::settings::{boolean, choice, number, text};
 use prewarmer_core::settings::{Choice, Number, Setting, SettingsChecker, Text, split_list};
 
+use super::budgets::CallerLimits;
+
 /// Highest port.
 const MAX_PORT: u32 = 65_535;
+/// Highest value of `--server-read-timeout` and `--server-write-timeout`, in seconds.
+const MAX_TIMEOUT: u32 = 300;
 /// Highest value of `--api-rate`, per second.
 const MAX_RATE: u32 = 1_000_000;
 /// Highest value of `--api-watches`, the limit for all callers together.
@@ -49,6 +53,22 @@ pub struct ApiArgs {
     /// `false`: serve REST over plain HTTP, behind a proxy that terminates TLS.
     #[arg(long, env = "API_TLS", default_value = "true", value_parser = boolean())]
     pub api_tls: Setting<Choice<bool>>,
+    /// Seconds in which the body of a REST request must arrive, 1 to 300.
+    #[arg(
+        long, env = "SERVER_READ_TIMEOUT", default_value = "10",
+        value_parser = number(1..=MAX_TIMEOUT)
+    )]
+    pub server_read_timeout: Setting<Number>,
+    /// Seconds in which a REST request must be answered, 1 to 300. Watches and live pages have no
+    /// limit.
+    #[arg(
+        long, env = "SERVER_WRITE_TIMEOUT", default_value = "30",
+        value_parser = number(1..=MAX_TIMEOUT)
+    )]
+    pub server_write_timeout: Setting<Number>,
+    /// `true`: serve `/metrics` on the REST listener too, without authentication.
+    #[arg(long, env = "API_METRICS", default_value = "false", value_parser = boolean())]
+    pub api_metrics: Setting<Choice<bool>>,
     /// Authentication of REST callers: `kubernetes` (Kubernetes bearer tokens and API tokens), or
     /// `none` (every caller is allowed), which requires a loopback `--api-addr`.
     #[arg(long, env = "AUTH", default_value = "kubernetes", value_parser = choice(AUTHENTICATION))]
@@ -98,6 +118,7 @@ pub struct PageArgs {
 
 /// Settings of the REST API.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 pub struct ApiConfig {
     /// Listen address.
     pub addr: SocketAddr,
@@ -115,10 +136,10 @@ pub struct ApiConfig {
     pub origins: Vec<String>,
     /// True where web pages are served at `/ui`.
     pub ui: bool,
-    /// Watches and live pages that each caller may keep open.
-    pub watches: usize,
-    /// Idempotency keys remembered for each caller.
-    pub idempotency_keys: usize,
+    /// Limits of calls.
+    pub limits: CallerLimits,
+    /// True where the metrics are served too.
+    pub serves_metrics: bool,
 }
 
 impl ApiArgs {
@@ -132,6 +153,10 @@ impl ApiArgs {
         let ui = check.value(&pages.ui);
         let watches = check.value(&self.api_watches) as usize;
         let keys = check.value(&self.api_idempotency_keys) as usize;
+        let serves_metrics = check.value(&self.api_metrics);
+        let seconds = |seconds: u32| Duration::from_secs(seconds.into());
+        let read_timeout = seconds(check.value(&self.server_read_timeout));
+        let response_timeout = seconds(check.value(&self.server_write_timeout));
         let expected = "expected an origin such as https://portal.example.com, or *";
         let origins = list(check, &pages.api_cors_origins, is_origin, expected);
         let expected = "expected an audience such as prewarmer: at most 200 visible characters";
@@ -159,8 +184,8 @@ impl ApiArgs {
             rate,
             origins,
             ui,
-            watches,
-            idempotency_keys: keys,
+            limits: CallerLimits { watches, keys, read_timeout, response_timeout },
+            serves_metrics,
         })
     }
 }

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use axum::extract::FromRef;
+use prewarmer_core::schedule::PrewarmSchedule;
+use prewarmer_kube::store::TaskEntry;
 
 use super::{
     auth::Auth, budgets::CallerBudgets, components::ApiInner, node_cache::NodeCache,
-    plan_cache::PlanCache, recent_tasks::RecentTasks,
+    plan_cache::PlanCache, recent_objects::RecentObjects,
 };
 
 /// State that the handlers share. Clones share it.
@@ -14,7 +16,8 @@ use super::{
 pub struct Api {
     inner: Arc<ApiInner>,
     pub(super) plans: PlanCache,
-    pub(super) recent_tasks: RecentTasks,
+    pub(super) recent_tasks: RecentObjects<TaskEntry>,
+    pub(super) recent_schedules: RecentObjects<PrewarmSchedule>,
     pub(super) budgets: Arc<CallerBudgets>,
 }
 
@@ -59,7 +62,8 @@ impl Api {
         Self {
             inner: Arc::new(inner),
             plans: PlanCache::default(),
-            recent_tasks: RecentTasks::default(),
+            recent_tasks: RecentObjects::default(),
+            recent_schedules: RecentObjects::default(),
             budgets: bounds,
         }
     }

@@ -22,6 +22,7 @@ use axum::{
 };
 use futures::{Stream, StreamExt, stream};
 use prewarmer_kube::store::{TaskEntry, TaskUpdate};
+use serde::Deserialize;
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, Interval, MissedTickBehavior, interval_at},
@@ -38,7 +39,10 @@ use super::{
     permissions::WATCH_TASK,
     service::tasks,
 };
-use crate::server::{budget::BudgetPermit, listener::ConnectionSlot};
+use crate::{
+    server::{budget::BudgetPermit, listener::ConnectionSlot},
+    task_view::Progress,
+};
 
 /// Server-sent event.
 #[derive(Debug, ToSchema)]
@@ -46,7 +50,8 @@ use crate::server::{budget::BudgetPermit, listener::ConnectionSlot};
 pub(super) struct TaskEvent {
     /// ID of the event; a client sends it as `Last-Event-ID` to resume the watch.
     pub id: String,
-    /// JSON of a `TaskView`.
+    /// JSON of a `TaskView`, with the further fields `type`, always `progress`, and `data`, an
+    /// object with the fields of `progress`.
     pub data: String,
 }
 
@@ -64,7 +69,8 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Watches a task.
 ///
-/// Each message is the task as returned by `GET`. The first message is sent immediately, and none
+/// Each message is the task as returned by `GET`, with the further fields `type`, always `progress`,
+/// and `data`, an object with the fields of `progress`. The first message is sent immediately, and none
 /// follows the end of the task. A request with `Upgrade` opens a WebSocket; otherwise the response
 /// is server-sent events, which a client can resume with `Last-Event-ID`.
 #[utoipa::path(get, path = "/tasks/{id}/watch", tag = "tasks",
@@ -275,10 +281,30 @@ fn sse_events(watcher: TaskWatcher) -> impl Stream<Item = Event> {
     stream::unfold(watcher, |mut watcher| async move {
         let WatchMessage::Task(entry) = watcher.next().await else { return None };
         // Compact JSON contains no line breaks and no other control characters.
-        let data = String::from_utf8_lossy(&entry.json).into_owned();
-        let event = Event::default().id(&*entry.version).data(data);
+        let event = Event::default().id(&*entry.version).data(message_text(&entry));
         Some((event, watcher))
     })
+}
+
+/// Part of a rendered task.
+#[derive(Deserialize)]
+struct TaskProgress {
+    progress: Progress,
+}
+
+/// Returns the text of a message: the task, preceded by `type` and by its progress as `data`, for
+/// clients that expect a message of these two fields.
+fn message_text(entry: &TaskEntry) -> String {
+    let task = String::from_utf8_lossy(&entry.json);
+    let progress = serde_json::from_slice(&entry.json)
+        .and_then(|TaskProgress { progress }| serde_json::to_string(&progress));
+    // The store renders every task as an object with the progress.
+    match (progress, task.strip_prefix('{')) {
+        (Ok(progress), Some(fields)) => {
+            format!("{{\"type\":\"progress\",\"data\":{progress},{fields}")
+        }
+        _ => task.into_owned(),
+    }
 }
 
 /// Sends messages to a WebSocket until the task ends or the client disconnects.
@@ -288,7 +314,7 @@ async fn serve_websocket(mut socket: WebSocket, mut watcher: TaskWatcher) {
     let why = loop {
         let message = tokio::select! {
             next = watcher.next() => match next {
-                WatchMessage::Task(entry) => Message::Text(String::from_utf8_lossy(&entry.json).into_owned().into()),
+                WatchMessage::Task(entry) => Message::Text(message_text(&entry).into()),
                 WatchMessage::End(why) => break why,
             },
             _ = heartbeat.tick() => Message::Ping(bytes::Bytes::new()),
@@ -309,7 +335,29 @@ async fn serve_websocket(mut socket: WebSocket, mut watcher: TaskWatcher) {
 
 #[cfg(test)]
 mod unit {
+    use prewarmer_core::task::{PrewarmTask, PrewarmTaskSpec, PrewarmTaskStatus};
+    use serde_json::{Value, json};
+
     use super::*;
+
+    #[test]
+    fn message_is_the_task_with_its_progress_as_data() {
+        let mut task = PrewarmTask::new("t", PrewarmTaskSpec::new(vec!["a:1".into()]));
+        let (total_nodes, succeeded_nodes) = (4, 1);
+        let status =
+            PrewarmTaskStatus { total_nodes, succeeded_nodes, ..PrewarmTaskStatus::default() };
+        task.status = Some(status);
+        let entry = TaskEntry::from_task(&task, crate::task_view::render);
+        let mut message: Value = serde_json::from_str(&message_text(&entry)).unwrap();
+        let fields = message.as_object_mut().unwrap();
+        assert_eq!(fields.remove("type"), Some("progress".into()));
+        let data = fields.remove("data").unwrap();
+        assert_eq!((&data["completedNodes"], &data["totalNodes"]), (&json!(1), &json!(4)));
+        assert_eq!(data["percentage"], 25.0);
+        assert_eq!(data, fields["progress"]);
+        let task: Value = serde_json::from_slice(&entry.json).unwrap();
+        assert_eq!(message, task);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn client_that_reads_no_events_is_disconnected() {

@@ -3,6 +3,7 @@
 //! The command line is parsed as text and validated in one step, so that all problems are reported
 //! at once.
 
+mod compatibility;
 mod components;
 mod reference;
 
@@ -25,6 +26,7 @@ use prewarmer_core::{
     workload::PolicySettings,
 };
 
+use self::compatibility::{FlatSettings, snake_case};
 pub use self::{
     components::Components,
     reference::{ReferenceArgs, ReferenceError},
@@ -42,6 +44,8 @@ use crate::{
     webhook::{WebhookArgs, WebhookSettings},
 };
 
+/// Highest value of `--metrics-images`: two series each.
+const MAX_METRICS_IMAGES: u32 = 1000;
 /// Highest percentage.
 const MAX_PERCENT: u32 = 100;
 /// File from which a pod reads the name of its namespace.
@@ -89,7 +93,8 @@ pub enum TokenCommand {
 /// Arguments of `serve`, unparsed.
 #[derive(Debug, Args, Clone)]
 pub struct ServeArgs {
-    /// Settings file (YAML; keys are the flags in camel case). Flags and environment variables take
+    /// Settings file (YAML; keys are the flags in camel case, or the sections of image prewarm
+    /// services, such as `server:` and `kubernetes:`). Flags and environment variables take
     /// precedence.
     #[arg(long, env = "PREWARMER_CONFIG")]
     pub config: Option<PathBuf>,
@@ -137,6 +142,14 @@ pub struct ServeArgs {
     /// Listen address of `/healthz`, `/readyz` and `/metrics`.
     #[arg(long, env = "HEALTH_ADDR", default_value = "0.0.0.0:9090")]
     pub health_addr: String,
+    /// Images that the metric `prewarm_images_total` distinguishes by the label `image`, which is the
+    /// name without tag and digest, 0 to 1,000; further ones are counted as `other`. `0`: no such
+    /// label.
+    #[arg(
+        long, env = "METRICS_IMAGES", default_value = "0",
+        value_parser = number(0..=MAX_METRICS_IMAGES)
+    )]
+    pub metrics_images: Setting<Number>,
     /// Namespace of the server's own Secret and Lease. Default: the namespace of the pod, outside a
     /// cluster `prewarmer`.
     #[arg(long, env = "K8S_NAMESPACE")]
@@ -199,6 +212,8 @@ pub struct Config {
     pub egress_deny: Vec<IpNet>,
     /// Listen address of health and metrics.
     pub health_addr: SocketAddr,
+    /// Images that metrics distinguish by a label.
+    pub metrics_images: usize,
     /// Connections of one address, in percent of a listener's limit.
     pub connections_per_address: u8,
     /// Namespace of the installation's own objects.
@@ -221,25 +236,45 @@ pub struct Config {
     pub log: LogSettings,
 }
 
+/// Command line with the environment and the settings file, and warnings about settings that have no
+/// effect.
+#[derive(Debug)]
+pub struct LoadedCli {
+    /// Command line.
+    pub cli: Cli,
+    /// Warnings.
+    pub warnings: Vec<String>,
+}
+
 /// Reads the command line, the environment and the settings file. Usage errors and help end the
 /// process, as clap does. Returns the problems of the file.
-pub fn load() -> Result<Cli, SettingsError> {
+pub fn load() -> Result<LoadedCli, SettingsError> {
     let cli = Cli::parse();
-    let Command::Serve(args) = &cli.command else { return Ok(cli) };
-    let Some(path) = &args.config else { return Ok(cli) };
+    let Command::Serve(args) = &cli.command else {
+        return Ok(LoadedCli { cli, warnings: Vec::new() });
+    };
+    let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let mut warnings = compatibility::variable_warnings(is_set);
+    let Some(path) = &args.config else { return Ok(LoadedCli { cli, warnings }) };
     let in_file = |problem: &dyn Display| format!("--config {}: {problem}", path.display());
     let text =
         std::fs::read_to_string(path).map_err(|error| SettingsError(vec![in_file(&error)]))?;
-    let command = apply_file_defaults(Cli::command(), &text)
+    let (command, of_file) = apply_file_defaults(Cli::command(), &text)
         .map_err(|found| SettingsError(found.0.iter().map(|problem| in_file(problem)).collect()))?;
-    Ok(Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit()))
+    warnings.extend(of_file);
+    let cli = Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
+    Ok(LoadedCli { cli, warnings })
 }
 
-/// Turns the values of the settings file into argument defaults.
-fn apply_file_defaults(command: clap::Command, text: &str) -> Result<clap::Command, SettingsError> {
+/// Turns the values of the settings file into argument defaults. Returns warnings too.
+fn apply_file_defaults(
+    command: clap::Command,
+    text: &str,
+) -> Result<(clap::Command, Vec<String>), SettingsError> {
     let values: std::collections::BTreeMap<String, serde_json::Value> =
         serde_saphyr::from_str(text).map_err(|error| SettingsError(vec![error.to_string()]))?;
     let mut check = SettingsChecker::default();
+    let FlatSettings { values, warnings } = compatibility::flatten(values, &mut check);
     let command = command.mut_subcommand("serve", |mut serve| {
         for (key, value) in &values {
             let id = snake_case(key);
@@ -261,15 +296,7 @@ fn apply_file_defaults(command: clap::Command, text: &str) -> Result<clap::Comma
         }
         serve
     });
-    check.finish(command)
-}
-
-fn snake_case(key: &str) -> String {
-    key.chars()
-        .flat_map(
-            |c| if c.is_ascii_uppercase() { vec!['_', c.to_ascii_lowercase()] } else { vec![c] },
-        )
-        .collect()
+    check.finish((command, warnings))
 }
 
 impl Config {
@@ -305,6 +332,7 @@ impl Config {
             api_names: split_list(&args.api.api_names),
             notify: args.notify.check(&mut check),
             egress_deny: check.networks(&args.egress_deny),
+            metrics_images: check.value(&args.metrics_images) as usize,
             health_addr: check.address("--health-addr (HEALTH_ADDR)", &args.health_addr),
             connections_per_address: u8::try_from(check.value(&args.connections_per_address))
                 .unwrap_or(100),
@@ -402,6 +430,11 @@ mod tests {
             "--max-concurrent-tasks=0",
             "--namespace=Not A Name",
             "--worker-image=UPPER/x",
+            "--worker-image-pull-policy=Never",
+            "--server-read-timeout=0",
+            "--server-write-timeout=30s",
+            "--api-metrics=maybe",
+            "--metrics-images=1001",
             "--tls-key-file=k",
             "--log-format=xml",
             "--api-rate=0",
@@ -432,7 +465,7 @@ mod tests {
             "--admission-all-nodes=some",
         ]);
         let problems = Config::check(&wrong, None).unwrap_err();
-        assert_eq!(problems.0.len(), 35, "{problems:#?}");
+        assert_eq!(problems.0.len(), 40, "{problems:#?}");
         assert!(
             problems
                 .0
@@ -484,7 +517,7 @@ mod tests {
     fn flags_take_precedence_over_the_file() {
         let text = "coalesceWindow: 5s\nmaxConcurrentTasks: 3\n";
         let parse = |words: &[&str]| {
-            let command = apply_file_defaults(Cli::command(), text).unwrap();
+            let (command, _) = apply_file_defaults(Cli::command(), text).unwrap();
             let matches =
                 command.try_get_matches_from(["prewarmer", "serve"].iter().chain(words)).unwrap();
             let Command::Serve(args) = Cli::from_arg_matches(&matches).unwrap().command else {
@@ -494,6 +527,16 @@ mod tests {
         };
         assert_eq!(parse(&[]).controller.max_concurrent_tasks, 3);
         assert_eq!(parse(&["--coalesce-window=2s"]).intake.coalesce_window, Duration::from_secs(2));
+    }
+
+    #[test]
+    fn worker_image_of_other_services_is_refused() {
+        for image in ["busybox", "busybox:latest", "docker.io/library/busybox:1@sha256:x"] {
+            let problems = Config::check(&args(&["--worker-image", image]), None).unwrap_err();
+            assert!(problems.0[0].starts_with("--worker-image (WORKER_IMAGE)"), "{problems}");
+        }
+        let own = ["--worker-image=registry.example/busybox:1"];
+        assert!(Config::check(&args(&own), None).is_ok());
     }
 
     #[test]

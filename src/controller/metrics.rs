@@ -1,12 +1,25 @@
 //! Metrics of the controller. Their names are part of the API (docs/metrics.md).
 
-use prometheus::{
-    Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
-    register_histogram_with_registry, register_int_counter_vec_with_registry,
-    register_int_counter_with_registry, register_int_gauge_vec_with_registry,
-    register_int_gauge_with_registry,
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
 };
 
+use prometheus::{
+    Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
+    register_histogram_vec_with_registry, register_histogram_with_registry,
+    register_int_counter_vec_with_registry, register_int_counter_with_registry,
+    register_int_gauge_vec_with_registry, register_int_gauge_with_registry,
+};
+
+/// Buckets of task durations, in seconds: from a task whose images are already present to 1 h. They
+/// contain those that dashboards of image prewarm services use, 30 to 3,600.
+const TASK_BUCKETS: &[f64] =
+    &[0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0];
+/// Final statuses of a task: values of the label `status`.
+const STATUSES: [&str; 3] = ["completed", "failed", "cancelled"];
+/// Value of the label `image` for images beyond the limit.
+const OTHER_IMAGES: &str = "other";
 /// Buckets of pull durations, in seconds: from an image that is already present to 1 h, the longest
 /// timeout in common use.
 const PULL_BUCKETS: &[f64] =
@@ -31,11 +44,12 @@ pub(crate) struct ControllerMetrics {
 }
 
 impl ControllerMetrics {
-    /// Creates and registers the metrics. Fails when the registry contains one of their names.
-    pub(crate) fn register(registry: &Registry) -> prometheus::Result<Self> {
+    /// Creates and registers the metrics, with this number of values of the label `image`. Fails
+    /// when the registry contains one of their names.
+    pub(crate) fn register(registry: &Registry, images: usize) -> prometheus::Result<Self> {
         Ok(Self {
             tasks: TaskMetrics::register(registry)?,
-            nodes: NodeMetrics::register(registry)?,
+            nodes: NodeMetrics::register(registry, images)?,
             registries_limited: register_int_gauge_with_registry!(
                 "prewarm_registries_limited",
                 "Registries with reduced pull concurrency because they answered 429 or 503.",
@@ -66,8 +80,8 @@ impl ControllerMetrics {
 pub(crate) struct TaskMetrics {
     /// Ended tasks, by final phase in lower case.
     pub ended: IntCounterVec,
-    /// Seconds from the start of a task to its end.
-    pub duration: Histogram,
+    /// Seconds from the start of a task to its end, by final phase in lower case.
+    pub duration: HistogramVec,
     /// Tasks that have started and not ended.
     pub active: IntGauge,
     /// Tasks, by state: `running`, `waiting` for capacity, or `parked` (started, without a pull in
@@ -77,6 +91,16 @@ pub(crate) struct TaskMetrics {
 
 impl TaskMetrics {
     fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let duration = register_histogram_vec_with_registry!(
+            "prewarm_task_duration_seconds",
+            "Time from the start of a task to its end, by status.",
+            &["status"],
+            TASK_BUCKETS.to_vec(),
+            registry
+        )?;
+        for status in STATUSES {
+            duration.with_label_values(&[status]);
+        }
         Ok(Self {
             ended: register_int_counter_vec_with_registry!(
                 "prewarm_tasks_total",
@@ -84,12 +108,7 @@ impl TaskMetrics {
                 &["status"],
                 registry
             )?,
-            duration: register_histogram_with_registry!(
-                "prewarm_task_duration_seconds",
-                "Time from the start of a task to its end.",
-                PULL_BUCKETS.to_vec(),
-                registry
-            )?,
+            duration,
             active: register_int_gauge_with_registry!(
                 "prewarm_active_tasks",
                 "Tasks that have started and not ended.",
@@ -105,6 +124,48 @@ impl TaskMetrics {
     }
 }
 
+/// Counter of the images processed on a node, by result and, where enabled, by image.
+#[derive(Clone)]
+pub(crate) struct ImageCounter {
+    counter: IntCounterVec,
+    /// Largest number of values of the label `image`, besides [`OTHER_IMAGES`]; 0 without the label.
+    limit: usize,
+    /// Values of the label `image` so far.
+    names: Arc<Mutex<HashSet<String>>>,
+}
+
+impl ImageCounter {
+    fn register(registry: &Registry, limit: usize) -> prometheus::Result<Self> {
+        let (help, labels): (_, &[&str]) = if limit == 0 {
+            ("Images processed on a node, by result.", &["result"])
+        } else {
+            ("Images processed on a node, by result and image.", &["result", "image"])
+        };
+        let counter = register_int_counter_vec_with_registry!(
+            "prewarm_images_total",
+            help,
+            labels,
+            registry
+        )?;
+        Ok(Self { counter, limit, names: Arc::default() })
+    }
+
+    /// Counts the result of an image on a node: the first images have a value of the label each,
+    /// later ones share one.
+    pub(crate) fn record(&self, image: &str, warm: bool) {
+        let result = if warm { "succeeded" } else { "failed" };
+        if self.limit == 0 {
+            self.counter.with_label_values(&[result]).inc();
+            return;
+        }
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_listed =
+            names.contains(image) || names.len() < self.limit && names.insert(image.to_owned());
+        let image = if is_listed { image } else { OTHER_IMAGES };
+        self.counter.with_label_values(&[result, image]).inc();
+    }
+}
+
 /// Metrics of the nodes of tasks, and of the workers on them.
 #[derive(Clone)]
 pub(crate) struct NodeMetrics {
@@ -112,8 +173,8 @@ pub(crate) struct NodeMetrics {
     pub processed: IntCounterVec,
     /// Nodes moved to the end of the plan of their task because another task was using them.
     pub deferred: IntCounter,
-    /// Images processed on a node, by result.
-    pub images: IntCounterVec,
+    /// Images processed on a node.
+    pub images: ImageCounter,
     /// Images that failed on a node, by reason.
     pub image_failures: IntCounterVec,
     /// Seconds from the start of a worker pod to the end of its last image.
@@ -123,7 +184,7 @@ pub(crate) struct NodeMetrics {
 }
 
 impl NodeMetrics {
-    fn register(registry: &Registry) -> prometheus::Result<Self> {
+    fn register(registry: &Registry, images: usize) -> prometheus::Result<Self> {
         Ok(Self {
             processed: register_int_counter_vec_with_registry!(
                 "prewarm_nodes_processed_total",
@@ -136,12 +197,7 @@ impl NodeMetrics {
                 "Nodes moved to the end of their task's plan because another task was using them.",
                 registry
             )?,
-            images: register_int_counter_vec_with_registry!(
-                "prewarm_images_total",
-                "Images processed on a node, by result.",
-                &["result"],
-                registry
-            )?,
+            images: ImageCounter::register(registry, images)?,
             image_failures: register_int_counter_vec_with_registry!(
                 "prewarm_image_failures_total",
                 "Images that failed on a node, by reason.",
@@ -160,5 +216,36 @@ impl NodeMetrics {
                 registry
             )?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Users choose the names of images, so that the number of label values must be bounded.
+    #[test]
+    fn image_label_has_a_bounded_number_of_values() {
+        let registry = Registry::new();
+        let counter = ImageCounter::register(&registry, 2).unwrap();
+        for image in ["nginx", "redis", "nginx", "postgres", "mysql"] {
+            counter.record(image, true);
+        }
+        counter.record("redis", false);
+        let text = String::from_utf8(crate::metrics::encode(&registry).unwrap()).unwrap();
+        let series: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(
+            series,
+            [
+                r#"prewarm_images_total{image="nginx",result="succeeded"} 2"#,
+                r#"prewarm_images_total{image="other",result="succeeded"} 2"#,
+                r#"prewarm_images_total{image="redis",result="failed"} 1"#,
+                r#"prewarm_images_total{image="redis",result="succeeded"} 1"#,
+            ]
+        );
+        let without = Registry::new();
+        ImageCounter::register(&without, 0).unwrap().record("nginx", true);
+        let text = String::from_utf8(crate::metrics::encode(&without).unwrap()).unwrap();
+        assert!(text.contains(r#"prewarm_images_total{result="succeeded"} 1"#), "{text}");
     }
 }

@@ -44,16 +44,18 @@ impl Recorder {
                 let phase = phase.as_str().to_lowercase();
                 tasks.ended.with_label_values(&[&phase]).inc();
                 if let Some(start) = start {
-                    tasks.duration.observe(end.duration_since(start).as_secs_f64());
+                    let duration = tasks.duration.with_label_values(&[&phase]);
+                    duration.observe(end.duration_since(start).as_secs_f64());
                     let attributes =
                         [("namespace", &*task.namespace), ("task", &task.name), ("phase", &phase)];
                     record_span("task", &task, (start, end), &attributes);
                 }
             }
-            Measurement::AttemptEnded { state, succeeded, failed, reasons } => {
+            Measurement::AttemptEnded { state, images, reasons } => {
                 nodes.processed.with_label_values(&[state.as_str()]).inc();
-                nodes.images.with_label_values(&["succeeded"]).inc_by(succeeded as u64);
-                nodes.images.with_label_values(&["failed"]).inc_by(failed as u64);
+                for (image, warm) in &images {
+                    nodes.images.record(image, *warm);
+                }
                 for (reason, images) in reasons {
                     nodes.image_failures.with_label_values(&[reason.as_str()]).inc_by(images);
                 }
@@ -108,7 +110,10 @@ impl Recorder {
         metrics.registries_limited.set(count(gauges.limited_registries));
         metrics.foreign_objects.reset();
         for ((kind, reason), number) in &gauges.foreign_objects {
-            metrics.foreign_objects.with_label_values(&[*kind, reason.as_str()]).set(count(*number));
+            metrics
+                .foreign_objects
+                .with_label_values(&[*kind, reason.as_str()])
+                .set(count(*number));
         }
         nodes.active_workers.set(count(gauges.active_nodes));
     }

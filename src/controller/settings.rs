@@ -8,7 +8,7 @@ use prewarmer_core::{
     controller::{ControllerSettings, WorkerNamespace},
     image::ImageRef,
     settings::{Choice, Number, Setting, SettingsChecker, Span, split_list},
-    task::plan::BatchSizeBreaker,
+    task::{PullPolicy, plan::BatchSizeBreaker},
     worker::WorkerSettings,
 };
 
@@ -17,6 +17,11 @@ use super::limits::{LimitArgs, MAX_IMAGES, MAX_TASKS, MAX_WORKERS};
 /// Longest time to live in the warm image cache: by then the kubelet may have deleted the image.
 const MAX_KNOWN_FOR: Duration = Duration::from_secs(24 * 3600);
 
+/// Pull policies of the helper image.
+const PULL_POLICIES: &[(&str, PullPolicy)] =
+    &[("IfNotPresent", PullPolicy::IfNotPresent), ("Always", PullPolicy::Always)];
+/// Prefix of normalized references to the image that image prewarm services use as the worker.
+const BUSYBOX: &str = "docker.io/library/busybox:";
 /// Names of the namespaces of worker pods.
 const WORKER_NAMESPACES: &[(&str, WorkerNamespace)] = &[
     ("Workload", WorkerNamespace::Workload),
@@ -33,10 +38,18 @@ const MAX_RETAINED_WORKERS: u32 = 12_000;
 
 /// Settings of the pods that pull images, unparsed.
 #[derive(Debug, Args, Clone)]
+#[allow(clippy::struct_field_names, reason = "the names of the flags")]
 pub struct WorkerArgs {
     /// Image of the helper that runs on nodes.
     #[arg(long, env = "WORKER_IMAGE", default_value = concat!("prewarmer-helper:", env!("CARGO_PKG_VERSION")))]
     pub worker_image: String,
+    /// Pull policy of the helper image: `IfNotPresent` or `Always`. That of the warmed images is
+    /// `imagePullPolicy` of the task.
+    #[arg(
+        long, env = "WORKER_IMAGE_PULL_POLICY", default_value = "IfNotPresent",
+        value_parser = choice(PULL_POLICIES)
+    )]
+    pub worker_image_pull_policy: Setting<Choice<PullPolicy>>,
     /// Priority class of worker pods.
     #[arg(long, env = "WORKER_PRIORITY_CLASS")]
     pub worker_priority_class: Option<String>,
@@ -161,15 +174,22 @@ impl ControllerArgs {
     }
 
     fn worker(&self, worker: &WorkerArgs, check: &mut SettingsChecker) -> WorkerSettings {
-        if let Err(error) = worker.worker_image.parse::<ImageRef>() {
-            let setting = "--worker-image (WORKER_IMAGE)";
-            check.problem(setting, &worker.worker_image, &error.to_string());
+        let setting = "--worker-image (WORKER_IMAGE)";
+        match worker.worker_image.parse::<ImageRef>() {
+            Err(error) => check.problem(setting, &worker.worker_image, &error.to_string()),
+            Ok(image) if image.normalized().starts_with(BUSYBOX) => {
+                let expected = "expected the helper image of Prewarmer, which contains the program that workers run: \
+                                remove the setting to use the default";
+                check.problem(setting, &worker.worker_image, expected);
+            }
+            Ok(_) => {}
         }
         let given = |value: &Option<String>| value.clone().filter(|name| !name.is_empty());
         WorkerSettings {
             owner: None,
             service_account: given(&self.worker_service_account),
             image: worker.worker_image.clone(),
+            image_pull_policy: check.value(&worker.worker_image_pull_policy),
             priority_class: given(&worker.worker_priority_class),
             ttl: Duration::from_secs(check.value(&self.job_ttl_seconds).into()),
             images_per_pod: check.value(&self.images_per_pod) as usize,

@@ -10,7 +10,7 @@ use prewarmer_kube::lease::LeaseSettings;
 
 use super::rest;
 use crate::{
-    api::{ApiConfig, ApiSettings, CallerLimits, auth::token_secret_name},
+    api::{ApiConfig, ApiSettings, auth::token_secret_name},
     config::Config,
     egress::{self, ClusterNetworks},
     metrics::Metrics,
@@ -178,7 +178,7 @@ pub(super) fn api_settings(config: &Config, rest: &ApiConfig) -> ApiSettings {
         watched_namespace: config.watch_namespace.clone(),
         object_prefix: config.object_name.clone(),
         origins: rest.origins.clone(),
-        limits: CallerLimits { watches: rest.watches, keys: rest.idempotency_keys },
+        limits: rest.limits,
     }
 }
 

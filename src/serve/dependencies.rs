@@ -32,6 +32,7 @@ use crate::{
     scope::scoped,
     server::{
         client_certs,
+        health::{HealthState, rest_routes},
         listener::{self, ListenerConfig},
         rotator::CertResolver,
     },
@@ -192,7 +193,7 @@ impl SharedDependencies {
         config: &Config,
         (settings, pages): (&ApiConfig, Option<Pages>),
         (listener, max_connections): (TcpListener, usize),
-        current: Arc<CertResolver>,
+        (current, health): (Arc<CertResolver>, HealthState),
         parts: &mut ComponentSet,
     ) -> anyhow::Result<()> {
         let client = self.clients.for_component(Component::Rest);
@@ -224,7 +225,8 @@ impl SharedDependencies {
             peer_share_percent: config.connections_per_address,
             ..ListenerConfig::default()
         };
-        parts.spawn("REST listener", rest::serve(listener, how, api, pages, self.stop.clone()));
+        let routes = (pages, rest_routes(health, settings.serves_metrics));
+        parts.spawn("REST listener", rest::serve(listener, how, api, routes, self.stop.clone()));
         Ok(())
     }
 }

@@ -49,7 +49,7 @@ pub struct Runtimes {
 /// Serves until SIGTERM or SIGINT, or until a component fails, and returns the exit code of the
 /// process. The REST listener serves the web pages too, unless a setting excludes them.
 pub async fn serve(config: Config, runtimes: Runtimes, pages: Pages) -> anyhow::Result<ExitCode> {
-    let metrics = Arc::new(Metrics::new()?);
+    let metrics = Arc::new(Metrics::with_image_labels(config.metrics_images)?);
     let clients = CountingClient::new(build_client().await?, metrics.kube_requests.clone());
     if config.components.controller && !config.allow_overlap {
         refuse_overlap(&clients.for_component(Component::Startup), &config).await?;
@@ -67,7 +67,8 @@ pub async fn serve(config: Config, runtimes: Runtimes, pages: Pages) -> anyhow::
 
     let caches_needed = common.spawn_informers(&config, caches_out, parts);
     let signals = LeaderSignals { leads, bundle, caches, caches_needed };
-    common.spawn_health(&config, (health, connections.health), &signals, registered, parts);
+    let health_state =
+        common.spawn_health(&config, (health, connections.health), &signals, registered, parts);
     let current = common.spawn_certificate_rotation(&config, bundle_out, parts);
     if let Some(listener) = webhook {
         let mine = (listener, connections.webhook);
@@ -76,7 +77,7 @@ pub async fn serve(config: Config, runtimes: Runtimes, pages: Pages) -> anyhow::
     if let (Some(listener), Some(settings)) = (api, &config.api) {
         let pages = settings.ui.then_some(pages);
         let mine = (listener, connections.rest);
-        common.spawn_rest(&config, (settings, pages), mine, current, parts)?;
+        common.spawn_rest(&config, (settings, pages), mine, (current, health_state), parts)?;
     }
     let client = common.clients.for_component(Component::Intake);
     let intake = intake::run(client, receiver, Arc::clone(&common.policy), stop.clone());
@@ -106,7 +107,8 @@ async fn run_until_stopped(
 }
 
 impl SharedDependencies {
-    /// Spawns the health listener, and the probe of the API server that it reports.
+    /// Spawns the health listener, and the probe of the API server that it reports. Returns the
+    /// state that it reports.
     fn spawn_health(
         &self,
         config: &Config,
@@ -114,10 +116,10 @@ impl SharedDependencies {
         signals: &LeaderSignals,
         registered: watch::Receiver<bool>,
         parts: &mut ComponentSet,
-    ) {
+    ) -> HealthState {
         let (kubernetes_out, kubernetes) = watch::channel(ApiServerContact::initial());
         let by_url = config.webhook_url.is_some();
-        let router = health::router(HealthState {
+        let state = HealthState {
             kubernetes,
             leads: signals.leads.clone(),
             heartbeat: self.heartbeat.clone(),
@@ -126,7 +128,8 @@ impl SharedDependencies {
             required_caches: signals.caches_needed,
             registered: (by_url && config.components.controller).then_some(registered),
             registry: self.metrics.registry.clone(),
-        });
+        };
+        let router = health::router(state.clone());
         let how = ListenerConfig {
             max_connections,
             peer_share_percent: config.connections_per_address,
@@ -137,6 +140,7 @@ impl SharedDependencies {
         let client = self.clients.for_component(Component::Health);
         let probe = health::probe_api_server(client, kubernetes_out, stop);
         parts.spawn("API server probe", probe);
+        state
     }
 
     /// Spawns the rotation of the serving certificate, and returns its resolver.

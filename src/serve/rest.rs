@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use axum::{
+    Router,
     extract::Request,
     http::{HeaderValue, header},
     middleware::{self, Next},
@@ -32,12 +33,12 @@ const MAX_AGE: Duration = Duration::from_secs(3600);
 /// require.
 const HSTS: &str = "max-age=31536000";
 
-/// Serves REST, and the pages if given, until `stop`.
+/// Serves REST, the pages if given, and the health endpoints (`probes`), until `stop`.
 pub(super) async fn serve(
     listener: TcpListener,
     how: ListenerConfig,
     api: Api,
-    pages: Option<Pages>,
+    (pages, probes): (Option<Pages>, Router),
     stop: CancellationToken,
 ) {
     let callers = api.clone();
@@ -48,7 +49,7 @@ pub(super) async fn serve(
         }
     };
     let how = ListenerConfig { max_age: Some(MAX_AGE), ..how };
-    let router = api::router(api, pages);
+    let router = api::router_with(api, pages, probes);
     let router =
         if how.tls.is_some() { router.layer(middleware::from_fn(add_hsts)) } else { router };
     tokio::join!(listener::serve(listener, how, router, stop.clone()), forget);
@@ -78,7 +79,7 @@ fn is_local(host: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use axum::{Router, body::Body, routing::get};
+    use axum::{body::Body, routing::get};
     use tower::ServiceExt;
 
     use super::*;

@@ -45,6 +45,10 @@ impl ApiServerContact {
         Self { reachable: false, since: Instant::now() }
     }
 
+    fn describe(&self) -> &'static str {
+        if self.reachable { "connected" } else { "unreachable" }
+    }
+
     fn is_lost(&self) -> bool {
         !self.reachable && self.since.elapsed() >= OUTAGE
     }
@@ -82,6 +86,25 @@ pub(crate) fn router(health: HealthState) -> Router {
         .with_state(health)
 }
 
+/// Builds the routes of the REST listener: `/healthz` and `/readyz` as JSON and, when
+/// `with_metrics` is true, `/metrics`. They need no token.
+pub(crate) fn rest_routes(health: HealthState, with_metrics: bool) -> Router {
+    let router = Router::new().route("/healthz", get(healthz_json)).route("/readyz", get(readyz));
+    let router = if with_metrics { router.route("/metrics", get(metrics)) } else { router };
+    router.with_state(health)
+}
+
+/// Handles `/healthz` of the REST listener, in the form that clients of image prewarm services
+/// expect.
+async fn healthz_json(State(health): State<HealthState>) -> Response {
+    let kubernetes = health.kubernetes.borrow().describe();
+    let (code, _) = healthz(State(health)).await;
+    let status = if code == StatusCode::OK { "healthy" } else { "unhealthy" };
+    let timestamp = Timestamp::now().to_string();
+    let body = json!({"status": status, "kubernetes": kubernetes, "timestamp": timestamp});
+    (code, Json(body)).into_response()
+}
+
 /// Handles `/healthz`: fails when this replica leads and its controller loop hangs. Sends no
 /// request, and takes only a lock that is held for the duration of a copy.
 async fn healthz(State(health): State<HealthState>) -> (StatusCode, String) {
@@ -117,7 +140,7 @@ async fn readyz(State(health): State<HealthState>) -> Response {
     };
     let body = json!({
         "status": status,
-        "kubernetes": if kubernetes.reachable { "connected" } else { "unreachable" },
+        "kubernetes": kubernetes.describe(),
         "leader": *health.leads.borrow(),
         "timestamp": Timestamp::now().to_string(),
         "waitingFor": waiting,
@@ -191,11 +214,41 @@ mod tests {
     }
 
     async fn get_path(health: &HealthState, path: &str) -> (StatusCode, String) {
+        get_from(router(health.clone()), path).await
+    }
+
+    async fn get_from(router: Router, path: &str) -> (StatusCode, String) {
         let request = Request::get(path).body(axum::body::Body::empty()).unwrap();
-        let response = router(health.clone()).oneshot(request).await.unwrap();
+        let response = router.oneshot(request).await.unwrap();
         let status = response.status();
         let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
         (status, String::from_utf8_lossy(&body).into_owned())
+    }
+
+    async fn get_rest_path(health: &HealthState, path: &str) -> (StatusCode, String) {
+        get_from(rest_routes(health.clone(), path == "/metrics"), path).await
+    }
+
+    #[tokio::test]
+    async fn rest_listener_reports_health_as_json() {
+        let (health, senders) = health();
+        let (status, body) = get_rest_path(&health, "/healthz").await;
+        let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!((status, &body["kubernetes"]), (StatusCode::OK, &json!("unreachable")));
+        senders
+            .kubernetes
+            .send_replace(ApiServerContact { reachable: true, since: Instant::now() });
+        let (_, body) = get_rest_path(&health, "/healthz").await;
+        let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(
+            (&body["status"], &body["kubernetes"]),
+            (&json!("healthy"), &json!("connected"))
+        );
+        assert!(body["timestamp"].as_str().unwrap().parse::<Timestamp>().is_ok());
+        assert_eq!(get_rest_path(&health, "/readyz").await.0, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(get_rest_path(&health, "/metrics").await.0, StatusCode::OK);
+        let without = get_from(rest_routes(health.clone(), false), "/metrics").await;
+        assert_eq!(without.0, StatusCode::NOT_FOUND);
     }
 
     async fn readiness(health: &HealthState) -> (StatusCode, usize) {
@@ -249,6 +302,10 @@ mod tests {
         );
         health.heartbeat.beat();
         assert_eq!(get_path(&health, "/healthz").await.0, StatusCode::OK);
+        tokio::time::advance(HUNG_AFTER).await;
+        let (status, body) = get_rest_path(&health, "/healthz").await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(body.contains(r#""status":"unhealthy""#), "{body}");
         drop(beating);
         tokio::time::advance(HUNG_AFTER * 2).await;
         assert_eq!(

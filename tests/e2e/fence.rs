@@ -35,6 +35,7 @@ fn build_worker(kind: WorkerKind, method: PullMethod, namespace: &str, class: &s
         method,
     };
     let settings = WorkerSettings {
+        image_pull_policy: prewarmer_core::task::PullPolicy::default(),
         owner: None,
         service_account: None,
         image: INSTALLED_HELPER.into(),

@@ -102,6 +102,7 @@ fn genuine_worker(kind: WorkerKind, namespace: &str, uid: &str) -> Value {
         method: PullMethod::Helper,
     };
     let settings = WorkerSettings {
+        image_pull_policy: prewarmer_core::task::PullPolicy::default(),
         owner: None,
         service_account: None,
         image: HELPER.into(),

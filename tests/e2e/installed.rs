@@ -438,7 +438,7 @@ async fn rest_through_the_service(install: &Install, shop: &Namespace) {
     assert_eq!(schedule.code, 201, "{schedule:?}");
     let path = format!("/scheduled-tasks/{}", schedule.body["id"].as_str().unwrap());
     for run in ["1", "2"] {
-        assert_eq!(caller.post(&format!("{path}/trigger"), &json!({})).await.code, 202);
+        assert_eq!(caller.post(&format!("{path}/trigger"), &json!({})).await.code, 200);
         let runs = format!("{path}/executions/{run}");
         let ended =
             || async { (caller.get(&runs).await.body["status"] == "success").then_some(()) };
@@ -489,7 +489,7 @@ async fn queued_execution_runs_after_timeout(caller: &RestClient, shop: &Namespa
     let path = format!("/scheduled-tasks/{}", made.body["id"].as_str().unwrap());
     for waits in [false, true] {
         let answer = caller.post(&format!("{path}/trigger"), &json!({})).await;
-        assert_eq!(answer.code, 202, "{answer:?}");
+        assert_eq!(answer.code, if waits { 202 } else { 200 }, "{answer:?}");
         assert_eq!(answer.body["taskId"].is_null(), waits, "{answer:?}");
     }
     for run in ["1", "2"] {

@@ -18,6 +18,7 @@ mod chart;
 mod created_by;
 mod dashboard;
 mod engine;
+mod existing_clients;
 mod failure_reasons;
 mod fairness;
 mod faults;

@@ -88,6 +88,17 @@ impl ImageRef {
         &self.written
     }
 
+    /// Returns the original text without tag and digest.
+    #[must_use]
+    pub fn name_as_written(&self) -> &str {
+        let name = self.written.split_once('@').map_or(&*self.written, |(name, _)| name);
+        match name.rsplit_once(':') {
+            // A colon before a slash precedes the port of the registry.
+            Some((name, tag)) if !tag.contains('/') => name,
+            _ => name,
+        }
+    }
+
     /// Returns the normalized form: registry, repository, and tag, digest or both.
     #[must_use]
     pub fn normalized(&self) -> &str {

@@ -9,7 +9,7 @@ use std::{
 
 use k8s_openapi::api::authentication::v1::UserInfo;
 
-use super::tokens::TokenEntry;
+use super::tokens::{ALL_NAMESPACES, TokenEntry};
 
 /// Number of hexadecimal digits of an API token's digest that distinguish it from an earlier token
 /// of the same name.
@@ -52,6 +52,17 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// Returns the namespace of an API token that is valid in only one.
+    pub(in crate::api) fn only_namespace(&self) -> Option<&str> {
+        match &self.identity {
+            CallerIdentity::Token { entry } => match entry.namespaces.as_slice() {
+                [one] if one != ALL_NAMESPACES => Some(one),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
     /// Returns the key under which data of a caller are stored, such as Idempotency-Keys. It
     /// contains the UID of the user or the digest of the token, so that a new user or token with
     /// the name of a deleted one has no access to its data.

@@ -4,7 +4,9 @@ mod task;
 
 use std::sync::LazyLock;
 
-use prewarmer_core::task::{PrewarmTaskSpec, bounds::MAX_NOTIFICATIONS, validate::validate};
+use prewarmer_core::task::{
+    FailurePolicy, PrewarmTaskSpec, bounds::MAX_NOTIFICATIONS, validate::validate,
+};
 use serde_json::Value;
 
 use self::task::NotifyRequest;
@@ -41,6 +43,7 @@ pub(super) fn check_task(
     problems: &mut Problems,
 ) -> ParsedTask {
     check_notifications(&request, at, guard, problems);
+    check_retries(&request, at, problems);
     let has_webhook_url = request.webhook_url.is_some();
     let namespace = request.namespace.take();
     let spec = PrewarmTaskSpec::from(request);
@@ -77,6 +80,25 @@ fn check_notifications(
     }
 }
 
+/// Checks that `strategy` and the other fields about retries agree.
+fn check_retries(request: &TaskRequest, at: &str, problems: &mut Problems) {
+    match (request.strategy, request.max_retries) {
+        (Some(FailurePolicy::Skip), Some(1..)) => {
+            let message = "Skip: permits no retries, but maxRetries is set: set only one of them";
+            problems.add(&format!("{at}strategy"), message);
+        }
+        (Some(FailurePolicy::Retry), Some(0)) => {
+            let message = "Retry: needs at least one retry, but maxRetries is 0";
+            problems.add(&format!("{at}strategy"), message);
+        }
+        _ => {}
+    }
+    if request.retry_policy.zip(request.retry_strategy).is_some_and(|(alias, name)| alias != name) {
+        let message = "differs from retryStrategy, of which it is an alias: set only one of them";
+        problems.add(&format!("{at}retryPolicy"), message);
+    }
+}
+
 fn check_url(field: &str, url: &str, guard: &NotificationPolicy, problems: &mut Problems) {
     if let Err(reason) = guard.parse(url) {
         problems.add(field, reason.to_string());
@@ -102,7 +124,7 @@ fn request_field(field: &str, has_webhook_url: bool) -> String {
 
 #[cfg(test)]
 mod tests {
-    use prewarmer_core::task::{Amount, FailurePolicy, RetryStrategy};
+    use prewarmer_core::task::{Amount, RetryStrategy};
     use serde_json::json;
 
     use super::*;
@@ -126,7 +148,7 @@ mod tests {
             (3, RetryStrategy::Exponential, Some("30s"))
         );
         assert_eq!(
-            (spec.failure_policy, &spec.batch_size),
+            (spec.effective_failure_policy(), &spec.batch_size),
             (FailurePolicy::Retry, &Amount::Count(10))
         );
         assert_eq!(
@@ -159,6 +181,36 @@ mod tests {
         let wrong = parse(Value::Object(body.clone()), &NotificationPolicy::default()).unwrap_err();
         assert!(wrong.iter().all(|detail| detail.message != "unknown field"), "{wrong:?}");
         assert!(names.len() > 20);
+    }
+
+    #[test]
+    fn strategy_and_retry_policy_are_parsed() {
+        let rule = |fields: Value| {
+            let mut body = json!({"images": ["a:1"]});
+            body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+            let spec = parse(body, &NotificationPolicy::default()).unwrap().spec;
+            let limit = validate(&spec).unwrap().retry.limit;
+            (limit, spec.retry.unwrap_or_default().strategy)
+        };
+        assert_eq!(rule(json!({"strategy": "Retry"})), (3, RetryStrategy::Linear));
+        assert_eq!(rule(json!({"strategy": "Skip"})), (0, RetryStrategy::Linear));
+        assert_eq!(rule(json!({"strategy": "Skip", "maxRetries": 0})), (0, RetryStrategy::Linear));
+        assert_eq!(
+            rule(json!({"strategy": "Retry", "maxRetries": 1, "retryPolicy": "exponential"})),
+            (1, RetryStrategy::Exponential)
+        );
+        let same = json!({"maxRetries": 2, "retryPolicy": "linear", "retryStrategy": "linear"});
+        assert_eq!(rule(same), (2, RetryStrategy::Linear));
+        for (wrong, field) in [
+            (json!({"strategy": "Skip", "maxRetries": 1}), "strategy"),
+            (json!({"strategy": "Retry", "maxRetries": 0}), "strategy"),
+            (json!({"strategy": "retry"}), "strategy"),
+            (json!({"retryPolicy": "linear", "retryStrategy": "exponential"}), "retryPolicy"),
+        ] {
+            let mut body = json!({"images": ["a:1"]});
+            body.as_object_mut().unwrap().extend(wrong.as_object().unwrap().clone());
+            assert_eq!(invalid_fields(body), [field]);
+        }
     }
 
     #[test]
@@ -289,7 +341,9 @@ mod tests {
         assert_eq!(problems(json!({})), missing);
         body.insert("images".into(), json!(["nginx"]));
         let parsed = parse(Value::Object(body), &NotificationPolicy::default()).unwrap();
-        assert_eq!(parsed.spec, PrewarmTaskSpec::new(vec!["nginx".into()]));
+        let defaults = PrewarmTaskSpec::new(vec!["nginx".into()]);
+        let failure_policy = Some(FailurePolicy::Skip);
+        assert_eq!(parsed.spec, PrewarmTaskSpec { failure_policy, ..defaults });
     }
 
     #[test]

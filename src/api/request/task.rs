@@ -145,13 +145,20 @@ pub(in crate::api) struct TaskRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 10)]
     pub priority: Option<u32>,
-    /// Number of retries of a failed node, 0 to 5; 0 by default.
+    /// Treatment of a failed node: `Skip`, or `Retry`, with 3 retries when `maxRetries` is absent.
+    /// By default `Retry` when `maxRetries` is at least 1, otherwise `Skip`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub strategy: Option<FailurePolicy>,
+    /// Number of retries of a failed node, 0 to 5; 0 by default, and 3 with `strategy: Retry`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 5)]
     pub max_retries: Option<u32>,
     /// Growth of the delay between retries: `linear` (default) or `exponential`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_strategy: Option<RetryGrowth>,
+    /// Alias of `retryStrategy`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_policy: Option<RetryGrowth>,
     /// Delay before the first retry, in seconds; 30 by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 86400)]
@@ -264,11 +271,12 @@ impl From<TaskRequest> for PrewarmTaskSpec {
     /// Converts a request. Absent fields get their defaults; `webhookUrl` is the first of the
     /// notifications.
     fn from(request: TaskRequest) -> Self {
+        let limit = request.retry_limit();
         let defaults = Self::new(request.images);
-        let limit = request.max_retries.unwrap_or(0);
+        let growth = request.retry_strategy.or(request.retry_policy);
         let retry = RetrySpec {
             limit,
-            strategy: request.retry_strategy.map(RetryStrategy::from).unwrap_or_default(),
+            strategy: growth.map(RetryStrategy::from).unwrap_or_default(),
             delay: request.retry_delay.map(|seconds| format!("{seconds}s")),
         };
         let webhook =
@@ -290,7 +298,10 @@ impl From<TaskRequest> for PrewarmTaskSpec {
             timeout: request.timeout.unwrap_or(defaults.timeout),
             deadline: request.deadline,
             priority: request.priority.unwrap_or(defaults.priority),
-            failure_policy: if limit > 0 { FailurePolicy::Retry } else { FailurePolicy::Skip },
+            failure_policy: Some(match limit {
+                0 => FailurePolicy::Skip,
+                _ => FailurePolicy::Retry,
+            }),
             retry: (limit > 0).then_some(retry),
             success_threshold: request.success_threshold.unwrap_or(defaults.success_threshold),
             image_pull_secrets: request.image_pull_secrets.map(to_references),
@@ -307,10 +318,22 @@ impl From<TaskRequest> for PrewarmTaskSpec {
 }
 
 impl TaskRequest {
+    /// Returns the number of retries of a failed node.
+    fn retry_limit(&self) -> u32 {
+        match self.strategy {
+            Some(FailurePolicy::Skip) => 0,
+            Some(FailurePolicy::Retry) => {
+                self.max_retries.unwrap_or_else(|| RetrySpec::default().limit)
+            }
+            None => self.max_retries.unwrap_or(0),
+        }
+    }
+
     /// Builds the request that would create a task of this spec.
     #[must_use]
     pub(in crate::api) fn from_spec(spec: &PrewarmTaskSpec, namespace: &str) -> Self {
-        let rule = spec.retry.clone().filter(|_| spec.failure_policy == FailurePolicy::Retry);
+        let rule =
+            spec.retry.clone().filter(|_| spec.effective_failure_policy() == FailurePolicy::Retry);
         let delay = rule.as_ref().and_then(|rule| duration::parse(rule.delay.as_deref()?).ok());
         let all: Vec<NotifyRequest> =
             spec.notify.iter().flatten().map(NotifyRequest::from).collect();
@@ -326,6 +349,8 @@ impl TaskRequest {
             batch_policy: Some(spec.batch_policy),
             priority: Some(spec.priority),
             max_retries: Some(rule.as_ref().map_or(0, |rule| rule.limit)),
+            strategy: None,
+            retry_policy: None,
             retry_strategy: rule.as_ref().map(|rule| rule.strategy.into()),
             retry_delay: delay.and_then(|delay| u32::try_from(delay.as_secs()).ok()),
             timeout: Some(spec.timeout.clone()),

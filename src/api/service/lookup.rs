@@ -43,7 +43,8 @@ pub(super) async fn resolve_by_name<T>(
             may.push((of, one));
         }
     }
-    let preferred = may.iter().position(|(of, _)| may.len() == 1 || of == api.default_namespace());
+    let usual = api.default_namespace_of(caller);
+    let preferred = may.iter().position(|(of, _)| may.len() == 1 || of == usual);
     match preferred {
         Some(index) => Ok(Some(may.swap_remove(index).1)),
         None if may.is_empty() => Ok(None),

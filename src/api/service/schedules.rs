@@ -32,7 +32,9 @@ use super::{
 use crate::api::{
     Api,
     auth::{Caller, NamespaceScope, Permission},
+    error::Detail,
     permissions::{CREATE_TASK, DELETE_SCHEDULE, GET_SCHEDULE, LIST_SCHEDULES, UPDATE_SCHEDULE},
+    recent_objects::is_recent_name,
     schedule_request::ParsedSchedule,
 };
 
@@ -94,7 +96,10 @@ pub(in crate::api) async fn get(
     if let Some(namespace) = namespace {
         api.auth.authorize(caller, GET_SCHEDULE, namespace).await?;
     }
-    let named = if dns::is_subdomain(id) { api.schedules.by_name(id) } else { Vec::new() };
+    let mut named = if dns::is_subdomain(id) { api.schedules.by_name(id) } else { Vec::new() };
+    if named.is_empty() && is_recent_name(id, Timestamp::now()) {
+        named = api.recent_schedules.find(api, caller, id, namespace).await?;
+    }
     let found = named.into_iter().map(|one| (one.namespace().unwrap_or_default(), one)).collect();
     let found = resolve_by_name(api, caller, GET_SCHEDULE, namespace, found).await?;
     found.ok_or_else(|| ServiceError::not_found("schedule", id))
@@ -140,27 +145,29 @@ pub(in crate::api) async fn get_for_change(
     current.ok_or_else(|| ServiceError::not_found("schedule", name))
 }
 
-/// Replaces the spec of a schedule. The permission [`UPDATE_SCHEDULE`] is checked before, by
-/// [`get_for_change`], because REST checks it before it reads a body. Error when the request names
-/// another namespace.
-pub(in crate::api) async fn replace(
+/// Changes the spec of a schedule. `change` returns the new spec for the current one. The permission
+/// [`UPDATE_SCHEDULE`] is checked before, by [`get_for_change`], because REST checks it before it
+/// reads a body. Error when the request names another namespace.
+pub(in crate::api) async fn update(
     api: &Api,
     schedule: PrewarmSchedule,
-    wanted: ParsedSchedule,
+    change: impl Fn(&PrewarmScheduleSpec) -> Result<ParsedSchedule, Vec<Detail>>,
 ) -> Result<PrewarmSchedule, ServiceError> {
     let (namespace, name) = key_of(&schedule);
-    if wanted.namespace.is_some_and(|other| other != namespace) {
-        return Err(ServiceError::invalid_field(
-            "namespace",
-            format!("the namespace of a schedule cannot be changed: expected {namespace}"),
-        ));
-    }
     let schedules = schedule_client(api, &namespace);
-    // A conflict means that the leader has written the status meanwhile.
+    // A conflict means that the leader has written the status meanwhile, or another client the spec.
     let replaced = retry_on_conflict(async |attempt| {
         let current = if attempt == 0 { schedule.clone() } else { schedules.get(&name).await? };
-        let changed = PrewarmSchedule { spec: wanted.spec.clone(), ..current };
-        unless_conflict(schedules.replace(&name, &PostParams::default(), &changed).await)
+        let wanted = change(&current.spec).map_err(ServiceError::Invalid)?;
+        if wanted.namespace.is_some_and(|other| other != namespace) {
+            return Err(ServiceError::invalid_field(
+                "namespace",
+                format!("the namespace of a schedule cannot be changed: expected {namespace}"),
+            ));
+        }
+        let changed = PrewarmSchedule { spec: wanted.spec, ..current };
+        let written = schedules.replace(&name, &PostParams::default(), &changed).await;
+        Ok(unless_conflict(written)?)
     });
     let replaced = replaced.await?.ok_or(ServiceError::Contended("schedule"))?;
     api.schedules.put(replaced.clone());

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use jiff::{SignedDuration, Timestamp, civil::DateTime, tz::TimeZone};
+use jiff::Timestamp;
 use kube::{
     Api as KubeApi, ResourceExt,
     api::{Patch, PatchParams},
@@ -27,10 +27,8 @@ use crate::api::{
     error::Detail,
     idempotency,
     permissions::{CANCEL_TASK, CREATE_TASK, GET_TASK},
+    recent_objects::is_recent_name,
 };
-
-/// Age below which a task may not have reached this replica's store yet.
-const MAX_WATCH_LAG: SignedDuration = SignedDuration::from_secs(60);
 
 /// Selection of a page of tasks.
 #[derive(Debug, Default)]
@@ -88,15 +86,6 @@ pub(in crate::api) async fn get(
     let found: Vec<_> =
         found.into_iter().map(|entry| (entry.key.namespace.to_string(), entry)).collect();
     resolve_by_name(api, caller, GET_TASK, namespace, found).await?.ok_or_else(missing)
-}
-
-/// Reports whether a generated task name contains a time so close to `now` that the task may not
-/// have reached the store yet.
-fn is_recent_name(id: &str, now: Timestamp) -> bool {
-    let time = id.strip_prefix("task-").and_then(|rest| rest.get(..15));
-    let time = time.and_then(|text| DateTime::strptime("%Y%m%d-%H%M%S", text).ok());
-    let time = time.and_then(|time| time.to_zoned(TimeZone::UTC).ok()).map(|time| time.timestamp());
-    time.is_some_and(|time| now.duration_since(time).abs() < MAX_WATCH_LAG)
 }
 
 /// Creates a task. The permission [`CREATE_TASK`] is checked before, because REST checks it before
@@ -184,23 +173,4 @@ pub(in crate::api) async fn retry(
         return conflict("all nodes of the task are warm already");
     }
     create(api, caller, namespace, retry_spec(&task.spec, left), key).await
-}
-
-#[cfg(test)]
-mod unit {
-    use super::*;
-
-    #[test]
-    fn recent_names_are_recognized() {
-        let now: Timestamp = "2026-11-21T10:00:30Z".parse().unwrap();
-        assert!(
-            is_recent_name("task-20261121-100000-0badcafe", now)
-                && !is_recent_name("task-20261121-095900-0badcafe", now)
-        );
-        assert!(
-            !is_recent_name("nightly", now)
-                && !is_recent_name("task-2026", now)
-                && !is_recent_name("task-20269921-100000-x", now)
-        );
-    }
 }

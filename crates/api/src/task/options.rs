@@ -22,6 +22,7 @@ pub enum BatchPolicy {
 
 /// Treatment of a failed node.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum FailurePolicy {
     /// The node stays failed.
     #[default]
@@ -29,6 +30,17 @@ pub enum FailurePolicy {
     /// The node is retried in a later batch as `retry` defines, unless the failure is permanent: an
     /// image that does not exist is not requested again.
     Retry,
+}
+
+impl FailurePolicy {
+    /// Returns the value in the spec.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Skip => "Skip",
+            Self::Retry => "Retry",
+        }
+    }
 }
 
 /// Growth of the delay between retries.

@@ -47,7 +47,8 @@ use super::{
 #[x_kube(validation = Rule::new("has(self.nodeAffinity) == has(oldSelf.nodeAffinity) && (!has(self.nodeAffinity) || self.nodeAffinity == oldSelf.nodeAffinity)").message("nodeAffinity cannot be changed after creation"))]
 #[x_kube(validation = Rule::new("has(self.tolerations) == has(oldSelf.tolerations) && (!has(self.tolerations) || self.tolerations == oldSelf.tolerations)").message("tolerations cannot be changed after creation"))]
 #[x_kube(validation = Rule::new("self.nodes == oldSelf.nodes && self.batchSize == oldSelf.batchSize && self.batchPolicy == oldSelf.batchPolicy").message("nodes, batchSize and batchPolicy cannot be changed after creation"))]
-#[x_kube(validation = Rule::new("self.timeout == oldSelf.timeout && self.failurePolicy == oldSelf.failurePolicy && self.successThreshold == oldSelf.successThreshold").message("timeout, failurePolicy and successThreshold cannot be changed after creation"))]
+#[x_kube(validation = Rule::new("self.timeout == oldSelf.timeout && self.successThreshold == oldSelf.successThreshold && (has(self.failurePolicy) ? self.failurePolicy : has(self.strategy) ? self.strategy : 'Skip') == (has(oldSelf.failurePolicy) ? oldSelf.failurePolicy : has(oldSelf.strategy) ? oldSelf.strategy : 'Skip')").message("timeout, failurePolicy (strategy) and successThreshold cannot be changed after creation"))]
+#[x_kube(validation = Rule::new("!has(self.failurePolicy) || !has(self.strategy) || self.failurePolicy == self.strategy").message("strategy is an alias of failurePolicy: set one of them, or both to the same value"))]
 #[x_kube(validation = Rule::new("has(self.retry) == has(oldSelf.retry) && (!has(self.retry) || self.retry == oldSelf.retry) && has(self.deadline) == has(oldSelf.deadline) && (!has(self.deadline) || self.deadline == oldSelf.deadline)").message("retry and deadline cannot be changed after creation"))]
 #[x_kube(validation = Rule::new("has(self.imagePullSecrets) == has(oldSelf.imagePullSecrets) && (!has(self.imagePullSecrets) || self.imagePullSecrets == oldSelf.imagePullSecrets) && has(self.serviceAccountName) == has(oldSelf.serviceAccountName) && (!has(self.serviceAccountName) || self.serviceAccountName == oldSelf.serviceAccountName)").message("imagePullSecrets and serviceAccountName cannot be changed after creation"))]
 #[x_kube(validation = Rule::new("self.imagePullPolicy == oldSelf.imagePullPolicy && self.worker == oldSelf.worker && self.pullMethod == oldSelf.pullMethod && has(self.retain) == has(oldSelf.retain) && (!has(self.retain) || self.retain == oldSelf.retain)").message("imagePullPolicy, worker, pullMethod and retain cannot be changed after creation"))]
@@ -103,9 +104,15 @@ pub struct PrewarmTaskSpec {
     #[serde(default = "default_priority")]
     #[schemars(range(min = 1, max = 10))]
     pub priority: u32,
-    /// Treatment of a failed node: `Skip` or `Retry`. Default: `Skip`.
-    #[serde(default)]
-    pub failure_policy: FailurePolicy,
+    /// Treatment of a failed node: `Skip` or `Retry`. Default: `strategy`, else `Skip`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "failure_policy_schema")]
+    pub failure_policy: Option<FailurePolicy>,
+    /// Alias of `failurePolicy`, for clients of image prewarm services: `Skip` or `Retry`. If both
+    /// are set, they must be equal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "failure_policy_schema")]
+    pub strategy: Option<FailurePolicy>,
     /// Retries of failed nodes with `failurePolicy: Retry`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("!has(self.delay) || (self.delay.matches('^([0-9]{1,6}(\\\\.[0-9]{1,9})?h|[0-9]{1,7}(\\\\.[0-9]{1,9})?m|[0-9]{1,9}(\\\\.[0-9]{1,9})?s|[0-9]{1,12}(\\\\.[0-9]{1,9})?ms)+$') && duration(self.delay) <= duration('24h'))").message("retry.delay must be a duration up to 24h, such as 30s"))]
@@ -170,6 +177,13 @@ impl PrewarmTaskSpec {
             ..Self::default()
         }
     }
+
+    /// Returns the treatment of a failed node: `failurePolicy`, else its alias `strategy`, else
+    /// `Skip`.
+    #[must_use]
+    pub fn effective_failure_policy(&self) -> FailurePolicy {
+        self.failure_policy.or(self.strategy).unwrap_or_default()
+    }
 }
 
 impl PrewarmTask {
@@ -199,6 +213,13 @@ pub fn owner_reference(name: &str, uid: &str) -> OwnerReference {
         controller: Some(true),
         block_owner_deletion: None,
     }
+}
+
+/// Returns the schema of a failure policy. Unlike that of an option it permits no null, which CEL
+/// would not regard as absent.
+fn failure_policy_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    let names = [FailurePolicy::Skip, FailurePolicy::Retry].map(FailurePolicy::as_str);
+    schemars::json_schema!({"type": "string", "enum": names})
 }
 
 fn default_nodes() -> Amount {

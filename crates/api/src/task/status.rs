@@ -150,6 +150,8 @@ pub struct PrewarmTaskStatus {
     pub failed_node_count: u32,
     /// Number of selected nodes that were not tried.
     pub skipped_nodes: u32,
+    /// Largest number of retries that a node has needed so far.
+    pub current_retry: u32,
     /// Index of the current batch, from 0.
     pub current_batch_index: u32,
     /// Number of batches.

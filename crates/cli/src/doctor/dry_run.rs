@@ -80,6 +80,7 @@ pub(super) async fn sample_worker(
         return QueryResult::Failed("the sample task is not valid".into());
     };
     let settings = WorkerSettings {
+        image_pull_policy: prewarmer_core::task::PullPolicy::default(),
         owner: None,
         service_account: None,
         image: asked.worker_image.clone(),

@@ -407,7 +407,7 @@ impl SpecArgs {
         spec.deadline = self.deadline.clone().or(spec.deadline);
         spec.priority = self.priority.unwrap_or(spec.priority);
         if let Some(limit) = self.retries.filter(|limit| *limit > 0) {
-            spec.failure_policy = FailurePolicy::Retry;
+            spec.failure_policy = Some(FailurePolicy::Retry);
             spec.retry = Some(RetrySpec { limit, strategy: RetryStrategy::default(), delay: None });
         }
         if !self.image_pull_secret.is_empty() {
@@ -471,7 +471,8 @@ mod tests {
             (spec.timeout.as_str(), spec.deadline.as_deref(), spec.priority),
             ("1m", Some("1h"), 9)
         );
-        assert_eq!((spec.failure_policy, spec.retry.unwrap().limit), (FailurePolicy::Retry, 2));
+        assert_eq!(spec.failure_policy, Some(FailurePolicy::Retry));
+        assert_eq!(spec.retry.unwrap().limit, 2);
         assert_eq!(
             (spec.image_pull_policy, spec.ttl_seconds_after_finished),
             (PullPolicy::Always, Some(3600))

@@ -230,6 +230,7 @@ impl ControllerHarness {
 pub fn sample_settings() -> ControllerSettings {
     ControllerSettings {
         worker: WorkerSettings {
+            image_pull_policy: crate::task::PullPolicy::default(),
             owner: None,
             service_account: None,
             image: "helper:1".into(),

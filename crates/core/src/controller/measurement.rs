@@ -28,10 +28,9 @@ pub enum Measurement {
     AttemptEnded {
         /// Resulting state of the node.
         state: NodeState,
-        /// Number of images that are on the node.
-        succeeded: usize,
-        /// Number of images that are not.
-        failed: usize,
+        /// Images whose result is final, by name without tag and digest, and whether they are on
+        /// the node.
+        images: Vec<(String, bool)>,
         /// Numbers of failed images by reason.
         reasons: Vec<(FailureReason, u64)>,
     },

@@ -97,7 +97,8 @@ impl AttemptEnd<'_> {
         if let NodeOutcome::Images(outcomes) = &end {
             self.abandon_images(index, attempt, outcomes);
         }
-        let (all, warm) = (self.valid.images.len(), warm_images(&end));
+        let all = self.valid.images.len();
+        let warm = warm_images(&end);
         self.planned.finish_attempt(index);
         let reasons = failure_reasons(&end, all);
         let state = self.planned.results.finish_attempt(index, node, end, again, self.now);
@@ -106,15 +107,24 @@ impl AttemptEnd<'_> {
             let due = if behind { self.now } else { delay() };
             self.planned.retry_at.insert(index, due);
         }
-        let (succeeded, failed) = match state {
-            NodeState::Succeeded | NodeState::AlreadyWarm => (all, 0),
-            NodeState::Skipped | NodeState::Retrying(_) => (0, 0),
-            NodeState::Failed | NodeState::Waiting => (warm, all.saturating_sub(warm)),
+        let images = match state {
+            NodeState::Skipped | NodeState::Retrying(_) => Vec::new(),
+            _ => self.image_results(state, &warm),
         };
-        let reasons = if failed > 0 { reasons } else { Vec::new() };
-        let measurement = Measurement::AttemptEnded { state, succeeded, failed, reasons };
+        let failed = images.iter().any(|(_, warm)| !warm);
+        let reasons = if failed { reasons } else { Vec::new() };
+        let measurement = Measurement::AttemptEnded { state, images, reasons };
         self.shared.measurements.push(measurement);
         state
+    }
+
+    /// Returns the name of each image, and whether it is on the node. `warm` are the results of the
+    /// workers, if there were any.
+    fn image_results(&self, state: NodeState, warm: &[bool]) -> Vec<(String, bool)> {
+        let all = matches!(state, NodeState::Succeeded | NodeState::AlreadyWarm);
+        let images = self.valid.images.iter().enumerate();
+        let is_warm = |index: usize| all || warm.get(index).copied().unwrap_or(false);
+        images.map(|(index, image)| (image.name_as_written().to_owned(), is_warm(index))).collect()
     }
 
     /// Abandons the images of registries that have not answered in any try.
@@ -128,10 +138,14 @@ impl AttemptEnd<'_> {
     }
 }
 
-/// Returns the number of images that were found or made warm.
-fn warm_images(end: &NodeOutcome) -> usize {
-    let (NodeOutcome::Images(outcomes) | NodeOutcome::Deferred(outcomes)) = end else { return 0 };
-    outcomes.iter().filter(|outcome| matches!(outcome, ImageOutcome::Warm(_))).count()
+/// Returns for each image of the task whether it was found or made warm; empty without workers.
+fn warm_images(end: &NodeOutcome) -> Vec<bool> {
+    match end {
+        NodeOutcome::Images(outcomes) | NodeOutcome::Deferred(outcomes) => {
+            outcomes.iter().map(|outcome| matches!(outcome, ImageOutcome::Warm(_))).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 /// Returns the failure reasons of a node's images, with the number of images of each.

@@ -54,6 +54,8 @@ pub(super) struct Results {
     /// Number of nodes with a permanent failure, by image index.
     permanent_failures: Vec<u32>,
     failures: Vec<FailedNode>,
+    /// Largest number of retries that a node has needed so far.
+    retries: u32,
 }
 
 impl Results {
@@ -71,6 +73,7 @@ impl Results {
             images: if known { status.images.clone() } else { images.iter().map(fresh).collect() },
             permanent_failures: vec![0; images.len()],
             failures: status.failed_nodes.clone(),
+            retries: status.current_retry,
         }
     }
 
@@ -178,6 +181,9 @@ impl Results {
         if let Some(letter) = self.node_states.get_mut(index) {
             *letter = state.as_byte();
         }
+        if let NodeState::Retrying(tries) = state {
+            self.retries = self.retries.max(u32::from(tries));
+        }
         state
     }
 
@@ -277,6 +283,7 @@ impl Results {
         status.already_warm_nodes = self.count(NodeState::AlreadyWarm);
         status.failed_node_count = self.count(NodeState::Failed);
         status.skipped_nodes = self.count(NodeState::Skipped);
+        status.current_retry = self.retries;
         status.failed_nodes.clone_from(&self.failures);
         status.images.clone_from(&self.images);
         status.node_states = String::from_utf8_lossy(&self.node_states).into_owned();

@@ -227,7 +227,15 @@ impl FieldParser<'_> {
             let problem = format!("expected a number from 0 to {MAX_RETRIES}");
             self.report("retry.limit", &rule.limit.to_string(), &problem);
         }
-        let retries = match spec.failure_policy {
+        if spec.failure_policy.zip(spec.strategy).is_some_and(|(policy, alias)| policy != alias) {
+            let alias = spec.strategy.map_or("", FailurePolicy::as_str);
+            self.report(
+                "strategy",
+                alias,
+                "differs from failurePolicy, its alias: set one of them",
+            );
+        }
+        let retries = match spec.effective_failure_policy() {
             FailurePolicy::Retry => rule.limit.min(MAX_RETRIES),
             FailurePolicy::Skip => 0,
         };
@@ -310,10 +318,29 @@ mod tests {
         let mut spec = PrewarmTaskSpec::new(vec!["nginx".into()]);
         spec.retry = Some(crate::task::RetrySpec { limit: 4, strategy, delay: Some("10s".into()) });
         assert_eq!(validate(&spec).unwrap().retry.limit, 0, "failurePolicy is Skip");
-        spec.failure_policy = FailurePolicy::Retry;
+        spec.failure_policy = Some(FailurePolicy::Retry);
         let rule = validate(&spec).unwrap().retry;
         assert_eq!(rule.limit, 4);
         assert_eq!((1..=4).map(|tries| rule.delay(tries).as_secs()).collect::<Vec<_>>(), expected);
+    }
+
+    #[rstest]
+    #[case(None, None, Ok(0))]
+    #[case(None, Some(FailurePolicy::Retry), Ok(3))]
+    #[case(None, Some(FailurePolicy::Skip), Ok(0))]
+    #[case(Some(FailurePolicy::Retry), Some(FailurePolicy::Retry), Ok(3))]
+    #[case(Some(FailurePolicy::Skip), Some(FailurePolicy::Retry), Err("spec.strategy"))]
+    #[case(Some(FailurePolicy::Retry), Some(FailurePolicy::Skip), Err("spec.strategy"))]
+    fn strategy_is_an_alias_of_failure_policy(
+        #[case] policy: Option<FailurePolicy>,
+        #[case] alias: Option<FailurePolicy>,
+        #[case] expected: Result<u8, &str>,
+    ) {
+        let mut spec = PrewarmTaskSpec::new(vec!["nginx".into()]);
+        (spec.failure_policy, spec.strategy) = (policy, alias);
+        let found = validate(&spec).map(|task| task.retry.limit);
+        let found = found.map_err(|problems| problems[0].field.clone());
+        assert_eq!(found, expected.map_err(str::to_owned));
     }
 
     #[rstest]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 use super::names;
-use crate::task::PullMethod;
+use crate::task::{PullMethod, PullPolicy};
 
 /// Settings that apply to every worker.
 #[derive(Debug, Clone)]
@@ -18,6 +18,8 @@ pub struct WorkerSettings {
     pub service_account: Option<String>,
     /// Reference of the helper image.
     pub image: String,
+    /// Pull policy of the helper image.
+    pub image_pull_policy: PullPolicy,
     /// Priority class of worker pods.
     pub priority_class: Option<String>,
     /// Time to live of a finished Job that no controller deletes.

@@ -158,6 +158,7 @@ mod tests {
     fn settings() -> WorkerSettings {
         let ttl = Duration::from_secs(3600);
         WorkerSettings {
+            image_pull_policy: crate::task::PullPolicy::default(),
             owner: None,
             service_account: Some("worker".into()),
             image: "helper:1".into(),

@@ -126,7 +126,7 @@ fn image_container(
     let (image, policy, program, mount) = if by_volume {
         (
             settings.image.clone(),
-            "IfNotPresent",
+            settings.image_pull_policy.as_str(),
             HELPER_PATH.to_owned(),
             mount(container_name(index), IMAGE_DIR),
         )
@@ -153,7 +153,7 @@ fn install_container(settings: &WorkerSettings) -> Container {
     Container {
         name: INSTALL_CONTAINER.into(),
         image: Some(settings.image.clone()),
-        image_pull_policy: Some("IfNotPresent".into()),
+        image_pull_policy: Some(settings.image_pull_policy.as_str().into()),
         command: Some(vec![HELPER_PATH.into(), "install".into(), HELPER_DIR.into()]),
         volume_mounts: Some(vec![mount("helper".into(), HELPER_DIR)]),
         resources: Some(minimal_resources()),

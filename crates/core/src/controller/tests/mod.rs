@@ -90,11 +90,7 @@ fn spec() -> impl Strategy<Value = PrewarmTaskSpec> {
             batch_policy: policy,
             worker,
             timeout: "60s".into(),
-            failure_policy: if retries.is_some() {
-                FailurePolicy::Retry
-            } else {
-                FailurePolicy::Skip
-            },
+            failure_policy: retries.map(|_| FailurePolicy::Retry),
             retry: retries.map(|limit| RetrySpec {
                 limit,
                 strategy: RetryStrategy::Linear,

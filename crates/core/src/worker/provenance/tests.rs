@@ -12,6 +12,7 @@ use crate::{
 fn settings() -> WorkerSettings {
     let ttl = std::time::Duration::from_secs(60);
     WorkerSettings {
+        image_pull_policy: crate::task::PullPolicy::default(),
         owner: None,
         service_account: Some("worker".into()),
         image: "helper:1".into(),

@@ -16,7 +16,7 @@ pub(super) fn spec(images: usize, batch: u32) -> PrewarmTaskSpec {
 
 pub(super) fn retrying(limit: u32) -> PrewarmTaskSpec {
     PrewarmTaskSpec {
-        failure_policy: FailurePolicy::Retry,
+        failure_policy: Some(FailurePolicy::Retry),
         retry: Some(RetrySpec {
             limit,
             strategy: RetryStrategy::Exponential,
