@@ -54,6 +54,9 @@ func TestRequests(t *testing.T) {
 		"PUT /api/v1/scheduled-tasks/s1?namespace=shop " + strings.Replace(minimalBody, "NS", "shop", 1): func() (any, error) {
 			return client.ReplaceSchedule(ctx, "s1", minimal, InNamespace("shop"))
 		},
+		`PUT /api/v1/scheduled-tasks/s1?namespace=bank {"enabled":false,"taskConfig":{"batchSize":5}}`: func() (any, error) {
+			return client.UpdateSchedule(ctx, "s1", ScheduleUpdate{Enabled: Ptr(false), TaskConfig: TaskUpdate{BatchSize: Count(5)}})
+		},
 		"PUT /api/v1/scheduled-tasks/s1/enable?namespace=bank":       func() (any, error) { return client.EnableSchedule(ctx, "s1") },
 		"PUT /api/v1/scheduled-tasks/s1/disable?namespace=bank":      func() (any, error) { return client.DisableSchedule(ctx, "s1") },
 		"POST /api/v1/scheduled-tasks/s1/trigger?namespace=bank":     func() (any, error) { return client.TriggerSchedule(ctx, "s1") },

@@ -33,7 +33,23 @@ func (c *Client) GetSchedule(ctx context.Context, id string, opts ...CallOption)
 	return simple[ScheduleView](ctx, c, opGetSchedule, opts, id)
 }
 
-// ReplaceSchedule replaces a schedule. Omitted fields get their default values.
+// UpdateSchedule changes a schedule. Fields that are not set, also those of TaskConfig, keep their
+// values.
+func (c *Client) UpdateSchedule(ctx context.Context, id string, change ScheduleUpdate, opts ...CallOption) (*ScheduleView, error) {
+	namespace, opts := take(opts, namespaceKey, c.namespace)
+	namespace = cmp.Or(change.Namespace, namespace)
+	r, err := c.request(opReplaceSchedule, append(opts, InNamespace(namespace)), id)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.setBody(change); err != nil {
+		return nil, err
+	}
+	return answer[ScheduleView](ctx, c, r)
+}
+
+// ReplaceSchedule changes a schedule to the cron expression and the images of the request. Other
+// fields that are not set keep their values. See [Client.UpdateSchedule].
 func (c *Client) ReplaceSchedule(ctx context.Context, id string, schedule ScheduleRequest, opts ...CallOption) (*ScheduleView, error) {
 	namespace, opts := take(opts, namespaceKey, c.namespace)
 	schedule.Namespace = cmp.Or(schedule.Namespace, namespace)

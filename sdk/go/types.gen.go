@@ -14,6 +14,15 @@ const (
 	BatchPolicyDoubling BatchPolicy = "Doubling"
 )
 
+// ChangeStatus: result of a change of a schedule.
+type ChangeStatus string
+
+// Values of ChangeStatus. Newer servers may add values.
+const (
+	ChangeStatusSuccess ChangeStatus = "success"
+	ChangeStatusQueued  ChangeStatus = "queued"
+)
+
 // Detail: problem of one field.
 type Detail struct {
 	// Field: path of the field, such as `images[1]`; empty for the entire body.
@@ -74,8 +83,8 @@ type ExecutionView struct {
 	// TriggeredAt: scheduled time, or the time of a manual trigger, RFC 3339.
 	TriggeredAt time.Time `json:"triggeredAt"`
 	// DurationSeconds: time from start to end, in seconds.
-	DurationSeconds *int64 `json:"durationSeconds,omitempty"`
-	// ErrorMessage: reason why it did not succeed.
+	DurationSeconds *float64 `json:"durationSeconds,omitempty"`
+	// ErrorMessage: reason why it did not succeed; empty while it runs and when it succeeded.
 	ErrorMessage string `json:"errorMessage,omitempty"`
 	// FinishedAt: end time, RFC 3339.
 	FinishedAt *time.Time `json:"finishedAt,omitempty"`
@@ -154,6 +163,23 @@ type FailedNodeDetail struct {
 	Message string `json:"message"`
 	// Timestamp: time at which the failure was observed, RFC 3339.
 	Timestamp time.Time `json:"timestamp"`
+}
+
+// FailurePolicy: treatment of a failed node.
+type FailurePolicy string
+
+// Values of FailurePolicy. Newer servers may add values.
+const (
+	FailurePolicySkip  FailurePolicy = "Skip"
+	FailurePolicyRetry FailurePolicy = "Retry"
+)
+
+// IgnoredNodeDetail: node that was left out of the plan.
+type IgnoredNodeDetail struct {
+	// NodeName: name of the node.
+	NodeName string `json:"nodeName"`
+	// Reason: reason, such as `NotReady`.
+	Reason string `json:"reason"`
 }
 
 // ImageDetail: results of one image.
@@ -271,12 +297,16 @@ const (
 	RetryGrowthExponential RetryGrowth = "exponential"
 )
 
-// ScheduleDone: result of a change of a schedule.
+// ScheduleDone: result of a deletion of a schedule.
 type ScheduleDone struct {
 	// ID: name of the schedule.
 	ID string `json:"id"`
 	// Message: description of the result.
 	Message string `json:"message"`
+	// Status: result of the call.
+	Status ChangeStatus `json:"status,omitzero"`
+	// TaskID: same as `id`.
+	TaskID string `json:"taskId,omitempty"`
 }
 
 // ScheduleList: page of schedules.
@@ -291,7 +321,7 @@ type ScheduleList struct {
 	Offset int `json:"offset"`
 }
 
-// ScheduleRequest: schedule to create, or its replacement.
+// ScheduleRequest: schedule to create.
 type ScheduleRequest struct {
 	// CronExpr: cron expression of five fields, or `@hourly`, `@daily`, `@weekly`, `@monthly`, `@yearly`.
 	CronExpr string `json:"cronExpr"`
@@ -312,6 +342,33 @@ type ScheduleRequest struct {
 	OverlapPolicy Overlap `json:"overlapPolicy,omitzero"`
 	// StartingDeadlineSeconds: largest delay with which an execution may start, in seconds; unlimited by default.
 	StartingDeadlineSeconds int `json:"startingDeadlineSeconds,omitempty"`
+	// TimeoutSeconds: time after which an execution is cancelled, in seconds; 0 or absent for no timeout.
+	TimeoutSeconds *int `json:"timeoutSeconds,omitempty"`
+	// Timezone: time zone of the cron expression, an IANA name; UTC by default.
+	Timezone string `json:"timezone,omitempty"`
+}
+
+// ScheduleUpdate: change of a schedule: absent fields, also those of `taskConfig`, keep their values, and null sets the default.
+type ScheduleUpdate struct {
+	// CronExpr: cron expression of five fields, or `@hourly`, `@daily`, `@weekly`, `@monthly`, `@yearly`.
+	CronExpr string `json:"cronExpr,omitempty"`
+	// Description: description of the schedule.
+	Description string `json:"description,omitempty"`
+	// Enabled: false to disable the schedule; true by default.
+	Enabled *bool `json:"enabled,omitempty"`
+	// HistoryLimit: number of executions that are kept, with their tasks; 10 by default.
+	HistoryLimit int `json:"historyLimit,omitempty"`
+	// Name: display name.
+	Name string `json:"name,omitempty"`
+	// Namespace: namespace of the schedule and of its tasks; the server's default namespace when absent.
+	Namespace string `json:"namespace,omitempty"`
+	// OverlapPolicy: policy for an execution that is due while another one is running: `skip` (default), `allow`
+	// or `queue`.
+	OverlapPolicy Overlap `json:"overlapPolicy,omitzero"`
+	// StartingDeadlineSeconds: largest delay with which an execution may start, in seconds; unlimited by default.
+	StartingDeadlineSeconds int `json:"startingDeadlineSeconds,omitempty"`
+	// TaskConfig: changes of the task that each execution creates.
+	TaskConfig TaskUpdate `json:"taskConfig,omitzero"`
 	// TimeoutSeconds: time after which an execution is cancelled, in seconds; 0 or absent for no timeout.
 	TimeoutSeconds *int `json:"timeoutSeconds,omitempty"`
 	// Timezone: time zone of the cron expression, an IANA name; UTC by default.
@@ -344,14 +401,19 @@ type ScheduleView struct {
 	CreatedBy string `json:"createdBy"`
 	// CreatedAt: creation time, RFC 3339.
 	CreatedAt *time.Time `json:"createdAt,omitempty"`
-	// LastExecutionAt: time of the last execution, RFC 3339.
+	// LastExecutionAt: time of the last execution that was not skipped, RFC 3339.
 	LastExecutionAt *time.Time `json:"lastExecutionAt,omitempty"`
-	// Message: first problem of the spec; absent when it is valid.
+	// Message: first problem of the spec. When it is valid: the result of a call that enables or disables
+	// the schedule, otherwise absent.
 	Message string `json:"message,omitempty"`
 	// NextExecutionAt: time of the next execution, RFC 3339; null when the schedule is disabled.
 	NextExecutionAt *time.Time `json:"nextExecutionAt,omitempty"`
 	// StartingDeadlineSeconds: largest delay with which an execution may start, in seconds; null for no limit.
 	StartingDeadlineSeconds *int `json:"startingDeadlineSeconds,omitempty"`
+	// Status: result of a call that enables or disables the schedule.
+	Status ChangeStatus `json:"status,omitzero"`
+	// TaskID: same as `id`, in the response to a call that enables or disables the schedule.
+	TaskID string `json:"taskId,omitempty"`
 	// TimeoutSeconds: time after which an execution is cancelled, in seconds; null for no timeout.
 	TimeoutSeconds *int `json:"timeoutSeconds,omitempty"`
 	// UpdatedAt: time of the last change of the spec or the metadata, RFC 3339.
@@ -425,7 +487,8 @@ type TaskCreated struct {
 type TaskEvent struct {
 	// ID: ID of the event; a client sends it as `Last-Event-ID` to resume the watch.
 	ID string `json:"id"`
-	// Data: JSON of a `TaskView`.
+	// Data: JSON of a `TaskView`, with the further fields `type`, always `progress`, and `data`, an
+	// object with the fields of `progress`.
 	Data string `json:"data"`
 }
 
@@ -455,7 +518,7 @@ type TaskRequest struct {
 	ImagePullPolicy PullPolicy `json:"imagePullPolicy,omitzero"`
 	// ImagePullSecrets: names of pull secrets in the task's namespace, for private registries.
 	ImagePullSecrets []string `json:"imagePullSecrets,omitempty"`
-	// MaxRetries: number of retries of a failed node, 0 to 5; 0 by default.
+	// MaxRetries: number of retries of a failed node, 0 to 5; 0 by default, and 3 with `strategy: Retry`.
 	MaxRetries *int `json:"maxRetries,omitempty"`
 	// Namespace: namespace of the task; the server's default namespace when absent.
 	Namespace string `json:"namespace,omitempty"`
@@ -474,10 +537,71 @@ type TaskRequest struct {
 	Retain string `json:"retain,omitempty"`
 	// RetryDelay: delay before the first retry, in seconds; 30 by default.
 	RetryDelay *int `json:"retryDelay,omitempty"`
+	// RetryPolicy: alias of `retryStrategy`.
+	RetryPolicy RetryGrowth `json:"retryPolicy,omitzero"`
 	// RetryStrategy: growth of the delay between retries: `linear` (default) or `exponential`.
 	RetryStrategy RetryGrowth `json:"retryStrategy,omitzero"`
 	// ServiceAccountName: name of the service account in the task's namespace whose pull secrets are used.
 	ServiceAccountName string `json:"serviceAccountName,omitempty"`
+	// Strategy: treatment of a failed node: `Skip`, or `Retry`, with 3 retries when `maxRetries` is absent.
+	// By default `Retry` when `maxRetries` is at least 1, otherwise `Skip`.
+	Strategy FailurePolicy `json:"strategy,omitzero"`
+	// SuccessThreshold: share of nodes that must be warm for the task to complete; `90%` by default.
+	SuccessThreshold string `json:"successThreshold,omitempty"`
+	// Timeout: timeout per node, such as `10m` (default).
+	Timeout string `json:"timeout,omitempty"`
+	// Tolerations: tolerations, as in a pod.
+	Tolerations []any `json:"tolerations,omitempty"`
+	// TTLSecondsAfterFinished: time after its end at which the task is deleted, in seconds; never by default.
+	TTLSecondsAfterFinished *int `json:"ttlSecondsAfterFinished,omitempty"`
+	// WebhookURL: address that receives a notification as JSON when the task ends; `notify` has more options.
+	WebhookURL string `json:"webhookUrl,omitempty"`
+	// Worker: kind of the workers: `Job` (default) or `Pod`.
+	Worker WorkerKind `json:"worker,omitzero"`
+}
+
+// TaskUpdate: change of a task: absent fields keep their values, and null sets the default.
+type TaskUpdate struct {
+	// BatchPolicy: order of batches: `Barrier` (default), `Rolling` or `Doubling`.
+	BatchPolicy BatchPolicy `json:"batchPolicy,omitzero"`
+	// BatchSize: number of nodes per batch: 1 to 100, or a percentage such as `25%`; 10 by default.
+	BatchSize Amount `json:"batchSize,omitzero"`
+	// Deadline: timeout of the entire task, such as `1h`; none by default.
+	Deadline string `json:"deadline,omitempty"`
+	// ImagePullPolicy: pull policy: `IfNotPresent` (default), or `Always` to resolve a mutable tag again.
+	ImagePullPolicy PullPolicy `json:"imagePullPolicy,omitzero"`
+	// ImagePullSecrets: names of pull secrets in the task's namespace, for private registries.
+	ImagePullSecrets []string `json:"imagePullSecrets,omitempty"`
+	// Images: image references, 1 to 100, as in a pod.
+	Images []string `json:"images,omitempty"`
+	// MaxRetries: number of retries of a failed node, 0 to 5; 0 by default, and 3 with `strategy: Retry`.
+	MaxRetries *int `json:"maxRetries,omitempty"`
+	// Namespace: namespace of the task; the server's default namespace when absent.
+	Namespace string `json:"namespace,omitempty"`
+	// NodeSelector: labels that a node must have.
+	NodeSelector map[string]string `json:"nodeSelector,omitempty"`
+	// Nodes: number of matching nodes to warm: `all` (default), `auto`, a number, or a percentage such as `25%`.
+	Nodes Amount `json:"nodes,omitzero"`
+	// Notify: notifications of the end of the task, at most 10.
+	Notify []NotifyRequest `json:"notify,omitempty"`
+	// Priority: priority among waiting tasks, 1 to 10, higher first; 5 by default.
+	Priority int `json:"priority,omitempty"`
+	// PullMethod: pull method: `Auto` (default), `ImageVolume` or `Helper`.
+	PullMethod PullMethod `json:"pullMethod,omitzero"`
+	// Retain: time for which finished worker pods are kept, such as `30m`. While they exist, the kubelet
+	// keeps their images.
+	Retain string `json:"retain,omitempty"`
+	// RetryDelay: delay before the first retry, in seconds; 30 by default.
+	RetryDelay *int `json:"retryDelay,omitempty"`
+	// RetryPolicy: alias of `retryStrategy`.
+	RetryPolicy RetryGrowth `json:"retryPolicy,omitzero"`
+	// RetryStrategy: growth of the delay between retries: `linear` (default) or `exponential`.
+	RetryStrategy RetryGrowth `json:"retryStrategy,omitzero"`
+	// ServiceAccountName: name of the service account in the task's namespace whose pull secrets are used.
+	ServiceAccountName string `json:"serviceAccountName,omitempty"`
+	// Strategy: treatment of a failed node: `Skip`, or `Retry`, with 3 retries when `maxRetries` is absent.
+	// By default `Retry` when `maxRetries` is at least 1, otherwise `Skip`.
+	Strategy FailurePolicy `json:"strategy,omitzero"`
 	// SuccessThreshold: share of nodes that must be warm for the task to complete; `90%` by default.
 	SuccessThreshold string `json:"successThreshold,omitempty"`
 	// Timeout: timeout per node, such as `10m` (default).
@@ -526,10 +650,19 @@ type TaskView struct {
 	Message string `json:"message"`
 	// CreatedAt: creation time, RFC 3339.
 	CreatedAt *time.Time `json:"createdAt,omitempty"`
+	// CurrentRetry: largest number of retries that a node has needed so far.
+	CurrentRetry *int `json:"currentRetry,omitempty"`
 	// EstimatedCompletion: estimated end time at the current rate, RFC 3339.
 	EstimatedCompletion *time.Time `json:"estimatedCompletion,omitempty"`
 	// FinishedAt: end time, RFC 3339; null before the end.
 	FinishedAt *time.Time `json:"finishedAt,omitempty"`
+	// IgnoredNodeCount: number of nodes that match the placement and were left out of the plan.
+	IgnoredNodeCount *int `json:"ignoredNodeCount,omitempty"`
+	// IgnoredNodes: nodes that match the placement and were left out of the plan, at most 100;
+	// `ignoredNodeCount` counts all of them.
+	IgnoredNodes []IgnoredNodeDetail `json:"ignoredNodes,omitempty"`
+	// SkippedNodes: number of planned nodes that were not tried: they left the cluster, or the task ended before.
+	SkippedNodes *int `json:"skippedNodes,omitempty"`
 	// StartedAt: start time, RFC 3339; null before the start.
 	StartedAt *time.Time `json:"startedAt,omitempty"`
 }
@@ -540,6 +673,8 @@ type Triggered struct {
 	ID string `json:"id"`
 	// Message: description of the result.
 	Message string `json:"message"`
+	// Status: `success` when the execution has started, `queued` when it waits for another one.
+	Status ChangeStatus `json:"status,omitzero"`
 	// TaskID: name of the task of the execution; null while the execution waits for another one.
 	TaskID string `json:"taskId,omitempty"`
 }

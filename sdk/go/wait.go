@@ -11,6 +11,9 @@ import (
 const (
 	// pollEvery is the polling interval of Wait where watching is not possible.
 	pollEvery = 2 * time.Second
+	// completionTimeout and completionPoll are the defaults of WaitForCompletion.
+	completionTimeout = 10 * time.Minute
+	completionPoll    = 5 * time.Second
 	// settling is the time for which a new task may be unknown to another replica.
 	settling = 3 * time.Second
 )
@@ -55,6 +58,16 @@ func (c *Client) Wait(ctx context.Context, id string, opts ...WaitOption) (*Task
 		return w.last, newTaskFailedError(w.last)
 	}
 	return w.last, nil
+}
+
+// WaitForCompletion waits until the task has completed. Unlike [Client.Wait] it returns a
+// [*TaskFailedError] for a task that failed or was cancelled, polls every 5 seconds, and gives up
+// after 10 minutes with the error [context.DeadlineExceeded]. The options are those of Wait.
+func (c *Client) WaitForCompletion(ctx context.Context, id string, opts ...WaitOption) (*TaskView, error) {
+	ctx, cancel := context.WithTimeout(ctx, completionTimeout)
+	defer cancel()
+	defaults := []WaitOption{FailUnlessCompleted(), WithInterval(completionPoll)}
+	return c.Wait(ctx, id, append(defaults, opts...)...)
 }
 
 type waiter struct {

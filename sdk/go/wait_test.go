@@ -120,6 +120,20 @@ func TestFailuresAreGrouped(t *testing.T) {
 	}
 }
 
+func TestWaitForCompletion(t *testing.T) {
+	client, _ := states(t, taskJSON("running", ""), taskJSON("completed", ""))
+	if task, err := client.WaitForCompletion(context.Background(), "t1", WithInterval(time.Millisecond)); err != nil || task.Status != StatusCompleted {
+		t.Errorf("%v, %v", task, err)
+	}
+	for _, status := range []string{"failed", "cancelled"} {
+		client, _ := states(t, taskJSON(status, ""))
+		var failed *TaskFailedError
+		if _, err := client.WaitForCompletion(context.Background(), "t1"); !errors.As(err, &failed) || string(failed.Task.Status) != status {
+			t.Errorf("%s: %v", status, err)
+		}
+	}
+}
+
 func TestProgress(t *testing.T) {
 	task := &TaskView{TaskID: "t1", Status: StatusRunning, Message: "batch 1\x1b[2J of 2", Progress: Progress{TotalNodes: 4, CompletedNodes: 1, FailedNodes: 1, Percentage: 25}}
 	ended := *task

@@ -30,9 +30,7 @@ def warm(client: PrewarmClient) -> None:
             success_threshold=arguments.success_threshold,
         )
         print(f"{workload.workload}: {task.task_id}")
-        client.wait_for_completion(
-            task.task_id, timeout=arguments.timeout, poll_interval=0.5, progress=True, raise_on_failure=True
-        )
+        client.wait_for_completion(task.task_id, timeout=arguments.timeout, poll_interval=0.5, progress=True)
 
 
 try:

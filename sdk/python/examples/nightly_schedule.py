@@ -1,4 +1,4 @@
-"""Warms images every night: creates a schedule, or replaces the schedule with the same name.
+"""Warms images every night: creates a schedule, or changes the schedule with the same name.
 
     python nightly_schedule.py --name nightly --cron "30 2 * * *" --timezone Europe/Berlin --now nginx:1.27
 

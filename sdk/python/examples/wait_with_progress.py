@@ -21,7 +21,10 @@ with PrewarmClient() as client:
     task = client.create_task(
         arguments.images, batch_size=arguments.batch_size, node_selector=selector, nodes=arguments.nodes
     )
-    done = client.wait_for_completion(task.task_id, timeout=1800, poll_interval=0.5, progress=True)
+    # A failed task is a result too.
+    done = client.wait_for_completion(
+        task.task_id, timeout=1800, poll_interval=0.5, progress=True, raise_on_failure=False
+    )
     for image in done.image_details:
         print(f"{image.image}: warm on {image.completed_nodes} nodes, failed on {image.failed_nodes}")
     for failure in done.failed_node_details:

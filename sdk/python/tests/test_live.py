@@ -91,14 +91,14 @@ def test_watch_of_a_task(client: PrewarmClient) -> None:
 def test_failures_are_reported(client: PrewarmClient) -> None:
     made = client.create_task([image("missing")], node_selector=FAKE, nodes=3, batch_size=3)
     with pytest.raises(TaskFailed, match="ImageNotFound") as raised:
-        client.wait_for_completion(made.task_id, timeout=120, poll_interval=0.2, raise_on_failure=True)
+        client.wait_for_completion(made.task_id, timeout=120, poll_interval=0.2)
     assert len(raised.value.failures["ImageNotFound"]) == 3
     assert raised.value.task.progress.failed_nodes == 3
     key = uuid.uuid4().hex
     retried = client.retry_task(made.task_id, idempotency_key=key)
     assert client.retry_task(made.task_id, idempotency_key=key).task_id == retried.task_id != made.task_id
     assert retried.images == made.images
-    again = client.wait_for_completion(retried.task_id, timeout=120, poll_interval=0.2)
+    again = client.wait_for_completion(retried.task_id, timeout=120, poll_interval=0.2, raise_on_failure=False)
     assert (again.status, again.progress.total_nodes) == ("failed", 3)
 
 
@@ -109,7 +109,8 @@ def test_wait_timeout_and_cancellation(client: PrewarmClient) -> None:
     assert raised.value.task is not None
     assert not raised.value.task.status.ended
     assert client.cancel_task(made.task_id).status == "cancelled"
-    assert client.wait_for_completion(made.task_id, timeout=60, poll_interval=0.2).status == "cancelled"
+    with pytest.raises(TaskFailed, match="cancelled"):
+        client.wait_for_completion(made.task_id, timeout=60, poll_interval=0.2)
 
 
 def test_idempotency_key(client: PrewarmClient) -> None:
@@ -215,12 +216,17 @@ def test_life_cycle_of_a_schedule(client: PrewarmClient) -> None:
         assert made.next_execution_at is not None
         assert client.get_schedule(made.id) == made
         assert made.id in [one.id for one in client.iter_schedules(page_size=1)]
-        assert not client.disable_schedule(made.id).enabled
+        disabled = client.disable_schedule(made.id)
+        assert (disabled.enabled, disabled.task_id, disabled.status) == (False, made.id, "success")
         assert made.id not in [one.id for one in client.iter_schedules(enabled=True)]
         assert client.enable_schedule(made.id).enabled
         changed = client.replace_schedule(made.id, client.get_schedule(made.id), cron_expr="0 3 * * *")
         assert (changed.cron_expr, changed.timezone, changed.name) == ("0 3 * * *", "Europe/Berlin", name)
+        changed = client.replace_schedule(made.id, {"timezone": None}, task_config={"batch_size": 2})
+        assert (changed.cron_expr, changed.timezone, changed.name) == ("0 3 * * *", "UTC", name)
+        assert (changed.task_config.batch_size, changed.task_config.node_selector) == (2, FAKE)
         run = client.trigger_schedule(made.id)
+        assert run.status == "success"
         assert run.task_id
         assert client.wait_for_completion(run.task_id, timeout=120, poll_interval=0.2).status == "completed"
         # The leader records the execution in the status of the schedule shortly after the creation
@@ -233,7 +239,8 @@ def test_life_cycle_of_a_schedule(client: PrewarmClient) -> None:
         assert client.get_execution(made.id, 1).triggered_at == execution.triggered_at
         assert client.list_executions(made.id, limit=1).total == 1
     finally:
-        assert client.delete_schedule(made.id).id == made.id
+        gone = client.delete_schedule(made.id)
+        assert (gone.id, gone.task_id, gone.status) == (made.id, made.id, "success")
     with pytest.raises(NotFound):
         client.get_schedule(made.id)
 

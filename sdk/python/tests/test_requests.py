@@ -138,6 +138,21 @@ def test_complete_schedule_request() -> None:
     assert sent("create_schedule", request) == {"cronExpr": "@daily", "taskConfig": {"images": ["a"], "batchSize": 3}}
 
 
+def test_positional_options() -> None:
+    body = sent("create_task", ["a"], 20, {"disk": "ssd"})
+    assert body == {"images": ["a"], "batchSize": 20, "nodeSelector": {"disk": "ssd"}}
+    handle = Handle("sync", always(200, {"tasks": [], "total": 0, "limit": 20, "offset": 0}))
+    handle.call("list_tasks", "running", 20)
+    assert dict(handle.requests[0].url.params) == {"status": "running", "limit": "20"}
+
+
+def test_partial_change_of_a_schedule() -> None:
+    assert sent("replace_schedule", "schedule-1", enabled=False, description=None) == {"enabled": False}
+    # None in a dict is null, which sets the default value; in a view it is the value of the server.
+    body = sent("replace_schedule", "schedule-1", {"description": None, "task_config": {"node_selector": None}})
+    assert body == {"description": None, "taskConfig": {"nodeSelector": None}}
+
+
 def test_schedule_view_as_request() -> None:
     view = ScheduleView.model_validate({**SCHEDULE, "shownByNewServers": 1})
     assert sent("replace_schedule", "schedule-1", view, cron_expr="0 3 * * *") == {

@@ -27,14 +27,27 @@ def test_the_callback_sees_each_change(kind: str) -> None:
     handle = Handle(kind, states(task(), task(), task(completed=2), task("completed", 4)))
     done = handle.call("wait_for_completion", "task-1", callback=lambda one: seen.append(one["progress"]["percentage"]))
     assert (done.status, seen) == ("completed", [25.0, 50.0, 100.0])
-    assert handle.clock.slept == [2.0, 2.0, 2.0]
+    assert handle.clock.slept == [5.0, 5.0, 5.0]
 
 
 @pytest.mark.parametrize("name", ["poll_interval", "interval"])
 def test_the_interval(kind: str, name: str) -> None:
     handle = Handle(kind, states(task(), task("completed")))
-    handle.call("wait_for_completion", "task-1", **{name: 5})
-    assert handle.clock.slept == [5]
+    handle.call("wait_for_completion", "task-1", **{name: 2})
+    assert handle.clock.slept == [2]
+
+
+def test_positional_timeout_and_interval(kind: str) -> None:
+    handle = Handle(kind, states(task(), task("completed")))
+    handle.call("wait_for_completion", "task-1", 60, 7)
+    assert handle.clock.slept == [7]
+
+
+def test_default_timeout(kind: str) -> None:
+    handle = Handle(kind, always(200, task()))
+    with pytest.raises(TimeoutError, match="within 600 s"):
+        handle.call("wait_for_completion", "task-1")
+    assert sum(handle.clock.slept) == 600
 
 
 @pytest.mark.parametrize("interval", [0, -1])
@@ -49,7 +62,7 @@ def test_wait_timeout(kind: str) -> None:
     with pytest.raises(
         TimeoutError, match="task-1 has not ended within 5 s: it is running, with 1 of 4 nodes"
     ) as raised:
-        handle.call("wait_for_completion", "task-1", timeout=5)
+        handle.call("wait_for_completion", "task-1", timeout=5, poll_interval=2)
     assert isinstance(raised.value, WaitTimeout)
     assert raised.value.task == TaskView.model_validate(task())
     assert handle.clock.slept == [2.0, 2.0, 1.0]
@@ -83,14 +96,15 @@ def test_client_errors_are_not_reported_as_timeout(kind: str) -> None:
 
 
 def test_a_failure_is_an_end(kind: str) -> None:
-    assert Handle(kind, states(task("failed"))).call("wait_for_completion", "task-1").status == "failed"
+    handle = Handle(kind, states(task("failed")))
+    assert handle.call("wait_for_completion", "task-1", raise_on_failure=False).status == "failed"
 
 
 def test_failures_by_reason_and_node(kind: str) -> None:
     failures = [failure(f"node-{number}", "ImageNotFound") for number in range(7)] + [failure("node-9", "TLS")]
     body = task("failed", failed=8, failedNodeDetails=failures, message="warm on 1 of 9 nodes")
     with pytest.raises(TaskFailed) as raised:
-        Handle(kind, states(body)).call("wait_for_completion", "task-1", raise_on_failure=True)
+        Handle(kind, states(body)).call("wait_for_completion", "task-1")
     assert str(raised.value) == (
         "task-1 failed: warm on 1 of 9 nodes\n"
         "  ImageNotFound (nginx:1.27) on node-0, node-1, node-2, node-3, node-4 and 2 more: not found\n"
@@ -105,9 +119,9 @@ def test_which_ends_are_failures(kind: str, status: str, raises: bool) -> None:
     handle = Handle(kind, states(task(status)))
     if raises:
         with pytest.raises(TaskFailed, match=f"task-1 {status}"):
-            handle.call("wait_for_completion", "task-1", raise_on_failure=True)
+            handle.call("wait_for_completion", "task-1")
     else:
-        assert handle.call("wait_for_completion", "task-1", raise_on_failure=True).status == status
+        assert handle.call("wait_for_completion", "task-1").status == status
 
 
 LINES = [

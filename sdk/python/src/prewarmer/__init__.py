@@ -7,7 +7,18 @@ classes of `prewarmer.models` and raise those of `prewarmer.errors`.
 from ._version import __version__
 from .aio import AsyncPrewarmClient
 from .client import PrewarmClient
-from .enums import BatchPolicy, ExecutionStatus, Overlap, PullMethod, PullPolicy, RetryGrowth, Status, WorkerKind
+from .enums import (
+    BatchPolicy,
+    ChangeStatus,
+    ExecutionStatus,
+    FailurePolicy,
+    Overlap,
+    PullMethod,
+    PullPolicy,
+    RetryGrowth,
+    Status,
+    WorkerKind,
+)
 from .errors import (
     ApiError,
     BadRequest,
@@ -30,6 +41,7 @@ from .models import (
     ExtractAnswer,
     ExtractedView,
     FailedNodeDetail,
+    IgnoredNodeDetail,
     ImageDetail,
     NodeList,
     NodeView,
@@ -38,6 +50,7 @@ from .models import (
     ScheduleDone,
     ScheduleList,
     ScheduleRequest,
+    ScheduleUpdate,
     ScheduleView,
     SecretKeyReference,
     Stats,
@@ -45,16 +58,21 @@ from .models import (
     TaskCreated,
     TaskList,
     TaskRequest,
+    TaskUpdate,
     TaskView,
     Triggered,
     UrlSource,
 )
+
+ImagePrewarmClient = PrewarmClient
+"""Alias of `PrewarmClient`, the name of the client of image prewarm services."""
 
 __all__ = [
     "ApiError",
     "AsyncPrewarmClient",
     "BadRequest",
     "BatchPolicy",
+    "ChangeStatus",
     "Conflict",
     "Detail",
     "ExecutionList",
@@ -63,8 +81,11 @@ __all__ = [
     "ExtractAnswer",
     "ExtractedView",
     "FailedNodeDetail",
+    "FailurePolicy",
     "Forbidden",
+    "IgnoredNodeDetail",
     "ImageDetail",
+    "ImagePrewarmClient",
     "InvalidAnswer",
     "NodeList",
     "NodeView",
@@ -80,6 +101,7 @@ __all__ = [
     "ScheduleDone",
     "ScheduleList",
     "ScheduleRequest",
+    "ScheduleUpdate",
     "ScheduleView",
     "SecretKeyReference",
     "Stats",
@@ -89,6 +111,7 @@ __all__ = [
     "TaskFailed",
     "TaskList",
     "TaskRequest",
+    "TaskUpdate",
     "TaskView",
     "TooManyRequests",
     "TransportError",

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from . import models
 from ._model import Model
-from .enums import Status
+from .enums import ChangeStatus, Status
 from .errors import ApiError
 from .options import Images, ScheduleOptions, TaskOptions
 
@@ -98,7 +98,7 @@ def create_schedule(
 def replace_schedule(
     schedule_id: str, request: Mapping[str, Any] | None, options: ScheduleOptions, namespace: str | None
 ) -> Call[models.ScheduleView]:
-    body = _schedule(request, options)
+    body = _schedule(request, options, keeps_null=True)
     query = _query(namespace=body.get("namespace") or namespace)
     return Call("PUT", _path("scheduled-tasks", schedule_id), models.ScheduleView, query, _JSON, _encoded(body))
 
@@ -115,7 +115,9 @@ def delete_schedule(schedule_id: str, namespace: str | None) -> Call[models.Sche
     def deleted_before(error: ApiError) -> models.ScheduleDone | None:
         if error.status_code != 404:
             return None
-        return models.ScheduleDone(id=schedule_id, message="The schedule was deleted")
+        message = "The schedule was deleted"
+        done = ChangeStatus.SUCCESS
+        return models.ScheduleDone(id=schedule_id, task_id=schedule_id, status=done, message=message)
 
     path = _path("scheduled-tasks", schedule_id)
     return Call("DELETE", path, models.ScheduleDone, _query(namespace=namespace), done_before=deleted_before)
@@ -174,14 +176,17 @@ def _task(images: Images, options: TaskOptions) -> dict[str, Any]:
     return {**body, **_given(models.TaskRequest, options)}
 
 
-def _schedule(request: Mapping[str, Any] | None, options: ScheduleOptions) -> dict[str, Any]:
-    body = {**_named(models.ScheduleRequest, request or {}), **_given(models.ScheduleRequest, options)}
+def _schedule(
+    request: Mapping[str, Any] | None, options: ScheduleOptions, *, keeps_null: bool = False
+) -> dict[str, Any]:
+    named = _named(models.ScheduleRequest, request or {}, keeps_null=keeps_null)
+    body = {**named, **_given(models.ScheduleRequest, options)}
     if isinstance(request, models.ScheduleView):
         # Fields that only the server sets, such as the time of the next execution, are not sent.
         known = _aliases(models.ScheduleRequest).values()
         body = {name: value for name, value in body.items() if name in known}
     if isinstance(body.get("taskConfig"), Mapping):
-        body["taskConfig"] = _named(models.TaskRequest, body["taskConfig"])
+        body["taskConfig"] = _named(models.TaskRequest, body["taskConfig"], keeps_null=keeps_null)
     return body
 
 
@@ -193,10 +198,14 @@ def _given(model: type[Model], options: Mapping[str, object]) -> dict[str, Any]:
     return {aliases[name]: value for name, value in options.items() if value is not None}
 
 
-def _named(model: type[Model], body: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a body with JSON names. Unknown names are kept: a newer server may know them, or reports them."""
+def _named(model: type[Model], body: Mapping[str, Any], *, keeps_null: bool = False) -> dict[str, Any]:
+    """Returns a body with JSON names. Unknown names are kept: a newer server may know them, or reports them.
+
+    keeps_null: keep None in a dict, which is null in JSON.
+    """
     aliases = _aliases(model)
-    return {aliases.get(name, name): value for name, value in body.items() if value is not None}
+    keeps_null = keeps_null and not isinstance(body, Model)
+    return {aliases.get(name, name): value for name, value in body.items() if keeps_null or value is not None}
 
 
 def _aliases(model: type[Model]) -> dict[str, str]:

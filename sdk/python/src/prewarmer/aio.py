@@ -21,7 +21,7 @@ from ._wait import Wait, ended
 from ._watch import SILENCE, Watch
 from .errors import PrewarmError, TooManyRequests, TransportError, Unavailable
 from .models import Row
-from .options import Images, ScheduleOptions, TaskOptions
+from .options import FurtherTaskOptions, Images, ScheduleOptions, TaskOptions
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -91,19 +91,28 @@ class AsyncPrewarmClient:
     # -- tasks
 
     async def create_task(
-        self, images: Images, *, idempotency_key: str | None = None, **options: Unpack[TaskOptions]
+        self,
+        images: Images,
+        batch_size: int | str | None = None,
+        node_selector: Mapping[str, str] | None = None,
+        *,
+        idempotency_key: str | None = None,
+        **options: Unpack[FurtherTaskOptions],
     ) -> models.TaskCreated:
         """Creates a task, which pulls the images to the nodes.
 
         images: 1 to 100 image references; or a complete `TaskRequest` or dict, which the options override.
+        batch_size: number of nodes per batch, 1 to 100, or a percentage such as "25%"; the server's default is 10.
+        node_selector: labels that a node must have.
         idempotency_key: 1 to 255 characters. Within a day, calls with the same key create only one task; with
             a different body they fail with status 422. Default: a random key for each call and its retries.
-        options: fields of `TaskOptions`, such as batch_size=10, node_selector={"disk": "ssd"}, timeout="10m".
+        options: further fields of `TaskOptions`, such as max_retries=3, timeout="10m".
 
         Raises BadRequest with all invalid fields; TypeError for an unknown option.
         """
         namespace = self._settings.in_namespace(None)
-        return await self._call(calls.create_task(images, options, namespace, idempotency_key))
+        given: TaskOptions = {**options, "batch_size": batch_size, "node_selector": node_selector}
+        return await self._call(calls.create_task(images, given, namespace, idempotency_key))
 
     async def get_task(self, task_id: str, *, namespace: str | None = None) -> models.TaskView:
         """Returns a task. Raises NotFound."""
@@ -111,11 +120,11 @@ class AsyncPrewarmClient:
 
     async def list_tasks(
         self,
-        *,
         status: str | None = None,
+        limit: int | None = None,
+        *,
         search: str | None = None,
         namespace: str | None = None,
-        limit: int | None = None,
         offset: int | None = None,
         until: str | None = None,
     ) -> models.TaskList:
@@ -195,13 +204,13 @@ class AsyncPrewarmClient:
     async def wait_for_completion(
         self,
         task_id: str,
+        timeout: float | None = 600.0,
+        poll_interval: float = 5.0,
         *,
-        timeout: float | None = None,
-        poll_interval: float = 2.0,
         interval: float | None = None,
         callback: Callable[[models.TaskView], object] | None = None,
         progress: Progress = False,
-        raise_on_failure: bool = False,
+        raise_on_failure: bool = True,
         namespace: str | None = None,
     ) -> models.TaskView:
         """Waits for the end of a task, and returns its final state.
@@ -211,7 +220,8 @@ class AsyncPrewarmClient:
         callback: function or coroutine function called with the first state and each changed state.
         progress: True writes the progress to stderr, a stream to that stream: one updated line on a terminal,
             otherwise one line for each change.
-        raise_on_failure: raise TaskFailed, with the failures, if the task failed or was cancelled.
+        raise_on_failure: False returns a task that failed or was cancelled. Otherwise it raises TaskFailed, with the
+            task and its failures.
         """
         report = Report(progress)
         wait = Wait(task_id, timeout, poll_interval if interval is None else interval, report, self._clock)
@@ -271,10 +281,10 @@ class AsyncPrewarmClient:
     async def replace_schedule(
         self, schedule_id: str, request: Mapping[str, Any] | None = None, **options: Unpack[ScheduleOptions]
     ) -> models.ScheduleView:
-        """Replaces a schedule. Omitted fields get their default values.
+        """Changes a schedule. Omitted fields, also those of `task_config`, keep their values.
 
-        request may be a `ScheduleView`, so that a single field can be changed with
-        `client.replace_schedule(id, client.get_schedule(id), cron_expr="0 3 * * *")`.
+        A single field is changed with `client.replace_schedule(id, cron_expr="0 3 * * *")`. request may be a
+        `ScheduleUpdate`, a `ScheduleView`, or a dict, in which None sets a field to its default value.
         """
         namespace = self._settings.in_namespace(None)
         return await self._call(calls.replace_schedule(schedule_id, request, options, namespace))

@@ -33,6 +33,13 @@ class BatchPolicy(Word):
     DOUBLING = "Doubling"
 
 
+class ChangeStatus(Word):
+    """Result of a change of a schedule."""
+
+    SUCCESS = "success"
+    QUEUED = "queued"
+
+
 class ExecutionStatus(Word):
     """Status of an execution."""
 
@@ -41,6 +48,13 @@ class ExecutionStatus(Word):
     FAILED = "failed"
     SKIPPED = "skipped"
     TIMEOUT = "timeout"
+
+
+class FailurePolicy(Word):
+    """Treatment of a failed node."""
+
+    SKIP = "Skip"
+    RETRY = "Retry"
 
 
 class Overlap(Word):

@@ -12,7 +12,18 @@ from typing import Any, Generic, Optional, TypeVar, Union
 from pydantic import Field
 
 from ._model import Model
-from .enums import BatchPolicy, ExecutionStatus, Overlap, PullMethod, PullPolicy, RetryGrowth, Status, WorkerKind
+from .enums import (
+    BatchPolicy,
+    ChangeStatus,
+    ExecutionStatus,
+    FailurePolicy,
+    Overlap,
+    PullMethod,
+    PullPolicy,
+    RetryGrowth,
+    Status,
+    WorkerKind,
+)
 
 Row = TypeVar("Row")
 """Type of the items of a page."""
@@ -107,7 +118,7 @@ class TaskRequest(Model):
     image_pull_secrets: Optional[list[str]] = None
     """Names of pull secrets in the task's namespace, for private registries."""
     max_retries: Optional[int] = None
-    """Number of retries of a failed node, 0 to 5; 0 by default."""
+    """Number of retries of a failed node, 0 to 5; 0 by default, and 3 with `strategy="Retry"`."""
     namespace: Optional[str] = None
     """Namespace of the task; the server's default namespace when None."""
     node_selector: Optional[dict[str, str]] = None
@@ -126,10 +137,74 @@ class TaskRequest(Model):
     keeps their images."""
     retry_delay: Optional[int] = None
     """Delay before the first retry, in seconds; 30 by default."""
+    retry_policy: Optional[RetryGrowth] = None
+    """Alias of `retry_strategy`."""
     retry_strategy: Optional[RetryGrowth] = None
     """Growth of the delay between retries: `linear` (default) or `exponential`."""
     service_account_name: Optional[str] = None
     """Name of the service account in the task's namespace whose pull secrets are used."""
+    strategy: Optional[FailurePolicy] = None
+    """Treatment of a failed node: `Skip`, or `Retry`, with 3 retries when `max_retries` is None.
+    By default `Retry` when `max_retries` is at least 1, otherwise `Skip`."""
+    success_threshold: Optional[str] = None
+    """Share of nodes that must be warm for the task to complete; `90%` by default."""
+    timeout: Optional[str] = None
+    """Timeout per node, such as `10m` (default)."""
+    tolerations: Optional[list[dict[str, Any]]] = None
+    """Tolerations, as in a pod."""
+    ttl_seconds_after_finished: Optional[int] = None
+    """Time after its end at which the task is deleted, in seconds; never by default."""
+    webhook_url: Optional[str] = None
+    """Address that receives a notification as JSON when the task ends; `notify` has more
+    options."""
+    worker: Optional[WorkerKind] = None
+    """Kind of the workers: `Job` (default) or `Pod`."""
+
+
+class TaskUpdate(Model):
+    """Change of a task: fields that are not set keep their values."""
+
+    images: Optional[list[str]] = None
+    """Image references, 1 to 100, as in a pod."""
+    batch_policy: Optional[BatchPolicy] = None
+    """Order of batches: `Barrier` (default), `Rolling` or `Doubling`."""
+    batch_size: Optional[Union[int, str]] = None
+    """Number of nodes per batch: 1 to 100, or a percentage such as `25%`; 10 by default."""
+    deadline: Optional[str] = None
+    """Timeout of the entire task, such as `1h`; none by default."""
+    image_pull_policy: Optional[PullPolicy] = None
+    """Pull policy: `IfNotPresent` (default), or `Always` to resolve a mutable tag again."""
+    image_pull_secrets: Optional[list[str]] = None
+    """Names of pull secrets in the task's namespace, for private registries."""
+    max_retries: Optional[int] = None
+    """Number of retries of a failed node, 0 to 5; 0 by default, and 3 with `strategy="Retry"`."""
+    namespace: Optional[str] = None
+    """Namespace of the task; the server's default namespace when None."""
+    node_selector: Optional[dict[str, str]] = None
+    """Labels that a node must have."""
+    nodes: Optional[Union[int, str]] = None
+    """Number of matching nodes to warm: `all` (default), `auto`, a number, or a percentage such as
+    `25%`."""
+    notify: Optional[list[NotifyRequest]] = None
+    """Notifications of the end of the task, at most 10."""
+    priority: Optional[int] = None
+    """Priority among waiting tasks, 1 to 10, higher first; 5 by default."""
+    pull_method: Optional[PullMethod] = None
+    """Pull method: `Auto` (default), `ImageVolume` or `Helper`."""
+    retain: Optional[str] = None
+    """Time for which finished worker pods are kept, such as `30m`. While they exist, the kubelet
+    keeps their images."""
+    retry_delay: Optional[int] = None
+    """Delay before the first retry, in seconds; 30 by default."""
+    retry_policy: Optional[RetryGrowth] = None
+    """Alias of `retry_strategy`."""
+    retry_strategy: Optional[RetryGrowth] = None
+    """Growth of the delay between retries: `linear` (default) or `exponential`."""
+    service_account_name: Optional[str] = None
+    """Name of the service account in the task's namespace whose pull secrets are used."""
+    strategy: Optional[FailurePolicy] = None
+    """Treatment of a failed node: `Skip`, or `Retry`, with 3 retries when `max_retries` is None.
+    By default `Retry` when `max_retries` is at least 1, otherwise `Skip`."""
     success_threshold: Optional[str] = None
     """Share of nodes that must be warm for the task to complete; `90%` by default."""
     timeout: Optional[str] = None
@@ -220,6 +295,15 @@ class FailedNodeDetail(Model):
     """Time at which the failure was observed."""
 
 
+class IgnoredNodeDetail(Model):
+    """Node that was left out of the plan."""
+
+    node_name: str
+    """Name of the node."""
+    reason: str
+    """Reason, such as `NotReady`."""
+
+
 class TaskView(Model):
     """Task."""
 
@@ -255,10 +339,19 @@ class TaskView(Model):
     """Name of its `PrewarmTask`."""
     created_at: Optional[datetime] = None
     """Creation time."""
+    current_retry: int = 0
+    """Largest number of retries that a node has needed so far."""
     estimated_completion: Optional[datetime] = None
     """Estimated end time at the current rate."""
     finished_at: Optional[datetime] = None
     """End time; None before the end."""
+    ignored_node_count: int = 0
+    """Number of nodes that match the placement and were left out of the plan."""
+    ignored_nodes: list[IgnoredNodeDetail] = Field(default_factory=list)
+    """Nodes that match the placement and were left out of the plan, at most 100;
+    `ignored_node_count` counts all of them."""
+    skipped_nodes: int = 0
+    """Number of planned nodes that were not tried: they left the cluster, or the task ended before."""
     started_at: Optional[datetime] = None
     """Start time; None before the start."""
 
@@ -279,7 +372,8 @@ class TaskEvent(Model):
     """Server-sent event."""
 
     data: str
-    """JSON of a `TaskView`."""
+    """JSON of a `TaskView`, with the further fields `type`, always `progress`, and `data`, an
+    object with the fields of `progress`."""
     id: str
     """ID of the event; a client sends it as `Last-Event-ID` to resume the watch."""
 
@@ -327,12 +421,40 @@ class ExtractAnswer(Model):
 
 
 class ScheduleRequest(Model):
-    """Schedule to create, or its replacement."""
+    """Schedule to create."""
 
     cron_expr: str
     """Cron expression of five fields, or `@hourly`, `@daily`, `@weekly`, `@monthly`, `@yearly`."""
     task_config: TaskRequest
     """Task that each execution creates."""
+    description: Optional[str] = None
+    """Description of the schedule."""
+    enabled: Optional[bool] = None
+    """False to disable the schedule; true by default."""
+    history_limit: Optional[int] = None
+    """Number of executions that are kept, with their tasks; 10 by default."""
+    name: Optional[str] = None
+    """Display name."""
+    namespace: Optional[str] = None
+    """Namespace of the schedule and of its tasks; the server's default namespace when None."""
+    overlap_policy: Optional[Overlap] = None
+    """Policy for an execution that is due while another one is running: `skip` (default), `allow`
+    or `queue`."""
+    starting_deadline_seconds: Optional[int] = None
+    """Largest delay with which an execution may start, in seconds; unlimited by default."""
+    timeout_seconds: Optional[int] = None
+    """Time after which an execution is cancelled, in seconds; 0 or None for no timeout."""
+    timezone: Optional[str] = None
+    """Time zone of the cron expression, an IANA name; UTC by default."""
+
+
+class ScheduleUpdate(Model):
+    """Change of a schedule: fields that are not set, also those of `task_config`, keep their values."""
+
+    cron_expr: Optional[str] = None
+    """Cron expression of five fields, or `@hourly`, `@daily`, `@weekly`, `@monthly`, `@yearly`."""
+    task_config: Optional[TaskUpdate] = None
+    """Changes of the task that each execution creates."""
     description: Optional[str] = None
     """Description of the schedule."""
     enabled: Optional[bool] = None
@@ -384,11 +506,16 @@ class ScheduleView(Model):
     last_execution_at: Optional[datetime] = None
     """Time of the last execution."""
     message: Optional[str] = None
-    """First problem of the spec; None when it is valid."""
+    """First problem of the spec. When it is valid: the result of a call that enables or disables
+    the schedule, otherwise None."""
     next_execution_at: Optional[datetime] = None
     """Time of the next execution; None when the schedule is disabled."""
     starting_deadline_seconds: Optional[int] = None
     """Largest delay with which an execution may start, in seconds; None for no limit."""
+    status: Optional[ChangeStatus] = None
+    """Result of a call that enables or disables the schedule."""
+    task_id: Optional[str] = None
+    """Same as `id`, in the response to a call that enables or disables the schedule."""
     timeout_seconds: Optional[int] = None
     """Time after which an execution is cancelled, in seconds; None for no timeout."""
     updated_at: Optional[datetime] = None
@@ -408,12 +535,16 @@ class ScheduleList(Page[ScheduleView]):
 
 
 class ScheduleDone(Model):
-    """Result of a change of a schedule."""
+    """Result of a deletion of a schedule."""
 
     id: str
     """Name of the schedule."""
     message: str
     """Description of the result."""
+    status: Optional[ChangeStatus] = None
+    """Result of the call."""
+    task_id: Optional[str] = None
+    """Same as `id`."""
 
 
 class Triggered(Model):
@@ -423,6 +554,8 @@ class Triggered(Model):
     """Name of the schedule."""
     message: str
     """Description of the result."""
+    status: Optional[ChangeStatus] = None
+    """`success` when the execution has started, `queued` when it waits for another one."""
     task_id: Optional[str] = None
     """Name of the task of the execution; None while the execution waits for another one."""
 
@@ -440,10 +573,10 @@ class ExecutionView(Model):
     """Trigger of the execution: `schedule` or `manual`."""
     triggered_at: datetime
     """Scheduled time, or the time of a manual trigger."""
-    duration_seconds: Optional[int] = None
+    duration_seconds: Optional[float] = None
     """Time from start to end, in seconds."""
-    error_message: Optional[str] = None
-    """Reason why it did not succeed."""
+    error_message: Optional[str] = ""
+    """Reason why it did not succeed; empty while it runs and when it succeeded."""
     finished_at: Optional[datetime] = None
     """End time."""
     started_at: Optional[datetime] = None

@@ -8,31 +8,38 @@ from typing import Any, TypedDict, Union
 from .models import NotifyRequest, TaskRequest
 
 
-class TaskOptions(TypedDict, total=False):
-    """Options of a task: the fields of `TaskRequest` except images. None means that an option is not set."""
+class FurtherTaskOptions(TypedDict, total=False):
+    """Options of a task that are only accepted by name. None means that an option is not set."""
 
     batch_policy: str | None
-    batch_size: int | str | None
     deadline: str | None
     image_pull_policy: str | None
     image_pull_secrets: Sequence[str] | None
     max_retries: int | None
     namespace: str | None
-    node_selector: Mapping[str, str] | None
     nodes: int | str | None
     notify: Sequence[NotifyRequest | Mapping[str, Any]] | None
     priority: int | None
     pull_method: str | None
     retain: str | None
     retry_delay: int | None
+    retry_policy: str | None
     retry_strategy: str | None
     service_account_name: str | None
+    strategy: str | None
     success_threshold: str | None
     timeout: str | None
     tolerations: Sequence[Mapping[str, Any]] | None
     ttl_seconds_after_finished: int | None
     webhook_url: str | None
     worker: str | None
+
+
+class TaskOptions(FurtherTaskOptions, total=False):
+    """Options of a task: the fields of `TaskRequest` except images. None means that an option is not set."""
+
+    batch_size: int | str | None
+    node_selector: Mapping[str, str] | None
 
 
 class ScheduleOptions(TypedDict, total=False):
