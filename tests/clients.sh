@@ -58,6 +58,8 @@ say "the Python SDK"
 sdk/python/check.sh --live
 say "the examples of docs/clients.md"
 tests/examples.sh
+say "clients of image prewarm services"
+tests/existing-clients/run.sh
 say "the web pages, in a browser"
 tests/browser/run.sh
 say "passed"
