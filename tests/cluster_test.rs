@@ -10,6 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use prewarmer_test_support::not_run::not_run;
+
 /// Maximum time from the owner's end until all processes have ended, as promised by `--owner`.
 const GRACE: Duration = Duration::from_secs(20);
 
@@ -67,6 +69,43 @@ fn cluster_ends_with_killed_owner() {
         sleep(Duration::from_millis(200));
     }
     owner.wait().unwrap();
+}
+
+/// A killed process whose first thread has ended is a zombie, although its other threads still run
+/// and hold its ports. A program that binds them next fails.
+#[test]
+fn process_with_running_threads_has_not_ended() {
+    // The first thread ends 100 ms after the start; the second one runs for a minute.
+    let script = "import ctypes, threading, time\n\
+                  threading.Thread(target=time.sleep, args=(60,)).start()\n\
+                  time.sleep(0.1)\n\
+                  ctypes.CDLL(None).pthread_exit(None)";
+    let Ok(mut child) = Command::new("python3").args(["-c", script]).spawn() else {
+        not_run("process_with_running_threads_has_not_ended", "python3 is not installed");
+        return;
+    };
+    let pid = child.id().to_string();
+    let begun = Instant::now();
+    while !fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") Z ") {
+        assert!(begun.elapsed() < GRACE, "the first thread has not ended");
+        sleep(Duration::from_millis(20));
+    }
+    let library = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cluster/lib/processes.sh");
+    let is_running = || {
+        let ask = format!("source {}; start_time {pid}", library.display());
+        Command::new("bash").args(["-c", &ask]).output().unwrap().status.success()
+    };
+    let with_threads = is_running();
+    child.kill().unwrap();
+    while fs::read_dir(format!("/proc/{pid}/task")).unwrap().count() > 1 {
+        assert!(begun.elapsed() < GRACE, "the killed process has not ended");
+        sleep(Duration::from_millis(20));
+    }
+    // Not waited for yet, so it is a zombie without threads.
+    let without_threads = is_running();
+    child.wait().unwrap();
+    assert!(with_threads, "a process with a running thread counts as ended");
+    assert!(!without_threads, "a zombie counts as running");
 }
 
 #[test]

@@ -1,13 +1,17 @@
 //! Task controller on a real control plane: the effect of each task field, and the causes for which
 //! workers are rejected.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use prewarmer_api::task::Phase;
 use prewarmer_test_support::{
     cluster::Cluster,
     fixtures::HELPER,
     namespace::{Namespace, condition, first_reason},
+    outcome::METHODS,
     server::Server,
 };
 use serde_json::{Value, json};
@@ -209,7 +213,10 @@ async fn each_phase_change_emits_one_event() {
     let mut server = Server::start(cluster, &namespace, HELPER).await;
     apply(&namespace, "good", &json!({"images": ["slow:1"], "nodes": 6, "batchSize": 3}));
     apply(&namespace, "bad", &json!({"images": ["missing:1"], "nodes": 1}));
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    // The first batch takes 6 s.
+    let in_second = || async { (namespace.status("good").succeeded_nodes == 3).then_some(()) };
+    namespace.eventually("the second batch", TIMEOUT, in_second).await;
+    assert_eq!(namespace.status("good").phase, Phase::Running);
     server.kill();
     server.restart().await;
     namespace.wait_until_ended("good", TIMEOUT).await;
@@ -284,6 +291,25 @@ async fn batches_double_and_images_are_split_into_parts() {
     let bad: Vec<&str> = failed.map(|image| image.image.as_str()).collect();
     assert_eq!(bad, ["missing:1"], "{ended:#?}");
     assert_eq!(ended.failed_node_count, 3);
+}
+
+/// Verifies the images of the test cluster that other tests use to act while a pull is in progress:
+/// with either pull method, a worker takes more than five seconds.
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_images_delay_workers_of_both_pull_methods() {
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("slow");
+    let _server = Server::start(cluster, &namespace, HELPER).await;
+    for method in METHODS {
+        let name = method.to_lowercase();
+        let spec = json!({"images": ["slow:1"], "nodes": 2, "pullMethod": method, "imagePullPolicy": "Always"});
+        let begun = Instant::now();
+        apply(&namespace, &name, &spec);
+        let ended = namespace.wait_until_ended(&name, TIMEOUT).await;
+        assert_eq!(ended.succeeded_nodes, 2, "{ended:#?}");
+        let took = begun.elapsed();
+        assert!(took > Duration::from_secs(5), "{method}: {took:?}");
+    }
 }
 
 /// Verifies that the concurrency for a registry that answers 429 is reduced and that the task

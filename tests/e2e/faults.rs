@@ -303,7 +303,7 @@ async fn apiserver_faults_do_not_change_outcome() {
     let mut round = 0;
     while Instant::now() < end || (!all_injected() && Instant::now() < last_end) {
         round += 1;
-        rounds.run_disturbed(&format!("round-{round}"), async || {}).await;
+        rounds.run_disturbed(&format!("round-{round}"), round, async || {}).await;
         let none = || async { namespace.get("jobs").is_empty().then_some(()) };
         namespace.eventually("deletion of all Jobs", Duration::from_secs(120), none).await;
     }

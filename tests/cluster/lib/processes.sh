@@ -6,7 +6,8 @@
 # shellcheck disable=SC2154,SC2034
 
 # start_time PID: prints the start time of the process in ticks since boot; fails if the process has
-# ended.
+# ended. A killed process with several threads is a zombie as soon as its first thread has ended,
+# while the others still hold its ports and files; it has ended with the last of them.
 start_time() {
   local stat
   { stat=$(<"/proc/$1/stat"); } 2>/dev/null || return
@@ -14,7 +15,7 @@ start_time() {
   stat=${stat##*) }
   # shellcheck disable=SC2086 # split into fields
   set -- $stat
-  [[ $1 != Z && $1 != X ]] || return
+  [[ $1 != Z && $1 != X ]] || ((${18} > 1)) || return
   printf '%s\n' "${20}"
 }
 
@@ -59,6 +60,12 @@ await() {
     ((SECONDS < deadline)) || { printf 'timeout waiting for %s\n' "$what" >&2; return 1; }
     sleep 0.2
   done
+}
+
+# print_log_end NAME: prints the last lines of the log of a component.
+print_log_end() {
+  say "the end of the log of $1:"
+  tail -n 20 "$dir/logs/$1.log" >&2 || true
 }
 
 # end_components NAME...: sends SIGTERM to all, waits up to 8 seconds, then sends SIGKILL.

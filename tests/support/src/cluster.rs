@@ -31,6 +31,9 @@ pub struct Cluster {
     pub(crate) program: &'static str,
     env: Vec<(String, String)>,
     crds: OnceLock<()>,
+    /// Reports whether this process started the cluster, whose directory is deleted with it.
+    is_own: bool,
+    kept_logs: OnceLock<()>,
 }
 
 impl Cluster {
@@ -40,11 +43,11 @@ impl Cluster {
         static CLUSTER: OnceLock<Cluster> = OnceLock::new();
         CLUSTER.get_or_init(|| {
             if let Ok(dir) = std::env::var("PREWARMER_TEST_CLUSTER") {
-                Self::from_dir(dir.into(), program)
+                Self::from_dir(dir.into(), program, false)
             } else {
                 let own = tempfile::tempdir().unwrap().keep();
                 Self::start(&own, FAKE_NODES, REAL_NODES);
-                Self::from_dir(own, program)
+                Self::from_dir(own, program, true)
             }
         })
     }
@@ -54,7 +57,7 @@ impl Cluster {
     pub fn dedicated_for(program: &'static str, fake_nodes: usize) -> &'static Self {
         let dir = tempfile::tempdir().unwrap().keep();
         Self::start(&dir, &fake_nodes.to_string(), "0");
-        Box::leak(Box::new(Self::from_dir(dir, program)))
+        Box::leak(Box::new(Self::from_dir(dir, program, true)))
     }
 
     /// Starts a cluster, whose watchdog deletes its directory after this process has ended.
@@ -89,13 +92,35 @@ impl Cluster {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
-    fn from_dir(dir: PathBuf, program: &'static str) -> Self {
+    fn from_dir(dir: PathBuf, program: &'static str, is_own: bool) -> Self {
         let text = std::fs::read_to_string(dir.join("env")).unwrap();
         let pair = |line: &str| {
             let (key, value) = line.strip_prefix("export ")?.split_once('=')?;
             Some((key.to_owned(), value.trim_matches('\'').to_owned()))
         };
-        Self { dir, program, env: text.lines().filter_map(pair).collect(), crds: OnceLock::new() }
+        Self {
+            dir,
+            program,
+            env: text.lines().filter_map(pair).collect(),
+            crds: OnceLock::new(),
+            is_own,
+            kept_logs: OnceLock::new(),
+        }
+    }
+
+    /// Copies the logs of a cluster that ends with this process to a directory that remains, and
+    /// prints its path and the last lines of components that have ended. Repeated calls do nothing.
+    /// `cluster with` does the same for its cluster.
+    pub(crate) fn keep_logs(&self) {
+        if !self.is_own {
+            return;
+        }
+        self.kept_logs.get_or_init(|| {
+            match Command::new(SCRIPT).arg("keep-logs").arg(&self.dir).output() {
+                Ok(output) => eprintln!("{}", String::from_utf8_lossy(&output.stderr)),
+                Err(error) => eprintln!("the cluster's logs are lost: {error}"),
+            }
+        });
     }
 
     /// Returns a variable of the cluster's environment, or an empty string if it is not set.

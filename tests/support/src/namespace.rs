@@ -120,6 +120,9 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.cluster.keep_logs();
+        }
         self.cluster.try_kubectl(&["delete", "namespace", &self.name, "--wait=false"], "");
     }
 }

@@ -191,7 +191,7 @@ impl Server {
             }
         }
         words.extend_from_slice(more);
-        let log = cluster.dir.join(format!(
+        let log = cluster.dir.join("logs").join(format!(
             "server-{}-{}.log",
             namespace.name,
             webhook.rsplit(':').next().unwrap()
