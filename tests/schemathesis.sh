@@ -3,7 +3,7 @@
 # installed from PyPI into the user's cache.
 # Exits with 77, and the reason on standard error, if it cannot be installed.
 # usage: schemathesis.sh BASE-URL TOKEN [OPTION...]   (BASE-URL such as http://127.0.0.1:8080)
-# The variables TASK and SCHEDULE name an existing task and an existing schedule.
+# The variables NAMESPACE, TASK and SCHEDULE name the caller's namespace and existing objects in it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 version=4.32.5

@@ -14,7 +14,7 @@ use super::{
     samples::SAMPLES, schedules, state::RouterState, static_response::StaticResponse, tasks, watch,
 };
 
-/// Errors that every call may return: status and meaning.
+/// Errors of calls: status and meaning. [`may_return`] selects those of each call.
 pub(super) const ERRORS: [(&str, &str); 12] = [
     ("400", "Fields or parameters are invalid: each is listed in details"),
     ("401", "The token is missing or invalid"),
@@ -103,9 +103,10 @@ pub fn document() -> Value {
         json!({});
     add_update_schemas(&mut document);
     document["security"] = json!([{"token": []}]);
-    let calls = document["paths"].as_object_mut().into_iter().flat_map(|paths| paths.values_mut());
-    for call in calls.filter_map(Value::as_object_mut).flat_map(|methods| methods.values_mut()) {
-        add_errors_and_sample(call);
+    for (path, methods) in document["paths"].as_object_mut().into_iter().flatten() {
+        for (method, call) in methods.as_object_mut().into_iter().flatten() {
+            add_errors_and_sample(path, method, call);
+        }
     }
     document
 }
@@ -136,13 +137,28 @@ fn add_update_schemas(document: &mut Value) {
         json!({"$ref": "#/components/schemas/ScheduleUpdate"});
 }
 
-fn add_errors_and_sample(call: &mut Value) {
+/// Reports whether a call may return an error.
+fn may_return(path: &str, method: &str, call: &Value, code: &str) -> bool {
+    // Extraction only reads its body.
+    let writes = method != "get" && !path.ends_with(":extract");
+    match code {
+        // An object that the path names, or the namespace of a new one.
+        "404" => writes || path.contains('{'),
+        "408" | "413" | "415" => call["requestBody"].is_object(),
+        "409" | "422" => writes,
+        _ => true,
+    }
+}
+
+fn add_errors_and_sample(path: &str, method: &str, call: &mut Value) {
     let error = |description: &str| {
         let schema = json!({"$ref": "#/components/schemas/ErrorBody"});
         json!({"description": description, "content": {"application/json": {"schema": schema}}})
     };
     for (code, description) in ERRORS.iter().chain([&UNAVAILABLE]) {
-        call["responses"][*code] = error(description);
+        if may_return(path, method, call, code) {
+            call["responses"][*code] = error(description);
+        }
     }
     call["responses"]["429"]["headers"] = retry_after();
     call["responses"]["503"]["headers"] = retry_after();
@@ -165,6 +181,30 @@ pub fn document_text() -> String {
 #[cfg(test)]
 mod unit {
     use super::*;
+
+    #[test]
+    fn errors_are_those_of_the_call() {
+        let document = document();
+        let errors = |path: &str, method: &str| -> Vec<String> {
+            let responses = &document["paths"][format!("{BASE_PATH}{path}")][method]["responses"];
+            let codes = responses.as_object().unwrap().keys();
+            codes.filter(|code| code.starts_with(['4', '5'])).cloned().collect()
+        };
+        assert_eq!(errors("/stats", "get"), ["400", "401", "403", "405", "406", "429", "503"]);
+        assert_eq!(
+            errors("/tasks/{id}", "get"),
+            ["400", "401", "403", "404", "405", "406", "429", "503"]
+        );
+        assert_eq!(
+            errors("/tasks/{id}", "delete"),
+            ["400", "401", "403", "404", "405", "406", "409", "422", "429", "503"]
+        );
+        assert_eq!(
+            errors("/tasks:extract", "post"),
+            ["400", "401", "403", "405", "406", "408", "413", "415", "429", "503"]
+        );
+        assert_eq!(errors("/tasks", "post").len(), ERRORS.len() + 1);
+    }
 
     #[test]
     fn every_call_has_a_sample_and_every_sample_a_call() {

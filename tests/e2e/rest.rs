@@ -415,7 +415,8 @@ async fn api_conforms_to_openapi() {
     let image = format!("--worker-image={HELPER}");
     let server =
         Server::with_args(cluster, &namespace, &namespace, &["--api-rate=100000", &image]).await;
-    let caller = RestClient::editor(&server, &namespace);
+    let token = account_token_with_nodes(cluster, &namespace, "editor", &["*"]);
+    let caller = RestClient::new(&server, &token);
     let body = json!({"images": ["a:1"], "nodeSelector": {"none": "such"}});
     let task = caller.create_task(&body).await;
     let schedule =
@@ -428,6 +429,7 @@ async fn api_conforms_to_openapi() {
     let examples = std::env::var("PREWARMER_TEST_EXAMPLES").unwrap_or_else(|_| "20".into());
     let mut run = tokio::process::Command::new("tests/schemathesis.sh");
     run.current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env("NAMESPACE", &namespace.name)
         .env("TASK", &task)
         .env("SCHEDULE", &schedule)
         .env("NO_COLOR", "1");
@@ -438,6 +440,7 @@ async fn api_conforms_to_openapi() {
         run.args(["--seed", "1"]);
     }
     let output = run.output().await.unwrap();
+    delete_node_permission(cluster, &namespace);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     if output.status.code() == Some(77) {
         let why = String::from_utf8_lossy(&output.stderr);
