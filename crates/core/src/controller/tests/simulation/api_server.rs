@@ -119,26 +119,13 @@ impl Simulation {
             return Ok(EffectOutput::default());
         }
         self.assert_may_create(&facts);
+        self.record_omissions(&facts);
         self.history.push((facts.node.clone(), facts.batch));
         self.attempt_starts.entry((facts.node.clone(), facts.attempt)).or_insert(self.now);
         *self.creations.entry(key.clone()).or_default() += 1;
         assert_eq!(self.creations[&key], 1, "{key} was created twice");
         if self.creates_pods || facts.namespace != "shop" {
-            self.sequence += 1;
-            let container = |image: &u16| ContainerInfo {
-                image_index: *image,
-                state: ContainerState::waiting("ContainerCreating", ""),
-                image_id: None,
-            };
-            let pod = PodInfo {
-                namespace: facts.namespace.clone(),
-                name: format!("{:06}", self.sequence),
-                worker: facts.name.clone(),
-                task_uid: facts.task_uid.clone(),
-                containers: facts.images.iter().map(container).collect(),
-                ..PodInfo::default()
-            };
-            self.pods.insert(key.clone(), pod);
+            self.create_pod(&facts);
         }
         self.sequence += 1;
         let uid = format!("worker-{}", self.sequence).into();
@@ -147,6 +134,36 @@ impl Simulation {
             WorkerInfo { created: Some(self.now), first_seen: Some(self.now), uid, ..facts },
         );
         Ok(EffectOutput::default())
+    }
+
+    fn record_omissions(&mut self, worker: &WorkerInfo) {
+        let size = self.shared.settings.worker.images_per_pod;
+        let images = 0..u16::try_from(self.task.spec.images.len()).unwrap();
+        let of_part = images.filter(|image| usize::from(*image) / size == usize::from(worker.part));
+        for image in of_part.filter(|image| !worker.images.contains(image)) {
+            let omission = (worker.node.clone(), image);
+            if !self.pulled.contains(&omission) {
+                self.omitted.insert(omission);
+            }
+        }
+    }
+
+    pub(super) fn create_pod(&mut self, worker: &WorkerInfo) {
+        self.sequence += 1;
+        let container = |image: &u16| ContainerInfo {
+            image_index: *image,
+            state: ContainerState::waiting("ContainerCreating", ""),
+            image_id: None,
+        };
+        let pod = PodInfo {
+            namespace: worker.namespace.clone(),
+            name: format!("{:06}", self.sequence),
+            worker: worker.name.clone(),
+            task_uid: worker.task_uid.clone(),
+            containers: worker.images.iter().map(container).collect(),
+            ..PodInfo::default()
+        };
+        self.pods.insert(worker.key(), pod);
     }
 
     /// Asserts that no ended node is started again, and that a batch waits for the one before it.
@@ -213,11 +230,16 @@ impl Simulation {
                 .map_or(NodeState::Waiting, |l| NodeState::from_byte(*l));
             let recorded = letter.is_final() || letter.attempt() > worker.attempt;
             let elsewhere = self.shared.settings.worker_namespace == WorkerNamespace::Fallback;
-            // A worker that conflicts with the node's further parts is deleted earlier. A crash
-            // then repeats its part.
+            // A worker with one part of the node's images may be deleted earlier, when its pod has
+            // ended or waits in the kubelet's backoff: the next part replaces it. A crash then
+            // repeats the part.
             let in_parts = self.task.spec.images.len() > self.shared.settings.worker.images_per_pod;
+            let replaced = in_parts && !self.pods.get(&worker.key()).is_some_and(is_pulling);
+            // Nothing can be recorded where the API server stores no status, or for a worker whose
+            // annotation another user has emptied.
+            let unrecordable = !self.unstorable.is_empty() || worker.images.is_empty();
             assert!(
-                recorded || self.task.spec.cancel || elsewhere || in_parts,
+                recorded || self.task.spec.cancel || elsewhere || replaced || unrecordable,
                 "{} was deleted before its result was recorded",
                 worker.node
             );
@@ -227,4 +249,13 @@ impl Simulation {
             worker.deleting = true;
         }
     }
+}
+
+/// Reports whether a container of the pod has no result yet.
+pub(super) fn is_pulling(pod: &PodInfo) -> bool {
+    !pod.phase.is_final()
+        && pod
+            .containers
+            .iter()
+            .any(|container| container.state == ContainerState::waiting("ContainerCreating", ""))
 }

@@ -8,6 +8,7 @@ use super::{
     super::super::{
         classify::{classify_job, classify_pod},
         context::ReconcileContext,
+        effect::ApplyError,
         observation::Observation,
         task_state::TaskReconciler,
         watch::{WatchChange, WatchSource},
@@ -18,8 +19,8 @@ use crate::{
     node::{Interner, NodeInfo},
     task::WorkerKind,
     worker::{
-        Assignment, ContainerState, PodInfo, PodPhase, WorkerObject, build,
-        provenance::AllowedNamespaces,
+        Assignment, ContainerState, FailureReason, PodInfo, PodPhase, WorkerInfo, WorkerObject,
+        build, provenance::AllowedNamespaces,
     },
 };
 
@@ -62,6 +63,7 @@ impl Simulation {
                 (PodPhase::Failed, "OutOfpods".into(), "too many pods".into());
             return self.mark_bare_pods_finished();
         }
+        let node = &workers[&format!("{}/{}", pod.namespace, pod.worker)].node;
         for container in &mut pod.containers {
             let even = container.image_index % 2 == 0;
             container.state = match outcome {
@@ -71,7 +73,10 @@ impl Simulation {
                 PodResult::Transient if even => {
                     ContainerState::waiting("ErrImagePull", "dial tcp: i/o timeout")
                 }
-                _ => ContainerState::succeeded(),
+                _ => {
+                    self.pulled.insert((node.clone(), container.image_index));
+                    ContainerState::succeeded()
+                }
             };
         }
         if pod.containers.iter().all(|container| container.state == ContainerState::succeeded()) {
@@ -191,6 +196,34 @@ impl Simulation {
     pub(in super::super) fn make_unready(&mut self, node: u8) {
         let now = self.now;
         self.change_node(node, |facts| (facts.ready, facts.unready_since) = (false, Some(now)));
+    }
+
+    /// Recreates a deleted node, or makes an existing one schedulable and ready again.
+    pub(in super::super) fn return_node(&mut self, node: u8, of: usize) {
+        let name = format!("n{node:02}");
+        if usize::from(node) < of {
+            self.nodes.insert(name.clone(), NodeInfo::sample(&name));
+        }
+    }
+
+    /// Lets the API server reject all new pods, for example because of a quota.
+    pub(in super::super) fn refuse_pods(&mut self) {
+        let quota = ApplyError::Rejected(FailureReason::QuotaExceeded, "exceeded quota".into());
+        (self.creates_pods, self.rejection) = (false, Some(quota));
+    }
+
+    /// Ends the rejection of pods. The Job controller creates those that were rejected.
+    pub(in super::super) fn accept_pods(&mut self) {
+        (self.creates_pods, self.rejection) = (true, None);
+        let waiting: Vec<WorkerInfo> = self
+            .workers
+            .values()
+            .filter(|worker| !self.pods.contains_key(&worker.key()) && !worker.deleting)
+            .cloned()
+            .collect();
+        for worker in waiting {
+            self.create_pod(&worker);
+        }
     }
 
     /// Deletes a worker, as another user would.

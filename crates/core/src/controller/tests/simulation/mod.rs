@@ -2,6 +2,7 @@
 //! any time.
 
 mod api_server;
+mod cluster;
 mod events;
 
 use std::{
@@ -27,6 +28,8 @@ use crate::{
     task::{Phase, PrewarmPlanSpec, PrewarmTask, PrewarmTaskSpec, WorkerKind},
     worker::WorkerSettings,
 };
+
+pub(super) use self::cluster::ClusterSimulation;
 
 /// Result of a worker's pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +65,11 @@ pub(super) struct Simulation {
     pub(super) busy_nodes: HashSet<String>,
     /// Nodes that were ever in use by another task.
     ever_busy_nodes: HashSet<String>,
+    /// Images that pods have pulled: node, and index of the image.
+    pub(super) pulled: HashSet<(String, u16)>,
+    /// Images that a worker was created without and that were not on its node: they were abandoned
+    /// or deferred at that time.
+    pub(super) omitted: HashSet<(String, u16)>,
     /// True when Jobs get pods.
     pub(super) creates_pods: bool,
     /// Number of creations of each worker, less the deletions by other users.
@@ -113,6 +121,8 @@ impl Simulation {
             unstored_writes: 0,
             busy_nodes: HashSet::new(),
             ever_busy_nodes: HashSet::new(),
+            pulled: HashSet::new(),
+            omitted: HashSet::new(),
             creates_pods: true,
             creations: HashMap::new(),
             attempt_starts: HashMap::new(),
@@ -222,6 +232,7 @@ impl Simulation {
     pub(super) fn run_to_end(&mut self) {
         self.task.spec.suspend = false;
         self.busy_nodes.clear();
+        self.accept_pods();
         for _ in 0..3000 {
             if self.phase().is_terminal() {
                 return;
