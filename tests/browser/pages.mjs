@@ -523,6 +523,8 @@ test("the grid with 5,000 nodes", async ({ open, say }) => {
   const sorted = (index) => times.map((pair) => pair[index]).sort((a, b) => a - b);
   const [script, frame] = [sorted(0), sorted(1)];
   say(`20 updates of 5,000 nodes, from the change to the end of painting: median ${script[10].toFixed(1)} ms, worst ${script[19].toFixed(1)} ms;`);
+  // On a busy machine single frames are late.
+  assert.ok(script[10] < 200, `updates of the grid take ${script[10].toFixed(1)} ms`);
   say(`to the second frame after it: median ${frame[10].toFixed(1)} ms, worst ${frame[19].toFixed(1)} ms`);
   await page.setViewportSize({ width: 390, height: 844 });
   await page.evaluate(() => { document.getElementById("states").textContent = "s".repeat(3000) + "f".repeat(1500) + ".".repeat(500); });

@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use prewarmer_api::{labels::TASK_LABEL, task::Phase};
 use prewarmer_test_support::{
@@ -27,6 +28,8 @@ use serde_json::{Value, json};
 use crate::TestCluster;
 
 const TIMEOUT: Duration = Duration::from_secs(90);
+/// Maximum time from the death of the leader's node until its successor works.
+const MAX_TAKEOVER: Duration = Duration::from_secs(15);
 /// Namespace of the installation. The cluster's audit log records the requests of its accounts.
 const NAMESPACE: &str = "prewarmer";
 /// Deployment and account of the front process, which serves the webhook and REST.
@@ -459,7 +462,8 @@ async fn rest_through_the_service(install: &Install, shop: &Namespace) {
         changed.as_object_mut().unwrap().remove(field);
     }
     let put = caller.put(&path, &changed).await;
-    assert!(put.code == 200 || put.code == 400, "{put:?}");
+    assert_eq!(put.code, 200, "{put:?}");
+    assert_eq!(put.body["description"], "changed", "{put:?}");
     assert_eq!(caller.delete(&path).await.code, 200);
     queued_execution_runs_after_timeout(&caller, shop).await;
     assert_eq!(caller.get("/nodes").await.code, 403, "a caller without permission read nodes");
@@ -554,7 +558,7 @@ async fn upgrade_during_task(install: &Install, shop: &Namespace) {
     let nodes = fake_nodes(install);
     shop.apply_task(
         "upgraded",
-        &json!({"images": ["slow:2"], "nodeSelector": {"type": "fake"}, "batchSize": 5}),
+        &json!({"images": ["slow:2"], "nodeSelector": {"type": "fake"}, "batchSize": 8}),
     );
     wait_for_progress(shop, "upgraded").await;
     let before = install.kubectl(&[
@@ -565,6 +569,7 @@ async fn upgrade_during_task(install: &Install, shop: &Namespace) {
         "-o",
         "name",
     ]);
+    let (old_leader, begun) = (install.leader().0, Timestamp::now());
     install.apply_chart("upgrade", &["--set", "settings.coalesceWindow=300ms"]);
     let after = install.kubectl(&[
         "get",
@@ -576,9 +581,17 @@ async fn upgrade_during_task(install: &Install, shop: &Namespace) {
         "--field-selector=status.phase=Running",
     ]);
     assert!(after.lines().any(|pod| !before.contains(pod)), "{before} {after}");
+    let replaced = || async {
+        let leads = install.leader().0;
+        (!leads.is_empty() && leads != old_leader).then_some(())
+    };
+    shop.eventually("another leader", TIMEOUT, replaced).await;
     let status = shop.wait_until_ended("upgraded", TIMEOUT).await;
     assert_eq!(status.phase, Phase::Completed, "{status:#?}");
     assert_eq!(status.succeeded_nodes, nodes, "{status:#?}");
+    // Four of five batches were left, of 6 s each.
+    let ended: Timestamp = status.completion_time.unwrap().parse().unwrap();
+    assert!(ended.duration_since(begun).as_secs() > 10, "the task ended before the upgrade");
     let (code, text) = install.doctor(&["--wait=1m"]);
     assert_eq!(code, Some(0), "{text}");
 }
@@ -604,7 +617,7 @@ async fn wait_for_progress(shop: &Namespace, task: &str) {
 async fn leader_node_is_lost(install: &Install, shop: &Namespace) {
     shop.apply_task(
         "orphaned",
-        &json!({"images": ["slow:3"], "nodeSelector": {"type": "fake"}, "batchSize": 5}),
+        &json!({"images": ["slow:3"], "nodeSelector": {"type": "fake"}, "batchSize": 10}),
     );
     wait_for_progress(shop, "orphaned").await;
     let (leader, node) = install.leader();
@@ -612,11 +625,23 @@ async fn leader_node_is_lost(install: &Install, shop: &Namespace) {
     assert_eq!(refused, Vec::<String>::new(), "a request of the server was denied");
     install.cluster.kill_node(&node);
     let died = Instant::now();
-    let other =
-        || async { (install.leader().0 != leader && !install.leader().0.is_empty()).then_some(()) };
-    shop.eventually("another leader", Duration::from_secs(30), other).await;
+    let jobs = || -> BTreeSet<String> {
+        shop.get("jobs").iter().map(|job| job["metadata"]["name"].to_string()).collect()
+    };
+    let before = jobs();
+    let other = || async {
+        let leads = install.leader().0;
+        (leads != leader && !leads.is_empty()).then_some(())
+    };
+    shop.eventually("another leader", MAX_TAKEOVER, other).await;
+    let led = died.elapsed();
+    // The batch that was in progress has ended before the Lease expires.
+    let works = || async { (!jobs().is_subset(&before)).then_some(()) };
+    shop.eventually("a Job created by the successor", MAX_TAKEOVER.saturating_sub(led), works)
+        .await;
     println!(
-        "MEASURED the leader's node was killed: another replica led after {:.1} s",
+        "MEASURED the leader's node was killed: another replica led after {:.1} s and worked after {:.1} s",
+        led.as_secs_f64(),
         died.elapsed().as_secs_f64()
     );
     let status = shop.wait_until_ended("orphaned", TIMEOUT).await;

@@ -20,7 +20,8 @@ fn pod_count() -> usize {
     std::env::var("PREWARMER_TEST_STARTS").map_or(300, |text| text.parse().unwrap())
 }
 
-fn pulled_event(
+/// Returns the event of a kubelet about an image that it pulled or found.
+pub(super) fn pulled_event(
     namespace: &Namespace,
     number: usize,
     pod: &str,
@@ -37,7 +38,7 @@ fn pulled_event(
     serde_json::from_value(object).unwrap()
 }
 
-async fn create_events(cluster: &Cluster, namespace: &Namespace, events: Vec<Event>) {
+pub(super) async fn create_events(cluster: &Cluster, namespace: &Namespace, events: Vec<Event>) {
     let api = Api::<Event>::namespaced(cluster.client().await, &namespace.name);
     let create = |event: Event| {
         let api = api.clone();

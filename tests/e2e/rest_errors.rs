@@ -2,10 +2,11 @@
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use std::{
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::TcpStream,
+    ops::Range,
     process::Command,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use kube::ResourceExt;
@@ -20,16 +21,57 @@ use serde_json::{Value, json};
 
 use crate::TestCluster;
 
-/// Sends raw bytes; returns the status code and the text of the response.
+/// Maximum time until the server closes a connection, longer than each of its timeouts.
+const MAX_OPEN: Duration = Duration::from_secs(30);
+/// Time after which an incomplete request head is rejected: a timeout of 5 s, and a busy machine.
+const HEAD_TIMEOUT: Range<Duration> = Duration::from_secs(4)..Duration::from_secs(9);
+/// Time after which an incomplete body is rejected: a timeout of 10 s, and a busy machine.
+const BODY_TIMEOUT: Range<Duration> = Duration::from_secs(9)..Duration::from_secs(14);
+
+/// Sends raw bytes; returns the status code and the text of the response. The status code is 0 if
+/// the server closes the connection without a response. Panics if it does not close it.
 fn send_raw(server: &Server, bytes: &[u8]) -> (u16, String) {
     let mut stream = TcpStream::connect(server.api()).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     stream.write_all(bytes).unwrap();
-    let mut text = Vec::new();
-    // A server that rejects a request may close the connection before all bytes are sent.
-    let _ = stream.read_to_end(&mut text);
+    read_until_close(&mut stream)
+}
+
+fn read_until_close(stream: &mut TcpStream) -> (u16, String) {
+    stream.set_read_timeout(Some(MAX_OPEN)).unwrap();
+    let (mut text, mut buffer) = (Vec::new(), [0; 4096]);
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(many) => text.extend_from_slice(&buffer[..many]),
+            // A server that rejects a request may close the connection before all bytes are sent.
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => break,
+            Err(error) => panic!("the server did not close the connection: {error}"),
+        }
+    }
     let text = String::from_utf8_lossy(&text).into_owned();
     (text.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0), text)
+}
+
+/// Sends `start`, then `rest` with half a second between its bytes; returns the status code of the
+/// response and the time until the server closed the connection.
+fn send_slowly(server: &Server, start: &str, rest: &'static [u8]) -> (u16, Duration) {
+    let mut stream = TcpStream::connect(server.api()).unwrap();
+    let begun = Instant::now();
+    stream.write_all(start.as_bytes()).unwrap();
+    let mut writer = stream.try_clone().unwrap();
+    let sending = std::thread::spawn(move || {
+        for byte in rest {
+            std::thread::sleep(Duration::from_millis(500));
+            if writer.write_all(&[*byte]).is_err() {
+                return;
+            }
+        }
+    });
+    let (code, _) = read_until_close(&mut stream);
+    let took = begun.elapsed();
+    drop(stream);
+    sending.join().unwrap();
+    (code, took)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -84,15 +126,9 @@ async fn status_codes_of_rejected_requests() {
     let answer = caller.get("/tasks/nightly").await;
     assert_eq!(answer.code, 404, "{answer:?}");
     assert_eq!(answer.body["taskId"], "nightly");
-    for id in [
-        "..%2f..%2fstats",
-        "%00",
-        "A",
-        "a%20b",
-        "task-20261121-000000-00000000",
-        "%2e%2e",
-        &"a".repeat(300),
-    ] {
+    for id in
+        ["..%2f..%2fstats", "%00", "A", "a%20b", "task-20261121-000000-00000000", &"a".repeat(300)]
+    {
         assert_eq!(caller.get(&format!("/tasks/{id}")).await.code, 404, "{id}");
     }
     for path in [
@@ -174,8 +210,15 @@ async fn status_codes_of_rejected_requests() {
         format!("GET /api/v1/tasks HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "a".repeat(40_000));
     assert_eq!(send_raw(&server, large.as_bytes()).0, 431);
     assert_eq!(send_raw(&server, b"\x16\x03\x01 nonsense\r\n\r\n").0, 400);
-    let (code, text) = send_raw(&server, b"GET /api/v1/tasks HTTP/1.1\r\nHost: x\r\nX-Slow: ");
-    assert!(code == 0 || code == 408, "{text}");
+    // Paths that a client's URL parser would resolve before it sends them. Resolved, they would be
+    // the list of tasks and the statistics.
+    for path in ["tasks/%2e%2e", "tasks/%2e%2e/tasks", "tasks/../stats", "tasks/.%2E/stats"] {
+        let request = format!(
+            "GET /api/v1/{path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {secret}\r\nConnection: close\r\n\r\n"
+        );
+        let (code, text) = send_raw(&server, request.as_bytes());
+        assert_eq!(code, 404, "{path}: {text}");
+    }
 
     // The log contains no token, and records the denied caller.
     let log = server.log();
@@ -190,6 +233,42 @@ async fn status_codes_of_rejected_requests() {
     );
 }
 
+/// Verifies that the server closes the connections of clients that send nothing more, or one byte
+/// at a time.
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_requests_time_out() {
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("loris");
+    let server = Server::start(cluster, &namespace, HELPER).await;
+    let caller = RestClient::editor(&server, &namespace);
+    let head = "GET /api/v1/tasks HTTP/1.1\r\nHost: x\r\nX-Slow: ".to_owned();
+    let body = format!(
+        "POST /api/v1/tasks HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\nContent-Length: 1000\r\nConnection: close\r\n\r\n{{",
+        caller.bearer_token()
+    );
+    // At two bytes per second, 60 bytes take longer than any of the timeouts.
+    let drip = [b' '; 60].as_slice();
+    let drip: &'static [u8] = Box::leak(drip.into());
+    let cases = [
+        ("a silent head", &head, [].as_slice(), 0, HEAD_TIMEOUT),
+        ("a slow head", &head, drip, 0, HEAD_TIMEOUT),
+        ("a silent body", &body, [].as_slice(), 408, BODY_TIMEOUT),
+        ("a slow body", &body, drip, 408, BODY_TIMEOUT),
+    ];
+    std::thread::scope(|scope| {
+        for (what, start, rest, expected, limits) in cases {
+            let server = &server;
+            scope.spawn(move || {
+                let (code, took) = send_slowly(server, start, rest);
+                assert_eq!(code, expected, "{what}");
+                assert!(limits.contains(&took), "{what}: closed after {took:?}");
+            });
+        }
+    });
+    assert_eq!(caller.get("/tasks").await.code, 200);
+    assert!(namespace.get("prewarmtasks").is_empty());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn rate_limited_caller_gets_retry_after() {
     let cluster = Cluster::shared();
@@ -199,15 +278,19 @@ async fn rate_limited_caller_gets_retry_after() {
         Server::with_args(cluster, &namespace, &namespace, &["--api-rate=1", &image]).await;
     let (caller, other) =
         (RestClient::editor(&server, &namespace), account_token(&namespace, "other", &["list"]));
-    let mut refused = None;
+    let (begun, mut refused, mut accepted) = (Instant::now(), None, 0);
     for _ in 0..10 {
         let answer = caller.get("/tasks").await;
         if answer.code == 429 {
             refused = Some(answer);
             break;
         }
+        accepted += 1;
     }
     let refused = refused.expect("none of ten calls was limited to one per second");
+    // One per second, and a burst of twice as many.
+    let most = 2 + begun.elapsed().as_secs() + 1;
+    assert!((2..=most).contains(&accepted), "{accepted} calls in {:?}", begun.elapsed());
     let wait: u64 = refused.header("retry-after").parse().unwrap();
     assert!((1..=2).contains(&wait), "{refused:?}");
     assert_eq!(
@@ -218,6 +301,7 @@ async fn rate_limited_caller_gets_retry_after() {
     tokio::time::sleep(Duration::from_secs(wait + 1)).await;
     assert_eq!(caller.get("/tasks").await.code, 200);
     // Failed authentications are rate limited by address.
+    let begun = Instant::now();
     let codes: Vec<u16> = {
         let calls = (0..500).map(|index| {
             let guess = caller.with_token(&format!("prw_guess_{index}"));
@@ -225,9 +309,14 @@ async fn rate_limited_caller_gets_retry_after() {
         });
         futures::future::join_all(calls).await
     };
+    assert!(codes.iter().all(|code| [401, 429].contains(code)), "{codes:?}");
+    // 50 per second, and a burst of 200.
+    let most = 200 + 50 * (begun.elapsed().as_secs() + 1);
+    let guesses = codes.iter().filter(|code| **code == 401).count() as u64;
     assert!(
-        codes.iter().all(|code| [401, 429].contains(code)) && codes.contains(&429),
-        "{codes:?}"
+        (200..=most).contains(&guesses) && codes.contains(&429),
+        "{guesses} of 500 guesses were evaluated in {:?}",
+        begun.elapsed()
     );
 }
 

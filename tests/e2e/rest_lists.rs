@@ -104,6 +104,11 @@ async fn lists_of_many_finished_tasks() {
         share("0.005"),
         share("0.01")
     );
+    // A debug build on a busy machine is slower; the long form uses a release build.
+    if many >= 10_000 {
+        let slower = (share("0.01") < 99.0).then(|| share("0.01"));
+        assert_eq!(slower, None, "p99 of the lists is above 10 ms: % within 10 ms");
+    }
     let each = (after.saturating_sub(before)) * 1024 / many as u64;
     println!(
         "{many} tasks: {before} KiB resident before, {after} KiB after, {each} bytes per task, of the leader"

@@ -6,7 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kube::ResourceExt;
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::{
+    Api, ResourceExt,
+    api::{ListParams, PostParams},
+};
 use prewarmer_api::task::Phase;
 use prewarmer_test_support::{
     cluster::{CHART, Cluster},
@@ -22,6 +26,8 @@ use crate::TestCluster;
 
 /// Timeout for a hundred fake nodes on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(120);
+/// Maximum time that an admission takes besides the time for which it waits for the webhook.
+const MAX_ADMISSION: Duration = Duration::from_secs(1);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_nodes_in_batches_of_ten() {
@@ -212,14 +218,44 @@ async fn unavailable_webhook_does_not_block_admission() {
     let namespace = cluster.namespace("down");
     let mut server = Server::start(cluster, &namespace, HELPER).await;
     server.kill();
-    let begun = Instant::now();
-    namespace.apply(&wide_deployment("web", 0, &["shop/web:1"]));
-    assert!(begun.elapsed() < Duration::from_secs(4), "admission took {:?}", begun.elapsed());
+    let refused = time_of_creation(&namespace, "refused").await;
+    assert!(refused < MAX_ADMISSION, "admission took {refused:?}");
     server.restart().await;
     server.terminate();
     let name = format!("prewarmer-{}", namespace.name);
     let (found, _) = cluster.try_kubectl(&["get", "validatingwebhookconfiguration", &name], "");
     assert!(!found, "the webhook configuration was not deleted");
+}
+
+/// Creates a Deployment by one request; returns how long it took.
+async fn time_of_creation(namespace: &Namespace, name: &str) -> Duration {
+    let api = Api::<Deployment>::namespaced(namespace.cluster.client().await, &namespace.name);
+    // The client connects before the measurement.
+    api.list(&ListParams::default()).await.unwrap();
+    let object = serde_json::from_value(wide_deployment(name, 0, &["shop/web:1"])).unwrap();
+    let begun = Instant::now();
+    api.create(&PostParams::default(), &object).await.unwrap();
+    begun.elapsed()
+}
+
+/// A webhook that accepts connections and never answers delays an admission by its timeout. It is
+/// the server that does not answer: its process is suspended.
+#[tokio::test(flavor = "multi_thread")]
+async fn hung_webhook_delays_admission_by_its_timeout() {
+    let cluster = Cluster::shared();
+    for seconds in [1, 3] {
+        let namespace = cluster.namespace("hung");
+        let image = format!("--worker-image={HELPER}");
+        let timeout = format!("--webhook-timeout-seconds={seconds}");
+        let server = Server::with_args(cluster, &namespace, &namespace, &[&image, &timeout]).await;
+        let answered = time_of_creation(&namespace, "answered").await;
+        assert!(answered < Duration::from_secs(seconds), "admission took {answered:?}");
+        server.freeze();
+        let hung = time_of_creation(&namespace, "hung").await;
+        server.thaw();
+        let limits = Duration::from_secs(seconds)..Duration::from_secs(seconds) + MAX_ADMISSION;
+        assert!(limits.contains(&hung), "admission took {hung:?}, expected {limits:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -400,9 +436,23 @@ async fn assert_installation_works(
     rest_with_installed_permissions(&front, install, namespace, instance).await;
     assert!(controller.is_leader() && !front.is_leader());
     for server in [&mut controller, &mut front] {
+        assert_no_request_denied(server);
         server.terminate();
-        let log = server.log();
-        assert!(!log.contains("forbidden") && !log.contains("refused"), "{log}");
+    }
+}
+
+/// Asserts that a server has sent requests to the API server and that none was denied. Admission
+/// policies deny with 422, the authorizer with 403.
+fn assert_no_request_denied(server: &Server) {
+    let metrics = server.get("/metrics");
+    let of_code = |code: &str| -> Vec<&str> {
+        let code = format!("code=\"{code}\"");
+        let requests = metrics.lines().filter(|line| line.starts_with("prewarm_kube_requests"));
+        requests.filter(|line| line.contains(&code)).collect()
+    };
+    assert!(!of_code("200").is_empty() && !of_code("201").is_empty(), "{metrics}");
+    for code in ["401", "403", "422"] {
+        assert_eq!(of_code(code), Vec::<&str>::new(), "{}", server.log());
     }
 }
 
