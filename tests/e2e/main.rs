@@ -31,6 +31,7 @@ mod installed;
 mod invalid_tasks;
 mod node_checks;
 mod notifications;
+mod pipelines;
 mod plugin;
 mod pod_start;
 mod real_node;
