@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 HELPER ?= target/prewarmer-helper
 HELPER_FLAGS := --edition 2024 -O -C target-feature=+crt-static -C panic=abort -C strip=symbols
-CLUSTER := tests/cluster/cluster
+CLUSTER_PROGRAM := tests/cluster/cluster
 TEST_CLUSTER := --fake-nodes 120 --real-nodes 2
 
 .PHONY: help
@@ -10,8 +10,9 @@ help: ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 18
 
 .PHONY: demo
-demo: ## show how Prewarmer warms nodes, on a real Kubernetes on this machine
-	@bash tests/demo/run.sh
+# Only from the command line, so that a variable of the environment does not select a cluster.
+demo: ## show how Prewarmer warms nodes, on a real Kubernetes on this machine; make demo CLUSTER=current uses the kubeconfig's cluster
+	@bash tests/demo/run.sh $(if $(filter command line,$(origin CLUSTER)),'$(CLUSTER)')
 
 .PHONY: test
 test: ## run all tests, on a real Kubernetes (the first run builds it); make test SUITES="unit e2e" runs some of them
@@ -71,7 +72,7 @@ test-unit: ## run the unit tests, the fuzz corpus and the tests of the documenta
 .PHONY: test-e2e
 test-e2e: ## run the end-to-end tests on a separate cluster: make test-e2e TEST=name (default: all)
 	cargo build --locked --workspace --bins
-	$(CLUSTER) with $(TEST_CLUSTER) -- cargo test --locked --test e2e -- $(TEST)
+	$(CLUSTER_PROGRAM) with $(TEST_CLUSTER) -- cargo test --locked --test e2e -- $(TEST)
 
 .PHONY: dev
 dev: ## run a server against a test cluster, rebuilt on change; prints its URL and a token (Ctrl-C stops it)

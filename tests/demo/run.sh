@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
 # make demo: shows how Prewarmer warms nodes, on a real Kubernetes on this machine. Prints a
 # summary, and stops every process that it started.
+# usage: run.sh [CONTEXT]   with CONTEXT, an existing cluster is used (existing.sh)
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+[[ -z ${1:-} ]] || exec tests/demo/existing.sh "$1"
 # shellcheck source=tests/environment.sh
 . tests/environment.sh
 require_linux demo
 begun=$SECONDS
-bold=''; plain=''
-if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then bold=$'\e[1m'; plain=$'\e[0m'; fi
-title() { echo; echo "$bold== $*$plain"; }
-fail() { echo "demo: $*" >&2; exit 1; }
+namespace=shop
+# shellcheck source=tests/demo/lib.sh
+. tests/demo/lib.sh
 
 for tool in cargo rustc go openssl curl; do command -v "$tool" > /dev/null || fail "$tool is required, but is not on the PATH"; done
 
@@ -73,47 +74,6 @@ done
 cat "$work/ready"; echo
 sleep 1 # Until the API server's watch has received the webhook configuration.
 
-deployment() { # deployment NAME NODE_SELECTOR IMAGE [DATA_IMAGE]
-  cat <<D
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: $1, namespace: shop}
-spec:
-  replicas: 0
-  selector: {matchLabels: {app: $1}}
-  template:
-    metadata: {labels: {app: $1}}
-    spec:
-      nodeSelector: {$2}
-      terminationGracePeriodSeconds: 1
-      containers: [{name: app, image: "$3"}]
-D
-  [ -z "${4:-}" ] || echo "      volumes: [{name: rates, image: {reference: \"$4\"}}]"
-}
-
-task_of() { # task_of DEPLOYMENT: prints the name of the task that was created for it
-  local name=''
-  for _ in $(seq 100); do
-    name=$(k -n shop get prewarmtasks -o jsonpath="{range .items[*]}{.metadata.name} {.metadata.annotations.prewarm\.io/workloads}{'\n'}{end}" | awk -v w="Deployment/$1" '$2 == w {print $1}')
-    [ -z "$name" ] || break
-    sleep 0.1
-  done
-  [ -n "$name" ] || fail "no task was created for Deployment/$1"
-  echo "$name"
-}
-
-watch_task() { # watch_task TASK: prints the progress of a task until it has ended
-  local line last=''
-  for _ in $(seq 600); do
-    line=$(k -n shop get prewarmtask "$1" -o jsonpath='{.status.phase}  {.status.progress}  batch {.status.currentBatchIndex} (from 0) of {.status.totalBatches}  failed: {.status.failedNodeCount}')
-    [ "$line" = "$last" ] || echo "   $line"
-    last=$line
-    case $line in Completed* | Failed* | Cancelled*) return ;; esac
-    sleep 0.2
-  done
-  fail "task $1 did not end"
-}
-
 title "applying a Deployment with 0 replicas: its image is pulled to all 20 fake nodes, 10 at a time"
 deployment web 'type: fake' registry.example/shop/web:1.0 | k apply -f -
 since=$SECONDS
@@ -130,7 +90,7 @@ if [ "$REAL_NODES" -gt 0 ]; then
   title "starting its pod: the events of the kubelet"
   k -n shop scale deployment/app --replicas=1
   k -n shop rollout status deployment/app --timeout=60s > /dev/null
-  events=$(k -n shop get events -o jsonpath="{range .items[*]}{.involvedObject.name} {.reason}: {.message}{'\n'}{end}" | grep '^app-.*image' || true)
+  events=$(image_events app-)
   # shellcheck disable=SC2001 # indents each line
   sed 's/^/   /' <<< "$events"
   grep -q 'already present' <<< "$events" || fail "the pod did not find its image"

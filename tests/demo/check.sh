@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# Tests the demo on an existing cluster: a complete run, an interrupted one, and the refusals. Requires
+# the environment of `tests/cluster/cluster with` with a real node, without Prewarmer.
+# usage: check.sh [IMAGES]   (IMAGES: HOST/FOLDER with the images; default: they are built and pushed)
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+say() { echo "demo check: $*"; }
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+crane=$BIN/crane
+image=$REGISTRY/demo/app:1.0
+"$crane" append --insecure -f <(tar -C "$BIN" -c pause) -t "$image" > /dev/null 2>&1
+"$crane" mutate --insecure --entrypoint /pause "$image" -t "$image" > /dev/null 2>&1
+# Pods of this cluster, which has no kube-proxy, need the address of the API server.
+gateway=$("$KUBECTL" get node real1 -o jsonpath='{.status.addresses[0].address}')
+cat > "$work/values.yaml" << V
+affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: type, operator: NotIn, values: [fake]}]}]}}}
+extraEnv:
+  - {name: KUBERNETES_SERVICE_HOST, value: "${gateway%.*}.1"}
+  - {name: KUBERNETES_SERVICE_PORT, value: "${APISERVER_URL##*:}"}
+V
+objects() { # prints the names of all objects of the cluster
+  local kinds
+  kinds=$("$KUBECTL" api-resources --verbs=list -o name | grep -v '^events' | paste -sd, -)
+  "$KUBECTL" get "$kinds" -A --ignore-not-found -o custom-columns=A:.kind,B:.metadata.namespace,C:.metadata.name --no-headers | sort
+}
+demo() { # demo ASSIGNMENT...: runs the demo with these variables
+  env "$@" "VALUES=$work/values.yaml" "IMAGE=$image" NODE_SELECTOR=kubernetes.io/hostname=real1 bash tests/demo/run.sh current
+}
+expect() { grep -qF -- "$1" "$work/output" || { cat "$work/output"; say "FAILED: the output does not contain: $1"; exit 1; }; }
+unchanged() { objects > "$work/after"; diff "$work/before" "$work/after" || { say "FAILED: $1 changed the cluster"; exit 1; }; }
+if [[ -n ${1:-} ]]; then images=("IMAGES=$1"); else images=("REGISTRY=$REGISTRY/demo"); fi
+unset REGISTRY
+objects > "$work/before"
+
+since=$SECONDS
+! demo "${images[@]}" > "$work/output" 2>&1 < /dev/null || { say "FAILED: it did not ask"; exit 1; }
+expect "set YES=1"
+unchanged "a run without a confirmation"
+"$KUBECTL" apply --server-side -f deploy/crds.yaml > /dev/null
+! demo YES=1 "${images[@]}" > "$work/output" 2>&1 || { say "FAILED: it did not refuse a cluster with the definitions"; exit 1; }
+expect "has Prewarmer's custom resource definitions already"
+"$KUBECTL" delete -f deploy/crds.yaml > /dev/null
+say "refusals: passed in $((SECONDS - since)) s"
+
+since=$SECONDS
+demo YES=1 "${images[@]}" > "$work/output" 2>&1 || { cat "$work/output"; say FAILED; exit 1; }
+expect "Completed  1/1 Nodes"
+expect "already present on machine"
+expect "nothing remains: no definition"
+unchanged "a complete run"
+say "complete run: passed in $((SECONDS - since)) s"
+
+# Ctrl-C reaches all processes of the terminal, here the process group.
+since=$SECONDS
+set -m
+demo YES=1 "${images[@]}" > "$work/output" 2>&1 < /dev/null &
+group=$!
+set +m
+for _ in $(seq 3000); do
+  grep -q '== applying a Deployment' "$work/output" && break
+  sleep 0.1
+done
+kill -INT -- "-$group"
+code=0
+wait "$group" || code=$?
+[[ $code != 0 ]] || { say "FAILED: an interrupted demo succeeded"; exit 1; }
+expect "nothing remains: no definition"
+unchanged "an interrupted run"
+say "interrupted run: passed in $((SECONDS - since)) s"
