@@ -384,3 +384,294 @@ fn forbidden_words_are_found_in_rust_prose() {
     assert_eq!(lines, [1, 3, 3, 6]);
     assert!(word.matches("untold, told_by and comes today").is_empty());
 }
+
+/// Rows: page, phrase with the number, source file, definition of the constant. When a constant
+/// changes, change the phrase of the page and both cells.
+const CONSTANTS: &[(&str, &str, &str, &str)] = &[
+    (
+        "tasks.md",
+        "| `images` | 100 references of 520 bytes |",
+        "crates/core/src/task/bounds.rs",
+        "MAX_IMAGES: usize = 100;",
+    ),
+    (
+        "tasks.md",
+        "100 references of 520 bytes",
+        "crates/core/src/task/bounds.rs",
+        "MAX_IMAGE_REFERENCE: usize = 520;",
+    ),
+    (
+        "tasks.md",
+        "| `deadline` | 1 second to 168 hours |",
+        "crates/core/src/task/bounds.rs",
+        "MAX_DEADLINE: Duration = Duration::from_secs(168 * 3600);",
+    ),
+    (
+        "tasks.md",
+        "| `timeout` | 1 second to 24 hours |",
+        "crates/core/src/task/bounds.rs",
+        "MAX_DURATION: Duration = Duration::from_secs(24 * 3600);",
+    ),
+    (
+        "tasks.md",
+        "31,536,000 (a year)",
+        "crates/core/src/task/bounds.rs",
+        "MAX_TTL_SECONDS: u32 = 365 * 24 * 3600;",
+    ),
+    (
+        "tasks.md",
+        "64 labels, of Kubernetes' own lengths",
+        "crates/core/src/task/bounds.rs",
+        "MAX_SELECTOR: usize = 64;",
+    ),
+    (
+        "tasks.md",
+        "20 terms of 20 rules",
+        "crates/core/src/task/bounds.rs",
+        "MAX_TERMS: usize = 20;",
+    ),
+    (
+        "tasks.md",
+        "1,000 values in all `matchExpressions`",
+        "crates/core/src/task/bounds.rs",
+        "MAX_VALUES: usize = 1000;",
+    ),
+    (
+        "tasks.md",
+        "5,000 in all `matchFields`",
+        "crates/core/src/task/bounds.rs",
+        "MAX_NODE_NAMES: usize = 5000;",
+    ),
+    (
+        "tasks.md",
+        "| `tolerations` | 100 |",
+        "crates/core/src/task/bounds.rs",
+        "MAX_TOLERATIONS: usize = 100;",
+    ),
+    (
+        "tasks.md",
+        "| `imagePullSecrets` | 20 |",
+        "crates/core/src/task/bounds.rs",
+        "MAX_PULL_SECRETS: usize = 20;",
+    ),
+    (
+        "tasks.md",
+        "10 addresses of 2,048 bytes",
+        "crates/core/src/task/bounds.rs",
+        "MAX_NOTIFICATIONS: usize = 10;",
+    ),
+    (
+        "tasks.md",
+        "10 addresses of 2,048 bytes",
+        "crates/core/src/task/bounds.rs",
+        "MAX_URL: usize = 2048;",
+    ),
+    (
+        "tasks.md",
+        "512 KiB of JSON",
+        "crates/core/src/task/bounds.rs",
+        "MAX_SPEC: usize = 512 << 10;",
+    ),
+    (
+        "tasks.md",
+        "| nodes of a plan | 25,000 |",
+        "crates/core/src/task/bounds.rs",
+        "MAX_PLAN_NODES: usize = 25_000;",
+    ),
+    ("tasks.md", "(at most 100)", "crates/core/src/task/validate.rs", "AUTO_NODES: u32 = 100;"),
+    (
+        "tasks.md",
+        "lists up to 100 failures",
+        "crates/api/src/task/status.rs",
+        "MAX_FAILED_NODES: usize = 100;",
+    ),
+    (
+        "alerts.md",
+        "the queue holds 4,096 objects",
+        "crates/core/src/intake/queue/hint_queue.rs",
+        "MAX_OBJECTS: usize = 4096;",
+    ),
+    (
+        "alerts.md",
+        "one namespace may have 1,024",
+        "crates/core/src/intake/queue/hint_queue.rs",
+        "MAX_NAMESPACE_OBJECTS: usize = MAX_OBJECTS / 4;",
+    ),
+    (
+        "rest-api.md",
+        "1 MiB; a form of the pages 64 KiB",
+        "src/api/body.rs",
+        "MAX_BODY: usize = 1024 * 1024;",
+    ),
+    (
+        "rest-api.md",
+        "a form of the pages 64 KiB",
+        "src/api/body.rs",
+        "MAX_FORM: usize = 64 * 1024;",
+    ),
+    (
+        "rest-api.md",
+        "the sign-in 16 KiB",
+        "src/api/body.rs",
+        "MAX_ANONYMOUS_FORM: usize = 16 * 1024;",
+    ),
+    (
+        "rest-api.md",
+        "| values in a JSON body | 20,000 |",
+        "src/api/bounded_json.rs",
+        "MAX_VALUES: usize = 20_000;",
+    ),
+    (
+        "rest-api.md",
+        "16 MiB; 4 MiB per caller",
+        "src/api/budgets.rs",
+        "TOTAL_BODY_BYTES: usize = 16 * 1024 * 1024;",
+    ),
+    (
+        "rest-api.md",
+        "32 MiB; 8 MiB per caller",
+        "src/api/budgets.rs",
+        "UNREAD_RESPONSE_BYTES: (usize, usize) = (32 * 1024 * 1024, 8 * 1024 * 1024);",
+    ),
+    (
+        "rest-api.md",
+        "| 4,096; `--api-watches` per caller",
+        "src/api/budgets.rs",
+        "MAX_WATCHES: usize = 4096;",
+    ),
+    (
+        "rest-api.md",
+        "| 2; 1 per caller |",
+        "src/api/budgets.rs",
+        "EXTRACTIONS: (usize, usize) = (2, 1);",
+    ),
+    (
+        "rest-api.md",
+        "100 per second, with a burst of 400",
+        "src/api/budgets.rs",
+        "ANONYMOUS_CALLS: (u32, u32) = (100, 400);",
+    ),
+    (
+        "rest-api.md",
+        "| 30 s | the watch ends |",
+        "src/api/watch.rs",
+        "SEND_TIMEOUT: Duration = Duration::from_secs(30);",
+    ),
+    (
+        "rest-api.md",
+        "a keep-alive every 15 s",
+        "src/api/watch.rs",
+        "HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);",
+    ),
+    (
+        "rest-api.md",
+        "20 namespaces, 60,000 values",
+        "src/api/extract.rs",
+        "MAX_NAMESPACES: usize = 20;",
+    ),
+    (
+        "rest-api.md",
+        "| 20,000 per day;",
+        "src/api/settings.rs",
+        "MAX_IDEMPOTENCY_KEYS: u32 = 20_000;",
+    ),
+];
+
+/// Returns the text with single spaces.
+fn normalized(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Verifies that numbers in the documentation are those of the code.
+#[test]
+fn documented_limits_are_those_of_the_code() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read =
+        |path: PathBuf| std::fs::read_to_string(&path).unwrap_or_else(|_| panic!("{path:?}"));
+    let mut wrong = Vec::new();
+    for (page, phrase, file, definition) in CONSTANTS {
+        if !normalized(&read(root.join("docs").join(page))).contains(phrase) {
+            wrong.push(format!("docs/{page} does not contain {phrase:?} ({definition})"));
+        }
+        if !normalized(&read(root.join(file))).contains(&format!("const {definition}")) {
+            wrong.push(format!(
+                "{file} does not define `{definition}`: correct docs/{page}, {phrase:?}"
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Returns the settings and their defaults from the generated table of `docs/settings.md`.
+fn setting_defaults(page: &str) -> BTreeMap<&str, &str> {
+    let cells = |line| -> Vec<&str> { str::split(line, '|').map(str::trim).collect() };
+    page.lines()
+        .filter(|line| line.starts_with("| `--"))
+        .map(|line| (cells(line)[1].trim_matches('`'), cells(line)[3].trim_matches('`')))
+        .collect()
+}
+
+/// Returns each name in back quotes that is followed by a value in brackets, such as
+/// `` `--api-rate` (50) ``, where the value starts with a digit, and that value up to the first
+/// comma, colon, semicolon or closing bracket that is not part of a number.
+fn values_in_brackets(text: &str) -> Vec<(&str, String)> {
+    let mut found = Vec::new();
+    for (end, _) in text.match_indices("` (") {
+        let Some(start) = text[..end].rfind('`') else { continue };
+        let value = &text[end + 3..];
+        if !value.starts_with(|c: char| c.is_ascii_digit()) {
+            continue;
+        }
+        let length = value.find(['(', ')', ';', ':', '`']).unwrap_or(value.len());
+        found.push((&text[start + 1..end], value[..length].replace(',', "")));
+    }
+    found
+}
+
+/// Returns the setting in kebab case of a flag (`--api-rate`) or key (`apiRate`).
+fn flag_of(name: &str) -> String {
+    if name.starts_with("--") {
+        return name.to_owned();
+    }
+    name.chars().fold("--".to_owned(), |flag, character| {
+        if character.is_ascii_uppercase() {
+            flag + "-" + &character.to_ascii_lowercase().to_string()
+        } else {
+            flag + &character.to_string()
+        }
+    })
+}
+
+/// Verifies that a page that states a default next to a setting states the default of the code.
+#[test]
+fn documented_defaults_are_those_of_the_settings() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let reference = std::fs::read_to_string(docs.join("settings.md")).unwrap();
+    let defaults = setting_defaults(&reference);
+    assert!(defaults.len() > 60, "{} settings", defaults.len());
+    let mut pages = Vec::new();
+    collect_pages(&docs, &mut pages);
+    let (mut checked, mut wrong) = (0, Vec::new());
+    for page in pages.iter().filter(|page| page.parent() == Some(&docs)) {
+        let text = normalized(&std::fs::read_to_string(page).unwrap());
+        for (name, value) in values_in_brackets(&text) {
+            let Some(default) = defaults.get(flag_of(name).as_str()) else { continue };
+            checked += 1;
+            let units = [(" %", ""), (" min", "m"), (" s", "s"), (" h", "h")];
+            let plain = value.split(" concurrent").next().unwrap_or_default().trim();
+            let plain = units.iter().find_map(|(unit, short)| {
+                plain.strip_suffix(unit).map(|number| format!("{number}{short}"))
+            });
+            let plain = plain.unwrap_or_else(|| value.split(' ').next().unwrap().to_owned());
+            // Some settings are numbers of seconds.
+            if plain != *default && plain.strip_suffix('s') != Some(default) {
+                wrong.push(format!(
+                    "{}: {name} ({value}): the default is {default}",
+                    page.display()
+                ));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(checked > 8, "only {checked} defaults were found");
+}
