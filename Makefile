@@ -56,10 +56,6 @@ check: ## check formatting and clippy, and run the unit tests (no cluster)
 fmt: ## format the Rust code
 	cargo fmt --all
 
-.PHONY: fmt
-fmt: ## format the code
-	cargo fmt --all
-
 .PHONY: lint
 lint: ## check formatting and clippy, warnings as errors
 	cargo fmt --all --check

@@ -16,7 +16,8 @@ sys.exit(bool(newer))' "$oldest"
 echo "msrv: no dependency requires a newer Rust than $oldest"
 toolchain=$(rustup toolchain list 2> /dev/null | grep -oE "^$oldest(\.[0-9]+)?-" | head -n 1 || true)
 if [[ -n $toolchain ]]; then
-  cargo "+${toolchain%-}" check --locked --workspace --quiet
+  # In a folder of its own, so that the results of the usual toolchain stay current.
+  CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target}/msrv cargo "+${toolchain%-}" check --locked --workspace --quiet
   echo "msrv: the workspace compiles with Rust ${toolchain%-}"
 elif [[ ${1:-} == --build ]]; then
   echo "msrv: rustup has no toolchain $oldest: run rustup toolchain install $oldest --profile minimal" >&2
