@@ -18,7 +18,7 @@ use prewarmer::{
 };
 use prewarmer_cli::{
     doctor::{self, DoctorSettings},
-    extract::{ExtractFailure, extract},
+    extract::{ExtractFailure, ExtractOutput, extract},
 };
 use prewarmer_core::settings::SettingsError;
 
@@ -75,7 +75,7 @@ fn main() -> ExitCode {
             Err(error) => return report_invalid_settings(&error),
         },
         Command::Extract(args) => match extract(&args) {
-            Ok(images) => print(&Ok(images)),
+            Ok(found) => return print_extracted(found),
             Err(ExtractFailure::Settings(error)) => return report_invalid_settings(&error),
             Err(error) => Err(error.into()),
         },
@@ -138,6 +138,21 @@ fn run_doctor(asked: &DoctorSettings) -> ExitCode {
             eprintln!("prewarmer: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Prints the result of `extract`: images to standard output, everything else to standard error.
+fn print_extracted(found: ExtractOutput) -> ExitCode {
+    for note in &found.notes {
+        eprintln!("{note}");
+    }
+    for error in &found.errors {
+        eprintln!("prewarmer: {error}");
+    }
+    match print(&Ok(found.text)) {
+        Ok(()) if found.errors.is_empty() => ExitCode::SUCCESS,
+        Ok(()) => ExitCode::FAILURE,
+        Err(error) => report_error(&error),
     }
 }
 

@@ -563,11 +563,18 @@ const CONSTANTS: &[(&str, &str, &str, &str)] = &[
         "src/api/watch.rs",
         "HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);",
     ),
+    ("rest-api.md", "20 namespaces, 2 s", "src/api/extract.rs", "MAX_NAMESPACES: usize = 20;"),
     (
         "rest-api.md",
-        "20 namespaces, 60,000 values",
-        "src/api/extract.rs",
-        "MAX_NAMESPACES: usize = 20;",
+        "60,000 values, 64 levels",
+        "crates/core/src/workload/manifest/value.rs",
+        "MAX_DEPTH: usize = 64;",
+    ),
+    (
+        "annotations.md",
+        "separates up to 10 paths",
+        "crates/core/src/workload/kinds.rs",
+        "MAX_PATHS: usize = 10;",
     ),
     (
         "rest-api.md",

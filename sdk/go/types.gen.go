@@ -98,8 +98,12 @@ type ExecutionView struct {
 type ExtractAnswer struct {
 	// Workloads: workloads with images, placement, credentials and number of nodes.
 	Workloads []ExtractedView `json:"workloads"`
-	// Skipped: documents that are not workloads.
+	// Skipped: objects that are not workloads, as `Kind/name`.
 	Skipped []string `json:"skipped"`
+	// Errors: documents and objects that cannot be read. They do not affect the others.
+	Errors []ManifestFinding `json:"errors,omitempty"`
+	// Warnings: findings about documents that can be read, such as repeated keys.
+	Warnings []ManifestFinding `json:"warnings,omitempty"`
 }
 
 // Extracted: images, placement and credentials of one pod template.
@@ -192,6 +196,19 @@ type ImageDetail struct {
 	FailedNodes int `json:"failedNodes"`
 	// Digest: digest of the image, when the nodes have reported it.
 	Digest string `json:"digest,omitempty"`
+}
+
+// ManifestFinding: error or warning about a place of a manifest.
+type ManifestFinding struct {
+	// Document: number of the document, from 1, not counting empty ones; 0 for the whole body.
+	Document int `json:"document"`
+	// Field: path of the field, such as `spec.template.spec.containers[0].image`; empty for the whole
+	// document.
+	Field string `json:"field"`
+	// Message: what was found, and what to do.
+	Message string `json:"message"`
+	// Line: number of the line in the body, from 1, if known.
+	Line *int `json:"line,omitempty"`
 }
 
 // NodeList: page of nodes.

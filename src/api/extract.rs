@@ -12,7 +12,8 @@ use axum::{
 use prewarmer_core::{
     task::validate::validate,
     workload::{
-        DEFAULT_NAMESPACE, ExtractError, Extracted, ManifestLimits, ParsedManifest, VisibleContext,
+        DEFAULT_NAMESPACE, DocumentError, ExtractError, Extracted, Extraction, Finding,
+        ManifestLimits, ParsedManifest, VisibleContext,
     },
 };
 use serde::Serialize;
@@ -22,7 +23,7 @@ use super::{
     Api,
     auth::Caller,
     body,
-    error::ApiError,
+    error::{ApiError, Detail},
     node_cache::{NodeCache, NodeSelection, NodeSnapshot},
     params::{CheckedQuery, ExtractQuery},
     permissions::{CREATE_TASK, LIST_NODES, LIST_TASKS},
@@ -51,18 +52,55 @@ pub(super) struct ExtractedView {
     pub node_names: Option<Vec<String>>,
 }
 
+/// Error or warning about a place of a manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub(super) struct ManifestFinding {
+    /// Number of the document, from 1, not counting empty ones; 0 for the whole body.
+    pub document: usize,
+    /// Number of the line in the body, from 1, if known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<usize>,
+    /// Path of the field, such as `spec.template.spec.containers[0].image`; empty for the whole
+    /// document.
+    pub field: String,
+    /// What was found, and what to do.
+    pub message: String,
+}
+
+impl<T: ToString> From<Finding<T>> for ManifestFinding {
+    fn from(finding: Finding<T>) -> Self {
+        let Finding { place, what } = finding;
+        Self {
+            document: place.document,
+            line: place.line,
+            field: place.field,
+            message: what.to_string(),
+        }
+    }
+}
+
 /// Images that would be warmed for a manifest.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(super) struct ExtractAnswer {
     /// Workloads with images, placement, credentials and number of nodes.
     pub workloads: Vec<ExtractedView>,
-    /// Documents that are not workloads.
+    /// Objects that are not workloads, as `Kind/name`.
     pub skipped: Vec<String>,
+    /// Documents and objects that cannot be read. They do not affect the others.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub errors: Vec<ManifestFinding>,
+    /// Findings about documents that can be read, such as repeated keys.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub warnings: Vec<ManifestFinding>,
 }
 
 /// Returns the images that would be warmed for a manifest.
 ///
-/// The manifest is JSON or YAML, of one or more workloads. The call creates and changes no object.
+/// The manifest is JSON or YAML as kubectl reads it: several documents, lists, UTF-8 or UTF-16. A
+/// document that cannot be read does not affect the others; if none can be read, the response is
+/// 400. The call creates and changes no object.
 #[utoipa::path(post, path = "/tasks:extract", tag = "tasks",
     params(ExtractQuery),
     request_body(content((Object = "application/json"), (String = "application/yaml")),
@@ -88,10 +126,9 @@ pub(super) async fn extract(
     let (held, policy, space) = (Arc::clone(&turn), Arc::clone(&api.policy), default.clone());
     let manifest = run_blocking(move || {
         let _held = held;
-        let text = std::str::from_utf8(&body.bytes)
-            .map_err(|_| ExtractError::Unreadable("the body is not UTF-8".into()))?;
-        let manifest = ParsedManifest::parse(text, ManifestLimits::SERVER)?;
-        let namespaces = manifest.namespaces(&policy, &space);
+        let mut manifest = ParsedManifest::new(ManifestLimits::SERVER);
+        manifest.read("", &body.bytes, &policy.kinds)?;
+        let namespaces = manifest.namespaces(&space);
         Ok((manifest, namespaces))
     });
     let (manifest, namespaces) = manifest.await?;
@@ -110,14 +147,28 @@ pub(super) async fn extract(
         let visible = VisibleContext { context: &context, namespaces };
         manifest.extract(&policy, &visible, &default)
     });
-    let (found, skipped) = read.await?;
+    let Extraction { workloads: found, skipped, errors, warnings } = read.await?;
     if found.is_empty() && skipped.is_empty() {
-        return Err(ApiError::invalid_field("", "the manifest contains no object"));
+        return Err(unreadable(errors));
     }
     let may = api.auth.allows(&caller, LIST_NODES, None).await?;
     let nodes = if may && !found.is_empty() { Some(nodes.get().await?) } else { None };
     let workloads = found.into_iter().map(|what| add_nodes(what, nodes.as_ref())).collect();
-    Ok(Json(ExtractAnswer { workloads, skipped }).into_response())
+    let errors = errors.into_iter().map(ManifestFinding::from).collect();
+    let warnings = warnings.into_iter().map(ManifestFinding::from).collect();
+    Ok(Json(ExtractAnswer { workloads, skipped, errors, warnings }).into_response())
+}
+
+/// Returns the error of a manifest in which nothing can be read.
+fn unreadable(errors: Vec<Finding<DocumentError>>) -> ApiError {
+    if errors.is_empty() {
+        return ApiError::invalid_field("", "the manifest contains no object");
+    }
+    let detail = |Finding { mut place, what }: Finding<DocumentError>| {
+        let field = std::mem::take(&mut place.field);
+        Detail::new(field, format!("{place}: {what}"))
+    };
+    ApiError::invalid_fields(errors.into_iter().map(detail).collect())
 }
 
 /// Runs blocking work on a thread outside the async executor.
@@ -130,12 +181,7 @@ async fn run_blocking<T: Send + 'static>(
 }
 
 fn extract_error(error: &ExtractError) -> ApiError {
-    match error {
-        ExtractError::Unreadable(_) => ApiError::invalid_field("", error.to_string()),
-        ExtractError::TooMany(..) | ExtractError::TooSlow(_) => {
-            ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, error.to_string())
-        }
-    }
+    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, error.to_string())
 }
 
 /// Checks that the caller may create tasks in one of the manifest's namespaces, or in the default

@@ -21,6 +21,7 @@ use super::{
 use crate::notify::NotificationPolicy;
 
 mod body_limits;
+mod extract;
 mod requests;
 
 /// Builds an API whose cluster does not answer, with or without authentication.

@@ -90,11 +90,32 @@ fn match_conditions(policy: &Policy) -> Vec<MatchCondition> {
         match_condition(
             "new-or-changed-template",
             &format!(
-                "request.operation == 'CREATE' || ({} : {} : {other}) || {annotated}",
-                changed[0], changed[1]
+                "request.operation == 'CREATE' || ({}{} : {} : {other}) || {annotated}",
+                whole_spec_of_custom_kinds(policy, other),
+                changed[0],
+                changed[1]
             ),
         ),
     ]
+}
+
+/// Returns the start of a conditional expression in CEL: the whole spec is compared for kinds with
+/// pod templates at other places than `spec.template`, which they may have too. Empty without such
+/// kinds.
+fn whole_spec_of_custom_kinds(policy: &Policy, comparison: &str) -> String {
+    let kinds: Vec<String> = policy
+        .kinds
+        .custom()
+        .filter(|kind| kind.has_templates_elsewhere())
+        .map(|kind| {
+            let (group, kind) = (&kind.group, &kind.kind);
+            format!("object.apiVersion.startsWith('{group}/') && object.kind == '{kind}'")
+        })
+        .collect();
+    if kinds.is_empty() {
+        return String::new();
+    }
+    format!("({}) ? {comparison} : ", kinds.join(" || "))
 }
 
 /// Returns the configuration that registers the webhook with the API server.

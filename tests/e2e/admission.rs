@@ -105,16 +105,22 @@ async fn configured_kinds_create_tasks() {
     let definitions = [
         custom_resource("argoproj.io", "v1alpha1", "Rollout", "rollouts"),
         custom_resource("jobset.x-k8s.io", "v1alpha2", "JobSet", "jobsets"),
+        custom_resource("ray.example.com", "v1", "RayCluster", "rayclusters"),
     ];
     cluster.kubectl(
         &["apply", "-f", "-"],
         &json!({"apiVersion": "v1", "kind": "List", "items": definitions}).to_string(),
     );
     let wait = ["wait", "--for=condition=Established", "--timeout=30s"];
-    let both = ["crd/rollouts.argoproj.io", "crd/jobsets.jobset.x-k8s.io"];
-    cluster.kubectl(&[&wait[..], &both].concat(), "");
+    let all = [
+        "crd/rollouts.argoproj.io",
+        "crd/jobsets.jobset.x-k8s.io",
+        "crd/rayclusters.ray.example.com",
+    ];
+    cluster.kubectl(&[&wait[..], &all].concat(), "");
     let kinds = "--kinds=argoproj.io/v1alpha1/Rollout=spec.template,\
-        jobset.x-k8s.io/v1alpha2/JobSet=spec.replicatedJobs[*].template.spec.template";
+        jobset.x-k8s.io/v1alpha2/JobSet=spec.replicatedJobs[*].template.spec.template,\
+        ray.example.com/v1/RayCluster=spec.template+spec.workers[*].template";
     let image = format!("--worker-image={HELPER}");
     // Both workloads are coalesced into one task, which the next rollout of one of them does not
     // supersede. The window is long enough for both reviews on a slow machine.
@@ -137,6 +143,19 @@ async fn configured_kinds_create_tasks() {
     assert_eq!(server.review_count(), before, "a change of replicas alone was sent for review");
     namespace.apply(&rollout("web:2", 3));
     expect_tasks_for(&namespace, &["web:1", "web:2", "proxy:1", "leader:1", "worker:1"]).await;
+    // Every template of a kind with several is warmed, and a change of any of them is reviewed.
+    let ray = |worker: &str| {
+        let workers = json!([{"template": {"spec": pod_spec(&[worker])}}]);
+        let spec = json!({"template": {"spec": pod_spec(&["head:1"])}, "workers": workers});
+        workload("ray.example.com/v1", "RayCluster", "ray", &spec)
+    };
+    let mut images = vec!["web:1", "web:2", "proxy:1", "leader:1", "worker:1"];
+    namespace.apply(&ray("ray:1"));
+    images.extend(["head:1", "ray:1"]);
+    expect_tasks_for(&namespace, &images).await;
+    namespace.apply(&ray("ray:2"));
+    images.push("ray:2");
+    expect_tasks_for(&namespace, &images).await;
     // A ReplicaSet owned by a configured kind creates no task of its own.
     let owner = json!([{"apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout", "name": "web", "uid": "u", "controller": true}]);
     let labels = json!({"app": "web"});
@@ -150,7 +169,7 @@ async fn configured_kinds_create_tasks() {
     made["metadata"]["ownerReferences"] = owner;
     namespace.apply(&made);
     tokio::time::sleep(SETTLE_TIME).await;
-    expect_tasks_for(&namespace, &["web:1", "web:2", "proxy:1", "leader:1", "worker:1"]).await;
+    expect_tasks_for(&namespace, &images).await;
 }
 
 /// Waits until the Deployment's controller has no pending write. The API server retries a PATCH

@@ -1,15 +1,22 @@
 //! `prewarmer extract`: the images that would be warmed for the workloads of a manifest, without a
 //! cluster.
 
-use std::{fmt::Display, io::Read};
+use std::fmt::Display;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use prewarmer_core::{
     settings::{self, Choice, Number, Setting, SettingsChecker, SettingsError, split_list},
-    workload::{self, DefaultMode, PolicySettings, WorkloadKind, WorkloadKinds, extract_documents},
+    workload::{
+        self, DefaultMode, EmptyContext, ExtractError, Extracted, PolicySettings, WorkloadKind,
+        WorkloadKinds,
+    },
 };
 
-use crate::settings::{choice, number};
+use crate::{
+    manifest_files,
+    settings::{choice, number},
+    terminal::{TableCell, printable, table},
+};
 
 /// Names of the modes.
 const MODES: &[(&str, DefaultMode)] =
@@ -24,9 +31,9 @@ pub struct PolicyArgs {
     /// except opted-out ones are warmed. `OptIn`: only opted-in workloads are warmed.
     #[arg(long, env = "DEFAULT_MODE", default_value = "OptOut", value_parser = choice(MODES))]
     pub default_mode: Setting<Choice<DefaultMode>>,
-    /// Further kinds with a pod template, separated by commas: `GROUP/VERSION/KIND[/PLURAL]=PATH`,
+    /// Further kinds with pod templates, separated by commas: `GROUP/VERSION/KIND[/PLURAL]=PATH`,
     /// such as `argoproj.io/v1alpha1/Rollout=spec.template`. `[*]` in the path matches every item
-    /// of a list.
+    /// of a list, and `+` separates up to 10 paths of one kind.
     #[arg(long, env = "KINDS", default_value = "")]
     pub kinds: String,
     /// System namespaces whose workloads are warmed too, separated by commas.
@@ -62,7 +69,11 @@ fn kinds(check: &mut SettingsChecker, value: &str) -> WorkloadKinds {
                     .iter()
                     .any(|known| known.kind == kind.kind && known.group == kind.group) =>
             {
-                check.problem(setting, &text, "kind is listed twice");
+                check.problem(
+                    setting,
+                    &text,
+                    "kind is listed twice; several paths of one kind are separated by +",
+                );
             }
             Ok(kind) => kinds.push(kind),
             Err(expected) => check.problem(setting, &text, &expected),
@@ -71,15 +82,36 @@ fn kinds(check: &mut SettingsChecker, value: &str) -> WorkloadKinds {
     WorkloadKinds::with_custom(kinds)
 }
 
+/// Output format of `extract`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ExtractFormat {
+    /// JSON, a list of workloads.
+    Json,
+    /// YAML, a list of workloads.
+    Yaml,
+    /// Table, one line for each workload.
+    Table,
+}
+
 /// Arguments of `extract`.
 #[derive(Debug, Args)]
 pub struct ExtractArgs {
     /// Settings that select the workloads to warm.
     #[command(flatten)]
     pub policy: PolicyArgs,
-    /// Manifest, YAML or JSON; `-` for standard input.
-    #[arg(short, long)]
-    pub file: String,
+    /// Files or directories with manifests, YAML or JSON; `-` for standard input. Can be repeated,
+    /// or contain several names separated by commas.
+    #[arg(short, long, alias = "filename", required = true, value_delimiter = ',')]
+    pub file: Vec<String>,
+    /// Read subdirectories too.
+    #[arg(short = 'R', long)]
+    pub recursive: bool,
+    /// Namespace of objects without one.
+    #[arg(short, long, default_value = workload::DEFAULT_NAMESPACE)]
+    pub namespace: String,
+    /// Output format.
+    #[arg(short, long, value_enum, default_value = "json")]
+    pub output: ExtractFormat,
 }
 
 /// Failure of `extract`.
@@ -88,31 +120,72 @@ pub enum ExtractFailure {
     /// The settings are invalid.
     #[error(transparent)]
     Settings(SettingsError),
-    /// The manifest cannot be read or evaluated; contains its name and the error.
-    #[error("{0}: {1}")]
-    Manifest(String, String),
+    /// A limit on the whole manifest is exceeded.
+    #[error(transparent)]
+    Limit(ExtractError),
+    /// The result cannot be serialized; contains the error.
+    #[error("cannot serialize the output: {0}")]
+    Output(String),
 }
 
-/// Returns the images of the workloads in a manifest, as JSON. Prints the titles of other objects
-/// to standard error.
-pub fn extract(args: &ExtractArgs) -> Result<String, ExtractFailure> {
+/// Result of `extract`.
+#[derive(Debug)]
+pub struct ExtractOutput {
+    /// Images of the workloads, in the output format.
+    pub text: String,
+    /// Lines about objects that are not workloads, and warnings.
+    pub notes: Vec<String>,
+    /// Lines about files and documents that cannot be read; empty on success.
+    pub errors: Vec<String>,
+}
+
+/// Returns the images of the workloads in manifests. What cannot be read is part of the result, and
+/// does not affect the rest.
+pub fn extract(args: &ExtractArgs) -> Result<ExtractOutput, ExtractFailure> {
     let mut check = SettingsChecker::default();
     let policy = args.policy.check(&mut check);
+    check.dns_label("--namespace", &args.namespace);
     let policy = check.finish(policy).map_err(ExtractFailure::Settings)?;
-    let source = if args.file == "-" { "standard input" } else { &args.file };
-    let failed = |error: &dyn Display| ExtractFailure::Manifest(source.into(), error.to_string());
-    let mut text = String::new();
-    if args.file == "-" {
-        std::io::stdin().read_to_string(&mut text).map_err(|error| failed(&error))?;
-    } else {
-        text = std::fs::read_to_string(&args.file).map_err(|error| failed(&error))?;
-    }
     let policy = policy.into_policy(settings::DEFAULT_NAMESPACE, None);
-    let (found, skipped) = extract_documents(&text, &policy, workload::DEFAULT_NAMESPACE)
-        .map_err(|error| failed(&error))?;
-    for title in skipped {
-        eprintln!("{title}: not a workload, skipped");
-    }
-    let images = serde_json::to_string_pretty(&found).map_err(|error| failed(&error))?;
-    Ok(images + "\n")
+    let (manifest, failed) = manifest_files::read(&args.file, args.recursive, &policy.kinds);
+    let empty = manifest.is_empty() && failed.is_empty();
+    let found = manifest.extract(&policy, &EmptyContext, &args.namespace);
+    let found = found.map_err(ExtractFailure::Limit)?;
+    let text = match args.output {
+        ExtractFormat::Json => serde_json::to_string_pretty(&found.workloads)
+            .map(|text| text + "\n")
+            .map_err(output)?,
+        ExtractFormat::Yaml => serde_saphyr::to_string(&found.workloads).map_err(output)?,
+        ExtractFormat::Table => table_of(&found.workloads),
+    };
+    let skipped = found.skipped.iter().map(|title| format!("{title}: not a workload, skipped"));
+    let warnings = found.warnings.iter().map(|warning| format!("warning: {warning}"));
+    let errors = failed.iter().map(ToString::to_string);
+    let errors = errors.chain(found.errors.iter().map(ToString::to_string));
+    let empty = empty.then(|| "warning: the manifest contains no object".to_owned());
+    Ok(ExtractOutput {
+        text,
+        notes: skipped.chain(warnings).chain(empty).map(|line| printable(&line)).collect(),
+        errors: errors.map(|line| printable(&line)).collect(),
+    })
+}
+
+fn output(error: impl Display) -> ExtractFailure {
+    ExtractFailure::Output(error.to_string())
+}
+
+/// Formats workloads as a table. Warnings and placement are in the other formats only.
+fn table_of(workloads: &[Extracted]) -> String {
+    let row = |one: &Extracted| {
+        let nodes = one.nodes.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string);
+        let images = match (one.images.as_slice(), one.reason) {
+            ([], Some(reason)) => reason.to_owned(),
+            ([], None) => "-".to_owned(),
+            (images, _) => images.join(","),
+        };
+        let cells = [one.namespace.as_str(), &one.workload, one.verdict, &nodes, &images];
+        cells.map(TableCell::from).to_vec()
+    };
+    let titles = ["NAMESPACE", "WORKLOAD", "VERDICT", "NODES", "IMAGES"];
+    table(&titles, workloads.iter().map(row).collect(), false)
 }

@@ -8,6 +8,7 @@
 
 pub mod doctor;
 pub mod extract;
+mod manifest_files;
 pub mod plugin;
 pub mod scope;
 pub mod settings;

@@ -20,7 +20,10 @@ arguments = parser.parse_args()
 
 def warm(client: PrewarmClient) -> None:
     """Warms the images of every workload of the manifest, on the nodes where it may run."""
-    for workload in client.extract(arguments.manifest.read_text()).workloads:
+    found = client.extract(arguments.manifest.read_bytes())
+    for problem in found.errors or []:
+        sys.exit(f"{arguments.manifest}: document {problem.document}, line {problem.line}: {problem.message}")
+    for workload in found.workloads:
         task = client.create_task(
             workload.images,
             node_selector=workload.placement.get("nodeSelector"),

@@ -211,9 +211,13 @@ pub(super) struct RunArgs {
     /// pod/NAME.
     #[arg(value_name = "IMAGE|KIND/NAME", required_unless_present = "filename")]
     pub(super) what: Vec<String>,
-    /// Manifest with workloads, JSON or YAML; `-` for standard input.
-    #[arg(short, long, value_name = "FILE")]
-    pub(super) filename: Option<String>,
+    /// Files or directories with manifests, YAML or JSON; `-` for standard input. Can be repeated,
+    /// or contain several names separated by commas.
+    #[arg(short, long, value_name = "FILE", value_delimiter = ',')]
+    pub(super) filename: Vec<String>,
+    /// Read subdirectories too.
+    #[arg(short = 'R', long, requires = "filename")]
+    pub(super) recursive: bool,
     /// Name of the task, if only one is created.
     #[arg(long)]
     pub(super) name: Option<String>,

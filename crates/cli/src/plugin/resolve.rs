@@ -3,7 +3,7 @@
 
 use prewarmer_core::{
     image::ImageRef,
-    workload::{Extracted, Policy, extract_documents},
+    workload::{Extracted, Extraction, Policy, extract_documents},
 };
 use serde_json::{Value, json};
 
@@ -73,15 +73,24 @@ pub(super) fn manifest_with_context(mut workload: Value, around: Vec<Value>) -> 
     json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string()
 }
 
-/// Returns the workloads of a manifest that would be warmed, and notes about the others.
+/// Returns the workloads of the manifest of one object, and notes about the others.
 pub(super) fn extract_workloads(
     text: &str,
     namespace: &str,
 ) -> Result<(Vec<Extracted>, Vec<String>), CommandError> {
     let read = extract_documents(text, &Policy::default(), namespace);
-    let (found, _) = read.map_err(|error| CommandError::Usage(error.to_string()))?;
-    let (mut wanted, mut notes) = (Vec::new(), Vec::new());
-    for one in found {
+    let read = read.map_err(|error| CommandError::Failed(error.to_string()))?;
+    if let Some(error) = read.errors.first() {
+        return Err(CommandError::Failed(error.to_string()));
+    }
+    Ok(wanted(read))
+}
+
+/// Returns the workloads that would be warmed, and notes about the others and warnings.
+pub(super) fn wanted(read: Extraction) -> (Vec<Extracted>, Vec<String>) {
+    let warnings = read.warnings.iter().map(|warning| format!("warning: {warning}"));
+    let (mut wanted, mut notes) = (Vec::new(), warnings.collect::<Vec<String>>());
+    for one in read.workloads {
         notes.extend(one.warnings.iter().map(|warning| format!("{}: {warning}", one.workload)));
         if one.spec.is_some() {
             wanted.push(one);
@@ -94,7 +103,7 @@ pub(super) fn extract_workloads(
         };
         notes.push(format!("{} is skipped: {why}", one.workload));
     }
-    Ok((wanted, notes))
+    (wanted, notes)
 }
 
 #[cfg(test)]

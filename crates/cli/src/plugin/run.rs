@@ -1,6 +1,6 @@
 //! `run`: creates tasks for images, and for workloads of the cluster or of a manifest.
 
-use std::io::{IsTerminal, Read};
+use std::io::IsTerminal;
 
 use k8s_openapi::api::{
     autoscaling::v2::HorizontalPodAutoscaler, core::v1::Namespace, node::v1::RuntimeClass,
@@ -11,7 +11,7 @@ use kube::{
 };
 use prewarmer_core::{
     task::{PrewarmTask, PrewarmTaskSpec},
-    workload::{Extracted, Policy},
+    workload::{EmptyContext, Extracted, Policy},
 };
 use serde_json::{Value, json};
 
@@ -24,15 +24,17 @@ use super::{
     task_client::{build_task, create_task},
     watch,
 };
+use crate::{manifest_files, terminal::printable};
 
 pub(super) async fn run(context: &ClusterClient, out: Output, args: &RunArgs) -> CommandResult {
-    let tasks = plan_tasks(context, args).await?;
+    let (tasks, unread) = plan_tasks(context, args).await?;
     if args.dry_run {
-        return if out.format.is_some() {
-            out.print_objects(&tasks, tasks.len() > 1)
+        if out.format.is_some() {
+            out.print_objects(&tasks, tasks.len() > 1)?;
         } else {
-            print_documents(&tasks)
-        };
+            print_documents(&tasks)?;
+        }
+        return check_unread(unread);
     }
     let mut made = Vec::new();
     for task in tasks {
@@ -46,7 +48,8 @@ pub(super) async fn run(context: &ClusterClient, out: Output, args: &RunArgs) ->
         }
     }
     if args.wait.is_requested() {
-        return watch::follow(context, out, &made, args.wait.wait_timeout).await;
+        watch::follow(context, out, &made, args.wait.wait_timeout).await?;
+        return check_unread(unread);
     }
     if std::io::stderr().is_terminal() && !out.wants_objects() {
         let names: Vec<String> = made.iter().map(ResourceExt::name_any).collect();
@@ -56,7 +59,16 @@ pub(super) async fn run(context: &ClusterClient, out: Output, args: &RunArgs) ->
             names.join(" ")
         );
     }
-    Ok(())
+    check_unread(unread)
+}
+
+/// Fails if files or documents could not be read. Each was reported, and the others were used.
+fn check_unread(unread: usize) -> CommandResult {
+    match unread {
+        0 => Ok(()),
+        1 => Err(CommandError::Failed("1 file or document cannot be read".into())),
+        many => Err(CommandError::Failed(format!("{many} files or documents cannot be read"))),
+    }
 }
 
 /// Returns the namespace option for a follow-up command.
@@ -81,12 +93,13 @@ fn print_documents(tasks: &[PrewarmTask]) -> CommandResult {
     print(&all?.join("---\n"))
 }
 
-/// Returns the tasks to create: one for all images, and one for each workload.
+/// Returns the tasks to create: one for all images, and one for each workload; and the number of
+/// files and documents that cannot be read.
 async fn plan_tasks(
     context: &ClusterClient,
     args: &RunArgs,
-) -> Result<Vec<PrewarmTask>, CommandError> {
-    let (mut images, mut found) = (Vec::new(), Vec::new());
+) -> Result<(Vec<PrewarmTask>, usize), CommandError> {
+    let (mut images, mut found, mut unread) = (Vec::new(), Vec::new(), 0);
     for word in &args.what {
         match resolve::parse_target(word)? {
             WarmTarget::Image(image) if images.contains(&image) => {}
@@ -98,11 +111,10 @@ async fn plan_tasks(
             }
         }
     }
-    if let Some(file) = &args.filename {
-        found.extend(print_warnings(resolve::extract_workloads(
-            &read_manifest(file)?,
-            &context.namespace,
-        )?));
+    if !args.filename.is_empty() {
+        let (read, failed) = read_manifests(args, &context.namespace)?;
+        found.extend(read);
+        unread = failed;
     }
     let mut tasks = Vec::new();
     if !images.is_empty() {
@@ -114,7 +126,10 @@ async fn plan_tasks(
         tasks.push(build_task(one.namespace, Some(&one.workload), args.spec.apply_to(*spec)?));
     }
     match (&args.name, tasks.len()) {
-        (_, 0) => return Err(CommandError::Failed("nothing to warm".into())),
+        (_, 0) => {
+            check_unread(unread)?;
+            return Err(CommandError::Failed("nothing to warm".into()));
+        }
         (Some(name), 1) => tasks[0].metadata.name = Some(name.clone()),
         (Some(_), many) => {
             return Err(CommandError::Usage(format!(
@@ -123,25 +138,32 @@ async fn plan_tasks(
         }
         (None, _) => {}
     }
-    Ok(tasks)
+    Ok((tasks, unread))
 }
 
 fn print_warnings((found, notes): (Vec<Extracted>, Vec<String>)) -> Vec<Extracted> {
     for note in notes {
-        eprintln!("{}", crate::terminal::printable(&note));
+        eprintln!("{}", printable(&note));
     }
     found
 }
 
-fn read_manifest(file: &str) -> Result<String, CommandError> {
-    let mut text = String::new();
-    let read = if file == "-" {
-        std::io::stdin().read_to_string(&mut text).map(drop)
-    } else {
-        std::fs::read_to_string(file).map(|read| text = read)
-    };
-    read.map_err(|error| CommandError::Usage(format!("{file}: {error}")))?;
-    Ok(text)
+/// Reads the manifests that the arguments name. Returns the workloads to warm, and the number of
+/// files and documents that cannot be read; each of them is reported.
+fn read_manifests(
+    args: &RunArgs,
+    namespace: &str,
+) -> Result<(Vec<Extracted>, usize), CommandError> {
+    let policy = Policy::default();
+    let (manifest, failed) = manifest_files::read(&args.filename, args.recursive, &policy.kinds);
+    let read = manifest.extract(&policy, &EmptyContext, namespace);
+    let read = read.map_err(|error| CommandError::Failed(error.to_string()))?;
+    let lines = failed.iter().map(ToString::to_string);
+    let lines: Vec<String> = lines.chain(read.errors.iter().map(ToString::to_string)).collect();
+    for line in &lines {
+        eprintln!("error: {}", printable(line));
+    }
+    Ok((print_warnings(resolve::wanted(read)), lines.len()))
 }
 
 /// Reads a workload of the cluster and its cluster context. Context that the caller may not read is

@@ -1,15 +1,12 @@
 //! Extraction of images from manifests without a cluster, for `prewarmer extract` and the REST API.
 
-use std::{
-    collections::BTreeSet,
-    sync::Arc,
-    time::{Duration, Instant},
+use serde::Serialize;
+
+use super::context::{ClusterContext, EmptyContext};
+use super::manifest::{
+    DocumentError, DocumentWarning, ExtractError, Finding, ManifestLimits, ParsedManifest,
+    ReadWorkload,
 };
-
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
-
-use super::context::{ClusterContext, EmptyContext, ManifestContext, RuntimeClassScheduling};
 use super::{Placement, Policy, PullCredentials, WarmDecision, Workload};
 use crate::task::{Amount, PrewarmTaskSpec};
 
@@ -56,176 +53,49 @@ pub struct Extracted {
     pub spec: Option<Box<PrewarmTaskSpec>>,
 }
 
-/// Limits for reading a manifest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ManifestLimits {
-    /// Maximum number of objects, including those in `List`s.
-    pub objects: usize,
-    /// Maximum number of pod templates.
-    pub templates: usize,
-    /// Maximum number of images in all templates.
-    pub images: usize,
-    /// Maximum number of YAML values, including those repeated by aliases. One value takes about
-    /// 100 bytes.
-    pub values: usize,
-    /// Maximum time.
-    pub max_duration: Duration,
-}
-
-impl ManifestLimits {
-    /// Limits for callers of a server. The output of a large chart has a hundred objects and ten
-    /// thousand values.
-    pub const SERVER: Self = Self {
-        objects: 500,
-        templates: 200,
-        images: 1000,
-        values: 60_000,
-        max_duration: Duration::from_secs(2),
-    };
-    /// Limits for the command line on a local machine.
-    pub const LOCAL: Self = Self {
-        objects: 100_000,
-        templates: 100_000,
-        images: 1_000_000,
-        values: 1_000_000,
-        max_duration: Duration::from_secs(600),
-    };
-}
-
-/// Error of an extraction.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ExtractError {
-    /// The manifest or an object in it cannot be parsed.
-    #[error("{0}")]
-    Unreadable(String),
-    /// A limit is exceeded; contains the limit and its unit.
-    #[error("the manifest has more than {0} {1}; split it into smaller manifests")]
-    TooMany(usize, &'static str),
-    /// The time limit is exceeded.
-    #[error("reading the manifest took more than {} s; split it into smaller manifests", .0.as_secs())]
-    TooSlow(Duration),
-}
-
-/// Parsed objects of a manifest.
-#[derive(Debug)]
-pub struct ParsedManifest {
-    objects: Vec<Value>,
-    bounds: ManifestLimits,
-    started_at: Instant,
+/// Result of an extraction.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Extraction {
+    /// Workloads, one entry for each pod template.
+    pub workloads: Vec<Extracted>,
+    /// Objects that are not workloads, as `Kind/name`.
+    pub skipped: Vec<String>,
+    /// Documents and objects that cannot be read.
+    pub errors: Vec<Finding<DocumentError>>,
+    /// Findings about what can be read.
+    pub warnings: Vec<Finding<DocumentWarning>>,
 }
 
 impl ParsedManifest {
-    /// Parses JSON or YAML with several documents and `List`s. The error names the document that
-    /// cannot be parsed.
-    pub fn parse(text: &str, bounds: ManifestLimits) -> Result<Self, ExtractError> {
-        let begun = Instant::now();
-        let ManifestLimits { values, .. } = bounds;
-        let options = serde_saphyr::options! {
-            budget: serde_saphyr::budget! {
-                max_nodes: values,
-                max_events: values.saturating_mul(3),
-                max_aliases: values / 10,
-                max_anchors: values / 10,
-                max_recorded_anchor_events: values,
-                max_recorded_anchor_bytes: text.len().saturating_mul(2),
-                max_total_scalar_bytes: text.len().saturating_mul(2),
-                max_total_property_interpolation_work: text.len().saturating_mul(4),
-                max_merge_keys: values / 100,
-            },
-            alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: values },
-        };
-        let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options)
-            .map_err(|error| {
-                ExtractError::Unreadable(format!("the manifest is neither YAML nor JSON: {error}"))
-            })?;
-        let mut objects = Vec::new();
-        for document in documents {
-            collect_objects(document, &mut objects);
-            if objects.len() > bounds.objects {
-                return Err(ExtractError::TooMany(bounds.objects, "objects"));
-            }
-        }
-        let manifest = Self { objects, bounds, started_at: begun };
-        manifest.check_time_limit()?;
-        Ok(manifest)
-    }
-
-    fn check_time_limit(&self) -> Result<(), ExtractError> {
-        if self.started_at.elapsed() > self.bounds.max_duration {
-            Err(ExtractError::TooSlow(self.bounds.max_duration))
-        } else {
-            Ok(())
-        }
-    }
-
-    /// Returns the namespaces of its workloads. Workloads without a namespace are in `default`.
-    #[must_use]
-    pub fn namespaces(&self, policy: &Policy, default: &str) -> BTreeSet<String> {
-        let workloads = self.objects.iter().filter(|one| {
-            policy
-                .kinds
-                .find_by_api_version(&string_at(one, "/apiVersion"), &string_at(one, "/kind"))
-                .is_some()
-        });
-        workloads
-            .map(|object| {
-                Some(string_at(object, "/metadata/namespace")).filter(|name| !name.is_empty())
-            })
-            .map(|named| named.unwrap_or_else(|| default.to_owned()))
-            .collect()
-    }
-
     /// Evaluates all workloads of the manifest. Namespaces, runtime classes and autoscalers in the
-    /// manifest are used as in a cluster and override those of `known`. The second list contains
-    /// the documents that are not workloads, as `Kind/name`.
+    /// manifest are used as in a cluster and override those of `known`. Objects without a namespace
+    /// are in `default`.
     pub fn extract(
         mut self,
         policy: &Policy,
         known: &dyn ClusterContext,
         default: &str,
-    ) -> Result<(Vec<Extracted>, Vec<String>), ExtractError> {
-        let mut context = ManifestContext::new(known);
-        for object in &self.objects {
-            add_to_context(object, &mut context, default);
-        }
-        let (mut found, mut skipped, mut images) = (Vec::new(), Vec::new(), 0_usize);
-        for (index, object) in std::mem::take(&mut self.objects).into_iter().enumerate() {
+    ) -> Result<Extraction, ExtractError> {
+        let context = self.take_context(known, default);
+        let (mut found, mut images) = (Vec::new(), 0_usize);
+        for workload in std::mem::take(&mut self.workloads) {
             self.check_time_limit()?;
-            if string_at(&object, "/kind").is_empty() {
-                let words = format!(
-                    "object {} is not a Kubernetes object: it has no kind",
-                    index.saturating_add(1)
-                );
-                return Err(ExtractError::Unreadable(words));
+            let ReadWorkload { title, kind, view } = workload;
+            let named = Some(view.metadata.namespace.as_str()).filter(|name| !name.is_empty());
+            let namespace = named.unwrap_or(default);
+            let (verdict, warnings) = policy.evaluate(&kind, &view, namespace, &context);
+            let entries = extracted(&title, namespace, verdict, warnings);
+            images = images.saturating_add(entries.iter().map(|entry| entry.images.len()).sum());
+            found.extend(entries);
+            if found.len() > self.limits.templates {
+                return Err(ExtractError::TooMany(self.limits.templates, "pod templates"));
             }
-            let title =
-                format!("{}/{}", string_at(&object, "/kind"), string_at(&object, "/metadata/name"));
-            match policy.kinds.find_by_api_version(
-                &string_at(&object, "/apiVersion"),
-                &string_at(&object, "/kind"),
-            ) {
-                None => skipped.push(title),
-                Some(kind) => {
-                    let unreadable = |error| ExtractError::Unreadable(format!("{title}: {error}"));
-                    let view = kind.parse_value(object).map_err(unreadable)?;
-                    let named =
-                        Some(view.metadata.namespace.as_str()).filter(|name| !name.is_empty());
-                    let namespace = named.unwrap_or(default);
-                    let (verdict, warnings) = policy.evaluate(kind, &view, namespace, &context);
-                    let entries = extracted(&title, namespace, verdict, warnings);
-                    images =
-                        images.saturating_add(entries.iter().map(|entry| entry.images.len()).sum());
-                    found.extend(entries);
-                    if found.len() > self.bounds.templates {
-                        return Err(ExtractError::TooMany(self.bounds.templates, "pod templates"));
-                    }
-                    if images > self.bounds.images {
-                        return Err(ExtractError::TooMany(self.bounds.images, "images"));
-                    }
-                }
+            if images > self.limits.images {
+                return Err(ExtractError::TooMany(self.limits.images, "images"));
             }
         }
-        Ok((found, skipped))
+        let Self { skipped, errors, warnings, .. } = self;
+        Ok(Extraction { workloads: found, skipped, errors, warnings })
     }
 }
 
@@ -235,67 +105,10 @@ pub fn extract_documents(
     text: &str,
     policy: &Policy,
     namespace: &str,
-) -> Result<(Vec<Extracted>, Vec<String>), ExtractError> {
-    ParsedManifest::parse(text, ManifestLimits::LOCAL)?.extract(policy, &EmptyContext, namespace)
-}
-
-fn string_at(object: &Value, path: &str) -> String {
-    object.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned()
-}
-
-/// Collects the documents and the items of `List`s. Empty documents are skipped.
-fn collect_objects(document: Value, into: &mut Vec<Value>) {
-    let is_list =
-        document.get("kind").and_then(Value::as_str).is_some_and(|kind| kind.ends_with("List"));
-    match document {
-        Value::Null => {}
-        Value::Object(mut fields)
-            if is_list && fields.get("items").is_some_and(Value::is_array) =>
-        {
-            if let Some(Value::Array(items)) = fields.remove("items") {
-                for item in items {
-                    collect_objects(item, into);
-                }
-            }
-        }
-        document => into.push(document),
-    }
-}
-
-fn add_to_context(object: &Value, context: &mut ManifestContext<'_>, default: &str) {
-    let name = string_at(object, "/metadata/name");
-    let at = |path: &str| object.pointer(path).cloned().unwrap_or_default();
-    match string_at(object, "/kind").as_str() {
-        "Namespace" => {
-            let annotations =
-                Deserialize::deserialize(at("/metadata/annotations")).unwrap_or_default();
-            context.namespaces.insert(name, Arc::new(annotations));
-        }
-        "RuntimeClass" => {
-            let node_selector =
-                Deserialize::deserialize(at("/scheduling/nodeSelector")).unwrap_or_default();
-            let tolerations =
-                Deserialize::deserialize(at("/scheduling/tolerations")).unwrap_or_default();
-            context
-                .runtime_classes
-                .insert(name, RuntimeClassScheduling { node_selector, tolerations });
-        }
-        "HorizontalPodAutoscaler" => {
-            let namespace =
-                Some(string_at(object, "/metadata/namespace")).filter(|name| !name.is_empty());
-            let target = string_at(object, "/spec/scaleTargetRef/kind");
-            let workload = (
-                namespace.unwrap_or_else(|| default.into()),
-                target,
-                string_at(object, "/spec/scaleTargetRef/name"),
-            );
-            let most = at("/spec/maxReplicas").as_u64().and_then(|most| u32::try_from(most).ok());
-            if let Some(most) = most {
-                context.max_replicas.insert(workload, most);
-            }
-        }
-        _ => {}
-    }
+) -> Result<Extraction, ExtractError> {
+    let mut manifest = ParsedManifest::new(ManifestLimits::LOCAL);
+    manifest.read("", text.as_bytes(), &policy.kinds)?;
+    manifest.extract(policy, &EmptyContext, namespace)
 }
 
 fn extracted(

@@ -15,9 +15,13 @@ pub(super) enum TemplateLocation {
     Template,
     /// `spec.jobTemplate.spec.template`.
     JobTemplate,
-    /// Path from a setting.
-    Path(Vec<PathStep>),
+    /// Paths from a setting, in its order.
+    Paths(Vec<Vec<PathStep>>),
 }
+
+/// Maximum number of paths of one kind. A kind has a template for each role of its pods, such as
+/// launcher and worker.
+const MAX_PATHS: usize = 10;
 
 /// Step of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,8 +53,19 @@ pub enum KindError {
     #[error("expected GROUP/VERSION/KIND=PATH, such as argoproj.io/v1alpha1/Rollout=spec.template")]
     Format,
     /// Path of the pod template that cannot be parsed.
-    #[error("invalid path {0:?}: expected fields separated by dots, with [*] for every item")]
+    #[error(
+        "invalid path {0:?}: expected fields separated by dots, with [*] for every item, and + \
+         between several paths"
+    )]
     Path(String),
+    /// More than the maximum number of paths.
+    #[error("expected at most {MAX_PATHS} paths of pod templates, separated by +")]
+    TooManyPaths,
+    /// One path is contained in another.
+    #[error(
+        "path {0:?} is listed twice or is part of another path: expected separate pod templates"
+    )]
+    Overlap(String),
 }
 
 /// Group, version, kind, resource and template location.
@@ -66,9 +81,9 @@ const BUILT_IN: &[(&str, &str, &str, &str, TemplateLocation)] = &[
 ];
 
 impl WorkloadKind {
-    /// Parses a setting: `GROUP/VERSION/KIND[/PLURAL]=PATH`. Fields of the path are separated by
-    /// dots; `[*]` after a field selects every item of a list, such as
-    /// `jobset.x-k8s.io/v1alpha2/JobSet=spec.replicatedJobs[*].template.spec.template`.
+    /// Parses a setting: `GROUP/VERSION/KIND[/PLURAL]=PATH[+PATH...]`. Fields of a path are
+    /// separated by dots; `[*]` after a field selects every item of a list, such as
+    /// `ray.io/v1/RayCluster=spec.headGroupSpec.template+spec.workerGroupSpecs[*].template`.
     pub fn parse(text: &str) -> Result<Self, KindError> {
         let (name, path) = text.split_once('=').ok_or(KindError::Format)?;
         let parts: Vec<&str> = name.split('/').map(str::trim).collect();
@@ -89,7 +104,7 @@ impl WorkloadKind {
             version: version.into(),
             kind: kind.into(),
             plural: plural.map_or_else(guessed, str::to_owned),
-            location: TemplateLocation::Path(parse_path(path.trim())?),
+            location: TemplateLocation::Paths(parse_paths(path)?),
         })
     }
 
@@ -118,7 +133,17 @@ impl WorkloadKind {
     /// Reports whether the kind comes from a setting.
     #[must_use]
     pub fn is_custom(&self) -> bool {
-        matches!(self.location, TemplateLocation::Path(_))
+        matches!(self.location, TemplateLocation::Paths(_))
+    }
+
+    /// Reports whether a setting names pod templates at other places than `spec.template`.
+    #[must_use]
+    pub fn has_templates_elsewhere(&self) -> bool {
+        let common = ["spec", "template"].map(|field| PathStep::Field(field.to_owned()));
+        match &self.location {
+            TemplateLocation::Paths(paths) => paths.iter().any(|path| *path != common),
+            _ => false,
+        }
     }
 
     /// Reports whether objects of this kind are pods. Their images are already being pulled when
@@ -127,6 +152,21 @@ impl WorkloadKind {
     pub fn is_pod(&self) -> bool {
         self.location == TemplateLocation::Pod
     }
+}
+
+fn parse_paths(text: &str) -> Result<Vec<Vec<PathStep>>, KindError> {
+    let mut paths: Vec<Vec<PathStep>> = Vec::new();
+    for path in text.split('+').map(str::trim) {
+        if paths.len() == MAX_PATHS {
+            return Err(KindError::TooManyPaths);
+        }
+        let steps = parse_path(path)?;
+        if paths.iter().any(|other| other.starts_with(&steps) || steps.starts_with(other)) {
+            return Err(KindError::Overlap(path.to_owned()));
+        }
+        paths.push(steps);
+    }
+    Ok(paths)
 }
 
 fn parse_path(path: &str) -> Result<Vec<PathStep>, KindError> {
@@ -231,10 +271,15 @@ mod tests {
     )]
     #[case("example.io/v1/Proxy/proxies=spec.pod", "proxies", 2)]
     #[case("example.io/v1/Policy=spec.pod", "policies", 2)]
+    #[case(
+        "ray.io/v1/RayCluster=spec.headGroupSpec.template + spec.workerGroupSpecs[*].template",
+        "rayclusters",
+        7
+    )]
     fn parses_settings(#[case] text: &str, #[case] plural: &str, #[case] length: usize) {
         let kind = WorkloadKind::parse(text).unwrap();
-        let TemplateLocation::Path(steps) = &kind.location else { panic!("a path") };
-        assert_eq!((kind.plural.as_str(), steps.len()), (plural, length));
+        let TemplateLocation::Paths(paths) = &kind.location else { panic!("paths") };
+        assert_eq!((kind.plural.as_str(), paths.concat().len()), (plural, length));
         assert_eq!(text.split_once('=').unwrap().0.split('/').nth(2), Some(kind.kind.as_str()));
     }
 
@@ -247,6 +292,10 @@ mod tests {
     #[case("argoproj.io/v1alpha1/Rollout=spec.list[0].template")]
     #[case("argoproj.io//Rollout=spec.template")]
     #[case("argo'proj.io/v1/Rollout=spec.template")]
+    #[case("ray.io/v1/RayCluster=spec.head+")]
+    #[case("ray.io/v1/RayCluster=spec.head+spec.head")]
+    #[case("ray.io/v1/RayCluster=spec.head.template+spec.head")]
+    #[case("ray.io/v1/RayCluster=a+b+c+d+e+f+g+h+i+j+k")]
     fn rejects_invalid_settings(#[case] text: &str) {
         assert!(WorkloadKind::parse(text).unwrap_err().to_string().contains("expected"));
     }

@@ -15,6 +15,7 @@ mod context;
 mod definition;
 mod extract;
 mod kinds;
+mod manifest;
 mod policy;
 mod references;
 mod rewritten;
@@ -27,10 +28,11 @@ pub use context::{
     ClusterContext, EmptyContext, RuntimeClassScheduling, VisibleContext, WorkloadIdentity,
 };
 pub use definition::{Placement, PullCredentials, Workload};
-pub use extract::{
-    DEFAULT_NAMESPACE, ExtractError, Extracted, ManifestLimits, ParsedManifest, extract_documents,
-};
+pub use extract::{DEFAULT_NAMESPACE, Extracted, Extraction, extract_documents};
 pub use kinds::{KindError, WorkloadKind, WorkloadKinds};
+pub use manifest::{
+    DocumentError, DocumentWarning, ExtractError, Finding, ManifestLimits, ParsedManifest, Place,
+};
 pub use policy::{DefaultMode, Policy, PolicySettings, WarmDecision};
 pub use references::MAX_IMAGES;
 pub use rewritten::rewritten_images;

@@ -228,7 +228,7 @@ impl Policy {
 /// Returns warnings about the parts of the object that were not read.
 fn unread_parts(object: &ObjectView) -> Vec<String> {
     let invalid = |at: &String| {
-        format!("prewarmer: {at}: not a valid pod template; its images are not warmed")
+        format!("prewarmer: {at}: invalid value; the images of this pod template are not warmed")
     };
     let mut warnings: Vec<String> = object.invalid_templates.iter().map(invalid).collect();
     if object.is_truncated() {

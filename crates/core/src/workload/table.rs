@@ -112,9 +112,9 @@ fn manifests_of_the_table() {
     for case in &cases {
         let documents: Vec<String> =
             case.around.iter().chain([&case.manifest]).map(ToString::to_string).collect();
-        let (found, skipped) =
-            extract_documents(&documents.join("\n---\n"), &policy_of_case(case), "default")
-                .unwrap();
+        let read = extract_documents(&documents.join("\n---\n"), &policy_of_case(case), "default");
+        let Extraction { workloads: found, skipped, errors, .. } = read.unwrap();
+        assert_eq!(errors, [], "{}", case.name);
         assert_eq!(skipped.len(), case.around.len() + usize::from(case.skipped), "{}", case.name);
         if case.skipped {
             assert_eq!(found, [], "{}", case.name);

@@ -73,6 +73,10 @@ func imagesOf(ctx context.Context, client *prewarmer.Client) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(found.Errors) > 0 {
+		first := found.Errors[0]
+		return nil, fmt.Errorf("document %d: %s: %s", first.Document, first.Field, first.Message)
+	}
 	var images []string
 	for _, workload := range found.Workloads {
 		images = append(images, workload.Images...)

@@ -411,13 +411,31 @@ class ExtractedView(Extracted):
     starts."""
 
 
+class ManifestFinding(Model):
+    """Error or warning about a place of a manifest."""
+
+    document: int
+    """Number of the document, from 1, not counting empty ones; 0 for the whole body."""
+    field: str
+    """Path of the field, such as `spec.template.spec.containers[0].image`; empty for the whole
+    document."""
+    message: str
+    """What was found, and what to do."""
+    line: Optional[int] = None
+    """Number of the line in the body, from 1, if known."""
+
+
 class ExtractAnswer(Model):
     """Images that would be warmed for a manifest."""
 
     skipped: list[str]
-    """Documents that are not workloads."""
+    """Objects that are not workloads, as `Kind/name`."""
     workloads: list[ExtractedView]
     """Workloads with images, placement, credentials and number of nodes."""
+    errors: Optional[list[ManifestFinding]] = None
+    """Documents and objects that cannot be read. They do not affect the others."""
+    warnings: Optional[list[ManifestFinding]] = None
+    """Findings about documents that can be read, such as repeated keys."""
 
 
 class ScheduleRequest(Model):

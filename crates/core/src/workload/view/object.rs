@@ -38,6 +38,11 @@ impl ObjectView {
         self.templates.iter().map(|template| template.spec.images(&[]).count()).sum()
     }
 
+    /// Reports whether an image of a template satisfies the condition.
+    pub(in crate::workload) fn has_image(&self, condition: impl Fn(&str) -> bool) -> bool {
+        self.templates.iter().any(|template| template.spec.images(&[]).any(&condition))
+    }
+
     /// Reports whether containers, volumes or templates were skipped because of a limit.
     pub(in crate::workload) fn is_truncated(&self) -> bool {
         self.templates_truncated

@@ -9,8 +9,11 @@ use super::{
     metadata::MetadataView,
     object::{ObjectView, StatusView},
     pod_spec::{PodSpecView, TemplateView},
-    template_path::{TemplateSeed, clamp_count},
+    template_path::{FoundTemplates, RemainingPath, TemplateSeed, clamp_count},
 };
+
+/// Error of one field, with its path.
+pub(in crate::workload) type FieldError = serde_path_to_error::Error<serde_json::Error>;
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -74,9 +77,29 @@ impl WorkloadKind {
             TemplateLocation::Template | TemplateLocation::JobTemplate => {
                 serde_json::from_str(json).map(view_from_template)
             }
-            TemplateLocation::Path(steps) => {
+            TemplateLocation::Paths(paths) => {
                 let outer = serde_json::from_str(json)?;
-                view_from_path(outer, &mut serde_json::Deserializer::from_str(json), steps)
+                view_from_paths(outer, &mut serde_json::Deserializer::from_str(json), paths)
+            }
+        }
+    }
+
+    /// Parses an object of this kind from parsed JSON. The error contains the path of the invalid
+    /// field. Slower than [`Self::parse_value`].
+    pub(in crate::workload) fn parse_located(
+        &self,
+        object: &Value,
+    ) -> Result<ObjectView, FieldError> {
+        match &self.location {
+            TemplateLocation::Pod => located(object).map(view_from_pod),
+            TemplateLocation::Template | TemplateLocation::JobTemplate => {
+                located(object).map(view_from_template)
+            }
+            TemplateLocation::Paths(paths) => {
+                let mut track = serde_path_to_error::Track::new();
+                let tracked = serde_path_to_error::Deserializer::new(object, &mut track);
+                let view = view_from_paths(located(object)?, tracked, paths);
+                view.map_err(|error| FieldError::new(track.path(), error))
             }
         }
     }
@@ -88,11 +111,16 @@ impl WorkloadKind {
             TemplateLocation::Template | TemplateLocation::JobTemplate => {
                 serde_json::from_value(object).map(view_from_template)
             }
-            TemplateLocation::Path(steps) => {
-                view_from_path(ObjectHeader::deserialize(&object)?, &object, steps)
+            TemplateLocation::Paths(paths) => {
+                view_from_paths(ObjectHeader::deserialize(&object)?, &object, paths)
             }
         }
     }
+}
+
+/// Deserializes a value. The error contains the path of the invalid field.
+fn located<'de, T: Deserialize<'de>>(object: &'de Value) -> Result<T, FieldError> {
+    serde_path_to_error::deserialize(object)
 }
 
 fn view_from_pod(wire: PodWire) -> ObjectView {
@@ -124,10 +152,10 @@ fn view_from_template(wire: TemplateWire) -> ObjectView {
     }
 }
 
-fn view_from_path<'de, D>(
+fn view_from_paths<'de, D>(
     outer: ObjectHeader,
     object: D,
-    steps: &[PathStep],
+    paths: &[Vec<PathStep>],
 ) -> Result<ObjectView, D::Error>
 where
     D: Deserializer<'de>,
@@ -140,6 +168,11 @@ where
         selector: spec.selector.0,
         ..ObjectView::default()
     };
-    TemplateSeed { steps, path: &mut String::new(), view: &mut view }.deserialize(object)?;
+    let paths: Vec<RemainingPath<'_>> =
+        paths.iter().enumerate().map(|(index, steps)| RemainingPath { index, steps }).collect();
+    let mut found = FoundTemplates::default();
+    let seed = TemplateSeed { paths: &paths, path: &mut String::new(), found: &mut found };
+    seed.deserialize(object)?;
+    found.add_to(&mut view);
     Ok(view)
 }

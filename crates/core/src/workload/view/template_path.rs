@@ -15,25 +15,75 @@ use super::{
     pod_spec::TemplateView,
 };
 
-/// Seed that follows a configured path to the templates during deserialization. Fields outside the
-/// path are skipped and never allocated.
+/// Rest of a configured path, from the current value.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RemainingPath<'k> {
+    /// Position of the path in the setting.
+    pub(super) index: usize,
+    /// Steps to the templates.
+    pub(super) steps: &'k [PathStep],
+}
+
+/// Templates that were found at the configured paths.
+#[derive(Debug, Default)]
+pub(super) struct FoundTemplates {
+    /// Templates, with the position of their path in the setting.
+    templates: Vec<(usize, TemplateView)>,
+    /// Paths of values that should be pod templates and cannot be parsed.
+    invalid: Vec<String>,
+    truncated: bool,
+}
+
+impl FoundTemplates {
+    /// Adds the templates to a view, in the order of the setting, which does not depend on the
+    /// order of fields in the object.
+    pub(super) fn add_to(mut self, view: &mut ObjectView) {
+        self.templates.sort_by_key(|(index, _)| *index);
+        view.templates = self.templates.into_iter().map(|(_, template)| template).collect();
+        view.invalid_templates = self.invalid;
+        view.templates_truncated = self.truncated;
+    }
+
+    fn is_full(&self) -> bool {
+        self.templates.len().saturating_add(self.invalid.len()) >= MAX_TEMPLATES
+    }
+}
+
+/// Seed that follows configured paths to the templates during deserialization. Fields outside the
+/// paths are skipped and never allocated.
 pub(super) struct TemplateSeed<'w> {
-    pub(super) steps: &'w [PathStep],
+    pub(super) paths: &'w [RemainingPath<'w>],
     pub(super) path: &'w mut String,
-    pub(super) view: &'w mut ObjectView,
+    pub(super) found: &'w mut FoundTemplates,
+}
+
+/// Returns the rest of the paths that start with this step.
+fn after<'k>(
+    paths: &[RemainingPath<'k>],
+    step: impl Fn(&PathStep) -> bool,
+) -> Vec<RemainingPath<'k>> {
+    let rest = |path: &RemainingPath<'k>| {
+        let (first, steps) = path.steps.split_first()?;
+        step(first).then_some(RemainingPath { index: path.index, steps })
+    };
+    paths.iter().filter_map(rest).collect()
 }
 
 impl<'de> DeserializeSeed<'de> for TemplateSeed<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
-        if !self.steps.is_empty() {
+        let Some(RemainingPath { index, .. }) =
+            self.paths.iter().find(|path| path.steps.is_empty())
+        else {
             return from.deserialize_any(self);
-        }
+        };
         let Some(raw) = Option::<Box<RawValue>>::deserialize(from)? else { return Ok(()) };
         match parse_template(raw.get()) {
-            Ok(found) => self.view.templates.push(TemplateView { replicas: 1, ..found }),
-            Err(error) => self.view.invalid_templates.push(format!("{}: {error}", self.path)),
+            Ok(found) => {
+                self.found.templates.push((*index, TemplateView { replicas: 1, ..found }));
+            }
+            Err(field) => self.found.invalid.push(format!("{}{field}", self.path)),
         }
         Ok(())
     }
@@ -72,37 +122,34 @@ impl<'de> Visitor<'de> for TemplateSeed<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        if let Some((PathStep::EachItem, rest)) = self.steps.split_first() {
-            while self.view.templates.len().saturating_add(self.view.invalid_templates.len())
-                < MAX_TEMPLATES
-            {
-                let item =
-                    TemplateSeed { steps: rest, path: &mut *self.path, view: &mut *self.view };
+        let Self { paths, path, found } = self;
+        let paths = after(paths, |step| *step == PathStep::EachItem);
+        if !paths.is_empty() {
+            while !found.is_full() {
+                let item = TemplateSeed { paths: &paths, path: &mut *path, found: &mut *found };
                 if seq.next_element_seed(item)?.is_none() {
                     return Ok(());
                 }
             }
-            self.view.templates_truncated |= seq.next_element::<IgnoredAny>()?.is_some();
+            found.truncated |= seq.next_element::<IgnoredAny>()?.is_some();
         }
         while seq.next_element::<IgnoredAny>()?.is_some() {}
         Ok(())
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let Some((PathStep::Field(name), rest)) = self.steps.split_first() else {
-            while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-            return Ok(());
-        };
-        let (first, mut count) = (self.view.templates.len(), 1_i64);
+        let (first, mut count) = (self.found.templates.len(), 1_i64);
         while let Some(key) = map.next_key::<Cow<'de, str>>()? {
-            if key == name.as_str() {
+            let named = |step: &PathStep| matches!(step, PathStep::Field(name) if *name == *key);
+            let paths = after(self.paths, named);
+            if !paths.is_empty() {
                 let length = self.path.len();
                 self.path.push_str(if length == 0 { "" } else { "." });
-                self.path.push_str(name);
+                self.path.push_str(&key);
                 map.next_value_seed(TemplateSeed {
-                    steps: rest,
+                    paths: &paths,
                     path: &mut *self.path,
-                    view: &mut *self.view,
+                    found: &mut *self.found,
                 })?;
                 self.path.truncate(length);
             } else if matches!(&*key, "replicas" | "parallelism") {
@@ -111,15 +158,16 @@ impl<'de> Visitor<'de> for TemplateSeed<'_> {
                 map.next_value::<IgnoredAny>()?;
             }
         }
-        for template in self.view.templates.iter_mut().skip(first) {
+        for (_, template) in self.found.templates.iter_mut().skip(first) {
             template.replicas = clamp_count(count.saturating_mul(template.replicas.into()));
         }
         Ok(())
     }
 }
 
-/// Parses a pod template, or a pod spec without a template around it (predictors of `KServe`).
-fn parse_template(text: &str) -> Result<TemplateView, serde_json::Error> {
+/// Parses a pod template, or a pod spec without a template around it (predictors of `KServe`). The
+/// error is the path of the invalid field, such as `.spec.containers[0].image`.
+fn parse_template(text: &str) -> Result<TemplateView, String> {
     fn there<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
         IgnoredAny::deserialize(from).map(|_| true)
     }
@@ -133,9 +181,23 @@ fn parse_template(text: &str) -> Result<TemplateView, serde_json::Error> {
     }
     let shape: TemplateShape = serde_json::from_str(text).unwrap_or_default();
     if !shape.spec && shape.containers {
-        return Ok(TemplateView { spec: serde_json::from_str(text)?, ..TemplateView::default() });
+        return Ok(TemplateView { spec: parse(text)?, ..TemplateView::default() });
     }
-    serde_json::from_str(text)
+    parse(text)
+}
+
+fn parse<'de, T: Deserialize<'de>>(text: &'de str) -> Result<T, String> {
+    let parsed = serde_json::from_str(text);
+    parsed.or_else(|_| {
+        // The path of an invalid field costs another pass.
+        let mut json = serde_json::Deserializer::from_str(text);
+        serde_path_to_error::deserialize(&mut json).map_err(|error| {
+            match error.path().to_string() {
+                path if path == "." => String::new(),
+                path => format!(".{path}"),
+            }
+        })
+    })
 }
 
 /// Converts a count; the API server rejects negative ones.
