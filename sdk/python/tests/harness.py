@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Any, Callable, NoReturn
 
 import httpx
 import pytest
@@ -21,7 +21,7 @@ TOKEN = "prw_ci_s3cr3t"
 Answer = Callable[[httpx.Request], httpx.Response]
 
 
-def not_run(why: str) -> None:
+def not_run(why: str) -> NoReturn:
     """Skips a test that cannot run here; fails in strict mode (CI=true or PREWARMER_TEST_STRICT=1)."""
     strict = os.environ.get("CI") in ("true", "1") or os.environ.get("PREWARMER_TEST_STRICT") == "1"
     if strict:

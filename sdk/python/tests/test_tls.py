@@ -15,7 +15,7 @@ import pytest
 
 from prewarmer import AsyncPrewarmClient, PrewarmClient, TransportError
 
-from .harness import TOKEN, Handle
+from .harness import TOKEN, Handle, not_run
 
 CERTIFICATE = "-x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost"
 STATS = b'{"tasks": {}, "totalTasks": 0, "schedules": 0, "enabledSchedules": 0}'
