@@ -31,6 +31,11 @@ expect() { grep -qF -- "$1" "$work/output" || { cat "$work/output"; say "FAILED:
 unchanged() { objects > "$work/after"; diff "$work/before" "$work/after" || { say "FAILED: $1 changed the cluster"; exit 1; }; }
 if [[ -n ${1:-} ]]; then images=("IMAGES=$1"); else images=("REGISTRY=$REGISTRY/demo"); fi
 unset REGISTRY
+# Namespaces that earlier tests have deleted take some seconds to disappear.
+for _ in $(seq 600); do
+  "$KUBECTL" get namespaces -o jsonpath='{.items[*].status.phase}' | grep -q Terminating || break
+  sleep 0.2
+done
 objects > "$work/before"
 
 since=$SECONDS
