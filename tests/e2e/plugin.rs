@@ -281,7 +281,7 @@ async fn run_with_workloads_and_manifests() {
         (&["run", "deploy/none"][..], 1, "deployments.apps \"none\" not found"),
         (&["run", "UPPER case"], 2, "is neither an image nor KIND/NAME"),
         (&["run", "nginx", "--batch-size", "0", "--timeout", "soon"], 2, "spec.batchSize"),
-        (&["run", "-f", "/nowhere"], 2, "/nowhere: "),
+        (&["run", "-f", "/nowhere"], 1, "/nowhere: no such file or directory"),
         (&["run", "nginx", "deploy/web", "--name", "x"], 2, "--name requires a single task"),
         (&["get", "none"], 1, "prewarmtasks.prewarm.io \"none\" not found"),
     ] {
