@@ -1,12 +1,11 @@
 //! Tests of permissions against a fake API server.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use axum::{
     Router,
-    body::{Body, to_bytes},
-    extract::ConnectInfo,
-    http::{Request, StatusCode, header},
+    body::to_bytes,
+    http::{StatusCode, header},
     response::Response,
 };
 use jiff::Timestamp;
@@ -16,7 +15,6 @@ use prewarmer_core::{
     task::{PrewarmTask, PrewarmTaskSpec},
 };
 use serde_json::Value;
-use tower::ServiceExt;
 
 use super::{
     auth::{ApiTokens, Auth, token_digest},
@@ -95,13 +93,7 @@ impl TestServer {
         headers: &[(&str, &str)],
         body: &str,
     ) -> Response {
-        let mut request = Request::builder().method(method).uri(path);
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let mut request = request.body(Body::from(body.to_owned())).unwrap();
-        request.extensions_mut().insert(ConnectInfo(SocketAddr::from(([10, 0, 0, 1], 1))));
-        self.router.clone().oneshot(request).await.unwrap()
+        router_calls::call(&self.router, method, path, headers, body).await
     }
 
     async fn get(&self, path: &str, token: &str) -> (StatusCode, Value) {

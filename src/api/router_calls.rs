@@ -1,5 +1,5 @@
-//! Calls of a router without a listener, for tests of the REST API and of the pages: bodies that
-//! never end, and streams of events.
+//! Calls of a router without a listener, for tests of the REST API and of the pages: requests, bodies
+//! that never end, and streams of events.
 
 use std::{
     convert::Infallible,
@@ -15,7 +15,7 @@ use axum::{
     Router,
     body::{Body, Bytes},
     extract::ConnectInfo,
-    http::{Request, StatusCode},
+    http::{Request, StatusCode, request},
     response::Response,
 };
 use futures::{
@@ -39,6 +39,28 @@ const ANNOUNCED: usize = 2 * 1024 * 1024;
 pub(super) const AFTER_REVIEW: Duration = Duration::from_secs(65);
 /// Slightly longer than the time for which a stream tolerates an API server that does not answer.
 pub(super) const AFTER_GRACE_PERIOD: Duration = Duration::from_secs(6 * 60);
+
+/// Sends a request to a router, from the client address of all tests.
+pub(super) async fn send(router: &Router, request: request::Builder, body: Body) -> Response {
+    let mut request = request.body(body).unwrap();
+    request.extensions_mut().insert(ConnectInfo(SocketAddr::from(([10, 0, 0, 1], 1))));
+    router.clone().oneshot(request).await.unwrap()
+}
+
+/// Sends a request with these headers to a router.
+pub(super) async fn call(
+    router: &Router,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Response {
+    let mut request = Request::builder().method(method).uri(path);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    send(router, request, Body::from(body.to_owned())).await
+}
 
 /// Creates a body that never ends, and counts the bytes that are read from it. After [`ENDLESS`] it
 /// stalls, so that a test fails instead of exhausting the memory.
@@ -80,11 +102,9 @@ impl EndlessCall {
             request = request.header("authorization", format!("Bearer {token}"));
             request = request.header("cookie", format!("__Host-prewarmer={token}"));
         }
-        let mut request = request.body(endless(&pulled)).unwrap();
-        request.extensions_mut().insert(ConnectInfo(SocketAddr::from(([10, 0, 0, 1], 1))));
-        let response = router.clone().oneshot(request);
+        let response = send(router, request, endless(&pulled));
         let response = tokio::time::timeout(Duration::from_secs(5), response).await;
-        let code = response.map_or(StatusCode::GATEWAY_TIMEOUT, |sent| sent.unwrap().status());
+        let code = response.map_or(StatusCode::GATEWAY_TIMEOUT, |sent| sent.status());
         (code, pulled.load(Ordering::Relaxed))
     }
 }

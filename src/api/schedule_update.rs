@@ -75,8 +75,7 @@ fn keep_unchanged(
         _ => Map::new(),
     };
     let (current, before, mut merged) = (fields(current), fields(before), fields(&wanted));
-    let is_same = |name: &str| before.get(name) == fields(&wanted).get(name);
-    let keeps_retries = RETRY_FIELDS.into_iter().all(is_same);
+    let keeps_retries = RETRY_FIELDS.into_iter().all(|name| before.get(name) == merged.get(name));
     let names: Vec<String> = current.keys().chain(merged.keys()).cloned().collect();
     for name in names {
         let is_kept = if RETRY_FIELDS.contains(&name.as_str()) {

@@ -1,18 +1,16 @@
 //! Tests of the router in process, without a cluster.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     Router,
     body::{Body, to_bytes},
-    extract::ConnectInfo,
     http::{Request, StatusCode, header},
     response::Response,
 };
 use kube::{Client, Config};
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use tower::ServiceExt;
 
 use super::{
     auth::{ApiTokens, Auth},
@@ -50,13 +48,7 @@ async fn call(
     headers: &[(&str, &str)],
     body: &str,
 ) -> Response {
-    let mut request = Request::builder().method(method).uri(path);
-    for (name, value) in headers {
-        request = request.header(*name, *value);
-    }
-    let mut request = request.body(Body::from(body.to_owned())).unwrap();
-    request.extensions_mut().insert(ConnectInfo(SocketAddr::from(([10, 0, 0, 1], 1))));
-    api.oneshot(request).await.unwrap()
+    router_calls::call(&api, method, path, headers, body).await
 }
 
 async fn json_of(response: Response) -> Value {

@@ -1,13 +1,12 @@
 //! Tests of the pages without a reachable API server: permissions, escaping of user content, and
 //! headers.
 
-use std::{io::Read, net::SocketAddr};
+use std::io::Read;
 
 use axum::{
     Router,
-    body::{Body, to_bytes},
-    extract::ConnectInfo,
-    http::{Request, StatusCode, header},
+    body::to_bytes,
+    http::{StatusCode, header},
     response::Response,
 };
 use k8s_openapi::{ByteString, api::core::v1::Secret};
@@ -23,7 +22,6 @@ use prewarmer_core::{
     task::{Condition, FailedNode, Phase, PrewarmTask, PrewarmTaskSpec, PrewarmTaskStatus},
 };
 use rstest::rstest;
-use tower::ServiceExt;
 
 use super::pages;
 
@@ -145,15 +143,8 @@ async fn call_router(
     headers: &[(&str, &str)],
     body: &str,
 ) -> Response {
-    let mut request = Request::builder().method(method).uri(path);
-    for (name, value) in headers {
-        request = request.header(*name, *value);
-    }
-    let kind = "application/x-www-form-urlencoded";
-    let mut request =
-        request.header(header::CONTENT_TYPE, kind).body(Body::from(body.to_owned())).unwrap();
-    request.extensions_mut().insert(ConnectInfo(SocketAddr::from(([10, 0, 0, 1], 1))));
-    router.oneshot(request).await.unwrap()
+    let kind = ("content-type", "application/x-www-form-urlencoded");
+    router_calls::call(&router, method, path, &[headers, &[kind]].concat(), body).await
 }
 
 async fn get(path: &str, token: &str) -> (StatusCode, String) {

@@ -125,9 +125,7 @@ async fn permissions_are_checked_before_bodies_are_read() {
         let pulled = Arc::new(AtomicUsize::new(0));
         let request = Request::builder().method(method).uri(path).header("content-type", kind);
         let request = request.header("authorization", format!("Bearer {SHOP_TOKEN}"));
-        let mut request = request.body(endless(&pulled)).unwrap();
-        request.extensions_mut().insert(ConnectInfo(SocketAddr::from(([10, 0, 0, 1], 1))));
-        let code = api.clone().oneshot(request).await.unwrap().status();
+        let code = router_calls::send(&api, request, endless(&pulled)).await.status();
         (code, pulled.load(Ordering::Relaxed))
     };
     for path in ["/api/v1/tasks", "/api/v1/scheduled-tasks", "/api/v1/tasks:extract"] {
@@ -208,9 +206,7 @@ async fn unfinished_bodies_are_limited_in_total() {
             let body = Body::from_stream(chunks.take(JSON_LIMIT / CHUNK).chain(stream::pending()));
             let request = Request::post("/api/v1/tasks").header("content-type", "application/json");
             let request = request.header("authorization", format!("Bearer prw_c{index}_x"));
-            let mut request = request.body(body).unwrap();
-            request.extensions_mut().insert(ConnectInfo(SocketAddr::from(([10, 0, 0, 1], 1))));
-            api.oneshot(request).await.unwrap().status()
+            router_calls::send(&api, request, body).await.status()
         })
     });
     let calls: Vec<_> = calls.collect();

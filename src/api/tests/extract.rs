@@ -20,15 +20,10 @@ async fn send(body: impl Into<Body>) -> (StatusCode, Value) {
     let data = [("shop".to_owned(), ByteString(entry.into_bytes()))];
     let tokens = ApiTokens::default();
     tokens.replace(Some(&Secret { data: Some(data.into()), ..Secret::default() }));
-    let mut request = Request::builder()
-        .method("POST")
-        .uri("/api/v1/tasks:extract?namespace=shop")
+    let request = Request::post("/api/v1/tasks:extract?namespace=shop")
         .header("content-type", "application/yaml")
-        .header("authorization", format!("Bearer {TOKEN}"))
-        .body(body.into())
-        .unwrap();
-    request.extensions_mut().insert(ConnectInfo(SocketAddr::from(([10, 0, 0, 1], 1))));
-    let response = api_with(&[], true, tokens).oneshot(request).await.unwrap();
+        .header("authorization", format!("Bearer {TOKEN}"));
+    let response = router_calls::send(&api_with(&[], true, tokens), request, body.into()).await;
     (response.status(), json_of(response).await)
 }
 
