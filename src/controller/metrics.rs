@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use prewarmer_core::{task::batches::NodeState, worker::FailureReason};
 use prometheus::{
     Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
     register_histogram_vec_with_registry, register_histogram_with_registry,
@@ -16,8 +17,12 @@ use prometheus::{
 /// contain those that dashboards of image prewarm services use, 30 to 3,600.
 const TASK_BUCKETS: &[f64] =
     &[0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0];
-/// Final statuses of a task: values of the label `status`.
+/// Final statuses of a task: values of the label `status`. Their series exist from the start, like
+/// those of results and reasons: `increase()` and `rate()` do not see a series' first value.
 const STATUSES: [&str; 3] = ["completed", "failed", "cancelled"];
+/// Values of the label `result` of images.
+const IMAGE_SUCCEEDED: &str = "succeeded";
+const IMAGE_FAILED: &str = "failed";
 /// Value of the label `image` for images beyond the limit.
 const OTHER_IMAGES: &str = "other";
 /// Buckets of pull durations, in seconds: from an image that is already present to 1 h, the longest
@@ -98,16 +103,18 @@ impl TaskMetrics {
             TASK_BUCKETS.to_vec(),
             registry
         )?;
+        let ended = register_int_counter_vec_with_registry!(
+            "prewarm_tasks_total",
+            "Ended tasks, by status.",
+            &["status"],
+            registry
+        )?;
         for status in STATUSES {
             duration.with_label_values(&[status]);
+            ended.with_label_values(&[status]);
         }
         Ok(Self {
-            ended: register_int_counter_vec_with_registry!(
-                "prewarm_tasks_total",
-                "Ended tasks, by status.",
-                &["status"],
-                registry
-            )?,
+            ended,
             duration,
             active: register_int_gauge_with_registry!(
                 "prewarm_active_tasks",
@@ -147,13 +154,18 @@ impl ImageCounter {
             labels,
             registry
         )?;
+        if limit == 0 {
+            for result in [IMAGE_SUCCEEDED, IMAGE_FAILED] {
+                counter.with_label_values(&[result]);
+            }
+        }
         Ok(Self { counter, limit, names: Arc::default() })
     }
 
     /// Counts the result of an image on a node: the first images have a value of the label each,
     /// later ones share one.
     pub(crate) fn record(&self, image: &str, warm: bool) {
-        let result = if warm { "succeeded" } else { "failed" };
+        let result = if warm { IMAGE_SUCCEEDED } else { IMAGE_FAILED };
         if self.limit == 0 {
             self.counter.with_label_values(&[result]).inc();
             return;
@@ -185,25 +197,33 @@ pub(crate) struct NodeMetrics {
 
 impl NodeMetrics {
     fn register(registry: &Registry, images: usize) -> prometheus::Result<Self> {
+        let processed = register_int_counter_vec_with_registry!(
+            "prewarm_nodes_processed_total",
+            "Processed nodes, by result.",
+            &["result"],
+            registry
+        )?;
+        for result in NodeState::ALL_LABELS {
+            processed.with_label_values(&[result]);
+        }
+        let image_failures = register_int_counter_vec_with_registry!(
+            "prewarm_image_failures_total",
+            "Images that failed on a node, by reason.",
+            &["reason"],
+            registry
+        )?;
+        for reason in FailureReason::ALL {
+            image_failures.with_label_values(&[reason.as_str()]);
+        }
         Ok(Self {
-            processed: register_int_counter_vec_with_registry!(
-                "prewarm_nodes_processed_total",
-                "Processed nodes, by result.",
-                &["result"],
-                registry
-            )?,
+            processed,
             deferred: register_int_counter_with_registry!(
                 "prewarm_nodes_deferred_total",
                 "Nodes moved to the end of their task's plan because another task was using them.",
                 registry
             )?,
             images: ImageCounter::register(registry, images)?,
-            image_failures: register_int_counter_vec_with_registry!(
-                "prewarm_image_failures_total",
-                "Images that failed on a node, by reason.",
-                &["reason"],
-                registry
-            )?,
+            image_failures,
             pull_duration: register_histogram_with_registry!(
                 "prewarm_pull_duration_seconds",
                 "Time from the start of a worker pod to its end.",

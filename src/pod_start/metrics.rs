@@ -9,6 +9,10 @@ use prometheus::{
 /// starts the next day.
 const LEAD_BUCKETS: &[f64] = &[1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 21_600.0, 86_400.0];
 
+/// Values of the label `image`.
+pub(super) const WARM: &str = "warm";
+pub(super) const COLD: &str = "cold";
+
 /// Metrics of pod starts. Clones share them.
 #[derive(Clone)]
 pub(crate) struct PodStartMetrics {
@@ -24,13 +28,17 @@ pub(crate) struct PodStartMetrics {
 impl PodStartMetrics {
     /// Creates and registers the metrics. Fails when the registry contains one of their names.
     pub(crate) fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let pod_starts = register_int_counter_vec_with_registry!(
+            "prewarm_pod_starts_total",
+            "Started containers of watched workloads, by image presence (warm or cold).",
+            &["image"],
+            registry
+        )?;
+        for image in [WARM, COLD] {
+            pod_starts.with_label_values(&[image]);
+        }
         Ok(Self {
-            pod_starts: register_int_counter_vec_with_registry!(
-                "prewarm_pod_starts_total",
-                "Started containers of watched workloads, by image presence (warm or cold).",
-                &["image"],
-                registry
-            )?,
+            pod_starts,
             lead_time: register_histogram_with_registry!(
                 "prewarm_lead_time_seconds",
                 "Time from the pull of an image to the start of the first container that needs it on that node.",

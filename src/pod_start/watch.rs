@@ -26,7 +26,10 @@ use prewarmer_kube::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::PodStartMetrics;
+use super::{
+    PodStartMetrics,
+    metrics::{COLD, WARM},
+};
 use crate::scope::scoped;
 
 /// Field selector for events about images; the API server filters all others.
@@ -152,10 +155,7 @@ impl PodStartCounter {
         // Only the first container on the node benefits; later ones would have found the image in
         // any case.
         let start = classify::classify(pulled, self.worker_pulls.remove(&place).await);
-        self.metrics
-            .pod_starts
-            .with_label_values(&[if start.warm { "warm" } else { "cold" }])
-            .inc();
+        self.metrics.pod_starts.with_label_values(&[if start.warm { WARM } else { COLD }]).inc();
         if let Some(lead) = start.lead {
             self.metrics.lead_time.observe(lead.as_secs_f64());
         }

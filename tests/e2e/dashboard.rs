@@ -66,11 +66,13 @@ impl Drop for Prometheus {
     }
 }
 
-async fn create_activity(server: &Server, namespace: &Namespace) {
+/// Creates activity that every panel shows. `round` makes names and images unique.
+async fn create_activity(server: &Server, namespace: &Namespace, round: usize) {
     let caller = RestClient::editor(server, namespace);
-    namespace.apply(&deployment("web", 0, &["shop/web:1"]));
+    let (bad, image) = (format!("bad-{round}"), format!("shop/web:{round}"));
+    namespace.apply(&deployment(&format!("web-{round}"), 0, &[&image]));
     namespace.apply_task(
-        "bad",
+        &bad,
         &json!({"images": ["missing:1"], "nodeSelector": {"type": "fake"}, "nodes": 4}),
     );
     let schedule = json!({"cronExpr": "@yearly", "taskConfig": {"images": ["b:1"], "nodeSelector": {"type": "fake"}, "nodes": 1}});
@@ -80,25 +82,28 @@ async fn create_activity(server: &Server, namespace: &Namespace) {
     let run = format!("{path}/executions/1");
     let ended = || async { (caller.get(&run).await.body["status"] == "success").then_some(()) };
     namespace.eventually("success of the execution", TASK_TIMEOUT, ended).await;
-    namespace.wait_until_ended("bad", TASK_TIMEOUT).await;
+    namespace.wait_until_ended(&bad, TASK_TIMEOUT).await;
     // A container that found its image, and one that waited for it. The time that the first saved is
     // known from the pull of our worker.
     let warmed = || async {
         namespace
             .tasks()
             .into_iter()
-            .find(|task| task.spec.images == ["shop/web:1"] && task.phase() == Phase::Completed)
+            .find(|task| task.spec.images == [&*image] && task.phase() == Phase::Completed)
     };
     namespace.eventually("the end of the workload's task", TASK_TIMEOUT, warmed).await;
-    let pulled = "Successfully pulled image \"shop/web:1\" in 3.5s (4s including waiting). Image size: 9 bytes.";
-    let present =
-        "Container image \"shop/web:1\" already present on machine and can be accessed by the pod";
+    let pulled = format!(
+        "Successfully pulled image \"{image}\" in 3.5s (4s including waiting). Image size: 9 bytes."
+    );
+    let present = format!(
+        "Container image \"{image}\" already present on machine and can be accessed by the pod"
+    );
     let worker = "prewarm-0123456789abcdef0123-x";
-    let worker = pulled_event(namespace, 0, worker, "node-0001", pulled);
+    let worker = pulled_event(namespace, round, worker, "node-0001", &pulled);
     create_events(namespace.cluster, namespace, vec![worker]).await;
     let events = vec![
-        pulled_event(namespace, 0, "web-0", "node-0001", present),
-        pulled_event(namespace, 1, "web-1", "node-0002", pulled),
+        pulled_event(namespace, round, "warm", "node-0001", &present),
+        pulled_event(namespace, round, "cold", "node-0002", &pulled),
     ];
     create_events(namespace.cluster, namespace, events).await;
 }
@@ -125,13 +130,19 @@ async fn rules_load_and_dashboard_queries_return_data() {
     let server = Server::start(cluster, &namespace, HELPER).await;
     let folder = tempfile::tempdir().unwrap();
     let prometheus = Prometheus::start(bin.trim(), server.health(), folder.path());
-    // Rates need a sample before and one after the events.
-    let up = || async {
-        let answer = prometheus.get("query", &[("query", "up == 1")]).await?;
-        (!answer["data"]["result"].as_array()?.is_empty()).then_some(())
+    // A rate does not see the first value of a series. Series with a fixed set of labels exist from
+    // the start; those of admission and REST exist after their first request.
+    let returns_data = async |query: &str| {
+        let scraped = || async {
+            let answer = prometheus.get("query", &[("query", query)]).await?;
+            (!answer["data"]["result"].as_array()?.is_empty()).then_some(())
+        };
+        namespace.eventually(&format!("a scrape with {query}"), TASK_TIMEOUT, scraped).await;
     };
-    namespace.eventually("the first scrape of the server", TASK_TIMEOUT, up).await;
-    create_activity(&server, &namespace).await;
+    returns_data("up == 1").await;
+    create_activity(&server, &namespace, 1).await;
+    returns_data("prewarm_admission_duration_seconds_count{verdict=\"hinted\"} and on() prewarm_api_request_duration_seconds_count{method=\"POST\"}").await;
+    create_activity(&server, &namespace, 2).await;
     let dashboard =
         std::fs::read_to_string(format!("{root}/deploy/chart/files/dashboard.json")).unwrap();
     let dashboard: Value = serde_json::from_str(&dashboard).unwrap();

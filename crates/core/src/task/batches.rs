@@ -23,6 +23,9 @@ pub enum NodeState {
 }
 
 impl NodeState {
+    /// All values of [`NodeState::as_str`].
+    pub const ALL_LABELS: [&str; 5] = ["failed", "retried", "succeeded", "already_warm", "skipped"];
+
     /// Returns the label value used in metrics and spans.
     #[must_use]
     pub fn as_str(self) -> &'static str {

@@ -32,6 +32,26 @@ pub enum FailureReason {
 }
 
 impl FailureReason {
+    /// All reasons.
+    pub const ALL: [Self; 16] = [
+        Self::ImageNotFound,
+        Self::Unauthorized,
+        Self::RegistryUnreachable,
+        Self::RateLimited,
+        Self::Tls,
+        Self::InvalidImage,
+        Self::PlatformMismatch,
+        Self::DiskPressure,
+        Self::NotEnoughDisk,
+        Self::Timeout,
+        Self::NodeLost,
+        Self::NodeRefused,
+        Self::QuotaExceeded,
+        Self::Forbidden,
+        Self::RunError,
+        Self::Unknown,
+    ];
+
     /// Reports whether the failure is one of the image itself, so that it would occur on other
     /// nodes as well.
     #[must_use]
@@ -48,7 +68,7 @@ impl FailureReason {
     /// Parses the name that a status contains. Returns `Unknown` for an unknown name.
     #[must_use]
     pub fn from_name(word: &str) -> Self {
-        REASONS.into_iter().find(|reason| reason.as_str() == word).unwrap_or(Self::Unknown)
+        Self::ALL.into_iter().find(|reason| reason.as_str() == word).unwrap_or(Self::Unknown)
     }
 
     /// Returns the name used in statuses.
@@ -74,26 +94,6 @@ impl FailureReason {
         }
     }
 }
-
-/// All reasons.
-pub(super) const REASONS: [FailureReason; 16] = [
-    FailureReason::ImageNotFound,
-    FailureReason::Unauthorized,
-    FailureReason::RegistryUnreachable,
-    FailureReason::RateLimited,
-    FailureReason::Tls,
-    FailureReason::InvalidImage,
-    FailureReason::PlatformMismatch,
-    FailureReason::DiskPressure,
-    FailureReason::NotEnoughDisk,
-    FailureReason::Timeout,
-    FailureReason::NodeLost,
-    FailureReason::NodeRefused,
-    FailureReason::QuotaExceeded,
-    FailureReason::Forbidden,
-    FailureReason::RunError,
-    FailureReason::Unknown,
-];
 
 /// Expected effect of another attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -60,12 +60,12 @@ impl FailureReason {
 
 #[cfg(test)]
 mod tests {
-    use crate::worker::reason::REASONS;
+    use crate::worker::reason::FailureReason;
 
     #[test]
     fn documentation_contains_the_same_texts() {
         let page = include_str!("../../../../docs/tasks.md");
-        for reason in REASONS {
+        for reason in FailureReason::ALL {
             let name = format!("`{}`", reason.as_str());
             let row = page
                 .lines()
