@@ -8,14 +8,14 @@ use super::{
     evaluate::WorkerStatus,
     measurement::Measurement,
     plan_reconciler::PlanReconciler,
-    results::NodeOutcome,
+    results::{NodeOutcome, PartOutcomes},
     settings::{ControllerSettings, WorkerNamespace},
     time::add_millis,
     tracker::NodeTracker,
 };
 use crate::{
     task::{BatchPolicy, batches::NodeState},
-    worker::{Assignment, FailureReason, ImageOutcome, WorkerObject, build, pull_method_for},
+    worker::{Assignment, FailureReason, WorkerObject, build, pull_method_for},
 };
 
 /// Minimum interval between dry runs that find out why a Job has no pod, in milliseconds. Short
@@ -230,7 +230,7 @@ impl PlanReconciler<'_> {
         &mut self,
         index: usize,
         part: u16,
-        outcomes: Vec<ImageOutcome>,
+        outcomes: PartOutcomes,
         effects: &mut Vec<Effect>,
     ) {
         let workers = self

@@ -13,7 +13,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::{
     registry_breaker::is_unreachable,
-    results::NodeOutcome,
+    results::{NodeOutcome, PartOutcomes},
     settings::ControllerSettings,
     snapshot::Snapshot,
     time::add_millis,
@@ -41,7 +41,7 @@ pub(super) enum WorkerStatus {
     StartWorker(u16, Vec<usize>),
     /// Part complete, with its outcomes. Its worker never ends by itself and must be deleted before
     /// the next part.
-    PartFinished(u16, Vec<ImageOutcome>),
+    PartFinished(u16, PartOutcomes),
     /// Attempt ended.
     Ended(NodeOutcome),
 }
@@ -109,40 +109,81 @@ impl NodeEvaluator<'_> {
     }
 
     /// Returns the outcomes of all images, part by part, or the status of the first part that has
-    /// not ended.
+    /// not ended. Further parts pull the images that the workers of the first ones were created
+    /// without, because they were abandoned or deferred, and that another node has pulled since.
     fn image_outcomes(
         &self,
         attempt: &ObservedAttempt<'_>,
     ) -> ControlFlow<WorkerStatus, Vec<ImageOutcome>> {
-        let mut outcomes = vec![ImageOutcome::Pending(None); self.valid.images.len()];
+        let mut found = FoundOutcomes::new(self.valid.images.len());
         let size = self.settings.worker.images_per_pod.max(1);
-        // The latest part whose worker may still pull.
-        let mut pulling: Option<(u16, Range<usize>)> = None;
-        for (part, first) in (0u16..).zip((0..outcomes.len()).step_by(size)) {
-            let images = first..first.saturating_add(size).min(outcomes.len());
-            if let Some(settled) = self.tracker.finished_part(attempt.index, part) {
-                for (image, outcome) in images.zip(settled) {
-                    set_outcome(&mut outcomes, image, outcome.clone());
-                }
-            } else if let Some(worker) = attempt.workers.iter().find(|worker| worker.part == part) {
-                let found = self.worker_outcomes(attempt, worker)?;
-                self.set_outcomes_without_pull(attempt, images.clone(), &mut outcomes);
-                for (image, outcome) in worker.images.iter().zip(found) {
-                    set_outcome(&mut outcomes, usize::from(*image), outcome);
-                }
-                if may_pull(worker, self.snapshot.pods) {
-                    pulling = Some((part, images));
-                }
+        let mut parts = 0u16;
+        for first in (0..found.outcomes.len()).step_by(size) {
+            let images = first..first.saturating_add(size).min(found.outcomes.len());
+            let has_worker = self.read_part(attempt, parts, &mut found)?;
+            let due = if has_worker {
+                self.omitted_images(attempt, images.clone(), &found)
             } else {
-                let due = self.due_images(attempt, images.clone())?;
-                if !due.is_empty() && !attempt.late {
-                    return ControlFlow::Break(next_step(part, due, pulling, &outcomes));
-                }
-                let settled = images.filter(|image| !due.contains(image));
-                self.set_outcomes_without_pull(attempt, settled, &mut outcomes);
+                self.due_images(attempt, images.clone())?
+            };
+            if !has_worker && !due.is_empty() && !attempt.late {
+                return ControlFlow::Break(next_step(parts, due, found.pulling));
             }
+            for image in images.filter(|image| !due.contains(image)) {
+                if !found.is_pulled(image) {
+                    found.set(image, self.outcome_without_pull(image, attempt.index, attempt.node));
+                }
+            }
+            parts = parts.saturating_add(1);
         }
-        ControlFlow::Continue(outcomes)
+        while self.read_part(attempt, parts, &mut found)? {
+            parts = parts.saturating_add(1);
+        }
+        let mut due = self.omitted_images(attempt, 0..found.outcomes.len(), &found);
+        due.truncate(size);
+        if !due.is_empty() && !attempt.late {
+            return ControlFlow::Break(next_step(parts, due, found.pulling));
+        }
+        ControlFlow::Continue(found.outcomes)
+    }
+
+    /// Reads the outcomes of a part's worker, and reports whether the part has one, now or before.
+    /// Returns the status of a worker that has not ended.
+    fn read_part(
+        &self,
+        attempt: &ObservedAttempt<'_>,
+        part: u16,
+        found: &mut FoundOutcomes,
+    ) -> ControlFlow<WorkerStatus, bool> {
+        if let Some(settled) = self.tracker.finished_part(attempt.index, part) {
+            found.add(settled);
+            return ControlFlow::Continue(true);
+        }
+        let Some(worker) = attempt.workers.iter().find(|worker| worker.part == part) else {
+            return ControlFlow::Continue(false);
+        };
+        let outcomes = self.worker_outcomes(attempt, worker)?;
+        let pulled: Vec<_> = worker.images.iter().map(|i| usize::from(*i)).zip(outcomes).collect();
+        found.add(&pulled);
+        if may_pull(worker, self.snapshot.pods) {
+            found.pulling = Some((part, pulled));
+        }
+        ControlFlow::Continue(true)
+    }
+
+    /// Returns the images that no worker of the attempt pulls, and that must be pulled now.
+    fn omitted_images(
+        &self,
+        attempt: &ObservedAttempt<'_>,
+        images: Range<usize>,
+        found: &FoundOutcomes,
+    ) -> Vec<usize> {
+        images.filter(|image| !found.is_pulled(*image) && self.is_due(*image, attempt)).collect()
+    }
+
+    /// Reports whether an image that no worker pulls must be pulled now.
+    fn is_due(&self, image: usize, attempt: &ObservedAttempt<'_>) -> bool {
+        self.needs_pull(image, attempt.node) && !self.defers(image, attempt.index)
     }
 
     /// Returns the images of a part without a worker that must be pulled now.
@@ -151,12 +192,7 @@ impl NodeEvaluator<'_> {
         attempt: &ObservedAttempt<'_>,
         mut images: Range<usize>,
     ) -> ControlFlow<WorkerStatus, Vec<usize>> {
-        let due = images
-            .clone()
-            .filter(|image| {
-                self.needs_pull(*image, attempt.node) && !self.defers(*image, attempt.index)
-            })
-            .collect();
+        let due = images.clone().filter(|image| self.is_due(*image, attempt)).collect();
         // A retry pulls all of its images at once, because the name of their worker depends on the
         // attempt.
         if attempt.number > 0
@@ -167,19 +203,6 @@ impl NodeEvaluator<'_> {
             return ControlFlow::Break(WorkerStatus::InProgress);
         }
         ControlFlow::Continue(due)
-    }
-
-    /// Stores the outcomes of images that no worker pulls.
-    fn set_outcomes_without_pull(
-        &self,
-        attempt: &ObservedAttempt<'_>,
-        images: impl Iterator<Item = usize>,
-        outcomes: &mut [ImageOutcome],
-    ) {
-        for image in images {
-            let outcome = self.outcome_without_pull(image, attempt.index, attempt.node);
-            set_outcome(outcomes, image, outcome);
-        }
     }
 
     /// Returns the outcome of the node from those of its images.
@@ -359,27 +382,50 @@ impl NodeEvaluator<'_> {
     }
 }
 
-/// Returns the status of a node whose next part is due: the worker before it is ended first, if it
-/// may still pull.
-fn next_step(
-    part: u16,
-    due: Vec<usize>,
-    pulling: Option<(u16, Range<usize>)>,
-    outcomes: &[ImageOutcome],
-) -> WorkerStatus {
-    match pulling {
-        None => WorkerStatus::StartWorker(part, due),
-        Some((earlier, images)) => {
-            WorkerStatus::PartFinished(earlier, outcomes.get(images).unwrap_or_default().to_vec())
+/// Outcomes of a node's images, as far as its workers have been read.
+struct FoundOutcomes {
+    /// Outcomes by index of the image.
+    outcomes: Vec<ImageOutcome>,
+    /// `true` for images that a worker of the attempt pulls or has pulled.
+    pulled: Vec<bool>,
+    /// Last part whose worker may still pull, with the outcomes of its images.
+    pulling: Option<(u16, PartOutcomes)>,
+}
+
+impl FoundOutcomes {
+    fn new(images: usize) -> Self {
+        let outcomes = vec![ImageOutcome::Pending(None); images];
+        Self { outcomes, pulled: vec![false; images], pulling: None }
+    }
+
+    fn is_pulled(&self, image: usize) -> bool {
+        self.pulled.get(image).copied().unwrap_or_default()
+    }
+
+    /// Adds the outcomes of a worker. Indexes beyond the task's images come from an annotation that
+    /// another user has changed, and are ignored.
+    fn add(&mut self, part: &[(usize, ImageOutcome)]) {
+        for (image, outcome) in part {
+            self.set(*image, outcome.clone());
+            if let Some(pulled) = self.pulled.get_mut(*image) {
+                *pulled = true;
+            }
+        }
+    }
+
+    fn set(&mut self, image: usize, outcome: ImageOutcome) {
+        if let Some(place) = self.outcomes.get_mut(image) {
+            *place = outcome;
         }
     }
 }
 
-/// Stores the outcome of an image. Indexes beyond the task's images come from an annotation that
-/// another user has changed, and are ignored.
-fn set_outcome(outcomes: &mut [ImageOutcome], image: usize, outcome: ImageOutcome) {
-    if let Some(place) = outcomes.get_mut(image) {
-        *place = outcome;
+/// Returns the status of a node whose next part is due: the worker before it is ended first, if it
+/// may still pull.
+fn next_step(part: u16, due: Vec<usize>, pulling: Option<(u16, PartOutcomes)>) -> WorkerStatus {
+    match pulling {
+        None => WorkerStatus::StartWorker(part, due),
+        Some((earlier, outcomes)) => WorkerStatus::PartFinished(earlier, outcomes),
     }
 }
 

@@ -46,6 +46,9 @@ pub(super) enum NodeOutcome {
     Abandoned,
 }
 
+/// Outcomes of the images that a worker pulls, by index of the image.
+pub(super) type PartOutcomes = Vec<(usize, ImageOutcome)>;
+
 /// Results by node and by image.
 #[derive(Debug, Clone)]
 pub(super) struct Results {

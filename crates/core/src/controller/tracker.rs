@@ -13,13 +13,13 @@ use crate::{
         batches::{NodeState, divide_into_batches},
         validate::ValidTask,
     },
-    worker::{FailureReason, ImageOutcome, WorkerInfo},
+    worker::{FailureReason, WorkerInfo},
 };
 use k8s_openapi::jiff::Timestamp;
 
 use super::{
     registry_breaker::RegistryBreakers,
-    results::Results,
+    results::{PartOutcomes, Results},
     settings::{ControllerSettings, WorkerNamespace},
     time::{add_duration, add_millis},
 };
@@ -70,7 +70,7 @@ pub(super) struct NodeTracker {
     identities: HashMap<usize, u64>,
     /// Outcomes of completed parts whose worker was deleted before the node's next part, by node
     /// index. They are not stored, and are repeated after a crash.
-    finished_parts: HashMap<usize, HashMap<u16, Vec<ImageOutcome>>>,
+    finished_parts: HashMap<usize, HashMap<u16, PartOutcomes>>,
     /// Number of live workers in the last snapshot.
     pub(super) observed_alive: usize,
     /// Recently requested deletions, by the key of their effect.
@@ -224,12 +224,12 @@ impl NodeTracker {
     }
 
     /// Stores the outcomes of a completed part of a node.
-    pub(super) fn finish_part(&mut self, index: usize, part: u16, outcomes: Vec<ImageOutcome>) {
+    pub(super) fn finish_part(&mut self, index: usize, part: u16, outcomes: PartOutcomes) {
         self.finished_parts.entry(index).or_default().insert(part, outcomes);
     }
 
     /// Returns the outcomes of a completed part of a node, one per image of the part.
-    pub(super) fn finished_part(&self, index: usize, part: u16) -> Option<&Vec<ImageOutcome>> {
+    pub(super) fn finished_part(&self, index: usize, part: u16) -> Option<&PartOutcomes> {
         self.finished_parts.get(&index)?.get(&part)
     }
 

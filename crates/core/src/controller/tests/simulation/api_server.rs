@@ -119,7 +119,6 @@ impl Simulation {
             return Ok(EffectOutput::default());
         }
         self.assert_may_create(&facts);
-        self.record_omissions(&facts);
         self.history.push((facts.node.clone(), facts.batch));
         self.attempt_starts.entry((facts.node.clone(), facts.attempt)).or_insert(self.now);
         *self.creations.entry(key.clone()).or_default() += 1;
@@ -134,18 +133,6 @@ impl Simulation {
             WorkerInfo { created: Some(self.now), first_seen: Some(self.now), uid, ..facts },
         );
         Ok(EffectOutput::default())
-    }
-
-    fn record_omissions(&mut self, worker: &WorkerInfo) {
-        let size = self.shared.settings.worker.images_per_pod;
-        let images = 0..u16::try_from(self.task.spec.images.len()).unwrap();
-        let of_part = images.filter(|image| usize::from(*image) / size == usize::from(worker.part));
-        for image in of_part.filter(|image| !worker.images.contains(image)) {
-            let omission = (worker.node.clone(), image);
-            if !self.pulled.contains(&omission) {
-                self.omitted.insert(omission);
-            }
-        }
     }
 
     pub(super) fn create_pod(&mut self, worker: &WorkerInfo) {
@@ -189,7 +176,7 @@ impl Simulation {
             "{} is in use by another task",
             worker.node
         );
-        let in_line = |node: &String| !self.ever_busy_nodes.contains(node);
+        let in_line = |node: &String| !self.overtaken_nodes.contains(node);
         if self.task.spec.batch_policy == BatchPolicy::Barrier
             && worker.attempt == 0
             && in_line(&worker.node)

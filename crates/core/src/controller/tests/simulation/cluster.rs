@@ -34,10 +34,6 @@ use crate::{
 const BATCH_LABEL: &str = "prewarm.io/batch";
 /// Label of a worker's attempt.
 const ATTEMPT_LABEL: &str = "prewarm.io/attempt";
-/// Label of a worker's part of the images.
-const PART_LABEL: &str = "prewarm.io/part";
-/// Annotation with the indexes of a worker's images.
-const IMAGES_ANNOTATION: &str = "prewarm.io/images";
 /// Annotation with the name of a worker's node.
 const NODE_ANNOTATION: &str = "prewarm.io/node-name";
 
@@ -85,9 +81,6 @@ pub(in super::super) struct ClusterSimulation {
     /// Workers in the order of their creation.
     workers: Vec<SimWorker>,
     pulled: HashSet<(String, String)>,
-    /// Images that a worker was created without and that were not on its node: UID of the task, node
-    /// and image.
-    omitted: HashSet<(String, String, String)>,
     now: Timestamp,
     lose_responses: bool,
     internal_errors: usize,
@@ -111,7 +104,6 @@ impl ClusterSimulation {
             nodes: (0..nodes).map(node).collect(),
             workers: Vec::new(),
             pulled: HashSet::new(),
-            omitted: HashSet::new(),
             now: Timestamp::from_second(1_780_000_000).unwrap(),
             lose_responses: false,
             internal_errors: 0,
@@ -133,16 +125,6 @@ impl ClusterSimulation {
 
     pub(in super::super) fn has_pulled(&self, node: &str, image: &str) -> bool {
         self.pulled.contains(&(node.to_owned(), image.to_owned()))
-    }
-
-    pub(in super::super) fn has_omitted(
-        &self,
-        task: &PrewarmTask,
-        node: &str,
-        image: &str,
-    ) -> bool {
-        let uid = task.metadata.uid.clone().unwrap();
-        self.omitted.contains(&(uid, node.to_owned(), image.to_owned()))
     }
 
     pub(in super::super) fn active_workers(&self) -> usize {
@@ -328,29 +310,8 @@ impl ClusterSimulation {
         pod["status"] = json!({"phase": "Pending", "containerStatuses": states});
         let worker = SimWorker { kind, object, pod };
         self.assert_may_create(target, &worker);
-        self.record_omissions(target, &worker);
         self.workers.push(worker);
         self.deliver_worker(self.workers.len() - 1);
-    }
-
-    fn record_omissions(&mut self, target: &TaskRef, worker: &SimWorker) {
-        let part: usize =
-            worker.object["metadata"]["labels"][PART_LABEL].as_str().unwrap().parse().unwrap();
-        let pulls: Vec<usize> = worker.object["metadata"]["annotations"][IMAGES_ANNOTATION]
-            .as_str()
-            .unwrap()
-            .split(',')
-            .map(|index| index.parse().unwrap())
-            .collect();
-        let size = self.settings.worker.images_per_pod;
-        let images = &self.tasks[&target.uid].0.spec.images;
-        for (index, image) in images.iter().enumerate() {
-            let node = worker.node();
-            if index / size == part && !pulls.contains(&index) && !self.has_pulled(node, image) {
-                let omission = (target.uid.clone(), node.to_owned(), image.clone());
-                self.omitted.insert(omission);
-            }
-        }
     }
 
     /// Asserts that the node has not ended, and that no other worker pulls on it.

@@ -45,6 +45,11 @@ impl Simulation {
         self.finish_one_pod(outcome, |_| true);
     }
 
+    /// Lets the pod with this name reach a result.
+    pub(in super::super) fn finish_pod_named(&mut self, name: &str, outcome: PodResult) {
+        self.finish_one_pod(outcome, |pod| &*pod.name == name);
+    }
+
     fn finish_one_pod(&mut self, outcome: PodResult, which: impl Fn(&PodInfo) -> bool) {
         let workers = &self.workers;
         let at_work = |(key, pod): &(&String, &mut PodInfo)| {
@@ -178,7 +183,7 @@ impl Simulation {
         if !self.workers.values().any(|worker| worker.node == node)
             && !self.reconciler.expected_nodes().any(|claimed| claimed == node)
         {
-            self.ever_busy_nodes.insert(node.clone());
+            self.overtaken_nodes.insert(node.clone());
             self.busy_nodes.insert(node);
         }
     }
@@ -222,6 +227,7 @@ impl Simulation {
             .cloned()
             .collect();
         for worker in waiting {
+            self.overtaken_nodes.insert(worker.node.clone());
             self.create_pod(&worker);
         }
     }

@@ -63,13 +63,11 @@ pub(super) struct Simulation {
     pub(super) unstored_writes: usize,
     /// Nodes in use by another task.
     pub(super) busy_nodes: HashSet<String>,
-    /// Nodes that were ever in use by another task.
-    ever_busy_nodes: HashSet<String>,
+    /// Nodes that a later batch may overtake: they were in use by another task, or their Job got its
+    /// pod only after the node had ended because pods were rejected.
+    overtaken_nodes: HashSet<String>,
     /// Images that pods have pulled: node, and index of the image.
     pub(super) pulled: HashSet<(String, u16)>,
-    /// Images that a worker was created without and that were not on its node: they were abandoned
-    /// or deferred at that time.
-    pub(super) omitted: HashSet<(String, u16)>,
     /// True when Jobs get pods.
     pub(super) creates_pods: bool,
     /// Number of creations of each worker, less the deletions by other users.
@@ -120,9 +118,8 @@ impl Simulation {
             unstorable: Vec::new(),
             unstored_writes: 0,
             busy_nodes: HashSet::new(),
-            ever_busy_nodes: HashSet::new(),
+            overtaken_nodes: HashSet::new(),
             pulled: HashSet::new(),
-            omitted: HashSet::new(),
             creates_pods: true,
             creations: HashMap::new(),
             attempt_starts: HashMap::new(),
