@@ -529,7 +529,7 @@ type TaskRequest struct {
 	BatchPolicy BatchPolicy `json:"batchPolicy,omitzero"`
 	// BatchSize: number of nodes per batch: 1 to 100, or a percentage such as `25%`; 10 by default.
 	BatchSize Amount `json:"batchSize,omitzero"`
-	// Deadline: timeout of the entire task, such as `1h`; none by default.
+	// Deadline: timeout of the entire task, such as `1h`; by default that of `--default-deadline`, 2 h.
 	Deadline string `json:"deadline,omitempty"`
 	// ImagePullPolicy: pull policy: `IfNotPresent` (default), or `Always` to resolve a mutable tag again.
 	ImagePullPolicy PullPolicy `json:"imagePullPolicy,omitzero"`
@@ -583,7 +583,7 @@ type TaskUpdate struct {
 	BatchPolicy BatchPolicy `json:"batchPolicy,omitzero"`
 	// BatchSize: number of nodes per batch: 1 to 100, or a percentage such as `25%`; 10 by default.
 	BatchSize Amount `json:"batchSize,omitzero"`
-	// Deadline: timeout of the entire task, such as `1h`; none by default.
+	// Deadline: timeout of the entire task, such as `1h`; by default that of `--default-deadline`, 2 h.
 	Deadline string `json:"deadline,omitempty"`
 	// ImagePullPolicy: pull policy: `IfNotPresent` (default), or `Always` to resolve a mutable tag again.
 	ImagePullPolicy PullPolicy `json:"imagePullPolicy,omitzero"`

@@ -38,9 +38,11 @@ task_of() { # task_of DEPLOYMENT: prints the name of the task that was created f
 }
 
 watch_task() { # watch_task TASK [SECONDS]: prints the progress of a task until it has ended
-  local line last='' end=$((SECONDS + ${2:-120}))
+  local line last='' end=$((SECONDS + ${2:-120})) phase progress batch batches failed
   while ((SECONDS < end)); do
-    line=$(k -n "$namespace" get prewarmtask "$1" -o jsonpath='{.status.phase}  {.status.progress}  batch {.status.currentBatchIndex} (from 0) of {.status.totalBatches}  failed: {.status.failedNodeCount}')
+    IFS=, read -r phase progress batch batches failed < <(k -n "$namespace" get prewarmtask "$1" -o jsonpath='{.status.phase},{.status.progress},{.status.currentBatchIndex},{.status.totalBatches},{.status.failedNodeCount}{"\n"}')
+    # The status counts batches from 0.
+    line="$phase  $progress  batch $((${batch:-0} + 1)) of ${batches:-0}  failed: ${failed:-0}"
     [[ $line == "$last" ]] || echo "   $line"
     last=$line
     case $line in Completed* | Failed* | Cancelled*) return ;; esac

@@ -171,7 +171,7 @@ pub(in crate::api) struct TaskRequest {
         extensions(("x-expected" = json!("a duration such as 30s, 10m or 1h30m")))
     )]
     pub timeout: Option<String>,
-    /// Timeout of the entire task, such as `1h`; none by default.
+    /// Timeout of the entire task, such as `1h`; by default that of `--default-deadline`, 2 h.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(
         max_length = 20,

@@ -112,7 +112,7 @@ class TaskRequest(Model):
     batch_size: Optional[Union[int, str]] = None
     """Number of nodes per batch: 1 to 100, or a percentage such as `25%`; 10 by default."""
     deadline: Optional[str] = None
-    """Timeout of the entire task, such as `1h`; none by default."""
+    """Timeout of the entire task, such as `1h`; by default that of `--default-deadline`, 2 h."""
     image_pull_policy: Optional[PullPolicy] = None
     """Pull policy: `IfNotPresent` (default), or `Always` to resolve a mutable tag again."""
     image_pull_secrets: Optional[list[str]] = None
@@ -171,7 +171,7 @@ class TaskUpdate(Model):
     batch_size: Optional[Union[int, str]] = None
     """Number of nodes per batch: 1 to 100, or a percentage such as `25%`; 10 by default."""
     deadline: Optional[str] = None
-    """Timeout of the entire task, such as `1h`; none by default."""
+    """Timeout of the entire task, such as `1h`; by default that of `--default-deadline`, 2 h."""
     image_pull_policy: Optional[PullPolicy] = None
     """Pull policy: `IfNotPresent` (default), or `Always` to resolve a mutable tag again."""
     image_pull_secrets: Optional[list[str]] = None
