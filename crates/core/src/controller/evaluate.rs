@@ -111,6 +111,8 @@ impl NodeEvaluator<'_> {
     /// Returns the outcomes of all images, part by part, or the status of the first part that has
     /// not ended. Further parts pull the images that the workers of the first ones were created
     /// without, because they were abandoned or deferred, and that another node has pulled since.
+    /// Each part has an image of its own, so that the number of a part stays below the number of
+    /// images, as the check of provenance requires.
     fn image_outcomes(
         &self,
         attempt: &ObservedAttempt<'_>,
