@@ -7,9 +7,10 @@ use bytes::Bytes;
 use kube::ResourceExt;
 use prewarmer_core::{
     duration,
+    image::ImageRef,
     task::{
-        Amount, FailedNodeDetail, FailurePolicy, IgnoredNode, ORIGIN_LABEL, PrewarmTask,
-        RetryStrategy, Status,
+        Amount, FailedNodeDetail, FailurePolicy, IgnoredNode, ImageStatus, ORIGIN_LABEL,
+        PrewarmTask, PullPolicy, RetryStrategy, Status,
     },
 };
 use prewarmer_kube::store::TaskEntry;
@@ -75,6 +76,9 @@ pub struct ImageDetail {
     /// Digest of the image, when the nodes have reported it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
+    /// Pull policy that applies to the image: that of the task, or else that of its tag.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pull_policy: Option<PullPolicy>,
 }
 
 /// Node that was left out of the plan.
@@ -202,7 +206,11 @@ impl TaskView {
                 total_batches: status.total_batches,
                 percentage: percentage(status.succeeded_nodes, status.total_nodes),
             },
-            image_details: status.images.iter().map(image_detail).collect(),
+            image_details: status
+                .images
+                .iter()
+                .map(|image| image_detail(image, spec.image_pull_policy))
+                .collect(),
             failed_node_details: status
                 .failed_nodes
                 .into_iter()
@@ -237,12 +245,14 @@ fn ignored_node(node: IgnoredNode) -> IgnoredNodeDetail {
     IgnoredNodeDetail { node_name: node.node, reason: node.reason }
 }
 
-fn image_detail(status: &prewarmer_core::task::ImageStatus) -> ImageDetail {
+fn image_detail(status: &ImageStatus, declared: Option<PullPolicy>) -> ImageDetail {
+    let image = status.image.parse::<ImageRef>().ok();
     ImageDetail {
         image: status.image.clone(),
         completed_nodes: status.succeeded,
         failed_nodes: status.failed,
         digest: status.digest.clone(),
+        pull_policy: image.map(|image| PullPolicy::effective(declared, &image)),
     }
 }
 

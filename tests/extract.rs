@@ -191,6 +191,34 @@ fn formats_of_the_output() {
 }
 
 #[test]
+fn pull_policies_are_printed_where_they_are_not_those_of_the_tags() {
+    let directory = Directory::new("policies");
+    let container = |image: &str, policy: &str| {
+        format!("{{name: c-{policy}, image: '{image}', imagePullPolicy: {policy}}}")
+    };
+    let pod = |containers: &[String]| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: p}}\nspec: {{containers: [{}]}}\n",
+            containers.join(", ")
+        )
+    };
+    let all = [
+        container("app:1", "Always"),
+        container("app:2", "IfNotPresent"),
+        container("local:1", "Never"),
+    ];
+    let found = run(&["-f", &directory.write("mixed.yaml", pod(&all))]);
+    let found: serde_json::Value = serde_json::from_str(&found.out).unwrap();
+    assert_eq!(found[0]["images"], serde_json::json!(["app:1", "app:2"]));
+    assert_eq!(found[0]["pullPolicies"], serde_json::json!({"app:1": "Always"}));
+    assert_eq!(found[0]["neverPulled"], serde_json::json!(["local:1"]));
+    let file = directory.write("never.yaml", pod(&all[2..]));
+    let ended = run(&["-f", &file, "-o", "table"]);
+    assert!(ended.out.contains("imagePullPolicy Never: local:1"), "{}", ended.out);
+    assert_eq!(ended.code, 0);
+}
+
+#[test]
 fn settings_and_their_hints() {
     let directory = Directory::new("kinds");
     let job = "apiVersion: kubeflow.org/v2beta1\nkind: MPIJob\nmetadata: {name: m}\nspec:\n  mpiReplicaSpecs:\n    Launcher:\n      template: {spec: {containers: [{image: 'launcher:1'}]}}\n    Worker:\n      replicas: 2\n      template: {spec: {containers: [{image: 'worker:1'}]}}\n";

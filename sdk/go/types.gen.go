@@ -120,8 +120,13 @@ type Extracted struct {
 	Placement map[string]any `json:"placement"`
 	// Credentials: pull credentials: `imagePullSecrets`, `serviceAccountName`.
 	Credentials map[string]any `json:"credentials"`
+	// NeverPulled: images that are not warmed, because all of their containers have `imagePullPolicy: Never`. The
+	// first entry of an object has those of all its pod templates.
+	NeverPulled []string `json:"neverPulled,omitempty"`
 	// Nodes: number of matching nodes to warm: a number, `all`, or a percentage.
 	Nodes Amount `json:"nodes,omitzero"`
+	// PullPolicies: pull policies of images that differ from those of their tags, `Always` or `IfNotPresent`.
+	PullPolicies map[string]string `json:"pullPolicies,omitempty"`
 	// Reason: reason why the workload is ignored; absent for other verdicts.
 	Reason string `json:"reason,omitempty"`
 	// Warnings: warnings about invalid values, with the texts that kubectl prints.
@@ -142,6 +147,9 @@ type ExtractedView struct {
 	Placement map[string]any `json:"placement"`
 	// Credentials: pull credentials: `imagePullSecrets`, `serviceAccountName`.
 	Credentials map[string]any `json:"credentials"`
+	// NeverPulled: images that are not warmed, because all of their containers have `imagePullPolicy: Never`. The
+	// first entry of an object has those of all its pod templates.
+	NeverPulled []string `json:"neverPulled,omitempty"`
 	// NodeCount: number of nodes that would be warmed now; absent when the caller may not list nodes.
 	NodeCount *int `json:"nodeCount,omitempty"`
 	// NodeNames: names of the first 100 of these nodes; absent when they are chosen only when the task
@@ -149,6 +157,8 @@ type ExtractedView struct {
 	NodeNames []string `json:"nodeNames,omitempty"`
 	// Nodes: number of matching nodes to warm: a number, `all`, or a percentage.
 	Nodes Amount `json:"nodes,omitzero"`
+	// PullPolicies: pull policies of images that differ from those of their tags, `Always` or `IfNotPresent`.
+	PullPolicies map[string]string `json:"pullPolicies,omitempty"`
 	// Reason: reason why the workload is ignored; absent for other verdicts.
 	Reason string `json:"reason,omitempty"`
 	// Warnings: warnings about invalid values, with the texts that kubectl prints.
@@ -196,6 +206,8 @@ type ImageDetail struct {
 	FailedNodes int `json:"failedNodes"`
 	// Digest: digest of the image, when the nodes have reported it.
 	Digest string `json:"digest,omitempty"`
+	// PullPolicy: pull policy that applies to the image: that of the task, or else that of its tag.
+	PullPolicy PullPolicy `json:"pullPolicy,omitzero"`
 }
 
 // ManifestFinding: error or warning about a place of a manifest.
@@ -531,7 +543,9 @@ type TaskRequest struct {
 	BatchSize Amount `json:"batchSize,omitzero"`
 	// Deadline: timeout of the entire task, such as `1h`; by default that of `--default-deadline`, 2 h.
 	Deadline string `json:"deadline,omitempty"`
-	// ImagePullPolicy: pull policy: `IfNotPresent` (default), or `Always` to resolve a mutable tag again.
+	// ImagePullPolicy: pull policy: `IfNotPresent`, or `Always` to resolve a mutable tag again. By default that of
+	// each image as in a pod: `Always` for the tag `latest` and for an image without tag and
+	// digest, otherwise `IfNotPresent`.
 	ImagePullPolicy PullPolicy `json:"imagePullPolicy,omitzero"`
 	// ImagePullSecrets: names of pull secrets in the task's namespace, for private registries.
 	ImagePullSecrets []string `json:"imagePullSecrets,omitempty"`
@@ -585,7 +599,9 @@ type TaskUpdate struct {
 	BatchSize Amount `json:"batchSize,omitzero"`
 	// Deadline: timeout of the entire task, such as `1h`; by default that of `--default-deadline`, 2 h.
 	Deadline string `json:"deadline,omitempty"`
-	// ImagePullPolicy: pull policy: `IfNotPresent` (default), or `Always` to resolve a mutable tag again.
+	// ImagePullPolicy: pull policy: `IfNotPresent`, or `Always` to resolve a mutable tag again. By default that of
+	// each image as in a pod: `Always` for the tag `latest` and for an image without tag and
+	// digest, otherwise `IfNotPresent`.
 	ImagePullPolicy PullPolicy `json:"imagePullPolicy,omitzero"`
 	// ImagePullSecrets: names of pull secrets in the task's namespace, for private registries.
 	ImagePullSecrets []string `json:"imagePullSecrets,omitempty"`

@@ -218,8 +218,7 @@ async fn listable_namespaces(
 }
 
 fn add_nodes(what: Extracted, nodes: Option<&NodeSnapshot>) -> ExtractedView {
-    let task =
-        what.spec.as_deref().filter(|_| nodes.is_some()).and_then(|spec| validate(spec).ok());
+    let task = what.specs.first().filter(|_| nodes.is_some()).and_then(|spec| validate(spec).ok());
     let (Some(nodes), Some(task)) = (nodes, task) else {
         return ExtractedView { what, node_count: None, node_names: None };
     };

@@ -99,6 +99,48 @@ async fn a_task_that_is_being_deleted_gets_a_successor() {
     assert_eq!(api.join(creation).await.unwrap(), successor);
 }
 
+/// Returns a completed task for an image whose tag moves, which ended this many seconds ago.
+fn completed_task(name: &str, image: &str, seconds: i64) -> Value {
+    let mut task = stored_task(name, "Completed");
+    task["spec"]["images"] = json!([image]);
+    let end = jiff::Timestamp::now() - jiff::SignedDuration::from_secs(seconds);
+    task["status"]["completionTime"] = end.to_string().into();
+    task
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_completed_task_whose_tag_may_have_moved_gets_one_renewal() {
+    let mut api = MockApi::new();
+    let creation = spawn_creation(&api);
+    api.expect("POST", TASKS).fail(409, "AlreadyExists", "exists").await;
+    api.expect("GET", &task_path("auto-1"))
+        .respond(200, completed_task("auto-1", "nginx:latest", 301))
+        .await;
+    let sent = api.expect("POST", TASKS).fail(409, "AlreadyExists", "another replica").await;
+    let renewal = sent.body["metadata"]["name"].as_str().unwrap().to_owned();
+    assert!(renewal.starts_with("auto-") && renewal != "auto-1", "{renewal}");
+    api.expect("GET", &task_path(&renewal))
+        .respond(200, completed_task(&renewal, "nginx:latest", 1))
+        .await;
+    assert_eq!(api.join(creation).await.unwrap(), renewal);
+}
+
+#[rstest]
+#[case("nginx:latest", 290)]
+#[case("nginx:1", 4000)]
+#[tokio::test(start_paused = true)]
+async fn a_completed_task_whose_tags_are_current_is_returned(
+    #[case] image: &str,
+    #[case] seconds: i64,
+) {
+    let mut api = MockApi::new();
+    let creation = spawn_creation(&api);
+    api.expect("POST", TASKS).fail(409, "AlreadyExists", "exists").await;
+    let stored = completed_task("auto-1", image, seconds);
+    api.expect("GET", &task_path("auto-1")).respond(200, stored).await;
+    assert_eq!(api.join(creation).await.unwrap(), "auto-1");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_task_that_was_deleted_before_it_is_read_is_created_again() {
     let mut api = MockApi::new();

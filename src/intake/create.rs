@@ -12,7 +12,11 @@ use prewarmer_core::{
     annotations::{
         MORE_WORKLOADS_ANNOTATION, OBSOLETE_ANNOTATION, REWRITTEN_ANNOTATION, WORKLOADS_ANNOTATION,
     },
-    intake::{TaskDraft, TaskName, coalesce::successor_name, dedup_index::is_invalid},
+    intake::{
+        TaskDraft, TaskName,
+        coalesce::{renewal_name, successor_name},
+        dedup_index::{is_invalid, is_outdated},
+    },
     labels::{MANAGED_BY, ORIGIN_LABEL},
     task::{PrewarmTask, PrewarmTaskSpec, PullMethod},
 };
@@ -59,12 +63,14 @@ pub(super) async fn create_or_get_task(
         match ApiErrorKind::of(&error) {
             ApiErrorKind::AlreadyExists if predecessors < MAX_PREDECESSORS => {
                 match tasks.get_opt(&name).await {
-                    Ok(Some(task)) if needs_successor(&task) => {
-                        name = successor_name(&name, &task.uid().unwrap_or_default());
-                        predecessors += 1;
-                        continue;
-                    }
-                    Ok(Some(_)) => return Ok(name),
+                    Ok(Some(task)) => match next_name(&planned.name, &name, &task) {
+                        Some(next) => {
+                            name = next;
+                            predecessors += 1;
+                            continue;
+                        }
+                        None => return Ok(name),
+                    },
                     // Deleted since: the next attempt creates it.
                     Ok(None) => {}
                     Err(error) => tracing::debug!(%error, "cannot read the existing task"),
@@ -103,10 +109,15 @@ fn record_creation(planned: &TaskDraft, name: &str, uid: &str) {
     trace::record(&Span { name: "admission", task_uid: uid, start, end, attributes: &attributes });
 }
 
-/// Reports whether the task failed, was cancelled, is obsolete or is being deleted, so that the
-/// work needs a new task.
-fn needs_successor(task: &PrewarmTask) -> bool {
-    is_invalid(task) || task.metadata.deletion_timestamp.is_some()
+/// Returns the name of the task that replaces `task`, whose name is `name`, where the work needs a
+/// new one: the task failed, was cancelled, is obsolete or is being deleted, or its tags may have
+/// moved since it completed. `planned` is the first name of the work, so that the number of tasks
+/// that were replaced because of their age does not matter.
+fn next_name(planned: &str, name: &str, task: &PrewarmTask) -> Option<String> {
+    if is_invalid(task) || task.metadata.deletion_timestamp.is_some() {
+        return Some(successor_name(name, &task.uid().unwrap_or_default()));
+    }
+    is_outdated(task).then(|| renewal_name(planned, Timestamp::now()))
 }
 
 fn task_object(planned: &TaskDraft, name: &str, settings: &IntakeSettings) -> PrewarmTask {

@@ -102,7 +102,7 @@ static ADVANCED_FIELDS: [FormField; 14] = [
         "its image pull secrets are used",
         FieldKind::Text,
     ),
-    choice("imagePullPolicy", "Image pull policy", &["IfNotPresent", "Always"]),
+    choice("imagePullPolicy", "Image pull policy", &["", "IfNotPresent", "Always"]),
     choice("worker", "Worker kind", &["Job", "Pod"]),
     choice("pullMethod", "Pull method", &["Auto", "ImageVolume", "Helper"]),
     field(

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use prewarmer_core::{
-    intake::{Hint, dedup_keys_of_all},
+    intake::{Hint, dedup_keys::is_always, dedup_keys_of_all},
     schedule::validate_spec,
     task::{
         FieldError, PrewarmTaskSpec,
@@ -110,7 +110,10 @@ fn hint_for(
     let claim = Hint::new(found.kind, found.namespace, &found.object)?;
     let Some(old) = old else { return Some(claim.with_workloads(workloads, Vec::new())) };
     let (before, _) = policy.evaluate(found.kind, old, found.namespace, around);
-    let kept = dedup_keys_of_all(&before.workloads());
+    let mut kept = dedup_keys_of_all(&before.workloads());
+    if found.object.is_restart_of(old) {
+        kept.retain(|key| !is_always(key));
+    }
     Some(
         claim.with_replaced_version(&old.metadata.resource_version).with_workloads(workloads, kept),
     )

@@ -160,6 +160,56 @@ async fn a_scale_only_update_is_no_hint_and_a_new_image_is() {
 }
 
 #[rstest]
+#[case::moving_tag("nginx", None, 1)]
+#[case::fixed_tag("nginx:1", None, 0)]
+#[case::raised_policy("nginx:1", Some("Always"), 1)]
+#[case::lowered_policy("nginx", Some("IfNotPresent"), 0)]
+#[case::never_pulled("nginx", Some("Never"), 0)]
+#[tokio::test]
+async fn a_restart_is_a_hint_where_new_pods_resolve_a_tag_again(
+    #[case] image: &str,
+    #[case] policy: Option<&str>,
+    #[case] hints: u64,
+) {
+    let webhook = webhook(DefaultMode::OptOut);
+    let mut object = deployment(image);
+    object["spec"]["template"]["spec"]["containers"][0]["imagePullPolicy"] = json!(policy);
+    let mut update = review(&object);
+    update["request"]["operation"] = json!("UPDATE");
+    update["request"]["oldObject"] = object.clone();
+    webhook.admit(&update).await;
+    assert_eq!(webhook.count("queued"), 0, "nothing has changed");
+    let annotations = json!({"kubectl.kubernetes.io/restartedAt": "2026-11-30T10:00:00Z"});
+    object["spec"]["template"]["metadata"]["annotations"] = annotations;
+    update["request"]["object"] = object.clone();
+    assert_eq!(webhook.admit(&update).await, Value::Null);
+    assert_eq!(webhook.count("queued"), hints);
+    update["request"]["oldObject"] = object.clone();
+    update["request"]["object"]["spec"]["replicas"] = json!(9);
+    webhook.admit(&update).await;
+    assert_eq!(webhook.count("queued"), hints, "scaling starts pods of the same revision");
+}
+
+#[tokio::test]
+async fn a_change_of_the_pull_policy_is_a_hint_where_it_is_stronger() {
+    for (before, after, hints) in
+        [("IfNotPresent", "Always", 1), ("Always", "IfNotPresent", 0), ("Never", "IfNotPresent", 1)]
+    {
+        let webhook = webhook(DefaultMode::OptOut);
+        let with = |policy: &str| {
+            let mut object = deployment("nginx:1");
+            object["spec"]["template"]["spec"]["containers"][0]["imagePullPolicy"] = json!(policy);
+            object
+        };
+        let mut update = review(&with(after));
+        update["request"]["operation"] = json!("UPDATE");
+        update["request"]["oldObject"] = with(before);
+        webhook.admit(&update).await;
+        assert_eq!(webhook.count("queued"), hints, "{before} to {after}");
+    }
+}
+
+#[rstest]
 #[case("UPPER/case:x")]
 #[case("a//b")]
 #[case(":tag")]

@@ -186,6 +186,27 @@ async fn wait_until_settled(namespace: &Namespace, name: &str) {
     namespace.eventually("an up-to-date status of the Deployment", TASK_TIMEOUT, look).await;
 }
 
+/// A restart starts pods that resolve `latest` again, but find an image with a fixed tag.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_warms_images_whose_tags_move() {
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("restart");
+    namespace.apply(&deployment("web", 1, &["moving:latest", "fixed:1"]));
+    namespace.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"], "");
+    wait_until_settled(&namespace, "web").await;
+    let server = Server::start(cluster, &namespace, HELPER).await;
+    namespace.kubectl(&["rollout", "restart", "deployment/web"], "");
+    expect_tasks_for(&namespace, &["moving:latest"]).await;
+    let task = namespace.tasks()[0].name_any();
+    namespace.wait_until_ended(&task, TASK_TIMEOUT).await;
+    // kubectl writes the time of a restart in seconds.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    namespace.kubectl(&["rollout", "restart", "deployment/web"], "");
+    assert_eq!(server.review_count(), 2);
+    tokio::time::sleep(SETTLE_TIME).await;
+    assert_eq!(namespace.tasks().len(), 1, "the task ended less than five minutes ago");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn only_image_changes_of_a_workload_create_tasks() {
     let cluster = Cluster::shared();

@@ -29,6 +29,7 @@ mod frozen;
 mod hostile;
 mod installed;
 mod invalid_tasks;
+mod moving_tags;
 mod node_checks;
 mod notifications;
 mod pipelines;

@@ -32,7 +32,7 @@ const DOCKER_HUB_LEGACY: &str = "index.docker.io";
 /// Prefix of repositories of [`DOCKER_HUB`] whose name has a single component.
 const OFFICIAL_PREFIX: &str = "library/";
 /// Tag of references with neither tag nor digest.
-const LATEST: &str = "latest";
+pub const LATEST: &str = "latest";
 
 /// Error of parsing an image reference. The message states how to correct it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -180,6 +180,9 @@ fn table_of(workloads: &[Extracted]) -> String {
         let nodes = one.nodes.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string);
         let images = match (one.images.as_slice(), one.reason) {
             ([], Some(reason)) => reason.to_owned(),
+            ([], None) if !one.never_pulled.is_empty() => {
+                format!("imagePullPolicy Never: {}", one.never_pulled.join(","))
+            }
             ([], None) => "-".to_owned(),
             (images, _) => images.join(","),
         };

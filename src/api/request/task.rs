@@ -192,7 +192,9 @@ pub(in crate::api) struct TaskRequest {
     /// Name of the service account in the task's namespace whose pull secrets are used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service_account_name: Option<String>,
-    /// Pull policy: `IfNotPresent` (default), or `Always` to resolve a mutable tag again.
+    /// Pull policy: `IfNotPresent`, or `Always` to resolve a mutable tag again. By default that of
+    /// each image as in a pod: `Always` for the tag `latest` and for an image without tag and
+    /// digest, otherwise `IfNotPresent`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image_pull_policy: Option<PullPolicy>,
     /// Time for which finished worker pods are kept, such as `30m`. While they exist, the kubelet
@@ -306,7 +308,7 @@ impl From<TaskRequest> for PrewarmTaskSpec {
             success_threshold: request.success_threshold.unwrap_or(defaults.success_threshold),
             image_pull_secrets: request.image_pull_secrets.map(to_references),
             service_account_name: request.service_account_name,
-            image_pull_policy: request.image_pull_policy.unwrap_or_default(),
+            image_pull_policy: request.image_pull_policy,
             retain: request.retain,
             worker: request.worker.unwrap_or_default(),
             pull_method: request.pull_method.unwrap_or_default(),
@@ -361,7 +363,7 @@ impl TaskRequest {
                 .as_ref()
                 .map(|all| all.iter().map(|one| one.name.clone()).collect()),
             service_account_name: spec.service_account_name.clone(),
-            image_pull_policy: Some(spec.image_pull_policy),
+            image_pull_policy: spec.image_pull_policy,
             retain: spec.retain.clone(),
             worker: Some(spec.worker),
             pull_method: Some(spec.pull_method),

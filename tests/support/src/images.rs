@@ -5,7 +5,7 @@ use std::{path::Path, process::Command, sync::OnceLock};
 use crate::cluster::Cluster;
 
 impl Cluster {
-    fn crane(&self, words: &[&str]) {
+    fn crane(&self, words: &[&str]) -> String {
         let output =
             Command::new(Path::new(self.var("BIN")).join("crane")).args(words).output().unwrap();
         assert!(
@@ -13,6 +13,7 @@ impl Cluster {
             "crane {words:?}: {}",
             String::from_utf8_lossy(&output.stderr)
         );
+        String::from_utf8(output.stdout).unwrap()
     }
 
     /// Pushes an image that contains one file, which is the entry point if `entrypoint` is set.
@@ -48,6 +49,16 @@ impl Cluster {
         let file = work.path().join("data");
         std::fs::write(&file, reference).unwrap();
         self.push(reference, &file, false);
+    }
+
+    /// Pushes an image that contains only a file with this content; returns the digest of its
+    /// manifest.
+    pub fn push_content(&self, reference: &str, content: &str) -> String {
+        let work = tempfile::tempdir_in(&self.dir).unwrap();
+        let file = work.path().join("data");
+        std::fs::write(&file, content).unwrap();
+        self.push(reference, &file, false);
+        self.crane(&["digest", "--insecure", reference]).trim().to_owned()
     }
 
     /// Builds and pushes the static helper once; returns its reference.

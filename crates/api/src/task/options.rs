@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::image::{ImageRef, LATEST};
+
 /// Upper bound of `retry.limit`.
 pub const MAX_RETRIES: u32 = 5;
 
@@ -107,7 +109,10 @@ pub enum PullMethod {
 }
 
 /// Condition under which the kubelet contacts the registry.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+// In ascending order of strength.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum PullPolicy {
     /// Only where the image is not present on the node.
@@ -118,6 +123,24 @@ pub enum PullPolicy {
 }
 
 impl PullPolicy {
+    /// Returns the policy of a container that sets none, as Kubernetes defaults it: `Always` for the
+    /// tag `latest` and for a reference without tag and digest, otherwise `IfNotPresent`. A digest
+    /// always names the same content, so a reference with one is `IfNotPresent`, whatever its tag.
+    #[must_use]
+    pub fn by_tag(image: &ImageRef) -> Self {
+        if image.digest().is_none() && image.tag() == Some(LATEST) {
+            Self::Always
+        } else {
+            Self::IfNotPresent
+        }
+    }
+
+    /// Returns the policy that applies to an image of a task whose `imagePullPolicy` is `declared`.
+    #[must_use]
+    pub fn effective(declared: Option<Self>, image: &ImageRef) -> Self {
+        declared.filter(|_| image.digest().is_none()).unwrap_or_else(|| Self::by_tag(image))
+    }
+
     /// Returns the value of a container's `imagePullPolicy`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -160,4 +183,40 @@ pub struct LocalReference {
     /// Name of the object.
     #[serde(default)]
     pub name: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    const DIGEST: &str = "@sha256:0123456789012345678901234567890123456789012345678901234567890123";
+
+    #[rstest]
+    #[case("nginx", PullPolicy::Always)]
+    #[case("nginx:latest", PullPolicy::Always)]
+    #[case("localhost:5000/nginx", PullPolicy::Always)]
+    #[case("registry.example/shop/web:latest", PullPolicy::Always)]
+    #[case("nginx:1.27", PullPolicy::IfNotPresent)]
+    #[case("nginx:latest-alpine", PullPolicy::IfNotPresent)]
+    #[case("localhost:5000/nginx:stable", PullPolicy::IfNotPresent)]
+    fn the_tag_decides_as_in_kubernetes(#[case] image: &str, #[case] expected: PullPolicy) {
+        let image: ImageRef = image.parse().unwrap();
+        assert_eq!(PullPolicy::effective(None, &image), expected);
+        for declared in [PullPolicy::IfNotPresent, PullPolicy::Always] {
+            assert_eq!(PullPolicy::effective(Some(declared), &image), declared);
+        }
+    }
+
+    #[rstest]
+    fn a_digest_never_moves(
+        #[values("nginx", "nginx:latest", "nginx:1.27")] name: &str,
+        #[values(None, Some(PullPolicy::IfNotPresent), Some(PullPolicy::Always))] declared: Option<
+            PullPolicy,
+        >,
+    ) {
+        let image: ImageRef = format!("{name}{DIGEST}").parse().unwrap();
+        assert_eq!(PullPolicy::effective(declared, &image), PullPolicy::IfNotPresent);
+    }
 }

@@ -51,7 +51,7 @@ use super::{
 #[x_kube(validation = Rule::new("!has(self.failurePolicy) || !has(self.strategy) || self.failurePolicy == self.strategy").message("strategy is an alias of failurePolicy: set one of them, or both to the same value"))]
 #[x_kube(validation = Rule::new("has(self.retry) == has(oldSelf.retry) && (!has(self.retry) || self.retry == oldSelf.retry) && has(self.deadline) == has(oldSelf.deadline) && (!has(self.deadline) || self.deadline == oldSelf.deadline)").message("retry and deadline cannot be changed after creation"))]
 #[x_kube(validation = Rule::new("has(self.imagePullSecrets) == has(oldSelf.imagePullSecrets) && (!has(self.imagePullSecrets) || self.imagePullSecrets == oldSelf.imagePullSecrets) && has(self.serviceAccountName) == has(oldSelf.serviceAccountName) && (!has(self.serviceAccountName) || self.serviceAccountName == oldSelf.serviceAccountName)").message("imagePullSecrets and serviceAccountName cannot be changed after creation"))]
-#[x_kube(validation = Rule::new("self.imagePullPolicy == oldSelf.imagePullPolicy && self.worker == oldSelf.worker && self.pullMethod == oldSelf.pullMethod && has(self.retain) == has(oldSelf.retain) && (!has(self.retain) || self.retain == oldSelf.retain)").message("imagePullPolicy, worker, pullMethod and retain cannot be changed after creation"))]
+#[x_kube(validation = Rule::new("has(self.imagePullPolicy) == has(oldSelf.imagePullPolicy) && (!has(self.imagePullPolicy) || self.imagePullPolicy == oldSelf.imagePullPolicy) && self.worker == oldSelf.worker && self.pullMethod == oldSelf.pullMethod && has(self.retain) == has(oldSelf.retain) && (!has(self.retain) || self.retain == oldSelf.retain)").message("imagePullPolicy, worker, pullMethod and retain cannot be changed after creation"))]
 #[x_kube(validation = Rule::new("has(self.notify) == has(oldSelf.notify) && (!has(self.notify) || self.notify == oldSelf.notify)").message("notify cannot be changed after creation"))]
 #[x_kube(validation = Rule::new("!oldSelf.cancel || self.cancel").message("cancel cannot be set back to false; create another task"))]
 #[serde(rename_all = "camelCase")]
@@ -129,10 +129,12 @@ pub struct PrewarmTaskSpec {
     /// Service account in the task's namespace whose pull secrets are used, as in a pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_account_name: Option<String>,
-    /// Treatment of a tag that is already present on the node: `IfNotPresent` or `Always`. Default:
-    /// `IfNotPresent`.
-    #[serde(default)]
-    pub image_pull_policy: PullPolicy,
+    /// Treatment of a tag that is already present on the node: `IfNotPresent`, or `Always` to
+    /// resolve it at the registry again. Default, for each image as in a pod: `Always` for the tag
+    /// `latest` and for an image without tag and digest, otherwise `IfNotPresent`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "pull_policy_schema")]
+    pub image_pull_policy: Option<PullPolicy>,
     /// Time for which finished worker pods are kept, a duration such as `1h`, up to `24h`. While
     /// they exist, the kubelet's garbage collection does not delete their images. Default: `0s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -219,6 +221,12 @@ pub fn owner_reference(name: &str, uid: &str) -> OwnerReference {
 /// would not regard as absent.
 fn failure_policy_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     let names = [FailurePolicy::Skip, FailurePolicy::Retry].map(FailurePolicy::as_str);
+    schemars::json_schema!({"type": "string", "enum": names})
+}
+
+/// Returns the schema of a pull policy, which permits no null for the same reason.
+fn pull_policy_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    let names = [PullPolicy::IfNotPresent, PullPolicy::Always].map(PullPolicy::as_str);
     schemars::json_schema!({"type": "string", "enum": names})
 }
 

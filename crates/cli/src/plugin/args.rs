@@ -343,9 +343,15 @@ pub(super) struct SpecArgs {
     /// Service account whose pull secrets are used.
     #[arg(long, help_heading = "Task options", value_name = "NAME")]
     pub(super) service_account: Option<String>,
-    /// Pull tags again that are already present on the node.
-    #[arg(long, help_heading = "Task options")]
+    /// Pull tags again that are already present on the node; the same as
+    /// `--image-pull-policy=Always`.
+    #[arg(long, help_heading = "Task options", conflicts_with = "image_pull_policy")]
     pub(super) always: bool,
+    /// Treatment of tags that are already present on the node. Default: `Always` for the tag `latest`
+    /// and for images without tag and digest, otherwise `IfNotPresent`; for a workload, that of its
+    /// containers.
+    #[arg(long, value_parser = ["IfNotPresent", "Always"], ignore_case = true, help_heading = "Task options")]
+    pub(super) image_pull_policy: Option<String>,
     /// Kind of the object that pulls on a node.
     #[arg(long, value_parser = ["Job", "Pod"], ignore_case = true, help_heading = "Task options")]
     pub(super) worker: Option<String>,
@@ -390,6 +396,11 @@ pub(super) fn parse_overlap(text: &str) -> prewarmer_core::schedule::OverlapPoli
 }
 
 impl SpecArgs {
+    /// Reports whether an option sets the pull policy.
+    pub(super) fn sets_pull_policy(&self) -> bool {
+        self.always || self.image_pull_policy.is_some()
+    }
+
     /// Overrides `spec` with the given options and validates the result. The error lists every
     /// problem.
     pub(super) fn apply_to(&self, spec: PrewarmTaskSpec) -> Result<PrewarmTaskSpec, CommandError> {
@@ -420,9 +431,12 @@ impl SpecArgs {
             spec.image_pull_secrets = Some(secrets.collect());
         }
         spec.service_account_name = self.service_account.clone().or(spec.service_account_name);
-        if self.always {
-            spec.image_pull_policy = PullPolicy::Always;
-        }
+        let pull_policy =
+            |text: &String| parse_enum::<PullPolicy>(text, &["IfNotPresent", "Always"]);
+        let always = self.always.then_some(PullPolicy::Always);
+        spec.image_pull_policy = always
+            .or_else(|| self.image_pull_policy.as_ref().and_then(pull_policy))
+            .or(spec.image_pull_policy);
         let worker = |text: &String| parse_enum::<WorkerKind>(text, &["Job", "Pod"]);
         spec.worker = self.worker.as_ref().and_then(worker).unwrap_or(spec.worker);
         let method =
@@ -479,10 +493,20 @@ mod tests {
         assert_eq!(spec.retry.unwrap().limit, 2);
         assert_eq!(
             (spec.image_pull_policy, spec.ttl_seconds_after_finished),
-            (PullPolicy::Always, Some(3600))
+            (Some(PullPolicy::Always), Some(3600))
         );
         assert_eq!(spec.image_pull_secrets.unwrap().len(), 2);
         assert_eq!(spec.node_selector.unwrap()["zone"], "a");
+    }
+
+    #[test]
+    fn pull_policy_is_that_of_the_tags_unless_it_is_given() {
+        assert_eq!(spec(&[]).unwrap().image_pull_policy, None);
+        let given = spec(&["--image-pull-policy", "ifnotpresent"]).unwrap();
+        assert_eq!(given.image_pull_policy, Some(PullPolicy::IfNotPresent));
+        let contradiction =
+            ["kubectl-prewarm", "run", "a", "--always", "--image-pull-policy=Always"];
+        assert!(PluginCli::try_parse_from(contradiction).is_err());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use prewarmer_core::{
     image::ImageRef,
     node::{Interner, NodeInfo, NodeRequirements},
     slim::SlimNode,
-    task::{PrewarmPlan, PrewarmTask, batches::NodeState, node_states as states},
+    task::{PrewarmPlan, PrewarmTask, PullPolicy, batches::NodeState, node_states as states},
     timestamp,
 };
 use prewarmer_kube::list::{NO_LIMIT, list_all};
@@ -31,6 +31,8 @@ const MAX_REPORTED_IMAGES: usize = 50;
 enum ImagePresence {
     /// The kubelet reports the image.
     Warm,
+    /// The kubelet reports the image by a tag that moves; the copy may be an old one.
+    Present,
     /// The latest task that warmed the image on the node ended at this time.
     Warmed(Timestamp),
     /// The kubelet reports all of its images, and this is not one of them.
@@ -63,7 +65,7 @@ pub(super) async fn nodes(context: &ClusterClient, out: Output, args: &NodesArgs
         let known: Vec<ImagePresence> =
             images.iter().map(|image| image_presence(node, &facts, image, &warmed)).collect();
         let lacks =
-            |one: &ImagePresence| matches!(one, ImagePresence::Cold | ImagePresence::Unknown);
+            |one: &ImagePresence| !matches!(one, ImagePresence::Warm | ImagePresence::Warmed(_));
         if !args.cold || known.iter().any(lacks) {
             rows.push((facts, node.status.images.len(), known));
         }
@@ -135,13 +137,15 @@ fn image_presence(
     image: &ImageRef,
     warmed: &WarmedTimes,
 ) -> ImagePresence {
-    if facts.reports_image(image) {
+    let is_reported = facts.reports_image(image);
+    if is_reported && PullPolicy::by_tag(image) == PullPolicy::IfNotPresent {
         return ImagePresence::Warm;
     }
     let warmed_at = warmed.get(&(image.normalized().to_owned(), facts.name.clone()));
     match (warmed_at, node.status.images.len()) {
         // The kubelet's list may be older than the task, or truncated.
         (Some(time), _) => ImagePresence::Warmed(*time),
+        (None, _) if is_reported => ImagePresence::Present,
         (None, many) if many > 0 && many < MAX_REPORTED_IMAGES => ImagePresence::Cold,
         _ => ImagePresence::Unknown,
     }
@@ -185,6 +189,7 @@ fn format_table(
                 format!("warmed {} ago", format_human(now.duration_since(*at))),
                 Colour::Green,
             ),
+            ImagePresence::Present => TableCell::coloured("present", Colour::Yellow),
             ImagePresence::Cold => TableCell::coloured("cold", Colour::Blue),
             ImagePresence::Unknown => TableCell::coloured("unknown", Colour::Dim),
         }));
@@ -210,6 +215,7 @@ fn objects(
     let word = |known: &ImagePresence| match known {
         ImagePresence::Warm => json!({"state": "warm"}),
         ImagePresence::Warmed(at) => json!({"state": "warmed", "time": at.to_string()}),
+        ImagePresence::Present => json!({"state": "present"}),
         ImagePresence::Cold => json!({"state": "cold"}),
         ImagePresence::Unknown => json!({"state": "unknown"}),
     };
@@ -238,12 +244,15 @@ mod tests {
         };
         let image: ImageRef = "nginx:1".parse().unwrap();
         let now = Timestamp::now();
-        let warmed_at: WarmedTimes =
-            [((image.normalized().to_owned(), "n1".to_owned()), now)].into();
-        let of = |images: Value, warmed: &WarmedTimes| {
-            let node = node(images);
-            image_presence(&node, &NodeInfo::new(&node, &Interner::default()), &image, warmed)
+        let warmed = |image: &ImageRef| -> WarmedTimes {
+            [((image.normalized().to_owned(), "n1".to_owned()), now)].into()
         };
+        let warmed_at = warmed(&image);
+        let presence = |image: &ImageRef, images: Value, warmed: &WarmedTimes| {
+            let node = node(images);
+            image_presence(&node, &NodeInfo::new(&node, &Interner::default()), image, warmed)
+        };
+        let of = |images: Value, warmed: &WarmedTimes| presence(&image, images, warmed);
         let has = json!([{"names": ["docker.io/library/nginx:1"], "sizeBytes": 5}]);
         let other = json!([{"names": ["docker.io/library/redis:7"], "sizeBytes": 5}]);
         let many: Vec<Value> =
@@ -253,5 +262,9 @@ mod tests {
         assert_eq!(of(other, &warmed_at), ImagePresence::Warmed(now));
         assert_eq!(of(json!([]), &WarmedTimes::new()), ImagePresence::Unknown);
         assert_eq!(of(json!(many), &WarmedTimes::new()), ImagePresence::Unknown);
+        let moving: ImageRef = "nginx".parse().unwrap();
+        let old = json!([{"names": ["docker.io/library/nginx:latest"], "sizeBytes": 5}]);
+        assert_eq!(presence(&moving, old.clone(), &WarmedTimes::new()), ImagePresence::Present);
+        assert_eq!(presence(&moving, old, &warmed(&moving)), ImagePresence::Warmed(now));
     }
 }

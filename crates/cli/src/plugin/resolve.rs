@@ -92,7 +92,9 @@ pub(super) fn wanted(read: Extraction) -> (Vec<Extracted>, Vec<String>) {
     let (mut wanted, mut notes) = (Vec::new(), warnings.collect::<Vec<String>>());
     for one in read.workloads {
         notes.extend(one.warnings.iter().map(|warning| format!("{}: {warning}", one.workload)));
-        if one.spec.is_some() {
+        let never = one.never_pulled.iter();
+        notes.extend(never.map(|image| format!("{}: {}", one.workload, never_pulled_note(image))));
+        if !one.specs.is_empty() {
             wanted.push(one);
             continue;
         }
@@ -104,6 +106,11 @@ pub(super) fn wanted(read: Extraction) -> (Vec<Extracted>, Vec<String>) {
         notes.push(format!("{} is skipped: {why}", one.workload));
     }
     (wanted, notes)
+}
+
+/// Returns the note about an image that the kubelet never pulls.
+fn never_pulled_note(image: &str) -> String {
+    format!("image {image:?} is not warmed: its imagePullPolicy is Never")
 }
 
 #[cfg(test)]
@@ -148,7 +155,7 @@ mod tests {
             "metadata": {"name": "shop", "annotations": {"prewarm.io/priority": "9"}}});
         let (found, notes) =
             extract_workloads(&manifest_with_context(owned, vec![namespace]), "default").unwrap();
-        let spec = found[0].spec.as_ref().unwrap();
+        let spec = &found[0].specs[0];
         assert_eq!((spec.priority, &spec.images, notes.len()), (9, &vec!["a:1".to_owned()], 0));
         let out = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "w",
             "annotations": {"prewarm.io/enabled": "false"}}, "spec": {"template": {"spec": {"containers": [{"name": "c", "image": "a"}]}}}});

@@ -16,7 +16,7 @@ use prewarmer_core::{
 use serde_json::{Value, json};
 
 use super::{
-    args::RunArgs,
+    args::{RunArgs, SpecArgs},
     client::ClusterClient,
     error::{CommandError, CommandResult},
     output::{Output, print},
@@ -122,8 +122,10 @@ async fn plan_tasks(
         tasks.push(build_task(context.namespace.clone(), None, spec));
     }
     for one in found {
-        let Some(spec) = one.spec else { continue };
-        tasks.push(build_task(one.namespace, Some(&one.workload), args.spec.apply_to(*spec)?));
+        for spec in merged_specs(one.specs, &args.spec) {
+            let spec = args.spec.apply_to(spec)?;
+            tasks.push(build_task(one.namespace.clone(), Some(&one.workload), spec));
+        }
     }
     match (&args.name, tasks.len()) {
         (_, 0) => {
@@ -139,6 +141,17 @@ async fn plan_tasks(
         (None, _) => {}
     }
     Ok((tasks, unread))
+}
+
+/// Merges the specs of one workload into one where an option sets the pull policy of all of them.
+fn merged_specs(specs: Vec<PrewarmTaskSpec>, args: &SpecArgs) -> Vec<PrewarmTaskSpec> {
+    if !args.sets_pull_policy() {
+        return specs;
+    }
+    let mut specs = specs.into_iter();
+    let Some(mut first) = specs.next() else { return Vec::new() };
+    first.images.extend(specs.flat_map(|spec| spec.images));
+    vec![first]
 }
 
 fn print_warnings((found, notes): (Vec<Extracted>, Vec<String>)) -> Vec<Extracted> {

@@ -257,8 +257,8 @@ impl NodeEvaluator<'_> {
         })
     }
 
-    /// Reports whether the image is known to be on the node. Never true for a tag with the pull
-    /// policy `Always`.
+    /// Reports whether the image is known to be on the node. Never true with the pull policy
+    /// `Always`: the tag may have moved since the node or a worker pulled it.
     ///
     /// The node's own report counts only for tasks without credentials, because with them the
     /// kubelet would have to check at the registry, and only for images that the task's namespace
@@ -266,7 +266,7 @@ impl NodeEvaluator<'_> {
     /// pulled with their secrets.
     fn is_warm(&self, image: usize, node: &NodeInfo) -> bool {
         let Some(image) = self.valid.images.get(image) else { return false };
-        if self.valid.image_pull_policy == PullPolicy::Always && image.digest().is_none() {
+        if self.valid.pull_policy(image) == PullPolicy::Always {
             return false;
         }
         let now = self.snapshot.now;

@@ -9,16 +9,32 @@ use std::time::Instant;
 
 use super::{
     ConfirmedHint,
-    dedup_index::{DedupIndex, TaskName},
-    dedup_keys::{DedupKey, dedup_keys, dedup_keys_of_task, group_key},
+    dedup_index::{DedupIndex, MOVING_TAG_COVERAGE, TaskName},
+    dedup_keys::{DedupKey, dedup_keys, dedup_keys_of_task, group_key, is_satisfied, is_wanted},
 };
-use crate::{image::ImageRef, task::PrewarmTaskSpec, workload::Workload};
+use crate::{
+    image::ImageRef,
+    task::{PrewarmTaskSpec, PullPolicy},
+    workload::Workload,
+};
 
 /// Maximum number of images in one task, as in the schema of `spec.images`.
 const MAX_IMAGES: usize = 100;
 /// Maximum number of workloads named on a task. Names of up to 253 characters and kinds of up to
 /// 63 characters take 80 KB of the 256 KB that Kubernetes allows for an object's annotations.
 const MAX_WORKLOADS: usize = 250;
+
+/// Images of a window that become the same tasks.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Group {
+    /// Hash of the fields that the workloads have in common.
+    fields: Vec<u8>,
+    /// Pull policy of the task; `None`: those of the images' tags.
+    pull_policy: Option<PullPolicy>,
+}
+
+/// Workloads of a group, each with the images that it needs.
+type Members<'a> = Vec<(&'a Workload, Vec<&'a ImageRef>)>;
 
 /// Task to create.
 #[derive(Debug, Clone, PartialEq)]
@@ -60,24 +76,25 @@ pub fn coalesce_hints(
     let superseded = superseded_tasks(hints, ledger);
     let names: HashSet<TaskName> = superseded.iter().map(|(name, _)| name.clone()).collect();
     let reopened: HashSet<DedupKey> = superseded.into_iter().flat_map(|(_, keys)| keys).collect();
-    let mut groups: BTreeMap<Vec<u8>, Vec<(&Workload, Vec<&ImageRef>)>> = BTreeMap::new();
+    let reopened: HashSet<&DedupKey> = reopened.iter().collect();
+    let mut groups: BTreeMap<Group, Members<'_>> = BTreeMap::new();
     for hint in hints {
         let kept: HashSet<&DedupKey> = hint.kept.iter().collect();
         for workload in &hint.workloads {
             let keys = dedup_keys(workload);
             let missing = ledger.uncovered(&keys, &names, now);
             let needed = |key: &DedupKey| {
-                missing.contains(key) && (!kept.contains(key) || reopened.contains(key))
+                missing.contains(key) && (!is_satisfied(key, &kept) || is_satisfied(key, &reopened))
             };
-            let images: Vec<&ImageRef> = workload
-                .images
-                .iter()
-                .zip(&keys)
-                .filter(|(_, key)| needed(key))
-                .map(|(image, _)| image)
-                .collect();
-            if !images.is_empty() {
-                groups.entry(group_key(workload)).or_default().push((workload, images));
+            let images = workload.images_with_overrides().zip(&keys);
+            let needed = images.filter(|(_, key)| needed(key)).map(|(image, _)| image);
+            let mut by_policy: BTreeMap<Option<PullPolicy>, Vec<&ImageRef>> = BTreeMap::new();
+            for (image, policy) in needed {
+                by_policy.entry(policy).or_default().push(image);
+            }
+            for (pull_policy, images) in by_policy {
+                let group = Group { fields: group_key(workload), pull_policy };
+                groups.entry(group).or_default().push((workload, images));
             }
         }
     }
@@ -112,7 +129,7 @@ fn superseded_tasks(
     let stale = |(namespace, (titles, wanted)): (&str, (BTreeSet<String>, HashSet<DedupKey>))| {
         let open = ledger.open_tasks_for(namespace, &titles);
         open.into_iter()
-            .filter(|(_, keys)| keys.iter().any(|key| !wanted.contains(key)))
+            .filter(|(_, keys)| keys.iter().any(|key| !is_wanted(key, &wanted)))
             .collect::<Vec<_>>()
     };
     changed.into_iter().flat_map(stale).collect()
@@ -122,11 +139,7 @@ fn kind_and_name(workload: &Workload) -> String {
     format!("{}/{}", workload.kind, workload.name)
 }
 
-fn task_drafts(
-    key: &[u8],
-    members: &[(&Workload, Vec<&ImageRef>)],
-    since: Timestamp,
-) -> Vec<TaskDraft> {
+fn task_drafts(group: &Group, members: &Members<'_>, since: Timestamp) -> Vec<TaskDraft> {
     let mut images: BTreeMap<&str, &ImageRef> = BTreeMap::new();
     for image in members.iter().flat_map(|(_, images)| images) {
         images.entry(image.normalized()).or_insert(image);
@@ -138,10 +151,11 @@ fn task_drafts(
     let images: Vec<(&str, &ImageRef)> = images.into_iter().collect();
     let task = |part: &[(&str, &ImageRef)]| {
         let images = part.iter().map(|(_, image)| image.as_written().to_owned()).collect();
-        let spec = PrewarmTaskSpec { images, ..first.task_spec() };
+        let image_pull_policy = group.pull_policy;
+        let spec = PrewarmTaskSpec { images, image_pull_policy, ..first.task_spec() };
         TaskDraft {
             namespace: first.namespace.clone(),
-            name: task_name(key, part.iter().map(|(full, _)| *full)),
+            name: task_name(group, part.iter().map(|(_, image)| *image)),
             more_workloads: all.len() - workloads.len(),
             workloads: workloads.clone(),
             first_hint_at: since,
@@ -152,14 +166,28 @@ fn task_drafts(
     images.chunks(MAX_IMAGES).map(task).collect()
 }
 
-fn task_name<'a>(key: &[u8], images: impl Iterator<Item = &'a str>) -> String {
+/// Returns the name of a task. It depends on the policy that applies to each image: a task that
+/// pulls an image with `Always` has another name than one that does not.
+fn task_name<'a>(group: &Group, images: impl Iterator<Item = &'a ImageRef>) -> String {
     let mut hasher = Sha256::new();
-    hasher.update(key);
+    hasher.update(&group.fields);
     for image in images {
         hasher.update([0]);
-        hasher.update(image.as_bytes());
+        hasher.update(image.normalized().as_bytes());
+        if PullPolicy::effective(group.pull_policy, image) == PullPolicy::Always {
+            hasher.update([1]);
+        }
     }
     name_from_hash(&hasher.finalize())
+}
+
+/// Returns the name of the task that checks the tags of an outdated one again. All replicas use the
+/// same name within [`MOVING_TAG_COVERAGE`], so that they create one task; at the end of an interval
+/// it can be two, of which the second finds the images present.
+#[must_use]
+pub fn renewal_name(name: &str, now: Timestamp) -> String {
+    let interval = now.as_second().unsigned_abs() / MOVING_TAG_COVERAGE.as_secs();
+    successor_name(name, &format!("renewal {interval}"))
 }
 
 /// Returns the name of the task that replaces a failed, cancelled or obsolete one.
@@ -338,5 +366,92 @@ mod tests {
         insert_tasks(&ledger, &coalesced_without_index(&[hint("a", &["x:1"])]));
         let next = coalesce_hints(&[image_change("a", &["x:1"], &["x:1", "y:1"])], &ledger, now);
         assert_eq!((images(&next.tasks[0]), next.obsolete.len()), (vec!["y:1"], 0));
+    }
+
+    /// Returns the hint for a workload whose images have the pull policy of their tags, except for
+    /// the first `many`, which have this one.
+    fn hint_with_policy(
+        name: &str,
+        images: &[&str],
+        policy: PullPolicy,
+        many: usize,
+    ) -> ConfirmedHint {
+        let pull_policies = (0..many).map(|index| (index, policy)).collect();
+        hint_of(Workload { pull_policies, ..workload(name, images) })
+    }
+
+    #[test]
+    fn each_pull_policy_is_a_task() {
+        let hint = |policy| hint_with_policy("a", &["x:1", "y:1", "z"], policy, 1);
+        let tasks = coalesced_without_index(&[hint(PullPolicy::Always)]);
+        let found: Vec<_> =
+            tasks.iter().map(|task| (images(task), task.spec.image_pull_policy)).collect();
+        assert_eq!(found, [(vec!["y:1", "z"], None), (vec!["x:1"], Some(PullPolicy::Always))]);
+        assert_ne!(tasks[0].name, tasks[1].name);
+        assert_eq!(tasks[1].workloads, ["Deployment/a".to_owned()].into());
+        let again = coalesced_without_index(&[hint(PullPolicy::Always)]);
+        assert!(again.iter().zip(&tasks).all(|(again, task)| again.name == task.name));
+    }
+
+    #[test]
+    fn names_state_the_policy_and_are_those_of_earlier_versions_without_always() {
+        // The formula of versions that pulled every image with IfNotPresent.
+        let earlier = |image: &str| {
+            let mut hasher = Sha256::new();
+            hasher.update(group_key(&workload("a", &[])));
+            hasher.update([0]);
+            hasher.update(image.parse::<ImageRef>().unwrap().normalized());
+            name_from_hash(&hasher.finalize())
+        };
+        let name = |hint: ConfirmedHint| coalesced_without_index(&[hint])[0].name.clone();
+        assert_eq!(name(hint("a", &["x:1"])), earlier("x:1"));
+        assert_ne!(
+            name(hint("a", &["x"])),
+            earlier("x"),
+            "a task of an earlier version is no substitute"
+        );
+        let with = |image, policy| name(hint_with_policy("a", &[image], policy, 1));
+        assert_eq!(with("x", PullPolicy::IfNotPresent), earlier("x"));
+        assert_ne!(with("x:1", PullPolicy::Always), earlier("x:1"));
+    }
+
+    #[test]
+    fn a_stronger_policy_of_the_same_image_is_a_change_and_a_weaker_one_is_none() {
+        let (ledger, now) = (DedupIndex::default(), Instant::now());
+        let plain = workload("a", &["x:1", "y:1"]);
+        let always = Workload { pull_policies: [(0, PullPolicy::Always)].into(), ..plain.clone() };
+        insert_tasks(&ledger, &coalesced_without_index(&[hint_of(plain.clone())]));
+        let raised = hint_with_previous_keys(always.clone(), dedup_keys(&plain));
+        let next = coalesce_hints(&[raised], &ledger, now);
+        let found: Vec<_> = next.tasks.iter().map(images).collect();
+        assert_eq!(found, [["y:1"], ["x:1"]], "the open task pulls x:1 with the weaker policy");
+        assert_eq!(next.obsolete.len(), 1);
+        let ledger = DedupIndex::default();
+        insert_tasks(&ledger, &coalesced_without_index(&[hint_of(always.clone())]));
+        let lowered = hint_with_previous_keys(plain.clone(), dedup_keys(&always));
+        assert_eq!(lowered.new_keys(), [] as [DedupKey; 0]);
+        let next = coalesce_hints(&[lowered, hint_of(plain)], &ledger, now);
+        assert_eq!(next, CoalescedTasks::default());
+    }
+
+    #[test]
+    fn a_second_hint_for_a_moving_tag_creates_no_task_while_the_first_is_open() {
+        let (ledger, now) = (DedupIndex::default(), Instant::now());
+        insert_tasks(&ledger, &coalesced_without_index(&[hint("a", &["x"])]));
+        let weaker = hint_with_policy("c", &["x"], PullPolicy::IfNotPresent, 1);
+        let again = [hint("a", &["x"]), hint("b", &["docker.io/library/x:latest"]), weaker];
+        assert_eq!(coalesce_hints(&again, &ledger, now).tasks, []);
+        let ledger = DedupIndex::default();
+        let weaker = hint_with_policy("a", &["x"], PullPolicy::IfNotPresent, 1);
+        insert_tasks(&ledger, &coalesced_without_index(&[weaker]));
+        assert_eq!(coalesce_hints(&[hint("b", &["x"])], &ledger, now).tasks.len(), 1);
+    }
+
+    #[test]
+    fn renewals_have_one_name_per_interval() {
+        let at = |second| renewal_name("auto-1", Timestamp::from_second(second).unwrap());
+        assert_eq!(at(600), at(899));
+        assert_ne!(at(600), at(900));
+        assert_ne!(at(600), "auto-1");
     }
 }

@@ -10,7 +10,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use std::time::Instant;
 
-use super::dedup_keys::{DedupKey, dedup_keys_of_task};
+use super::dedup_keys::{DedupKey, always_key, dedup_keys_of_task, is_always, is_wanted};
 use crate::{
     annotations::{MORE_WORKLOADS_ANNOTATION, OBSOLETE_ANNOTATION, WORKLOADS_ANNOTATION},
     task::{Phase, PrewarmTask},
@@ -21,6 +21,10 @@ use crate::{
 /// enough that an image which the kubelet has garbage-collected since is warmed again at the next
 /// rollout.
 const COVERAGE_TTL: Duration = Duration::from_secs(3600);
+/// Time for which a completed task covers an image that is pulled with `Always`. The tag may have
+/// moved since, so that it is to be checked on the nodes again; workloads that use the same image and
+/// are created one after another cause at most 12 checks of each node per hour.
+pub const MOVING_TAG_COVERAGE: Duration = Duration::from_secs(300);
 /// Maximum number of tasks in the index, each with some images: about 10 MB. Above it, all tasks
 /// that are not open are removed. The cost is a few tasks whose images are already present.
 const MAX_TASKS: usize = 10_000;
@@ -44,6 +48,15 @@ pub fn is_invalid(task: &PrewarmTask) -> bool {
     let obsolete =
         task.annotations().contains_key(OBSOLETE_ANNOTATION) && phase != Phase::Completed;
     obsolete || matches!(phase, Phase::Failed | Phase::Cancelled)
+}
+
+/// Reports whether a completed task no longer covers one of its images, which it pulled with
+/// `Always`.
+#[must_use]
+pub fn is_outdated(task: &PrewarmTask) -> bool {
+    task.phase() == Phase::Completed
+        && time_since_end(task) >= MOVING_TAG_COVERAGE
+        && dedup_keys_of_task("", &task.spec).iter().any(is_always)
 }
 
 /// Namespace and name of a task.
@@ -75,8 +88,12 @@ impl TrackedTask {
         self.expires_at.is_none() && !self.invalid
     }
 
-    fn covers_at(&self, now: Instant) -> bool {
-        !self.invalid && self.expires_at.is_none_or(|until| now < until)
+    /// Reports whether the task covers an image at this time that is to be pulled with `Always`, if
+    /// `always` is set, or with the weaker policy.
+    fn covers_at(&self, now: Instant, always: bool) -> bool {
+        let early =
+            if always { COVERAGE_TTL.saturating_sub(MOVING_TAG_COVERAGE) } else { Duration::ZERO };
+        !self.invalid && self.expires_at.is_none_or(|until| now + early < until)
     }
 }
 
@@ -115,8 +132,8 @@ impl DedupIndex {
     pub fn covers_or_attempted(&self, keys: &[DedupKey], since: Instant, now: Instant) -> bool {
         let inner = self.read();
         let tried = |key: &DedupKey| {
-            let names = inner.by_key.get(key).into_iter().flatten();
-            names.filter_map(|name| inner.tasks.get(name)).any(|asked| asked.first_seen >= since)
+            let mut names = inner.tasks_for(key);
+            names.any(|name| inner.tasks.get(name).is_some_and(|asked| asked.first_seen >= since))
         };
         keys.iter().all(|key| inner.covers(key, &HashSet::new(), now) || tried(key))
     }
@@ -151,7 +168,7 @@ impl DedupIndex {
         found.map(|(name, asked)| (name.clone(), asked.keys.clone())).collect()
     }
 
-    /// Returns the open tasks of a namespace whose list of workloads is complete and that have no
+    /// Returns the open tasks of a namespace whose list of workloads is complete and that serve no
     /// key in `wanted`.
     #[must_use]
     pub fn unneeded_tasks(
@@ -164,7 +181,7 @@ impl DedupIndex {
             name.0 == namespace
                 && asked.is_open()
                 && asked.workloads_complete
-                && !asked.keys.iter().any(|key| wanted.contains(key))
+                && !asked.keys.iter().any(|key| is_wanted(key, wanted))
         };
         inner.tasks.iter().filter(idle).map(|(name, asked)| (name.clone(), asked.clone())).collect()
     }
@@ -262,10 +279,19 @@ fn time_since_end(task: &PrewarmTask) -> Duration {
 
 impl DedupIndexState {
     fn covers(&self, key: &DedupKey, besides: &HashSet<TaskName>, now: Instant) -> bool {
+        let always = is_always(key);
         let counts = |name: &TaskName| {
-            !besides.contains(name) && self.tasks.get(name).is_some_and(|t| t.covers_at(now))
+            let task = self.tasks.get(name);
+            !besides.contains(name) && task.is_some_and(|task| task.covers_at(now, always))
         };
-        self.by_key.get(key).is_some_and(|names| names.iter().any(counts))
+        self.tasks_for(key).any(counts)
+    }
+
+    /// Iterates over the tasks that pull the key's image with its policy or a stronger one.
+    fn tasks_for(&self, key: &DedupKey) -> impl Iterator<Item = &TaskName> {
+        let stronger = Some(always_key(key)).filter(|stronger| stronger != key);
+        let keys = [Some(*key), stronger].into_iter().flatten();
+        keys.filter_map(|key| self.by_key.get(&key)).flatten()
     }
 
     fn insert(&mut self, name: TaskName, asked: TrackedTask) {
@@ -316,7 +342,7 @@ impl DedupIndexState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::{PrewarmTaskSpec, PrewarmTaskStatus};
+    use crate::task::{PrewarmTaskSpec, PrewarmTaskStatus, PullPolicy};
 
     fn task(name: &str, image: &str, phase: Phase) -> PrewarmTask {
         let mut task = PrewarmTask::new(name, PrewarmTaskSpec::new(vec![image.into()]));
@@ -378,19 +404,19 @@ mod tests {
     #[test]
     fn completed_task_covers_until_ttl_even_if_deleted() {
         let (ledger, now) = (DedupIndex::default(), Instant::now());
-        let done = task("a", "nginx", Phase::Completed);
+        let done = task("a", "nginx:1", Phase::Completed);
         ledger.observe(&done, now);
         ledger.observe_deletion(&done);
-        assert!(ledger.covers(&keys("nginx"), now + COVERAGE_TTL / 2));
+        assert!(ledger.covers(&keys("nginx:1"), now + COVERAGE_TTL / 2));
         ledger.observe(&done, now + COVERAGE_TTL / 2);
         assert!(
-            !ledger.covers(&keys("nginx"), now + COVERAGE_TTL),
+            !ledger.covers(&keys("nginx:1"), now + COVERAGE_TTL),
             "a second event of the task does not extend the time"
         );
-        let open = task("b", "redis", Phase::Running);
+        let open = task("b", "redis:1", Phase::Running);
         ledger.observe(&open, now);
         ledger.observe_deletion(&open);
-        assert!(!ledger.covers(&keys("redis"), now));
+        assert!(!ledger.covers(&keys("redis:1"), now));
     }
 
     #[test]
@@ -432,5 +458,59 @@ mod tests {
         assert_eq!(ledger.open_tasks_for("shop", &["Deployment/a".to_owned()].into()).len(), 1);
         assert!(ledger.open_tasks_for("shop", &["Deployment/b".to_owned()].into()).is_empty());
         assert!(ledger.open_tasks_for("bank", &["Deployment/a".to_owned()].into()).is_empty());
+    }
+
+    #[test]
+    fn a_moving_tag_is_covered_while_its_task_is_open_and_for_a_short_time_after() {
+        let (ledger, now) = (DedupIndex::default(), Instant::now());
+        let moving = keys("nginx");
+        assert!(is_always(&moving[0]));
+        ledger.observe(&task("a", "nginx", Phase::Running), now);
+        assert!(ledger.covers(&moving, now + COVERAGE_TTL), "the task is open");
+        ledger.observe(&task("a", "nginx", Phase::Completed), now);
+        assert!(ledger.covers(&moving, now + MOVING_TAG_COVERAGE.mul_f32(0.99)));
+        assert!(!ledger.covers(&moving, now + MOVING_TAG_COVERAGE));
+        let spec = PrewarmTaskSpec {
+            image_pull_policy: Some(PullPolicy::IfNotPresent),
+            ..PrewarmTaskSpec::new(vec!["nginx".into()])
+        };
+        let weaker = dedup_keys_of_task("shop", &spec);
+        let later = now + COVERAGE_TTL.mul_f32(0.99);
+        assert!(ledger.covers(&weaker, later), "present images are covered for longer");
+        assert!(!ledger.covers(&weaker, now + COVERAGE_TTL));
+        assert!(ledger.covers_or_attempted(&moving, now, later), "no second task for one change");
+    }
+
+    #[test]
+    fn a_task_with_the_weaker_policy_does_not_cover_a_moving_tag() {
+        let (ledger, now) = (DedupIndex::default(), Instant::now());
+        let mut stored = task("a", "nginx", Phase::Running);
+        stored.spec.image_pull_policy = Some(PullPolicy::IfNotPresent);
+        ledger.observe(&stored, now);
+        assert!(!ledger.covers(&keys("nginx"), now));
+        assert!(ledger.covers(&dedup_keys_of_task("shop", &stored.spec), now));
+        let unneeded = |wanted: Vec<DedupKey>| {
+            ledger.unneeded_tasks("shop", &wanted.into_iter().collect()).len()
+        };
+        assert_eq!(unneeded(keys("nginx")), 1, "the workload needs the stronger policy");
+        stored.spec.image_pull_policy = None;
+        ledger.observe(&stored, now);
+        let mut weaker = stored.spec.clone();
+        weaker.image_pull_policy = Some(PullPolicy::IfNotPresent);
+        assert_eq!(unneeded(dedup_keys_of_task("shop", &weaker)), 0);
+    }
+
+    #[test]
+    fn only_completed_tasks_with_moving_tags_become_outdated() {
+        let ended = |image: &str, phase, seconds: u64| {
+            let mut task = task("a", image, phase);
+            let end = Timestamp::now() - Duration::from_secs(seconds);
+            task.status.as_mut().unwrap().completion_time = Some(end.to_string());
+            is_outdated(&task)
+        };
+        assert!(ended("nginx", Phase::Completed, 301));
+        assert!(!ended("nginx", Phase::Completed, 290));
+        assert!(!ended("nginx", Phase::Running, 301));
+        assert!(!ended("nginx:1", Phase::Completed, 4000));
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use jiff::Timestamp;
 
-use super::dedup_keys::{DedupKey, dedup_keys_of_all};
+use super::dedup_keys::{DedupKey, dedup_keys_of_all, is_satisfied};
 use crate::{
     dns,
     workload::{ObjectView, Workload, WorkloadKind},
@@ -130,13 +130,13 @@ impl ConfirmedHint {
     }
 }
 
-/// Returns the keys that are not in `kept`.
+/// Returns the keys that are not in `kept`, and neither those of their images with `Always`.
 fn difference(keys: &[DedupKey], kept: &[DedupKey]) -> Vec<DedupKey> {
     if kept.is_empty() {
         return keys.to_vec();
     }
     let kept: HashSet<&DedupKey> = kept.iter().collect();
-    keys.iter().filter(|key| !kept.contains(key)).copied().collect()
+    keys.iter().filter(|key| !is_satisfied(key, &kept)).copied().collect()
 }
 
 fn is_uid(text: &str) -> bool {

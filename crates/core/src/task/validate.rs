@@ -90,8 +90,8 @@ pub struct ValidTask {
     pub image_pull_secrets: Vec<LocalReference>,
     /// Service account in the task's namespace.
     pub service_account_name: Option<String>,
-    /// Condition under which the kubelet contacts the registry.
-    pub image_pull_policy: PullPolicy,
+    /// Pull policy of all images; `None`: that of each image's tag.
+    pub image_pull_policy: Option<PullPolicy>,
     /// Method that pulls the images.
     pub pull_method: PullMethod,
     /// Kind of the object that pulls on a node.
@@ -103,6 +103,12 @@ pub struct ValidTask {
 }
 
 impl ValidTask {
+    /// Returns the pull policy that applies to an image of the task.
+    #[must_use]
+    pub fn pull_policy(&self, image: &ImageRef) -> PullPolicy {
+        PullPolicy::effective(self.image_pull_policy, image)
+    }
+
     /// Reports whether the task uses credentials of its namespace.
     #[must_use]
     pub fn has_credentials(&self) -> bool {

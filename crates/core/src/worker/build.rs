@@ -222,6 +222,33 @@ mod tests {
     }
 
     #[test]
+    fn each_image_has_the_policy_that_applies_to_it() {
+        let images = ["nginx", "redis:7", "app:latest"].map(str::to_owned);
+        let always = Some(crate::task::PullPolicy::Always);
+        for (declared, expected) in
+            [(None, ["Always", "IfNotPresent", "Always"]), (always, ["Always"; 3])]
+        {
+            let spec = PrewarmTaskSpec {
+                image_pull_policy: declared,
+                ..PrewarmTaskSpec::new(images.to_vec())
+            };
+            let task = validate(&spec).unwrap();
+            let pod = |method| {
+                let at = Assignment { images: &[0, 1, 2], ..assignment(method) };
+                build(&task, &at, &settings()).to_pod().spec.unwrap()
+            };
+            let (helper, volume) = (pod(PullMethod::Helper), pod(PullMethod::ImageVolume));
+            let containers = helper.containers.iter().map(|c| c.image_pull_policy.as_deref());
+            assert!(containers.eq(expected.map(Some)));
+            let volumes = volume.volumes.iter().flatten();
+            let volumes = volumes.map(|v| v.image.as_ref().unwrap().pull_policy.as_deref());
+            assert!(volumes.eq(expected.map(Some)));
+            let own = volume.containers.iter().map(|c| c.image_pull_policy.as_deref());
+            assert!(own.eq([Some("IfNotPresent"); 3]), "the helper's own policy");
+        }
+    }
+
+    #[test]
     fn only_assigned_images_are_pulled() {
         let at = Assignment { images: &[1], ..assignment(PullMethod::Helper) };
         let pod = build(&task(WorkerKind::Pod), &at, &settings()).to_pod().spec.unwrap();

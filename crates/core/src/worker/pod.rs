@@ -16,7 +16,7 @@ use k8s_openapi::{
 };
 
 use super::{Assignment, WorkerSettings};
-use crate::task::{PullMethod, WorkerKind, validate::ValidTask};
+use crate::task::{PullMethod, PullPolicy, WorkerKind, validate::ValidTask};
 
 /// Time between a node's timeout and the deadline of its worker. The controller normally ends the
 /// worker at the timeout; the deadline matters only while no controller runs.
@@ -131,10 +131,9 @@ fn image_container(
             mount(container_name(index), IMAGE_DIR),
         )
     } else {
-        let image =
-            task.images.get(index).map(|image| image.as_written().to_owned()).unwrap_or_default();
+        let (image, policy) = image_source(task, index);
         let program = format!("{HELPER_DIR}{HELPER_PATH}");
-        (image, task.image_pull_policy.as_str(), program, mount("helper".into(), HELPER_DIR))
+        (image.unwrap_or_default(), policy, program, mount("helper".into(), HELPER_DIR))
     };
     Container {
         name: container_name(index),
@@ -147,6 +146,14 @@ fn image_container(
         security_context: Some(restricted_security_context()),
         ..Container::default()
     }
+}
+
+/// Returns the reference of an image of the task as written, and its pull policy. An index without
+/// an image has no reference.
+fn image_source(task: &ValidTask, index: usize) -> (Option<String>, &'static str) {
+    let image = task.images.get(index);
+    let policy = image.map_or(PullPolicy::IfNotPresent, |image| task.pull_policy(image));
+    (image.map(|image| image.as_written().to_owned()), policy.as_str())
 }
 
 fn install_container(settings: &WorkerSettings) -> Container {
@@ -175,13 +182,10 @@ fn helper_volume() -> Volume {
 }
 
 fn image_volumes(task: &ValidTask, asked: &[usize]) -> Vec<Volume> {
-    let volume = |index: &usize| Volume {
-        name: container_name(*index),
-        image: Some(ImageVolumeSource {
-            reference: task.images.get(*index).map(|image| image.as_written().to_owned()),
-            pull_policy: Some(task.image_pull_policy.as_str().into()),
-        }),
-        ..Volume::default()
+    let volume = |index: &usize| {
+        let (reference, policy) = image_source(task, *index);
+        let source = ImageVolumeSource { reference, pull_policy: Some(policy.into()) };
+        Volume { name: container_name(*index), image: Some(source), ..Volume::default() }
     };
     asked.iter().map(volume).collect()
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::annotations::WarmOptions;
 use crate::{
     image::ImageRef,
-    task::{LocalReference, PrewarmTaskSpec},
+    task::{LocalReference, PrewarmTaskSpec, PullPolicy},
 };
 
 /// Nodes on which a workload's pods may run, with the meaning of the same fields of a pod spec.
@@ -49,6 +49,8 @@ pub struct Workload {
     pub name: String,
     /// Images without duplicates, in the order of the template.
     pub images: Vec<ImageRef>,
+    /// Pull policies of images, by index, where they differ from those of the tags.
+    pub pull_policies: BTreeMap<usize, PullPolicy>,
     /// Nodes on which the pods may run.
     pub placement: Placement,
     /// Credentials with which the pods' images are pulled.
@@ -58,7 +60,30 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// Returns the spec of a task for this workload, without images.
+    /// Iterates over the images, each with the pull policy that a task for it must set; `None` where
+    /// that of the tag applies.
+    pub fn images_with_overrides(&self) -> impl Iterator<Item = (&ImageRef, Option<PullPolicy>)> {
+        let images = self.images.iter().enumerate();
+        images.map(|(index, image)| (image, self.pull_policies.get(&index).copied()))
+    }
+
+    /// Returns the specs of the tasks for this workload: one for the images with the policies of
+    /// their tags, and one for each other policy. Empty without images.
+    #[must_use]
+    pub fn task_specs(&self) -> Vec<PrewarmTaskSpec> {
+        let mut groups: BTreeMap<Option<PullPolicy>, Vec<String>> = BTreeMap::new();
+        for (image, policy) in self.images_with_overrides() {
+            groups.entry(policy).or_default().push(image.as_written().to_owned());
+        }
+        let spec = |(image_pull_policy, images)| PrewarmTaskSpec {
+            images,
+            image_pull_policy,
+            ..self.task_spec()
+        };
+        groups.into_iter().map(spec).collect()
+    }
+
+    /// Returns the spec of a task for this workload, without images and pull policy.
     #[must_use]
     pub fn task_spec(&self) -> PrewarmTaskSpec {
         let filled = |empty: bool| (!empty).then_some(());

@@ -1,5 +1,7 @@
 //! Extraction of images from manifests without a cluster, for `prewarmer extract` and the REST API.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::context::{ClusterContext, EmptyContext};
@@ -7,8 +9,9 @@ use super::manifest::{
     DocumentError, DocumentWarning, ExtractError, Finding, ManifestLimits, ParsedManifest,
     ReadWorkload,
 };
+use super::policy::images_never_pulled;
 use super::{Placement, Policy, PullCredentials, WarmDecision, Workload};
-use crate::task::{Amount, PrewarmTaskSpec};
+use crate::task::{Amount, PrewarmTaskSpec, PullPolicy};
 
 /// Default namespace of documents without one.
 pub const DEFAULT_NAMESPACE: &str = "default";
@@ -34,6 +37,15 @@ pub struct Extracted {
     pub reason: Option<&'static str>,
     /// Images to warm.
     pub images: Vec<String>,
+    /// Pull policies of images that differ from those of their tags, `Always` or `IfNotPresent`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(required = false, value_type = BTreeMap<String, String>))]
+    pub pull_policies: BTreeMap<String, PullPolicy>,
+    /// Images that are not warmed, because all of their containers have `imagePullPolicy: Never`. The
+    /// first entry of an object has those of all its pod templates.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(required = false))]
+    pub never_pulled: Vec<String>,
     /// Placement with the fields of a pod spec: `nodeSelector`, `nodeAffinity`, `tolerations`.
     #[cfg_attr(feature = "openapi", schema(value_type = Object))]
     pub placement: Placement,
@@ -48,9 +60,9 @@ pub struct Extracted {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "openapi", schema(required = false))]
     pub warnings: Vec<String>,
-    /// Spec of the task that would be created, if any.
+    /// Specs of the tasks that would be created: one, and one for each further pull policy.
     #[serde(skip)]
-    pub spec: Option<Box<PrewarmTaskSpec>>,
+    pub specs: Vec<PrewarmTaskSpec>,
 }
 
 /// Result of an extraction.
@@ -84,7 +96,16 @@ impl ParsedManifest {
             let named = Some(view.metadata.namespace.as_str()).filter(|name| !name.is_empty());
             let namespace = named.unwrap_or(default);
             let (verdict, warnings) = policy.evaluate(&kind, &view, namespace, &context);
-            let entries = extracted(&title, namespace, verdict, warnings);
+            let mut never_pulled = match &verdict {
+                WarmDecision::Warm(_) | WarmDecision::NoImages => images_never_pulled(&view),
+                WarmDecision::Ignored(_) | WarmDecision::OptedOut => Vec::new(),
+            };
+            let mut entries = extracted(&title, namespace, verdict, warnings);
+            let is_warmed = |image: &String| entries.iter().any(|one| one.images.contains(image));
+            never_pulled.retain(|image| !is_warmed(image));
+            if let Some(first) = entries.first_mut() {
+                first.never_pulled = never_pulled;
+            }
             images = images.saturating_add(entries.iter().map(|entry| entry.images.len()).sum());
             found.extend(entries);
             if found.len() > self.limits.templates {
@@ -121,25 +142,24 @@ fn extracted(
         (verdict.as_str(), if let WarmDecision::Ignored(why) = verdict { Some(why) } else { None });
     let entry = |workload: Option<Workload>, warnings: Vec<String>| {
         let nodes = workload.as_ref().map(|workload| workload.options.nodes.clone());
-        let images = |workload: &Workload| {
-            workload.images.iter().map(|image| image.as_written().to_owned()).collect()
-        };
-        let spec = workload.as_ref().filter(|workload| !workload.images.is_empty());
-        let spec = spec.map(|workload| {
-            Box::new(PrewarmTaskSpec { images: images(workload), ..workload.task_spec() })
-        });
         let workload = workload.unwrap_or_default();
+        let policies = workload
+            .images_with_overrides()
+            .filter_map(|(image, policy)| Some((image.as_written().to_owned(), policy?)))
+            .collect();
         Extracted {
             workload: title.to_owned(),
             namespace: namespace.to_owned(),
             verdict: word,
             reason,
-            images: images(&workload),
+            specs: workload.task_specs(),
+            images: workload.images.iter().map(|image| image.as_written().to_owned()).collect(),
+            pull_policies: policies,
+            never_pulled: Vec::new(),
             placement: workload.placement,
             credentials: workload.credentials,
             nodes,
             warnings,
-            spec,
         }
     };
     let mut workloads = verdict.workloads().into_iter();

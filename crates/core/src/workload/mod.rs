@@ -17,6 +17,7 @@ mod extract;
 mod kinds;
 mod manifest;
 mod policy;
+mod pull_policy;
 mod references;
 mod rewritten;
 #[cfg(test)]

@@ -14,7 +14,8 @@ use super::{
     context::{ClusterContext, RuntimeClassScheduling},
     definition::{Placement, Workload},
     kinds::{WorkloadKind, WorkloadKinds},
-    references::{MAX_IMAGES, MAX_WARNINGS, parse_references},
+    pull_policy::DeclaredPolicy,
+    references::{MAX_IMAGES, MAX_WARNINGS, References, never_pulled, parse_references},
     view::{MAX_ITEMS, MAX_TEMPLATES, ObjectView, PodSpecView, TemplateView},
 };
 use crate::{
@@ -240,6 +241,12 @@ fn unread_parts(object: &ObjectView) -> Vec<String> {
     warnings
 }
 
+/// Returns the images that the kubelet never pulls for the object's pods. They are not warmed.
+pub(super) fn images_never_pulled(object: &ObjectView) -> Vec<String> {
+    let templates = object.templates.iter().filter(|template| !template.spec.is_windows());
+    never_pulled(templates.flat_map(|template| template.spec.images(&[])))
+}
+
 /// Returns kind and name of the workload: of the object, or of the controller of an unknown kind
 /// that created it. Owner references are not trusted: a user who may create pods can write any
 /// owner on them. An owner of a handled kind is therefore ignored, since the pod would be
@@ -287,15 +294,18 @@ impl TemplateEvaluator<'_> {
     ) -> (bool, Workload) {
         let found = self.annotation_values(template, warnings);
         let spec = &template.spec;
-        let written =
-            spec.images(&found.exclude_containers).chain(found.images.iter().map(String::as_str));
+        let additional = found.images.iter().map(|image| (image.as_str(), DeclaredPolicy::ByTag));
+        let written = spec.images(&found.exclude_containers).chain(additional);
+        let References { images, pull_policies } =
+            parse_references(written, &self.policy.caps, room, warnings);
         let tolerations = self.admitted_tolerations(&spec.tolerations, warnings);
         let class = Some(&spec.runtime_class_name).filter(|name| !name.is_empty());
         let workload = Workload {
             kind: self.kind.to_owned(),
             namespace: self.namespace.to_owned(),
             name: self.name.to_owned(),
-            images: parse_references(written, &self.policy.caps, room, warnings),
+            images,
+            pull_policies,
             placement: placement(
                 spec,
                 tolerations,

@@ -1,8 +1,12 @@
 //! Parsing of an object's image references, within its limits. Pure: no client, no clock, no I/O.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap};
 
-use crate::{image::ImageRef, task::caps::Caps};
+use super::pull_policy::{DeclaredPolicies, DeclaredPolicy};
+use crate::{
+    image::ImageRef,
+    task::{PullPolicy, caps::Caps},
+};
 
 /// Maximum number of different images per object; a warning counts the others. They become ten
 /// tasks with a hundred images each, and parsing that many references takes about 20 ms.
@@ -14,34 +18,42 @@ const MAX_QUOTED_CHARS: usize = 255;
 /// Number of images up to which a linear search is faster than hashing.
 const MAX_LINEAR_SEARCH: usize = 8;
 
-/// Parses references, without duplicates and in order, until `room` is used up.
+/// Parsed references of one pod template.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct References {
+    /// Images without duplicates, in order of first occurrence.
+    pub(super) images: Vec<ImageRef>,
+    /// Policies that a task must set, by index of the image.
+    pub(super) pull_policies: BTreeMap<usize, PullPolicy>,
+}
+
+/// Parses references, without duplicates and in order, until `room` is used up. Images that the
+/// kubelet never pulls are left out.
 pub(super) fn parse_references<'a>(
-    written: impl Iterator<Item = &'a str>,
+    written: impl Iterator<Item = (&'a str, DeclaredPolicy)>,
     caps: &Caps,
     room: &mut usize,
     warnings: &mut Vec<String>,
-) -> Vec<ImageRef> {
+) -> References {
     let mut warn = |text: String| {
         if warnings.len() < MAX_WARNINGS {
             warnings.push(text);
         }
     };
-    let (mut images, mut left_out): (Vec<ImageRef>, usize) = (Vec::new(), 0);
-    for text in distinct(written) {
+    let (mut images, mut left_out): (Vec<(ImageRef, DeclaredPolicies)>, usize) = (Vec::new(), 0);
+    for (text, policies) in distinct(written).into_iter().filter(|(_, all)| !all.is_never()) {
         if *room == 0 {
             left_out = left_out.saturating_add(1);
             continue;
         }
         *room = room.saturating_sub(1);
         match text.parse::<ImageRef>() {
-            Ok(reference) if images.len() < MAX_LINEAR_SEARCH && images.contains(&reference) => {}
             Ok(reference) => match caps.registries.rejection(&reference) {
                 Some(why) => warn(format!("prewarmer: image {text:?} is not warmed: {why}")),
-                None => images.push(reference),
+                None => images.push((reference, policies)),
             },
             Err(error) => {
-                let shown: String = text.chars().take(MAX_QUOTED_CHARS).collect();
-                warn(format!("prewarmer: image {shown:?} is not warmed: {error}"));
+                warn(format!("prewarmer: image {:?} is not warmed: {error}", quoted(text)));
             }
         }
     }
@@ -50,32 +62,124 @@ pub(super) fn parse_references<'a>(
             "prewarmer: more than {MAX_IMAGES} images: {left_out} further images are not warmed"
         ));
     }
-    if images.len() > MAX_LINEAR_SEARCH {
-        let mut seen = HashSet::with_capacity(images.len());
-        let first: Vec<bool> = images.iter().map(|image| seen.insert(image.normalized())).collect();
-        let mut first = first.into_iter();
-        images.retain(|_| first.next().unwrap_or(true));
-    }
-    images
+    merge_spellings(images)
 }
 
-/// Returns each text once, in order of first occurrence.
-fn distinct<'a>(written: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
-    let mut texts: Vec<&str> = Vec::new();
-    let mut seen: HashSet<&str> = HashSet::new();
-    for text in written {
-        if texts.len() < MAX_LINEAR_SEARCH {
-            if !texts.contains(&text) {
-                texts.push(text);
-            }
+/// Returns the first images that the kubelet never pulls, because all of their uses have the policy
+/// `Never`, in order of first occurrence and truncated to a length for messages.
+pub(super) fn never_pulled<'a>(
+    written: impl Iterator<Item = (&'a str, DeclaredPolicy)>,
+) -> Vec<String> {
+    let never = distinct(written).into_iter().filter(|(_, policies)| policies.is_never());
+    never.map(|(text, _)| quoted(text)).take(MAX_IMAGES).collect()
+}
+
+/// Merges references to the same image, such as `nginx` and `docker.io/library/nginx:latest`, into
+/// the first of them.
+fn merge_spellings(read: Vec<(ImageRef, DeclaredPolicies)>) -> References {
+    let mut images: Vec<(ImageRef, DeclaredPolicies)> = Vec::with_capacity(read.len());
+    let mut index: HashMap<String, usize> = HashMap::new();
+    let searched = read.len() > MAX_LINEAR_SEARCH;
+    for (image, policies) in read {
+        let known = if searched {
+            index.get(image.normalized()).copied()
+        } else {
+            images.iter().position(|(known, _)| *known == image)
+        };
+        if let Some((_, all)) = known.and_then(|at| images.get_mut(at)) {
+            all.merge(policies);
             continue;
         }
-        if seen.is_empty() {
-            seen.extend(&texts);
+        if searched {
+            index.insert(image.normalized().to_owned(), images.len());
         }
-        if seen.insert(text) {
-            texts.push(text);
+        images.push((image, policies));
+    }
+    let policies = images.iter().enumerate();
+    let policies = policies
+        .filter_map(|(at, (image, policies))| Some((at, policies.override_for(image)?)))
+        .collect();
+    let images = images.into_iter().map(|(image, _)| image).collect();
+    References { images, pull_policies: policies }
+}
+
+fn quoted(text: &str) -> String {
+    text.chars().take(MAX_QUOTED_CHARS).collect()
+}
+
+/// Returns each text once, with the policies of all its uses, in order of first occurrence.
+fn distinct<'a>(
+    written: impl Iterator<Item = (&'a str, DeclaredPolicy)>,
+) -> Vec<(&'a str, DeclaredPolicies)> {
+    let mut texts: Vec<(&str, DeclaredPolicies)> = Vec::new();
+    let mut index: HashMap<&str, usize> = HashMap::new();
+    for (text, policy) in written {
+        let searched = texts.len() >= MAX_LINEAR_SEARCH;
+        if searched && index.is_empty() {
+            index.extend(texts.iter().enumerate().map(|(at, (text, _))| (*text, at)));
         }
+        let known = if searched {
+            index.get(text).copied()
+        } else {
+            texts.iter().position(|(known, _)| *known == text)
+        };
+        if let Some((_, all)) = known.and_then(|at| texts.get_mut(at)) {
+            all.add(policy);
+            continue;
+        }
+        if searched {
+            index.insert(text, texts.len());
+        }
+        let mut all = DeclaredPolicies::default();
+        all.add(policy);
+        texts.push((text, all));
     }
     texts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(written: &[(&str, DeclaredPolicy)]) -> References {
+        let (mut room, mut warnings) = (MAX_IMAGES, Vec::new());
+        let read =
+            parse_references(written.iter().copied(), &Caps::default(), &mut room, &mut warnings);
+        assert_eq!(warnings, Vec::<String>::new());
+        read
+    }
+
+    #[test]
+    fn spellings_of_an_image_share_the_strongest_policy() {
+        use DeclaredPolicy::{Always, ByTag, IfNotPresent, Never};
+        let mut written = vec![
+            ("app:1", IfNotPresent),
+            ("docker.io/library/nginx:latest", IfNotPresent),
+            ("local:1", Never),
+            ("docker.io/library/app:1", Always),
+            ("nginx", Never),
+        ];
+        for further in ["a:1", "b:1", "c:1", "d:1", "e:1", "f:1", "g:1", "h:1"] {
+            for count in [5, written.len()] {
+                let read = parsed(&written[..count]);
+                assert_eq!(read.images.len(), count - 3, "{read:?}");
+                let policies = [(0, PullPolicy::Always), (1, PullPolicy::IfNotPresent)];
+                assert_eq!(read.pull_policies, policies.into(), "{count}");
+                assert_eq!(never_pulled(written[..count].iter().copied()), ["local:1", "nginx"]);
+            }
+            written.push((further, ByTag));
+        }
+    }
+
+    #[test]
+    fn images_that_are_never_pulled_use_no_room() {
+        let texts: Vec<String> = (0..2 * MAX_IMAGES).map(|n| format!("app:{n}")).collect();
+        let policy = |n: usize| {
+            if n < MAX_IMAGES { DeclaredPolicy::Never } else { DeclaredPolicy::ByTag }
+        };
+        let written: Vec<(&str, DeclaredPolicy)> =
+            texts.iter().enumerate().map(|(n, text)| (text.as_str(), policy(n))).collect();
+        assert_eq!(parsed(&written).images.len(), MAX_IMAGES);
+        assert_eq!(never_pulled(written.iter().copied()).len(), MAX_IMAGES);
+    }
 }

@@ -38,6 +38,10 @@ struct Expected {
     reason: Option<String>,
     #[serde(default)]
     images: Vec<String>,
+    #[serde(default, rename = "pullPolicies")]
+    pull_policies: Value,
+    #[serde(default, rename = "neverPulled")]
+    never_pulled: Vec<String>,
     #[serde(default)]
     placement: Value,
     #[serde(default)]
@@ -81,6 +85,12 @@ fn assert_extracted(name: &str, found: &Extracted, expected: &Expected) {
     assert_eq!(found.verdict, expected.verdict, "{name}: {found:?}");
     assert_eq!(found.reason, expected.reason.as_deref(), "{name}");
     assert_eq!(found.images, expected.images, "{name}");
+    assert_eq!(found.never_pulled, expected.never_pulled, "{name}");
+    assert_eq!(
+        serde_json::to_value(&found.pull_policies).unwrap(),
+        null_as_empty_object(&expected.pull_policies),
+        "{name}"
+    );
     assert_eq!(
         serde_json::to_value(&found.placement).unwrap(),
         null_as_empty_object(&expected.placement),

@@ -114,7 +114,9 @@ class TaskRequest(Model):
     deadline: Optional[str] = None
     """Timeout of the entire task, such as `1h`; by default that of `--default-deadline`, 2 h."""
     image_pull_policy: Optional[PullPolicy] = None
-    """Pull policy: `IfNotPresent` (default), or `Always` to resolve a mutable tag again."""
+    """Pull policy: `IfNotPresent`, or `Always` to resolve a mutable tag again. By default that of each
+    image as in a pod: `Always` for the tag `latest` and for an image without tag and digest,
+    otherwise `IfNotPresent`."""
     image_pull_secrets: Optional[list[str]] = None
     """Names of pull secrets in the task's namespace, for private registries."""
     max_retries: Optional[int] = None
@@ -173,7 +175,9 @@ class TaskUpdate(Model):
     deadline: Optional[str] = None
     """Timeout of the entire task, such as `1h`; by default that of `--default-deadline`, 2 h."""
     image_pull_policy: Optional[PullPolicy] = None
-    """Pull policy: `IfNotPresent` (default), or `Always` to resolve a mutable tag again."""
+    """Pull policy: `IfNotPresent`, or `Always` to resolve a mutable tag again. By default that of each
+    image as in a pod: `Always` for the tag `latest` and for an image without tag and digest,
+    otherwise `IfNotPresent`."""
     image_pull_secrets: Optional[list[str]] = None
     """Names of pull secrets in the task's namespace, for private registries."""
     max_retries: Optional[int] = None
@@ -278,6 +282,8 @@ class ImageDetail(Model):
     """Image reference."""
     digest: Optional[str] = None
     """Digest of the image, when the nodes have reported it."""
+    pull_policy: Optional[PullPolicy] = None
+    """Pull policy that applies to the image: that of the task, or else that of its tag."""
 
 
 class FailedNodeDetail(Model):
@@ -393,8 +399,13 @@ class Extracted(Model):
     """Decision: `wanted`, `opted_out`, `nothing` or `ignored`."""
     workload: str
     """Workload as `Kind/name`."""
+    never_pulled: Optional[list[str]] = None
+    """Images that are not warmed, because all of their containers have `imagePullPolicy: Never`.
+    The first entry of an object has those of all its pod templates."""
     nodes: Optional[Union[int, str]] = None
     """Number of matching nodes to warm: a number, `all`, or a percentage."""
+    pull_policies: Optional[dict[str, str]] = None
+    """Pull policies of images that differ from those of their tags, `Always` or `IfNotPresent`."""
     reason: Optional[str] = None
     """Reason why the workload is ignored; None for other verdicts."""
     warnings: Optional[list[str]] = None

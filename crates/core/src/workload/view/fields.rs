@@ -10,6 +10,7 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
+use super::super::pull_policy::DeclaredPolicy;
 use crate::{task::PREFIX, worker::MANAGED_BY};
 
 /// Maximum number of items read from one list or map; the rest is skipped. etcd stores objects of
@@ -27,6 +28,9 @@ pub(super) fn lenient<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
 ) -> Result<T, D::Error> {
     Option::<T>::deserialize(from).map(Option::unwrap_or_default)
 }
+
+/// Annotation of a pod template that `kubectl rollout restart` sets to the current time.
+pub(super) const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";
 
 /// Visitor for the first [`MAX_ITEMS`] items of a list and one more, which shows that the list is
 /// longer.
@@ -94,7 +98,9 @@ impl<'de, F: Fn(&str) -> bool> Visitor<'de> for FilteredMapVisitor<F> {
 pub(super) fn ours<'de, D: Deserializer<'de>>(
     from: D,
 ) -> Result<BTreeMap<String, String>, D::Error> {
-    from.deserialize_any(FilteredMapVisitor(|key: &str| key.starts_with(PREFIX)))
+    from.deserialize_any(FilteredMapVisitor(|key: &str| {
+        key.starts_with(PREFIX) || key == RESTARTED_AT
+    }))
 }
 
 pub(super) fn managed_by<'de, D: Deserializer<'de>>(
@@ -171,6 +177,12 @@ impl<'de> Visitor<'de> for ScalarVisitor {
 /// other value.
 pub(super) fn number<'de, D: Deserializer<'de>>(from: D) -> Result<Option<i64>, D::Error> {
     Ok(Scalar::deserialize(from)?.number)
+}
+
+/// Deserializes a pull policy; a value of any other shape counts as absent.
+pub(super) fn pull_policy<'de, D: Deserializer<'de>>(from: D) -> Result<DeclaredPolicy, D::Error> {
+    let text = Scalar::deserialize(from)?.text;
+    Ok(text.map_or(DeclaredPolicy::ByTag, |text| DeclaredPolicy::from_name(&text)))
 }
 
 /// Labels of a selector: `matchLabels`, or the map of a `ReplicationController`.

@@ -30,7 +30,8 @@ pub struct MetadataView {
     /// Label `app.kubernetes.io/managed-by`, if present; other labels are skipped.
     #[serde(deserialize_with = "managed_by")]
     pub labels: BTreeMap<String, String>,
-    /// Annotations with the prefix `prewarm.io/`; others are skipped.
+    /// Annotations with the prefix `prewarm.io/`, and the time of the last restart by kubectl; others
+    /// are skipped.
     #[serde(deserialize_with = "ours")]
     pub annotations: BTreeMap<String, String>,
     /// Owner references.

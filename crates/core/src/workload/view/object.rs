@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::{
-    fields::{lenient, list, number},
+    fields::{RESTARTED_AT, lenient, list, number},
     metadata::MetadataView,
     pod_spec::TemplateView,
 };
@@ -38,9 +38,24 @@ impl ObjectView {
         self.templates.iter().map(|template| template.spec.images(&[]).count()).sum()
     }
 
+    /// Reports whether `kubectl rollout restart` has changed the object from `old`. Its new pods
+    /// resolve tags again, although no image changes.
+    #[must_use]
+    pub fn is_restart_of(&self, old: &Self) -> bool {
+        let restarts = |object: &Self| -> Vec<Option<String>> {
+            let annotations =
+                object.templates.iter().map(|template| &template.metadata.annotations);
+            annotations.map(|annotations| annotations.get(RESTARTED_AT).cloned()).collect()
+        };
+        let now = restarts(self);
+        now.iter().any(Option::is_some) && now != restarts(old)
+    }
+
     /// Reports whether an image of a template satisfies the condition.
     pub(in crate::workload) fn has_image(&self, condition: impl Fn(&str) -> bool) -> bool {
-        self.templates.iter().any(|template| template.spec.images(&[]).any(&condition))
+        self.templates
+            .iter()
+            .any(|template| template.spec.images(&[]).any(|(image, _)| condition(image)))
     }
 
     /// Reports whether containers, volumes or templates were skipped because of a limit.

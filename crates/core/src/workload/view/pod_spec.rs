@@ -6,8 +6,8 @@ use k8s_openapi::api::core::v1::{NodeSelector, Toleration};
 use serde::Deserialize;
 
 use super::{
-    super::definition::PullCredentials,
-    fields::{MAX_ITEMS, affinity, lenient, list, strings},
+    super::{definition::PullCredentials, pull_policy::DeclaredPolicy},
+    fields::{MAX_ITEMS, affinity, lenient, list, pull_policy, strings},
     metadata::MetadataView,
 };
 
@@ -56,12 +56,14 @@ pub(in crate::workload) struct PodSpecView {
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 struct ContainerView {
     #[serde(deserialize_with = "lenient")]
     name: String,
     #[serde(deserialize_with = "lenient")]
     image: String,
+    #[serde(deserialize_with = "pull_policy")]
+    image_pull_policy: DeclaredPolicy,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -72,10 +74,12 @@ struct VolumeView {
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 struct ImageVolumeView {
     #[serde(deserialize_with = "lenient")]
     reference: String,
+    #[serde(deserialize_with = "pull_policy")]
+    pull_policy: DeclaredPolicy,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -100,19 +104,21 @@ struct NodeAffinityView {
 }
 
 impl PodSpecView {
-    /// Iterates over all images, without those of the `excluded` containers.
+    /// Iterates over all images, without those of the `excluded` containers, each with the pull
+    /// policy of its container or volume.
     pub(in crate::workload) fn images<'a>(
         &'a self,
         excluded: &'a [String],
-    ) -> impl Iterator<Item = &'a str> {
+    ) -> impl Iterator<Item = (&'a str, DeclaredPolicy)> {
         let containers =
             self.init_containers.iter().chain(&self.containers).chain(&self.ephemeral_containers);
-        let volumes = self.volumes.iter().map(|volume| volume.image.reference.as_str());
+        let volumes = self.volumes.iter().map(|volume| &volume.image);
+        let volumes = volumes.map(|image| (image.reference.as_str(), image.pull_policy));
         containers
             .filter(|container| !excluded.contains(&container.name))
-            .map(|container| container.image.as_str())
+            .map(|container| (container.image.as_str(), container.image_pull_policy))
             .chain(volumes)
-            .filter(|image| !image.is_empty())
+            .filter(|(image, _)| !image.is_empty())
     }
 
     /// Reports whether items were skipped because of a limit.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::task::{Phase, PrewarmTaskSpec};
+use crate::task::{Phase, PrewarmTaskSpec, PullPolicy};
 
 use super::{
     super::{
@@ -29,14 +29,37 @@ fn cached_warm_images_are_not_pulled_again() {
     let next = second(simulation, spec(2, 3));
     assert_eq!((next.history.len(), next.node_states()), (0, "www"));
     assert_eq!(status(&next).already_warm_nodes, 3);
-    let again = second(
-        next,
-        PrewarmTaskSpec { image_pull_policy: crate::task::PullPolicy::Always, ..spec(2, 3) },
-    );
+    let again =
+        second(next, PrewarmTaskSpec { image_pull_policy: Some(PullPolicy::Always), ..spec(2, 3) });
     assert_eq!((again.history.len(), again.node_states()), (3, "sss"));
     let other =
         second(again, PrewarmTaskSpec { service_account_name: Some("other".into()), ..spec(2, 3) });
     assert_eq!(other.history.len(), 3, "other credentials have another scope");
+}
+
+#[test]
+fn an_old_copy_of_a_moving_tag_is_not_warm() {
+    let digest = format!("image-0:latest@sha256:{}", "0".repeat(64));
+    let (always, if_not_present) = (PullPolicy::Always, PullPolicy::IfNotPresent);
+    for (image, policy, states) in [
+        ("image-0:latest", None, "sss"),
+        ("image-0", None, "sss"),
+        ("image-0:1", None, "www"),
+        ("image-0:latest", Some(if_not_present), "www"),
+        ("image-0:1", Some(always), "sss"),
+        (&digest, Some(always), "www"),
+    ] {
+        let spec =
+            PrewarmTaskSpec { images: vec![image.into()], image_pull_policy: policy, ..spec(1, 3) };
+        let settings =
+            ControllerSettings { public_registries: vec!["docker.io".into()], ..settings() };
+        let mut simulation = Simulation::with_settings(3, spec, settings);
+        for node in 0..3 {
+            simulation.change_node(node, |facts| facts.set_reported_image(&image.parse().unwrap()));
+        }
+        finish_all_pods(&mut simulation, PodResult::Success);
+        assert_eq!(simulation.node_states(), states, "{image} {policy:?}");
+    }
 }
 
 #[test]
