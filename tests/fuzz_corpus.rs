@@ -1,7 +1,7 @@
 //! Short form of fuzzing: replays the corpus and tries random inputs.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
-#[path = "fuzz/checks.rs"]
+#[path = "fuzz/checks/mod.rs"]
 mod checks;
 
 use std::{fs, path::Path};
@@ -64,6 +64,12 @@ fn corpus_is_replayed() {
     }
     for bytes in corpus("annotations") {
         checks::annotations(&String::from_utf8_lossy(&bytes));
+    }
+    for bytes in corpus("manifest") {
+        checks::manifest(&bytes);
+    }
+    for bytes in corpus("rest") {
+        checks::rest(&bytes);
     }
     for bytes in corpus("reconcile") {
         checks::reconcile(&bytes);

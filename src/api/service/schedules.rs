@@ -33,6 +33,7 @@ use crate::api::{
     Api,
     auth::{Caller, NamespaceScope, Permission},
     error::Detail,
+    field_path::FieldPath,
     permissions::{CREATE_TASK, DELETE_SCHEDULE, GET_SCHEDULE, LIST_SCHEDULES, UPDATE_SCHEDULE},
     recent_objects::is_recent_name,
     schedule_request::ParsedSchedule,
@@ -160,10 +161,10 @@ pub(in crate::api) async fn update(
         let current = if attempt == 0 { schedule.clone() } else { schedules.get(&name).await? };
         let wanted = change(&current.spec).map_err(ServiceError::Invalid)?;
         if wanted.namespace.is_some_and(|other| other != namespace) {
-            return Err(ServiceError::invalid_field(
-                "namespace",
-                format!("the namespace of a schedule cannot be changed: expected {namespace}"),
-            ));
+            let message =
+                format!("the namespace of a schedule cannot be changed: expected {namespace}");
+            let detail = Detail::in_body(&FieldPath::parse("namespace"), message);
+            return Err(ServiceError::Invalid(vec![detail]));
         }
         let changed = PrewarmSchedule { spec: wanted.spec, ..current };
         let written = schedules.replace(&name, &PostParams::default(), &changed).await;

@@ -1,0 +1,29 @@
+//! Properties that must hold for any input. Used by the fuzz targets, and by the test that replays
+//! their corpus.
+
+mod crd;
+mod manifest;
+mod reconcile;
+mod rest;
+mod review;
+mod text;
+mod typed;
+
+use std::sync::LazyLock;
+
+use prewarmer_core::workload::{Policy, WorkloadKind, WorkloadKinds};
+
+pub use self::{
+    manifest::manifest,
+    reconcile::reconcile,
+    rest::rest,
+    review::review,
+    text::{annotations, reference},
+};
+
+/// Policy with two configured kinds: one with a template, one with a list of templates.
+static POLICY: LazyLock<Policy> = LazyLock::new(|| {
+    let further = ["a.b/v1/C=spec.template", "a.b/v1/D=spec.list[*].template"];
+    let further = further.iter().filter_map(|text| WorkloadKind::parse(text).ok()).collect();
+    Policy { kinds: WorkloadKinds::with_custom(further), ..Policy::default() }
+});
