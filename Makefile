@@ -83,8 +83,9 @@ check-scripts: ## check shell scripts with shellcheck and workflows with actionl
 	@bash tests/scripts.sh
 
 .PHONY: check-structure
-check-structure: ## print figures of the structure of the code; fails if files import each other in a cycle
+check-structure: ## print figures of the structure of the code; fails if files import each other in a cycle, or if a mutant does not fit the code
 	@python3 tests/structure.py
+	@python3 tests/mutants/run.py --check
 
 .PHONY: check-spelling
 check-spelling: ## check the spelling of all committed files with typos

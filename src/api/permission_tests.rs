@@ -10,7 +10,9 @@ use axum::{
 };
 use jiff::Timestamp;
 use k8s_openapi::{ByteString, api::core::v1::Secret};
+use kube::ResourceExt;
 use prewarmer_core::{
+    annotations::CREATED_BY_ANNOTATION,
     schedule::{PrewarmSchedule, PrewarmScheduleSpec, random_task_name},
     task::{PrewarmTask, PrewarmTaskSpec},
 };
@@ -239,6 +241,33 @@ async fn callers_without_permission_cause_no_lookup() {
         assert_eq!(code, StatusCode::NOT_FOUND);
     }
     assert_eq!(bench.cluster.count_requests("/prewarmtasks") - before, 1);
+}
+
+#[tokio::test]
+async fn permission_is_reviewed_for_each_namespace() {
+    let bench = TestServer::new();
+    bench.cluster.add_user("kube", "anna", &[API_SERVER_AUDIENCE, "prewarmer"]);
+    bench.cluster.allow("anna", "list", "prewarmtasks", "shop");
+    for (namespace, code) in
+        [("shop", StatusCode::OK), ("bank", StatusCode::FORBIDDEN), ("shop", StatusCode::OK)]
+    {
+        let path = format!("/api/v1/tasks?namespace={namespace}");
+        assert_eq!(bench.get(&path, "kube").await.0, code, "{namespace}");
+    }
+    assert_eq!(bench.cluster.count_requests("/subjectaccessreviews"), 2, "the result is cached");
+}
+
+#[tokio::test]
+async fn task_names_the_user_who_created_it() {
+    let bench = TestServer::new();
+    bench.cluster.add_user("kube", "anna", &[API_SERVER_AUDIENCE, "prewarmer"]);
+    bench.cluster.allow("anna", "create", "prewarmtasks", "shop");
+    let headers = [("authorization", "Bearer kube"), ("content-type", "application/json")];
+    let body = r#"{"images": ["nginx:1"], "namespace": "shop"}"#;
+    let response = bench.call_with_body("POST", "/api/v1/tasks", &headers, body).await;
+    assert_eq!(response.status(), StatusCode::CREATED);
+    let created = bench.cluster.state().tasks[0].clone();
+    assert_eq!(created.annotations()[CREATED_BY_ANNOTATION], "user:anna");
 }
 
 #[tokio::test]

@@ -384,6 +384,30 @@ async fn large_review_without_permit_is_allowed_and_looked_up() {
     assert_eq!(webhook.count("queued"), 1, "its object is read from the API server");
 }
 
+#[tokio::test]
+async fn review_that_is_not_decided_in_time_is_allowed() {
+    let webhook = webhook(DefaultMode::OptOut);
+    let text = api_server_format(&without_uid(review(&deployment("nginx:1"))));
+    let body = BodyReader::default().read_body(&HeaderMap::new(), Body::from(text)).await;
+    let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+    let (decide, decided) = std::sync::mpsc::channel::<()>();
+    let read = move |_: &WebhookState, _: &[u8]| {
+        // Until the answer was received.
+        let _ = decided.recv();
+        Ok(None)
+    };
+    let deadline = Duration::from_millis(10);
+    let answer =
+        webhook.state.decide_blocking(body.ok().unwrap(), deadline, permit, Instant::now(), read);
+    let response = answer.await;
+    drop(decide);
+    assert_eq!(response.status(), StatusCode::OK);
+    let bytes = to_bytes(response.into_body(), 10_000).await.unwrap();
+    let answer: Value = serde_json::from_slice(&bytes).unwrap();
+    assert_eq!(answer["response"], json!({"uid": "u-1", "allowed": true}));
+    assert_eq!(webhook.state.metrics.reviews_unexamined.with_label_values(&["deadline"]).get(), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn stalled_bodies_do_not_delay_small_review() {
     let webhook = webhook(DefaultMode::OptOut);
