@@ -23,12 +23,13 @@ compiler_of() { # compiler_of ARCH: prints the C compiler; prints nothing for th
 }
 
 build_static() { # build_static ARCH PROFILE PROGRAM: builds the program, and prints its path
-  local arch=$1 profile=$2 program=$3 target compiler
+  local arch=$1 profile=$2 program=$3 target compiler debian
   target=$(target_of "$arch")
+  debian=${target%-unknown-linux-gnu}
   compiler=$(compiler_of "$arch")
   [[ -d $(rustc --print sysroot)/lib/rustlib/$target ]] || die "Rust's standard library for $arch is missing: rustup target add $target"
   if [[ -n $compiler ]]; then
-    command -v "$compiler" > /dev/null || die "a C compiler for $arch is missing: apt-get install gcc-${target%-unknown-linux-gnu}-linux-gnu"
+    command -v "$compiler" > /dev/null || die "a C compiler for $arch is missing: apt-get install --install-recommends gcc-${debian//_/-}-linux-gnu"
     export "CC_${target//-/_}=$compiler" "CARGO_TARGET_$(tr a-z- A-Z_ <<< "$target")_LINKER=$compiler"
   fi
   say "building $program for $arch, profile $profile"
