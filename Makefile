@@ -19,8 +19,8 @@ test: ## run all tests, on a real Kubernetes (the first run builds it); make tes
 	@bash tests/run.sh $(SUITES)
 
 .PHONY: test-long
-test-long: ## run the measurements and the long variants of tests, about three and a half hours on 2 cores
-	@bash tests/measure.sh
+test-long: ## run the measurements and the long forms of tests, and write the tables of docs/measurements.md, about five hours on 2 cores; make test-long SECTIONS="engine memory" runs some of them, SCALE=small all in a short form
+	@bash tests/measure/run.sh $(if $(SCALE),--scale $(SCALE)) $(SECTIONS)
 
 .PHONY: build
 build: helper ## build the server (release) and the helper

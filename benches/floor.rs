@@ -1,8 +1,8 @@
 //! Baseline for the cost of warming nodes: creates each batch of workers in parallel, waits for it
-//! and deletes it by one collection request. The measurements compare it with the server
-//! (docs/measurements.md).
+//! and deletes it by one collection request. Its workers have the pull method of the server that it
+//! is compared with (docs/measurements.md). Prints the time in milliseconds.
 //!
-//! usage: floor Job|Pod NODES IMAGES BATCH
+//! usage: floor Job|Pod Helper|ImageVolume NODES IMAGES BATCH
 
 use std::{collections::BTreeSet, fmt::Debug, time::Duration};
 
@@ -26,23 +26,32 @@ use prewarmer_core::{
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-const USAGE: &str = "usage: floor Job|Pod NODES IMAGES BATCH";
+const USAGE: &str = "usage: floor Job|Pod Helper|ImageVolume NODES IMAGES BATCH";
 const NAMESPACE: &str = "default";
 const UID: &str = "floor";
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let [kind, nodes, images, batch] = words.as_slice() else { anyhow::bail!(USAGE) };
+    let [kind, method, nodes, images, batch] = words.as_slice() else { anyhow::bail!(USAGE) };
     let number = |text: &String| text.parse::<usize>().context(USAGE);
     let (nodes, images, batch) = (number(nodes)?, number(images)?, number(batch)?);
-    let kind = if kind == "Pod" { WorkerKind::Pod } else { WorkerKind::Job };
+    let kind = match kind.as_str() {
+        "Job" => WorkerKind::Job,
+        "Pod" => WorkerKind::Pod,
+        _ => anyhow::bail!(USAGE),
+    };
+    let method = match method.as_str() {
+        "Helper" => PullMethod::Helper,
+        "ImageVolume" => PullMethod::ImageVolume,
+        _ => anyhow::bail!(USAGE),
+    };
     let client = Client::try_default().await?;
     let fake = ListParams::default().labels("type=fake").limit(u32::try_from(nodes)?);
     let list = Api::<Node>::all(client.clone()).list(&fake).await?;
     let names: Vec<String> = list.iter().map(ResourceExt::name_any).collect();
     anyhow::ensure!(names.len() == nodes, "the cluster has {} fake nodes", names.len());
-    let workers = workers(kind, &names, images)?;
+    let workers = workers(kind, method, &names, images)?;
     let begun = Instant::now();
     match kind {
         WorkerKind::Job => {
@@ -68,7 +77,12 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn workers(kind: WorkerKind, nodes: &[String], images: usize) -> anyhow::Result<Vec<WorkerObject>> {
+fn workers(
+    kind: WorkerKind,
+    method: PullMethod,
+    nodes: &[String],
+    images: usize,
+) -> anyhow::Result<Vec<WorkerObject>> {
     let images = (0..images).map(|image| format!("app-{image}:1")).collect();
     let spec = PrewarmTaskSpec { worker: kind, ..PrewarmTaskSpec::new(images) };
     let task = validate(&spec).map_err(|problems| anyhow::anyhow!("{problems:?}"))?;
@@ -94,7 +108,7 @@ fn workers(kind: WorkerKind, nodes: &[String], images: usize) -> anyhow::Result<
             attempt: 0,
             part: 0,
             images: &asked,
-            method: PullMethod::Helper,
+            method,
         };
         build(&task, &at, &settings)
     };

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Checks shell scripts with shellcheck and workflow files with actionlint (built by Go). A check
-# that cannot run is reported as NOT RUN (environment.sh).
+# Checks shell scripts with shellcheck and workflow files with actionlint (built by Go), and runs the
+# tests of the scripts that make the tables of docs/measurements.md. A check that cannot run is
+# reported as NOT RUN (environment.sh).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=tests/environment.sh
@@ -27,3 +28,5 @@ if command -v go > /dev/null; then
 else
   not_run "actionlint" "Go is required to build it (Debian package golang, or go.dev)"
 fi
+(cd tests/measure && python3 -B -m unittest -q test_tables)
+echo "tests of tests/measure/tables.py: passed"

@@ -1,5 +1,5 @@
 // Command peer is a minimal admission webhook with controller-runtime that extracts the same images
-// as Prewarmer's webhook. tests/measure-in-cluster.sh compares both.
+// as Prewarmer's webhook. tests/measure/webhook.sh compares both.
 package main
 
 import (

@@ -121,7 +121,7 @@ async fn certificate_rotation_under_load(cluster: &'static Cluster) {
         apiserver_metric(cluster, "apiserver_admission_webhook_request_total", "code=\"200\"")
             - calls;
     eprintln!(
-        "rotation: {sent} requests in {seconds} s, {answered} reviews answered, {certificates} certificates served"
+        "MEASURED rotation: {sent} requests in {seconds} s, {answered} reviews answered, {certificates} certificates served"
     );
     assert!(
         certificates as u64 >= u64::from(seconds) / 3,
@@ -203,7 +203,7 @@ async fn replica_is_killed(cluster: &'static Cluster) {
     // The review that the replica was answering when it was killed.
     let open = failed_open_count(cluster) - open;
     assert!(open <= 1, "{open} of {made} admissions without a review");
-    eprintln!("two replicas, one killed: {made} Deployments created, none rejected");
+    eprintln!("MEASURED two replicas, one killed: {made} Deployments created, none rejected");
     let all = || async { (images_in_tasks(&namespace).len() == made).then_some(()) };
     namespace.eventually(&format!("tasks for {made} images"), Duration::from_secs(60), all).await;
     assert!(images_in_tasks(&namespace).values().all(|tasks| *tasks == 1));
@@ -268,7 +268,7 @@ async fn many_deployments(cluster: &'static Cluster) {
     };
     let tasks = namespace.eventually(&format!("{images} warm images"), limit, all).await;
     eprintln!(
-        "a crowd: {many} Deployments of {images} images in {:.1} s; {tasks} tasks; {} of {} reviews within 5 ms, as measured by the \
+        "MEASURED a crowd: {many} Deployments of {images} images in {:.1} s; {tasks} tasks; {} of {} reviews within 5 ms, as measured by the \
          API server",
         took.as_secs_f64(),
         within[0],

@@ -95,7 +95,7 @@ async fn server_kills_do_not_change_outcome() {
         round += 1;
     }
     eprintln!(
-        "{kills} kills, at {:?} % of {round} tasks of {nodes} nodes: each ended like the undisturbed one",
+        "MEASURED {kills} kills, at {:?} % of {round} tasks of {nodes} nodes: each ended like the undisturbed one",
         moments.seen
     );
     assert!(server.terminate() < Duration::from_secs(10));
@@ -123,7 +123,7 @@ async fn apiserver_crashes_do_not_change_outcome() {
         round += 1;
     }
     eprintln!(
-        "{wanted} crashes of the API server, at {:?} % of {round} tasks of {nodes} nodes: each ended like the undisturbed one",
+        "MEASURED {wanted} crashes of the API server, at {:?} % of {round} tasks of {nodes} nodes: each ended like the undisturbed one",
         moments.seen
     );
 }
@@ -155,7 +155,7 @@ async fn standby_takes_over_from_killed_leader() {
         round += 1;
     }
     eprintln!(
-        "{kills} leaders killed, at {:?} % of their task: the slowest successor led after {:.1} s and worked after {:.1} s",
+        "MEASURED {kills} leaders killed, at {:?} % of their task: the slowest successor led after {:.1} s and worked after {:.1} s",
         moments.seen,
         slowest.0.as_secs_f64(),
         slowest.1.as_secs_f64()

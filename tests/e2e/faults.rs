@@ -309,7 +309,7 @@ async fn apiserver_faults_do_not_change_outcome() {
     }
     let struck: Vec<usize> = struck.iter().map(|count| count.load(Ordering::Relaxed)).collect();
     eprintln!(
-        "{round} tasks of {nodes} nodes ended like the undisturbed one; faults injected: {FAULTS:?} {struck:?}"
+        "MEASURED {round} tasks of {nodes} nodes ended like the undisturbed one; faults injected: {FAULTS:?} {struck:?}"
     );
     assert!(struck.iter().all(|count| *count > 0), "a fault was never injected: {struck:?}");
     std::fs::remove_file(kubeconfig).unwrap();

@@ -340,6 +340,24 @@ struct TenantMeasurements {
     max_anonymous: u64,
 }
 
+impl std::fmt::Display for TenantMeasurements {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            out,
+            "the slowest of {} creations of another tenant took {} ms, the slowest object without a review {} ms; {} of {} probes failed, \
+             the slowest took {} ms; at most {} KiB resident, of which {} KiB anonymous",
+            self.deployments,
+            self.slowest.as_millis(),
+            self.slowest_without_review.as_millis(),
+            self.failed_probes,
+            self.probes,
+            self.slowest_probe.as_millis(),
+            self.max_resident,
+            self.max_anonymous
+        )
+    }
+}
+
 async fn probe(server: &Server, settings: &ProbeSettings) -> Option<Duration> {
     let ProbeSettings { path, timeout, .. } = *settings;
     let begun = Instant::now();
@@ -430,7 +448,7 @@ async fn hostile_tenant_does_not_disrupt_others() {
     .await;
     let leader = leader_and_transitions(cluster, &own);
     eprintln!(
-        "before the attacks: {} KiB resident, {} KiB of them anonymous",
+        "MEASURED before the attacks: {} KiB resident, {} KiB of them anonymous",
         server.resident_kib(),
         server.anonymous_kib()
     );
@@ -504,10 +522,11 @@ async fn hostile_tenant_does_not_disrupt_others() {
         .map(|count| count.load(Ordering::Relaxed));
     attackers.shutdown().await;
     eprintln!(
-        "{seconds} s: {} connections, {} forged reviews, {} unbounded bodies, {} Deployments of 45,000 containers, {FAKE_WORKERS} fake \
-         workers, {poisoned} invalid tasks; {seen:?}",
+        "MEASURED {seconds} s: {} connections, {} forged reviews, {} unbounded bodies, {} Deployments of 45,000 containers, {FAKE_WORKERS} fake \
+         workers, {poisoned} invalid tasks",
         counts[0], counts[1], counts[2], counts[3]
     );
+    eprintln!("MEASURED {seen}");
     assert!(counts.iter().all(|count| *count > 0), "an attack did not run: {counts:?}");
     let forged = images_in_tasks(&shop)
         .keys()

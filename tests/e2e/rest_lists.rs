@@ -85,7 +85,7 @@ async fn lists_of_many_finished_tasks() {
         times.sort_unstable();
         let at = |percent: usize| times[times.len() * percent / 100].as_secs_f64() * 1000.0;
         println!(
-            "{many} tasks, {query}: p50 {:.2} ms, p99 {:.2} ms, by one client over HTTP",
+            "MEASURED {many} tasks, {query}: p50 {:.2} ms, p99 {:.2} ms, by one client over HTTP",
             at(50),
             at(99)
         );
@@ -99,7 +99,7 @@ async fn lists_of_many_finished_tasks() {
     };
     let share = |bound: &str| within(bound) * 100.0 / within("+Inf");
     println!(
-        "{many} tasks, all of these lists as measured by the server: {:.1} % within 1 ms, {:.1} % within 5 ms, {:.1} % within 10 ms",
+        "MEASURED {many} tasks, all of these lists as measured by the server: {:.1} % within 1 ms, {:.1} % within 5 ms, {:.1} % within 10 ms",
         share("0.001"),
         share("0.005"),
         share("0.01")
@@ -111,6 +111,6 @@ async fn lists_of_many_finished_tasks() {
     }
     let each = (after.saturating_sub(before)) * 1024 / many as u64;
     println!(
-        "{many} tasks: {before} KiB resident before, {after} KiB after, {each} bytes per task, of the leader"
+        "MEASURED {many} tasks: {before} KiB resident before, {after} KiB after, {each} bytes per task, of the leader"
     );
 }

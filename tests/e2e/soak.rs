@@ -45,6 +45,16 @@ struct ResourceUsage {
     series: u64,
 }
 
+impl std::fmt::Display for ResourceUsage {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { resident, descriptors, threads, series } = self;
+        write!(
+            out,
+            "{resident} KiB resident, {descriptors} file descriptors, {threads} threads, {series} series of metrics"
+        )
+    }
+}
+
 impl ResourceUsage {
     fn measure(server: &Server) -> Self {
         let text = server.get("/metrics");
@@ -177,7 +187,7 @@ async fn run_soak(
             samples.push(ResourceUsage::measure(&server));
         }
         if n > 0 && n.is_multiple_of(300) {
-            eprintln!("after {n} s: {:?}", ResourceUsage::measure(&server));
+            eprintln!("MEASURED after {n} s: {}", ResourceUsage::measure(&server));
         }
     }
     crowd.join_all().await;
@@ -217,7 +227,7 @@ async fn resource_usage_stays_flat() {
     let (before, after) = steady.split_at(steady.len() / 2);
     let (first, last) = (ResourceUsage::maximum(before), ResourceUsage::maximum(after));
     eprintln!(
-        "{seconds} s: at most {first:?} in the first half after warm-up, {last:?} in the second"
+        "MEASURED {seconds} s: at most {first} in the first half after warm-up, {last} in the second"
     );
     // Caches still fill during half a minute, so the short form finds fast growth only.
     let slack = if seconds >= 600 { 4 * 1024 } else { 24 * 1024 };

@@ -1,0 +1,217 @@
+"""Computes the figures of each section of `make test-long` from its record, and their bounds.
+
+A section is a function from the rows of its record to a Markdown table or list, and the bounds that
+decide whether the section passes. `lines` is that of sections whose tests assert their own bounds.
+"""
+
+import statistics
+
+# Bounds, with the figures from which they were chosen.
+
+# The server's time for a task, as a multiple of the baseline's, median of adjacent runs. It was 0.85
+# with pods and 0.94 with Jobs: the server creates the next batch while the previous one is deleted.
+# Adjacent runs of the baseline alone differ by up to 13 %.
+MAX_TIME_RATIO = 1.15
+# API writes of all components for a node, likewise. They were 0.98 and 1.00. Counts do not depend on
+# the speed of the machine, except for the server's writes of the status, once a second at most.
+MAX_WRITES_RATIO = 1.05
+# Writes of the server itself for a node: one creation, a share of the deletion by collection, and the
+# status. They were 1.02 to 1.08.
+MAX_OWN_WRITES = 1.15
+# Reads of the server for a node: none but watches, of which some may be opened again.
+MAX_READS = 0.02
+# Resident memory with one task on 5,000 nodes of 20 images, in MiB.
+MAX_TASK_MIB = 64
+# Resident memory with that and 10,000 finished tasks of 3 images, at 4 KiB each, and 1,000 workloads.
+MAX_STORED_MIB = 128
+# Reviews for one second of processor time, as a multiple of the webhook in Go. They were 5.9 to 6.8.
+MIN_REVIEW_RATIO = 5.0
+# Latency of 99 % of the reviews by the API server's histogram, whose next buckets end at 5 and 25 ms.
+MAX_ADMISSION_P99 = 0.025
+# Bytes of the first visit of a task's page, compressed.
+MAX_PAGE_BYTES = 200_000
+
+
+class MissingError(Exception):
+    """A figure that the record does not contain."""
+
+
+class Bound:
+    """A bound of a figure. A bound of time is checked at the full scale only."""
+
+    def __init__(self, name, value, limit, *, least=False, needs_full=False):
+        self.name, self.value, self.limit = name, value, limit
+        self.relation = "at least" if least else "at most"
+        self.needs_full = needs_full
+        self.passed = None
+
+    def check(self, *, full):
+        """Sets `passed`, or leaves it undecided at the small scale."""
+        if full or not self.needs_full:
+            is_least = self.relation == "at least"
+            self.passed = self.value >= self.limit if is_least else self.value <= self.limit
+
+
+def number(value):
+    """Formats a figure: whole numbers with separators, others with two digits."""
+    if isinstance(value, str):
+        return value
+    if value == int(value) and abs(value) >= 100:
+        return f"{int(value):,}"
+    return f"{value:,.3f}" if abs(value) < 0.1 and value else f"{value:,.2f}"
+
+
+def table(heads, rows):
+    """Returns a Markdown table."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines).replace("| --- |", "|---|").replace(" --- |", "---|")
+
+
+def find(rows, *key):
+    """Returns the remaining fields of the rows that start with the key; raises if there are none."""
+    found = [row[len(key) :] for row in rows if tuple(row[: len(key)]) == key]
+    if not found:
+        raise MissingError(" ".join(key))
+    return found
+
+
+def joined(values, digits=2):
+    return ", ".join(f"{value:,.{digits}f}" for value in values)
+
+
+def median_and_range(values):
+    return f"{statistics.median(values):.2f} ({min(values):.2f} - {max(values):.2f})"
+
+
+def mib(kib):
+    return f"{int(kib) / 1024:.1f}"
+
+
+def lines(rows):
+    """The lines that the tests of a section print; the tests assert their bounds."""
+    return "\n".join(f"- {row[0]}" for row in find(rows, "line")), []
+
+
+def engine(rows):
+    """Tasks of the server and of the baseline, alternating."""
+    size = find(rows, "size")[-1]
+    nodes = int(size[0])
+    body, bounds = [], []
+    for kind in ("Job", "Pod"):
+        runs = {who: [list(map(int, run)) for run in find(rows, "run", who, kind)] for who in ("baseline", "server")}
+        own = [run[2] / nodes for run in runs["server"]]
+        reads = [run[3] / nodes for run in runs["server"]]
+        for who, marks in (("baseline", "1.01 by design"), ("server", joined(own))):
+            times, writes = ([run[at] for run in runs[who]] for at in (0, 1))
+            speed = joined([nodes * 1000 / time for time in times], 1)
+            body.append([kind, who, joined([time / 1000 for time in times], 1), speed, joined([count / nodes for count in writes]), marks])
+        time_ratio, write_ratio = (
+            [ours[at] / base[at] for base, ours in zip(runs["baseline"], runs["server"], strict=True)] for at in (0, 1)
+        )
+        body.append([kind, "server / baseline", median_and_range(time_ratio), "", median_and_range(write_ratio), ""])
+        bounds += [
+            Bound(f"{kind}: time, server / baseline, median", statistics.median(time_ratio), MAX_TIME_RATIO, needs_full=True),
+            Bound(f"{kind}: API writes, server / baseline, median", statistics.median(write_ratio), MAX_WRITES_RATIO, needs_full=True),
+            Bound(f"{kind}: API writes per node of the server itself", max(own), MAX_OWN_WRITES, needs_full=True),
+            Bound(f"{kind}: reads per node of the server", max(reads), MAX_READS, needs_full=True),
+        ]
+    heads = ["worker", "", "time, s", "nodes/s", "API writes per node, all components", "of these by the program itself"]
+    title = f"{size[0]} fake nodes × {size[1]} images, batches of {size[2]}:"
+    return f"{title}\n\n{table(heads, body)}", bounds
+
+
+def memory(rows):
+    """Resident memory of the server, stage by stage."""
+    nodes, images, batch, workloads, tasks = (f"{int(field):,}" for field in find(rows, "size")[-1])
+    stages = find(rows, "memory")
+    stored, deployments = find(rows, "stored")[-1]
+    body = [[stage, mib(rss), mib(anonymous), mib(most)] for stage, rss, anonymous, most in stages]
+    runs = []
+    for kind in ("Pod", "Job"):
+        time, writes, own, reads, status = map(int, find(rows, "run", "server", kind)[-1])
+        count = int(nodes.replace(",", ""))
+        runs.append([kind, f"{time / 1000:.0f} s", f"{writes / count:.2f}", f"{own / count:.2f}", str(reads), f"{status / 1000:.1f} KB"])
+    text = (
+        f"Resident memory in MiB: a task of {images} images on {nodes} fake nodes in batches of {batch}, {workloads} workloads "
+        f"with its images, {tasks} finished tasks ({int(stored):,} tasks and {int(deployments):,} Deployments at the end):"
+    )
+    heads = ["worker", "time", "API writes per node", "of these by the server", "reads by the server", "status as JSON"]
+    table_of_memory = table(["after", "resident", "of this anonymous", "maximum until then"], body)
+    by_stage = {stage: int(most) / 1024 for stage, _, _, most in stages}
+    bounds = [
+        Bound("maximum with the first task, MiB", by_stage["a task with bare pods"], MAX_TASK_MIB),
+        Bound("maximum with everything, MiB", max(by_stage.values()), MAX_STORED_MIB),
+    ]
+    return "\n\n".join([text, table_of_memory, "The two tasks:", table(heads, runs)]), bounds
+
+
+def webhook(rows):
+    """The webhook called directly, alternating with a webhook in Go."""
+    length, seconds = find(rows, "size")[-1]
+    body, ratios = [], []
+    for connections in ("1", "8", "64"):
+        per_second = {}
+        for who, name in (("ours", "Prewarmer"), ("peer", "Go")):
+            runs = [list(map(float, run)) for run in find(rows, "reviews", who, connections)]
+            rate, of_cpu, middle, slow, _ = zip(*runs, strict=True)
+            per_second[who] = of_cpu
+            spans = [f"{min(values):.2f} - {max(values):.2f}" for values in (middle, slow)]
+            body.append([connections, name, joined(rate, 0), joined(of_cpu, 0), *spans])
+        ratios += [ours / peer for ours, peer in zip(per_second["ours"], per_second["peer"], strict=True)]
+    heads = ["connections", "", "requests/s", "requests per second of processor time", "p50 ms", "p99 ms"]
+    text = f"A review of {int(length):,} bytes, HTTP/1.1, keep-alive, TLS 1.3, {seconds} s each; {find(rows, 'allocations')[-1][0]}:"
+    most = ", ".join(f"{stage} {mib(rss)} MiB" for stage, rss, _, _ in find(rows, "memory"))
+    name = "reviews per second of processor time, Prewarmer / Go, least of all rounds"
+    bounds = [Bound(name, min(ratios), MIN_REVIEW_RATIO, least=True, needs_full=True)]
+    return "\n\n".join([text, table(heads, body), f"Resident memory: {most}."]), bounds
+
+
+def histogram(rows, source):
+    """Returns the share of observations within each bucket's end, between `before` and `after`."""
+    counts = {}
+    for sign, when in ((-1, "before"), (1, "after")):
+        for end, count in find(rows, when, source) if when == "after" else [row[2:] for row in rows if row[:2] == [when, source]]:
+            counts[float(end)] = counts.get(float(end), 0) + sign * float(count)
+    total = counts.get(float("inf"), 0)
+    if not total:
+        raise MissingError(f"observations of {source}")
+    return total, {end: count / total for end, count in sorted(counts.items())}
+
+
+def admission(rows):
+    """Latency of the webhook by the API server's histogram and by the server's own."""
+    count, rate = find(rows, "size")[-1]
+    body, p99 = [], {}
+    for source, name in (("apiserver", "API server"), ("server", "Prewarmer")):
+        total, shares = histogram(rows, source)
+        shown = [f"{share * 100:.2f} % within {end * 1000:g} ms" for end, share in shares.items() if end <= 0.1 and share > 0]
+        p99[source] = next(end for end, share in shares.items() if share >= 0.99)
+        full = next((at for at, share in enumerate(shown) if share.startswith("100.00")), len(shown))
+        body.append([name, f"{total:,.0f}", ", ".join(shown[: full + 1])])
+    text = f"{int(count):,} Deployments created at {rate} per second, of 50 images in rotation ({find(rows, 'tasks')[-1][0]} tasks):"
+    client = f"The creations as their client sees them: {find(rows, 'client')[-1][0]}. Admissions without a review: {find(rows, 'failed_open')[-1][0]}."
+    bounds = [
+        Bound("bucket of the API server's p99, s", p99["apiserver"], MAX_ADMISSION_P99, needs_full=True),
+        Bound("admissions without a review", int(find(rows, "failed_open")[-1][0]), 0),
+    ]
+    return "\n\n".join([text, table(["measured by", "reviews", "latency"], body), client]), bounds
+
+
+def pages(rows):
+    """Bytes of the first visit of a task's page."""
+    nodes = int(find(rows, "size")[-1][0])
+    resources = [(name, int(compressed), int(plain)) for name, compressed, plain in find(rows, "resource")]
+    sums = [sum(resource[at] for resource in resources) for at in (1, 2)]
+    body = [[name, f"{compressed:,}", f"{plain:,}"] for name, compressed, plain in [*resources, ("all", *sums)]]
+    text = f"First visit of the page of a task on {nodes:,} nodes, in bytes, without headers:"
+    bounds = [Bound("bytes of all, compressed", sums[0], MAX_PAGE_BYTES)]
+    return f"{text}\n\n{table(['resource', 'compressed', 'not compressed'], body)}", bounds
+
+
+SECTIONS = {
+    "engine": engine,
+    "memory": memory,
+    "webhook": webhook,
+    "admission": admission,
+    "pages": pages,
+}

@@ -1,0 +1,128 @@
+"""Tests of tables.py and figures.py: python3 -m unittest discover tests/measure"""
+
+import contextlib
+import io
+import os
+import re
+import tempfile
+import unittest
+from pathlib import Path
+from unittest import mock
+
+import figures
+import tables
+
+SECTIONS = Path(__file__).with_name("sections.sh").read_text(encoding="utf-8")
+
+
+def engine_rows(times, writes=1000):
+    """A record of 100 nodes: three pairs of each kind; the server's times are `times`."""
+    rows = [["size", "100", "5", "10"]]
+    for kind in ("Job", "Pod"):
+        for time in times:
+            rows.append(["run", "baseline", kind, "10000", "1000"])
+            rows.append(["run", "server", kind, str(time), str(writes), "105", "0", "11000"])
+    return rows
+
+
+class Figures(unittest.TestCase):
+    def verdicts(self, section, rows, *, full=True):
+        _, bounds = figures.SECTIONS[section](rows)
+        for bound in bounds:
+            bound.check(full=full)
+        return {bound.name: bound.passed for bound in bounds}
+
+    def test_median_of_pairs_decides(self):
+        # One slow run does not fail the section, two of three do.
+        self.assertTrue(self.verdicts("engine", engine_rows([9000, 20000, 9000]))["Job: time, server / baseline, median"])
+        self.assertFalse(self.verdicts("engine", engine_rows([9000, 20000, 20000]))["Job: time, server / baseline, median"])
+
+    def test_writes_have_a_bound(self):
+        name = "Pod: API writes, server / baseline, median"
+        self.assertTrue(self.verdicts("engine", engine_rows([9000] * 3, 1050))[name])
+        self.assertFalse(self.verdicts("engine", engine_rows([9000] * 3, 1051))[name])
+
+    def test_small_scale_leaves_time_undecided(self):
+        verdicts = self.verdicts("engine", engine_rows([90000] * 3, 5000), full=False)
+        self.assertEqual(set(verdicts.values()), {None})
+
+    def test_shares_are_differences(self):
+        rows = [["before", "apiserver", "0.005", "10"], ["before", "apiserver", "+Inf", "10"]]
+        rows += [["after", "apiserver", "0.005", "108"], ["after", "apiserver", "0.025", "110"], ["after", "apiserver", "+Inf", "110"]]
+        total, shares = figures.histogram(rows, "apiserver")
+        self.assertEqual((total, shares[0.005], shares[float("inf")]), (100, 0.98, 1.0))
+
+    def test_missing_figures_are_an_error(self):
+        with self.assertRaises(figures.MissingError):
+            figures.engine([["size", "100", "5", "10"]])
+        with self.assertRaises(figures.MissingError):
+            figures.lines([["load", "0.1"]])
+
+
+class Tables(unittest.TestCase):
+    def run_section(self, name, rows, scale="full"):
+        """Returns the exit status of a section and what it printed."""
+        with tempfile.TemporaryDirectory() as folder:
+            text = "\n".join("\t".join(row) for row in rows)
+            Path(folder, f"{name}.tsv").write_text(text, encoding="utf-8")
+            variables = {"MEASURE_OUT": folder, "MEASURE_SCALE": scale, "MEASURE_COMMIT": "abc1234-dirty"}
+            out = io.StringIO()
+            with mock.patch.dict(os.environ, variables), contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+                status = tables.main(["section", name])
+                page = Path(folder, "page.md")
+                page.write_text(f"before\n<!-- table: {name} -->\nold\n<!-- end -->\nafter\n", encoding="utf-8")
+                written = None
+                if Path(folder, f"{name}.json").exists():
+                    with mock.patch.object(tables, "PAGE", page):
+                        if scale == "full":
+                            tables.main(["write", name, "fuzz"])
+                        else:
+                            self.assertRaises(ValueError, tables.main, ["write", name])
+                    written = page.read_text(encoding="utf-8")
+            return status, out.getvalue(), written
+
+    def test_page_has_what_was_printed(self):
+        status, printed, page = self.run_section("soak", [["load", "0.1"], ["line", "flat"], ["seconds", "7"]])
+        self.assertEqual(status, 0)
+        self.assertEqual(page, f"before\n<!-- table: soak -->\n\n{printed}\n<!-- end -->\nafter\n")
+        self.assertIn("- flat\n", printed)
+        flat = " ".join(printed.split())
+        self.assertIn("at commit abc1234-dirty, `make test-long SECTIONS=soak`, 7 s.", flat)
+        self.assertIn("etcd without fsync, kube-controller-manager at 500 requests/s", flat)
+        self.assertNotIn("other processes", flat)
+
+    def test_load_of_the_machine_is_said(self):
+        _, printed, _ = self.run_section("soak", [["load", "3.1"], ["line", "flat"]])
+        self.assertIn("other processes used the machine: load 3.1", " ".join(printed.split()))
+
+    def test_exceeded_bound_fails_the_section_by_name(self):
+        rows = [["load", "0.1"], ["size", "5000"], ["resource", "page", "200001", "900000"]]
+        status, printed, _ = self.run_section("pages", rows)
+        self.assertEqual(status, 1)
+        self.assertIn("pages: bytes of all, compressed: 200,001, at most 200,000: EXCEEDED", printed)
+
+    def test_webhook_has_its_rows_and_the_load(self):
+        rows = [["load", "0.1"], ["size", "7000", "1"], ["allocations", "90 allocations"], ["memory", "idle", "1", "1", "1"]]
+        for connections in ("1", "8", "64"):
+            rows.append(["reviews", "ours", connections, "6000", "9000", "0.1", "0.2", "3"])
+            rows.append(["reviews", "peer", connections, "1500", "1600", "0.5", "1.4", "9"])
+        status, printed, _ = self.run_section("webhook", rows)
+        self.assertEqual(status, 0)
+        self.assertIn("| 64 | Go | 1,500 | 1,600 |", printed)
+        self.assertIn("least of all rounds: 5.62, at least 5.00: kept", printed)
+
+    def test_small_scale_is_not_written(self):
+        _, _, page = self.run_section("soak", [["line", "flat"]], scale="small")
+        self.assertIn("\nold\n", page)
+
+    def test_every_section_has_a_place_on_the_page(self):
+        names = re.search(r"^sections=\(([^)]*)\)", SECTIONS, re.MULTILINE)[1].split()
+        page = tables.PAGE.read_text(encoding="utf-8")
+        self.assertEqual(sorted(re.findall(r"^<!-- table: (.+) -->$", page, re.MULTILINE)), sorted(names))
+        for name in names:
+            tables.replace_table(page, name, "")
+            self.assertIn(f"\nsection_{name}()", SECTIONS)
+
+
+if __name__ == "__main__":
+    unittest.main()

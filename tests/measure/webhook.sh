@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Measures throughput, latency and allocations of the webhook, called directly, and of a minimal
+# webhook in Go (benches/peer), which alternate. Run with the environment of a cluster.
+# usage: webhook.sh SECONDS PEER [ROUNDS]
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+seconds=$1 peer=$2 rounds=${3:-3}
+# shellcheck source=tests/measure/server.sh
+. tests/measure/server.sh
+separate_processors
+serve
+memory "Prewarmer, idle"
+make_review
+record size "$(stat -c %s "$work/review.json")" "$seconds"
+record allocations "$(target/release/examples/allocations "$work/review.json")"
+bash certs/make-certs.sh "$work/certs" localhost 127.0.0.1 > /dev/null 2>&1
+"${server_cpu[@]}" "$peer" --port $((port + 3)) --certificates "$work/certs" 2> /dev/null &
+other=$!
+for _ in $(seq 100); do (: < "/dev/tcp/127.0.0.1/$((port + 3))") 2> /dev/null && break; sleep 0.1; done
+load() { # load WHO ADDRESS CA PID CONNECTIONS
+  local line
+  read -ra line <<< "$("${load_cpu[@]}" target/release/examples/load "$2" "$3" "$work/review.json" "$4" "$seconds" "$5" | tail -n 1)"
+  record reviews "$1" "${line[@]}"
+}
+for ((round = 1; round <= rounds; round++)); do
+  for connections in 1 8 64; do
+    load ours "127.0.0.1:$port" "$work/ca.pem" "$server" "$connections"
+    load peer "127.0.0.1:$((port + 3))" "$work/certs/ca.crt" "$other" "$connections"
+  done
+done
+memory "Prewarmer, after the load"
+memory "Go, after the load" "$other"
+kill "$other"
+wait "$other" 2> /dev/null || true
+show_server_log
