@@ -40,7 +40,7 @@ pub fn manifest(bytes: &[u8]) {
             assert!(finding.len() <= MAX_FINDING, "a finding of {} bytes", finding.len());
         }
         for workload in &found.workloads {
-            assert_eq!(workload.spec.is_some(), !workload.images.is_empty(), "{workload:?}");
+            assert_eq!(!workload.specs.is_empty(), !workload.images.is_empty(), "{workload:?}");
             assert!(workload.images.is_empty() || workload.verdict == "wanted", "{workload:?}");
         }
         compare_json(bytes, &found);

@@ -245,7 +245,7 @@ fn check_object(object: &Value) {
         assert!(matches!(problems, Ok(None)), "{problems:?} in {spec}");
     } else {
         let decoded = serde_json::from_value::<PrewarmScheduleSpec>(spec.clone());
-        let problems = decoded.as_ref().map(|spec| validate_spec(spec));
+        let problems = decoded.as_ref().map(validate_spec);
         assert!(problems.is_ok_and(|problems| problems.is_empty()), "{decoded:?} in {spec}");
     }
     let problems = crd::problems(&SCHEMAS[usize::from(!is_task)], spec, "spec");
