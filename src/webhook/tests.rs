@@ -4,7 +4,10 @@ use axum::{
     body::{Body, to_bytes},
     http::Method,
 };
-use prewarmer_core::workload::{self, DefaultMode};
+use prewarmer_core::{
+    task::caps::Caps,
+    workload::{self, DefaultMode},
+};
 use prewarmer_kube::metrics::ObjectErrorMetrics;
 use prometheus::Registry;
 use rstest::rstest;
@@ -285,6 +288,26 @@ async fn a_task_with_bad_images_is_denied_and_each_is_named() {
     assert_eq!(causes, ["spec.images[1]", "spec.images[2]"]);
     let (_, answer) = send(task(json!(["nginx", "redis:7"]))).await;
     assert_eq!(answer["response"]["allowed"], true);
+}
+
+/// A task that was created before a limit was lowered can still be cancelled.
+#[tokio::test]
+async fn limits_of_the_operator_apply_only_to_new_tasks() {
+    let mut webhook = webhook(DefaultMode::OptOut);
+    let mut policy = (*webhook.state.policy).clone();
+    policy.caps = Arc::new(Caps { images: 1, ..Caps::default() });
+    webhook.state.policy = Arc::new(policy);
+    let task = json!({"apiVersion": "prewarm.io/v1alpha1", "kind": "PrewarmTask", "metadata": {"name": "t"},
+        "spec": {"images": ["nginx:1", "redis:7"], "cancel": true}});
+    let mut request = review(&task);
+    for (operation, allowed) in [("CREATE", false), ("UPDATE", true)] {
+        request["request"]["operation"] = json!(operation);
+        request["request"]["oldObject"] =
+            if allowed { request["request"]["object"].clone() } else { Value::Null };
+        let (status, answer) =
+            webhook.send(Method::POST, TASKS_PATH, "application/json", request.to_string()).await;
+        assert_eq!((status, &answer["response"]["allowed"]), (StatusCode::OK, &json!(allowed)));
+    }
 }
 
 /// Verifies that an object that cannot be looked up, such as one without a name, creates no hint.

@@ -57,6 +57,9 @@ async fn api_token_permissions() {
         NamespaceScope::Only(["shop".to_owned()].into())
     );
     assert_eq!(auth.namespace_scope(&reader, list).await.unwrap(), NamespaceScope::All);
+    let only_shop = NamespaceScope::Only(["shop".to_owned()].into());
+    assert!(only_shop.contains("shop") && !only_shop.contains("bank"));
+    assert!(NamespaceScope::All.contains("bank"));
 }
 
 /// Debug output of a caller must not contain a credential.

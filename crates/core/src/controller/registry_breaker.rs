@@ -417,6 +417,19 @@ mod tests {
     }
 
     #[test]
+    fn the_breaker_of_an_abandoned_registry_that_answers_again_can_trip_again() {
+        let names = images(&["r.example/a:1"]);
+        let mut registries = RegistryBreakers::new(&names, 1);
+        registries.observe_pod(0, 0, &pod(&[pull_failure()]), &names);
+        registries.start_probe(1, [0]);
+        assert_eq!(registries.finish_attempt(1, 0, &[timed_out()], 1).len(), 1);
+        assert_eq!(registries.probes_left(), None);
+        registries.observe_pod(2, 0, &pod(&[ContainerState::succeeded()]), &names);
+        registries.observe_pod(3, 0, &pod(&[pull_failure()]), &names);
+        assert_eq!(registries.probes_left(), Some(2));
+    }
+
+    #[test]
     fn a_missing_image_does_not_trip_the_breaker() {
         let names = images(&["r.example/a:1"]);
         let mut registries = RegistryBreakers::new(&names, 1);

@@ -153,6 +153,7 @@ mod tests {
     #[case("00......", BatchPolicy::Barrier, 2, Some((1, 2..4)), 4)]
     #[case("s0s.......", BatchPolicy::Doubling, 4, Some((2, 3..7)), 4)]
     #[case("s1s.......", BatchPolicy::Doubling, 4, Some((2, 3..5)), 5)]
+    #[case("sssssss.........", BatchPolicy::Doubling, 4, Some((3, 7..11)), 6)]
     fn nodes_are_divided_by_batch_policy(
         #[case] letters: &str,
         #[case] policy: BatchPolicy,

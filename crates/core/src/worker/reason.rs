@@ -259,6 +259,22 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn failures_that_another_attempt_cannot_mend_are_permanent() {
+        let permanent: Vec<FailureReason> =
+            FailureReason::ALL.into_iter().filter(|reason| !reason.is_transient()).collect();
+        assert_eq!(
+            permanent,
+            [
+                FailureReason::ImageNotFound,
+                FailureReason::Unauthorized,
+                FailureReason::InvalidImage,
+                FailureReason::PlatformMismatch,
+                FailureReason::NodeLost,
+            ]
+        );
+    }
+
     #[rstest]
     #[case("ErrImagePull", r#"rpc error: code = NotFound desc = failed to pull and unpack image "r.example/a:1": failed to resolve reference "r.example/a:1": r.example/a:1: not found"#, FailureReason::ImageNotFound, Retry::Permanent)]
     #[case("ImagePullBackOff", r#"Back-off pulling image "r.example/a:1": ErrImagePull: rpc error: code = NotFound desc = failed to pull and unpack image "r.example/a:1": not found"#, FailureReason::ImageNotFound, Retry::Permanent)]
