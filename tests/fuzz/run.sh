@@ -5,6 +5,7 @@
 #   RUNS     executions of each target (default: 10 million), of an optimized build
 #   SECONDSs time of each target, such as 10s, of a build with the dependencies of the tests
 #   TARGET   review, reference, annotations, manifest, rest or reconcile (default: all)
+#   SEED     variable: seed of the random inputs (default: another one each time)
 # New inputs are kept in target/fuzz; with KEEP=1 those that add coverage are added to the corpus in
 # the repository. record.sh records the reviews of the corpus from a real API server.
 set -euo pipefail
@@ -38,7 +39,7 @@ for name in "$@"; do
     longest=1048576
     python3 large.py corpus/review/create-deployment-web.json "$found/large"
   fi
-  "$programs/$name" "$found" "corpus/$name" "$bound" -max_len="$longest" -timeout=5 -rss_limit_mb=512 \
+  "$programs/$name" "$found" "corpus/$name" "$bound" -seed="${SEED:-0}" -max_len="$longest" -timeout=5 -rss_limit_mb=512 \
     -malloc_limit_mb=128 -print_final_stats=1 -verbosity=0 -artifact_prefix="$out/" 2>&1 | grep -vE '^(INFO|Loaded)' || exit 1
   if [ -n "${KEEP:-}" ]; then
     # The inputs of up to 16 KB that add coverage to the corpus, those that add most first: a
