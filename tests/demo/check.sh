@@ -25,7 +25,8 @@ objects() { # prints the names of all objects of the cluster
   "$KUBECTL" get "$kinds" -A --ignore-not-found -o custom-columns=A:.kind,B:.metadata.namespace,C:.metadata.name --no-headers | sort
 }
 demo() { # demo ASSIGNMENT...: runs the demo with these variables
-  env "$@" "VALUES=$work/values.yaml" "IMAGE=$image" NODE_SELECTOR=kubernetes.io/hostname=real1 bash tests/demo/run.sh current
+  # A shell that was started in the background ignores Ctrl-C, and so would the demo.
+  env --default-signal=INT "$@" "VALUES=$work/values.yaml" "IMAGE=$image" NODE_SELECTOR=kubernetes.io/hostname=real1 bash tests/demo/run.sh current
 }
 expect() { grep -qF -- "$1" "$work/output" || { cat "$work/output"; say "FAILED: the output does not contain: $1"; exit 1; }; }
 unchanged() { objects > "$work/after"; diff "$work/before" "$work/after" || { say "FAILED: $1 changed the cluster"; exit 1; }; }
