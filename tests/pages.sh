@@ -139,9 +139,14 @@ spec:
 D
   if [[ " ${installing[*]} " != *" $1 "* ]]; then
     kubectl -n shop delete prewarmtask "$sample" --ignore-not-found > /dev/null
-    # It is cancelled while its images are pulled, so that it can be explained and retried.
-    kubectl prewarm run registry.example/shop/slow:1 -n shop --name "$sample" --node-selector pool=web --nodes 5 > /dev/null
-    until kubectl -n shop get jobs -l "prewarm.io/task=$sample" -o name | grep -q .; do sleep 0.2; done
+    # It is cancelled while its images are pulled, so that it can be explained and retried. The page
+    # before may have pulled its own image, by a retry.
+    tag=$((${tag:-0} + 1))
+    kubectl prewarm run "registry.example/shop/slow:$tag" -n shop --name "$sample" --node-selector pool=web --nodes 5 > /dev/null
+    for _ in $(seq 300); do
+      [[ -z $(kubectl -n shop get jobs -l "prewarm.io/task=$sample" -o name) ]] || break
+      sleep 0.2
+    done
     kubectl prewarm cancel "$sample" -n shop > /dev/null
     kubectl prewarm watch "$sample" -n shop > /dev/null || true
   fi
