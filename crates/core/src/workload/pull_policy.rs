@@ -37,6 +37,14 @@ pub(super) struct DeclaredPolicies {
     if_not_present: bool,
 }
 
+impl From<DeclaredPolicy> for DeclaredPolicies {
+    fn from(policy: DeclaredPolicy) -> Self {
+        let mut all = Self::default();
+        all.add(policy);
+        all
+    }
+}
+
 impl DeclaredPolicies {
     /// Adds the policy of one use.
     pub(super) fn add(&mut self, policy: DeclaredPolicy) {

@@ -1,6 +1,9 @@
 //! Parsing of an object's image references, within its limits. Pure: no client, no clock, no I/O.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    hash::Hash,
+};
 
 use super::pull_policy::{DeclaredPolicies, DeclaredPolicy};
 use crate::{
@@ -77,24 +80,7 @@ pub(super) fn never_pulled<'a>(
 /// Merges references to the same image, such as `nginx` and `docker.io/library/nginx:latest`, into
 /// the first of them.
 fn merge_spellings(read: Vec<(ImageRef, DeclaredPolicies)>) -> References {
-    let mut images: Vec<(ImageRef, DeclaredPolicies)> = Vec::with_capacity(read.len());
-    let mut index: HashMap<String, usize> = HashMap::new();
-    let searched = read.len() > MAX_LINEAR_SEARCH;
-    for (image, policies) in read {
-        let known = if searched {
-            index.get(image.normalized()).copied()
-        } else {
-            images.iter().position(|(known, _)| *known == image)
-        };
-        if let Some((_, all)) = known.and_then(|at| images.get_mut(at)) {
-            all.merge(policies);
-            continue;
-        }
-        if searched {
-            index.insert(image.normalized().to_owned(), images.len());
-        }
-        images.push((image, policies));
-    }
+    let images = group_uses(read.into_iter());
     let policies = images.iter().enumerate();
     let policies = policies
         .filter_map(|(at, (image, policies))| Some((at, policies.override_for(image)?)))
@@ -111,30 +97,35 @@ fn quoted(text: &str) -> String {
 fn distinct<'a>(
     written: impl Iterator<Item = (&'a str, DeclaredPolicy)>,
 ) -> Vec<(&'a str, DeclaredPolicies)> {
-    let mut texts: Vec<(&str, DeclaredPolicies)> = Vec::new();
-    let mut index: HashMap<&str, usize> = HashMap::new();
-    for (text, policy) in written {
-        let searched = texts.len() >= MAX_LINEAR_SEARCH;
+    group_uses(written.map(|(text, policy)| (text, policy.into())))
+}
+
+/// Returns each key once, with the policies of all its uses, in order of first occurrence.
+fn group_uses<K: Clone + Eq + Hash>(
+    uses: impl Iterator<Item = (K, DeclaredPolicies)>,
+) -> Vec<(K, DeclaredPolicies)> {
+    let mut groups: Vec<(K, DeclaredPolicies)> = Vec::new();
+    let mut index: HashMap<K, usize> = HashMap::new();
+    for (key, policies) in uses {
+        let searched = groups.len() >= MAX_LINEAR_SEARCH;
         if searched && index.is_empty() {
-            index.extend(texts.iter().enumerate().map(|(at, (text, _))| (*text, at)));
+            index.extend(groups.iter().enumerate().map(|(at, (key, _))| (key.clone(), at)));
         }
         let known = if searched {
-            index.get(text).copied()
+            index.get(&key).copied()
         } else {
-            texts.iter().position(|(known, _)| *known == text)
+            groups.iter().position(|(known, _)| *known == key)
         };
-        if let Some((_, all)) = known.and_then(|at| texts.get_mut(at)) {
-            all.add(policy);
+        if let Some((_, all)) = known.and_then(|at| groups.get_mut(at)) {
+            all.merge(policies);
             continue;
         }
         if searched {
-            index.insert(text, texts.len());
+            index.insert(key.clone(), groups.len());
         }
-        let mut all = DeclaredPolicies::default();
-        all.add(policy);
-        texts.push((text, all));
+        groups.push((key, policies));
     }
-    texts
+    groups
 }
 
 #[cfg(test)]
