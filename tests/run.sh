@@ -30,8 +30,14 @@ for name in "${suites[@]}"; do ! wanted "$name" || rm -f "$logs/$name.log"; done
 # 2 cores all of tests/e2e takes 384 s, and 664 s with one thread per processor.
 export RUST_TEST_THREADS=$((2 * $(nproc)))
 
-report() { # report NAME SINCE PASSED
-  if [[ $3 == 0 ]]; then say "$1: passed in $((SECONDS - $2)) s"; else say "$1: FAILED after $((SECONDS - $2)) s; its output: $logs/$1.log"; fi
+failed_suites=()
+report() { # report NAME SINCE CODE
+  if [[ $3 == 0 ]]; then
+    say "$1: passed in $((SECONDS - $2)) s"
+  else
+    failed_suites+=("$1")
+    say "$1: FAILED after $((SECONDS - $2)) s; its output: $logs/$1.log"
+  fi
 }
 suite() { # suite NAME COMMAND...: runs the command, and copies its output to a file
   local name=$1 since=$SECONDS code=0; shift
@@ -60,8 +66,18 @@ parallel() { # parallel NAME COMMAND [NAME COMMAND...]: suites at the same time,
   done
   [[ $failed == 0 ]] || finish
 }
+failures() { # failures LOG: prints what failed; the logs of the cluster's components follow it in the file
+  local end
+  end=$(grep -nEm 1 "^[a-z0-9-]+ has ended$|^the cluster's logs are in" "$1" | cut -d: -f1 || true)
+  end=$((${end:-$(wc -l < "$1")}))
+  echo "  the errors in $1:"
+  head -n "$end" "$1" | grep -nE 'panicked at|FAILED|^error|^Error|: failed|AssertionError' | tail -n 20 | cut -c1-300 | sed 's/^/    /' || true
+  echo "  its last lines before the logs of the cluster:"
+  head -n "$end" "$1" | tail -n 15 | cut -c1-300 | sed 's/^/    /'
+}
 finish() { # ends with the summary: fails, or succeeds with the argument `passed`
-  local missing
+  local missing name
+  for name in "${failed_suites[@]}"; do say "what failed in $name:"; failures "$logs/$name.log"; done
   missing=$(for name in "${suites[@]}"; do ! wanted "$name" || cat "$logs/$name.log" 2> /dev/null; done | grep -oE '(^|[ :])NOT RUN: .*' | sed -E 's/^[ :]*//' | sort -u || true)
   if [[ -n $missing ]]; then say "not run on this machine:"; echo "$missing"; fi
   if [[ ${1:-} != passed ]]; then
@@ -90,7 +106,7 @@ suite hostile cargo test --locked --test e2e -- --show-output hostile::
 # The chart, the packed plugin by krew, and the SDKs, web pages and examples against a server.
 # The first has real nodes and runs alone: their network interfaces come and go, and Chromium aborts
 # requests whenever an interface of the machine changes (ERR_NETWORK_CHANGED).
-suite installed tests/cluster/cluster with --fake-nodes 40 --real-nodes 2 -- tests/installed.sh
+suite installed tests/installed.sh
 last=(
   plugin "tests/cluster/cluster with --fake-nodes 5 -- tests/plugin.sh"
   clients "tests/cluster/cluster with --fake-nodes 120 -- tests/clients.sh"

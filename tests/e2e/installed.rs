@@ -3,7 +3,8 @@
 //! controller's account, an uninstall that keeps the users' objects, and a purge that deletes
 //! everything.
 //!
-//! `tests/installed.sh` builds and pushes the images and runs this test.
+//! `tests/installed.sh` builds and pushes the images, and runs this test on a cluster of its own: it
+//! kills a node.
 
 use std::{
     collections::BTreeSet,

@@ -57,7 +57,7 @@ section_kubernetes-1.35() {
   tests/cluster/cluster with --fake-nodes 120 --real-nodes "$(of 2 0)" -- cargo test --locked --test e2e -- "${tests[@]}"
   record line "passed: ${tests[*]}"
   [[ $MEASURE_SCALE == full ]] || return 0
-  tests/cluster/cluster with --fake-nodes 40 --real-nodes 2 -- tests/installed.sh
+  tests/installed.sh
   record line "passed: tests/installed.sh"
 }
 section_reproducible() {
