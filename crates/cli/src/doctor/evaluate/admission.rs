@@ -58,9 +58,9 @@ pub(super) fn review(answers: &ClusterResults) -> Option<Finding> {
         QueryResult::Found(DryRunResult::Accepted(_)) => Some(finding(
             Severity::Bad,
             area,
-            "the API server does not reach the webhook: workloads are admitted without it, and warmed some seconds later",
-            "check that the control plane can connect to port 8443 of the pods (cloud firewall, NetworkPolicy), and the \
-             metric apiserver_admission_webhook_fail_open_count; with --watch-namespace on the server, set it here too",
+            "the API server does not reach the webhook, or does not trust its certificate: workloads are admitted without it, and warmed some seconds later",
+            "after an upgrade, check again in 30 s; then check that the control plane can connect to port 8443 of the \
+             pods (cloud firewall, NetworkPolicy), and the metric apiserver_admission_webhook_fail_open_count; with --watch-namespace on the server, set it here too",
         )),
     }
 }
