@@ -8,7 +8,7 @@ use super::{
     simulation::{ClusterSimulation, PodResult},
     spec,
 };
-use crate::task::{PrewarmTask, PrewarmTaskSpec};
+use crate::task::{PrewarmTask, PrewarmTaskSpec, PullPolicy};
 
 /// Event between two rounds of the controller.
 #[derive(Debug, Clone, Copy)]
@@ -122,14 +122,27 @@ fn apply_event(
     }
 }
 
-/// Checks that every image of a node that counts as warm was pulled to it, by any task.
+/// Checks that every image of a node that counts as warm was pulled to it: by any task, or, with the
+/// pull policy `Always`, by this one, because the tag may have moved since another pulled it.
 fn check_warm_nodes(
     simulation: &ClusterSimulation,
     task: &PrewarmTask,
 ) -> Result<(), TestCaseError> {
     let status = task.status.clone().unwrap_or_default();
+    let uid = task.metadata.uid.as_deref().unwrap();
+    let is_pulled = |node: &str, image: &str| {
+        let always = match task.spec.image_pull_policy {
+            Some(policy) => policy == PullPolicy::Always,
+            None => image.ends_with(":latest"),
+        };
+        if always {
+            simulation.has_pulled_itself(uid, node, image)
+        } else {
+            simulation.has_pulled(node, image)
+        }
+    };
     for (node, letter) in simulation.planned_nodes(task).zip(status.node_states.bytes()) {
-        let missing = task.spec.images.iter().find(|image| !simulation.has_pulled(node, image));
+        let missing = task.spec.images.iter().find(|image| !is_pulled(node, image));
         prop_assert!(
             !b"sw".contains(&letter) || missing.is_none(),
             "{node} counts as warm without {missing:?}"

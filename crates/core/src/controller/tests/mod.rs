@@ -8,7 +8,7 @@ mod scenarios;
 mod simulation;
 
 use crate::task::{
-    Amount, BatchPolicy, FailurePolicy, Phase, PrewarmTask, PrewarmTaskSpec, RetrySpec,
+    Amount, BatchPolicy, FailurePolicy, Phase, PrewarmTask, PrewarmTaskSpec, PullPolicy, RetrySpec,
     RetryStrategy, WorkerKind,
 };
 use proptest::prelude::*;
@@ -80,10 +80,20 @@ fn sim_event() -> impl Strategy<Value = SimEvent> {
 }
 
 /// Returns an image reference. With `apart`, images with an even index, which may fail, have a
-/// registry of their own.
+/// registry of their own. Every third image has a tag that moves, which is pulled with the policy
+/// `Always` unless the task sets another.
 fn reference(image: usize, apart: bool) -> String {
     let host = if apart && image.is_multiple_of(2) { "other.example/" } else { "" };
-    format!("{host}image-{image}:1")
+    let tag = if image % 3 == 1 { "latest" } else { "1" };
+    format!("{host}image-{image}:{tag}")
+}
+
+fn pull_policy() -> impl Strategy<Value = Option<PullPolicy>> {
+    prop_oneof![
+        3 => Just(None),
+        1 => Just(Some(PullPolicy::Always)),
+        1 => Just(Some(PullPolicy::IfNotPresent)),
+    ]
 }
 
 fn spec() -> impl Strategy<Value = PrewarmTaskSpec> {
@@ -96,9 +106,20 @@ fn spec() -> impl Strategy<Value = PrewarmTaskSpec> {
     let retries = prop_oneof![Just(None), (0u32..3).prop_map(Some)];
     let deadline = prop_oneof![4 => Just(None), 1 => Just(Some("20s".to_owned()))];
     let ends = (success_threshold(), deadline);
-    (1u32..5, policy, worker, retries, 1usize..8, any::<bool>(), any::<bool>(), ends).prop_map(
-        |(batch, policy, worker, retries, images, retain, apart, (threshold, deadline))| {
+    let pulls = (worker, pull_policy());
+    (1u32..5, policy, pulls, retries, 1usize..8, any::<bool>(), any::<bool>(), ends).prop_map(
+        |(
+            batch,
+            policy,
+            (worker, pulls),
+            retries,
+            images,
+            retain,
+            apart,
+            (threshold, deadline),
+        )| {
             PrewarmTaskSpec {
+                image_pull_policy: pulls,
                 success_threshold: threshold,
                 deadline,
                 batch_size: Amount::Count(batch),

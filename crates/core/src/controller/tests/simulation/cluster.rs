@@ -80,7 +80,8 @@ pub(in super::super) struct ClusterSimulation {
     nodes: BTreeMap<String, NodeInfo>,
     /// Workers in the order of their creation.
     workers: Vec<SimWorker>,
-    pulled: HashSet<(String, String)>,
+    /// Pulled images: UID of the task, node, reference.
+    pulled: HashSet<(String, String, String)>,
     now: Timestamp,
     lose_responses: bool,
     internal_errors: usize,
@@ -123,8 +124,14 @@ impl ClusterSimulation {
         nodes.map(|node| node.as_str().unwrap())
     }
 
+    /// Reports whether any task has pulled the image to the node.
     pub(in super::super) fn has_pulled(&self, node: &str, image: &str) -> bool {
-        self.pulled.contains(&(node.to_owned(), image.to_owned()))
+        self.tasks.keys().any(|uid| self.has_pulled_itself(uid, node, image))
+    }
+
+    /// Reports whether the task with this UID has pulled the image to the node.
+    pub(in super::super) fn has_pulled_itself(&self, uid: &str, node: &str, image: &str) -> bool {
+        self.pulled.contains(&(uid.to_owned(), node.to_owned(), image.to_owned()))
     }
 
     pub(in super::super) fn active_workers(&self) -> usize {

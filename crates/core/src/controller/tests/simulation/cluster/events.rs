@@ -89,7 +89,8 @@ impl ClusterSimulation {
         let at = active[usize::from(which) % active.len()];
         let worker = &mut self.workers[at];
         let node = worker.node().to_owned();
-        let images = &self.tasks[worker.task_uid()].0.spec.images;
+        let uid = worker.task_uid().to_owned();
+        let images = &self.tasks[&uid].0.spec.images;
         let mut failed = false;
         if end == PodResult::Rejected {
             worker.pod["status"] = json!({"phase": "Failed", "reason": "OutOfpods", "message": "too many pods",
@@ -109,7 +110,7 @@ impl ClusterSimulation {
                 container["state"] = if let Some(message) = message {
                     json!({"waiting": {"reason": "ErrImagePull", "message": message}})
                 } else {
-                    self.pulled.insert((node.clone(), images[image].clone()));
+                    self.pulled.insert((uid.clone(), node.clone(), images[image].clone()));
                     json!({"terminated": {"exitCode": 0, "reason": "Completed"}})
                 };
             }
