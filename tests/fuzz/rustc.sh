@@ -6,6 +6,8 @@
 set -euo pipefail
 rustc=$1 package=${CARGO_PKG_NAME:-none}
 shift
+# Build scripts run at build time, without libFuzzer's runtime.
+[[ " $* " != *" --crate-name build_script_build "* ]] || exec "$rustc" "$@"
 case " prewarmer ${INSTRUMENT:-} " in
   *" ${package%%-*} "* | *" $package "*)
     exec "$rustc" "$@" -C passes=sancov-module -C llvm-args=-sanitizer-coverage-level=4 \

@@ -8,7 +8,6 @@ use super::{
     measurement::Measurement,
     node_attempt::AttemptEnd,
     results::NodeOutcome,
-    status::task_ended,
     task_state::{AbortReason, TaskReconciler},
     time::add_millis,
     tracker::may_use_own_namespace,
@@ -39,9 +38,7 @@ impl TaskReconciler {
         }
         match (effect, result) {
             (Effect::WriteStatus(write), Ok(written)) => {
-                if write.status.phase.is_terminal() {
-                    shared.measurements.push(task_ended(&self.target, &write.status, now));
-                }
+                shared.measurements.extend(self.pending_end.take());
                 self.written_status = write.status.clone();
                 self.resource_version = written.resource_version.or(self.resource_version.take());
             }

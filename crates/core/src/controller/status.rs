@@ -211,6 +211,9 @@ impl TaskReconciler {
             return;
         }
         (self.written_at, self.urgent) = (Some(now), false);
+        if self.status.phase.is_terminal() {
+            self.pending_end = Some(task_ended(&self.target, &self.status, now));
+        }
         effects.push(Effect::WriteStatus(Box::new(StatusWrite {
             status: self.status.clone(),
             version: self.resource_version.clone(),
@@ -243,11 +246,7 @@ pub(super) fn estimate_completion(status: &PrewarmTaskStatus, now: Timestamp) ->
     add_millis(now, left).map(timestamp::format)
 }
 
-pub(super) fn task_ended(
-    target: &TaskRef,
-    status: &PrewarmTaskStatus,
-    now: Timestamp,
-) -> Measurement {
+fn task_ended(target: &TaskRef, status: &PrewarmTaskStatus, now: Timestamp) -> Measurement {
     let start = status.start_time.as_deref().and_then(timestamp::parse);
     Measurement::TaskEnded { task: target.clone(), phase: status.phase, start, end: now }
 }

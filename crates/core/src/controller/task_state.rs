@@ -8,6 +8,7 @@ use kube::ResourceExt;
 use super::{
     capacity::{WorkerSlot, worker_slot},
     effect::{PhaseEvent, TaskRef},
+    measurement::Measurement,
     settings::ControllerSettings,
     task_object::unreadable_reason,
     time::add_millis,
@@ -46,6 +47,10 @@ pub(super) struct TaskReconciler {
     /// True when a result or an event waits for the next write of the status.
     pub(super) urgent: bool,
     pub(super) phase_events: Vec<PhaseEvent>,
+    /// Measurement of the task's end, from the first write of a final status until it is known to
+    /// be stored: by the response, or by the watch, which may deliver the task before the response
+    /// arrives, or without one.
+    pub(super) pending_end: Option<Measurement>,
     pub(super) findings: Option<NodeCheckFindings>,
     /// True when nodes are checked beyond their own conditions.
     pub(super) checks_nodes: bool,
@@ -163,6 +168,7 @@ impl TaskReconciler {
             checks_nodes: false,
             tracker: None,
             inflight: HashSet::new(),
+            pending_end: None,
             paused_until: None,
             last_rejection: None,
             limited_registry: None,

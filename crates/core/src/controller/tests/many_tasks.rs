@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::{
     check_status,
-    simulation::{ClusterSimulation, PodResult},
+    simulation::{ClusterSimulation, PodResult, Responses},
     spec,
 };
 use crate::task::{PrewarmTask, PrewarmTaskSpec, PullPolicy};
@@ -21,8 +21,8 @@ enum ClusterEvent {
     Crash,
     NodeDeleted(u8),
     NodeReturned(u8),
-    /// Responses of the API server are lost: effects are applied and reported as failed.
-    ResponsesLost,
+    /// Responses of the API server in the next round.
+    Responses(Responses),
     /// Another user deletes a worker.
     WorkerDeleted(u8),
     TaskSuspended(u8),
@@ -45,7 +45,8 @@ fn cluster_event() -> impl Strategy<Value = ClusterEvent> {
         4 => Just(ClusterEvent::Crash),
         3 => (0u8..8).prop_map(ClusterEvent::NodeDeleted),
         5 => (0u8..8).prop_map(ClusterEvent::NodeReturned),
-        5 => Just(ClusterEvent::ResponsesLost),
+        5 => Just(ClusterEvent::Responses(Responses::Lost)),
+        8 => Just(ClusterEvent::Responses(Responses::Late)),
         4 => any::<u8>().prop_map(ClusterEvent::WorkerDeleted),
         2 => any::<u8>().prop_map(ClusterEvent::TaskSuspended),
         4 => any::<u8>().prop_map(ClusterEvent::TaskResumed),
@@ -69,6 +70,7 @@ proptest! {
         specs in proptest::collection::vec((spec(), 1u32..=10), 2..6),
         max_workers in 1usize..6,
         max_tasks in 1usize..4,
+        at_the_end in prop_oneof![Just(Responses::InTime), Just(Responses::Late), Just(Responses::Lost)],
     ) {
         let mut simulation = ClusterSimulation::new(nodes, max_workers, max_tasks);
         let mut waiting: Vec<PrewarmTaskSpec> =
@@ -81,10 +83,13 @@ proptest! {
         for spec in waiting {
             simulation.create_task(spec);
         }
-        simulation.run_to_end();
+        simulation.run_to_end(at_the_end);
         for task in simulation.tasks() {
             check_status(task)?;
             check_warm_nodes(&simulation, task)?;
+            // A crash between the write of an end and its measurement loses the measurement.
+            let ends = simulation.measured_ends(task.metadata.uid.as_deref().unwrap());
+            prop_assert!(ends == 1 || ends == 0 && simulation.has_crashed(), "{ends} ends");
         }
         prop_assert_eq!(simulation.active_workers(), 0);
         prop_assert_eq!(simulation.internal_errors(), 0);
@@ -103,7 +108,7 @@ fn apply_event(
         ClusterEvent::Crash => simulation.crash(),
         ClusterEvent::NodeDeleted(node) => simulation.delete_node(node % nodes),
         ClusterEvent::NodeReturned(node) => simulation.return_node(node % nodes),
-        ClusterEvent::ResponsesLost => simulation.lose_responses(),
+        ClusterEvent::Responses(when) => simulation.set_responses(when),
         ClusterEvent::WorkerDeleted(which) => simulation.delete_some_worker(which),
         ClusterEvent::TaskSuspended(which) => {
             simulation.change_task(which, |spec| spec.suspend = true);

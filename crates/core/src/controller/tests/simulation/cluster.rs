@@ -37,6 +37,16 @@ const ATTEMPT_LABEL: &str = "prewarm.io/attempt";
 /// Annotation with the name of a worker's node.
 const NODE_ANNOTATION: &str = "prewarm.io/node-name";
 
+/// Arrival of the responses of the API server, which applies all effects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in super::super) enum Responses {
+    InTime,
+    /// After the watch events of the same changes, and a reconcile.
+    Late,
+    /// Never: the effects are reported as failed.
+    Lost,
+}
+
 /// Worker: a Job with its pod, or a bare pod.
 struct SimWorker {
     kind: WorkerKind,
@@ -83,7 +93,13 @@ pub(in super::super) struct ClusterSimulation {
     /// Pulled images: UID of the task, node, reference.
     pulled: HashSet<(String, String, String)>,
     now: Timestamp,
-    lose_responses: bool,
+    /// Responses of the API server in the next round.
+    responses: Responses,
+    /// Results of effects that arrive after the next reconcile.
+    late: Vec<EffectFinished>,
+    /// Numbers of measured ends, by UID of the task.
+    ends: BTreeMap<String, usize>,
+    crashes: usize,
     internal_errors: usize,
     sequence: u64,
 }
@@ -106,12 +122,24 @@ impl ClusterSimulation {
             workers: Vec::new(),
             pulled: HashSet::new(),
             now: Timestamp::from_second(1_780_000_000).unwrap(),
-            lose_responses: false,
+            responses: Responses::InTime,
+            late: Vec::new(),
+            ends: BTreeMap::new(),
+            crashes: 0,
             internal_errors: 0,
             sequence: 0,
         };
         simulation.deliver_lists();
         simulation
+    }
+
+    /// Returns how often the end of the task with this UID was measured.
+    pub(in super::super) fn measured_ends(&self, uid: &str) -> usize {
+        self.ends.get(uid).copied().unwrap_or_default()
+    }
+
+    pub(in super::super) fn has_crashed(&self) -> bool {
+        self.crashes > 0
     }
 
     pub(in super::super) fn tasks(&self) -> impl Iterator<Item = &PrewarmTask> {
@@ -201,21 +229,33 @@ impl ClusterSimulation {
     /// Runs one round of the controller and applies its effects.
     pub(in super::super) fn round(&mut self) {
         self.controller.reconcile_all(self.now);
+        for finished in std::mem::take(&mut self.late) {
+            self.handle(Observation::EffectFinished(finished));
+        }
         for (target, effects) in self.controller.take_actions() {
             for effect in effects {
                 let written = self.apply(&target, &effect);
-                let result = if self.lose_responses {
+                let result = if self.responses == Responses::Lost {
                     Err(ApplyError::Transient("lost".into()))
                 } else {
                     Ok(written)
                 };
                 let task_uid = target.uid.clone();
                 let finished = EffectFinished { task_uid, effect, result };
-                self.handle(Observation::EffectFinished(finished));
+                if self.responses == Responses::Late {
+                    self.late.push(finished);
+                } else {
+                    self.handle(Observation::EffectFinished(finished));
+                }
             }
         }
-        self.lose_responses = false;
+        self.responses = Responses::InTime;
         let measurements = self.controller.take_measurements();
+        for measurement in &measurements {
+            if let Measurement::TaskEnded { task, .. } = measurement {
+                *self.ends.entry(task.uid.clone()).or_default() += 1;
+            }
+        }
         let is_error = |one: &&Measurement| matches!(one, Measurement::InternalError(_));
         self.internal_errors += measurements.iter().filter(is_error).count();
         // Workers in the kubelet's backoff count only above the limit.
@@ -348,8 +388,8 @@ impl ClusterSimulation {
         );
     }
 
-    /// Lets all pending work succeed until all tasks have ended.
-    pub(in super::super) fn run_to_end(&mut self) {
+    /// Lets all pending work succeed until all tasks have ended, with these responses in each round.
+    pub(in super::super) fn run_to_end(&mut self, responses: Responses) {
         for which in 0..self.tasks.len() {
             self.change_task(u8::try_from(which).unwrap(), |spec| spec.suspend = false);
         }
@@ -361,6 +401,7 @@ impl ClusterSimulation {
             }
             self.finish_pod(0, PodResult::Success);
             self.advance_time(600);
+            self.responses = responses;
             self.round();
         }
         let open: Vec<_> = self.tasks().filter(|task| !task.phase().is_terminal()).collect();

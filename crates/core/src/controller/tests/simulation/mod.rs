@@ -29,7 +29,7 @@ use crate::{
     worker::WorkerSettings,
 };
 
-pub(super) use self::cluster::ClusterSimulation;
+pub(super) use self::cluster::{ClusterSimulation, Responses};
 
 /// Result of a worker's pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use super::{
         super::super::{Controller, observation::Observation, watch::WatchChange},
         PodResult,
     },
-    ClusterSimulation, node_name,
+    ClusterSimulation, Responses, node_name,
 };
 use crate::{
     node::NodeInfo,
@@ -59,12 +59,14 @@ impl ClusterSimulation {
         self.handle(Observation::Node(WatchChange::Applied(NodeInfo::sample(&name))));
     }
 
-    pub(in super::super::super) fn lose_responses(&mut self) {
-        self.lose_responses = true;
+    pub(in super::super::super) fn set_responses(&mut self, when: Responses) {
+        self.responses = when;
     }
 
     /// Crashes the controller and starts a successor.
     pub(in super::super::super) fn crash(&mut self) {
+        self.crashes += 1;
+        self.late.clear();
         self.controller = Controller::new(5, Arc::clone(&self.settings));
         // The start takes longer than the minimum interval between two writes.
         self.advance_time(1000);
