@@ -84,7 +84,10 @@ async fn create_deployments(
 async fn certificate_rotation_under_load(cluster: &'static Cluster) {
     let namespace = cluster.namespace("rotation");
     let image = format!("--worker-image={HELPER}");
-    let words = ["--ca-lifetime=6s", "--certificate-lifetime=6s", &image];
+    // A machine that is busy for a second must not look like a refused certificate. tests/e2e/hostile.rs
+    // asserts latencies.
+    let timeout = "--webhook-timeout-seconds=30";
+    let words = ["--ca-lifetime=6s", "--certificate-lifetime=6s", timeout, &image];
     let server = Server::with_args(cluster, &namespace, &namespace, &words).await;
     let seconds = env_number("PREWARMER_TEST_ROTATION_SECONDS", 15_u32);
     let (open, calls) = (

@@ -25,7 +25,9 @@ if [[ $runs == *s ]]; then
 else
   # The parsers get coverage instrumentation too.
   export INSTRUMENT="serde_json serde-saphyr granit-parser"
-  bound=-runs=$runs target=$out profile=release programs=$out/release
+  host=$(rustc -vV | sed -n 's/^host: //p')
+  export CARGO_BUILD_TARGET=$host
+  bound=-runs=$runs target=$out profile=release programs=$out/$host/release
 fi
 say "building, profile $profile"
 "${CARGO:-cargo}" build --locked --quiet --profile "$profile" --target-dir "$target"

@@ -6,8 +6,9 @@
 set -euo pipefail
 rustc=$1 package=${CARGO_PKG_NAME:-none}
 shift
-# Build scripts run at build time, without libFuzzer's runtime.
-[[ " $* " != *" --crate-name build_script_build "* ]] || exec "$rustc" "$@"
+# Crates that build scripts and macros use run at build time, without libFuzzer's runtime. With
+# INSTRUMENT, cargo compiles them separately: those of the targets have the option --target.
+[[ -z ${INSTRUMENT:-} || " $* " == *" --target "* ]] || exec "$rustc" "$@"
 case " prewarmer ${INSTRUMENT:-} " in
   *" ${package%%-*} "* | *" $package "*)
     exec "$rustc" "$@" -C passes=sancov-module -C llvm-args=-sanitizer-coverage-level=4 \

@@ -38,7 +38,7 @@ launch() {
     # Addresses of the cluster must not be accessed through a proxy.
     unset HTTP_PROXY HTTPS_PROXY ALL_PROXY http_proxy https_proxy all_proxy
     trap - INT TERM HUP EXIT
-    PREWARMER_CLUSTER_COMPONENT=$dir PATH="$bin:$PATH" exec setsid "$@" </dev/null >"$dir/logs/$name.log" 2>&1
+    PREWARMER_CLUSTER_COMPONENT=$dir PATH="$bin:$PATH" exec setsid "$@" </dev/null >>"$dir/logs/$name.log" 2>&1
   ) &
   disown
   # Until its PID is recorded, the process would count as ended.
