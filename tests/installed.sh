@@ -14,6 +14,8 @@ fi
 # shellcheck source=tests/environment.sh
 . tests/environment.sh
 declare -A contents=([lifecycle]="installation_lifecycle" [documents]="demo on an existing cluster, commands of the documentation")
+[[ -n ${contents[$1]:-} ]] || { echo "installed: unknown part $1: expected ${!contents[*]}" >&2; exit 2; }
+[[ -n ${REAL_NODES:-} ]] || { echo "installed: a part needs the environment of tests/cluster/cluster with; without a part, this script starts the clusters" >&2; exit 2; }
 if [[ $REAL_NODES == 0 ]]; then
   not_run "${contents[$1]}" "this cluster has no real node: $REAL_NODES_REASON"
   exit

@@ -48,7 +48,7 @@ suite() { # suite NAME COMMAND...: runs the command, and copies its output to a 
   [[ $code == 0 ]] || finish
 }
 parallel() { # parallel NAME COMMAND [NAME COMMAND...]: suites at the same time, output afterwards
-  local since=$SECONDS names=() pids=() index code failed=0
+  local since=$SECONDS names=() pids=() index code
   while (($#)); do
     if wanted "$1"; then
       bash -c "$2" > "$logs/$1.log" 2>&1 &
@@ -62,9 +62,8 @@ parallel() { # parallel NAME COMMAND [NAME COMMAND...]: suites at the same time,
     wait "${pids[index]}" || code=$?
     cat "$logs/${names[index]}.log"
     report "${names[index]}" "$since" "$code"
-    [[ $code == 0 ]] || failed=1
   done
-  [[ $failed == 0 ]] || finish
+  [[ ${#failed_suites[@]} == 0 ]] || finish
 }
 failures() { # failures LOG: prints what failed; the logs of the cluster's components follow it in the file
   local end

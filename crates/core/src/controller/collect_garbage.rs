@@ -28,10 +28,11 @@ impl Controller {
         self.abandoned.retain(|uid, _| open.contains_key(uid));
         for uid in gone {
             let Some(mut run) = self.reconcilers.remove(&uid) else { continue };
-            if self.state.task(&uid).is_some_and(|task| task.phase().is_terminal()) {
+            let task = self.state.task(&uid);
+            if task.is_some_and(|task| task.phase().is_terminal()) {
                 self.context.measurements.extend(run.pending_end.take());
             }
-            if self.state.task(&uid).is_none_or(|task| task.metadata.deletion_timestamp.is_some()) {
+            if task.is_none_or(|task| task.metadata.deletion_timestamp.is_some()) {
                 let workers = self.state.workers_of(&uid);
                 let effects = gc::delete_workers(workers, self.has_foreign_objects(&uid));
                 self.act(run.target(), effects);

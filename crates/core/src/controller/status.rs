@@ -211,9 +211,8 @@ impl TaskReconciler {
             return;
         }
         (self.written_at, self.urgent) = (Some(now), false);
-        if self.status.phase.is_terminal() {
-            self.pending_end = Some(task_ended(&self.target, &self.status, now));
-        }
+        let is_end = self.status.phase.is_terminal();
+        self.pending_end = is_end.then(|| task_ended(&self.target, &self.status, now));
         effects.push(Effect::WriteStatus(Box::new(StatusWrite {
             status: self.status.clone(),
             version: self.resource_version.clone(),

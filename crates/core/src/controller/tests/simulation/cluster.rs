@@ -99,7 +99,7 @@ pub(in super::super) struct ClusterSimulation {
     late: Vec<EffectFinished>,
     /// Numbers of measured ends, by UID of the task.
     ends: BTreeMap<String, usize>,
-    crashes: usize,
+    has_crashed: bool,
     internal_errors: usize,
     sequence: u64,
 }
@@ -125,7 +125,7 @@ impl ClusterSimulation {
             responses: Responses::InTime,
             late: Vec::new(),
             ends: BTreeMap::new(),
-            crashes: 0,
+            has_crashed: false,
             internal_errors: 0,
             sequence: 0,
         };
@@ -139,7 +139,7 @@ impl ClusterSimulation {
     }
 
     pub(in super::super) fn has_crashed(&self) -> bool {
-        self.crashes > 0
+        self.has_crashed
     }
 
     pub(in super::super) fn tasks(&self) -> impl Iterator<Item = &PrewarmTask> {

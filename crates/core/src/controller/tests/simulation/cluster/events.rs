@@ -65,7 +65,7 @@ impl ClusterSimulation {
 
     /// Crashes the controller and starts a successor.
     pub(in super::super::super) fn crash(&mut self) {
-        self.crashes += 1;
+        self.has_crashed = true;
         self.late.clear();
         self.controller = Controller::new(5, Arc::clone(&self.settings));
         // The start takes longer than the minimum interval between two writes.
