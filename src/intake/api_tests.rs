@@ -90,9 +90,9 @@ async fn a_task_that_is_being_deleted_gets_a_successor() {
     let mut api = MockApi::new();
     let creation = spawn_creation(&api);
     api.expect("POST", TASKS).fail(409, "AlreadyExists", "exists").await;
-    let mut doomed = stored_task("auto-1", "Running");
-    doomed["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
-    api.expect("GET", &task_path("auto-1")).respond(200, doomed).await;
+    let mut deleted = stored_task("auto-1", "Running");
+    deleted["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+    api.expect("GET", &task_path("auto-1")).respond(200, deleted).await;
     let successor = successor_name("auto-1", "uid-of-auto-1");
     let sent = api.expect("POST", TASKS).respond(201, stored_task(&successor, "Pending")).await;
     assert_eq!(sent.body["metadata"]["name"], *successor);
@@ -290,6 +290,7 @@ async fn an_unanswered_lookup_counts_as_missing_after_5_s() {
 struct TestIntake {
     api: MockApi,
     metrics: IntakeMetrics,
+    reviews: ReviewHints,
 }
 
 impl TestIntake {
@@ -304,12 +305,29 @@ impl TestIntake {
             IntakeSettings::default(),
             context,
         );
-        let kind = deployment_kind();
-        let object = kind.parse_value(deployment("web", "admitted")).unwrap();
-        let hint = Hint::new(&kind, "shop", &object).unwrap();
-        assert_eq!(reviews.offer(hint), OfferOutcome::Queued);
         tokio::spawn(run(api.client(), receiver, Arc::default(), CancellationToken::new()));
-        Self { api, metrics }
+        let intake = Self { api, metrics, reviews };
+        assert_eq!(intake.offer("admitted"), OfferOutcome::Queued);
+        intake
+    }
+
+    /// Offers a hint of the Deployment `web` with this UID.
+    fn offer(&self, uid: &str) -> OfferOutcome {
+        let kind = deployment_kind();
+        let object = kind.parse_value(deployment("web", uid)).unwrap();
+        self.reviews.offer(Hint::new(&kind, "shop", &object).unwrap())
+    }
+
+    /// Offers 100 hints per second for ten minutes, and returns the number of lookups. `uid` is that
+    /// of the hint with a number, and `answer` the answer to each lookup.
+    async fn lookups_of(&mut self, uid: impl Fn(u32) -> String, answer: (u16, Value)) -> u32 {
+        let mut lookups = 0;
+        for n in 0..60_000 {
+            self.offer(&uid(n));
+            let wait = Duration::from_millis(10);
+            lookups += self.api.answer_all("GET", DEPLOYMENT, wait, &answer).await;
+        }
+        lookups
     }
 
     fn hints(&self, outcome: &str) -> u64 {
@@ -357,4 +375,41 @@ async fn an_object_that_is_not_found_is_looked_up_5_times() {
     }
     intake.api.expect_none(Duration::from_secs(60)).await;
     assert_eq!(intake.hints("not_stored"), 1);
+}
+
+fn not_found() -> (u16, Value) {
+    let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 404,
+        "reason": "NotFound", "message": "no object"});
+    (404, status)
+}
+
+/// The outcome of a lookup is remembered for 2 minutes: ten minutes have 5 such intervals, and the
+/// end of the fifth.
+const INTERVALS: u32 = 6;
+
+#[tokio::test(start_paused = true)]
+async fn sixty_thousand_equal_reviews_cause_one_lookup_in_two_minutes() {
+    let mut intake = TestIntake::start();
+    // Without images, so that no task covers the object.
+    let mut stored = deployment("web", "admitted");
+    stored["spec"]["template"]["spec"]["containers"] = json!([]);
+    let lookups = intake.lookups_of(|_| "admitted".into(), (200, stored)).await;
+    assert!((1..=INTERVALS).contains(&lookups), "{lookups}");
+    assert!(intake.hints("duplicate") > 59_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn sixty_thousand_reviews_of_an_object_that_does_not_exist_cause_few_lookups() {
+    let mut intake = TestIntake::start();
+    let lookups = intake.lookups_of(|_| "admitted".into(), not_found()).await;
+    assert!((5..=5 * INTERVALS).contains(&lookups), "{lookups}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn sixty_thousand_forged_uids_cause_lookups_with_growing_delays() {
+    let mut intake = TestIntake::start();
+    let forged = |n| format!("forged-{n}");
+    let lookups = intake.lookups_of(forged, (200, deployment("web", "real"))).await;
+    // 8 lookups in the first 40 s, and then one every 80 s.
+    assert!((8..=8 + 600 / 80 + 1).contains(&lookups), "{lookups}");
 }

@@ -111,11 +111,7 @@ pub(crate) fn channel(
     around: ClusterContextStore,
 ) -> (ReviewHints, WatchHints, HintReceiver) {
     let shared = Arc::new(IntakeState {
-        queue: Mutex::new(HintQueue::new(
-            settings.coalesce_window,
-            settings.lookup_limits,
-            runtime_now(),
-        )),
+        queue: Mutex::new(HintQueue::new(settings.coalesce_window, settings.lookup_limits)),
         changed: Notify::new(),
         dedup_index: Arc::default(),
         context: around,

@@ -76,6 +76,35 @@ impl MockApi {
         }
     }
 
+    /// Answers all requests that arrive within this time, which must be these, with one answer, and
+    /// returns their number.
+    #[track_caller]
+    pub fn answer_all(
+        &mut self,
+        method: &str,
+        path: &str,
+        time: Duration,
+        (code, body): &(u16, Value),
+    ) -> impl Future<Output = u32> {
+        let (expected, at) = (format!("{method} {path}"), Location::caller());
+        let end = tokio::time::Instant::now() + time;
+        async move {
+            let mut count = 0;
+            while let Ok(Some((request, answer))) =
+                tokio::time::timeout_at(end, self.requests.next_request()).await
+            {
+                let found = format!("{} {}", request.method(), request.uri().path());
+                assert!(found == expected, "{at}: expected {expected}, but received {found}");
+                let response = Response::builder().status(*code);
+                answer.send_response(
+                    response.body(Body::from(body.to_string().into_bytes())).unwrap(),
+                );
+                count += 1;
+            }
+            count
+        }
+    }
+
     /// Expects no request for this time.
     pub async fn expect_none(&mut self, time: Duration) {
         if let Ok(Some((request, _))) =

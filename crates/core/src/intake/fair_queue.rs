@@ -133,6 +133,11 @@ impl<T> FairQueue<T> {
         None
     }
 
+    /// Takes further permits from the rate limit of a namespace, which delays its next items.
+    pub fn charge(&mut self, namespace: &Arc<str>, permits: u32, now: Instant) {
+        self.limiter.charge(namespace, permits, now);
+    }
+
     /// Records that an item of the namespace is no longer in progress.
     pub fn finish(&mut self, namespace: &Arc<str>) {
         let Some(line) = self.namespaces.get_mut(namespace) else { return };

@@ -5,8 +5,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use std::time::Instant;
 
 /// Burst size, in seconds of the rate. At 50 lookups per second, a rollout of 500 workloads in one
-/// namespace is looked up without delay. A client that names objects that do not exist causes 500
-/// requests, and then 50 per second.
+/// namespace is looked up without delay.
 pub const BURST_SECONDS: u32 = 10;
 /// Maximum number of namespaces in the limiter. Above it, those with a full burst are removed.
 const MAX_NAMESPACES: usize = 4096;
@@ -77,11 +76,18 @@ impl NamespaceRateLimiter {
             return Err(RateLimited::Namespace(self.namespace.ready_at(own)));
         }
         self.total_arrival = Some(total + self.total.interval);
+        self.charge(namespace, 1, now);
+        Ok(())
+    }
+
+    /// Takes permits from the limit of a namespace, also more than it has. Its next operation is
+    /// permitted when the rate has made up for them.
+    pub fn charge(&mut self, namespace: &Arc<str>, permits: u32, now: Instant) {
         if self.namespaces.len() >= MAX_NAMESPACES && !self.namespaces.contains_key(namespace) {
             self.namespaces.retain(|_, paid| *paid > now);
         }
-        self.namespaces.insert(Arc::clone(namespace), own + self.namespace.interval);
-        Ok(())
+        let own = self.namespaces.get(namespace).copied().unwrap_or(now).max(now);
+        self.namespaces.insert(Arc::clone(namespace), own + self.namespace.interval * permits);
     }
 }
 
@@ -104,6 +110,18 @@ mod tests {
             100,
             "unused capacity does not exceed the burst"
         );
+    }
+
+    #[test]
+    fn charge_delays_only_its_namespace() {
+        let mut limiter = NamespaceRateLimiter::new(RateLimits { total: 1000, namespace: 10 });
+        let (shop, bank): (Arc<str>, Arc<str>) = ("shop".into(), "bank".into());
+        let now = Instant::now();
+        limiter.charge(&shop, 110, now);
+        let until = now + Duration::from_millis(1100);
+        assert_eq!(limiter.try_acquire(&shop, now), Err(RateLimited::Namespace(until)));
+        assert_eq!(limiter.try_acquire(&bank, now), Ok(()));
+        assert_eq!(limiter.try_acquire(&shop, until), Ok(()));
     }
 
     #[test]

@@ -13,11 +13,9 @@ use super::{
         hint::{ConfirmedHint, Hint},
         rate_limit::RateLimits,
     },
-    absent::AbsentObjects,
-    objects::{
-        NamespaceHints, QueuedObject, SortedHints, intern_namespace, merge_hints, object_key,
-    },
-    work::{DueWork, Lookup, LookupResult, OfferOutcome},
+    lookup_memory::{LookupMemory, MAX_RETRY_DELAY},
+    objects::{NamespaceHints, QueuedObject, intern_namespace},
+    work::{DueWork, OfferOutcome},
 };
 
 /// Maximum number of objects that wait for a lookup: ten times the size of a Helm upgrade of
@@ -31,13 +29,6 @@ pub const MAX_NAMESPACE_OBJECTS: usize = MAX_OBJECTS / 4;
 pub(super) const MAX_UNKNOWN_OBJECTS: usize = 256;
 /// Concurrency limits of lookups.
 const LOOKUP_CONCURRENCY: ConcurrencyLimits = ConcurrencyLimits { total: 16, namespace: 8 };
-/// Delays before each attempt to look up an object, in milliseconds: 8 s in total. The watch finds
-/// objects that are stored later, within 3 s of being stored.
-pub const LOOKUP_DELAYS_MS: [u64; 5] = [0, 250, 750, 2000, 5000];
-/// Maximum number of waiting objects of a namespace at which a missing object is looked up again. A
-/// flood therefore causes one lookup per object. The watch finds existing objects that are stored
-/// late.
-pub(super) const MAX_OBJECTS_FOR_RETRY: usize = 64;
 /// Maximum time for which confirmed hints wait for lookups in progress in the same namespace, so
 /// that they are coalesced into one task.
 pub(super) const COALESCE_GRACE: Duration = Duration::from_secs(1);
@@ -45,7 +36,7 @@ pub(super) const COALESCE_GRACE: Duration = Duration::from_secs(1);
 const UNKNOWN_NAMESPACES: &str = "";
 
 #[derive(Debug)]
-enum QueueTimer {
+pub(super) enum QueueTimer {
     /// End of the window of a namespace.
     Window(Arc<str>),
     /// Repeated lookup of an object.
@@ -57,28 +48,28 @@ enum QueueTimer {
 /// Queue of hints, described in the documentation of the parent module.
 #[derive(Debug)]
 pub struct HintQueue {
-    namespaces: HashMap<Arc<str>, NamespaceHints>,
-    objects: HashMap<u64, QueuedObject>,
-    lookups: FairQueue<u64>,
+    pub(super) namespaces: HashMap<Arc<str>, NamespaceHints>,
+    pub(super) objects: HashMap<u64, QueuedObject>,
+    pub(super) lookups: FairQueue<u64>,
     timers: BTreeMap<(Instant, u64), QueueTimer>,
-    absent: AbsentObjects,
+    pub(super) memory: LookupMemory,
     window: Duration,
-    confirmed_hints: usize,
+    pub(super) confirmed_hints: usize,
     sequence: u64,
     /// True once the queue is closed: windows and delays end at once.
-    closing: bool,
+    pub(super) closing: bool,
 }
 
 impl HintQueue {
     /// Creates an empty queue with a hint window and the rate limits of lookups.
     #[must_use]
-    pub fn new(window: Duration, rates: RateLimits, now: Instant) -> Self {
+    pub fn new(window: Duration, rates: RateLimits) -> Self {
         Self {
             namespaces: HashMap::new(),
             objects: HashMap::new(),
             lookups: FairQueue::new(rates, LOOKUP_CONCURRENCY),
             timers: BTreeMap::new(),
-            absent: AbsentObjects::new(now),
+            memory: LookupMemory::default(),
             window,
             confirmed_hints: 0,
             sequence: 0,
@@ -94,16 +85,18 @@ impl HintQueue {
         } else {
             (UNKNOWN_NAMESPACES, MAX_UNKNOWN_OBJECTS)
         };
-        let object = object_key(&hint);
-        if self.absent.contains(&object, &hint.uid, now) {
-            return (OfferOutcome::NotStored, false);
+        let object = self.memory.object_key(&hint);
+        if let Some(outcome) = self.memory.outcome(name, object, &hint, now) {
+            return (outcome, false);
         }
         let here = self.namespaces.get(name).map_or(0, |room| room.objects.len());
         let id = self.namespaces.get(name).and_then(|room| room.objects.get(&object));
         if let Some(entry) = id.and_then(|id| self.objects.get_mut(id)) {
             return (entry.add_hint(hint), false);
         }
-        if here >= share {
+        let latest = now + self.window + MAX_RETRY_DELAY;
+        let is_paused = self.memory.next_lookup_at(name, object).is_some_and(|at| at > latest);
+        if here >= share || is_paused {
             return (OfferOutcome::Limited, false);
         }
         if self.objects.len() >= MAX_OBJECTS && !self.evict_for(here) {
@@ -115,11 +108,12 @@ impl HintQueue {
         let (claims, late) = (vec![hint], Vec::new());
         let entry = QueuedObject {
             namespace: Arc::clone(&room),
-            key: object.clone(),
+            key: object,
             hints: claims,
             late_hints: late,
             attempts: 0,
             in_progress: false,
+            waiting_since: now,
         };
         self.objects.insert(id, entry);
         let of = self.namespaces.entry(Arc::clone(&room)).or_default();
@@ -163,7 +157,7 @@ impl HintQueue {
     }
 
     /// Sets a timer and reports whether it is the earliest one.
-    fn set_timer(&mut self, at: Instant, alarm: QueueTimer) -> bool {
+    pub(super) fn set_timer(&mut self, at: Instant, alarm: QueueTimer) -> bool {
         self.sequence += 1;
         let first = self.timers.first_key_value().is_none_or(|((first, _), _)| at < *first);
         self.timers.insert((at, self.sequence), alarm);
@@ -187,7 +181,7 @@ impl HintQueue {
     }
 
     /// Removes an object and returns the number of its hints.
-    fn remove(&mut self, id: u64) -> usize {
+    pub(super) fn remove(&mut self, id: u64) -> usize {
         let Some(entry) = self.objects.remove(&id) else { return 0 };
         if let Some(room) = self.namespaces.get_mut(&entry.namespace) {
             room.objects.remove(&entry.key);
@@ -208,40 +202,10 @@ impl HintQueue {
             match entry.remove() {
                 QueueTimer::Window(room) => self.end_window(&room, now, &known, &mut step),
                 QueueTimer::Grace(room) => self.release_hints(&room, &mut step),
-                QueueTimer::Retry(id) => {
-                    if let Some(entry) = self.objects.get(&id) {
-                        let room = Arc::clone(&entry.namespace);
-                        self.lookups.push(&room, id);
-                    }
-                }
+                QueueTimer::Retry(id) => self.push_lookup(id, now),
             }
         }
-        let mut done = Vec::new();
-        loop {
-            let entries = &self.objects;
-            let needed = |id: &u64| {
-                let Some(entry) = entries.get(id) else { return false };
-                let all = entry.hints.iter().all(|claim| claim.new_keys().is_some_and(&covered));
-                if all {
-                    done.push(*id);
-                }
-                !all
-            };
-            let Some((_, id)) = self.lookups.next(now, needed) else { break };
-            let Some(entry) = self.objects.get_mut(&id) else { continue };
-            entry.in_progress = true;
-            if let Some(Hint { kind, namespace, name, .. }) = entry.hints.first() {
-                let (kind, namespace, name) = (Arc::clone(kind), namespace.clone(), name.clone());
-                step.lookups.push(Lookup { id, kind, namespace, name });
-            }
-        }
-        for id in done {
-            let room = self.objects.get(&id).map(|entry| Arc::clone(&entry.namespace));
-            step.discarded.duplicate += self.remove(id);
-            if let Some(room) = room.filter(|room| self.lookups.namespace_len(room) == 0) {
-                self.release_hints(&room, &mut step);
-            }
-        }
+        self.start_lookups(now, covered, &mut step);
         step
     }
 
@@ -258,33 +222,20 @@ impl HintQueue {
         let mut coming = std::mem::take(&mut of.incoming);
         of.ready.append(&mut coming);
         for id in collected {
-            let Some(entry) = self.objects.get_mut(&id) else { continue };
-            if &**room != UNKNOWN_NAMESPACES {
-                self.lookups.push(room, id);
+            if &**room == UNKNOWN_NAMESPACES && !self.move_to_namespace(id, known) {
+                let Some(entry) = self.objects.get(&id) else { continue };
+                let (object, outcome) = (entry.key, OfferOutcome::NotStored);
+                self.memory.settle_object(room, object, &entry.hints, outcome, now);
+                step.discarded.not_stored += self.remove(id);
                 continue;
             }
-            let (object, namespace) = (entry.key.clone(), entry.key.1.clone());
-            let there = self.namespaces.get(namespace.as_str());
-            let (full, twice) = there.map_or((false, false), |r| {
-                (r.objects.len() >= MAX_NAMESPACE_OBJECTS, r.objects.contains_key(&object))
-            });
-            if known(&namespace) && !full && !twice {
-                let name = intern_namespace(&self.namespaces, &namespace);
-                entry.namespace = Arc::clone(&name);
-                self.namespaces
-                    .entry(Arc::clone(&name))
-                    .or_default()
-                    .objects
-                    .insert(object.clone(), id);
-                if let Some(unknown) = self.namespaces.get_mut(room) {
-                    unknown.objects.remove(&object);
+            let Some(entry) = self.objects.get(&id) else { continue };
+            let at = self.memory.next_lookup_at(&entry.namespace, entry.key);
+            match at.filter(|at| *at > now && !self.closing) {
+                Some(at) => {
+                    self.set_timer(at, QueueTimer::Retry(id));
                 }
-                self.lookups.push(&name, id);
-            } else {
-                for claim in &entry.hints {
-                    self.absent.insert(&object, &claim.uid, now);
-                }
-                step.discarded.not_stored += self.remove(id);
+                None => self.push_lookup(id, now),
             }
         }
         if self.lookups.namespace_len(room) == 0 {
@@ -292,6 +243,28 @@ impl HintQueue {
         } else {
             self.set_grace_timer(room, now);
         }
+    }
+
+    /// Moves an object from those of unknown namespaces to its own, and reports whether that is
+    /// possible: the namespace is in the cache by now, and has space for the object.
+    fn move_to_namespace(&mut self, id: u64, known: &impl Fn(&str) -> bool) -> bool {
+        let Some(entry) = self.objects.get_mut(&id) else { return false };
+        let (object, first) = (entry.key, entry.hints.first());
+        let Some(namespace) = first.map(|hint| hint.namespace.clone()) else { return false };
+        let there = self.namespaces.get(namespace.as_str());
+        let has_space = there.is_none_or(|of| {
+            of.objects.len() < MAX_NAMESPACE_OBJECTS && !of.objects.contains_key(&object)
+        });
+        if !has_space || !known(&namespace) {
+            return false;
+        }
+        let name = intern_namespace(&self.namespaces, &namespace);
+        if let Some(unknown) = self.namespaces.get_mut(UNKNOWN_NAMESPACES) {
+            unknown.objects.remove(&object);
+        }
+        entry.namespace = Arc::clone(&name);
+        self.namespaces.entry(name).or_default().objects.insert(object, id);
+        true
     }
 
     /// Sets the grace timer of the namespace's confirmed hints, which wait for lookups in progress.
@@ -302,7 +275,7 @@ impl HintQueue {
         }
     }
 
-    fn release_hints(&mut self, room: &Arc<str>, step: &mut DueWork) {
+    pub(super) fn release_hints(&mut self, room: &Arc<str>, step: &mut DueWork) {
         let Some(of) = self.namespaces.get_mut(room) else { return };
         of.grace_timer_set = false;
         let ready = std::mem::take(&mut of.ready);
@@ -315,57 +288,9 @@ impl HintQueue {
         }
     }
 
-    /// Processes the result of a lookup and returns the resulting work.
-    pub fn handle_lookup_result(&mut self, id: u64, seen: LookupResult, now: Instant) -> DueWork {
-        let mut step = DueWork::default();
-        let Some(entry) = self.objects.get_mut(&id) else { return step };
-        let room = Arc::clone(&entry.namespace);
-        entry.in_progress = false;
-        self.lookups.finish(&room);
-        let claims = std::mem::take(&mut entry.hints);
-        let SortedHints { confirmed, mut absent, mut later } = match &seen {
-            LookupResult::Stored { uid, version, .. } => SortedHints::new(claims, uid, version),
-            LookupResult::Missing => SortedHints { later: claims, ..SortedHints::default() },
-            LookupResult::Forbidden => {
-                step.discarded.forbidden += claims.len() + self.remove(id);
-                self.release_or_wait(&room, now, &mut step);
-                return step;
-            }
-        };
-        let crowded =
-            self.namespaces.get(&room).is_some_and(|of| of.objects.len() > MAX_OBJECTS_FOR_RETRY);
-        if entry.attempts + 1 >= LOOKUP_DELAYS_MS.len() || crowded || self.closing {
-            absent.append(&mut later);
-        }
-        entry.attempts = if entry.late_hints.is_empty() { entry.attempts + 1 } else { 0 };
-        later.append(&mut entry.late_hints);
-        let pause = LOOKUP_DELAYS_MS.get(entry.attempts.max(1)).copied().unwrap_or_default();
-        let object = entry.key.clone();
-        if later.is_empty() {
-            self.remove(id);
-        } else {
-            entry.hints = later;
-            let at = if self.closing { now } else { now + Duration::from_millis(pause) };
-            self.set_timer(at, QueueTimer::Retry(id));
-        }
-        step.discarded.not_stored += absent.len();
-        for claim in &absent {
-            self.absent.insert(&object, &claim.uid, now);
-        }
-        if let LookupResult::Stored { workloads, .. } = seen
-            && let Some(hint) = merge_hints(&confirmed, workloads)
-            && let Some(of) = self.namespaces.get_mut(&room)
-        {
-            self.confirmed_hints += 1;
-            of.ready.push(hint);
-        }
-        self.release_or_wait(&room, now, &mut step);
-        step
-    }
-
     /// Releases the confirmed hints of a namespace, or sets their grace timer while lookups are in
     /// progress.
-    fn release_or_wait(&mut self, room: &Arc<str>, now: Instant, step: &mut DueWork) {
+    pub(super) fn release_or_wait(&mut self, room: &Arc<str>, now: Instant, step: &mut DueWork) {
         if self.lookups.namespace_len(room) == 0 {
             self.release_hints(room, step);
         } else {

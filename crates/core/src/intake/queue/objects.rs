@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
+    time::Instant,
 };
 
 use super::{
@@ -10,18 +11,13 @@ use super::{
         dedup_keys::DedupKey,
         hint::{ConfirmedHint, Hint},
     },
+    lookup_memory::ObjectKey,
     work::OfferOutcome,
 };
 use crate::workload::Workload;
 
 /// Maximum number of different hints per object: enough for several changes within one window.
 pub(super) const MAX_HINTS_PER_OBJECT: usize = 4;
-
-pub(super) type ObjectKey = (usize, String, String);
-
-pub(super) fn object_key(hint: &Hint) -> ObjectKey {
-    (Arc::as_ptr(&hint.kind).addr(), hint.namespace.clone(), hint.name.clone())
-}
 
 #[derive(Debug)]
 pub(super) struct QueuedObject {
@@ -32,6 +28,8 @@ pub(super) struct QueuedObject {
     pub(super) late_hints: Vec<Hint>,
     pub(super) attempts: usize,
     pub(super) in_progress: bool,
+    /// Time since which the object waits for its turn to be looked up.
+    pub(super) waiting_since: Instant,
 }
 
 impl QueuedObject {

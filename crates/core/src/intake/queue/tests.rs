@@ -12,41 +12,41 @@ use super::{
         hint::{ConfirmedHint, Hint},
         rate_limit::RateLimits,
     },
-    absent::ABSENT_TTL,
     hint_queue::{
-        COALESCE_GRACE, HintQueue, LOOKUP_DELAYS_MS, MAX_NAMESPACE_OBJECTS, MAX_OBJECTS,
-        MAX_OBJECTS_FOR_RETRY, MAX_UNKNOWN_OBJECTS,
+        COALESCE_GRACE, HintQueue, MAX_NAMESPACE_OBJECTS, MAX_OBJECTS, MAX_UNKNOWN_OBJECTS,
     },
+    lookup_memory::{LOOKUP_DELAYS_MS, MEMORY_TTL},
+    lookups::{MAX_OBJECTS_FOR_RETRY, MISS_COST},
     objects::{MAX_HINTS_PER_OBJECT, merge_hints},
     work::{DiscardedHints, DueWork, LookupResult, OfferOutcome},
 };
 use crate::workload::{Workload, WorkloadKinds};
 
-const WINDOW: Duration = Duration::from_millis(200);
+pub(super) const WINDOW: Duration = Duration::from_millis(200);
 
-fn rates(total: u32, namespace: u32) -> RateLimits {
+pub(super) fn rates(total: u32, namespace: u32) -> RateLimits {
     RateLimits { total, namespace }
 }
 
 /// Queue with a simulated clock.
-struct QueueFixture {
-    queue: HintQueue,
-    kinds: WorkloadKinds,
-    now: Instant,
+pub(super) struct QueueFixture {
+    pub(super) queue: HintQueue,
+    pub(super) kinds: WorkloadKinds,
+    pub(super) now: Instant,
     /// Namespaces that exist; if empty, all namespaces exist.
     known_namespaces: Vec<String>,
-    hints: Vec<ConfirmedHint>,
-    discarded: DiscardedHints,
+    pub(super) hints: Vec<ConfirmedHint>,
+    pub(super) discarded: DiscardedHints,
     lookups: BTreeMap<String, usize>,
 }
 
 impl QueueFixture {
-    fn new(rates: RateLimits) -> Self {
+    pub(super) fn new(rates: RateLimits) -> Self {
         let now = Instant::now();
         let (hints, lookups, known) = (Vec::new(), BTreeMap::new(), Vec::new());
         let lost = DiscardedHints::default();
         Self {
-            queue: HintQueue::new(WINDOW, rates, now),
+            queue: HintQueue::new(WINDOW, rates),
             kinds: WorkloadKinds::default(),
             now,
             known_namespaces: known,
@@ -56,7 +56,7 @@ impl QueueFixture {
         }
     }
 
-    fn hint(&self, namespace: &str, name: &str, uid: &str, image: &str) -> Hint {
+    pub(super) fn hint(&self, namespace: &str, name: &str, uid: &str, image: &str) -> Hint {
         let kind = self.kinds.find_by_api_version("apps/v1", "Deployment").unwrap();
         let object = kind.parse_value(json!({"metadata": {"name": name, "uid": uid}})).unwrap();
         Hint::new(kind, namespace, &object)
@@ -64,7 +64,7 @@ impl QueueFixture {
             .with_workloads(&[workload(namespace, name, image)], Vec::new())
     }
 
-    fn offer(&mut self, claim: Hint) -> OfferOutcome {
+    pub(super) fn offer(&mut self, claim: Hint) -> OfferOutcome {
         let known =
             self.known_namespaces.is_empty() || self.known_namespaces.contains(&claim.namespace);
         self.queue.push_hint(claim, known, self.now).0
@@ -72,7 +72,7 @@ impl QueueFixture {
 
     /// Advances the clock until nothing is due within `time`, and answers lookups from `stored`,
     /// which maps namespace and name to UID, version and image.
-    fn run(
+    pub(super) fn run(
         &mut self,
         time: Duration,
         stored: &BTreeMap<(String, String), (String, String, String)>,
@@ -106,6 +106,7 @@ impl QueueFixture {
     ) {
         self.discarded.not_stored += step.discarded.not_stored;
         self.discarded.forbidden += step.discarded.forbidden;
+        self.discarded.dropped += step.discarded.dropped;
         self.hints.extend(step.batches.into_iter().flatten());
         for lookup in step.lookups {
             *self.lookups.entry(lookup.namespace.clone()).or_default() += 1;
@@ -122,12 +123,12 @@ impl QueueFixture {
         }
     }
 
-    fn lookup_count(&self) -> usize {
+    pub(super) fn lookup_count(&self) -> usize {
         self.lookups.values().sum()
     }
 }
 
-fn workload(namespace: &str, name: &str, image: &str) -> Workload {
+pub(super) fn workload(namespace: &str, name: &str, image: &str) -> Workload {
     Workload {
         kind: "Deployment".into(),
         namespace: namespace.into(),
@@ -137,7 +138,7 @@ fn workload(namespace: &str, name: &str, image: &str) -> Workload {
     }
 }
 
-fn stored_objects(
+pub(super) fn stored_objects(
     objects: &[(&str, &str, &str)],
 ) -> BTreeMap<(String, String), (String, String, String)> {
     let pair = |(namespace, name, uid): &(&str, &str, &str)| {
@@ -149,7 +150,7 @@ fn stored_objects(
     objects.iter().map(pair).collect()
 }
 
-const LONG: Duration = Duration::from_secs(30);
+pub(super) const LONG: Duration = Duration::from_secs(30);
 
 #[test]
 fn stored_object_with_matching_uid_confirms_hint() {
@@ -181,7 +182,7 @@ fn missing_or_other_object_discards_hint() {
         OfferOutcome::Queued,
         "created again with another UID"
     );
-    bench.now += 3 * ABSENT_TTL;
+    bench.now += MEMORY_TTL;
     assert_eq!(bench.offer(bench.hint("shop", "absent", "u-1", "claimed:1")), OfferOutcome::Queued);
 }
 
@@ -249,8 +250,8 @@ fn flood_is_rate_limited_and_does_not_delay_other_namespaces() {
     bench.run(WINDOW, &there);
     assert_eq!(bench.hints.len(), 1, "the hint of the other namespace is not delayed");
     bench.run(Duration::from_secs(10), &there);
-    let all = bench.lookup_count();
-    assert!((500 + 9 * 50..=500 + 11 * 50).contains(&all), "{all}");
+    let (all, cost) = (bench.lookup_count(), MISS_COST as usize);
+    assert!((500 / cost + 9 * 50 / cost..=500 / cost + 11 * 50 / cost).contains(&all), "{all}");
     bench.offer(bench.hint("shop", "api", "u-2", "claimed:1"));
     bench.run(WINDOW, &there);
     assert_eq!(bench.hints.len(), 2);

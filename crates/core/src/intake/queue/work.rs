@@ -11,14 +11,16 @@ use crate::workload::{Workload, WorkloadKind};
 pub enum OfferOutcome {
     /// The hint is queued.
     Queued,
-    /// Tasks already cover all its images, or an equal hint is queued.
+    /// Tasks already cover all its images, or an equal hint is queued or was confirmed recently.
     Duplicate,
-    /// The namespace has used its share of the queue, or the object its number of hints.
+    /// The namespace has used its share of the queue, or the object its number of hints or lookups.
     Limited,
     /// The queue is full.
     Dropped,
     /// A recent lookup did not find the object.
     NotStored,
+    /// A recent lookup had no permission to read the object.
+    Forbidden,
 }
 
 impl OfferOutcome {
@@ -31,6 +33,7 @@ impl OfferOutcome {
             Self::Limited => "limited",
             Self::Dropped => "dropped",
             Self::NotStored => "not_stored",
+            Self::Forbidden => "forbidden",
         }
     }
 }
@@ -86,6 +89,6 @@ pub struct DiscardedHints {
     pub forbidden: usize,
     /// Objects whose images are covered already.
     pub duplicate: usize,
-    /// Hints dropped because a limit was reached.
+    /// Hints dropped because a limit was reached, or after they had waited too long.
     pub dropped: usize,
 }
