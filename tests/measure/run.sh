@@ -42,7 +42,8 @@ export MEASURE_COMMIT MEASURE_SCALE=$scale MEASURE_OUT=$out
 export PREWARMER_TEST_PROGRAM=$PWD/target/release/prewarmer
 
 say "building"
-cargo build --release --locked --bin prewarmer --example load --example floor --example allocations --example admissions
+cargo build --release --locked --bin prewarmer --example load --example baseline --example floor --example allocations \
+  --example admissions
 if uses_tests "${chosen[@]}"; then
   cargo build --locked --workspace
   cargo test --locked --no-run

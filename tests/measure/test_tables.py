@@ -105,11 +105,31 @@ class Tables(unittest.TestCase):
         rows = [["load", "0.1"], ["size", "7000", "1"], ["allocations", "90 allocations"], ["memory", "idle", "1", "1", "1"]]
         for connections in ("1", "8", "64"):
             rows.append(["reviews", "ours", connections, "6000", "9000", "0.1", "0.2", "3"])
-            rows.append(["reviews", "peer", connections, "1500", "1600", "0.5", "1.4", "9"])
+            rows.append(["reviews", "peer", connections, "1500", "800", "0.5", "1.4", "9"])
+            rows.append(["reviews", "echo", connections, "9000", "18000", "0.1", "0.2", "1"])
+            rows.append(["reviews", "parse", connections, "5000", "7000", "0.1", "0.2", "1"])
         status, printed, _ = self.run_section("webhook", rows)
         self.assertEqual(status, 0)
-        self.assertIn("| 64 | Go | 1,500 | 1,600 |", printed)
-        self.assertIn("least of all rounds: 5.62, at least 5.00: kept", printed)
+        self.assertIn("| 64 | Go | 1,500 | 800 |", printed)
+        self.assertIn("Prewarmer / Go, median of all rounds: 11.25, at least 10.00: kept", printed)
+        self.assertIn("Prewarmer / constant answer, median of all rounds: 2.00, at most 2.50: kept", printed)
+
+    def test_webhook_has_bounds_by_medians(self):
+        def rows(ours):
+            found = [["size", "7000", "1"], ["allocations", "90 allocations"], ["memory", "idle", "1", "1", "1"]]
+            for connections in ("1", "8", "64"):
+                for own in ours:
+                    found.append(["reviews", "ours", connections, "6000", str(own), "0.1", "0.2", "3"])
+                    found.append(["reviews", "peer", connections, "1500", "800", "0.5", "1.4", "9"])
+                    found.append(["reviews", "echo", connections, "9000", "18000", "0.1", "0.2", "1"])
+                    found.append(["reviews", "parse", connections, "5000", "7000", "0.1", "0.2", "1"])
+            return found
+
+        for ours, expected in (([9000, 9000, 5000], {True}), ([9000, 5000, 5000], {False})):
+            _, bounds = figures.SECTIONS["webhook"](rows(ours))
+            for bound in bounds:
+                bound.check(full=True)
+            self.assertEqual({bound.passed for bound in bounds}, expected)
 
     def test_small_scale_is_not_written(self):
         _, _, page = self.run_section("soak", [["line", "flat"]], scale="small")

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Measures throughput, latency and allocations of the webhook, called directly, and of a minimal
-# webhook in Go (benches/peer), which alternate. Run with the environment of a cluster.
+# Measures throughput, latency and allocations of the webhook, called directly, of a minimal webhook
+# in Go (benches/peer), and of two lower bounds (benches/baseline.rs), which alternate. Run with the
+# environment of a cluster.
 # usage: webhook.sh SECONDS PEER [ROUNDS]
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -16,7 +17,13 @@ record allocations "$(target/release/examples/allocations "$work/review.json")"
 bash certs/make-certs.sh "$work/certs" localhost 127.0.0.1 > /dev/null 2>&1
 "${server_cpu[@]}" "$peer" --port $((port + 3)) --certificates "$work/certs" 2> /dev/null &
 other=$!
-for _ in $(seq 100); do (: < "/dev/tcp/127.0.0.1/$((port + 3))") 2> /dev/null && break; sleep 0.1; done
+"${server_cpu[@]}" target/release/examples/baseline echo $((port + 4)) "$work/certs" 2> /dev/null &
+echoing=$!
+"${server_cpu[@]}" target/release/examples/baseline parse $((port + 5)) "$work/certs" 2> /dev/null &
+parsing=$!
+for other_port in $((port + 3)) $((port + 4)) $((port + 5)); do
+  for _ in $(seq 100); do (: < "/dev/tcp/127.0.0.1/$other_port") 2> /dev/null && break; sleep 0.1; done
+done
 load() { # load WHO ADDRESS CA PID CONNECTIONS
   local line
   read -ra line <<< "$("${load_cpu[@]}" target/release/examples/load "$2" "$3" "$work/review.json" "$4" "$seconds" "$5" | tail -n 1)"
@@ -26,10 +33,12 @@ for ((round = 1; round <= rounds; round++)); do
   for connections in 1 8 64; do
     load ours "127.0.0.1:$port" "$work/ca.pem" "$server" "$connections"
     load peer "127.0.0.1:$((port + 3))" "$work/certs/ca.crt" "$other" "$connections"
+    load echo "127.0.0.1:$((port + 4))" "$work/certs/ca.crt" "$echoing" "$connections"
+    load parse "127.0.0.1:$((port + 5))" "$work/certs/ca.crt" "$parsing" "$connections"
   done
 done
 memory "Prewarmer, after the load"
 memory "Go, after the load" "$other"
-kill "$other"
-wait "$other" 2> /dev/null || true
+kill "$other" "$echoing" "$parsing"
+wait "$other" "$echoing" "$parsing" 2> /dev/null || true
 show_server_log
