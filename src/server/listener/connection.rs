@@ -243,21 +243,136 @@ impl HttpBody for ChunkedBody {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
+    use std::{io, net::IpAddr, sync::Mutex, time::SystemTime};
 
     use axum::body::to_bytes;
+    use rustls::{
+        ClientConfig, RootCertStore,
+        pki_types::{CertificateDer, ServerName, pem::PemObject},
+    };
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf};
+    use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
     use super::{
-        super::table::{Admission, ConnectionTable},
+        super::{
+            table::{Admission, ConnectionTable},
+            tls_config,
+        },
         *,
     };
+    use crate::server::{
+        certificates::{
+            CertificateLifetimes, certified_key, generate_leaf, generate_unconstrained_ca,
+        },
+        rotator::CertResolver,
+    };
 
-    #[tokio::test]
-    async fn a_chunked_body_has_the_same_content() {
+    fn slot() -> ConnectionSlot {
         let table = ConnectionTable::new(1, 1, Duration::ZERO);
         let Admission::Admitted(place) = table.admit(IpAddr::from([10, 0, 0, 1])) else {
             panic!("an empty table refused a connection");
         };
+        place
+    }
+
+    /// Stream that records what each write passes to the network.
+    struct RecordedStream(DuplexStream, Arc<Mutex<Vec<Vec<u8>>>>);
+
+    impl AsyncRead for RecordedStream {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_read(context, buffer)
+        }
+    }
+
+    impl AsyncWrite for RecordedStream {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            let count = ready!(Pin::new(&mut self.0).poll_write(context, bytes))?;
+            self.1.lock().unwrap().push(bytes[..count].to_vec());
+            Poll::Ready(Ok(count))
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_flush(context)
+        }
+
+        fn poll_shutdown(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_shutdown(context)
+        }
+    }
+
+    /// Returns both ends of a TLS connection, of which that of the server is recorded.
+    async fn tls_pair(
+        writes: &Arc<Mutex<Vec<Vec<u8>>>>,
+    ) -> (server::TlsStream<RecordedStream>, client::TlsStream<DuplexStream>) {
+        let (now, lives) = (SystemTime::now(), CertificateLifetimes::default());
+        let ca = generate_unconstrained_ca(now, lives.ca).unwrap();
+        let leaf = generate_leaf(&ca, &["127.0.0.1".into()], now, lives.leaf).unwrap();
+        let resolver = Arc::new(CertResolver::default());
+        resolver.store(certified_key(&leaf).unwrap());
+        let acceptor = TlsAcceptor::from(Arc::new(tls_config(resolver, None).unwrap()));
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(ca.certificate.as_bytes()).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let (ours, theirs) = tokio::io::duplex(1 << 20);
+        let stream = RecordedStream(ours, Arc::clone(writes));
+        let connector = TlsConnector::from(Arc::new(config));
+        let name = ServerName::try_from("127.0.0.1").unwrap();
+        let (ours, theirs) = tokio::join!(acceptor.accept(stream), connector.connect(name, theirs));
+        (ours.unwrap(), theirs.unwrap())
+    }
+
+    #[tokio::test]
+    async fn head_and_body_of_a_response_are_one_tls_record_in_one_write() {
+        let writes = Arc::new(Mutex::new(Vec::new()));
+        let (ours, mut theirs) = tls_pair(&writes).await;
+        let answer = async || ([(header::CONTENT_TYPE, "application/json")], vec![b'x'; 300]);
+        let how = ConnectionConfig {
+            router: Router::new().route("/", axum::routing::post(answer)),
+            timeouts: ConnectionTimeouts {
+                first_request: Duration::from_secs(10),
+                idle: Duration::from_secs(10),
+                stalled: Duration::from_secs(10),
+            },
+            max_age: None,
+            stop: CancellationToken::new(),
+        };
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        tokio::spawn(async move { serve(ours, address, false, how, &slot()).await });
+        for _ in 0..3 {
+            writes.lock().unwrap().clear();
+            let request = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody";
+            theirs.write_all(request).await.unwrap();
+            let mut response = Vec::new();
+            while !response.ends_with(&[b'x'; 300]) {
+                assert!(theirs.read_buf(&mut response).await.unwrap() > 0);
+            }
+            let written = writes.lock().unwrap().clone();
+            assert_eq!(written.len(), 1, "writes of {:?} bytes", written.iter().map(Vec::len));
+            // A record has a header of 5 bytes, of which the last two are its length.
+            let length = u16::from_be_bytes([written[0][3], written[0][4]]);
+            assert_eq!(usize::from(length) + 5, written[0].len(), "more than one record");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_chunked_body_has_the_same_content() {
+        let place = slot();
         let text = (0..=u8::MAX).cycle().take(3 * CHUNK_SIZE + 7).collect::<Vec<u8>>();
         let parts =
             ChunkedBody::new(Body::from(text.clone()), RequestGuard::begin(place.connection()));
