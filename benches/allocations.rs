@@ -1,4 +1,4 @@
-//! Counts heap allocations of one admission review, from the bytes of the request to those of the
+//! Counts heap allocations of one admission review of a workload, from the bytes of the request to those of the
 //! response.
 //!
 //! usage: allocations REVIEW.json
@@ -6,7 +6,7 @@
 use anyhow::Context;
 use prewarmer::{
     cluster_context::ClusterContextStore,
-    webhook::{AdmissionReview, decide_task, decide_workload, serialize_answer},
+    webhook::{AdmissionReview, decide_workload, serialize_answer},
 };
 use prewarmer_core::workload::Policy;
 
@@ -16,27 +16,23 @@ static ALLOCATOR: dhat::Alloc = dhat::Alloc;
 /// Reviews that are averaged. One-time allocations do not affect the result at this number.
 const ROUNDS: u64 = 1000;
 
-/// Returns the answers to a review as one of a workload and as one of a task.
-fn answers(
-    bytes: &[u8],
-    policy: &Policy,
-    context: &ClusterContextStore,
-) -> anyhow::Result<Vec<Vec<u8>>> {
-    let review = AdmissionReview::parse(bytes).context("the file contains no admission review")?;
-    let decided = decide_workload(&review, policy, context, usize::MAX).map(|(verdict, _)| verdict);
-    let verdicts = [decided.unwrap_or_default(), decide_task(&review, &policy.caps)];
-    Ok(verdicts.iter().map(|verdict| serialize_answer(&review, verdict)).collect())
+/// Returns the answer to a review of a workload.
+fn answer(bytes: &[u8], policy: &Policy, context: &ClusterContextStore) -> anyhow::Result<Vec<u8>> {
+    let review = AdmissionReview::parse_workload(bytes, policy)
+        .context("the file contains no admission review")?;
+    let decided = decide_workload(&review, policy, context, usize::MAX);
+    Ok(serialize_answer(&review, &decided.unwrap_or_default().0))
 }
 
 fn main() -> anyhow::Result<()> {
     let file = std::env::args().nth(1).context("usage: allocations REVIEW.json")?;
     let review = std::fs::read(&file).context(file)?;
     let (policy, context) = (Policy::default(), ClusterContextStore::default());
-    drop(answers(&review, &policy, &context)?);
+    drop(answer(&review, &policy, &context)?);
     let _profiler = dhat::Profiler::builder().testing().build();
     let before = dhat::HeapStats::get();
     for _ in 0..ROUNDS {
-        drop(answers(&review, &policy, &context)?);
+        drop(answer(&review, &policy, &context)?);
     }
     let after = dhat::HeapStats::get();
     println!(

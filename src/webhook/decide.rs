@@ -1,6 +1,6 @@
 //! Decisions about admission reviews. No client and no I/O.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use prewarmer_core::{
     intake::{Hint, dedup_keys::is_always, dedup_keys_of_all},
@@ -14,7 +14,7 @@ use prewarmer_core::{
 };
 use serde::de::DeserializeOwned;
 
-use super::review::{AdmissionResponse, AdmissionReview};
+use super::review::{AdmissionResponse, AdmissionReview, ReviewedValue};
 use crate::cluster_context::ClusterContextStore;
 
 /// Maximum number of warnings, and maximum length of each in characters, as the API server's
@@ -30,7 +30,7 @@ fn allow(label: &'static str) -> AdmissionResponse {
 struct ReviewedObject<'r> {
     kind: &'r Arc<WorkloadKind>,
     namespace: &'r str,
-    object: ObjectView,
+    object: Cow<'r, ObjectView>,
     dry_run: bool,
 }
 
@@ -40,14 +40,8 @@ fn reviewed_object<'r>(
     policy: &'r Policy,
 ) -> Option<ReviewedObject<'r>> {
     let request = &review.request;
-    let wanted = matches!(&*request.operation, "CREATE" | "UPDATE")
-        && request.sub_resource.as_deref().unwrap_or_default().is_empty()
-        && policy.covers_namespace(&request.namespace);
-    let kind = policy
-        .kinds
-        .find_by_gvk(&request.kind.group, &request.kind.version, &request.kind.name)
-        .filter(|_| wanted)?;
-    let object = request.object.and_then(|raw| kind.parse_text(raw.get()).ok())?;
+    let kind = request.workload_kind(policy)?;
+    let object = request.object.view(kind)?;
     Some(ReviewedObject {
         kind,
         namespace: &request.namespace,
@@ -59,6 +53,7 @@ fn reviewed_object<'r>(
 /// Decides a review of a workload, which is always allowed, and returns the resulting hint, if any.
 /// Returns `None` without a decision if the object or its old version names more than `most_images`
 /// images.
+#[must_use]
 pub fn decide_workload(
     review: &AdmissionReview<'_>,
     policy: &Policy,
@@ -80,24 +75,27 @@ pub fn decide_workload(
         Considered::Ignored(_) => (verdict("ignored"), None),
         Considered::OptedOut => (verdict("opted_out"), None),
         Considered::Warm(workloads) if !found.dry_run => {
-            let old = old_object(review, found.kind);
+            let old = review.request.old_object.view(found.kind);
             if old.as_ref().is_some_and(|old| old.image_count() > most_images) {
                 return None;
             }
-            match hint_for(&found, &workloads, old.as_ref(), policy, around) {
-                None => (verdict("unidentified"), None),
-                Some(claim) if claim.new_keys().is_some_and(<[_]>::is_empty) => {
-                    (verdict("unchanged"), None)
-                }
-                Some(claim) => (verdict("hinted"), Some(claim)),
+            match hint_for(&found, &workloads, old.as_deref(), policy, around) {
+                ReviewHint::Unidentified => (verdict("unidentified"), None),
+                ReviewHint::Unchanged => (verdict("unchanged"), None),
+                ReviewHint::New(claim) => (verdict("hinted"), Some(*claim)),
             }
         }
         Considered::Warm(_) | Considered::NoImages => (verdict("unchanged"), None),
     })
 }
 
-fn old_object(review: &AdmissionReview<'_>, kind: &Arc<WorkloadKind>) -> Option<ObjectView> {
-    review.request.old_object.and_then(|raw| kind.parse_text(raw.get()).ok())
+/// What a review of a workload with images results in.
+enum ReviewHint {
+    /// The object cannot be looked up.
+    Unidentified,
+    /// No image is new.
+    Unchanged,
+    New(Box<Hint>),
 }
 
 fn hint_for(
@@ -106,17 +104,39 @@ fn hint_for(
     old: Option<&ObjectView>,
     policy: &Policy,
     around: &ClusterContextStore,
-) -> Option<Hint> {
-    let claim = Hint::new(found.kind, found.namespace, &found.object)?;
-    let Some(old) = old else { return Some(claim.with_workloads(workloads, Vec::new())) };
+) -> ReviewHint {
+    let Some(claim) = Hint::new(found.kind, found.namespace, &found.object) else {
+        return ReviewHint::Unidentified;
+    };
+    // Most updates change neither the templates nor our annotations.
+    if old.is_some_and(|old| found.object.is_same_workload(old)) {
+        return ReviewHint::Unchanged;
+    }
+    let claim = match old {
+        Some(old) => with_changes(claim, found, workloads, old, policy, around),
+        None => claim.with_workloads(workloads, Vec::new()),
+    };
+    match claim.new_keys() {
+        Some([]) => ReviewHint::Unchanged,
+        _ => ReviewHint::New(Box::new(claim)),
+    }
+}
+
+/// Returns the hint with the keys that the object needs, and with those that `old` needed before.
+fn with_changes(
+    claim: Hint,
+    found: &ReviewedObject<'_>,
+    workloads: &[Workload],
+    old: &ObjectView,
+    policy: &Policy,
+    around: &ClusterContextStore,
+) -> Hint {
     let (before, _) = policy.evaluate(found.kind, old, found.namespace, around);
     let mut kept = dedup_keys_of_all(&before.workloads());
     if found.object.is_restart_of(old) {
         kept.retain(|key| !is_always(key));
     }
-    Some(
-        claim.with_replaced_version(&old.metadata.resource_version).with_workloads(workloads, kept),
-    )
+    claim.with_replaced_version(&old.metadata.resource_version).with_workloads(workloads, kept)
 }
 
 /// Creates a hint with only the identity of the object. Intake reads the object from the API server
@@ -124,7 +144,7 @@ fn hint_for(
 pub(super) fn identity_hint(review: &AdmissionReview<'_>, policy: &Policy) -> Option<Hint> {
     let found = reviewed_object(review, policy).filter(|found| !found.dry_run)?;
     let claim = Hint::new(found.kind, found.namespace, &found.object)?;
-    let old = old_object(review, found.kind);
+    let old = review.request.old_object.view(found.kind);
     Some(match old {
         Some(old) => claim.with_replaced_version(&old.metadata.resource_version),
         None => claim,
@@ -139,7 +159,7 @@ pub fn decide_task(review: &AdmissionReview<'_>, caps: &Caps) -> AdmissionRespon
     if !matches!(&*review.request.operation, "CREATE" | "UPDATE") {
         return allow("ignored");
     }
-    let Some(raw) = review.request.object else { return allow("ignored") };
+    let ReviewedValue::Raw(raw) = review.request.object else { return allow("ignored") };
     let new = review.request.operation == "CREATE";
     let mut warnings = Vec::new();
     let problems = if review.request.kind.name == "PrewarmSchedule" {

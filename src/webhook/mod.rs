@@ -10,6 +10,7 @@ mod body;
 mod decide;
 mod error;
 mod metrics;
+mod one_pass;
 pub mod registration;
 mod review;
 mod settings;
@@ -162,7 +163,7 @@ async fn review_workload(
     let Ok(permit) = Arc::clone(&shared.large_reviews).try_acquire_owned() else {
         // The identity of an object is read quickly, unless the review is large.
         if body.bytes.len() <= MAX_INLINE_WORKLOAD_BYTES
-            && let Ok(review) = AdmissionReview::parse(&body.bytes)
+            && let Ok(review) = AdmissionReview::parse_workload(&body.bytes, &state.policy)
             && let Some(claim) = identity_hint(&review, &state.policy)
         {
             state.hints.offer(claim);
@@ -182,7 +183,8 @@ fn decide_and_queue_hint(
     bytes: &[u8],
     most_images: usize,
 ) -> Result<Option<LabelledAnswer>, ReviewError> {
-    let review = AdmissionReview::parse(bytes).map_err(|error| invalid_review(&error))?;
+    let review = AdmissionReview::parse_workload(bytes, &state.policy)
+        .map_err(|error| invalid_review(&error))?;
     let decided = decide_workload(&review, &state.policy, &state.context, most_images);
     let Some((verdict, claim)) = decided else { return Ok(None) };
     match claim {

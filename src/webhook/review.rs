@@ -1,11 +1,14 @@
 //! Wire format of `AdmissionReview` (`admission.k8s.io/v1`), limited to the fields in use.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
-use prewarmer_core::task::FieldError;
+use prewarmer_core::{
+    task::FieldError,
+    workload::{ObjectView, Policy, WorkloadKind},
+};
 
 /// Only supported version; it exists since Kubernetes 1.16.
 const API_VERSION: &str = "admission.k8s.io/v1";
@@ -28,9 +31,9 @@ const KINDS: &[&str] = &[
 #[serde(rename_all = "camelCase")]
 pub struct AdmissionReview<'a> {
     #[serde(borrow)]
-    api_version: Cow<'a, str>,
+    pub(super) api_version: Cow<'a, str>,
     #[serde(borrow)]
-    kind: Cow<'a, str>,
+    pub(super) kind: Cow<'a, str>,
     #[serde(borrow)]
     pub(super) request: AdmissionRequest<'a>,
 }
@@ -39,7 +42,7 @@ pub struct AdmissionReview<'a> {
 #[serde(rename_all = "camelCase")]
 pub(super) struct AdmissionRequest<'a> {
     #[serde(borrow)]
-    uid: Cow<'a, str>,
+    pub(super) uid: Cow<'a, str>,
     #[serde(borrow)]
     pub(super) kind: ReviewKind<'a>,
     #[serde(default, borrow)]
@@ -50,12 +53,39 @@ pub(super) struct AdmissionRequest<'a> {
     pub(super) operation: Cow<'a, str>,
     #[serde(default)]
     pub(super) dry_run: Option<bool>,
-    #[serde(default)]
-    #[serde(borrow)]
-    pub(super) object: Option<&'a RawValue>,
-    #[serde(default)]
-    #[serde(borrow)]
-    pub(super) old_object: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    pub(super) object: ReviewedValue<'a>,
+    #[serde(default, borrow)]
+    pub(super) old_object: ReviewedValue<'a>,
+}
+
+/// Object of a review, parsed as far as the review was read.
+#[derive(Debug, Default)]
+pub(super) enum ReviewedValue<'a> {
+    /// No object, or one that is not needed.
+    #[default]
+    Absent,
+    /// Text of the object.
+    Raw(&'a RawValue),
+    /// Used fields of a workload.
+    View(Box<ObjectView>),
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for ReviewedValue<'a> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        Ok(Option::<&RawValue>::deserialize(from)?.map_or(Self::Absent, Self::Raw))
+    }
+}
+
+impl ReviewedValue<'_> {
+    /// Returns the used fields of an object of this kind, or `None` if there is no valid one.
+    pub(super) fn view(&self, kind: &WorkloadKind) -> Option<Cow<'_, ObjectView>> {
+        match self {
+            Self::Absent => None,
+            Self::Raw(raw) => kind.parse_text(raw.get()).ok().map(Cow::Owned),
+            Self::View(view) => Some(Cow::Borrowed(view)),
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -66,6 +96,35 @@ pub(super) struct ReviewKind<'a> {
     pub(super) version: Cow<'a, str>,
     #[serde(rename = "kind", borrow)]
     pub(super) name: Cow<'a, str>,
+}
+
+impl AdmissionRequest<'_> {
+    /// Returns the kind of the workload, or `None` if the review is not one of a handled workload.
+    pub(super) fn workload_kind<'p>(&self, policy: &'p Policy) -> Option<&'p Arc<WorkloadKind>> {
+        let sub_resource = self.sub_resource.as_deref();
+        self.kind.workload_kind(policy, &self.operation, sub_resource, &self.namespace)
+    }
+}
+
+impl ReviewKind<'_> {
+    pub(super) fn find<'p>(&self, policy: &'p Policy) -> Option<&'p Arc<WorkloadKind>> {
+        policy.kinds.find_by_gvk(&self.group, &self.version, &self.name)
+    }
+
+    /// Returns the kind of a workload that is created or updated in a namespace which the policy
+    /// covers.
+    pub(super) fn workload_kind<'p>(
+        &self,
+        policy: &'p Policy,
+        operation: &str,
+        sub_resource: Option<&str>,
+        namespace: &str,
+    ) -> Option<&'p Arc<WorkloadKind>> {
+        let wanted = matches!(operation, "CREATE" | "UPDATE")
+            && sub_resource.unwrap_or_default().is_empty()
+            && policy.covers_namespace(namespace);
+        self.find(policy).filter(|_| wanted)
+    }
 }
 
 /// Reason why bytes are not an `AdmissionReview`.
@@ -87,7 +146,12 @@ pub enum ParseError {
 impl<'a> AdmissionReview<'a> {
     /// Parses the body of a request. Objects in it are not parsed.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, ParseError> {
-        let review: Self = serde_json::from_slice(bytes)?;
+        serde_json::from_slice::<Self>(bytes)?.checked()
+    }
+
+    /// Refuses a review of another version or kind.
+    pub(super) fn checked(self) -> Result<Self, ParseError> {
+        let review = self;
         if review.api_version != API_VERSION || review.kind != "AdmissionReview" {
             let (api_version, kind) = (review.api_version.into_owned(), review.kind.into_owned());
             return Err(ParseError::Kind { api_version, kind });

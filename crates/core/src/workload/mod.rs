@@ -37,4 +37,4 @@ pub use manifest::{
 pub use policy::{DefaultMode, Policy, PolicySettings, WarmDecision};
 pub use references::MAX_IMAGES;
 pub use rewritten::rewritten_images;
-pub use view::{ConditionView, MetadataView, ObjectView, Owner, StatusView};
+pub use view::{ConditionView, MetadataView, ObjectSeed, ObjectView, Owner, StatusView};

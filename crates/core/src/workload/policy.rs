@@ -199,6 +199,12 @@ impl Policy {
         (decision, warnings)
     }
 
+    /// Reports whether the object is handled, so that its images and annotations matter.
+    #[must_use]
+    pub fn handles(&self, kind: &WorkloadKind, object: &ObjectView, namespace: &str) -> bool {
+        self.ignored_reason(kind, object, namespace).is_none()
+    }
+
     fn ignored_reason(
         &self,
         kind: &WorkloadKind,

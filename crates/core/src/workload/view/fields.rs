@@ -22,6 +22,34 @@ pub(in crate::workload) const MAX_ITEMS: usize = 1000;
 /// nodes has 60 KB.
 const MAX_AFFINITY: usize = 64 * 1024;
 
+/// Text that is borrowed from the input where it contains no escape.
+pub(super) struct Text<'a>(pub(super) Cow<'a, str>);
+
+/// A derived newtype would hide the keys of maps from the paths of errors.
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_str(TextVisitor)
+    }
+}
+
+struct TextVisitor;
+
+impl<'de> Visitor<'de> for TextVisitor {
+    type Value = Text<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text")
+    }
+
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Text<'de>, E> {
+        Ok(Text(Cow::Borrowed(text)))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Text<'de>, E> {
+        Ok(Text(Cow::Owned(text.to_owned())))
+    }
+}
+
 /// Deserializes `null` as the default value, like the API server.
 pub(super) fn lenient<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
     from: D,
@@ -84,7 +112,7 @@ impl<'de, F: Fn(&str) -> bool> Visitor<'de> for FilteredMapVisitor<F> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut found = BTreeMap::new();
-        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
+        while let Some(Text(key)) = map.next_key::<Text<'de>>()? {
             if found.len() < MAX_ITEMS && (self.0)(&key) {
                 found.insert(key.into_owned(), map.next_value()?);
             } else {
@@ -118,12 +146,12 @@ pub(super) fn strings<'de, D: Deserializer<'de>>(
 /// Number and text of a value of any shape. Other values are skipped without buffering, since they
 /// may have megabytes.
 #[derive(Default)]
-pub(super) struct Scalar {
+pub(super) struct Scalar<'a> {
     pub(super) number: Option<i64>,
-    text: Option<String>,
+    text: Option<Cow<'a, str>>,
 }
 
-impl<'de> Deserialize<'de> for Scalar {
+impl<'de> Deserialize<'de> for Scalar<'de> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         from.deserialize_any(ScalarVisitor)
     }
@@ -132,42 +160,46 @@ impl<'de> Deserialize<'de> for Scalar {
 struct ScalarVisitor;
 
 impl<'de> Visitor<'de> for ScalarVisitor {
-    type Value = Scalar;
+    type Value = Scalar<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("any value")
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Scalar, E> {
+    fn visit_bool<E>(self, _: bool) -> Result<Scalar<'de>, E> {
         Ok(Scalar::default())
     }
 
-    fn visit_i64<E>(self, number: i64) -> Result<Scalar, E> {
+    fn visit_i64<E>(self, number: i64) -> Result<Scalar<'de>, E> {
         Ok(Scalar { number: Some(number), text: None })
     }
 
-    fn visit_u64<E>(self, number: u64) -> Result<Scalar, E> {
+    fn visit_u64<E>(self, number: u64) -> Result<Scalar<'de>, E> {
         Ok(Scalar { number: i64::try_from(number).ok(), text: None })
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<Scalar, E> {
+    fn visit_f64<E>(self, _: f64) -> Result<Scalar<'de>, E> {
         Ok(Scalar::default())
     }
 
-    fn visit_str<E>(self, text: &str) -> Result<Scalar, E> {
-        Ok(Scalar { number: text.parse().ok(), text: Some(text.to_owned()) })
+    fn visit_str<E>(self, text: &str) -> Result<Scalar<'de>, E> {
+        Ok(Scalar { number: text.parse().ok(), text: Some(Cow::Owned(text.to_owned())) })
     }
 
-    fn visit_unit<E>(self) -> Result<Scalar, E> {
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Scalar<'de>, E> {
+        Ok(Scalar { number: text.parse().ok(), text: Some(Cow::Borrowed(text)) })
+    }
+
+    fn visit_unit<E>(self) -> Result<Scalar<'de>, E> {
         Ok(Scalar::default())
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Scalar, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Scalar<'de>, A::Error> {
         while seq.next_element::<IgnoredAny>()?.is_some() {}
         Ok(Scalar::default())
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Scalar, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Scalar<'de>, A::Error> {
         while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
         Ok(Scalar::default())
     }
@@ -221,13 +253,13 @@ impl<'de> Visitor<'de> for SelectorVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<SelectorLabels, A::Error> {
         let (mut plain, mut labels) = (BTreeMap::new(), None);
-        while let Some(key) = map.next_key::<String>()? {
+        while let Some(Text(key)) = map.next_key::<Text<'de>>()? {
             if key == "matchLabels" && !self.nested {
                 labels = Some(map.next_value_seed(Self { nested: true })?);
-            } else if let Some(text) = map.next_value::<Scalar>()?.text
+            } else if let Some(text) = map.next_value::<Scalar<'de>>()?.text
                 && plain.len() < MAX_ITEMS
             {
-                plain.insert(key, text);
+                plain.insert(key.into_owned(), text.into_owned());
             }
         }
         Ok(labels.unwrap_or(SelectorLabels(plain)))

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::fields::{lenient, list, managed_by, number, ours};
 
 /// Used fields of an object's metadata.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct MetadataView {
     /// Name; empty in a pod template.
@@ -58,7 +58,7 @@ impl MetadataView {
 }
 
 /// Owner reference.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Owner {
     /// API group and version of the owner.

@@ -15,4 +15,5 @@ pub(super) use self::{
 pub use self::{
     metadata::{MetadataView, Owner},
     object::{ConditionView, ObjectView, StatusView},
+    parse::ObjectSeed,
 };

@@ -51,6 +51,20 @@ impl ObjectView {
         now.iter().any(Option::is_some) && now != restarts(old)
     }
 
+    /// Reports whether this object and `old` result in the same decision and the same workloads in the
+    /// same cluster context.
+    #[must_use]
+    pub fn is_same_workload(&self, old: &Self) -> bool {
+        let (new, before) = (&self.metadata, &old.metadata);
+        self.templates == old.templates
+            && self.invalid_templates == old.invalid_templates
+            && new.name_or_prefix() == before.name_or_prefix()
+            && new.annotations == before.annotations
+            && new.labels == before.labels
+            && new.owner_references == before.owner_references
+            && new.deletion_timestamp.is_some() == before.deletion_timestamp.is_some()
+    }
+
     /// Reports whether an image of a template satisfies the condition.
     pub(in crate::workload) fn has_image(&self, condition: impl Fn(&str) -> bool) -> bool {
         self.templates
@@ -105,4 +119,61 @@ pub struct ConditionView {
     /// Reason, such as `ProgressDeadlineExceeded`.
     #[serde(deserialize_with = "lenient")]
     pub reason: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::workload::WorkloadKinds;
+
+    fn deployment() -> Value {
+        json!({"metadata": {"name": "web", "resourceVersion": "1", "labels": {"a": "b"}},
+            "spec": {"replicas": 2, "template": {"metadata": {"labels": {"a": "b"}},
+                "spec": {"containers": [{"name": "c", "image": "app:1"}]}}},
+            "status": {"replicas": 1}})
+    }
+
+    fn view(object: &Value) -> ObjectView {
+        let kinds = WorkloadKinds::default();
+        let kind = kinds.find_by_api_version("apps/v1", "Deployment").unwrap();
+        kind.parse_value(object.clone()).unwrap()
+    }
+
+    #[rstest]
+    #[case("/metadata/resourceVersion", json!("2"))]
+    #[case("/metadata/labels/a", json!("c"))]
+    #[case("/spec/template/metadata/labels/a", json!("c"))]
+    #[case("/spec/template/spec/containers/0", json!({"name": "c", "image": "app:1", "env": []}))]
+    #[case("/status/replicas", json!(2))]
+    fn other_changes_leave_the_workload_the_same(#[case] path: &str, #[case] value: Value) {
+        let mut changed = deployment();
+        *changed.pointer_mut(path).unwrap() = value;
+        assert!(view(&changed).is_same_workload(&view(&deployment())));
+    }
+
+    #[rstest]
+    #[case("/metadata/name", json!("api"))]
+    #[case("/metadata/labels", json!({"app.kubernetes.io/managed-by": "prewarmer"}))]
+    #[case("/metadata", json!({"name": "web", "annotations": {"prewarm.io/nodes": "9"}}))]
+    #[case("/metadata", json!({"name": "web", "deletionTimestamp": "2026-11-30T10:00:00Z"}))]
+    #[case("/metadata", json!({"name": "web", "ownerReferences": [{"kind": "X", "name": "x"}]}))]
+    #[case("/spec/replicas", json!(3))]
+    #[case("/spec/template/metadata", json!({"annotations": {"prewarm.io/enabled": "false"}}))]
+    #[case("/spec/template/metadata",
+        json!({"annotations": {"kubectl.kubernetes.io/restartedAt": "now"}}))]
+    #[case("/spec/template/spec/containers/0/image", json!("app:2"))]
+    #[case("/spec/template/spec/containers/0/name", json!("d"))]
+    #[case("/spec/template/spec/containers/0",
+        json!({"name": "c", "image": "app:1", "imagePullPolicy": "Always"}))]
+    #[case("/spec/template/spec",
+        json!({"containers": [{"name": "c", "image": "app:1"}], "serviceAccountName": "sa"}))]
+    #[case("/spec/template", json!(null))]
+    fn changes_that_decide_are_found(#[case] path: &str, #[case] value: Value) {
+        let mut changed = deployment();
+        *changed.pointer_mut(path).unwrap() = value;
+        assert!(!view(&changed).is_same_workload(&view(&deployment())));
+    }
 }

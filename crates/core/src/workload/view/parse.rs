@@ -1,7 +1,12 @@
 //! Parsing of an object of a kind into its view.
 
-use serde::{Deserialize, Deserializer, de::DeserializeSeed};
-use serde_json::Value;
+use std::fmt;
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeSeed, Error, Visitor},
+};
+use serde_json::{Value, value::RawValue};
 
 use super::{
     super::kinds::{PathStep, TemplateLocation, WorkloadKind},
@@ -115,6 +120,45 @@ impl WorkloadKind {
                 view_from_paths(ObjectHeader::deserialize(&object)?, &object, paths)
             }
         }
+    }
+}
+
+/// Seed that deserializes an object of a kind as part of a larger text; `null` is no object.
+#[derive(Debug, Clone, Copy)]
+pub struct ObjectSeed<'k>(pub &'k WorkloadKind);
+
+impl<'de> DeserializeSeed<'de> for ObjectSeed<'_> {
+    type Value = Option<ObjectView>;
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Self::Value, D::Error> {
+        from.deserialize_option(self)
+    }
+}
+
+impl<'de> Visitor<'de> for ObjectSeed<'_> {
+    type Value = Option<ObjectView>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_none<E>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, from: D) -> Result<Self::Value, D::Error> {
+        let view = match &self.0.location {
+            TemplateLocation::Pod => view_from_pod(PodWire::deserialize(from)?),
+            TemplateLocation::Template | TemplateLocation::JobTemplate => {
+                view_from_template(TemplateWire::deserialize(from)?)
+            }
+            TemplateLocation::Paths(_) => {
+                // Metadata and templates of configured kinds are parsed one after the other.
+                let raw = <&RawValue>::deserialize(from)?;
+                self.0.parse_text(raw.get()).map_err(D::Error::custom)?
+            }
+        };
+        Ok(Some(view))
     }
 }
 

@@ -12,7 +12,7 @@ use super::{
 };
 
 /// Pod template.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub(in crate::workload) struct TemplateView {
     #[serde(deserialize_with = "lenient")]
@@ -26,7 +26,7 @@ pub(in crate::workload) struct TemplateView {
 }
 
 /// Used fields of a pod spec.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(in crate::workload) struct PodSpecView {
     #[serde(deserialize_with = "list")]
@@ -55,7 +55,7 @@ pub(in crate::workload) struct PodSpecView {
     service_account_name: String,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct ContainerView {
     #[serde(deserialize_with = "lenient")]
@@ -66,14 +66,14 @@ struct ContainerView {
     image_pull_policy: DeclaredPolicy,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default)]
 struct VolumeView {
     #[serde(deserialize_with = "lenient")]
     image: ImageVolumeView,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct ImageVolumeView {
     #[serde(deserialize_with = "lenient")]
@@ -82,21 +82,21 @@ struct ImageVolumeView {
     pull_policy: DeclaredPolicy,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default)]
 struct NameView {
     #[serde(deserialize_with = "lenient")]
     name: String,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct AffinityView {
     #[serde(deserialize_with = "lenient")]
     node_affinity: NodeAffinityView,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct NodeAffinityView {
     #[serde(deserialize_with = "affinity")]

@@ -1,6 +1,6 @@
 //! Templates at a configured path of an object.
 
-use std::{borrow::Cow, fmt};
+use std::fmt;
 
 use serde::{
     Deserialize, Deserializer,
@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use super::{
     super::kinds::PathStep,
-    fields::Scalar,
+    fields::{Scalar, Text},
     object::{MAX_TEMPLATES, ObjectView},
     pod_spec::TemplateView,
 };
@@ -139,7 +139,7 @@ impl<'de> Visitor<'de> for TemplateSeed<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let (first, mut count) = (self.found.templates.len(), 1_i64);
-        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
+        while let Some(Text(key)) = map.next_key::<Text<'de>>()? {
             let named = |step: &PathStep| matches!(step, PathStep::Field(name) if *name == *key);
             let paths = after(self.paths, named);
             if !paths.is_empty() {
@@ -153,7 +153,7 @@ impl<'de> Visitor<'de> for TemplateSeed<'_> {
                 })?;
                 self.path.truncate(length);
             } else if matches!(&*key, "replicas" | "parallelism") {
-                count = count.saturating_mul(map.next_value::<Scalar>()?.number.unwrap_or(1));
+                count = count.saturating_mul(map.next_value::<Scalar<'de>>()?.number.unwrap_or(1));
             } else {
                 map.next_value::<IgnoredAny>()?;
             }
