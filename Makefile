@@ -18,6 +18,10 @@ demo: ## show how Prewarmer warms nodes, on a real Kubernetes on this machine; m
 test: ## run all tests, on a real Kubernetes (the first run builds it); make test SUITES="unit e2e" runs some of them
 	@bash tests/run.sh $(SUITES)
 
+.PHONY: scale
+scale: ## measure how the cost grows with nodes, workloads, tasks and watchers, about an hour on 2 cores; make scale SCALE=small in a short form
+	@bash tests/measure/run.sh $(if $(SCALE),--scale $(SCALE)) scale
+
 .PHONY: test-long
 test-long: ## run the measurements and the long forms of tests, and write the tables of docs/measurements.md, about five hours on 2 cores; make test-long SECTIONS="engine memory" runs some of them, SCALE=small all in a short form
 	@bash tests/measure/run.sh $(if $(SCALE),--scale $(SCALE)) $(SECTIONS)

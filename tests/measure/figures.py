@@ -4,7 +4,11 @@ A section is a function from the rows of its record to a Markdown table or list,
 decide whether the section passes. `lines` is that of sections whose tests assert their own bounds.
 """
 
+import os
 import statistics
+from pathlib import Path
+
+import growth
 
 # Bounds, with the figures from which they were chosen.
 
@@ -222,7 +226,56 @@ def pages(rows):
     return f"{text}\n\n{table(['resource', 'compressed', 'not compressed'], body)}", bounds
 
 
+# Figures of a point of scale.sh: name, unit, factor from the record, and the difference that noise of the
+# machine explains.
+POINT_FIGURES = [
+    ("resident memory", "MiB", 1 / 1024, 2),
+    ("processor time until then", "s", 1 / 100, 0.5),
+    ("API requests until then", "", 1, 20),
+    ("idle processor time, % of a core", "%", None, 0.2),
+    ("idle API requests", "", 1, 20),
+    ("idle wake-ups per second", "1/s", None, 20),
+    ("from a Deployment to its task", "ms", 1, 300),
+    ("from a task to its first worker", "ms", 1, 300),
+]
+# Object whose number each dimension raises.
+DIMENSIONS = {"nodes": "fake nodes", "workloads": "Deployments", "tasks": "finished tasks", "watchers": "REST watches"}
+
+
+def scale(rows):
+    """How the server's cost grows with each dimension."""
+    seconds = int(find(rows, "idle")[-1][0])
+    parts, bounds = [], []
+    charts = [[] for _ in POINT_FIGURES]
+    for dimension, name in DIMENSIONS.items():
+        sizes, columns = [], [[] for _ in POINT_FIGURES]
+        totals = [0.0, 0.0]
+        for size, *fields in find(rows, "point", dimension):
+            sizes.append(int(size))
+            values = [float(field) for field in fields]
+            if dimension != "nodes":
+                # Each size is an addition to the previous one.
+                totals = [totals[at] + values[1 + at] for at in (0, 1)]
+                values[1:3] = totals
+            for column, value, (_, _, factor, _) in zip(columns, values, POINT_FIGURES, strict=True):
+                column.append(value * factor if factor else value / seconds)
+        body = []
+        for at, (title, unit, _, floor) in enumerate(POINT_FIGURES):
+            points = list(zip(sizes, columns[at], strict=True))
+            curve = growth.fit(points, floor)
+            charts[at].append((name, points, curve))
+            more = growth.per_object(curve, sizes[-1]) if curve[2] else 0
+            body.append([f"{title}{f', {unit}' if unit and unit not in title else ''}", *map(number, columns[at]), growth.describe(curve), f"{more:.3g}"])
+            bounds.append(Bound(f"{name}: exponent of {title}", curve[2], growth.MAX_EXPONENT, needs_full=True))
+        parts.append(table([name, *(f"{size:,}" for size in sizes), "growth", "one more"], body))
+    folder = Path(os.environ.get("MEASURE_OUT", "."))
+    for (title, unit, _, _), series in zip(POINT_FIGURES, charts, strict=True):
+        growth.draw(folder / f"scale-{title.split(',')[0].replace(' ', '-')}.svg", title, unit, series)
+    return "\n\n".join(parts), bounds
+
+
 SECTIONS = {
+    "scale": scale,
     "engine": engine,
     "memory": memory,
     "webhook": webhook,

@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """Creates many objects in the cluster of the environment (CLUSTER_DIR, APISERVER_URL).
 
-usage: objects.py deployments COUNT IMAGES   Deployments without replicas, of one image app-N:1 each
-       objects.py tasks COUNT                finished tasks of 3 images on 100 nodes; every tenth failed
+usage: objects.py deployments COUNT IMAGES [FROM]  Deployments without replicas, of one image app-N:1 each
+       objects.py tasks COUNT [FROM]               finished tasks of 3 images on 100 nodes; every tenth failed
+
+Creates the objects from number FROM (default: 0) to COUNT - 1.
 """
 
 import http.client
@@ -34,13 +36,17 @@ class Cluster:
         self.token = (folder / "tokens.csv").read_text(encoding="utf-8").split(",")[0]
 
     def send(self, method, path, body, kind="application/json"):
-        """Sends an object; raises unless it was stored."""
+        """Sends an object and returns the response; raises unless the API server accepted it."""
         headers = {"Authorization": f"Bearer {self.token}", "Content-Type": kind}
-        self.connection.request(method, path, json.dumps(body), headers)
+        self.connection.request(method, path, None if body is None else json.dumps(body), headers)
         answer = self.connection.getresponse()
         text = answer.read()
         if answer.status not in (200, 201):
             raise RuntimeError(f"{method} {path}: {answer.status} {text[:500]!r}")
+        return json.loads(text)
+
+    def get(self, path):
+        return self.send("GET", path, None)
 
 
 def deployment(index, images):
@@ -102,9 +108,11 @@ def create(kind, indices, images):
 
 def main(arguments):
     kind, count = arguments[0], int(arguments[1])
-    images = int(arguments[2]) if kind == "deployments" else 0
+    further = [int(argument) for argument in arguments[2:]]
+    images = further.pop(0) if kind == "deployments" else 0
+    first = further.pop(0) if further else 0
     with ThreadPoolExecutor(THREADS) as pool:
-        for done in [pool.submit(create, kind, range(start, count, THREADS), images) for start in range(THREADS)]:
+        for done in [pool.submit(create, kind, range(first + start, count, THREADS), images) for start in range(THREADS)]:
             done.result()
 
 

@@ -67,7 +67,13 @@ for section in "${chosen[@]}"; do
   fi
   say "$section: $((SECONDS - since)) s"
 done
-if [[ $scale == full ]]; then python3 tests/measure/tables.py write "${chosen[@]}"; fi
+if [[ $scale == full ]]; then
+  python3 tests/measure/tables.py write "${chosen[@]}"
+  if [[ " ${chosen[*]} " == *" scale "* ]]; then
+    mkdir -p docs/scale
+    cp "$out"/scale-*.svg docs/scale/
+  fi
+fi
 if ((${#failed[@]})); then
   say "FAILED:"
   printf '  %s\n' "${failed[@]}"

@@ -4,7 +4,9 @@
 #
 # The sections of `make test-long`, in the order in which they run. Sourced by run.sh, which sets
 # MEASURE_SCALE and MEASURE_RECORD.
-sections=(engine memory webhook admission pages functions rest schemathesis availability schedules kubernetes-1.35
+# shellcheck source=tests/environment.sh
+. tests/environment.sh
+sections=(engine memory scale webhook admission pages functions rest schemathesis availability schedules kubernetes-1.35
   reproducible starts fuzz properties chaos hostile faults soak)
 with() { local nodes=$1; shift; tests/cluster/cluster with --fake-nodes "$nodes" -- "$@"; }
 of() { if [[ $MEASURE_SCALE == small ]]; then echo "$2"; else echo "$1"; fi; } # of FULL SMALL
@@ -26,6 +28,18 @@ e2e() { measured cargo test --locked --test e2e -- "$@" --nocapture; }
 section_engine() { with "$(of 1000 60)" bash tests/measure/engine.sh "$(of 1000 60)" "$(of 10 5)" "$(of 100 20)" "$(of 3 2)"; }
 section_memory() {
   with "$(of 5000 60)" bash tests/measure/memory.sh "$(of 5000 60)" "$(of 20 5)" 100 "$(of 1000 30)" "$(of 10000 200)"
+}
+section_scale() {
+  local nodes reason
+  command -v gnuplot > /dev/null || reason=$(install_packages gnuplot-nox) || { not_run "scale" "gnuplot is missing: $reason"; return; }
+  for nodes in $(of "100 1000 5000 10000" "20 40 80"); do with "$nodes" bash tests/measure/scale.sh nodes "$(of 20 5)"; done
+  # The lists stand for several words.
+  # shellcheck disable=SC2046
+  {
+    with 100 bash tests/measure/scale.sh workloads $(of "100 1000 5000 20000" "10 20 40")
+    with 100 bash tests/measure/scale.sh tasks $(of "10 100 1000 10000" "10 20 40")
+    with 100 bash tests/measure/scale.sh watchers $(of "1 10 100 1000" "1 10 20")
+  }
 }
 section_webhook() { peer && with 100 bash tests/measure/webhook.sh "$(of 4 1)" target/peer "$(of 3 1)"; }
 section_admission() { with 100 bash tests/measure/admission.sh "$(of 6000 200)" 100; }

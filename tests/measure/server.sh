@@ -40,8 +40,10 @@ separate_processors() {
   record pinned "server and load generator on separate processors"
 }
 
+# Further options of the server.
+serve_options=()
 # Starts the server with the settings of the default installation (REST over TLS, the web pages, all
-# watches), from a copy of the program that is not in the page cache. How many pages of a file a
+# watches) and serve_options, from a copy of the program that is not in the page cache. How many pages of a file a
 # fault maps depends on the size of its folios there, and this on how the file was written: the same
 # program had 22 or 25 MB of its file resident.
 serve() {
@@ -50,7 +52,7 @@ serve() {
   dd of="$work/program" oflag=nocache conv=notrunc count=0 status=none
   "${server_cpu[@]}" "$work/program" serve --api-addr "127.0.0.1:$((port + 2))" --webhook-addr "127.0.0.1:$port" \
     --webhook-url "https://127.0.0.1:$port" --health-addr "127.0.0.1:$((port + 1))" \
-    --worker-image registry.example/helper:1 --log-level warn 2>> "$work/log" &
+    --worker-image registry.example/helper:1 --log-level warn "${serve_options[@]}" 2>> "$work/log" &
   server=$!
   local tries=300
   # Leader election and the initial lists are not measured.

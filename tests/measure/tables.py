@@ -33,6 +33,7 @@ LONG_TEST = "release build, started by the test"
 SETTINGS = {
     "engine": [CLUSTER, DEFAULT_INSTALL, "baseline and server pull by image volumes"],
     "memory": [CLUSTER, DEFAULT_INSTALL],
+    "scale": [CLUSTER, DEFAULT_INSTALL, "workloads, tasks and watches in a cluster of 100 nodes", "a new server for each row of nodes"],
     "webhook": [CLUSTER, DEFAULT_INSTALL],
     "admission": [CLUSTER, DEFAULT_INSTALL],
     "pages": [CLUSTER, DEFAULT_INSTALL],

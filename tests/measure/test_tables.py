@@ -2,14 +2,18 @@
 
 import contextlib
 import io
+import math
 import os
 import re
+import shutil
 import tempfile
 import unittest
+import xml.etree.ElementTree
 from pathlib import Path
 from unittest import mock
 
 import figures
+import growth
 import tables
 
 SECTIONS = Path(__file__).with_name("sections.sh").read_text(encoding="utf-8")
@@ -23,6 +27,57 @@ def engine_rows(times, writes=1000):
             rows.append(["run", "baseline", kind, "10000", "1000"])
             rows.append(["run", "server", kind, str(time), str(writes), "105", "0", "11000"])
     return rows
+
+
+SIZES = {"nodes": (100, 1000, 5000, 10000), "workloads": (100, 1000, 5000, 20000), "tasks": (10, 100, 1000, 10000), "watchers": (1, 10, 100, 1000)}
+
+
+def scale_rows(memory):
+    """A record of all dimensions, in which `memory` returns the resident KiB at a size."""
+    rows = [["idle", "30"]]
+    for dimension, sizes in SIZES.items():
+        for size in sizes:
+            rows.append(["point", dimension, str(size), str(memory(size)), "100", "10", "3", "0", "300", "1100", "200"])
+    return rows
+
+
+class Growth(unittest.TestCase):
+    def exponent(self, value, sizes=(100, 1000, 5000, 10000)):
+        return growth.fit([(size, value(size)) for size in sizes], 1)[2]
+
+    def test_exponent_of_known_curves(self):
+        self.assertEqual(self.exponent(lambda n: 30), 0)
+        self.assertAlmostEqual(self.exponent(lambda n: 30 + 0.01 * n), 1.0)
+        self.assertAlmostEqual(self.exponent(lambda n: 30 + 0.5 * n**0.5), 0.5)
+        self.assertAlmostEqual(self.exponent(lambda n: 30 + 1e-5 * n**2), 2.0)
+        self.assertLessEqual(self.exponent(lambda n: 30 + 0.001 * n * math.log(n)), growth.MAX_EXPONENT)
+
+    def test_noise_and_decline_are_constant(self):
+        self.assertEqual(growth.fit([(100, 30.0), (1000, 30.9), (10000, 30.2)], 1)[2], 0)
+        self.assertEqual(growth.fit([(100, 90.0), (1000, 60.0), (10000, 30.0)], 1)[2], 0)
+
+    def test_cost_of_one_more(self):
+        curve = growth.fit([(size, 30 + 0.01 * size) for size in (100, 1000, 5000, 10000)], 1)
+        self.assertAlmostEqual(growth.per_object(curve, 10000), 0.01)
+
+    def test_quadratic_memory_fails_the_section(self):
+        with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, MEASURE_OUT=folder), mock.patch.object(growth, "draw"):
+            for memory, passed in ((lambda n: 30000 + 3 * n, True), (lambda n: 30000 + n * n // 100, False)):
+                _, bounds = figures.scale(scale_rows(memory))
+                for bound in bounds:
+                    bound.check(full=True)
+                verdicts = {bound.name: bound.passed for bound in bounds}
+                self.assertEqual(verdicts["fake nodes: exponent of resident memory"], passed)
+
+    @unittest.skipUnless(shutil.which("gnuplot"), "gnuplot is not installed")
+    def test_chart_is_svg(self):
+        with tempfile.TemporaryDirectory() as folder:
+            points = [(100, 1.0), (1000, 10.0), (10000, 100.0)]
+            path = Path(folder) / "chart.svg"
+            growth.draw(path, "memory", "MiB", [("nodes", points, growth.fit(points, 0.1))])
+            root = xml.etree.ElementTree.parse(path).getroot()
+            self.assertTrue(root.tag.endswith("svg"))
+            self.assertIn("nodes", "".join(root.itertext()))
 
 
 class Figures(unittest.TestCase):

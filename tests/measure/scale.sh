@@ -1,0 +1,94 @@
+#!/usr/bin/env bash
+# Measures how the server's cost grows with one dimension: resident memory, processor time, API requests
+# and reaction times, at each size. Run with the environment of a cluster.
+# usage: scale.sh nodes IMAGES                    a task on all fake nodes of the cluster
+#        scale.sh workloads|tasks|watchers SIZE...   objects or watches, each size in addition to the previous one
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+dimension=$1
+shift
+# shellcheck source=tests/measure/server.sh
+. tests/measure/server.sh
+# Seconds without work, during which requests, processor time and wake-ups are counted.
+idle_seconds=30
+rounds=5
+serve_options=(--api-watches 4096 --api-rate 100000)
+
+# ticks: processor time of the server, in hundredths of a second.
+ticks() { awk '{print $14 + $15}' "/proc/$server/stat"; }
+# requests: requests to the API server but those for Leases; watches count once, when they are opened.
+requests() { server_metrics | awk '/^prewarm_kube_requests_total/ && !/"leases"/ {sum += $NF} END {printf "%d", sum}'; }
+wakeups() { cat /proc/"$server"/task/*/status | awk '/^voluntary_ctxt_switches/ {sum += $2} END {printf "%d", sum}'; }
+
+begin() { before_ticks=$(ticks) before_requests=$(requests); }
+# point SIZE: records the cost since `begin`, the cost of idling, and the reaction times.
+point() {
+  local cpu sent idle_ticks idle_requests idle_wakeups
+  sleep 10
+  cpu=$(($(ticks) - before_ticks)) sent=$(($(requests) - before_requests))
+  memory "$dimension $1"
+  idle_ticks=$(ticks) idle_requests=$(requests) idle_wakeups=$(wakeups)
+  sleep "$idle_seconds"
+  idle_ticks=$(($(ticks) - idle_ticks)) idle_requests=$(($(requests) - idle_requests)) idle_wakeups=$(($(wakeups) - idle_wakeups))
+  IFS=$'\t' read -r react start < <(python3 tests/measure/probe.py "$rounds")
+  record point "$dimension" "$1" "$(awk '/^VmRSS/ {print $2}' "/proc/$server/status")" "$cpu" "$sent" \
+    "$idle_ticks" "$idle_requests" "$idle_wakeups" "$react" "$start"
+}
+
+record idle "$idle_seconds"
+serve
+k create namespace probe > /dev/null
+previous=0
+case $dimension in
+  nodes)
+    nodes=$(k get nodes -l type=fake -o name | wc -l)
+    begin
+    task all Pod "$1" 100
+    point "$nodes"
+    ;;
+  workloads)
+    # The images that the workloads need are warm, so that no workload creates a task.
+    task first Pod 20 100
+    for size in "$@"; do
+      begin
+      python3 tests/measure/objects.py deployments "$size" 20 "$previous"
+      point "$size"
+      previous=$size
+    done
+    ;;
+  tasks)
+    for size in "$@"; do
+      begin
+      python3 tests/measure/objects.py tasks "$size" "$previous"
+      point "$size"
+      previous=$size
+    done
+    ;;
+  watchers)
+    k create -f - > /dev/null <<'T'
+{"apiVersion":"prewarm.io/v1alpha1","kind":"PrewarmTask","metadata":{"name":"watched","namespace":"default"},"spec":{"images":["watched:1"],"suspend":true}}
+T
+    token=$(read_token)
+    # At most 500 watches in a process, which ends with its standard input: with this script.
+    for size in "$@"; do
+      begin
+      while ((previous < size)); do
+        count=$((size - previous < 500 ? size - previous : 500))
+        mkfifo "$work/hold-$previous"
+        python3 tests/measure/probe.py watch "127.0.0.1:$((port + 2))" "$work/ca.pem" "$token" default/watched "$count" \
+          < "$work/hold-$previous" > "$work/opened-$previous" &
+        # shellcheck disable=SC2034
+        exec {hold}> "$work/hold-$previous"
+        for _ in $(seq 600); do
+          ! grep -q open "$work/opened-$previous" || break
+          sleep 0.1
+        done
+        grep -q open "$work/opened-$previous" || { echo "$count watches were not opened after 60 s"; exit 1; }
+        previous=$((previous + count))
+      done
+      point "$size"
+    done
+    ;;
+  *) sed -n '4,5s/^# //p' "$0" >&2; exit 2 ;;
+esac
+show_server_log
