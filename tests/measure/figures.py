@@ -34,6 +34,12 @@ MIN_REVIEW_RATIO = 10.0
 # Processor time of a review, as a multiple of a server that reads the body and answers a constant,
 # likewise.
 MAX_ECHO_RATIO = 2.5
+# Time from the start of the process to readiness, in ms.
+MAX_READY_MS = 1000
+# Processor time of a server without work, in percent of one processor.
+MAX_IDLE_PERCENT = 0.2
+# Voluntary context switches of a server without work per second. The test `idle` explains the bound.
+MAX_IDLE_SWITCHES = 11
 # Latency of 99 % of the reviews by the API server's histogram, whose next buckets end at 5 and 25 ms.
 MAX_ADMISSION_P99 = 0.025
 # Bytes of the first visit of a task's page, compressed.
@@ -150,7 +156,20 @@ def memory(rows):
         Bound("maximum with the first task, MiB", by_stage["a task with bare pods"], MAX_TASK_MIB),
         Bound("maximum with everything, MiB", max(by_stage.values()), MAX_STORED_MIB),
     ]
-    return "\n\n".join([text, table_of_memory, "The two tasks:", table(heads, runs)]), bounds
+    ready = [int(row[0]) for row in find(rows, "ready")]
+    seconds, used, switches = map(int, find(rows, "idle")[-1])
+    percent, per_second = used / 10 / seconds, switches / seconds
+    bounds += [
+        Bound("time from start to readiness, ms", max(ready), MAX_READY_MS, needs_full=True),
+        Bound("processor time without work, %", percent, MAX_IDLE_PERCENT, needs_full=True),
+        Bound("voluntary context switches without work, per second", per_second, MAX_IDLE_SWITCHES, needs_full=True),
+    ]
+    started = f"From start to readiness: {joined(ready, 0)} ms (without and with a CA in the cluster)."
+    idle = (
+        f"Without work, with the workloads and finished tasks, for {seconds} s: {percent:.2f} % of one processor, "
+        f"{per_second:.1f} voluntary context switches per second."
+    )
+    return "\n\n".join([text, table_of_memory, "The two tasks:", table(heads, runs), started, idle]), bounds
 
 
 def webhook(rows):

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Measures resident memory of the server with finished tasks, workloads and a task on all fake
-# nodes, each in addition to the previous ones. Run with the environment of a cluster.
+# Measures the time from start to readiness, and resident memory of the server with finished tasks,
+# workloads and a task on all fake nodes, each in addition to the previous ones; and what the server
+# uses without work. Run with the environment of a cluster.
 # usage: memory.sh NODES IMAGES BATCH WORKLOADS TASKS
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -11,6 +12,10 @@ nodes=$1 images=$2 batch=$3 workloads=$4 tasks=$5
 record size "$nodes" "$images" "$batch" "$workloads" "$tasks"
 serve
 memory "idle"
+# The second start reads the CA that the first has created, as the replicas of an update do.
+kill "$server"
+wait "$server"
+serve
 task first Pod "$images" "$batch"
 memory "a task with bare pods"
 # Workloads whose images are already warm, so that they create no task.
@@ -20,7 +25,8 @@ record took workloads "$(milliseconds_since "$since")"
 since=$(now)
 python3 tests/measure/objects.py tasks "$tasks"
 record took tasks "$(milliseconds_since "$since")"
-sleep 10
+sleep 20
+idle 60
 memory "in addition workloads and finished tasks"
 task second Job "$images" "$batch"
 memory "in addition a task with Jobs"

@@ -31,6 +31,17 @@ memory() {
   record memory "$1" "$(awk '/^VmRSS/ {rss = $2} /^RssAnon/ {anon = $2} /^VmHWM/ {most = $2} END {print rss "\t" anon "\t" most}' "/proc/${2:-$server}/status")"
 }
 
+# idle SECONDS: records processor time in ms and voluntary context switches of the server within this time.
+idle() {
+  local ticks switches before
+  ticks=$(getconf CLK_TCK)
+  used() { awk -v ticks="$ticks" '{print int(($14 + $15) * 1000 / ticks)}' "/proc/$server/stat"; }
+  switches() { awk '/^voluntary/ {sum += $2} END {print sum}' "/proc/$server/task/"*/status; }
+  before=$(used) switches=$(switches)
+  sleep "$1"
+  record idle "$1" "$(($(used) - before))" "$(($(switches) - switches))"
+}
+
 # With two processors or more, the server and the load generator run on different ones. The control
 # plane uses all.
 server_cpu=() load_cpu=()
@@ -54,7 +65,13 @@ serve() {
     --webhook-url "https://127.0.0.1:$port" --health-addr "127.0.0.1:$((port + 1))" \
     --worker-image registry.example/helper:1 --log-level warn "${serve_options[@]}" 2>> "$work/log" &
   server=$!
-  local tries=300
+  local tries=300 since
+  since=$(now)
+  # The answer of a request, 5 ms, is the resolution.
+  until curl -fs "http://127.0.0.1:$((port + 1))/readyz" > /dev/null || ! kill -0 "$server" || (($(milliseconds_since "$since") > 30000)); do
+    sleep 0.005
+  done
+  record ready "$(milliseconds_since "$since")"
   # Leader election and the initial lists are not measured.
   until curl -fs "http://127.0.0.1:$((port + 1))/readyz" > /dev/null && server_metrics | grep -q '^prewarm_leader 1'; do
     ((tries -= 1)) || { echo "the server does not lead after 30 s; its log:"; tail -n 20 "$work/log"; return 1; }

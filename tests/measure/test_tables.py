@@ -107,6 +107,15 @@ class Figures(unittest.TestCase):
         total, shares = figures.histogram(rows, "apiserver")
         self.assertEqual((total, shares[0.005], shares[float("inf")]), (100, 0.98, 1.0))
 
+    def test_idle_use_has_a_bound(self):
+        rows = [["size", "5000", "20", "100", "1000", "10000"], ["stored", "10002", "1000"]]
+        rows += [["run", "server", kind, "1000", "1", "1", "0", "1000"] for kind in ("Pod", "Job")]
+        rows += [["memory", "a task with bare pods", "1024", "512", "1024"], ["ready", "300"], ["ready", "200"]]
+        names = ["processor time without work, %", "time from start to readiness, ms"]
+        for used, ready, expected in (("120", "999", True), ("121", "1001", False)):
+            verdicts = self.verdicts("memory", [*rows, ["idle", "60", used, "300"], ["ready", ready]])
+            self.assertEqual([verdicts[name] for name in names], [expected, expected])
+
     def test_missing_figures_are_an_error(self):
         with self.assertRaises(figures.MissingError):
             figures.engine([["size", "100", "5", "10"]])
