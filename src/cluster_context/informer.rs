@@ -20,8 +20,7 @@ use prewarmer_core::{
     workload::{RuntimeClassScheduling, WorkloadIdentity},
 };
 use prewarmer_kube::{
-    api_error::ApiErrorKind,
-    informer::{EventHandler, Informer, decode},
+    informer::{EventHandler, Informer, decode, interruption_kind},
     metrics::ObjectErrorMetrics,
     object_error::WorkKind,
 };
@@ -279,22 +278,10 @@ where
     fn interrupted(&mut self, error: &watcher::Error) {
         // An installation for one namespace may lack the permission to list cluster-wide objects.
         // They are then treated as absent.
-        if is_forbidden(error) {
+        if interruption_kind(error).is_forbidden() {
             self.report_ready();
         }
     }
-}
-
-fn is_forbidden(error: &watcher::Error) -> bool {
-    use watcher::Error::{InitialListFailed, WatchError, WatchFailed, WatchStartFailed};
-    let kind = match error {
-        InitialListFailed(error) | WatchStartFailed(error) | WatchFailed(error) => {
-            ApiErrorKind::of(error)
-        }
-        WatchError(status) => ApiErrorKind::of_status(status),
-        watcher::Error::NoResourceVersion => return false,
-    };
-    kind.is_forbidden()
 }
 
 fn prewarm_annotations(annotations: &BTreeMap<String, String>) -> BTreeMap<String, String> {

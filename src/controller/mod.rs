@@ -51,8 +51,10 @@ const COALESCE_WINDOW: Duration = Duration::from_millis(50);
 /// Interval of reconciles while tasks are active, for timeouts and delayed writes. A reconcile
 /// without changes sends no request.
 const ACTIVE_INTERVAL: Duration = Duration::from_millis(250);
-/// Interval of reconciles without active tasks and events, for the heartbeat. Sends no request.
-const IDLE_INTERVAL: Duration = Duration::from_secs(1);
+/// Interval of reconciles without active tasks and events, for the heartbeat, which two missed
+/// iterations do not make overdue (3 x 2.25 s < 7 s), and for garbage collection, every 5 s. Sends
+/// no request.
+const IDLE_INTERVAL: Duration = Duration::from_millis(2250);
 /// Interval at which node addresses are passed to `egress`. One update takes 2 ms for 5,000 nodes.
 const ADDRESS_REFRESH_INTERVAL: Duration = Duration::from_secs(15);
 /// Capacity of the event queue. A re-list of 5,000 nodes and their pods is a single event.

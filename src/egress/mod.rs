@@ -20,7 +20,7 @@ mod special_networks;
 
 pub(crate) use self::{
     client::{RequestFailure, classify_failure, http_client, read_limited},
-    cluster::{ClusterNetworks, refresh_service_networks},
+    cluster::{ClusterNetworks, follow_service_networks},
     networks::NetworkSet,
     policy::{Denied, EgressPolicy},
     ports::{DEFAULT_PORTS, PortSet},

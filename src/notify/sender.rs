@@ -47,7 +47,7 @@ const MAX_ANSWERED: usize = 10_000;
 const SECRET_KEY: &str = "key";
 /// Delay after a failed status write: otherwise the message would be sent again at once.
 const STATUS_WRITE_BACKOFF: Duration = Duration::from_secs(60);
-/// Interval at which due deliveries are checked even without changes of tasks.
+/// Interval at which deliveries that wait are checked even without changes of tasks.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
 /// Debounce interval of task changes: changes within it are processed together.
 const DEBOUNCE_INTERVAL: Duration = Duration::from_millis(100);
@@ -75,6 +75,7 @@ pub(crate) async fn run(
     loop {
         let now = Timestamp::now();
         let mut due: Vec<Arc<PrewarmTask>> = catalog.pending_notifications();
+        let is_waiting = !due.is_empty();
         due.retain(|task| has_due_delivery(task, now) && !work.contains(task));
         // Tasks with a delivery that has fewer attempts go first.
         due.sort_by_cached_key(|task| fewest_attempts(task, now));
@@ -102,7 +103,7 @@ pub(crate) async fn run(
                 Err(error) => tracing::error!(%error, "cannot send the notifications of a task"),
             },
             _ = news.changed() => tokio::time::sleep(DEBOUNCE_INTERVAL).await,
-            () = tokio::time::sleep(POLL_INTERVAL) => {}
+            () = tokio::time::sleep(POLL_INTERVAL), if is_waiting => {}
         }
     }
 }

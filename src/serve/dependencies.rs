@@ -216,8 +216,10 @@ impl SharedDependencies {
         let tls = if settings.tls { Some(listener::tls_config(current, None)?) } else { None };
         let secret = build::token_secret(config);
         let (metrics, stop) = (self.metrics.api.clone(), self.stop.clone());
-        let follow =
-            async move { auth::watch_tokens(client, secret, tokens, &metrics, stop).await };
+        let contact = self.clients.contact().clone();
+        let follow = async move {
+            auth::watch_tokens(client, secret, tokens, &metrics, contact, stop).await;
+        };
         parts.spawn("API token watch", follow);
         let how = ListenerConfig {
             tls,

@@ -19,12 +19,8 @@ use super::{
     startup::build_client,
 };
 use crate::{
-    config::{Components, Config},
-    metrics::Metrics,
-    notify::WebhookClient,
-    server::registration,
-    supervise::ComponentFailure,
-    workload_watch,
+    config::Config, metrics::Metrics, notify::WebhookClient, server::registration,
+    supervise::ComponentFailure, workload_watch,
 };
 
 /// Signals that start and stop the components of the leader.
@@ -50,13 +46,13 @@ impl SharedDependencies {
     ) -> anyhow::Result<()> {
         let (leads, registered) = senders;
         let totals = self.totals.clone();
-        let Components { api, controller, .. } = config.components;
-        if controller {
+        if config.components.controller {
             self.spawn_leader_components(config, seen, registered, service)?;
             let handles = ElectionHandles {
                 leads,
                 leadership: self.leadership.clone(),
                 heartbeat: self.heartbeat.clone(),
+                contact: self.clients.contact().clone(),
             };
             let election = run_election(
                 build::lease_settings(config),
@@ -66,12 +62,13 @@ impl SharedDependencies {
                 resign.clone(),
             );
             service.election.spawn_on("election", election_runtime, election);
-        } else if api {
+        } else {
             let lease = build::lease_settings(config);
             let follow = lease_totals::follow(
                 self.clients.for_component(Component::Rest),
                 lease,
                 totals,
+                self.clients.contact().clone(),
                 self.stop.clone(),
             );
             service.others.spawn("outcome totals", follow);
@@ -93,7 +90,7 @@ impl SharedDependencies {
         let desired = build::webhook_registration(config, Arc::clone(&self.policy));
         let by_url = config.webhook_url.is_some();
         let register = registration::run(
-            client,
+            (client, self.clients.contact().clone()),
             desired,
             bundle,
             leads.clone(),
@@ -172,7 +169,8 @@ async fn run_election(
 ) {
     match build_client().await {
         Ok(client) => {
-            let clients = CountingClient::new(client, metrics.kube_requests.clone());
+            let requests = metrics.kube_requests.clone();
+            let clients = CountingClient::new(client, requests, handles.contact.clone());
             let client = clients.for_component(Component::Election);
             let metrics = metrics.lease.clone();
             lease::run(client, settings, totals, metrics, handles, resign).await;

@@ -27,8 +27,10 @@ use crate::{
     supervise::{ComponentFailure, ComponentSet},
 };
 
-/// Interval at which the term is checked, in addition to the checks before each write.
-const TERM_CHECK_INTERVAL: Duration = Duration::from_millis(500);
+/// Pause before a term is looked for again, where the leadership ended before its term began.
+const TERM_RETRY: Duration = Duration::from_millis(500);
+/// Least time after which the end of a term without a renewal is checked again.
+const MIN_TERM_CHECK: Duration = Duration::from_millis(50);
 
 /// Timeout of the read of the Lease at the start of a term.
 const LEASE_READ_TIMEOUT: Duration = Duration::from_secs(2);
@@ -89,7 +91,7 @@ impl LeaderTasks {
             if let Some(term) = self.leadership.current_term(stop) {
                 return Some(term);
             }
-            stop.run_until_cancelled(tokio::time::sleep(TERM_CHECK_INTERVAL)).await?;
+            stop.run_until_cancelled(tokio::time::sleep(TERM_RETRY)).await?;
         }
     }
 
@@ -145,9 +147,10 @@ impl LeaderTasks {
             over.clone(),
         );
         parts.spawn("schedules", run_within_term(term.clone(), self.when_synced(schedule)));
-        let services = egress::refresh_service_networks(
+        let services = egress::follow_service_networks(
             client(Component::Egress),
             self.networks.clone(),
+            metrics.object_errors.clone(),
             over.clone(),
         );
         parts.spawn("Service network watch", run_within_term(term.clone(), services));
@@ -226,7 +229,8 @@ async fn supervise(
     first.or(later).map_or(Ok(()), Err)
 }
 
-/// Waits until the term is over, and ends it when the election has ended.
+/// Waits until the term is over, and ends it when the election has ended. Without renewals of the
+/// Lease the term is over at a time that each renewal moves, so that it is checked then.
 async fn end_with_leadership(term: &Term, mut leads: watch::Receiver<bool>) {
     while term.is_active() {
         tokio::select! {
@@ -237,7 +241,7 @@ async fn end_with_leadership(term: &Term, mut leads: watch::Receiver<bool>) {
                     term.end();
                 }
             }
-            () = tokio::time::sleep(TERM_CHECK_INTERVAL) => {}
+            () = tokio::time::sleep(term.time_left().max(MIN_TERM_CHECK)) => {}
         }
     }
 }

@@ -15,7 +15,10 @@ mod task_informer;
 
 use std::{process::ExitCode, sync::Arc};
 
-use prewarmer_kube::requests::{Component, CountingClient};
+use prewarmer_kube::{
+    api_contact::ApiContact,
+    requests::{Component, CountingClient},
+};
 use tokio::{net::TcpListener, runtime::Handle, sync::watch};
 use tokio_util::sync::CancellationToken;
 
@@ -50,7 +53,8 @@ pub struct Runtimes {
 /// process. The REST listener serves the web pages too, unless a setting excludes them.
 pub async fn serve(config: Config, runtimes: Runtimes, pages: Pages) -> anyhow::Result<ExitCode> {
     let metrics = Arc::new(Metrics::with_image_labels(config.metrics_images)?);
-    let clients = CountingClient::new(build_client().await?, metrics.kube_requests.clone());
+    let client = build_client().await?;
+    let clients = CountingClient::new(client, metrics.kube_requests.clone(), ApiContact::default());
     if config.components.controller && !config.allow_overlap {
         refuse_overlap(&clients.for_component(Component::Startup), &config).await?;
     }
@@ -138,7 +142,8 @@ impl SharedDependencies {
         let stop = self.stop.clone();
         parts.spawn("health listener", listener::serve(listener, how, router, stop.clone()));
         let client = self.clients.for_component(Component::Health);
-        let probe = health::probe_api_server(client, kubernetes_out, stop);
+        let contact = self.clients.contact().clone();
+        let probe = health::probe_api_server(client, contact, kubernetes_out, stop);
         parts.spawn("API server probe", probe);
         state
     }
@@ -158,6 +163,7 @@ impl SharedDependencies {
             Arc::clone(&current),
             bundle,
             self.metrics.certificates.clone(),
+            self.clients.contact().clone(),
             self.stop.clone(),
         );
         parts.spawn("certificate rotation", keeper);

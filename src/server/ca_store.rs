@@ -89,7 +89,7 @@ pub(crate) async fn ensure_ca(
     stored.await?.ok_or_else(|| CaError::Contended(format!("{namespace}/{name}")))
 }
 
-fn parse_secret(secret: &Secret) -> Option<CertificateAuthority> {
+pub(super) fn parse_secret(secret: &Secret) -> Option<CertificateAuthority> {
     let data = secret.data.as_ref()?;
     let text = |key: &str| String::from_utf8(data.get(key)?.0.clone()).ok();
     let pair = |certificate: &str, key: &str| {

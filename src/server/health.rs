@@ -11,7 +11,10 @@ use axum::{
 };
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
-use prewarmer_kube::lease::{HUNG_AFTER, Heartbeat};
+use prewarmer_kube::{
+    api_contact::ApiContact,
+    lease::{HUNG_AFTER, Heartbeat},
+};
 use prometheus::Registry;
 use serde_json::json;
 use tokio::{sync::watch, time::Instant};
@@ -19,7 +22,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics::encode;
 
-/// Interval and timeout of the probe of the API server.
+/// Time without a response to any component after which the API server is probed, and timeout of
+/// the probe. The leader renews the Lease at least every 2 s, which the other replicas observe, so
+/// that the probe is sent only during an interruption.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 /// Time without contact to the API server after which a replica is not ready: its caches may be
 /// minutes old, and another replica may have a connection. Until then reviews and reads are
@@ -155,16 +160,20 @@ async fn metrics(State(health): State<HealthState>) -> Response {
     }
 }
 
-/// Probes the API server by its version endpoint until `stop`, and publishes changes of its
-/// reachability.
+/// Publishes changes of the reachability of the API server until `stop`. Where no component has got
+/// a response for [`PROBE_INTERVAL`], probes its version endpoint.
 pub(crate) async fn probe_api_server(
     client: Client,
+    contact: ApiContact,
     kubernetes: watch::Sender<ApiServerContact>,
     stop: CancellationToken,
 ) {
+    let rest = || PROBE_INTERVAL.checked_sub(contact.age()?).filter(|rest| !rest.is_zero());
     loop {
-        let answer = tokio::time::timeout(PROBE_INTERVAL, client.apiserver_version()).await;
-        let reachable = matches!(answer, Ok(Ok(_)));
+        let reachable = rest().is_some() || {
+            let answer = tokio::time::timeout(PROBE_INTERVAL, client.apiserver_version()).await;
+            matches!(answer, Ok(Ok(_)))
+        };
         let changed = kubernetes.send_if_modified(|contact| {
             let changed = contact.reachable != reachable;
             if changed {
@@ -175,7 +184,8 @@ pub(crate) async fn probe_api_server(
         if changed {
             tracing::info!(reachable, "API server reachability changed");
         }
-        if stop.run_until_cancelled(tokio::time::sleep(PROBE_INTERVAL)).await.is_none() {
+        let pause = rest().filter(|_| reachable).unwrap_or(PROBE_INTERVAL);
+        if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
             return;
         }
     }
@@ -184,6 +194,7 @@ pub(crate) async fn probe_api_server(
 #[cfg(test)]
 mod tests {
     use axum::{body::to_bytes, http::Request};
+    use prewarmer_kube::mock_api::MockApi;
     use tower::ServiceExt;
 
     use super::*;
@@ -286,6 +297,35 @@ mod tests {
             .kubernetes
             .send_replace(ApiServerContact { reachable: true, since: Instant::now() });
         assert_eq!(readiness(&health).await, (StatusCode::OK, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_api_server_is_probed_only_without_other_responses() {
+        let mut api = MockApi::new();
+        let (contact, stop) = (ApiContact::default(), CancellationToken::new());
+        let (sender, kubernetes) = watch::channel(ApiServerContact::initial());
+        contact.record();
+        let probe = probe_api_server(api.client(), contact.clone(), sender, stop.clone());
+        let probe = tokio::spawn(probe);
+        for _ in 0..30 {
+            api.expect_none(Duration::from_secs(2)).await;
+            contact.record();
+        }
+        assert!(kubernetes.borrow().reachable);
+        // 5 s after the last response.
+        let lost = Instant::now();
+        api.expect("GET", "/version").fail(503, "ServiceUnavailable", "etcd").await;
+        let took = lost.elapsed();
+        assert!(took >= PROBE_INTERVAL && took < Duration::from_secs(6), "{took:?}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert!(!kubernetes.borrow().reachable);
+        let version = json!({"major": "1", "minor": "36", "gitVersion": "v1.36.0", "gitCommit": "",
+            "gitTreeState": "", "buildDate": "", "goVersion": "", "compiler": "", "platform": ""});
+        api.expect("GET", "/version").respond(200, version).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert!(kubernetes.borrow().reachable);
+        stop.cancel();
+        api.join(probe).await;
     }
 
     #[tokio::test(start_paused = true)]

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    api_error::ApiErrorKind,
     metrics::ObjectErrorMetrics,
     object_error::{WorkKind, catch_panic, report_undecodable},
 };
@@ -157,6 +158,19 @@ async fn relist_due(interrupted: Option<Instant>) {
     match interrupted {
         Some(since) => tokio::time::sleep_until(since + RELIST_AFTER).await,
         None => future::pending().await,
+    }
+}
+
+/// Classifies the error of an interruption.
+#[must_use]
+pub fn interruption_kind(error: &watcher::Error) -> ApiErrorKind {
+    use watcher::Error::{InitialListFailed, WatchError, WatchFailed, WatchStartFailed};
+    match error {
+        InitialListFailed(error) | WatchStartFailed(error) | WatchFailed(error) => {
+            ApiErrorKind::of(error)
+        }
+        WatchError(status) => ApiErrorKind::of_status(status),
+        watcher::Error::NoResourceVersion => ApiErrorKind::Transient,
     }
 }
 

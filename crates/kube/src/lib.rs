@@ -8,6 +8,8 @@
 //! | `informer` | list and watch of one kind, with a handler |
 //! | `lease` | leader election with a Lease, terms of leadership, heartbeat of the leader |
 //! | `object_error` | errors that end the processing of one object: caught, logged, counted |
+//! | `object_watch` | watch of one object, whose silence is bounded |
+//! | `api_contact` | time of the last response of the API server |
 //! | `requests` | clients that count their requests |
 //! | `store` | tasks and schedules in the memory of this replica |
 //! | `metrics` | metrics of the other modules |
@@ -20,6 +22,8 @@
     allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unwrap_in_result)
 )]
 
+#[cfg(feature = "runtime")]
+pub mod api_contact;
 pub mod api_error;
 pub mod conflict;
 #[cfg(feature = "runtime")]
@@ -33,6 +37,8 @@ pub mod metrics;
 pub mod mock_api;
 #[cfg(feature = "runtime")]
 pub mod object_error;
+#[cfg(feature = "runtime")]
+pub mod object_watch;
 #[cfg(feature = "runtime")]
 pub mod requests;
 #[cfg(feature = "runtime")]

@@ -18,10 +18,13 @@
     reason = "code of tests"
 )]
 
-use std::{panic::Location, time::Duration};
+use std::{convert::Infallible, panic::Location, time::Duration};
 
-use futures::FutureExt;
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt, stream};
 use http::{Request, Response, header::CONTENT_TYPE};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use kube::{Client, client::Body};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -30,16 +33,19 @@ use tower_test::mock::{Handle, SendResponse, pair};
 /// Time for which an expected request is awaited. Longer than every delay of the tested code.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
+/// Body of a response.
+type MockBody = UnsyncBoxBody<Bytes, Infallible>;
+
 /// Scripted API server. Dropping it fails the test if a request was not expected.
 pub struct MockApi {
     client: Client,
-    requests: Handle<Request<Body>, Response<Body>>,
+    requests: Handle<Request<Body>, Response<MockBody>>,
 }
 
 impl Default for MockApi {
     /// Creates the server. Must be called on a runtime.
     fn default() -> Self {
-        let (service, requests) = pair();
+        let (service, requests) = pair::<Request<Body>, Response<MockBody>>();
         Self { client: Client::new(service, "default"), requests }
     }
 }
@@ -63,6 +69,13 @@ impl MockApi {
     pub fn expect(&mut self, method: &str, path: &str) -> Expectation<'_> {
         let expected = format!("{method} {path}");
         Expectation { api: self, expected, at: Location::caller() }
+    }
+
+    /// Expects any request next.
+    #[track_caller]
+    #[must_use = "the request is received by `respond`, `fail` or `hold`"]
+    pub fn expect_any(&mut self) -> Expectation<'_> {
+        Expectation { api: self, expected: String::new(), at: Location::caller() }
     }
 
     /// Waits for the end of the tested code and expects that it sends no further request.
@@ -128,6 +141,7 @@ impl Drop for MockApi {
 /// Expected request.
 pub struct Expectation<'a> {
     api: &'a mut MockApi,
+    /// Method and path; empty for any.
     expected: String,
     at: &'static Location<'static>,
 }
@@ -161,9 +175,11 @@ impl Expectation<'_> {
         let body = body.collect_bytes().await.unwrap();
         let text = String::from_utf8_lossy(&body);
         let found = format!("{} {}", parts.method, parts.uri.path());
-        assert!(found == expected, "{at}: expected {expected}, but received {found}: {text}");
+        let is_expected = expected.is_empty() || found == expected;
+        assert!(is_expected, "{at}: expected {expected}, but received {found}: {text}");
         let content_type = parts.headers.get(CONTENT_TYPE).map(|text| text.to_str().unwrap());
         let received = Received {
+            path: parts.uri.path().to_owned(),
             query: parts.uri.query().unwrap_or_default().to_owned(),
             content_type: content_type.unwrap_or_default().to_owned(),
             body: serde_json::from_slice(&body).unwrap_or_default(),
@@ -175,6 +191,8 @@ impl Expectation<'_> {
 /// Request that was received.
 #[derive(Debug)]
 pub struct Received {
+    /// Path of the URI.
+    pub path: String,
     /// Query of the URI; empty when there is none.
     pub query: String,
     /// Header `Content-Type`; empty when there is none.
@@ -186,14 +204,28 @@ pub struct Received {
 /// Request that is not answered yet. Dropping it closes the connection.
 pub struct Held {
     received: Received,
-    answer: SendResponse<Response<Body>>,
+    answer: SendResponse<Response<MockBody>>,
 }
 
 impl Held {
+    /// Returns the request.
+    pub fn received(&self) -> &Received {
+        &self.received
+    }
+
     /// Answers the request with a JSON body.
     pub fn respond(self, code: u16, body: &Value) -> Received {
-        let body = Body::from(body.to_string().into_bytes());
+        let body = Full::new(Bytes::from(body.to_string())).boxed_unsync();
         self.answer.send_response(Response::builder().status(code).body(body).unwrap());
+        self.received
+    }
+
+    /// Answers a watch with these events. It then stays open and delivers nothing.
+    pub fn open_watch(self, events: &[Value]) -> Received {
+        let lines: Vec<_> =
+            events.iter().map(|event| Ok(Frame::data(Bytes::from(format!("{event}\n"))))).collect();
+        let body = StreamBody::new(stream::iter(lines).chain(stream::pending()));
+        self.answer.send_response(Response::new(BodyExt::boxed_unsync(body)));
         self.received
     }
 }

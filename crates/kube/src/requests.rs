@@ -7,7 +7,7 @@ use http::{Method, Request, Uri};
 use kube::{Client, client::Body};
 use tower::BoxError;
 
-use crate::metrics::RequestMetrics;
+use crate::{api_contact::ApiContact, metrics::RequestMetrics};
 
 /// Label value of a request that got no response, as in client-go's `rest_client_requests_total`.
 const NO_RESPONSE: &str = "<error>";
@@ -78,13 +78,21 @@ impl Component {
 pub struct CountingClient {
     client: Client,
     metrics: RequestMetrics,
+    contact: ApiContact,
 }
 
 impl CountingClient {
-    /// Wraps a client, whose connections all components share.
+    /// Wraps a client, whose connections all components share. Its responses are recorded to
+    /// `contact`.
     #[must_use]
-    pub fn new(client: Client, metrics: RequestMetrics) -> Self {
-        Self { client, metrics }
+    pub fn new(client: Client, metrics: RequestMetrics, contact: ApiContact) -> Self {
+        Self { client, metrics, contact }
+    }
+
+    /// Returns the time of the last response, which watches of one object record too.
+    #[must_use]
+    pub fn contact(&self) -> &ApiContact {
+        &self.contact
     }
 
     /// Returns a client whose requests are counted for `component`. Must be called within a runtime,
@@ -95,9 +103,12 @@ impl CountingClient {
         let counting = self.clone();
         let service = tower::service_fn(move |request: Request<Body>| {
             let pending = PendingRequest::new(&counting.metrics, component, &request);
-            let client = counting.client.clone();
+            let (client, contact) = (counting.client.clone(), counting.contact.clone());
             async move {
                 let response = client.send(request).await;
+                if response.as_ref().is_ok_and(|response| !response.status().is_server_error()) {
+                    contact.record();
+                }
                 pending.end(match &response {
                     Ok(response) => Cow::Owned(response.status().as_u16().to_string()),
                     Err(_) => Cow::Borrowed(NO_RESPONSE),
@@ -226,7 +237,7 @@ mod tests {
 
     fn counting(client: Client) -> (CountingClient, RequestMetrics) {
         let metrics = RequestMetrics::register(&Registry::new()).unwrap();
-        (CountingClient::new(client, metrics.clone()), metrics)
+        (CountingClient::new(client, metrics.clone(), ApiContact::default()), metrics)
     }
 
     #[tokio::test]

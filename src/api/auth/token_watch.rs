@@ -1,27 +1,23 @@
 //! Watch of the Secret that contains the API tokens: keeps the tokens in memory up to date.
 
-use std::{pin::pin, time::Duration};
+use std::time::Duration;
 
-use futures::StreamExt;
 use k8s_openapi::api::core::v1::Secret;
-use kube::{
-    Api, Client,
-    api::ListParams,
-    runtime::{WatchStreamExt, watcher::watch_object},
+use kube::{Api, Client};
+use prewarmer_kube::{
+    api_contact::ApiContact,
+    object_watch::{ObjectWatch, Observation},
 };
-use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::ApiTokens;
 use crate::api::ApiMetrics;
 
-/// Interval at which the Secret is polled in addition to the watch: a silent watch may be a broken
-/// connection.
-const POLL_INTERVAL: Duration = Duration::from_secs(20);
-/// Timeout of one poll.
-const POLL_TIMEOUT: Duration = Duration::from_secs(10);
-/// Interval at which the metric `prewarm_api_tokens_age_seconds` is updated.
-const METRIC_INTERVAL: Duration = Duration::from_secs(5);
+/// Duration of one watch request: a silent watch may be a broken connection. The tokens of a Secret
+/// that is not reported within a minute are not accepted; a broken watch is detected after 20 + 5 s,
+/// and the list that follows takes 5 s at most.
+const WATCH_PERIOD: Duration = Duration::from_secs(20);
 
 /// Watches the Secret (namespace, name) until `stop`. An added token is valid at once and a removed
 /// one is not. No token is accepted while the Secret has been unreadable for longer than a minute.
@@ -30,40 +26,23 @@ pub async fn watch_tokens(
     (namespace, name): (String, String),
     tokens: ApiTokens,
     metrics: &ApiMetrics,
+    contact: ApiContact,
     stop: CancellationToken,
 ) {
     let begun = Instant::now();
     let secrets = Api::<Secret>::namespaced(client, &namespace);
-    // Polls with a list, with which the watch begins as well: no further permission is needed.
-    let this = ListParams::default().fields(&format!("metadata.name={name}"));
-    let mut changes = pin!(watch_object(secrets.clone(), &name).default_backoff());
-    let mut look = interval_at(begun + POLL_INTERVAL, POLL_INTERVAL);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut note = interval(METRIC_INTERVAL);
-    loop {
-        let seen = tokio::select! {
-            () = stop.cancelled() => return,
-            change = changes.next() => match change {
-                Some(seen) => seen.map_err(|error| error.to_string()),
-                None => return,
-            },
-            // Watch events that arrive during the poll are processed after it, so the newest state
-            // is applied last.
-            _ = look.tick() => match tokio::time::timeout(POLL_TIMEOUT, secrets.list(&this)).await {
-                Ok(list) => list.map(|list| list.items.into_iter().next()).map_err(|error| error.to_string()),
-                Err(_) => Err("request timed out".to_owned()),
-            },
-            _ = note.tick() => {
-                metrics.tokens_age.set(tokens.contact_age().unwrap_or_else(|| begun.elapsed()).as_secs_f64());
-                continue;
-            }
-        };
+    let mut watch = ObjectWatch::new(secrets, &name, WATCH_PERIOD, contact);
+    while let Some(seen) = stop.run_until_cancelled(watch.next()).await {
         match seen {
-            Ok(secret) => tokens.replace(secret.as_ref()),
+            Ok(Observation::State(secret)) => tokens.replace(secret.as_deref()),
+            Ok(Observation::Unchanged) if tokens.contact_age().is_some() => tokens.record_contact(),
+            Ok(Observation::Unchanged) => {}
             Err(error) => {
-                tracing::warn!(error, name, "cannot read the Secret of API tokens; retrying");
+                tracing::warn!(%error, name, "cannot read the Secret of API tokens; retrying");
             }
         }
+        let age = tokens.contact_age().unwrap_or_else(|| begun.elapsed());
+        metrics.tokens_age.set(age.as_secs_f64());
     }
 }
 
@@ -101,8 +80,8 @@ mod tests {
             let (client, tokens, metrics, stop) =
                 (cluster.client(), tokens, metrics.clone(), stop.clone());
             async move {
-                watch_tokens(client, ("prewarmer".into(), "t".into()), tokens, &metrics, stop)
-                    .await;
+                let (place, contact) = (("prewarmer".into(), "t".into()), ApiContact::default());
+                watch_tokens(client, place, tokens, &metrics, contact, stop).await;
             }
         };
         let work = tokio::spawn(work);
@@ -112,8 +91,8 @@ mod tests {
         tokio::time::sleep(Duration::from_secs(600)).await;
         assert_eq!(code().await, 200);
         assert!(metrics.tokens_age.get() <= 30.0);
-        // The watch is open but delivers nothing, as on a broken connection, and the token is
-        // revoked: the poll detects it.
+        // The watch is open but delivers nothing and does not end, as on a broken connection, and
+        // the token is revoked: the list after it detects that.
         let was = cluster.state().secret.take();
         tokio::time::sleep(Duration::from_secs(40)).await;
         assert_eq!(code().await, 401);

@@ -120,6 +120,12 @@ impl ApiTokens {
         }
     }
 
+    /// Records that the API server has reported no change of the Secret until now.
+    pub(super) fn record_contact(&self) {
+        let mut contact = self.0.contact.lock().unwrap_or_else(PoisonError::into_inner);
+        contact.at = Some(Instant::now());
+    }
+
     /// Returns the time since the last successful read of the Secret; `None` if it was never read.
     #[must_use]
     pub fn contact_age(&self) -> Option<Duration> {

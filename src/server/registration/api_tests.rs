@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use http::Request;
+use kube::client::Body;
 use prewarmer_core::workload::Policy;
 use prewarmer_kube::mock_api::MockApi;
 use serde_json::{Value, json};
@@ -11,6 +13,23 @@ use crate::webhook::registration::{Registration, WebhookAddress, webhook_configu
 
 const CONFIGURATION: &str =
     "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/prewarmer";
+
+const CONFIGURATIONS: &str =
+    "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
+
+/// Returns a client whose lists, with which a watch starts, get no response.
+fn without_watch(client: Client) -> Client {
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let client = client.clone();
+        async move {
+            if request.uri().path() == CONFIGURATIONS {
+                return std::future::pending().await;
+            }
+            client.send(request).await
+        }
+    });
+    Client::new(service, "own")
+}
 
 /// Running registration of a webhook, and what it depends on.
 struct TestRegistration {
@@ -23,8 +42,21 @@ struct TestRegistration {
 }
 
 impl TestRegistration {
+    /// Starts a registration whose watch gets no response.
     fn start(leads: bool, remove: bool) -> Self {
         let api = MockApi::new();
+        let client = without_watch(api.client());
+        Self::start_with(api, client, leads, remove)
+    }
+
+    /// Starts a registration on the leader whose watch the test answers.
+    fn start_watched() -> Self {
+        let api = MockApi::new();
+        let client = api.client();
+        Self::start_with(api, client, true, false)
+    }
+
+    fn start_with(api: MockApi, client: Client, leads: bool, remove: bool) -> Self {
         let (bundle, bundle_in) = watch::channel(Some("first CA".to_owned()));
         let (leads, leads_in) = watch::channel(leads);
         let (registered_out, registered) = watch::channel(false);
@@ -37,7 +69,7 @@ impl TestRegistration {
         let policy = Arc::new(Policy::default());
         let desired = move |ca: &[u8]| webhook_configuration(&registration, ca, &policy);
         let task = tokio::spawn(run(
-            api.client(),
+            (client, ApiContact::default()),
             desired,
             bundle_in,
             leads_in,
@@ -51,8 +83,23 @@ impl TestRegistration {
     /// Accepts the next apply and returns its body.
     async fn accept(&mut self) -> Value {
         let object = json!({"apiVersion": "admissionregistration.k8s.io/v1",
-            "kind": "ValidatingWebhookConfiguration", "metadata": {"name": "prewarmer"}});
+            "kind": "ValidatingWebhookConfiguration",
+            "metadata": {"name": "prewarmer", "resourceVersion": "1"}});
         self.api.expect("PATCH", CONFIGURATION).respond(200, object).await.body
+    }
+
+    /// Answers the start of the watch: the configuration has version 1, and these versions follow.
+    async fn open_watch(&mut self, versions: &[&str]) {
+        let object =
+            |version: &str| json!({"metadata": {"name": "prewarmer", "resourceVersion": version}});
+        let list = json!({"metadata": {"resourceVersion": "1"}, "items": [object("1")]});
+        self.api.expect("GET", CONFIGURATIONS).respond(200, list).await;
+        let events: Vec<Value> = versions
+            .iter()
+            .map(|version| json!({"type": "MODIFIED", "object": object(version)}))
+            .collect();
+        let sent = self.api.expect("GET", CONFIGURATIONS).hold().await.open_watch(&events);
+        assert!(sent.query.contains("fieldSelector=metadata.name%3Dprewarmer"), "{}", sent.query);
     }
 
     async fn wait_until_registered(&mut self) {
@@ -121,13 +168,44 @@ async fn a_new_ca_bundle_is_applied_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_configuration_is_applied_again_every_30_s() {
-    let mut test = TestRegistration::start(true, false);
+async fn an_unchanged_configuration_causes_no_request() {
+    let mut test = TestRegistration::start_watched();
     test.accept().await;
-    test.api.expect_none(Duration::from_secs(29)).await;
-    let begun = tokio::time::Instant::now();
+    test.open_watch(&["1"]).await;
+    test.api.expect_none(Duration::from_secs(240)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_by_another_program_is_repaired_within_30_s_and_not_more_often() {
+    let mut test = TestRegistration::start_watched();
+    let begun = Instant::now();
     test.accept().await;
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    test.open_watch(&["2"]).await;
+    test.accept().await;
+    let took = begun.elapsed();
+    assert!(took >= REAPPLY_INTERVAL && took < Duration::from_secs(31), "{took:?}");
+    test.api.expect_none(Duration::from_secs(200)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_configuration_that_may_not_be_watched_is_applied_again_every_30_s() {
+    let mut test = TestRegistration::start_watched();
+    let begun = Instant::now();
+    test.accept().await;
+    let mut applies = 0;
+    while applies < 2 {
+        let held = test.api.expect_any().hold().await;
+        if held.received().path == CONFIGURATION {
+            applies += 1;
+            held.respond(200, &json!({"metadata": {"name": "prewarmer", "resourceVersion": "1"}}));
+        } else {
+            let status =
+                json!({"kind": "Status", "status": "Failure", "code": 403, "reason": "Forbidden"});
+            held.respond(403, &status);
+        }
+    }
+    let took = begun.elapsed();
+    assert!(took >= 2 * REAPPLY_INTERVAL && took < Duration::from_secs(62), "{took:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -306,6 +306,19 @@ impl Server {
         self.proc_status("Threads:")
     }
 
+    /// Returns the number of voluntary context switches of all threads: how often a thread has waited
+    /// for an event or a timer. Threads that have ended are not counted.
+    pub fn voluntary_switches(&self) -> u64 {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let of_thread = |thread: std::io::Result<std::fs::DirEntry>| {
+            let status = std::fs::read_to_string(thread.ok()?.path().join("status")).ok()?;
+            let count =
+                status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+            count.trim().parse::<u64>().ok()
+        };
+        threads.filter_map(of_thread).sum()
+    }
+
     /// Returns the number of open file descriptors.
     pub fn descriptor_count(&self) -> u64 {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count() as u64

@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, Mutex};
 
+use http::{Method, Request};
+use kube::client::Body;
 use prometheus::Registry;
 use serde_json::{Value, json};
 
@@ -46,6 +48,7 @@ impl TestElection {
             leads: sender,
             leadership: Leadership::default(),
             heartbeat: Heartbeat::default(),
+            contact: ApiContact::default(),
         };
         let settings =
             LeaseSettings { name: "l".into(), namespace: "own".into(), identity: "me".into() };
@@ -53,7 +56,7 @@ impl TestElection {
         let metrics = LeaseMetrics::register(&Registry::new()).unwrap();
         let stop = CancellationToken::new();
         let task = tokio::spawn(run(
-            api.client(),
+            without_watch(api.client()),
             settings,
             annotation.clone(),
             metrics,
@@ -78,6 +81,21 @@ impl TestElection {
         let published = tokio::time::timeout(Duration::from_millis(10), published).await;
         assert!(published.is_ok(), "the election did not publish {leading}");
     }
+}
+
+/// Returns a client whose lists, with which a watch starts, get no response: a standby then reads
+/// the Lease. The watch is tested in `tests.rs`.
+fn without_watch(client: Client) -> Client {
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let client = client.clone();
+        async move {
+            if request.method() == Method::GET && request.uri().path() == LEASES {
+                return std::future::pending().await;
+            }
+            client.send(request).await
+        }
+    });
+    Client::new(service, "own")
 }
 
 fn lease(holder: &str, version: &str) -> Value {
@@ -135,29 +153,66 @@ async fn a_held_lease_is_written_only_after_9_s_without_a_renewal() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_renewal_changes_only_the_renew_time() {
+async fn a_renewal_is_one_request_that_changes_only_the_renew_time() {
     let mut election = TestElection::start_leading().await;
     let before = lease("me", "2");
-    election.api.expect("GET", LEASE).respond(200, before.clone()).await;
-    let mut renewed = election.api.expect("PUT", LEASE).respond(200, lease("me", "3")).await.body;
-    assert_eq!(renewed["metadata"]["resourceVersion"], "2");
-    let renew_time = renewed["spec"]["renewTime"].take();
-    assert!(renew_time.as_str() > before["spec"]["renewTime"].as_str(), "{renew_time}");
-    renewed["spec"]["renewTime"] = before["spec"]["renewTime"].clone();
-    assert_eq!(renewed["spec"], before["spec"]);
+    for version in ["3", "4"] {
+        let put = election.api.expect("PUT", LEASE).respond(200, lease("me", version)).await;
+        let mut renewed = put.body;
+        let renew_time = renewed["spec"]["renewTime"].take();
+        assert!(renew_time.as_str() > before["spec"]["renewTime"].as_str(), "{renew_time}");
+        renewed["spec"]["renewTime"] = before["spec"]["renewTime"].clone();
+        assert_eq!(renewed["spec"], before["spec"]);
+    }
+    let renewed = election.api.expect("PUT", LEASE).respond(200, lease("me", "5")).await.body;
+    assert_eq!(renewed["metadata"]["resourceVersion"], "4");
+}
+
+/// Another program adds an annotation to the Lease.
+#[tokio::test(start_paused = true)]
+async fn a_change_by_another_program_does_not_end_the_leadership() {
+    let mut election = TestElection::start_leading().await;
+    election.api.expect("PUT", LEASE).fail(409, "Conflict", "modified").await;
+    election.api.expect("GET", LEASE).respond(200, lease("me", "7")).await;
+    let renewed = election.api.expect("PUT", LEASE).respond(200, lease("me", "8")).await.body;
+    assert_eq!(renewed["metadata"]["resourceVersion"], "7");
+    election.api.expect("PUT", LEASE).respond(200, lease("me", "9")).await;
+    assert!(*election.leads.borrow());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_conflict_at_a_renewal_ends_the_leadership_at_once() {
+async fn a_conflict_with_another_holder_ends_the_leadership_at_once() {
     let mut election = TestElection::start_leading().await;
-    election.api.expect("GET", LEASE).respond(200, lease("me", "2")).await;
+    election.api.expect("PUT", LEASE).fail(409, "Conflict", "modified").await;
+    election.api.expect("GET", LEASE).respond(200, lease("other", "7")).await;
+    election.wait_until_leading(false).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn repeated_conflicts_at_a_renewal_end_the_leadership_at_once() {
+    let mut election = TestElection::start_leading().await;
+    election.api.expect("PUT", LEASE).fail(409, "Conflict", "modified").await;
+    election.api.expect("GET", LEASE).respond(200, lease("me", "7")).await;
     election.api.expect("PUT", LEASE).fail(409, "Conflict", "modified").await;
     election.wait_until_leading(false).await;
+}
+
+/// The API server may have written the Lease whose response was lost.
+#[tokio::test(start_paused = true)]
+async fn the_lease_is_read_after_a_renewal_without_a_response() {
+    let mut election = TestElection::start_leading().await;
+    let _unanswered = election.api.expect("PUT", LEASE).hold().await;
+    election.api.expect("GET", LEASE).respond(200, lease("me", "3")).await;
+    let renewed = election.api.expect("PUT", LEASE).respond(200, lease("me", "4")).await.body;
+    assert_eq!(renewed["metadata"]["resourceVersion"], "3");
+    election.api.expect("PUT", LEASE).respond(200, lease("me", "5")).await;
+    assert!(*election.leads.borrow());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_deleted_lease_ends_the_leadership_before_it_is_created_again() {
     let mut election = TestElection::start_leading().await;
+    election.api.expect("PUT", LEASE).fail(404, "NotFound", "no such lease").await;
     election.api.expect("GET", LEASE).fail(404, "NotFound", "no such lease").await;
     election.wait_until_leading(false).await;
     election.api.expect("GET", LEASE).fail(404, "NotFound", "no such lease").await;
@@ -168,6 +223,7 @@ async fn a_deleted_lease_ends_the_leadership_before_it_is_created_again() {
 async fn server_errors_end_the_leadership_6_s_after_the_last_renewal() {
     let TestElection { mut api, mut leads, .. } = TestElection::start_leading().await;
     let renewed = Instant::now();
+    api.expect("PUT", LEASE).fail(500, "InternalError", "etcd").await;
     loop {
         tokio::select! {
             _ = leads.wait_for(|leads| !*leads) => break,
@@ -207,6 +263,8 @@ async fn a_stopping_leader_writes_an_empty_holder() {
     let released = election.api.expect("PUT", LEASE).respond(200, lease("", "6")).await.body;
     assert_eq!(released["metadata"]["resourceVersion"], "5");
     assert_eq!(released["spec"]["holderIdentity"], "");
+    let renew_time = released["spec"]["renewTime"].as_str();
+    assert!(renew_time > lease("", "")["spec"]["renewTime"].as_str(), "{renew_time:?}");
     election.api.join(election.task).await;
 }
 

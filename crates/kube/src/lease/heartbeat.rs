@@ -1,7 +1,7 @@
 //! Heartbeat of the controller loop of the leader.
 //!
 //! The controller records a heartbeat at the end of each iteration of its loop, which runs at least
-//! once a second and waits for no request. A leader without a heartbeat releases the Lease
+//! every 2.25 s and waits for no request. A leader without a heartbeat releases the Lease
 //! (`lease`), and its liveness probe fails (`/healthz`).
 
 use std::{
@@ -12,11 +12,11 @@ use std::{
 use tokio::time::Instant;
 
 /// Age of the heartbeat from which the controller loop counts as hung. An iteration takes
-/// milliseconds and starts at least once a second.
+/// milliseconds and starts at least every 2.25 s.
 ///
 /// A hung leader is replaced within 20 s. The election checks the heartbeat every 1.875 s at most
-/// and releases the Lease; the standby reads the Lease at the same interval: 7 + 1.9 + 1.9 = 11 s,
-/// and two requests. Where the release cannot be written, the Lease was last renewed by then and
+/// and releases the Lease; the standby watches the Lease, or reads it at the same interval:
+/// 7 + 1.9 + 1.9 = 11 s, and two requests. Where the release cannot be written, the Lease was last renewed by then and
 /// expires 9 s later: 7 + 1.9 + 9 + 1.9 = 19.8 s. The kubelet, which probes `/healthz` every 3 s
 /// with a timeout of 2 s, restarts the container after two failures: 7 + 2 x 3 + 2 = 15 s.
 pub const HUNG_AFTER: Duration = Duration::from_secs(7);

@@ -33,17 +33,30 @@ pub use self::{
     heartbeat::{HUNG_AFTER, Heartbeat, HeartbeatGuard},
     term::{Leadership, Term},
 };
-use crate::{api_error::ApiErrorKind, metrics::LeaseMetrics};
+use crate::{
+    api_contact::ApiContact,
+    api_error::ApiErrorKind,
+    conflict::unless_conflict,
+    metrics::LeaseMetrics,
+    object_watch::{ObjectWatch, Observation},
+};
 
 /// Duration of the Lease: a holder that does not renew it for this long has lost it. Including the
 /// pause before the next read and the lists before the first decision, a successor works within 15
 /// s of the failure of a leader.
 const LEASE_DURATION: Duration = Duration::from_secs(9);
-/// Interval at which the Lease is renewed or read, plus up to half of it at random, so that
-/// standbys do not act at the same time.
+/// Interval at which the leader renews the Lease, and at which a standby reads it where its watch
+/// delivers no renewal, plus up to half of it at random, so that standbys do not act at the same
+/// time.
 const RETRY_PERIOD: Duration = Duration::from_millis(1250);
 /// Timeout of one request. It is short enough for several attempts before the deadline.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time without an event of the watch after which a standby reads the Lease itself: longer than the
+/// longest pause between two renewals, 1.875 s, by the time of a slow request. Where the watch is
+/// broken and the leader fails too, the successor takes over as if there were no watch.
+const MAX_EVENT_GAP: Duration = Duration::from_secs(3);
+/// Duration of one watch request of a standby. Reads detect a broken watch earlier.
+const WATCH_PERIOD: Duration = Duration::from_secs(240);
 /// Time for which a replica whose controller hung does not acquire the Lease. Any other replica can
 /// acquire it within this time, even one that must wait for the expiry of a Lease that could not be
 /// released.
@@ -94,12 +107,15 @@ pub struct ElectionHandles {
     pub leadership: Leadership,
     /// Heartbeat of the controller loop.
     pub heartbeat: Heartbeat,
+    /// Time of the last response of the API server.
+    pub contact: ApiContact,
 }
 
 /// Takes part in the election until `stop`, then releases the Lease.
 ///
 /// A replica whose controller hangs releases the Lease, and does not acquire it while the work of
-/// an earlier term has not ended.
+/// an earlier term has not ended. The leader renews the Lease with one request; a standby watches it
+/// and acquires it when it is released.
 pub async fn run(
     client: Client,
     settings: LeaseSettings,
@@ -116,6 +132,8 @@ pub async fn run(
         metrics,
         handles,
         observed: None,
+        known: None,
+        watch: None,
         last_work: Instant::now(),
         eligible_from: Instant::now(),
     };
@@ -123,9 +141,7 @@ pub async fn run(
         election.step_down_if_hung();
         election.renew().await;
         election.publish();
-        let pause =
-            RETRY_PERIOD.mul_f64(1.0 + rand::random::<f64>() / 2.0).min(election.renew_time_left());
-        if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+        if stop.run_until_cancelled(election.pause()).await.is_none() {
             break;
         }
     }
@@ -160,6 +176,11 @@ struct Election<A> {
     metrics: LeaseMetrics,
     handles: ElectionHandles,
     observed: Option<ObservedLease>,
+    /// Lease that is written at its version without a read: as the leader wrote it last, or as a
+    /// standby observed its release.
+    known: Option<Lease>,
+    /// Watch of the Lease, while this replica does not lead.
+    watch: Option<ObjectWatch<Lease>>,
     /// Time of the last check at which the heartbeat was current, or of the last change of
     /// leadership.
     last_work: Instant,
@@ -190,6 +211,66 @@ impl<A: LeaseAnnotation> Election<A> {
         if !leadership.is_current() {
             leadership.record_loss();
         }
+    }
+
+    /// Waits until the Lease is to be read, renewed or acquired.
+    async fn pause(&mut self) {
+        let jitter = 1.0 + rand::random::<f64>() / 2.0;
+        let pause = RETRY_PERIOD.mul_f64(jitter).min(self.renew_time_left());
+        if self.leads() {
+            self.watch = None;
+            tokio::time::sleep(pause).await;
+        } else {
+            self.follow(pause).await;
+        }
+    }
+
+    /// Follows the Lease by its watch. Returns when this replica may acquire it, or after `pause`;
+    /// after an event, when no other has arrived for [`MAX_EVENT_GAP`].
+    async fn follow(&mut self, pause: Duration) {
+        let mut watch = self.watch.take().unwrap_or_else(|| {
+            let contact = self.handles.contact.clone();
+            ObjectWatch::new(self.leases.clone(), &self.settings.name, WATCH_PERIOD, contact)
+        });
+        let mut left = pause;
+        loop {
+            let begun = Instant::now();
+            match tokio::time::timeout(left, watch.next()).await {
+                Ok(Ok(Observation::State(lease))) => {
+                    if self.observe_event(lease.map(|lease| *lease)) {
+                        break;
+                    }
+                    left = MAX_EVENT_GAP;
+                    continue;
+                }
+                Ok(Ok(Observation::Unchanged)) => {}
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "the Lease could not be watched; it is read instead");
+                }
+                Err(_) => break,
+            }
+            left = left.saturating_sub(begun.elapsed());
+        }
+        self.watch = Some(watch);
+    }
+
+    /// Handles the state of the Lease in an event; `None` when it does not exist. Reports whether
+    /// this replica may acquire it.
+    fn observe_event(&mut self, lease: Option<Lease>) -> bool {
+        let observed = self.observe(lease.as_ref().and_then(|lease| lease.spec.as_ref()));
+        let action = lease_action(&observed, &self.settings.identity, Instant::now());
+        self.observed = Some(observed);
+        if action == LeaseAction::Wait {
+            self.observe_annotation(lease.as_ref());
+        }
+        let acquires = action != LeaseAction::Wait && self.may_hold();
+        self.known = lease.filter(|_| acquires);
+        acquires
+    }
+
+    fn observe_annotation(&self, lease: Option<&Lease>) {
+        let annotations = lease.and_then(|lease| lease.metadata.annotations.as_ref());
+        self.annotation.observe(annotations.and_then(|all| all.get(A::KEY)).map(String::as_str));
     }
 
     /// Gives up leadership, and releases the Lease if this replica holds it.
@@ -257,43 +338,69 @@ impl<A: LeaseAnnotation> Election<A> {
     /// Lease, and if it led, held it without interruption.
     async fn try_acquire_or_renew(&mut self) -> kube::Result<bool> {
         let me = self.settings.identity.clone();
-        let Some(mut lease) = self.leases.get_opt(&self.settings.name).await? else {
+        // In most cases the Lease has not changed since. After a conflict it is read: another
+        // program may have added an annotation, or another replica may hold it.
+        if let Some(known) = self.known.take().filter(|_| self.may_hold()) {
+            match self.write_held(known).await {
+                Err(error) if ApiErrorKind::of(&error).is_outdated() => {}
+                written => return written.map(|()| true),
+            }
+        }
+        let Some(lease) = self.leases.get_opt(&self.settings.name).await? else {
             // Where this replica led, another may have acquired and deleted the Lease since: the
             // term ends first.
             if !self.may_hold() || self.leads() {
                 return Ok(false);
             }
-            let lease = Lease {
-                metadata: annotate(
-                    &self.annotation,
-                    ObjectMeta { name: Some(self.settings.name.clone()), ..ObjectMeta::default() },
-                ),
-                spec: Some(held_spec(&me, None)),
-            };
-            return write_succeeded(self.leases.create(&PostParams::default(), &lease).await);
+            return self.create_held().await;
         };
         let observed = self.observe(lease.spec.as_ref());
         let action = lease_action(&observed, &me, Instant::now());
         self.observed = Some(observed);
-        let spec = match action {
+        match action {
             LeaseAction::Wait => {
-                let annotations = lease.metadata.annotations.as_ref();
-                self.annotation
-                    .observe(annotations.and_then(|all| all.get(A::KEY)).map(String::as_str));
-                return Ok(false);
+                self.observe_annotation(Some(&lease));
+                Ok(false)
             }
             // A leader that does not hold the Lease any more was suspended, and another replica has
             // led: the term ends first.
-            LeaseAction::Take if self.leads() || !self.may_hold() => return Ok(false),
-            LeaseAction::Renew if !self.may_hold() => released_spec(lease.spec.as_ref()),
-            LeaseAction::Take | LeaseAction::Renew => held_spec(&me, lease.spec.as_ref()),
+            LeaseAction::Take if self.leads() || !self.may_hold() => Ok(false),
+            LeaseAction::Renew if !self.may_hold() => {
+                self.write_released(lease).await?;
+                Ok(false)
+            }
+            LeaseAction::Take | LeaseAction::Renew => {
+                unless_conflict(self.write_held(lease).await).map(|written| written.is_some())
+            }
+        }
+    }
+
+    /// Creates the Lease for this replica. Reports whether it succeeded.
+    async fn create_held(&mut self) -> kube::Result<bool> {
+        let name = Some(self.settings.name.clone());
+        let lease = Lease {
+            metadata: annotate(&self.annotation, ObjectMeta { name, ..ObjectMeta::default() }),
+            spec: Some(held_spec(&self.settings.identity, None)),
         };
-        let holds = spec.holder_identity.as_deref() == Some(&*me);
+        let created = self.leases.create(&PostParams::default(), &lease).await;
+        self.known = unless_conflict(created)?;
+        Ok(self.known.is_some())
+    }
+
+    /// Writes that this replica holds the Lease, at the version of `lease`.
+    async fn write_held(&mut self, mut lease: Lease) -> kube::Result<()> {
         lease.metadata = annotate(&self.annotation, lease.metadata);
-        lease.spec = Some(spec);
-        Ok(write_succeeded(
-            self.leases.replace(&self.settings.name, &PostParams::default(), &lease).await,
-        )? && holds)
+        lease.spec = Some(held_spec(&self.settings.identity, lease.spec.as_ref()));
+        let name = &self.settings.name;
+        self.known = Some(self.leases.replace(name, &PostParams::default(), &lease).await?);
+        Ok(())
+    }
+
+    /// Writes that no replica holds the Lease, at the version of `lease`.
+    async fn write_released(&mut self, mut lease: Lease) -> kube::Result<()> {
+        lease.spec = Some(released_spec(lease.spec.as_ref()));
+        let name = &self.settings.name;
+        unless_conflict(self.leases.replace(name, &PostParams::default(), &lease).await).map(drop)
     }
 
     fn observe(&self, spec: Option<&LeaseSpec>) -> ObservedLease {
@@ -307,30 +414,23 @@ impl<A: LeaseAnnotation> Election<A> {
         }
     }
 
-    async fn release(&self) -> kube::Result<()> {
-        let mut lease = self.leases.get(&self.settings.name).await?;
-        if lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref())
-            == Some(&self.settings.identity)
-        {
-            lease.spec = Some(released_spec(lease.spec.as_ref()));
-            self.leases.replace(&self.settings.name, &PostParams::default(), &lease).await?;
+    async fn release(&mut self) -> kube::Result<()> {
+        let lease = self.leases.get(&self.settings.name).await?;
+        let holder = lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref());
+        if holder == Some(&self.settings.identity) {
+            self.write_released(lease).await?;
         }
         Ok(())
     }
 }
 
-/// Returns the record without a holder, so that any replica may take the Lease at once.
+/// Returns the record without a holder, so that any replica may take the Lease at once. Its
+/// `renewTime` is the time of the release.
 fn released_spec(spec: Option<&LeaseSpec>) -> LeaseSpec {
-    LeaseSpec { holder_identity: Some(String::new()), ..spec.cloned().unwrap_or_default() }
-}
-
-/// Maps the result of a write: `false` for a conflict, which means that another replica wrote
-/// first.
-fn write_succeeded(result: kube::Result<Lease>) -> kube::Result<bool> {
-    match result {
-        Ok(_) => Ok(true),
-        Err(error) if ApiErrorKind::of(&error).is_conflict() => Ok(false),
-        Err(error) => Err(error),
+    LeaseSpec {
+        holder_identity: Some(String::new()),
+        renew_time: Some(MicroTime(Timestamp::now())),
+        ..spec.cloned().unwrap_or_default()
     }
 }
 

@@ -69,6 +69,13 @@ impl Leadership {
         self.renewal_age().is_some_and(|age| age < RENEW_DEADLINE)
     }
 
+    /// Returns the time after which the leadership ends unless the Lease is renewed; zero when this
+    /// replica does not lead.
+    fn time_left(&self) -> Duration {
+        let left = self.renewal_age().and_then(|age| RENEW_DEADLINE.checked_sub(age));
+        left.unwrap_or_default()
+    }
+
     /// Returns the current term, which ends with `stop` at the latest. Returns `None` while this
     /// replica does not lead.
     #[must_use]
@@ -103,6 +110,12 @@ impl Term {
             self.cancelled.cancel();
         }
         !self.cancelled.is_cancelled()
+    }
+
+    /// Returns the time after which the term ends unless the Lease is renewed.
+    #[must_use]
+    pub fn time_left(&self) -> Duration {
+        self.leadership.time_left()
     }
 
     /// Ends the term.

@@ -1,11 +1,15 @@
 //! Tests of the election against a fake API server with one Lease.
 
 use std::{
+    collections::BTreeMap,
     convert::Infallible,
     sync::{Arc, Mutex, PoisonError},
 };
 
+use bytes::Bytes;
+use futures::stream;
 use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
 use kube::client::Body;
 use prometheus::Registry;
 use serde_json::{Value, json};
@@ -21,7 +25,16 @@ struct FakeLeaseState {
     lease: Option<Value>,
     version: u64,
     unavailable: bool,
+    /// `true`: watches are accepted and deliver nothing, as on a broken connection.
+    silent_watches: bool,
+    /// Receives every version that is written.
+    written: watch::Sender<u64>,
+    /// Number of requests by method; a list is `LIST`, and a watch is `WATCH`.
+    requests: BTreeMap<String, usize>,
 }
+
+/// Body of a response of the fake server.
+type FakeBody = BoxBody<Bytes, Infallible>;
 
 impl FakeLeaseServer {
     fn with<T>(&self, act: impl FnOnce(&mut FakeLeaseState) -> T) -> T {
@@ -33,16 +46,56 @@ impl FakeLeaseServer {
         let service = tower::service_fn(move |request: Request<Body>| {
             let server = server.clone();
             async move {
-                let method = request.method().clone();
+                let (method, uri) = (request.method().clone(), request.uri().clone());
+                let query = uri.query().unwrap_or_default();
+                let kind = match method.as_str() {
+                    "GET" if query.contains("watch=true") => "WATCH",
+                    "GET" if query.contains("fieldSelector") => "LIST",
+                    other => other,
+                };
                 let body = request.into_body().collect_bytes().await.unwrap();
-                let (code, answer) = server.with(|state| state.answer(&method, &body));
-                let response = Response::builder()
-                    .status(code)
-                    .body(Body::from(serde_json::to_vec(&answer).unwrap()));
-                Ok::<_, Infallible>(response.unwrap())
+                let (code, body) = server.with(|state| {
+                    *state.requests.entry(kind.to_owned()).or_default() += 1;
+                    if kind == "WATCH" && !state.unavailable {
+                        return (StatusCode::OK, server.watch_body(state, query));
+                    }
+                    let (code, answer) = state.answer(&method, kind == "LIST", &body);
+                    (code, Full::new(answer.to_string().into()).boxed())
+                });
+                Ok::<Response<FakeBody>, Infallible>(
+                    Response::builder().status(code).body(body).unwrap(),
+                )
             }
         });
         Client::new(service, "own")
+    }
+
+    /// Returns the events of a watch from the version in `query`: the last one that was written
+    /// since, and each later one.
+    fn watch_body(&self, state: &FakeLeaseState, query: &str) -> FakeBody {
+        let (server, mut written, silent) =
+            (self.clone(), state.written.subscribe(), state.silent_watches);
+        let version = query.split('&').find_map(|part| part.strip_prefix("resourceVersion="));
+        if version != Some(&*state.version.to_string()) {
+            written.mark_changed();
+        }
+        let events = stream::unfold(written, move |mut written| {
+            let server = server.clone();
+            async move {
+                if silent {
+                    std::future::pending::<()>().await;
+                }
+                written.changed().await.ok()?;
+                let lease = server.with(|state| state.lease.clone());
+                let event = json!({"type": "MODIFIED", "object": lease}).to_string() + "\n";
+                Some((Ok::<_, Infallible>(http_body::Frame::data(Bytes::from(event))), written))
+            }
+        });
+        BodyExt::boxed(StreamBody::new(events))
+    }
+
+    fn requests(&self, kind: &str) -> usize {
+        self.with(|state| state.requests.get(kind).copied().unwrap_or_default())
     }
 
     fn holder(&self) -> String {
@@ -53,13 +106,20 @@ impl FakeLeaseServer {
 }
 
 impl FakeLeaseState {
-    fn answer(&mut self, method: &Method, body: &[u8]) -> (StatusCode, Value) {
+    fn answer(&mut self, method: &Method, is_list: bool, body: &[u8]) -> (StatusCode, Value) {
         let refusal = |code: u16, reason: &str| {
             let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "code": code});
             (StatusCode::from_u16(code).unwrap(), status)
         };
         if self.unavailable {
             return refusal(503, "ServiceUnavailable");
+        }
+        if is_list {
+            let items: Vec<&Value> = self.lease.iter().collect();
+            let version = json!({"resourceVersion": self.version.to_string()});
+            let list = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "LeaseList",
+                "metadata": version, "items": items});
+            return (StatusCode::OK, list);
         }
         if *method == Method::GET {
             return match &self.lease {
@@ -79,6 +139,7 @@ impl FakeLeaseState {
         self.version += 1;
         new["metadata"]["resourceVersion"] = self.version.to_string().into();
         self.lease = Some(new.clone());
+        self.written.send_replace(self.version);
         (StatusCode::OK, new)
     }
 }
@@ -100,6 +161,7 @@ impl TestReplica {
             leads: sender,
             leadership: leadership.clone(),
             heartbeat: heartbeat.clone(),
+            contact: ApiContact::default(),
         };
         let settings =
             LeaseSettings { name: "l".into(), namespace: "own".into(), identity: name.into() };
@@ -225,4 +287,52 @@ async fn a_leader_that_stops_releases_the_lease() {
     let took = second.wait_until_leader().await;
     assert!(took < Duration::from_secs(2), "{took:?}");
     assert!(!*first.leads.borrow() && first.leadership.renewal_age().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_standby_acquires_a_released_lease_at_once() {
+    let server = FakeLeaseServer::default();
+    let mut first = TestReplica::start(&server, "first");
+    first.wait_until_leader().await;
+    let _work = first.spawn_beating_work();
+    let mut second = TestReplica::start(&server, "second");
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    first.stop.cancel();
+    first.task.await.unwrap();
+    let took = second.wait_until_leader().await;
+    assert!(took < Duration::from_millis(50), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_is_one_request_of_the_leader_and_none_of_a_standby() {
+    let server = FakeLeaseServer::default();
+    let mut first = TestReplica::start(&server, "first");
+    first.wait_until_leader().await;
+    let _work = first.spawn_beating_work();
+    let _second = TestReplica::start(&server, "second");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let kinds = ["GET", "LIST", "WATCH", "POST"];
+    let before = kinds.map(|kind| server.requests(kind));
+    let renewals = server.requests("PUT");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(kinds.map(|kind| server.requests(kind)), before);
+    // A renewal every 1.25 to 1.875 s.
+    let renewals = server.requests("PUT") - renewals;
+    assert!((31..=48).contains(&renewals), "{renewals}");
+}
+
+/// Both the watch of the standby and the leader fail.
+#[tokio::test(start_paused = true)]
+async fn a_silent_watch_does_not_delay_the_successor_of_a_lost_leader() {
+    let server = FakeLeaseServer::default();
+    server.with(|state| state.silent_watches = true);
+    let mut first = TestReplica::start(&server, "first");
+    first.wait_until_leader().await;
+    let _work = first.spawn_beating_work();
+    let mut second = TestReplica::start(&server, "second");
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(!*second.leads.borrow());
+    first.task.abort();
+    let took = second.wait_until_leader().await;
+    assert!(took < LEASE_DURATION + 2 * RETRY_PERIOD, "{took:?}");
 }
