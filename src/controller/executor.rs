@@ -1,8 +1,9 @@
-//! Execution of effects, concurrently and within the term. `effect_client` contains the only code of
-//! the task controller that writes to the API server.
+//! Execution of effects, concurrently and within the term. `effect_client` and `collection` contain
+//! the only code of the task controller that writes to the API server.
 
 #[cfg(test)]
 mod api_tests;
+mod collection;
 mod effect_client;
 mod errors;
 mod objects;

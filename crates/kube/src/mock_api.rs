@@ -22,7 +22,10 @@ use std::{convert::Infallible, panic::Location, time::Duration};
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, stream};
-use http::{Request, Response, header::CONTENT_TYPE};
+use http::{
+    Request, Response,
+    header::{ACCEPT, CONTENT_TYPE},
+};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use kube::{Client, client::Body};
@@ -108,10 +111,8 @@ impl MockApi {
             {
                 let found = format!("{} {}", request.method(), request.uri().path());
                 assert!(found == expected, "{at}: expected {expected}, but received {found}");
-                let response = Response::builder().status(*code);
-                answer.send_response(
-                    response.body(Body::from(body.to_string().into_bytes())).unwrap(),
-                );
+                let body = Full::new(Bytes::from(body.to_string())).boxed_unsync();
+                answer.send_response(Response::builder().status(*code).body(body).unwrap());
                 count += 1;
             }
             count
@@ -180,6 +181,12 @@ impl Expectation<'_> {
         let content_type = parts.headers.get(CONTENT_TYPE).map(|text| text.to_str().unwrap());
         let received = Received {
             path: parts.uri.path().to_owned(),
+            accept: parts
+                .headers
+                .get(ACCEPT)
+                .map(|text| text.to_str().unwrap())
+                .unwrap_or_default()
+                .to_owned(),
             query: parts.uri.query().unwrap_or_default().to_owned(),
             content_type: content_type.unwrap_or_default().to_owned(),
             body: serde_json::from_slice(&body).unwrap_or_default(),
@@ -195,6 +202,8 @@ pub struct Received {
     pub path: String,
     /// Query of the URI; empty when there is none.
     pub query: String,
+    /// Header `Accept`; empty when there is none.
+    pub accept: String,
     /// Header `Content-Type`; empty when there is none.
     pub content_type: String,
     /// JSON of the body; null when there is none.

@@ -1,15 +1,20 @@
 //! Tests of the requests of effects against a scripted API server.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ObjectMeta;
 use prewarmer_core::{
-    controller::{PhaseEvent, StatusWrite, WorkerCreation, WorkerDeletion},
+    controller::{
+        PhaseEvent, Propagation, StatusWrite, WorkerCreation, WorkerDeletion, WorkersDeletion,
+    },
     task::{Phase, PrewarmTaskStatus, WorkerKind},
     worker::FailureReason,
 };
-use prewarmer_kube::{lease::Leadership, mock_api::MockApi};
+use prewarmer_kube::{
+    lease::Leadership,
+    mock_api::{MockApi, Received},
+};
 use prometheus::Registry;
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -67,9 +72,25 @@ fn creation(kind: WorkerKind, name: &str) -> Effect {
     Effect::CreateWorker(Box::new(WorkerCreation { kind, namespace, name, body }))
 }
 
-fn deletion(kind: WorkerKind) -> Effect {
+fn deletion(kind: WorkerKind, propagation: Propagation) -> Effect {
     let (namespace, name, uid) = ("shop".into(), "w".into(), "of-w".into());
-    Effect::DeleteWorker(Box::new(WorkerDeletion { kind, namespace, name, uid }))
+    Effect::DeleteWorker(Box::new(WorkerDeletion { kind, namespace, name, uid, propagation }))
+}
+
+/// Returns the deletion of the third batch of a task.
+fn batch_deletion(kind: WorkerKind, propagation: Propagation) -> Effect {
+    let (namespace, batch) = ("shop".into(), Some(3));
+    Effect::DeleteWorkers(WorkersDeletion { kind, namespace, batch, propagation })
+}
+
+/// Asserts that a request deletes the workers of the third batch, and requests no objects.
+fn assert_deletes_batch(sent: &Received, propagation: &str) {
+    let query: BTreeMap<_, _> = form_urlencoded::parse(sent.query.as_bytes()).collect();
+    let labels = "app.kubernetes.io/managed-by=prewarmer,prewarm.io/task-uid=u,prewarm.io/batch=3";
+    assert_eq!(query["labelSelector"], labels);
+    assert_eq!(query["includeObject"], "None");
+    assert_eq!(sent.accept, "application/json;as=Table;v=v1;g=meta.k8s.io,application/json");
+    assert_eq!(sent.body["propagationPolicy"], propagation);
 }
 
 fn status_write(events: &[Phase]) -> Effect {
@@ -148,16 +169,18 @@ async fn a_dry_run_is_sent_as_one() {
 }
 
 #[rstest]
-#[case(WorkerKind::Job, JOBS, json!("Foreground"))]
-#[case(WorkerKind::Pod, PODS, Value::Null)]
+#[case(WorkerKind::Job, JOBS, Propagation::Foreground, "Foreground")]
+#[case(WorkerKind::Job, JOBS, Propagation::Background, "Background")]
+#[case(WorkerKind::Pod, PODS, Propagation::Background, "Background")]
 #[tokio::test(start_paused = true)]
-async fn a_worker_is_deleted_by_its_uid_and_a_job_after_its_pods(
+async fn a_worker_is_deleted_by_its_uid_with_the_propagation_of_the_decision(
     #[case] kind: WorkerKind,
     #[case] path: &str,
-    #[case] propagation: Value,
+    #[case] decided: Propagation,
+    #[case] propagation: &str,
 ) {
     let mut test = TestExecutor::new();
-    test.spawn(vec![deletion(kind)]);
+    test.spawn(vec![deletion(kind, decided)]);
     let sent = test.api.expect("DELETE", &format!("{path}/w")).fail(404, "NotFound", "gone").await;
     assert_eq!(sent.body["preconditions"], json!({"uid": "of-w"}));
     assert_eq!(sent.body["propagationPolicy"], propagation);
@@ -167,22 +190,69 @@ async fn a_worker_is_deleted_by_its_uid_and_a_job_after_its_pods(
 #[tokio::test(start_paused = true)]
 async fn a_recreated_worker_is_a_conflict() {
     let mut test = TestExecutor::new();
-    test.spawn(vec![deletion(WorkerKind::Pod)]);
+    test.spawn(vec![deletion(WorkerKind::Pod, Propagation::Background)]);
     let message = "the UID in the precondition does not match the UID in record";
     test.api.expect("DELETE", &format!("{PODS}/w")).fail(409, "Conflict", message).await;
     assert_eq!(test.result().await, Err(ApplyError::Conflict(message.into())));
 }
 
+#[rstest]
+#[case(WorkerKind::Job, JOBS, Propagation::Foreground, "Foreground")]
+#[case(WorkerKind::Pod, PODS, Propagation::Background, "Background")]
 #[tokio::test(start_paused = true)]
-async fn the_workers_of_a_batch_are_selected_by_task_uid_and_batch() {
+async fn the_workers_of_a_batch_are_deleted_by_one_request(
+    #[case] kind: WorkerKind,
+    #[case] path: &str,
+    #[case] decided: Propagation,
+    #[case] propagation: &str,
+) {
     let mut test = TestExecutor::new();
-    test.spawn(vec![Effect::DeleteWorkers(WorkerKind::Job, "shop".into(), Some(3))]);
-    let sent = test.api.expect("DELETE", JOBS).respond(200, json!({"items": []})).await;
-    let mut query = form_urlencoded::parse(sent.query.as_bytes());
-    let selector = query.find(|(name, _)| name == "labelSelector").unwrap().1;
-    let labels = "app.kubernetes.io/managed-by=prewarmer,prewarm.io/task-uid=u,prewarm.io/batch=3";
-    assert_eq!(selector, labels);
+    test.spawn(vec![batch_deletion(kind, decided)]);
+    let sent = test.api.expect("DELETE", path).respond(200, json!({"kind": "Table"})).await;
+    assert_deletes_batch(&sent, propagation);
     assert_eq!(test.result().await, Ok(EffectOutput::default()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn finished_jobs_of_a_batch_are_deleted_after_the_response_for_their_pods() {
+    let mut test = TestExecutor::new();
+    test.spawn(vec![batch_deletion(WorkerKind::Job, Propagation::Background)]);
+    let pods = test.api.expect("DELETE", PODS).hold().await;
+    test.api.expect_none(Duration::from_secs(1)).await;
+    assert_deletes_batch(&pods.respond(200, &json!({"kind": "Table"})), "Background");
+    let jobs = test.api.expect("DELETE", JOBS).respond(200, json!({"kind": "Table"})).await;
+    assert_deletes_batch(&jobs, "Background");
+    assert_eq!(test.result().await, Ok(EffectOutput::default()));
+}
+
+/// The controller requests both deletions again.
+#[tokio::test(start_paused = true)]
+async fn jobs_are_not_deleted_when_the_deletion_of_their_pods_failed() {
+    let mut test = TestExecutor::new();
+    test.spawn(vec![batch_deletion(WorkerKind::Job, Propagation::Background)]);
+    test.api.expect("DELETE", PODS).fail(504, "Timeout", "request did not complete").await;
+    let failed = ApplyError::Transient("request did not complete".into());
+    assert_eq!(test.result().await, Err(failed));
+    test.api.expect_none(Duration::from_secs(60)).await;
+}
+
+/// An API server that renders no tables returns the deleted objects.
+#[tokio::test(start_paused = true)]
+async fn a_response_of_any_size_ends_a_deletion_by_collection() {
+    let mut test = TestExecutor::new();
+    test.spawn(vec![batch_deletion(WorkerKind::Pod, Propagation::Background)]);
+    let objects = json!({"items": "x".repeat(2_000_000)});
+    test.api.expect("DELETE", PODS).respond(200, objects).await;
+    assert_eq!(test.result().await, Ok(EffectOutput::default()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unreadable_failure_of_a_deletion_by_collection_is_transient_and_bounded() {
+    let mut test = TestExecutor::new();
+    test.spawn(vec![batch_deletion(WorkerKind::Pod, Propagation::Background)]);
+    test.api.expect("DELETE", PODS).respond(502, json!("x".repeat(2_000_000))).await;
+    let Err(ApplyError::Transient(message)) = test.result().await else { panic!("no error") };
+    assert_eq!(message.len(), 1024);
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,7 +9,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Request},
+    api::{DeleteParams, Patch, PatchParams, PostParams, Request},
     core::PartialObjectMeta,
 };
 use prewarmer_core::{
@@ -18,14 +18,14 @@ use prewarmer_core::{
         WorkerDeletion,
     },
     task::{PrewarmPlan, PrewarmTask, WorkerKind},
-    worker::{BATCH_LABEL, MANAGED_BY, TASK_UID_LABEL},
 };
 use prewarmer_kube::api_error::ApiErrorKind;
 use serde::{Serialize, de::IgnoredAny};
 
 use super::{
+    collection::delete_workers,
     errors::map_api_error,
-    objects::{delete_params, phase_event, plan_object, status_patch},
+    objects::{delete_params, phase_event, plan_object, propagation_params, status_patch},
 };
 
 /// Client that applies the effects of one task.
@@ -89,9 +89,9 @@ impl EffectClient {
                 let namespace = pod.namespace().unwrap_or_default();
                 self.create::<Pod>(&namespace, serialize(pod)?, &dry).await?;
             }
-            Effect::DeleteWorker(doomed) => self.delete_worker(doomed).await?,
-            Effect::DeleteWorkers(kind, namespace, batch) => {
-                self.delete_workers(*kind, namespace, *batch).await?;
+            Effect::DeleteWorker(deletion) => self.delete_worker(deletion).await?,
+            Effect::DeleteWorkers(deletion) => {
+                delete_workers(&self.client, &target.uid, deletion).await?;
             }
             Effect::WriteStatus(write) => return self.write_status(write).await,
             Effect::DeleteTask(version) => {
@@ -111,35 +111,13 @@ impl EffectClient {
         }
     }
 
-    async fn delete_worker(&self, doomed: &WorkerDeletion) -> kube::Result<()> {
-        let WorkerDeletion { kind, namespace, name, uid } = doomed;
-        let how = delete_params(worker_deletion(*kind), uid, None);
+    async fn delete_worker(&self, deletion: &WorkerDeletion) -> kube::Result<()> {
+        let WorkerDeletion { kind, namespace, name, uid, propagation } = deletion;
+        let how = delete_params(propagation_params(*propagation), uid, None);
         match kind {
             WorkerKind::Job => self.api::<Job>(namespace).delete(name, &how).await.map(drop),
             WorkerKind::Pod => self.api::<Pod>(namespace).delete(name, &how).await.map(drop),
         }
-    }
-
-    /// Deletes the workers of the task, or of one of its batches.
-    async fn delete_workers(
-        &self,
-        kind: WorkerKind,
-        namespace: &str,
-        batch: Option<u32>,
-    ) -> kube::Result<()> {
-        let batch = batch.map(|batch| format!(",{BATCH_LABEL}={batch}")).unwrap_or_default();
-        let selector = format!(
-            "{}={},{TASK_UID_LABEL}={}{batch}",
-            MANAGED_BY.0, MANAGED_BY.1, self.target.uid
-        );
-        let url = match kind {
-            WorkerKind::Job => Job::url_path(&(), Some(namespace)),
-            WorkerKind::Pod => Pod::url_path(&(), Some(namespace)),
-        };
-        let request = Request::new(url)
-            .delete_collection(&worker_deletion(kind), &ListParams::default().labels(&selector))
-            .map_err(kube::Error::BuildRequest)?;
-        self.client.request::<IgnoredAny>(request).await.map(drop)
     }
 
     /// Creates an object. The response is not parsed: the watches deliver what is needed.
@@ -183,15 +161,6 @@ impl EffectClient {
             Err(error) if ApiErrorKind::of(&error) == ApiErrorKind::AlreadyExists => {}
             Err(error) => tracing::debug!(task = self.target.name, %error, "cannot create Event"),
         }
-    }
-}
-
-/// Returns how a worker is deleted. Foreground deletion removes a Job after its pods, so that no
-/// pod outlives it.
-fn worker_deletion(kind: WorkerKind) -> DeleteParams {
-    match kind {
-        WorkerKind::Job => DeleteParams::foreground(),
-        WorkerKind::Pod => DeleteParams::default(),
     }
 }
 

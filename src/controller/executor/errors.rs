@@ -48,7 +48,7 @@ mod tests {
 
     use kube::core::Status;
     use prewarmer_core::{
-        controller::{StatusWrite, WorkerCreation},
+        controller::{Propagation, StatusWrite, WorkerCreation, WorkerDeletion, WorkersDeletion},
         task::WorkerKind,
     };
     use rstest::rstest;
@@ -109,13 +109,22 @@ mod tests {
     #[test]
     fn existing_on_create_and_missing_on_delete_succeed() {
         assert!(map_status(&create(), 409, "AlreadyExists", "").is_ok());
-        let one = Effect::delete_worker(&prewarmer_core::worker::WorkerInfo::default());
+        let one = Effect::DeleteWorker(Box::new(WorkerDeletion {
+            kind: WorkerKind::Pod,
+            namespace: "a".into(),
+            name: "w".into(),
+            uid: "u".into(),
+            propagation: Propagation::Background,
+        }));
         assert!(map_status(&one, 404, "NotFound", "").is_ok());
         assert!(
             matches!(map_status(&one, 409, "Conflict", ""), Err(ApplyError::Conflict(_))),
             "the name belongs to another object"
         );
-        let many = Effect::DeleteWorkers(WorkerKind::Pod, "a".into(), None);
+        let (kind, namespace) = (WorkerKind::Pod, "a".into());
+        let propagation = Propagation::Background;
+        let many = WorkersDeletion { kind, namespace, batch: None, propagation };
+        let many = Effect::DeleteWorkers(many);
         assert!(matches!(map_status(&many, 500, "", ""), Err(ApplyError::Transient(_))));
     }
 

@@ -10,7 +10,7 @@ use kube::{
     api::{DeleteParams, ObjectMeta, Preconditions},
 };
 use prewarmer_core::{
-    controller::{PhaseEvent, StatusWrite, TaskRef},
+    controller::{PhaseEvent, Propagation, StatusWrite, TaskRef},
     task::{Phase, PrewarmPlan, PrewarmPlanSpec, PrewarmTask, owner_reference},
     worker::{MANAGED_BY, event_name},
 };
@@ -32,6 +32,14 @@ pub(super) fn delete_params(
         uid: Some(uid.to_owned()).filter(|uid| !uid.is_empty()),
         resource_version,
     })
+}
+
+/// Returns parameters with the propagation of a decision.
+pub(super) fn propagation_params(propagation: Propagation) -> DeleteParams {
+    match propagation {
+        Propagation::Background => DeleteParams::background(),
+        Propagation::Foreground => DeleteParams::foreground(),
+    }
 }
 
 /// Returns a merge patch with the resource version, so that a previous leader that has not noticed

@@ -8,7 +8,7 @@ use prewarmer_core::{
     slim::{SlimJob, SlimPod},
     task::PrewarmTask,
     worker::{
-        WorkerInfo,
+        PodPhase, WorkerInfo,
         provenance::{
             AllowedNamespaces, ProvenanceError, verify_against_job, verify_against_task,
             verify_job, verify_pod,
@@ -94,11 +94,18 @@ fn check_provenance(
                 (Some(_), Some(job)) => verify_against_job(&claim, job),
                 (Some(_), None) => Err(ProvenanceError::UnknownJob),
             });
-        if let Err(reason) = checked {
+        if let Err(reason) = checked.or_else(|reason| ignore_left_pod(pod, reason)) {
             add_foreign(&mut foreign, "Pod", pod, reason);
         }
     }
     foreign
+}
+
+/// Ignores a pod that has ended and whose Job does not exist: it is left of a Job that was deleted
+/// in the background, until the garbage collector of kube-controller-manager deletes it too.
+fn ignore_left_pod(pod: &SlimPod, reason: ProvenanceError) -> Result<(), ProvenanceError> {
+    let is_left = reason == ProvenanceError::UnknownJob && PodPhase::from_pod(pod).is_final();
+    if is_left { Ok(()) } else { Err(reason) }
 }
 
 fn add_foreign(
@@ -124,7 +131,13 @@ fn add_foreign(
 
 #[cfg(test)]
 mod tests {
-    use prewarmer_core::labels::TASK_UID_LABEL;
+    use std::time::Duration;
+
+    use prewarmer_core::{
+        labels::TASK_UID_LABEL,
+        task::{PrewarmTaskSpec, PullMethod, PullPolicy, validate::validate},
+        worker::{Assignment, WorkerObject, WorkerSettings, build},
+    };
     use serde_json::json;
 
     use super::*;
@@ -141,5 +154,50 @@ mod tests {
             foreign.examples[0],
             "Job evil/fake-0 (labels or annotations of a worker are missing or contradict one another)"
         );
+    }
+
+    /// Returns a worker Job's pod in a phase.
+    fn pod_of_job(phase: &str) -> SlimPod {
+        let task = validate(&PrewarmTaskSpec::new(vec!["a:1".into()])).unwrap();
+        let at = Assignment {
+            namespace: "shop",
+            task_namespace: "shop",
+            task: "web",
+            task_uid: "u",
+            batch: 0,
+            node: "n1",
+            attempt: 0,
+            part: 0,
+            images: &[0],
+            method: PullMethod::Helper,
+        };
+        let settings = WorkerSettings {
+            image_pull_policy: PullPolicy::default(),
+            owner: None,
+            service_account: None,
+            image: "helper:1".into(),
+            priority_class: None,
+            ttl: Duration::from_secs(60),
+            images_per_pod: 30,
+        };
+        let WorkerObject::Job(job) = build(&task, &at, &settings) else { panic!("no Job") };
+        let name = job.name_any();
+        let mut pod = serde_json::to_value(&job.spec.as_ref().unwrap().template).unwrap();
+        pod["metadata"]["name"] = json!(format!("{name}-abcde"));
+        pod["metadata"]["namespace"] = json!("shop");
+        pod["metadata"]["labels"]["batch.kubernetes.io/job-name"] = json!(name);
+        pod["metadata"]["ownerReferences"] = json!([{"apiVersion": "batch/v1", "kind": "Job",
+            "name": name, "uid": "of-job", "controller": true}]);
+        pod["status"] = json!({"phase": phase});
+        serde_json::from_value(pod).unwrap()
+    }
+
+    #[test]
+    fn pod_that_has_ended_is_not_foreign_after_the_deletion_of_its_job() {
+        let pods = ["Succeeded", "Failed", "Running"].map(pod_of_job);
+        let foreign = check_provenance(&pods, &[], &[], &AllowedNamespaces::default());
+        assert_eq!(foreign.count, 1);
+        let reason = ProvenanceError::UnknownJob.description();
+        assert!(foreign.examples[0].contains(reason), "{:?}", foreign.examples);
     }
 }

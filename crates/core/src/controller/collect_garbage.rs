@@ -33,8 +33,8 @@ impl Controller {
                 self.context.measurements.extend(run.pending_end.take());
             }
             if task.is_none_or(|task| task.metadata.deletion_timestamp.is_some()) {
-                let workers = self.state.workers_of(&uid);
-                let effects = gc::delete_workers(workers, self.has_foreign_objects(&uid));
+                let (workers, pods) = (self.state.workers_of(&uid), self.state.pods());
+                let effects = gc::delete_workers(workers, pods, self.has_foreign_objects(&uid));
                 self.act(run.target(), effects);
             }
         }
@@ -77,7 +77,8 @@ impl Controller {
             if gc::are_orphans(workers, now) {
                 let target = TaskRef { uid: uid.clone(), ..TaskRef::default() };
                 let foreign = self.has_foreign_objects(uid);
-                actions.push((target, gc::delete_workers(Some(workers), foreign)));
+                let pods = self.state.pods();
+                actions.push((target, gc::delete_workers(Some(workers), pods, foreign)));
             }
         }
         let mut finished = Vec::new();
@@ -91,7 +92,7 @@ impl Controller {
         }
         for worker in gc::excess_retained(finished, settings.max_retained_workers) {
             let target = TaskRef { uid: worker.task_uid.clone(), ..TaskRef::default() };
-            actions.push((target, vec![Effect::delete_worker(worker)]));
+            actions.push((target, vec![Effect::delete_worker(worker, self.state.pods())]));
         }
         actions.retain(|(_, effects)| !effects.is_empty());
         self.actions.extend(actions);

@@ -239,7 +239,8 @@ impl PlanReconciler<'_> {
             .into_iter()
             .flatten()
             .filter(|worker| worker.part == part);
-        effects.extend(workers.map(|worker| Effect::delete_worker(worker)));
+        let pods = self.snapshot.pods;
+        effects.extend(workers.map(|worker| Effect::delete_worker(worker, pods)));
         self.tracker.finish_part(index, part, outcomes);
     }
 

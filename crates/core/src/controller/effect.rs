@@ -13,7 +13,11 @@ use crate::{
     worker::{FailureReason, WorkerInfo, WorkerObject},
 };
 
-use super::node_check::{CheckInput, NodeCandidate};
+use super::{
+    node_check::{CheckInput, NodeCandidate},
+    propagation::Propagation,
+    worker_cache::Pods,
+};
 
 /// Task that an effect belongs to.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -96,6 +100,21 @@ pub struct WorkerDeletion {
     pub name: String,
     /// UID that is a precondition of the deletion.
     pub uid: Box<str>,
+    /// Order of the deletion of a Job and its pods.
+    pub propagation: Propagation,
+}
+
+/// Workers of the task to delete by collection, with their pods.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkersDeletion {
+    /// Kind of the workers.
+    pub kind: WorkerKind,
+    /// Namespace of the workers.
+    pub namespace: String,
+    /// Batch of the workers. `None` deletes those of all batches.
+    pub batch: Option<u32>,
+    /// Order of the deletion of Jobs and their pods.
+    pub propagation: Propagation,
 }
 
 /// Change requested by a reconcile.
@@ -112,7 +131,7 @@ pub enum Effect {
     /// Deletes a worker.
     DeleteWorker(Box<WorkerDeletion>),
     /// Deletes all workers of the task in a namespace, or those of one batch.
-    DeleteWorkers(WorkerKind, String, Option<u32>),
+    DeleteWorkers(WorkersDeletion),
     /// Writes the status of the task, and sends its Events.
     WriteStatus(Box<StatusWrite>),
     /// Deletes the task at the resource version on which the decision is based.
@@ -121,13 +140,13 @@ pub enum Effect {
 
 impl Effect {
     /// Returns the deletion of one worker.
-    #[must_use]
-    pub fn delete_worker(worker: &WorkerInfo) -> Self {
+    pub(super) fn delete_worker(worker: &WorkerInfo, pods: &Pods) -> Self {
         Self::DeleteWorker(Box::new(WorkerDeletion {
             kind: worker.kind,
             namespace: worker.namespace.clone(),
             name: worker.name.clone(),
             uid: worker.uid.clone(),
+            propagation: Propagation::for_workers([worker], pods),
         }))
     }
 
@@ -140,8 +159,8 @@ impl Effect {
             Self::CreatePlan(_) => ("create", "prewarmplans"),
             Self::CreateWorker(creation) => ("create", plural(creation.kind)),
             Self::DryRun(_) => ("dryrun", "pods"),
-            Self::DeleteWorker(doomed) => ("delete", plural(doomed.kind)),
-            Self::DeleteWorkers(kind, ..) => ("deletecollection", plural(*kind)),
+            Self::DeleteWorker(deleted) => ("delete", plural(deleted.kind)),
+            Self::DeleteWorkers(deleted) => ("deletecollection", plural(deleted.kind)),
             Self::WriteStatus(_) => ("patch", "prewarmtasks"),
             Self::DeleteTask(_) => ("delete", "prewarmtasks"),
         }
@@ -157,13 +176,15 @@ impl Effect {
                 format!("create/{}/{}", creation.namespace, creation.name)
             }
             Self::DryRun(_) => "probe".into(),
-            Self::DeleteWorker(doomed) => {
-                format!("delete/{}/{}/{}", doomed.namespace, doomed.name, doomed.uid)
+            Self::DeleteWorker(deleted) => {
+                format!("delete/{}/{}/{}", deleted.namespace, deleted.name, deleted.uid)
             }
-            Self::DeleteWorkers(_, namespace, Some(batch)) => {
+            Self::DeleteWorkers(WorkersDeletion { namespace, batch: Some(batch), .. }) => {
                 format!("delete-batch/{namespace}/{batch}")
             }
-            Self::DeleteWorkers(_, namespace, None) => format!("delete-all/{namespace}"),
+            Self::DeleteWorkers(WorkersDeletion { namespace, batch: None, .. }) => {
+                format!("delete-all/{namespace}")
+            }
             Self::WriteStatus(_) => "status".into(),
             Self::DeleteTask(_) => "delete-task".into(),
         }

@@ -6,7 +6,8 @@ use std::{collections::BTreeSet, time::Duration};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::{
-    effect::Effect,
+    effect::{Effect, WorkersDeletion},
+    propagation::Propagation,
     time::add_duration,
     worker_cache::{Pods, Workers, may_pull},
 };
@@ -22,18 +23,28 @@ const ORPHAN_AGE: SignedDuration = SignedDuration::from_secs(60);
 /// namespaces where a collection could match foreign objects.
 pub(super) fn delete_workers(
     workers: Option<&Workers>,
+    pods: &Pods,
     contested: impl Fn(&str) -> bool,
 ) -> Vec<Effect> {
-    let left = || workers.into_iter().flat_map(Workers::values).filter(|worker| !worker.deleting);
+    let all = || workers.into_iter().flat_map(Workers::values);
+    let left = || all().filter(|worker| !worker.deleting);
     let places: BTreeSet<_> =
         left().map(|worker| (worker.kind, worker.namespace.as_str())).collect();
     let mut effects = Vec::new();
     for (kind, namespace) in places {
+        let there = |worker: &&WorkerInfo| worker.kind == kind && worker.namespace == namespace;
         if contested(namespace) {
-            let there = |worker: &&WorkerInfo| worker.kind == kind && worker.namespace == namespace;
-            effects.extend(left().filter(there).map(Effect::delete_worker));
+            let one = |worker| Effect::delete_worker(worker, pods);
+            effects.extend(left().filter(there).map(one));
         } else {
-            effects.push(Effect::DeleteWorkers(kind, namespace.to_owned(), None));
+            // A request in the background for a Job that is being deleted in the foreground would
+            // delete it before its pods, so that all matching workers decide.
+            effects.push(Effect::DeleteWorkers(WorkersDeletion {
+                kind,
+                namespace: namespace.to_owned(),
+                batch: None,
+                propagation: Propagation::for_workers(all().filter(there), pods),
+            }));
         }
     }
     effects
@@ -55,7 +66,7 @@ pub(super) fn collect_ended(
     let retain =
         task.spec.retain.as_deref().and_then(|text| duration::parse(text).ok()).unwrap_or_default();
     if is_over(retain) {
-        let deletions = delete_workers(workers, contested);
+        let deletions = delete_workers(workers, pods, contested);
         let outlived = task
             .spec
             .ttl_seconds_after_finished
@@ -68,7 +79,8 @@ pub(super) fn collect_ended(
         };
     }
     let stuck = |worker: &&WorkerInfo| !worker.deleting && may_pull(worker, pods);
-    workers.into_iter().flat_map(Workers::values).filter(stuck).map(Effect::delete_worker).collect()
+    let deletion = |worker| Effect::delete_worker(worker, pods);
+    workers.into_iter().flat_map(Workers::values).filter(stuck).map(deletion).collect()
 }
 
 /// Reports whether workers of an unknown task are old enough to count as orphans.
@@ -112,6 +124,11 @@ mod tests {
         list.into_iter().map(|worker| (worker.key(), worker)).collect()
     }
 
+    fn all_jobs(namespace: &str, propagation: Propagation) -> Effect {
+        let (kind, namespace) = (WorkerKind::Job, namespace.to_owned());
+        Effect::DeleteWorkers(WorkersDeletion { kind, namespace, batch: None, propagation })
+    }
+
     fn task(retain: Option<&str>, ttl: Option<u32>) -> PrewarmTask {
         let spec = PrewarmTaskSpec {
             retain: retain.map(str::to_owned),
@@ -135,8 +152,9 @@ mod tests {
         let ended = |retain, now| {
             collect_ended(&task(retain, Some(0)), Some(&left), &Pods::new(), |_| false, at(now))
         };
-        assert_eq!(ended(Some("1m"), 159), [Effect::delete_worker(&left["shop/b"])]);
-        let all = [Effect::DeleteWorkers(WorkerKind::Job, "shop".into(), None)];
+        let pods = Pods::new();
+        assert_eq!(ended(Some("1m"), 159), [Effect::delete_worker(&left["shop/b"], &pods)]);
+        let all = [all_jobs("shop", Propagation::Foreground)];
         assert_eq!(ended(Some("1m"), 160), all);
         assert_eq!(ended(None, 100), all);
     }
@@ -150,11 +168,21 @@ mod tests {
             worker("b", WorkerKind::Job, true, 60),
             away,
         ]);
-        let single = |key: &str| Effect::delete_worker(&left[key]);
-        let many = Effect::DeleteWorkers(WorkerKind::Job, "own".into(), None);
+        let pods = Pods::new();
+        let single = |key: &str| Effect::delete_worker(&left[key], &pods);
         assert_eq!(
-            delete_workers(Some(&left), |place| place == "shop"),
-            [many, single("shop/a"), single("shop/b")]
+            delete_workers(Some(&left), &pods, |place| place == "shop"),
+            [all_jobs("own", Propagation::Background), single("shop/a"), single("shop/b")]
+        );
+    }
+
+    #[test]
+    fn job_that_is_being_deleted_keeps_the_collection_in_the_foreground() {
+        let open = WorkerInfo { deleting: true, ..worker("b", WorkerKind::Job, false, 60) };
+        let left = workers(vec![worker("a", WorkerKind::Job, true, 50), open]);
+        assert_eq!(
+            delete_workers(Some(&left), &Pods::new(), |_| false),
+            [all_jobs("shop", Propagation::Foreground)]
         );
     }
 

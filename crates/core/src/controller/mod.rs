@@ -52,6 +52,7 @@ mod observation;
 mod observe;
 mod plan;
 mod plan_reconciler;
+mod propagation;
 mod queue;
 mod reap;
 mod registry_breaker;
@@ -82,12 +83,13 @@ pub use self::{
     containment::{contain, panic_message},
     effect::{
         ApplyError, Effect, EffectOutput, PhaseEvent, StatusWrite, TaskRef, WorkerCreation,
-        WorkerDeletion,
+        WorkerDeletion, WorkersDeletion,
     },
     foreign_object::ForeignObject,
     measurement::{Gauges, InternalError, Measurement},
     node_check::{CheckInput, NodeCandidate},
     observation::{EffectFinished, Observation, OwnedPlan, Ownership, WorkerPod},
+    propagation::Propagation,
     settings::{ControllerSettings, FairnessLimits, WorkerNamespace},
     task_controller::Controller,
     watch::{WatchChange, WatchSource},

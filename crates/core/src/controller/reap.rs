@@ -2,7 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::{effect::Effect, plan_reconciler::PlanReconciler, worker_cache::may_pull};
+use super::{
+    effect::{Effect, WorkersDeletion},
+    plan_reconciler::PlanReconciler,
+    propagation::Propagation,
+    worker_cache::may_pull,
+};
 use crate::{
     task::{BatchPolicy, batches::NodeState},
     worker::WorkerInfo,
@@ -11,43 +16,73 @@ use crate::{
 impl PlanReconciler<'_> {
     /// Deletes workers whose results are stored in the API server. Workers of failed nodes are
     /// deleted at once, because their pods would wait forever; the others together with their
-    /// batch, by one request. Retained workers stay.
+    /// batch, by collection. Retained workers stay.
     pub(super) fn reap(&mut self, effects: &mut Vec<Effect>) {
-        let mut groups: BTreeMap<(&str, u32), Vec<(&WorkerInfo, bool)>> = BTreeMap::new();
-        for worker in
-            self.snapshot.workers().filter(|worker| !worker.deleting && !self.is_retained(worker))
-        {
-            groups
-                .entry((&worker.namespace, worker.batch))
-                .or_default()
-                .push((worker, self.tracker.is_recorded(worker, self.written_states)));
+        let mut groups: BTreeMap<(&str, u32), Vec<&WorkerInfo>> = BTreeMap::new();
+        for worker in self.snapshot.workers().filter(|worker| !self.is_retained(worker)) {
+            groups.entry((&worker.namespace, worker.batch)).or_default().push(worker);
         }
-        let retains = !self.valid.retain.is_zero();
         let mut wanted = Vec::new();
         for ((namespace, batch), workers) in groups {
-            let whole = !retains
-                && !(self.snapshot.has_foreign_objects)(namespace)
+            let singly =
+                !self.valid.retain.is_zero() || (self.snapshot.has_foreign_objects)(namespace);
+            let left = || workers.iter().copied().filter(|worker| !worker.deleting);
+            if !singly
+                && left().next().is_some()
+                && left().all(|worker| self.is_done(worker))
                 && !self.may_gain_workers(batch)
-                && workers.iter().all(|(_, done)| *done);
-            if whole {
-                wanted.push(Effect::DeleteWorkers(
-                    self.valid.worker,
-                    namespace.to_owned(),
-                    Some(batch),
-                ));
+                && let Some(whole) = self.batch_deletion(namespace, batch, &workers)
+            {
+                wanted.push(whole);
                 continue;
             }
-            let single = workers.into_iter().filter(|(worker, done)| {
-                let singly = retains || (self.snapshot.has_foreign_objects)(namespace);
+            let deleted = left().filter(|worker| {
                 self.is_in_wrong_namespace(worker)
-                    || *done && (singly || may_pull(worker, self.snapshot.pods))
+                    || self.is_done(worker) && (singly || may_pull(worker, self.snapshot.pods))
             });
-            wanted.extend(single.map(|(worker, _)| Effect::delete_worker(worker)));
+            let pods = self.snapshot.pods;
+            wanted.extend(deleted.map(|worker| Effect::delete_worker(worker, pods)));
         }
         let now = self.snapshot.now;
         effects.extend(
             wanted.into_iter().filter(|effect| self.tracker.should_delete(effect.key(), now)),
         );
+    }
+
+    /// Returns the deletion of a complete batch, once it can be in the background: when its Jobs
+    /// are finished, and those of failed nodes, which are deleted one by one, are gone. It is in
+    /// the foreground where that costs fewer writes, and after
+    /// [`SETTLE_TIMEOUT_MS`](super::tracker::SETTLE_TIMEOUT_MS).
+    ///
+    /// With `e` ended Jobs and `p` that may pull, the foreground costs `1 + 2e + 2p` writes: one
+    /// request, and two of the garbage collector for each. The other way costs `3p + 2`: a request
+    /// more for each that may pull, and two requests for all that have ended.
+    fn batch_deletion(
+        &mut self,
+        namespace: &str,
+        batch: u32,
+        workers: &[&WorkerInfo],
+    ) -> Option<Effect> {
+        let propagation = Propagation::for_workers(workers.iter().copied(), self.snapshot.pods);
+        let whole = Effect::DeleteWorkers(WorkersDeletion {
+            kind: self.valid.worker,
+            namespace: namespace.to_owned(),
+            batch: Some(batch),
+            propagation,
+        });
+        let pulls = |worker: &WorkerInfo| may_pull(worker, self.snapshot.pods);
+        let (pulling, ended): (Vec<&WorkerInfo>, _) =
+            workers.iter().filter(|worker| !worker.deleting).partition(|worker| pulls(worker));
+        let costs_less = ended.len().saturating_mul(2) <= pulling.len().saturating_add(1);
+        let due = propagation == Propagation::Background
+            || costs_less
+            || self.tracker.has_waited(whole.key(), self.snapshot.now);
+        due.then_some(whole)
+    }
+
+    /// Reports whether the result of the worker's attempt is stored in the API server.
+    fn is_done(&self, worker: &WorkerInfo) -> bool {
+        self.tracker.is_recorded(worker, self.written_states)
     }
 
     /// Reports whether workers with this batch label may still be created.

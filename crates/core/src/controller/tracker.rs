@@ -31,6 +31,10 @@ const EXPECTATION_TIMEOUT_MS: i64 = 30_000;
 /// Time after which a deletion that is not in the cache is requested again, in milliseconds. It
 /// normally reaches the cache within milliseconds.
 const DELETION_TIMEOUT_MS: i64 = 5_000;
+/// Time for which the deletion of a complete batch waits until nothing of it can pull, in
+/// milliseconds. By default kube-controller-manager sends 20 requests per second, so that the Jobs
+/// of a batch of 100 are finished within 25 s, at 5 writes each. The next batch waits for that too.
+pub(super) const SETTLE_TIMEOUT_MS: i64 = 30_000;
 /// Number of nodes whose workers must be rejected, while no worker has had a pod, before no more
 /// are created.
 const MAX_REJECTED_NODES: u32 = 3;
@@ -75,6 +79,9 @@ pub(super) struct NodeTracker {
     pub(super) observed_alive: usize,
     /// Recently requested deletions, by the key of their effect.
     deletions: HashMap<String, Timestamp>,
+    /// Start of the wait of the deletions that wait until nothing of a batch can pull, by the key
+    /// of their effect. At most one per batch.
+    waits: HashMap<String, Timestamp>,
     /// Earliest time of a failed node's retry, by node index.
     pub(super) retry_at: HashMap<usize, Timestamp>,
     /// Nodes of the current retry batch, with their attempt number.
@@ -122,6 +129,7 @@ impl NodeTracker {
             finished_parts: HashMap::new(),
             observed_alive: 0,
             deletions: HashMap::new(),
+            waits: HashMap::new(),
             retry_batch: BTreeMap::new(),
             retry_batches: status.total_batches.saturating_sub(first),
             own_namespace_reason: None,
@@ -294,6 +302,13 @@ impl NodeTracker {
         self.deletions.retain(|_, since| {
             add_millis(*since, DELETION_TIMEOUT_MS).is_some_and(|limit| now < limit)
         });
+    }
+
+    /// Reports whether a deletion has waited for [`SETTLE_TIMEOUT_MS`]. The first call starts the
+    /// wait.
+    pub(super) fn has_waited(&mut self, key: String, now: Timestamp) -> bool {
+        let since = *self.waits.entry(key).or_insert(now);
+        add_millis(since, SETTLE_TIMEOUT_MS).is_none_or(|end| end <= now)
     }
 
     /// Reports whether the deletion is to be requested now, and if so, records it.

@@ -101,7 +101,9 @@ pub enum PodPhase {
 }
 
 impl PodPhase {
-    fn from_pod(pod: &SlimPod) -> Self {
+    /// Returns the phase in the status of a pod.
+    #[must_use]
+    pub fn from_pod(pod: &SlimPod) -> Self {
         match pod.status.phase.as_str() {
             "Running" => Self::Running,
             "Succeeded" => Self::Succeeded,

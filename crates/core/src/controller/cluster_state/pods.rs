@@ -16,7 +16,7 @@ use crate::{
     task::WorkerKind,
     worker::{
         PodInfo,
-        provenance::{ProvenanceError, verify_against_job},
+        provenance::{ProvenanceError, verify_against_job, verify_against_task},
     },
 };
 
@@ -103,8 +103,13 @@ impl ClusterState {
                 return self.remove_pod(&pod.info);
             }
         } else if let Err(reason) = self.verify_job_pod(&pod) {
-            let PodInfo { namespace, name, task_uid, .. } = &pod.info;
-            self.add_foreign(source, ForeignObject::new(namespace, name, task_uid, reason), news);
+            if reason == ProvenanceError::UnknownJob && self.may_outlive_job(&pod) {
+                self.foreign.remove(source, &pod.id());
+            } else {
+                let PodInfo { namespace, name, task_uid, .. } = &pod.info;
+                let foreign = ForeignObject::new(namespace, name, task_uid, reason);
+                self.add_foreign(source, foreign, news);
+            }
             if reason == ProvenanceError::UnknownJob {
                 self.pending_pods.insert(pod);
             }
@@ -142,6 +147,18 @@ impl ClusterState {
             None if self.pods.get(&key).is_some_and(|known| known.name == pod.info.name) => Ok(()),
             None => Err(ProvenanceError::UnknownJob),
         }
+    }
+
+    /// Reports whether a pod of an unknown Job can be left of a worker that was deleted in the
+    /// background, until the garbage collector of Kubernetes deletes it too: it has ended, and
+    /// agrees with its task. Counted as foreign, it would prevent deletions by collection. A
+    /// collection may delete such a pod of another user, who has forged all of these properties;
+    /// Kubernetes deletes it anyway unless its Job exists.
+    fn may_outlive_job(&self, pod: &WorkerPod) -> bool {
+        let worker = &pod.claim.worker;
+        let agrees = |task| verify_against_task(worker, task).is_ok();
+        pod.info.phase.is_final()
+            && self.tasks.get(&worker.task_uid).is_none_or(|task| agrees(task))
     }
 
     fn remove_pod(&mut self, pod: &PodInfo) {

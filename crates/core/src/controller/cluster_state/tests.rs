@@ -171,6 +171,40 @@ fn task_job_and_pod_may_arrive_in_any_order() {
     );
 }
 
+/// A Job was deleted in the background, and its pod is left.
+#[test]
+fn pod_that_has_ended_is_not_foreign_without_its_job() {
+    let mut world = state_with_task(WorkerKind::Job);
+    let job = || worker("shop", "a", WorkerKind::Job);
+    let with_phase = |phase| {
+        let mut pod = pod(job(), ("ContainerCreating", ""));
+        pod.info.phase = phase;
+        pod
+    };
+    let ended = || with_phase(PodPhase::Succeeded);
+    let change = |change| Observation::Pod(WatchSource::all("pods"), change);
+    apply_job(&mut world, job());
+    apply_pod(&mut world, ended());
+    let gone = WatchChange::Deleted(Ownership::Ours(job()));
+    world.apply(Observation::Job(WatchSource::all("jobs"), gone), now());
+    assert_eq!((world.workers_of("u"), world.pods().len()), (None, 1));
+    let list = || WatchChange::Restarted(vec![Ownership::Ours(ended())]);
+    world.apply(change(list()), now());
+    assert_eq!((world.pods().len(), world.pending_pods.len()), (0, 1));
+    assert!(!world.has_foreign_objects("shop", "u"));
+    assert!(world.foreign_counts().is_empty());
+    world.apply(change(WatchChange::Deleted(Ownership::Ours(ended()))), now());
+    assert_eq!(world.pending_pods.len(), 0, "the pod was deleted");
+    apply_pod(&mut world, with_phase(PodPhase::Running));
+    assert!(world.has_foreign_objects("shop", "u"), "it may pull");
+    apply_pod(&mut world, ended());
+    assert!(!world.has_foreign_objects("shop", "u"), "it has ended");
+    let mut forged = ended();
+    forged.claim.worker.task = "other".into();
+    apply_pod(&mut world, forged);
+    assert!(world.has_foreign_objects("shop", "u"), "it does not agree with its task");
+}
+
 #[test]
 fn workers_of_a_deleted_task_count_until_deleted() {
     let job = || worker("shop", "a", WorkerKind::Job);

@@ -71,8 +71,10 @@ proptest! {
         max_workers in 1usize..6,
         max_tasks in 1usize..4,
         at_the_end in prop_oneof![Just(Responses::InTime), Just(Responses::Late), Just(Responses::Lost)],
+        collector_delay in 0u8..12,
     ) {
-        let mut simulation = ClusterSimulation::new(nodes, max_workers, max_tasks);
+        let mut simulation =
+            ClusterSimulation::new(nodes, max_workers, max_tasks, collector_delay);
         let mut waiting: Vec<PrewarmTaskSpec> =
             specs.into_iter().map(|(spec, priority)| PrewarmTaskSpec { priority, ..spec }).collect();
         simulation.create_task(waiting.pop().unwrap());

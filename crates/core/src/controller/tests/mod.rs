@@ -154,8 +154,10 @@ proptest! {
         happenings in proptest::collection::vec(sim_event(), 0..160),
         nodes in 1usize..12,
         spec in spec(),
+        collector_delay in 0u8..12,
     ) {
         let mut simulation = Simulation::new(nodes, spec);
+        simulation.delay_garbage_collector(collector_delay);
         for happening in happenings {
             if simulation.phase().is_terminal() {
                 break;

@@ -1,6 +1,7 @@
 //! Single scenarios of a task in the simulated cluster.
 
 mod batches;
+mod deletions;
 mod fixture;
 mod lifecycle;
 mod registries;

@@ -6,11 +6,15 @@ use kube::ResourceExt;
 
 use super::{
     super::super::{
-        effect::{ApplyError, Effect, EffectOutput, StatusWrite, WorkerCreation, WorkerDeletion},
+        effect::{
+            ApplyError, Effect, EffectOutput, StatusWrite, WorkerCreation, WorkerDeletion,
+            WorkersDeletion,
+        },
+        propagation::Propagation,
         settings::WorkerNamespace,
         worker_cache::may_pull,
     },
-    Simulation,
+    Simulation, Terminating,
 };
 use crate::{
     task::{BatchPolicy, WorkerKind, batches::NodeState},
@@ -46,17 +50,19 @@ impl Simulation {
             Effect::DryRun(_) => {
                 return self.rejection.clone().map_or(Ok(EffectOutput::default()), Err);
             }
-            Effect::DeleteWorker(doomed) => {
-                let WorkerDeletion { namespace, name, uid, .. } = &**doomed;
-                self.delete_workers(|worker| {
+            Effect::DeleteWorker(deletion) => {
+                let WorkerDeletion { namespace, name, uid, propagation, .. } = &**deletion;
+                let which = |worker: &WorkerInfo| {
                     (&worker.namespace, &worker.name, &worker.uid) == (namespace, name, uid)
-                });
+                };
+                let mut nodes = self.workers.values().filter(|worker| which(worker));
+                let node = nodes.next().map(|worker| worker.node.clone());
+                self.deletions.extend(node.map(|node| (Some(node), *propagation)));
+                self.delete_workers(which, *propagation);
             }
-            Effect::DeleteWorkers(_, namespace, batch) => {
-                self.delete_workers(|worker| {
-                    worker.namespace == *namespace
-                        && batch.is_none_or(|batch| worker.batch == batch)
-                });
+            Effect::DeleteWorkers(deletion) => {
+                self.deletions.push((None, deletion.propagation));
+                self.delete_collection(deletion);
             }
             Effect::WriteStatus(write) => return Ok(self.write_status(write)),
             Effect::DeleteTask(_) => unreachable!("a reconcile never deletes its task"),
@@ -176,6 +182,12 @@ impl Simulation {
             "{} is in use by another task",
             worker.node
         );
+        let on_node = |object: &&Terminating| match object {
+            Terminating::Worker(_) => false,
+            Terminating::Pod(job, pod) => job.node == worker.node && !pod.phase.is_final(),
+        };
+        let orphan = self.garbage_collector.waiting().find(on_node);
+        assert!(orphan.is_none(), "{} was started while {orphan:?} pulls", worker.node);
         let in_line = |node: &String| !self.overtaken_nodes.contains(node);
         if self.task.spec.batch_policy == BatchPolicy::Barrier
             && worker.attempt == 0
@@ -207,10 +219,66 @@ impl Simulation {
         }
     }
 
-    pub(super) fn delete_workers(&mut self, which: impl Fn(&WorkerInfo) -> bool) {
+    /// Deletes workers by collection: Jobs in the background after their pods. A response that is
+    /// lost may be the one for the pods, so that the Jobs are left.
+    fn delete_collection(&mut self, deletion: &WorkersDeletion) {
+        let WorkersDeletion { kind, namespace, batch, propagation } = deletion;
+        let which = |worker: &WorkerInfo| {
+            worker.kind == *kind
+                && worker.namespace == *namespace
+                && batch.is_none_or(|batch| worker.batch == batch)
+        };
+        if (*kind, *propagation) == (WorkerKind::Job, Propagation::Background) {
+            for worker in self.workers.values().filter(|worker| which(worker)) {
+                let pod = self.pods.remove(&worker.key());
+                let pulls = pod.is_some_and(|pod| !pod.phase.is_final());
+                assert!(!pulls, "the pod of {} was deleted while it pulls", worker.node);
+            }
+            if self.lose_responses && self.garbage_collector.next_number(1) == 0 {
+                return;
+            }
+        }
+        self.delete_workers(which, *propagation);
+    }
+
+    /// Deletes the workers that match: those in the foreground after their pods, and Jobs in the
+    /// background at once. Asserts that their results are recorded, and that nothing pulls any more
+    /// in what outlives its Job.
+    fn delete_workers(&mut self, which: impl Fn(&WorkerInfo) -> bool, propagation: Propagation) {
+        self.assert_may_delete(&which);
+        let background = propagation == Propagation::Background;
+        for worker in self.workers.values_mut().filter(|worker| which(worker)) {
+            if !worker.deleting {
+                worker.deleting = true;
+                if worker.kind == WorkerKind::Pod || !background {
+                    self.garbage_collector.add(Terminating::Worker(worker.key()));
+                }
+            }
+        }
+        let jobs = |worker: &WorkerInfo| worker.kind == WorkerKind::Job && which(worker);
+        for (key, job) in self.workers.extract_if(.., |_, worker| background && jobs(worker)) {
+            if let Some(pod) = self.pods.get(&key) {
+                self.garbage_collector.add(Terminating::Pod(Box::new(job), Box::new(pod.clone())));
+            } else {
+                assert!(job.finished, "the Job of {} may still create a pod", job.node);
+            }
+        }
+        self.assert_no_orphan_pulls();
+    }
+
+    /// Asserts that no pod that may pull outlives its Job.
+    fn assert_no_orphan_pulls(&self) {
+        for object in self.garbage_collector.waiting() {
+            if let Terminating::Pod(job, pod) = object {
+                assert!(pod.phase.is_final(), "a pod on {} pulls without its Job", job.node);
+            }
+        }
+    }
+
+    fn assert_may_delete(&mut self, which: impl Fn(&WorkerInfo) -> bool) {
         let letters = self.node_states().as_bytes().to_vec();
         let nodes = self.plan.as_ref().map(|plan| plan.nodes.clone()).unwrap_or_default();
-        for worker in self.workers.values_mut().filter(|worker| which(worker)) {
+        for worker in self.workers.values().filter(|worker| which(worker)) {
             let index = nodes.iter().position(|node| *node == worker.node);
             let letter = index
                 .and_then(|index| letters.get(index))
@@ -233,7 +301,6 @@ impl Simulation {
             if !recorded {
                 self.creations.remove(&worker.key());
             }
-            worker.deleting = true;
         }
     }
 }

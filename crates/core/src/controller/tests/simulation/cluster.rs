@@ -1,6 +1,7 @@
 //! Simulated cluster with several tasks: the complete controller, whose effects are applied to
 //! objects in memory. Asserts the limits over all tasks, and that no work is repeated.
 
+mod deletions;
 mod events;
 
 use std::{
@@ -22,7 +23,9 @@ use super::{
         task_object::plan_name,
         watch::{WatchChange, WatchSource},
     },
-    PodResult, settings,
+    PodResult,
+    garbage_collector::GarbageCollector,
+    settings,
 };
 use crate::{
     node::{Interner, NodeInfo},
@@ -54,6 +57,8 @@ struct SimWorker {
     object: Value,
     /// Pod of the Job, or the bare pod itself.
     pod: Value,
+    /// True when the Job's pod was deleted before it.
+    pod_deleted: bool,
 }
 
 impl SimWorker {
@@ -73,12 +78,24 @@ impl SimWorker {
         !["Succeeded", "Failed"].contains(&self.pod["status"]["phase"].as_str().unwrap_or_default())
     }
 
+    fn is_being_deleted(&self) -> bool {
+        self.object.pointer("/metadata/deletionTimestamp").is_some()
+    }
+
     /// Reports whether a container has no result yet.
     fn is_pulling(&self) -> bool {
         let states = self.pod["status"]["containerStatuses"].as_array().unwrap();
         let creating = |state: &Value| state["state"]["waiting"]["reason"] == "ContainerCreating";
         self.is_active() && states.iter().any(creating)
     }
+}
+
+/// Object that waits for the garbage collector.
+enum Terminating {
+    /// UID of a worker that is deleted after its pod.
+    Worker(String),
+    /// Pod of a Job that was deleted before it.
+    Pod(SimWorker),
 }
 
 /// Controller with several tasks.
@@ -90,6 +107,8 @@ pub(in super::super) struct ClusterSimulation {
     nodes: BTreeMap<String, NodeInfo>,
     /// Workers in the order of their creation.
     workers: Vec<SimWorker>,
+    /// Workers that are deleted after their pods, by UID, and pods that outlive their Job.
+    garbage_collector: GarbageCollector<Terminating>,
     /// Pulled images: UID of the task, node, reference.
     pulled: HashSet<(String, String, String)>,
     now: Timestamp,
@@ -105,7 +124,13 @@ pub(in super::super) struct ClusterSimulation {
 }
 
 impl ClusterSimulation {
-    pub(in super::super) fn new(nodes: u8, max_workers: usize, max_tasks: usize) -> Self {
+    /// Creates a cluster whose garbage collector takes up to `collector_delay` rounds.
+    pub(in super::super) fn new(
+        nodes: u8,
+        max_workers: usize,
+        max_tasks: usize,
+        collector_delay: u8,
+    ) -> Self {
         let limits = FairnessLimits::default();
         let settings = Arc::new(ControllerSettings {
             max_workers,
@@ -120,6 +145,7 @@ impl ClusterSimulation {
             tasks: BTreeMap::new(),
             nodes: (0..nodes).map(node).collect(),
             workers: Vec::new(),
+            garbage_collector: GarbageCollector::new(collector_delay),
             pulled: HashSet::new(),
             now: Timestamp::from_second(1_780_000_000).unwrap(),
             responses: Responses::InTime,
@@ -195,7 +221,8 @@ impl ClusterSimulation {
         self.handle(Observation::Node(WatchChange::Restarted(nodes)));
         let jobs = self.workers.iter().filter(|worker| worker.kind == WorkerKind::Job);
         let jobs = jobs.map(|worker| job_of(&worker.object)).collect();
-        let pods = self.workers.iter().map(|worker| pod_of(&worker.pod)).collect();
+        let pods = self.workers.iter().filter(|worker| !worker.pod_deleted);
+        let pods = pods.chain(self.orphans()).map(|worker| pod_of(&worker.pod)).collect();
         let (of_jobs, of_pods) = (WatchSource::all("jobs"), WatchSource::all("pods"));
         self.handle(Observation::Job(of_jobs, WatchChange::Restarted(jobs)));
         self.handle(Observation::Pod(of_pods, WatchChange::Restarted(pods)));
@@ -210,20 +237,13 @@ impl ClusterSimulation {
     fn deliver_worker(&mut self, at: usize) {
         let worker = &self.workers[at];
         let (job, pod) = (job_of(&worker.object), pod_of(&worker.pod));
+        let pod_deleted = worker.pod_deleted;
         if worker.kind == WorkerKind::Job {
             self.handle(Observation::Job(WatchSource::all("jobs"), WatchChange::Applied(job)));
         }
-        self.handle(Observation::Pod(WatchSource::all("pods"), WatchChange::Applied(pod)));
-    }
-
-    fn remove_worker(&mut self, at: usize) {
-        let worker = self.workers.remove(at);
-        if worker.kind == WorkerKind::Job {
-            let gone = WatchChange::Deleted(job_of(&worker.object));
-            self.handle(Observation::Job(WatchSource::all("jobs"), gone));
+        if !pod_deleted {
+            self.handle(Observation::Pod(WatchSource::all("pods"), WatchChange::Applied(pod)));
         }
-        let gone = WatchChange::Deleted(pod_of(&worker.pod));
-        self.handle(Observation::Pod(WatchSource::all("pods"), gone));
     }
 
     /// Runs one round of the controller and applies its effects.
@@ -250,6 +270,8 @@ impl ClusterSimulation {
             }
         }
         self.responses = Responses::InTime;
+        self.collect_garbage();
+        self.assert_cached_pods();
         let measurements = self.controller.take_measurements();
         for measurement in &measurements {
             if let Measurement::TaskEnded { task, .. } = measurement {
@@ -295,17 +317,14 @@ impl ClusterSimulation {
                 let object = serde_json::from_slice(&creation.body).unwrap();
                 self.create_worker(target, creation.kind, object);
             }
-            Effect::DeleteWorker(doomed) => {
-                let uid = doomed.uid.to_string();
-                self.delete_workers(|worker| worker.text("/metadata/uid") == uid);
+            Effect::DeleteWorker(deletion) => {
+                let uid = deletion.uid.to_string();
+                self.delete_workers(
+                    |worker| worker.text("/metadata/uid") == uid,
+                    deletion.propagation,
+                );
             }
-            Effect::DeleteWorkers(kind, namespace, batch) => self.delete_workers(|worker| {
-                let label = worker.object["metadata"]["labels"][BATCH_LABEL].as_str();
-                worker.kind == *kind
-                    && worker.task_uid() == target.uid
-                    && worker.text("/metadata/namespace") == namespace
-                    && batch.is_none_or(|batch| label == Some(batch.to_string().as_str()))
-            }),
+            Effect::DeleteWorkers(deletion) => self.delete_collection(target, deletion),
             Effect::WriteStatus(write) => {
                 let version = self.next().to_string();
                 let (task, _) = self.tasks.get_mut(&target.uid).unwrap();
@@ -318,12 +337,6 @@ impl ClusterSimulation {
             Effect::DeleteTask(_) => unreachable!("no task has a time to live"),
         }
         EffectOutput::default()
-    }
-
-    fn delete_workers(&mut self, which: impl Fn(&SimWorker) -> bool) {
-        while let Some(at) = self.workers.iter().position(&which) {
-            self.remove_worker(at);
-        }
     }
 
     fn create_worker(&mut self, target: &TaskRef, kind: WorkerKind, mut object: Value) {
@@ -355,7 +368,7 @@ impl ClusterSimulation {
         let containers = pod["spec"]["containers"].as_array().unwrap();
         let states: Vec<Value> = containers.iter().map(creating).collect();
         pod["status"] = json!({"phase": "Pending", "containerStatuses": states});
-        let worker = SimWorker { kind, object, pod };
+        let worker = SimWorker { kind, object, pod, pod_deleted: false };
         self.assert_may_create(target, &worker);
         self.workers.push(worker);
         self.deliver_worker(self.workers.len() - 1);
@@ -386,6 +399,9 @@ impl ClusterSimulation {
             other.map(name_of),
             worker.node()
         );
+        let orphan =
+            self.orphans().find(|orphan| orphan.node() == worker.node() && orphan.is_active());
+        assert!(orphan.is_none(), "{} was started next to an orphan", name_of(worker));
     }
 
     /// Lets all pending work succeed until all tasks have ended, with these responses in each round.

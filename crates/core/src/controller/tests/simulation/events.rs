@@ -98,7 +98,7 @@ impl Simulation {
 
     pub(super) fn mark_finished(&mut self, kind: WorkerKind) {
         for worker in self.workers.values_mut().filter(|worker| worker.kind == kind) {
-            worker.finished = self.pods.get(&worker.key()).is_some_and(|pod| pod.phase.is_final());
+            worker.finished |= self.pods.get(&worker.key()).is_some_and(|pod| pod.phase.is_final());
         }
     }
 

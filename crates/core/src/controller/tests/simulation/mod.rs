@@ -4,6 +4,7 @@
 mod api_server;
 mod cluster;
 mod events;
+mod garbage_collector;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -18,6 +19,7 @@ use super::super::{
     context::ReconcileContext,
     effect::ApplyError,
     harness::sample_settings,
+    propagation::Propagation,
     settings::{ControllerSettings, WorkerNamespace},
     snapshot::{QueueDecision, Snapshot},
     task_state::TaskReconciler,
@@ -26,10 +28,21 @@ use super::super::{
 use crate::{
     node::NodeInfo,
     task::{Phase, PrewarmPlanSpec, PrewarmTask, PrewarmTaskSpec, WorkerKind},
-    worker::WorkerSettings,
+    worker::{PodInfo, WorkerInfo, WorkerSettings},
 };
 
+use self::garbage_collector::GarbageCollector;
+
 pub(super) use self::cluster::{ClusterSimulation, Responses};
+
+/// Object that waits for the garbage collector.
+#[derive(Debug, Clone)]
+enum Terminating {
+    /// Worker that is deleted after its pod, by its key.
+    Worker(String),
+    /// Pod of a Job that was deleted before it, with the Job.
+    Pod(Box<WorkerInfo>, Box<PodInfo>),
+}
 
 /// Result of a worker's pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +87,11 @@ pub(super) struct Simulation {
     creations: HashMap<String, usize>,
     /// Start of each attempt on a node. The timeout counts from it, for all parts of the images.
     attempt_starts: HashMap<(String, u8), Timestamp>,
+    garbage_collector: GarbageCollector<Terminating>,
+    /// Requests that delete one worker, by its node, or many workers.
+    pub(super) deletions: Vec<(Option<String>, Propagation)>,
+    /// True when no Job becomes finished.
+    pub(super) job_controller_stopped: bool,
     /// All creations in order: node, and batch label.
     pub(super) history: Vec<(String, u32)>,
     pub(super) events: Vec<Phase>,
@@ -123,6 +141,9 @@ impl Simulation {
             creates_pods: true,
             creations: HashMap::new(),
             attempt_starts: HashMap::new(),
+            garbage_collector: GarbageCollector::new(0),
+            deletions: Vec::new(),
+            job_controller_stopped: false,
             history: Vec::new(),
             events: Vec::new(),
             writes: Vec::new(),
@@ -154,17 +175,7 @@ impl Simulation {
         if self.phase().is_terminal() {
             return;
         }
-        // Objects with a deletion timestamp are removed between two reconciles.
-        let gone: Vec<String> = self
-            .workers
-            .iter()
-            .filter(|(_, worker)| worker.deleting)
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in gone {
-            self.workers.remove(&key);
-            self.pods.remove(&key);
-        }
+        self.collect_garbage();
         self.reconciler.observe_task(&self.task);
         let ControllerSettings { max_workers, limits, .. } = &*self.shared.settings;
         let most = WorkerLimits { all: *max_workers, per_namespace: limits.workers_per_namespace };
@@ -205,7 +216,34 @@ impl Simulation {
         }
         self.lose_responses = false;
         self.assert_limits();
-        self.mark_finished(WorkerKind::Job);
+        if !self.job_controller_stopped {
+            self.mark_finished(WorkerKind::Job);
+        }
+    }
+
+    /// Removes objects between two reconciles, some rounds after the request to delete them.
+    fn collect_garbage(&mut self) {
+        for object in self.garbage_collector.end_round() {
+            match object {
+                Terminating::Worker(key) => {
+                    if self.workers.get(&key).is_some_and(|worker| worker.deleting) {
+                        self.workers.remove(&key);
+                        self.pods.remove(&key);
+                    }
+                }
+                Terminating::Pod(job, pod) => {
+                    let key = job.key();
+                    if self.pods.get(&key).is_some_and(|known| known.name == pod.name) {
+                        self.pods.remove(&key);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Delays the garbage collector by up to this number of reconciles for each object.
+    pub(super) fn delay_garbage_collector(&mut self, reconciles: u8) {
+        self.garbage_collector = GarbageCollector::new(reconciles);
     }
 
     fn assert_limits(&self) {

@@ -73,14 +73,6 @@ impl ClusterSimulation {
         self.deliver_lists();
     }
 
-    /// Deletes a worker, as another user would.
-    pub(in super::super::super) fn delete_some_worker(&mut self, which: u8) {
-        if !self.workers.is_empty() {
-            let which = usize::from(which) % self.workers.len();
-            self.remove_worker(which);
-        }
-    }
-
     /// Lets the pod of one of the active workers reach a result.
     pub(in super::super::super) fn finish_pod(&mut self, which: u8, end: PodResult) {
         let active: Vec<usize> =
