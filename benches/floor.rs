@@ -1,5 +1,6 @@
 //! Baseline for the cost of warming nodes: creates each batch of workers in parallel, waits for it
-//! and deletes it by one collection request. Its workers have the pull method of the server that it
+//! and deletes it by collection, Jobs in the background after their pods, which is the smallest
+//! number of API writes (docs/develop/kubernetes-facts.md). Its workers have the pull method of the server that it
 //! is compared with (docs/measurements.md). Prints the time in milliseconds.
 //!
 //! usage: floor Job|Pod Helper|ImageVolume NODES IMAGES BATCH
@@ -55,22 +56,11 @@ async fn main() -> anyhow::Result<()> {
     let begun = Instant::now();
     match kind {
         WorkerKind::Job => {
-            run(
-                &Api::namespaced(client, NAMESPACE),
-                jobs(workers),
-                batch,
-                &DeleteParams::foreground(),
-            )
-            .await?;
+            let pods = Api::<Pod>::namespaced(client.clone(), NAMESPACE);
+            run(&Api::namespaced(client, NAMESPACE), jobs(workers), batch, Some(&pods)).await?;
         }
         WorkerKind::Pod => {
-            run(
-                &Api::namespaced(client, NAMESPACE),
-                pods(workers),
-                batch,
-                &DeleteParams::default(),
-            )
-            .await?;
+            run(&Api::namespaced(client, NAMESPACE), pods(workers), batch, None).await?;
         }
     }
     println!("{}", begun.elapsed().as_millis());
@@ -142,11 +132,12 @@ impl Ended for Pod {
     }
 }
 
+/// Warms the nodes of the workers batch by batch. `dependents` are the pods of Jobs.
 async fn run<K>(
     api: &Api<K>,
     workers: Vec<K>,
     batch: usize,
-    delete: &DeleteParams,
+    dependents: Option<&Api<Pod>>,
 ) -> anyhow::Result<()>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Ended,
@@ -163,7 +154,11 @@ where
         while ended.len() < all {
             note(events.next().await, &mut ended, &mut there)?;
         }
-        api.delete_collection(delete, &ListParams::default().labels(&ours)).await?;
+        let (delete, matching) = (DeleteParams::background(), ListParams::default().labels(&ours));
+        if let Some(pods) = dependents {
+            pods.delete_collection(&delete, &matching).await?;
+        }
+        api.delete_collection(&delete, &matching).await?;
     }
     while !there.is_empty() {
         note(events.next().await, &mut ended, &mut there)?;

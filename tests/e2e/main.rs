@@ -12,6 +12,7 @@
 use prewarmer_test_support::cluster::Cluster;
 
 mod admission;
+mod api_writes;
 mod availability;
 mod chaos;
 mod chart;
