@@ -9,7 +9,8 @@ use std::{
 use k8s_openapi::jiff::Timestamp;
 
 use super::{
-    containment::{TaskDisplay, contain},
+    cluster_state::CachedTask,
+    containment::contain,
     effect::{Effect, TaskRef},
     gc,
     measurement::Measurement,
@@ -29,10 +30,10 @@ impl Controller {
         for uid in gone {
             let Some(mut run) = self.reconcilers.remove(&uid) else { continue };
             let task = self.state.task(&uid);
-            if task.is_some_and(|task| task.phase().is_terminal()) {
+            if task.is_some_and(|task| task.ended().is_some()) {
                 self.context.measurements.extend(run.pending_end.take());
             }
-            if task.is_none_or(|task| task.metadata.deletion_timestamp.is_some()) {
+            if task.is_none_or(CachedTask::is_deleted) {
                 let (workers, pods) = (self.state.workers_of(&uid), self.state.pods());
                 let effects = gc::delete_workers(workers, pods, self.has_foreign_objects(&uid));
                 self.act(run.target(), effects);
@@ -66,8 +67,8 @@ impl Controller {
             let (workers, pods) = (self.state.workers_of(uid), self.state.pods());
             let ended =
                 || gc::collect_ended(task, workers, pods, self.has_foreign_objects(uid), now);
-            match contain(TaskDisplay(task), ended) {
-                Ok(effects) => actions.push((TaskRef::of(task), effects)),
+            match contain(task, ended) {
+                Ok(effects) => actions.push((task.target.clone(), effects)),
                 Err(error) => self.context.measurements.push(Measurement::InternalError(error)),
             }
         }

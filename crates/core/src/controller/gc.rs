@@ -6,14 +6,14 @@ use std::{collections::BTreeSet, time::Duration};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::{
+    cluster_state::EndedTask,
     effect::{Effect, WorkersDeletion},
     propagation::Propagation,
     time::add_duration,
     worker_cache::{Pods, Workers, may_pull},
 };
-use kube::ResourceExt;
 
-use crate::{duration, task::PrewarmTask, timestamp, worker::WorkerInfo};
+use crate::{duration, timestamp, worker::WorkerInfo};
 
 /// Age of the youngest worker from which workers without a known task are orphans. The watch of
 /// tasks can be behind that of workers, but not by this much.
@@ -54,26 +54,22 @@ pub(super) fn delete_workers(
 /// and those that may still pull at once. The task is deleted when its time to live is over, no
 /// worker remains and all notifications were sent.
 pub(super) fn collect_ended(
-    task: &PrewarmTask,
+    task: &EndedTask,
     workers: Option<&Workers>,
     pods: &Pods,
     contested: impl Fn(&str) -> bool,
     now: Timestamp,
 ) -> Vec<Effect> {
-    let completed =
-        task.status.as_ref().and_then(|s| s.completion_time.as_deref()).and_then(timestamp::parse);
+    let completed = task.completion_time.as_deref().and_then(timestamp::parse);
     let is_over = |span: Duration| completed.is_none_or(|end| add_duration(end, span) <= now);
     let retain =
-        task.spec.retain.as_deref().and_then(|text| duration::parse(text).ok()).unwrap_or_default();
+        task.retain.as_deref().and_then(|text| duration::parse(text).ok()).unwrap_or_default();
     if is_over(retain) {
         let deletions = delete_workers(workers, pods, contested);
-        let outlived = task
-            .spec
-            .ttl_seconds_after_finished
-            .is_some_and(|ttl| is_over(Duration::from_secs(ttl.into())));
+        let outlived = task.ttl_seconds.is_some_and(|ttl| is_over(Duration::from_secs(ttl.into())));
         let none_left = workers.is_none_or(Workers::is_empty);
-        return if none_left && outlived && !task.has_pending_notifications() {
-            vec![Effect::DeleteTask(task.resource_version())]
+        return if none_left && outlived && !task.has_pending_notifications {
+            vec![Effect::DeleteTask(task.resource_version.clone())]
         } else {
             deletions
         };
@@ -102,7 +98,7 @@ pub(super) fn excess_retained(mut finished: Vec<&WorkerInfo>, most: usize) -> Ve
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::{Phase, PrewarmTaskSpec, PrewarmTaskStatus, WorkerKind};
+    use crate::task::{Phase, PrewarmTask, PrewarmTaskSpec, PrewarmTaskStatus, WorkerKind};
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
@@ -150,7 +146,13 @@ mod tests {
             worker("b", WorkerKind::Job, false, 60),
         ]);
         let ended = |retain, now| {
-            collect_ended(&task(retain, Some(0)), Some(&left), &Pods::new(), |_| false, at(now))
+            collect_ended(
+                &EndedTask::new(&task(retain, Some(0))),
+                Some(&left),
+                &Pods::new(),
+                |_| false,
+                at(now),
+            )
         };
         let pods = Pods::new();
         assert_eq!(ended(Some("1m"), 159), [Effect::delete_worker(&left["shop/b"], &pods)]);
@@ -189,7 +191,13 @@ mod tests {
     #[test]
     fn task_is_deleted_after_its_workers() {
         let ended = |retain, ttl, now| {
-            collect_ended(&task(retain, ttl), None, &Pods::new(), |_| false, at(now))
+            collect_ended(
+                &EndedTask::new(&task(retain, ttl)),
+                None,
+                &Pods::new(),
+                |_| false,
+                at(now),
+            )
         };
         assert_eq!(ended(None, Some(10), 109), []);
         assert_eq!(ended(None, Some(10), 110), [Effect::DeleteTask(None)]);

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::{
-    cluster_state::{ClusterState, ObservationReport, RateLimitNotice},
+    cluster_state::{CachedTask, ClusterState, ObservationReport, RateLimitNotice},
     containment::{TaskDisplay, contain},
     context::ReconcileContext,
     effect::{Effect, TaskRef},
@@ -126,7 +126,7 @@ impl Controller {
             let done = contain(&uid, || run.effect_finished(&effect, result, shared, now));
             if let Err(error) = done {
                 self.context.measurements.push(Measurement::InternalError(error));
-                if let Some(task) = self.state.task(&uid).cloned() {
+                if let Some(task) = self.state.task(&uid).and_then(CachedTask::open).cloned() {
                     self.fail_task(&uid, &task);
                 }
             }

@@ -161,16 +161,42 @@ pub fn pulled_images(pod: &SlimPod) -> Box<[(u16, Box<str>)]> {
         .collect()
 }
 
+/// Properties of a task that its workers must agree with.
+#[derive(Debug, Clone, Copy)]
+pub struct WorkerOwner<'a> {
+    /// Namespace of the task.
+    pub namespace: &'a str,
+    /// Name of the task.
+    pub name: &'a str,
+    /// Kind of the task's workers.
+    pub worker: WorkerKind,
+    /// Number of images of the task.
+    pub images: usize,
+}
+
+impl<'a> From<&'a PrewarmTask> for WorkerOwner<'a> {
+    fn from(task: &'a PrewarmTask) -> Self {
+        Self {
+            namespace: task.metadata.namespace.as_deref().unwrap_or_default(),
+            name: task.metadata.name.as_deref().unwrap_or_default(),
+            worker: task.spec.worker,
+            images: task.spec.images.len(),
+        }
+    }
+}
+
 /// Verifies that a worker matches its task. Only properties derived from the spec are compared; a
 /// spec does not change.
-pub fn verify_against_task(worker: &WorkerInfo, task: &PrewarmTask) -> Result<(), ProvenanceError> {
-    let (spec, name) = (&task.spec, task.metadata.name.as_deref().unwrap_or_default());
-    if task.metadata.namespace.as_deref() != Some(&*worker.task_namespace) {
+pub fn verify_against_task<'a>(
+    worker: &WorkerInfo,
+    task: impl Into<WorkerOwner<'a>>,
+) -> Result<(), ProvenanceError> {
+    let WorkerOwner { namespace, name, worker: kind, images } = task.into();
+    if namespace != &*worker.task_namespace {
         return Err(ProvenanceError::Namespace);
     }
-    let images = spec.images.len();
     let fits = *worker.task == *label_value(name)
-        && spec.worker == worker.kind
+        && kind == worker.kind
         && u32::from(worker.attempt) <= MAX_RETRIES
         && usize::from(worker.part) < images
         && worker.images.iter().all(|image| usize::from(*image) < images);

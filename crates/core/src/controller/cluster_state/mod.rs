@@ -1,5 +1,6 @@
 //! Compact state of the cluster, updated from watch events. Pure: no client, no clock, no I/O.
 
+mod cached_task;
 mod foreign;
 mod nodes;
 mod pending;
@@ -14,6 +15,7 @@ mod workers;
 use k8s_openapi::jiff::Timestamp;
 
 pub(super) use self::{
+    cached_task::{CachedTask, EndedTask},
     report::{ObservationReport, RateLimitNotice},
     state::ClusterState,
 };

@@ -8,6 +8,7 @@ use super::{
         observation::{Ownership, WorkerPod},
         watch::{WatchChange, WatchSource},
     },
+    cached_task::CachedTask,
     report::{ObservationReport, RateLimitNotice, rate_limit_notices},
     state::ClusterState,
     workers::PreviousWorker,
@@ -124,7 +125,7 @@ impl ClusterState {
         if known.is_some_and(|known| known.name != pod.name && known.created > pod.created) {
             return;
         }
-        let task = self.tasks.get(&pod.task_uid);
+        let task = self.tasks.get(&pod.task_uid).and_then(CachedTask::open);
         // A rate limit counts for a registry only where the pod pulls exactly the image that the
         // task names.
         let is_meant = |complaint: &RateLimitNotice| {
@@ -157,8 +158,7 @@ impl ClusterState {
     fn may_outlive_job(&self, pod: &WorkerPod) -> bool {
         let worker = &pod.claim.worker;
         let agrees = |task| verify_against_task(worker, task).is_ok();
-        pod.info.phase.is_final()
-            && self.tasks.get(&worker.task_uid).is_none_or(|task| agrees(task))
+        pod.info.phase.is_final() && self.tasks.get(&worker.task_uid).is_none_or(agrees)
     }
 
     fn remove_pod(&mut self, pod: &PodInfo) {

@@ -5,8 +5,6 @@ use std::{
     sync::Arc,
 };
 
-use kube::ResourceExt;
-
 use super::{
     super::{
         foreign_object::ForeignObject,
@@ -14,6 +12,7 @@ use super::{
         watch::WatchSource,
         worker_cache::{Pods, Workers, is_active},
     },
+    cached_task::{CachedTask, EndedTask},
     foreign::ForeignIndex,
     pending::PendingObjects,
     report::ObservationReport,
@@ -21,7 +20,10 @@ use super::{
 use crate::{
     node::NodeInfo,
     task::{PrewarmPlanSpec, PrewarmTask, WorkerKind},
-    worker::{WorkerInfo, provenance::ProvenanceError},
+    worker::{
+        WorkerInfo,
+        provenance::{ProvenanceError, WorkerOwner},
+    },
 };
 
 /// Maximum number of workers of a deleted task that count against the limits. Its plan is deleted
@@ -33,7 +35,7 @@ const MAX_ACTIVE_OF_DELETED_TASK: usize = 100;
 /// Contains only workers and pods whose provenance is verified, see `worker::provenance`. All
 /// limits and results are computed from them.
 pub(in crate::controller) struct ClusterState {
-    pub(super) tasks: HashMap<String, Arc<PrewarmTask>>,
+    pub(super) tasks: HashMap<String, CachedTask>,
     /// Plans by namespace and UID of the task.
     pub(super) plans: HashMap<(String, String), OwnedPlan>,
     pub(super) nodes: BTreeMap<String, NodeInfo>,
@@ -105,27 +107,17 @@ impl ClusterState {
 
     /// Returns the tasks that have not ended, by UID.
     pub(in crate::controller) fn open_tasks(&self) -> BTreeMap<String, Arc<PrewarmTask>> {
-        let open = |task: &PrewarmTask| {
-            !task.phase().is_terminal() && task.metadata.deletion_timestamp.is_none()
-        };
-        self.tasks
-            .iter()
-            .filter(|(_, task)| open(task))
-            .map(|(uid, task)| (uid.clone(), Arc::clone(task)))
-            .collect()
+        let kept = self.tasks.iter().filter(|(_, task)| !task.is_deleted());
+        kept.filter_map(|(uid, task)| Some((uid.clone(), Arc::clone(task.open()?)))).collect()
     }
 
     /// Returns the tasks that have ended, by UID.
-    pub(in crate::controller) fn ended_tasks(
-        &self,
-    ) -> impl Iterator<Item = (&String, &Arc<PrewarmTask>)> {
-        let ended = |task: &PrewarmTask| {
-            task.phase().is_terminal() && task.metadata.deletion_timestamp.is_none()
-        };
-        self.tasks.iter().filter(move |(_, task)| ended(task))
+    pub(in crate::controller) fn ended_tasks(&self) -> impl Iterator<Item = (&String, &EndedTask)> {
+        let kept = self.tasks.iter().filter(|(_, task)| !task.is_deleted());
+        kept.filter_map(|(uid, task)| Some((uid, task.ended()?)))
     }
 
-    pub(in crate::controller) fn task(&self, uid: &str) -> Option<&Arc<PrewarmTask>> {
+    pub(in crate::controller) fn task(&self, uid: &str) -> Option<&CachedTask> {
         self.tasks.get(uid)
     }
 
@@ -147,7 +139,7 @@ impl ClusterState {
     }
 
     pub(in crate::controller) fn plan_of(&self, uid: &str) -> Option<&Arc<PrewarmPlanSpec>> {
-        let namespace = self.tasks.get(uid)?.namespace().unwrap_or_default();
+        let namespace = WorkerOwner::from(self.tasks.get(uid)?).namespace.to_owned();
         self.plans.get(&(namespace, uid.to_owned())).map(|plan| &plan.spec)
     }
 

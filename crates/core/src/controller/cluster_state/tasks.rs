@@ -15,7 +15,10 @@ use super::{
     report::ObservationReport,
     state::ClusterState,
 };
-use crate::{task::PrewarmTask, worker::provenance::ProvenanceError};
+use crate::{
+    task::PrewarmTask,
+    worker::provenance::{ProvenanceError, WorkerOwner},
+};
 
 /// Maximum number of plans kept whose task is not in the cache. A plan takes 250 KB for 5,000
 /// nodes. Plans are created after their tasks, and the watches differ by moments only.
@@ -31,7 +34,7 @@ impl ClusterState {
         let uid = |task: &PrewarmTask| task.uid().unwrap_or_default();
         match change {
             WatchChange::Applied(task) => {
-                let arrives = self.tasks.insert(uid(&task), Arc::clone(&task)).is_none();
+                let arrives = self.tasks.insert(uid(&task), Arc::clone(&task).into()).is_none();
                 if arrives {
                     self.add_pending_workers(&task, now, news);
                 }
@@ -43,15 +46,10 @@ impl ClusterState {
             }
             WatchChange::Restarted(tasks) => {
                 let before = std::mem::take(&mut self.tasks);
-                self.tasks = tasks.into_iter().map(|task| (uid(&task), task)).collect();
-                let new: Vec<Arc<PrewarmTask>> = self
-                    .tasks
-                    .iter()
-                    .filter(|(uid, _)| !before.contains_key(*uid))
-                    .map(|(_, task)| Arc::clone(task))
-                    .collect();
-                for task in new {
-                    self.add_pending_workers(&task, now, news);
+                self.tasks =
+                    tasks.iter().map(|task| (uid(task), Arc::clone(task).into())).collect();
+                for task in tasks.iter().filter(|task| !before.contains_key(&uid(task))) {
+                    self.add_pending_workers(task, now, news);
                 }
                 self.synced.insert(WatchSource::all("tasks"));
             }
@@ -110,13 +108,9 @@ impl ClusterState {
             Ownership::Ours(plan) => plan,
             Ownership::Foreign(stranger) => return self.add_foreign(source, stranger, news),
         };
-        let reason = match self.tasks.get(&plan.task_uid).map(|task| &task.metadata) {
-            Some(meta) if meta.namespace.as_ref() != Some(&plan.namespace) => {
-                Some(ProvenanceError::Namespace)
-            }
-            Some(meta) => {
-                (meta.name.as_ref() != Some(&plan.task)).then_some(ProvenanceError::Owner)
-            }
+        let reason = match self.tasks.get(&plan.task_uid).map(WorkerOwner::from) {
+            Some(owner) if owner.namespace != plan.namespace => Some(ProvenanceError::Namespace),
+            Some(owner) => (owner.name != plan.task).then_some(ProvenanceError::Owner),
             None => {
                 let waiting =
                     self.plans.keys().filter(|(_, uid)| !self.tasks.contains_key(uid)).count();

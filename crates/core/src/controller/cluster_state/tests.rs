@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 
 use super::{
     super::{
@@ -10,11 +10,11 @@ use super::{
         observation::{Observation, Ownership, WorkerPod},
         watch::{WatchChange, WatchSource},
     },
-    ClusterState, ObservationReport,
+    CachedTask, ClusterState, ObservationReport,
 };
 use crate::{
     node::NodeInfo,
-    task::{PrewarmTask, PrewarmTaskSpec, WorkerKind},
+    task::{Phase, PrewarmTask, PrewarmTaskSpec, PrewarmTaskStatus, WorkerKind},
     worker::{
         ContainerInfo, ContainerState, PodInfo, PodPhase, WorkerInfo,
         provenance::{PodClaim, ProvenanceError},
@@ -150,7 +150,7 @@ fn rate_limit_of_another_image_is_ignored() {
 fn task_job_and_pod_may_arrive_in_any_order() {
     let job = || worker("shop", "a", WorkerKind::Job);
     let mut world = state_with_task(WorkerKind::Job);
-    let task = Arc::clone(world.task("u").unwrap());
+    let task = Arc::clone(world.task("u").and_then(CachedTask::open).unwrap());
     world.apply(Observation::Task(WatchChange::Deleted(Arc::clone(&task))), now());
     apply_pod(&mut world, pod(job(), ("ContainerCreating", "")));
     apply_job(&mut world, job());
@@ -169,6 +169,33 @@ fn task_job_and_pod_may_arrive_in_any_order() {
         (world.pending_workers.len(), world.pending_pods.len(), world.foreign_counts().len()),
         (0, 0, 0)
     );
+}
+
+/// The worker with the label of another kind or of an image that the task does not have is refused
+/// after the task's end as before.
+#[test]
+fn an_ended_task_is_kept_in_part_and_still_verifies_its_workers() {
+    let mut world = state_with_task(WorkerKind::Job);
+    apply_job(&mut world, worker("shop", "a", WorkerKind::Job));
+    let mut task = PrewarmTask::clone(world.task("u").and_then(CachedTask::open).unwrap());
+    task.status = Some(PrewarmTaskStatus { phase: Phase::Failed, ..PrewarmTaskStatus::default() });
+    world.apply(Observation::Task(WatchChange::Applied(Arc::new(task.clone()))), now());
+    assert!(world.open_tasks().is_empty());
+    assert_eq!(world.ended_tasks().count(), 1);
+    assert_eq!(world.workers_of("u").unwrap().len(), 1);
+
+    let other_image = WorkerInfo { images: [1].into(), ..worker("shop", "b", WorkerKind::Job) };
+    for refused in [other_image, worker("other", "c", WorkerKind::Pod)] {
+        apply_job(&mut world, refused);
+    }
+    assert_eq!(world.foreign_counts()[&("jobs", ProvenanceError::Task)], 2);
+    apply_job(&mut world, worker("shop", "d", WorkerKind::Job));
+    assert_eq!(world.workers_of("u").unwrap().len(), 2);
+
+    task.metadata.deletion_timestamp = Some(Time(now()));
+    world.apply(Observation::Task(WatchChange::Restarted(vec![Arc::new(task)])), now());
+    assert_eq!((world.open_tasks().len(), world.ended_tasks().count()), (0, 0));
+    assert!(world.task("u").is_some_and(CachedTask::is_deleted));
 }
 
 /// A Job was deleted in the background, and its pod is left.
@@ -210,7 +237,7 @@ fn workers_of_a_deleted_task_count_until_deleted() {
     let job = || worker("shop", "a", WorkerKind::Job);
     let mut world = state_with_task(WorkerKind::Job);
     apply_job(&mut world, job());
-    let task = Arc::clone(world.task("u").unwrap());
+    let task = Arc::clone(world.task("u").and_then(CachedTask::open).unwrap());
     world.apply(Observation::Task(WatchChange::Deleted(task)), now());
     let deleting = WorkerInfo { deleting: true, ..job() };
     apply_job(&mut world, deleting.clone());
