@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Measures the time from start to readiness, and resident memory of the server with finished tasks,
-# workloads and a task on all fake nodes, each in addition to the previous ones; and what the server
-# uses without work. Run with the environment of a cluster.
-# usage: memory.sh NODES IMAGES BATCH WORKLOADS TASKS
+# workloads, REST watches and a task on all fake nodes, each in addition to the previous ones, and after
+# all of them were deleted; and what the server uses without work. Run with the environment of a cluster.
+# usage: memory.sh NODES IMAGES BATCH WORKLOADS TASKS WATCHES
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-nodes=$1 images=$2 batch=$3 workloads=$4 tasks=$5
+nodes=$1 images=$2 batch=$3 workloads=$4 tasks=$5 watches=$6
 # shellcheck source=tests/measure/server.sh
 . tests/measure/server.sh
 
-record size "$nodes" "$images" "$batch" "$workloads" "$tasks"
+record size "$nodes" "$images" "$batch" "$workloads" "$tasks" "$watches"
 serve
 memory "idle"
 # The second start reads the CA that the first has created, as the replicas of an update do.
@@ -28,7 +28,13 @@ record took tasks "$(milliseconds_since "$since")"
 sleep 20
 idle 60
 memory "in addition workloads and finished tasks"
+open_watches "$watches"
+memory "in addition REST watches"
 task second Job "$images" "$batch"
 memory "in addition a task with Jobs"
 record stored "$(k get prewarmtasks -o name | wc -l)" "$(k get deployments -o name | wc -l)"
+close_watches
+k delete deployments,prewarmtasks --all > /dev/null
+sleep 60
+memory "60 s after all of it was deleted"
 show_server_log

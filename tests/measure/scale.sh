@@ -65,27 +65,9 @@ case $dimension in
     done
     ;;
   watchers)
-    k create -f - > /dev/null <<'T'
-{"apiVersion":"prewarm.io/v1alpha1","kind":"PrewarmTask","metadata":{"name":"watched","namespace":"default"},"spec":{"images":["watched:1"],"suspend":true}}
-T
-    token=$(read_token)
-    # At most 500 watches in a process, which ends with its standard input: with this script.
     for size in "$@"; do
       begin
-      while ((previous < size)); do
-        count=$((size - previous < 500 ? size - previous : 500))
-        mkfifo "$work/hold-$previous"
-        python3 tests/measure/probe.py watch "127.0.0.1:$((port + 2))" "$work/ca.pem" "$token" default/watched "$count" \
-          < "$work/hold-$previous" > "$work/opened-$previous" &
-        # shellcheck disable=SC2034
-        exec {hold}> "$work/hold-$previous"
-        for _ in $(seq 600); do
-          ! grep -q open "$work/opened-$previous" || break
-          sleep 0.1
-        done
-        grep -q open "$work/opened-$previous" || { echo "$count watches were not opened after 60 s"; exit 1; }
-        previous=$((previous + count))
-      done
+      open_watches "$size"
       point "$size"
     done
     ;;

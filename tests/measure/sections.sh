@@ -27,7 +27,7 @@ e2e() { measured cargo test --locked --test e2e -- "$@" --nocapture; }
 
 section_engine() { with "$(of 1000 60)" bash tests/measure/engine.sh "$(of 1000 60)" "$(of 10 5)" "$(of 100 20)" "$(of 3 2)"; }
 section_memory() {
-  with "$(of 5000 60)" bash tests/measure/memory.sh "$(of 5000 60)" "$(of 20 5)" 100 "$(of 1000 30)" "$(of 10000 200)"
+  with "$(of 5000 60)" bash tests/measure/memory.sh "$(of 5000 60)" "$(of 20 5)" 100 "$(of 2000 30)" "$(of 10000 200)" "$(of 100 10)"
 }
 section_scale() {
   local nodes reason

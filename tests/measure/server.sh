@@ -95,6 +95,39 @@ read_token() {
   echo "$token"
 }
 
+# Number of open REST watches, and the descriptors that keep them open.
+opened=0 holds=()
+# open_watches COUNT: opens REST watches of a suspended task until COUNT are open: at most 500 in a
+# process, which ends with its standard input.
+open_watches() {
+  local count hold token
+  if ((!opened)); then
+    k create -f - > /dev/null <<'T'
+{"apiVersion":"prewarm.io/v1alpha1","kind":"PrewarmTask","metadata":{"name":"watched","namespace":"default"},"spec":{"images":["watched:1"],"suspend":true}}
+T
+  fi
+  token=$(read_token)
+  while ((opened < $1)); do
+    count=$(($1 - opened < 500 ? $1 - opened : 500))
+    mkfifo "$work/hold-$opened"
+    python3 tests/measure/probe.py watch "127.0.0.1:$((port + 2))" "$work/ca.pem" "$token" default/watched "$count" \
+      < "$work/hold-$opened" > "$work/opened-$opened" &
+    exec {hold}> "$work/hold-$opened"
+    holds+=("$hold")
+    for _ in $(seq 600); do
+      ! grep -q open "$work/opened-$opened" || break
+      sleep 0.1
+    done
+    grep -q open "$work/opened-$opened" || { echo "$count watches were not opened after 60 s"; return 1; }
+    opened=$((opened + count))
+  done
+}
+close_watches() {
+  local hold
+  for hold in "${holds[@]}"; do exec {hold}>&-; done
+  opened=0 holds=()
+}
+
 # task NAME KIND IMAGES BATCH: warms the images app-0:1 and so on, on all fake nodes, and records time and requests.
 task() {
   local name=$1 kind=$2 images=$3 batch=$4 before before_ours before_reads took since list

@@ -39,6 +39,8 @@ for ((round = 1; round <= rounds; round++)); do
 done
 memory "Prewarmer, after the load"
 memory "Go, after the load" "$other"
+sleep 60
+memory "Prewarmer, 60 s after the load"
 kill "$other" "$echoing" "$parsing"
 wait "$other" "$echoing" "$parsing" 2> /dev/null || true
 show_server_log

@@ -74,7 +74,7 @@ fn check_provenance(
     let tasks: HashMap<String, &PrewarmTask> =
         tasks.iter().map(|task| (task.uid().unwrap_or_default(), task)).collect();
     let check = |worker: WorkerInfo| match tasks.get(&worker.task_uid) {
-        Some(task) => verify_against_task(&worker, task).map(|()| worker),
+        Some(task) => verify_against_task(&worker, *task).map(|()| worker),
         None if worker.is_outside_task_namespace() => Ok(worker),
         None => Err(ProvenanceError::UnknownTask),
     };
