@@ -1,15 +1,15 @@
 //! Node information kept in memory: a Node of 15 KB with 20 labels and 50 images becomes 2 KB.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     hash::{DefaultHasher, Hash, Hasher},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use ipnet::IpNet;
 use k8s_openapi::{api::core::v1::Taint, jiff::Timestamp};
 
-use super::{ineligible::IneligibleReason, networks::node_networks};
+use super::{Interner, ineligible::IneligibleReason, networks::node_networks};
 use crate::{
     image::ImageRef,
     slim::{NodeStatus, SlimNode},
@@ -71,30 +71,6 @@ impl MajorMinor {
         let mut parts = text.trim_start_matches('v').split(|c: char| !c.is_ascii_digit());
         let mut next = || parts.next().and_then(|part| part.parse().ok()).unwrap_or(0);
         Self(next(), next())
-    }
-}
-
-/// Store of texts that many nodes share; each is stored once.
-#[derive(Debug, Default)]
-pub struct Interner(Mutex<HashSet<Arc<str>>>);
-
-/// Number of texts at which unused ones are dropped: 5,000 nodes with 20 labels, half of which are
-/// unique to the node.
-const PRUNE_THRESHOLD: usize = 50_000;
-
-impl Interner {
-    /// Returns the shared copy of a text.
-    pub fn intern(&self, text: &str) -> Arc<str> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(text) = known.get(text) {
-            return Arc::clone(text);
-        }
-        if known.len() >= PRUNE_THRESHOLD {
-            known.retain(|text| Arc::strong_count(text) > 1);
-        }
-        let text: Arc<str> = text.into();
-        known.insert(Arc::clone(&text));
-        text
     }
 }
 

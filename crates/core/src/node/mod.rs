@@ -6,10 +6,12 @@
 mod affinity;
 mod ineligible;
 mod info;
+mod interner;
 mod networks;
 mod requirements;
 
 pub use ineligible::IneligibleReason;
-pub use info::{Interner, MajorMinor, NodeInfo, NodeLabels, parse_byte_quantity, parse_millicores};
+pub use info::{MajorMinor, NodeInfo, NodeLabels, parse_byte_quantity, parse_millicores};
+pub use interner::Interner;
 pub use networks::{enclosing_network, is_plausible, node_networks};
 pub use requirements::NodeRequirements;
