@@ -142,13 +142,9 @@ impl UnexaminedReason {
     }
 }
 
-async fn review_workload(
-    State(shared): State<WebhookHandlers>,
-    headers: HeaderMap,
-    request: Request,
-) -> Response {
+async fn review_workload(State(shared): State<WebhookHandlers>, request: Request) -> Response {
     let started = Instant::now();
-    let body = match shared.read_body(&headers, request, started).await {
+    let body = match shared.read_body(request, started).await {
         Ok(body) => body,
         Err(response) => return response,
     };
@@ -199,13 +195,9 @@ fn decide_and_queue_hint(
     Ok(Some(LabelledAnswer::new(&review, &verdict)))
 }
 
-async fn review_task(
-    State(shared): State<WebhookHandlers>,
-    headers: HeaderMap,
-    request: Request,
-) -> Response {
+async fn review_task(State(shared): State<WebhookHandlers>, request: Request) -> Response {
     let started = Instant::now();
-    let body = match shared.read_body(&headers, request, started).await {
+    let body = match shared.read_body(request, started).await {
         Ok(body) => body,
         Err(response) => return response,
     };
@@ -236,12 +228,13 @@ impl WebhookHandlers {
     /// Reads the body, or returns the response that rejects or allows the review without it.
     async fn read_body(
         &self,
-        headers: &HeaderMap,
         request: Request,
         started: Instant,
     ) -> Result<BufferedBody, Response> {
-        json_only(headers).map_err(|refusal| self.state.respond_error(refusal, started))?;
-        match self.body_reader.read_body(headers, request.into_body()).await {
+        // The extractor of headers would copy them.
+        let (parts, body) = request.into_parts();
+        json_only(&parts.headers).map_err(|refusal| self.state.respond_error(refusal, started))?;
+        match self.body_reader.read_body(&parts.headers, body).await {
             Ok(read) => Ok(read),
             Err(BodyError::Refused(refusal)) => Err(self.state.respond_error(refusal, started)),
             Err(BodyError::OverBudget(beginning)) => {
