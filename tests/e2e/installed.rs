@@ -508,8 +508,11 @@ async fn queued_execution_runs_after_timeout(caller: &RestClient, shop: &Namespa
 /// Verifies workers that are bare pods, with one task that completes and one that is cancelled.
 async fn bare_pod_workers(shop: &Namespace) {
     let spec = |image: &str| json!({"images": [image], "worker": "Pod", "nodeSelector": {"type": "fake"}, "successThreshold": "50%"});
-    // The pull fails on every tenth node, where the controller ends the pod itself.
-    shop.apply_task("bare", &spec("picky:2"));
+    // The pull fails on every tenth node, where the controller ends the pod itself: by a request of its
+    // own, since the task retains the others.
+    let mut bare = spec("picky:2");
+    bare["retain"] = "1s".into();
+    shop.apply_task("bare", &bare);
     let status = shop.wait_until_ended("bare", TIMEOUT).await;
     assert_eq!(status.phase, Phase::Completed, "{status:#?}");
     assert_eq!(first_reason(&status), Some("ImageNotFound"), "{status:#?}");
