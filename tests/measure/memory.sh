@@ -9,6 +9,8 @@ nodes=$1 images=$2 batch=$3 workloads=$4 tasks=$5 watches=$6
 # shellcheck source=tests/measure/server.sh
 . tests/measure/server.sh
 
+# More watches than one caller may open by default.
+serve_options=(--api-watches 4096 --api-rate 100000)
 record size "$nodes" "$images" "$batch" "$workloads" "$tasks" "$watches"
 serve
 memory "idle"
