@@ -126,7 +126,7 @@ class Figures(unittest.TestCase):
         rows += [["run", "server", kind, "1000", "1", "1", "0", "1000"] for kind in ("Pod", "Job")]
         rows += [["idle", "60", "1", "1"], ["memory", "idle", "20480", "512", "20480"]]
         names = ["maximum with everything, MiB", "above idle, 60 s after all of it was deleted, MiB"]
-        for kept, most, expected in ((28672, 65536, True), (28673, 65537, False)):
+        for kept, most, expected in ((28672, 98304, True), (28673, 98305, False)):
             end = ["memory", "60 s after all of it was deleted", str(kept), "512", str(most)]
             verdicts = self.verdicts("memory", [*rows, end])
             self.assertEqual([verdicts[name] for name in names], [expected, expected])
