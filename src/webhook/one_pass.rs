@@ -178,7 +178,7 @@ impl<'de> ReadFields<'de> {
             return Ok(ReviewedValue::Absent);
         };
         let view = map.next_value_seed(ObjectSeed(kind))?;
-        Ok(view.map_or(ReviewedValue::Absent, |view| ReviewedValue::View(Box::new(view))))
+        Ok(view.into())
     }
 
     /// Reads the old object. It is skipped if nothing depends on it.
@@ -199,7 +199,7 @@ impl<'de> ReadFields<'de> {
             }
             _ => map.next_value::<IgnoredAny>().map(|_| None)?,
         };
-        Ok(view.map_or(ReviewedValue::Absent, |view| ReviewedValue::View(Box::new(view))))
+        Ok(view.into())
     }
 }
 

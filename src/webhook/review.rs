@@ -77,6 +77,12 @@ impl<'de: 'a, 'a> Deserialize<'de> for ReviewedValue<'a> {
     }
 }
 
+impl From<Option<ObjectView>> for ReviewedValue<'_> {
+    fn from(view: Option<ObjectView>) -> Self {
+        view.map_or(Self::Absent, |view| Self::View(Box::new(view)))
+    }
+}
+
 impl ReviewedValue<'_> {
     /// Returns the used fields of an object of this kind, or `None` if there is no valid one.
     pub(super) fn view(&self, kind: &WorkloadKind) -> Option<Cow<'_, ObjectView>> {

@@ -31,12 +31,16 @@ NODE = {"kubernetes.io/hostname": "node-0001"}
 OPENING = 50
 
 
-def milliseconds_until(cluster, path, begun):
-    """Returns the time until a list has an item."""
+def milliseconds_between(cluster, path, body, awaited):
+    """Creates an object, and returns the time until a list has an item. Deletes the objects of the round."""
+    begun = time.monotonic()
+    cluster.send("POST", path, body)
     while time.monotonic() < begun + TIMEOUT_SECONDS:
-        if cluster.get(path)["items"]:
-            return (time.monotonic() - begun) * 1000
-    raise TimeoutError(f"no object in {path} after {TIMEOUT_SECONDS} s")
+        if cluster.get(awaited)["items"]:
+            took = (time.monotonic() - begun) * 1000
+            clear(cluster)
+            return took
+    raise TimeoutError(f"no object in {awaited} after {TIMEOUT_SECONDS} s")
 
 
 def react(cluster, index):
@@ -46,22 +50,14 @@ def react(cluster, index):
     template = {"metadata": {"labels": labels}, "spec": {"nodeSelector": NODE, "containers": [container]}}
     spec = {"replicas": 0, "selector": {"matchLabels": labels}, "template": template}
     body = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": f"probe-{index}"}, "spec": spec}
-    begun = time.monotonic()
-    cluster.send("POST", DEPLOYMENTS, body)
-    took = milliseconds_until(cluster, TASKS, begun)
-    clear(cluster)
-    return took
+    return milliseconds_between(cluster, DEPLOYMENTS, body, TASKS)
 
 
 def start(cluster, index):
     """Returns the time from a task to its first worker."""
     spec = {"images": [f"started-{index}:1"], "nodeSelector": NODE, "worker": "Pod", "pullMethod": "ImageVolume"}
     body = {"apiVersion": "prewarm.io/v1alpha1", "kind": "PrewarmTask", "metadata": {"name": f"started-{index}"}, "spec": spec}
-    begun = time.monotonic()
-    cluster.send("POST", TASKS, body)
-    took = milliseconds_until(cluster, PODS, begun)
-    clear(cluster)
-    return took
+    return milliseconds_between(cluster, TASKS, body, PODS)
 
 
 def clear(cluster):

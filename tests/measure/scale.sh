@@ -14,11 +14,8 @@ idle_seconds=30
 rounds=5
 serve_options=(--api-watches 4096 --api-rate 100000)
 
-# ticks: processor time of the server, in hundredths of a second.
-ticks() { awk '{print $14 + $15}' "/proc/$server/stat"; }
 # requests: requests to the API server but those for Leases; watches count once, when they are opened.
 requests() { server_metrics | awk '/^prewarm_kube_requests_total/ && !/"leases"/ {sum += $NF} END {printf "%d", sum}'; }
-wakeups() { cat /proc/"$server"/task/*/status | awk '/^voluntary_ctxt_switches/ {sum += $2} END {printf "%d", sum}'; }
 
 begin() { before_ticks=$(ticks) before_requests=$(requests); }
 # point SIZE: records the cost since `begin`, the cost of idling, and the reaction times.

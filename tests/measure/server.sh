@@ -31,15 +31,16 @@ memory() {
   record memory "$1" "$(awk '/^VmRSS/ {rss = $2} /^RssAnon/ {anon = $2} /^VmHWM/ {most = $2} END {print rss "\t" anon "\t" most}' "/proc/${2:-$server}/status")"
 }
 
+# ticks: processor time of the server, in hundredths of a second (CLK_TCK is 100 on Linux).
+ticks() { awk '{print $14 + $15}' "/proc/$server/stat"; }
+# wakeups: voluntary context switches of the server's threads.
+wakeups() { cat "/proc/$server/task/"*/status | awk '/^voluntary_ctxt_switches/ {sum += $2} END {printf "%d", sum}'; }
 # idle SECONDS: records processor time in ms and voluntary context switches of the server within this time.
 idle() {
-  local ticks switches before
-  ticks=$(getconf CLK_TCK)
-  used() { awk -v ticks="$ticks" '{print int(($14 + $15) * 1000 / ticks)}' "/proc/$server/stat"; }
-  switches() { awk '/^voluntary/ {sum += $2} END {print sum}' "/proc/$server/task/"*/status; }
-  before=$(used) switches=$(switches)
+  local used woken
+  used=$(ticks) woken=$(wakeups)
   sleep "$1"
-  record idle "$1" "$(($(used) - before))" "$(($(switches) - switches))"
+  record idle "$1" "$((($(ticks) - used) * 10))" "$(($(wakeups) - woken))"
 }
 
 # With two processors or more, the server and the load generator run on different ones. The control

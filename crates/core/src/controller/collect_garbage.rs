@@ -67,7 +67,7 @@ impl Controller {
             let (workers, pods) = (self.state.workers_of(uid), self.state.pods());
             let ended =
                 || gc::collect_ended(task, workers, pods, self.has_foreign_objects(uid), now);
-            match contain(task, ended) {
+            match contain(&task.target, ended) {
                 Ok(effects) => actions.push((task.target.clone(), effects)),
                 Err(error) => self.context.measurements.push(Measurement::InternalError(error)),
             }

@@ -6,7 +6,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
-use super::measurement::InternalError;
+use super::{effect::TaskRef, measurement::InternalError};
 use crate::task::PrewarmTask;
 
 /// Maximum length of a recorded panic message, in characters.
@@ -31,19 +31,11 @@ pub fn contain<T>(object: impl fmt::Display, work: impl FnOnce() -> T) -> Result
     })
 }
 
-/// Task identification for log messages.
+/// Task identification for log messages, which is computed only when it is written.
 pub(super) struct TaskDisplay<'a>(pub(super) &'a PrewarmTask);
 
 impl fmt::Display for TaskDisplay<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = |text: &Option<String>| text.as_deref().unwrap_or_default().to_owned();
-        let meta = &self.0.metadata;
-        write!(
-            f,
-            "PrewarmTask {}/{} ({})",
-            text(&meta.namespace),
-            text(&meta.name),
-            text(&meta.uid)
-        )
+        TaskRef::of(self.0).fmt(f)
     }
 }

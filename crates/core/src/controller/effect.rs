@@ -1,6 +1,6 @@
 //! Effects: changes that the controller requests from the executor, as values.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::Resource;
@@ -39,6 +39,12 @@ impl TaskRef {
             name: meta.name.clone().unwrap_or_default(),
             uid: meta.uid.clone().unwrap_or_default(),
         }
+    }
+}
+
+impl fmt::Display for TaskRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PrewarmTask {}/{} ({})", self.namespace, self.name, self.uid)
     }
 }
 

@@ -70,10 +70,10 @@ impl PlanReconciler<'_> {
             batch: Some(batch),
             propagation,
         });
-        let pulls = |worker: &WorkerInfo| may_pull(worker, self.snapshot.pods);
-        let (pulling, ended): (Vec<&WorkerInfo>, _) =
-            workers.iter().filter(|worker| !worker.deleting).partition(|worker| pulls(worker));
-        let costs_less = ended.len().saturating_mul(2) <= pulling.len().saturating_add(1);
+        let left = || workers.iter().filter(|worker| !worker.deleting);
+        let pulling = left().filter(|worker| may_pull(worker, self.snapshot.pods)).count();
+        let ended = left().count().saturating_sub(pulling);
+        let costs_less = ended.saturating_mul(2) <= pulling.saturating_add(1);
         let due = propagation == Propagation::Background
             || costs_less
             || self.tracker.has_waited(whole.key(), self.snapshot.now);

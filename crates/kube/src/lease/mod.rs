@@ -257,20 +257,24 @@ impl<A: LeaseAnnotation> Election<A> {
     /// Handles the state of the Lease in an event; `None` when it does not exist. Reports whether
     /// this replica may acquire it.
     fn observe_event(&mut self, lease: Option<Lease>) -> bool {
-        let observed = self.observe(lease.as_ref().and_then(|lease| lease.spec.as_ref()));
-        let action = lease_action(&observed, &self.settings.identity, Instant::now());
-        self.observed = Some(observed);
-        if action == LeaseAction::Wait {
-            self.observe_annotation(lease.as_ref());
-        }
+        let action = self.next_action(lease.as_ref());
         let acquires = action != LeaseAction::Wait && self.may_hold();
         self.known = lease.filter(|_| acquires);
         acquires
     }
 
-    fn observe_annotation(&self, lease: Option<&Lease>) {
-        let annotations = lease.and_then(|lease| lease.metadata.annotations.as_ref());
-        self.annotation.observe(annotations.and_then(|all| all.get(A::KEY)).map(String::as_str));
+    /// Returns what to do with the Lease in this state; `None` when it does not exist. Observes the
+    /// annotation of another holder.
+    fn next_action(&mut self, lease: Option<&Lease>) -> LeaseAction {
+        let observed = self.observe(lease.and_then(|lease| lease.spec.as_ref()));
+        let action = lease_action(&observed, &self.settings.identity, Instant::now());
+        self.observed = Some(observed);
+        if action == LeaseAction::Wait {
+            let annotations = lease.and_then(|lease| lease.metadata.annotations.as_ref());
+            let value = annotations.and_then(|all| all.get(A::KEY)).map(String::as_str);
+            self.annotation.observe(value);
+        }
+        action
     }
 
     /// Gives up leadership, and releases the Lease if this replica holds it.
@@ -337,7 +341,6 @@ impl<A: LeaseAnnotation> Election<A> {
     /// Reads the Lease and acquires, renews or releases it. Reports whether this replica holds the
     /// Lease, and if it led, held it without interruption.
     async fn try_acquire_or_renew(&mut self) -> kube::Result<bool> {
-        let me = self.settings.identity.clone();
         // In most cases the Lease has not changed since. After a conflict it is read: another
         // program may have added an annotation, or another replica may hold it.
         if let Some(known) = self.known.take().filter(|_| self.may_hold()) {
@@ -354,14 +357,8 @@ impl<A: LeaseAnnotation> Election<A> {
             }
             return self.create_held().await;
         };
-        let observed = self.observe(lease.spec.as_ref());
-        let action = lease_action(&observed, &me, Instant::now());
-        self.observed = Some(observed);
-        match action {
-            LeaseAction::Wait => {
-                self.observe_annotation(Some(&lease));
-                Ok(false)
-            }
+        match self.next_action(Some(&lease)) {
+            LeaseAction::Wait => Ok(false),
             // A leader that does not hold the Lease any more was suspended, and another replica has
             // led: the term ends first.
             LeaseAction::Take if self.leads() || !self.may_hold() => Ok(false),

@@ -1,6 +1,6 @@
 //! Tasks in the cluster state: open ones in full, of ended ones only what is still needed.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use kube::ResourceExt;
 
@@ -53,13 +53,6 @@ impl EndedTask {
             worker: task.spec.worker,
             images: task.spec.images.len(),
         }
-    }
-}
-
-impl fmt::Display for EndedTask {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let TaskRef { namespace, name, uid } = &self.target;
-        write!(f, "PrewarmTask {namespace}/{name} ({uid})")
     }
 }
 

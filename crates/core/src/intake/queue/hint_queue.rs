@@ -13,7 +13,7 @@ use super::{
         hint::{ConfirmedHint, Hint},
         rate_limit::RateLimits,
     },
-    lookup_memory::{LookupMemory, MAX_RETRY_DELAY},
+    lookup_memory::{LookupMemory, MAX_RETRY_DELAY, OutcomeScope},
     objects::{NamespaceHints, QueuedObject, intern_namespace},
     work::{DueWork, OfferOutcome},
 };
@@ -224,8 +224,8 @@ impl HintQueue {
         for id in collected {
             if &**room == UNKNOWN_NAMESPACES && !self.move_to_namespace(id, known) {
                 let Some(entry) = self.objects.get(&id) else { continue };
-                let (object, outcome) = (entry.key, OfferOutcome::NotStored);
-                self.memory.settle_object(room, object, &entry.hints, outcome, now);
+                let not_stored = (OutcomeScope::Object, OfferOutcome::NotStored);
+                self.memory.settle(room, entry.key, &entry.hints, not_stored, now);
                 step.discarded.not_stored += self.remove(id);
                 continue;
             }

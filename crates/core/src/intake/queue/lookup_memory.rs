@@ -34,6 +34,15 @@ pub(super) const MAX_OUTCOMES: usize = 4;
 /// Hash of an object's kind, namespace and name with a random key, which no client can predict.
 pub(super) type ObjectKey = u64;
 
+/// Hints that the outcome of a lookup applies to.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum OutcomeScope {
+    /// All hints with the UID: no such object is stored, or may be read.
+    Object,
+    /// Hints that report the same change.
+    Change,
+}
+
 /// Outcome of a lookup for the hints with one hash.
 #[derive(Debug, Clone, Copy)]
 struct SettledHint {
@@ -117,43 +126,27 @@ impl LookupMemory {
         known.last_lookup = Some(now);
     }
 
-    /// Records that no object with the UID of these hints is stored, or may be read.
-    pub(super) fn settle_object(
+    /// Records the outcome of a lookup for these hints, and for all others in the scope.
+    pub(super) fn settle(
         &mut self,
         namespace: &Arc<str>,
         object: ObjectKey,
         hints: &[Hint],
-        outcome: OfferOutcome,
+        (scope, outcome): (OutcomeScope, OfferOutcome),
         now: Instant,
     ) {
         for hint in hints {
-            let hash = self.hasher.hash_one(&hint.uid);
-            self.settle(namespace, object, SettledHint { hash, outcome, since: now });
+            let hash = match scope {
+                OutcomeScope::Object => self.hasher.hash_one(&hint.uid),
+                OutcomeScope::Change => self.change_hash(hint),
+            };
+            let known = self.entry(namespace, object, now);
+            known.settled.retain(|one| one.hash != hash);
+            if known.settled.len() >= MAX_OUTCOMES {
+                known.settled.remove(0);
+            }
+            known.settled.push(SettledHint { hash, outcome, since: now });
         }
-    }
-
-    /// Records the outcome of a lookup for the changes that these hints report.
-    pub(super) fn settle_changes(
-        &mut self,
-        namespace: &Arc<str>,
-        object: ObjectKey,
-        hints: &[Hint],
-        outcome: OfferOutcome,
-        now: Instant,
-    ) {
-        for hint in hints {
-            let hash = self.change_hash(hint);
-            self.settle(namespace, object, SettledHint { hash, outcome, since: now });
-        }
-    }
-
-    fn settle(&mut self, namespace: &Arc<str>, object: ObjectKey, settled: SettledHint) {
-        let known = self.entry(namespace, object, settled.since);
-        known.settled.retain(|one| one.hash != settled.hash);
-        if known.settled.len() >= MAX_OUTCOMES {
-            known.settled.remove(0);
-        }
-        known.settled.push(settled);
     }
 
     /// Returns the entry of an object, without what has expired.

@@ -8,7 +8,7 @@ use std::{
 use super::{
     super::{dedup_keys::DedupKey, hint::Hint},
     hint_queue::{HintQueue, QueueTimer},
-    lookup_memory::{LOOKUP_DELAYS_MS, MAX_RETRY_DELAY},
+    lookup_memory::{LOOKUP_DELAYS_MS, MAX_RETRY_DELAY, OutcomeScope},
     objects::{SortedHints, merge_hints},
     work::{DiscardedHints, DueWork, Lookup, LookupResult, OfferOutcome},
 };
@@ -120,17 +120,18 @@ impl HintQueue {
             _ => (OfferOutcome::NotStored, &mut discarded.not_stored),
         };
         *count += absent.len();
-        self.memory.settle_object(room, object, &absent, outcome, now);
-        self.memory.settle_changes(room, object, &confirmed, OfferOutcome::Duplicate, now);
+        self.memory.settle(room, object, &absent, (OutcomeScope::Object, outcome), now);
+        let confirms = (OutcomeScope::Change, OfferOutcome::Duplicate);
+        self.memory.settle(room, object, &confirmed, confirms, now);
         let crowded =
             self.namespaces.get(room).is_some_and(|of| of.objects.len() > MAX_OBJECTS_FOR_RETRY);
         if entry.attempts + 1 >= LOOKUP_DELAYS_MS.len() || crowded || self.closing {
             discarded.not_stored += later.len();
-            if matches!(seen, LookupResult::Stored { .. }) {
-                self.memory.settle_changes(room, object, &later, outcome, now);
-            } else {
-                self.memory.settle_object(room, object, &later, outcome, now);
-            }
+            let scope = match seen {
+                LookupResult::Stored { .. } => OutcomeScope::Change,
+                LookupResult::Missing | LookupResult::Forbidden => OutcomeScope::Object,
+            };
+            self.memory.settle(room, object, &later, (scope, outcome), now);
             later.clear();
         }
         entry.attempts = if entry.late_hints.is_empty() { entry.attempts + 1 } else { 0 };

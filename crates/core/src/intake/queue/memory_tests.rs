@@ -10,7 +10,9 @@ use serde_json::json;
 
 use super::{
     super::{dedup_keys::dedup_keys, hint::Hint},
-    lookup_memory::{LOOKUP_DELAYS_MS, LookupMemory, MAX_OBJECTS_IN_MEMORY, MEMORY_TTL},
+    lookup_memory::{
+        LOOKUP_DELAYS_MS, LookupMemory, MAX_OBJECTS_IN_MEMORY, MEMORY_TTL, OutcomeScope,
+    },
     lookups::{MAX_LOOKUP_WAIT, MISS_COST},
     tests::{LONG, QueueFixture, WINDOW, rates, stored_objects, workload},
     work::{LookupResult, OfferOutcome},
@@ -208,13 +210,8 @@ fn memory_is_bounded_and_keeps_other_namespaces() {
     let (shop, bank): (Arc<str>, Arc<str>) = ("shop".into(), "bank".into());
     let object = memory.object_key(&victim);
     memory.record(&shop, object, &LookupResult::Missing, now);
-    memory.settle_object(
-        &shop,
-        object,
-        std::slice::from_ref(&victim),
-        OfferOutcome::NotStored,
-        now,
-    );
+    let not_stored = (OutcomeScope::Object, OfferOutcome::NotStored);
+    memory.settle(&shop, object, std::slice::from_ref(&victim), not_stored, now);
     for n in 0..3 * MAX_OBJECTS_IN_MEMORY as u64 {
         memory.record(&bank, n, &LookupResult::Missing, now + Duration::from_micros(n));
         assert!(memory.len() <= MAX_OBJECTS_IN_MEMORY);
@@ -238,7 +235,8 @@ fn equal_changes_have_equal_hashes() {
     let shop: Arc<str> = "shop".into();
     let hint = fixture.hint("shop", "web", "u", "app:1").with_replaced_version("7");
     let object = memory.object_key(&hint);
-    memory.settle_changes(&shop, object, std::slice::from_ref(&hint), OfferOutcome::Duplicate, now);
+    let duplicate = (OutcomeScope::Change, OfferOutcome::Duplicate);
+    memory.settle(&shop, object, std::slice::from_ref(&hint), duplicate, now);
     let found = |hint: &Hint| memory.outcome("shop", object, hint, now);
     assert_eq!(found(&hint), Some(OfferOutcome::Duplicate));
     let kept = dedup_keys(&workload("shop", "web", "app:0"));
