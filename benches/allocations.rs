@@ -4,11 +4,11 @@
 //! usage: allocations REVIEW.json
 
 use anyhow::Context;
-use prewarmer::{
-    cluster_context::ClusterContextStore,
-    webhook::{AdmissionReview, decide_workload, serialize_answer},
+use prewarmer::cluster_context::ClusterContextStore;
+use prewarmer_core::{
+    admission::{AdmissionReview, decide_workload, serialize_answer},
+    workload::Policy,
 };
-use prewarmer_core::workload::Policy;
 
 #[global_allocator]
 static ALLOCATOR: dhat::Alloc = dhat::Alloc;

@@ -171,7 +171,7 @@ impl TaskView {
     /// Returns the view of a stored task, which [`render`] has written.
     #[must_use]
     pub fn from_entry(entry: &TaskEntry) -> Option<Self> {
-        serde_json::from_slice(&entry.json).ok()
+        serde_json::from_slice(&entry.json()).ok()
     }
 
     /// Builds the view of a task.

@@ -6,7 +6,7 @@ mod checks;
 
 use std::{fs, path::Path};
 
-use prewarmer::webhook::AdmissionReview;
+use prewarmer_core::admission::AdmissionReview;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

@@ -29,7 +29,7 @@ impl PlanCache {
         api: &ApiInner,
         entry: &TaskEntry,
     ) -> Result<Option<Arc<PrewarmPlanSpec>>, ApiError> {
-        if entry.detail.node_states.is_empty() {
+        if entry.detail().node_states.is_empty() {
             return Ok(None);
         }
         if let Some(known) = self.0.get(&entry.uid).await {

@@ -26,7 +26,6 @@ use super::{
     error::ApiError,
     permissions::{GET_SCHEDULE, GET_TASK},
 };
-use crate::task_view;
 
 /// Time to wait for the watch. It lags by some milliseconds, and by more than a second in an
 /// overloaded cluster.
@@ -94,8 +93,7 @@ impl RecentKind for TaskEntry {
     }
 
     fn store(api: &ApiInner, task: PrewarmTask) -> Arc<Self> {
-        api.catalog.put(&task);
-        Arc::new(Self::from_task(&task, task_view::render))
+        api.catalog.put_entry(&task)
     }
 }
 

@@ -246,7 +246,7 @@ pub(super) async fn get_task(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let entry = service::get(&api, &caller, &id, query.namespace.as_deref()).await?;
-    Ok(cached_response(&api, &headers, &entry_etag(&entry), entry.json.clone()))
+    Ok(cached_response(&api, &headers, &entry_etag(&entry), entry.json()))
 }
 
 /// Cancels a task: its workers are deleted, and no new ones are created.

@@ -295,8 +295,9 @@ struct TaskProgress {
 /// Returns the text of a message: the task, preceded by `type` and by its progress as `data`, for
 /// clients that expect a message of these two fields.
 fn message_text(entry: &TaskEntry) -> String {
-    let task = String::from_utf8_lossy(&entry.json);
-    let progress = serde_json::from_slice(&entry.json)
+    let json = entry.json();
+    let task = String::from_utf8_lossy(&json);
+    let progress = serde_json::from_slice(&json)
         .and_then(|TaskProgress { progress }| serde_json::to_string(&progress));
     // The store renders every task as an object with the progress.
     match (progress, task.strip_prefix('{')) {
@@ -336,6 +337,7 @@ async fn serve_websocket(mut socket: WebSocket, mut watcher: TaskWatcher) {
 #[cfg(test)]
 mod unit {
     use prewarmer_core::task::{PrewarmTask, PrewarmTaskSpec, PrewarmTaskStatus};
+    use prewarmer_kube::store::TaskStore;
     use serde_json::{Value, json};
 
     use super::*;
@@ -347,7 +349,7 @@ mod unit {
         let status =
             PrewarmTaskStatus { total_nodes, succeeded_nodes, ..PrewarmTaskStatus::default() };
         task.status = Some(status);
-        let entry = TaskEntry::from_task(&task, crate::task_view::render);
+        let entry = TaskStore::new(crate::task_view::render).put_entry(&task);
         let mut message: Value = serde_json::from_str(&message_text(&entry)).unwrap();
         let fields = message.as_object_mut().unwrap();
         assert_eq!(fields.remove("type"), Some("progress".into()));
@@ -355,7 +357,7 @@ mod unit {
         assert_eq!((&data["completedNodes"], &data["totalNodes"]), (&json!(1), &json!(4)));
         assert_eq!(data["percentage"], 25.0);
         assert_eq!(data, fields["progress"]);
-        let task: Value = serde_json::from_slice(&entry.json).unwrap();
+        let task: Value = serde_json::from_slice(&entry.json()).unwrap();
         assert_eq!(message, task);
     }
 

@@ -131,7 +131,7 @@ struct TaskPermissions {
 }
 
 fn render_head(view: &TaskView, entry: &TaskEntry) -> String {
-    let detail = &entry.detail;
+    let detail = entry.detail();
     let took = elapsed(view.started_at.as_deref(), view.finished_at.as_deref());
     let reasons = detail.ignored_reasons.iter().map(|(reason, count)| format!("{count} {reason}"));
     render_fragment(&TaskHead {
@@ -156,7 +156,7 @@ fn render_actions(
     rights: TaskPermissions,
     key: &str,
 ) -> String {
-    let row = TaskRow::from_view(view, entry.detail.skipped);
+    let row = TaskRow::from_view(view, entry.detail().skipped);
     let left = row.total.saturating_sub(row.done);
     let ended = view.status.is_final();
     render_fragment(&TaskActions {
@@ -184,7 +184,8 @@ fn render_batches(view: &TaskView, entry: &TaskEntry, now: Timestamp) -> String 
     let end = view.finished_at.clone().unwrap_or_else(|| timestamp::format(now));
     let took = elapsed(view.started_at.as_deref(), Some(&end)).map_or(0, |took| took.as_secs());
     let until = u32::try_from(took).unwrap_or_default();
-    let ends = &entry.detail.batch_ends;
+    let detail = entry.detail();
+    let ends = &detail.batch_ends;
     // The axis ends with the last batch; the time after it belongs to no batch.
     let until = if running { until } else { ends.last().copied().unwrap_or_default() };
     let bars =
@@ -240,7 +241,7 @@ pub(super) fn check_namespace(name: &str) -> Result<(), ApiError> {
 async fn grid_states(api: &PagesApi, entry: &TaskEntry) -> String {
     match api.task_plan(entry).await {
         Ok(Some(plan)) => {
-            node_letters(&entry.detail, entry.status, usize::try_from(plan.at_once).unwrap_or(1))
+            node_letters(&entry.detail(), entry.status, usize::try_from(plan.at_once).unwrap_or(1))
         }
         _ => String::new(),
     }

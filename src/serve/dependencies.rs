@@ -38,7 +38,7 @@ use crate::{
     },
     supervise::ComponentSet,
     task_view,
-    webhook::{self, WebhookState},
+    webhook::{Webhook, WebhookState},
 };
 
 /// Dependencies that several components share.
@@ -182,7 +182,8 @@ impl SharedDependencies {
             peer_share_percent: per_peer,
             ..ListenerConfig::default()
         };
-        let webhook = listener::serve(listener, how, webhook::router(state), self.stop.clone());
+        let webhook = Arc::new(Webhook::new(state));
+        let webhook = listener::serve(listener, how, webhook, self.stop.clone());
         parts.spawn_on("webhook listener", admission, webhook);
         Ok(())
     }

@@ -5,6 +5,7 @@
 //! are evicted first.
 
 mod connection;
+mod handler;
 mod table;
 
 use std::{
@@ -14,7 +15,6 @@ use std::{
     time::Duration,
 };
 
-use axum::Router;
 use rustls::{
     ServerConfig,
     server::{ResolvesServerCert, danger::ClientCertVerifier},
@@ -24,10 +24,13 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub(crate) use self::table::{ConnectionSlot, ConnectionTimeouts};
 use self::{
     connection::{ConnectionConfig, ConnectionError},
     table::{Admission, ConnectionTable, EVICTION_GRACE},
+};
+pub(crate) use self::{
+    handler::{RequestHandler, RequestOrigin},
+    table::{ConnectionSlot, ConnectionTimeouts},
 };
 
 /// Timeout of the TLS handshake.
@@ -123,7 +126,7 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 pub(crate) async fn serve(
     listener: TcpListener,
     how: ListenerConfig,
-    router: Router,
+    handler: impl RequestHandler,
     stop: CancellationToken,
 ) {
     let ListenerConfig {
@@ -137,7 +140,8 @@ pub(crate) async fn serve(
     let connections = TaskTracker::new();
     let share = max_connections.saturating_mul(usize::from(per_peer)) / 100;
     let table = ConnectionTable::new(max_connections, share, EVICTION_GRACE);
-    let how = ConnectionConfig { router, timeouts: times, max_age, stop: stop.clone() };
+    let handler = Arc::new(handler);
+    let how = ConnectionConfig { handler, timeouts: times, max_age, stop: stop.clone() };
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
@@ -251,6 +255,7 @@ mod flood;
 mod tests {
     use std::time::SystemTime;
 
+    use axum::Router;
     use rustls::{
         ClientConfig, RootCertStore, SupportedProtocolVersion,
         pki_types::{CertificateDer, ServerName, pem::PemObject},

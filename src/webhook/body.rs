@@ -1,6 +1,7 @@
 //! Reading of request bodies within a size limit, a timeout and a memory budget for all bodies.
 
 use std::{
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -9,11 +10,12 @@ use std::{
 };
 
 use axum::{
-    body::{Body, Bytes},
+    body::{Bytes, HttpBody},
     http::{HeaderMap, StatusCode, header},
 };
 use bytes::BytesMut;
 use futures::StreamExt;
+use http_body_util::BodyExt;
 
 use super::error::{ReviewError, review_error};
 
@@ -87,7 +89,7 @@ impl BodyReader {
     pub(super) async fn read_body(
         &self,
         headers: &HeaderMap,
-        body: Body,
+        body: impl HttpBody<Data = Bytes>,
     ) -> Result<BufferedBody, BodyError> {
         let announced =
             headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
@@ -108,9 +110,13 @@ impl BodyReader {
     }
 
     /// Reads at most `limit` bytes. Most bodies consist of one chunk, which is not copied.
-    async fn read_chunks(&self, limit: usize, body: Body) -> Result<BufferedBody, BodyError> {
+    async fn read_chunks(
+        &self,
+        limit: usize,
+        body: impl HttpBody<Data = Bytes>,
+    ) -> Result<BufferedBody, BodyError> {
         let mut room = BudgetReservation { used: Arc::clone(&self.0), reserved: 0 };
-        let mut chunks = body.into_data_stream();
+        let mut chunks = pin!(body.into_data_stream());
         let mut next = async |read: usize| match chunks.next().await {
             Some(Ok(chunk)) if chunk.len() <= limit - read => Ok(Some(chunk)),
             None => Ok(None),
@@ -155,6 +161,7 @@ fn too_large() -> ReviewError {
 mod tests {
     use std::convert::Infallible;
 
+    use axum::body::Body;
     use futures::stream;
 
     use super::*;

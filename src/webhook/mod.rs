@@ -4,15 +4,12 @@
 //! workload, an answer that always allows it, with warnings, and a hint for `intake`; for a task or
 //! a schedule, an answer that allows or denies it. No I/O and no waiting happen in between: if
 //! memory or time to read a review is exhausted, it is allowed without examination. May use
-//! `cluster_context` and `intake`.
+//! `cluster_context`, `intake` and `server::listener`.
 
 mod body;
-mod decide;
 mod error;
 mod metrics;
-mod one_pass;
 pub mod registration;
-mod review;
 mod settings;
 
 use std::{
@@ -21,29 +18,32 @@ use std::{
 };
 
 use axum::{
-    Router,
-    extract::{Request, State},
-    http::{HeaderMap, StatusCode, header},
+    body::{Bytes, HttpBody},
+    http::{HeaderMap, Method, Request, StatusCode, header},
     response::{IntoResponse, Response},
-    routing::post,
 };
-use prewarmer_core::workload::Policy;
+use futures::{FutureExt, future::BoxFuture};
+use hyper::body::Incoming;
+use prewarmer_core::{
+    admission::{
+        AdmissionResponse, AdmissionReview, ParseError, UID_PREFIX_BYTES, allow_response,
+        decide_task, decide_workload, identity_hint, parse_uid, serialize_answer,
+    },
+    workload::Policy,
+};
 use tokio::sync::Semaphore;
-use tower_http::catch_panic::CatchPanicLayer;
 
 pub(crate) use self::metrics::WebhookMetrics;
+pub use self::settings::{ClientCertificates, WebhookArgs, WebhookSettings};
 use self::{
     body::{BodyError, BodyReader, BufferedBody},
-    decide::identity_hint,
     error::{ReviewError, review_error},
-    review::{allow_response, parse_uid},
 };
-pub use self::{
-    decide::{decide_task, decide_workload},
-    review::{AdmissionResponse, AdmissionReview, ParseError, serialize_answer},
-    settings::{ClientCertificates, WebhookArgs, WebhookSettings},
+use crate::{
+    cluster_context::ClusterContextStore,
+    intake::ReviewHints,
+    server::listener::{RequestHandler, RequestOrigin},
 };
-use crate::{cluster_context::ClusterContextStore, intake::ReviewHints};
 
 /// HTTP path for reviews of workloads.
 pub const WORKLOADS_PATH: &str = "/admit/workloads";
@@ -82,22 +82,9 @@ pub struct WebhookState {
     pub metrics: WebhookMetrics,
 }
 
-/// Returns the router of the webhook.
-pub fn router(state: WebhookState) -> Router {
-    let shared = WebhookHandlers {
-        state,
-        body_reader: BodyReader::default(),
-        large_reviews: Arc::new(Semaphore::new(MAX_LARGE_REVIEWS)),
-    };
-    Router::new()
-        .route(WORKLOADS_PATH, post(review_workload))
-        .route(TASKS_PATH, post(review_task))
-        .layer(CatchPanicLayer::new())
-        .with_state(shared)
-}
-
-#[derive(Clone)]
-struct WebhookHandlers {
+/// Webhook that answers reviews. It selects the operation by method and path itself: a general
+/// router copies the request's parts into boxes and maps, which costs as much as the decision.
+pub(crate) struct Webhook {
     state: WebhookState,
     body_reader: BodyReader,
     /// Permits for large reviews on blocking threads.
@@ -142,7 +129,10 @@ impl UnexaminedReason {
     }
 }
 
-async fn review_workload(State(shared): State<WebhookHandlers>, request: Request) -> Response {
+async fn review_workload(
+    shared: &Webhook,
+    request: Request<impl HttpBody<Data = Bytes>>,
+) -> Response {
     let started = Instant::now();
     let body = match shared.read_body(request, started).await {
         Ok(body) => body,
@@ -195,7 +185,7 @@ fn decide_and_queue_hint(
     Ok(Some(LabelledAnswer::new(&review, &verdict)))
 }
 
-async fn review_task(State(shared): State<WebhookHandlers>, request: Request) -> Response {
+async fn review_task(shared: &Webhook, request: Request<impl HttpBody<Data = Bytes>>) -> Response {
     let started = Instant::now();
     let body = match shared.read_body(request, started).await {
         Ok(body) => body,
@@ -224,14 +214,44 @@ async fn review_task(State(shared): State<WebhookHandlers>, request: Request) ->
     }
 }
 
-impl WebhookHandlers {
+impl Webhook {
+    /// Creates the webhook.
+    pub(crate) fn new(state: WebhookState) -> Self {
+        let large_reviews = Arc::new(Semaphore::new(MAX_LARGE_REVIEWS));
+        Self { state, body_reader: BodyReader::default(), large_reviews }
+    }
+
+    /// Answers a request. A panic is a response of status 500.
+    pub(crate) async fn respond(
+        self: Arc<Self>,
+        request: Request<impl HttpBody<Data = Bytes>>,
+    ) -> Response {
+        let answer = std::panic::AssertUnwindSafe(self.dispatch(request)).catch_unwind();
+        answer.await.unwrap_or_else(|_| internal_error().into_response())
+    }
+
+    async fn dispatch(&self, request: Request<impl HttpBody<Data = Bytes>>) -> Response {
+        let is_task = match request.uri().path() {
+            WORKLOADS_PATH => false,
+            TASKS_PATH => true,
+            _ => return StatusCode::NOT_FOUND.into_response(),
+        };
+        if request.method() != Method::POST {
+            return (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "POST")]).into_response();
+        }
+        if is_task {
+            review_task(self, request).await
+        } else {
+            review_workload(self, request).await
+        }
+    }
+
     /// Reads the body, or returns the response that rejects or allows the review without it.
     async fn read_body(
         &self,
-        request: Request,
+        request: Request<impl HttpBody<Data = Bytes>>,
         started: Instant,
     ) -> Result<BufferedBody, Response> {
-        // The extractor of headers would copy them.
         let (parts, body) = request.into_parts();
         json_only(&parts.headers).map_err(|refusal| self.state.respond_error(refusal, started))?;
         match self.body_reader.read_body(&parts.headers, body).await {
@@ -241,6 +261,16 @@ impl WebhookHandlers {
                 Err(self.state.allow_unexamined(UnexaminedReason::BudgetFull, &beginning, started))
             }
         }
+    }
+}
+
+impl RequestHandler for Arc<Webhook> {
+    fn handle(
+        &self,
+        request: Request<Incoming>,
+        _origin: RequestOrigin,
+    ) -> BoxFuture<'static, Response> {
+        Box::pin(Arc::clone(self).respond(request))
     }
 }
 
@@ -284,7 +314,7 @@ impl WebhookState {
         started: Instant,
         read: impl FnOnce(&Self, &[u8]) -> Result<Option<LabelledAnswer>, ReviewError> + Send + 'static,
     ) -> Response {
-        let beginning = body.bytes.slice(..body.bytes.len().min(review::UID_PREFIX_BYTES));
+        let beginning = body.bytes.slice(..body.bytes.len().min(UID_PREFIX_BYTES));
         let state = self.clone();
         let work = tokio::task::spawn_blocking(move || {
             let _permit = permit;
@@ -294,14 +324,7 @@ impl WebhookState {
             Ok(Ok(Ok(Some(answer)))) => self.respond(answer, started),
             Ok(Ok(Err(refusal))) => self.respond_error(refusal, started),
             // A panic: the runtime has logged it.
-            Ok(Err(_) | Ok(Ok(None))) => self.respond_error(
-                review_error(
-                    StatusCode::INTERNAL_SERVER_ERROR,
-                    "internal error",
-                    "see the log of the server",
-                ),
-                started,
-            ),
+            Ok(Err(_) | Ok(Ok(None))) => self.respond_error(internal_error(), started),
             Err(_) => self.allow_unexamined(UnexaminedReason::Deadline, &beginning, started),
         }
     }
@@ -312,6 +335,11 @@ impl WebhookState {
             .with_label_values(&[kind, verdict])
             .observe(started.elapsed().as_secs_f64());
     }
+}
+
+fn internal_error() -> ReviewError {
+    let details = "see the log of the server";
+    review_error(StatusCode::INTERNAL_SERVER_ERROR, "internal error", details)
 }
 
 fn invalid_review(error: &ParseError) -> ReviewError {

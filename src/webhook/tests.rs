@@ -1,4 +1,4 @@
-//! Tests of the real router, in process.
+//! Tests of the webhook, in process.
 
 use axum::{
     body::{Body, to_bytes},
@@ -12,7 +12,6 @@ use prewarmer_kube::metrics::ObjectErrorMetrics;
 use prometheus::Registry;
 use rstest::rstest;
 use serde_json::{Value, json};
-use tower::ServiceExt;
 
 use super::*;
 use crate::intake;
@@ -41,6 +40,10 @@ fn webhook(default_mode: DefaultMode) -> WebhookFixture {
 }
 
 impl WebhookFixture {
+    fn webhook(&self) -> Arc<Webhook> {
+        Arc::new(Webhook::new(self.state.clone()))
+    }
+
     async fn send(
         &self,
         method: Method,
@@ -50,8 +53,7 @@ impl WebhookFixture {
     ) -> (StatusCode, Value) {
         let request =
             Request::builder().method(method).uri(path).header(header::CONTENT_TYPE, content_type);
-        let response =
-            router(self.state.clone()).oneshot(request.body(body.into()).unwrap()).await.unwrap();
+        let response = self.webhook().respond(request.body(body.into()).unwrap()).await;
         let status = response.status();
         let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();
         (status, serde_json::from_slice(&bytes).unwrap_or_default())
@@ -340,22 +342,22 @@ async fn large_deployment_does_not_delay_small_reviews() {
     let webhook = webhook(DefaultMode::OptOut);
     let large = api_server_format(&without_uid(review(&deployment_with_containers(45_000))));
     let small = review(&deployment("nginx:1")).to_string();
-    let router = router(webhook.state.clone());
+    let under_test = webhook.webhook();
     let send = |body: &str| {
         let request =
             Request::post(WORKLOADS_PATH).header(header::CONTENT_TYPE, "application/json");
-        router.clone().oneshot(request.body(Body::from(body.to_owned())).unwrap())
+        Arc::clone(&under_test).respond(request.body(Body::from(body.to_owned())).unwrap())
     };
     let (first, second) = (tokio::spawn(send(&large)), tokio::spawn(send(&large)));
     let mut slowest = Duration::ZERO;
     for _ in 0..200 {
         let begun = Instant::now();
-        assert_eq!(send(&small).await.unwrap().status(), StatusCode::OK);
+        assert_eq!(send(&small).await.status(), StatusCode::OK);
         slowest = slowest.max(begun.elapsed());
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     for response in [first, second] {
-        let response = response.await.unwrap().unwrap();
+        let response = response.await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
     }
     assert!(slowest < Duration::from_secs(1), "a small review took {slowest:?}");
@@ -390,15 +392,13 @@ fn without_uid(mut review: Value) -> Value {
 #[tokio::test]
 async fn large_review_without_permit_is_allowed_and_looked_up() {
     let webhook = webhook(DefaultMode::OptOut);
-    let shared = WebhookHandlers {
-        state: webhook.state.clone(),
-        body_reader: BodyReader::default(),
-        large_reviews: Arc::new(Semaphore::new(0)),
-    };
-    let router = Router::new().route(WORKLOADS_PATH, post(review_workload)).with_state(shared);
+    let under_test = webhook.webhook();
+    // All of MAX_LARGE_REVIEWS.
+    let _permits = under_test.large_reviews.try_acquire_many(2).unwrap();
     let body = api_server_format(&without_uid(review(&deployment_with_containers(60))));
     let request = Request::post(WORKLOADS_PATH).header(header::CONTENT_TYPE, "application/json");
-    let response = router.oneshot(request.body(Body::from(body)).unwrap()).await.unwrap();
+    let request = request.body(Body::from(body)).unwrap();
+    let response = Arc::clone(&under_test).respond(request).await;
     assert_eq!(response.status(), StatusCode::OK);
     let answer: Value =
         serde_json::from_slice(&to_bytes(response.into_body(), 10_000).await.unwrap()).unwrap();
@@ -434,7 +434,7 @@ async fn review_that_is_not_decided_in_time_is_allowed() {
 #[tokio::test(start_paused = true)]
 async fn stalled_bodies_do_not_delay_small_review() {
     let webhook = webhook(DefaultMode::OptOut);
-    let router = router(webhook.state.clone());
+    let under_test = webhook.webhook();
     let stalled = || {
         Body::from_stream(futures::stream::pending::<
             Result<axum::body::Bytes, std::convert::Infallible>,
@@ -443,12 +443,12 @@ async fn stalled_bodies_do_not_delay_small_review() {
     let send = |body: Body| {
         let request =
             Request::post(WORKLOADS_PATH).header(header::CONTENT_TYPE, "application/json");
-        router.clone().oneshot(request.body(body).unwrap())
+        Arc::clone(&under_test).respond(request.body(body).unwrap())
     };
     let slow: Vec<_> = (0..8).map(|_| tokio::spawn(send(stalled()))).collect();
     tokio::time::sleep(Duration::from_millis(10)).await;
     let begun = tokio::time::Instant::now();
-    let response = send(Body::from(review(&deployment("nginx:1")).to_string())).await.unwrap();
+    let response = send(Body::from(review(&deployment("nginx:1")).to_string())).await;
     assert_eq!(response.status(), StatusCode::OK);
     assert!(
         begun.elapsed() < Duration::from_millis(100),
@@ -456,8 +456,19 @@ async fn stalled_bodies_do_not_delay_small_review() {
         begun.elapsed()
     );
     for one in slow {
-        assert_eq!(one.await.unwrap().unwrap().status(), StatusCode::REQUEST_TIMEOUT);
+        assert_eq!(one.await.unwrap().status(), StatusCode::REQUEST_TIMEOUT);
     }
+}
+
+#[tokio::test]
+async fn a_panic_is_an_internal_error() {
+    let webhook = webhook(DefaultMode::OptOut);
+    let body = Body::from_stream(futures::stream::poll_fn(
+        |_| -> std::task::Poll<Option<Result<Bytes, std::convert::Infallible>>> { panic!("test") },
+    ));
+    let (status, answer) = webhook.send(Method::POST, TASKS_PATH, "application/json", body).await;
+    assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(answer["error"], "internal error");
 }
 
 #[tokio::test]
@@ -469,8 +480,7 @@ async fn task_with_thousands_of_problems_gets_bounded_answer() {
         "spec": {"images": ["nginx"], "tolerations": tolerations}});
     let request = Request::post(TASKS_PATH).header(header::CONTENT_TYPE, "application/json");
     let body = Body::from(review(&task).to_string());
-    let response =
-        router(webhook.state.clone()).oneshot(request.body(body).unwrap()).await.unwrap();
+    let response = webhook.webhook().respond(request.body(body).unwrap()).await;
     assert_eq!(response.status(), StatusCode::OK);
     let bytes = to_bytes(response.into_body(), 1 << 20).await.unwrap();
     let answer: Value = serde_json::from_slice(&bytes).unwrap();

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`task`] | validation of `PrewarmTask`s, selection of nodes, batches |
 //! | [`schedule`] | times of `PrewarmSchedule`s, and their next action |
+//! | [`admission`] | reviews of workloads, tasks and schedules, and their answers |
 //! | [`workload`] | images, placement, credentials and options of a workload |
 //! | [`intake`] | deduplication and coalescing of hints, queues and rate limits |
 //! | [`workload_watch`] | images that workloads need, progress of rollouts |
@@ -19,6 +20,7 @@
     allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unwrap_in_result)
 )]
 
+pub mod admission;
 pub mod controller;
 mod counts;
 pub mod intake;

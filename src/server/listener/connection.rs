@@ -13,9 +13,8 @@ use std::{
 };
 
 use axum::{
-    Router,
     body::{Body, Bytes},
-    extract::{ConnectInfo, Request},
+    extract::Request,
     http::{HeaderValue, header},
 };
 use hyper::{
@@ -29,9 +28,11 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
-use tower::ServiceExt;
 
-use super::table::{ConnectionSlot, ConnectionTimeouts, RequestGuard, TimeoutAction};
+use super::{
+    handler::{RequestHandler, RequestOrigin},
+    table::{ConnectionSlot, ConnectionTimeouts, RequestGuard, TimeoutAction},
+};
 
 /// Maximum number of concurrent streams of an HTTP/2 connection. An API server opens another
 /// connection when it needs more.
@@ -59,7 +60,7 @@ pub(super) type ConnectionError = Box<dyn std::error::Error + Send + Sync>;
 /// Configuration shared by the connections of a listener.
 #[derive(Clone)]
 pub(super) struct ConnectionConfig {
-    pub(super) router: Router,
+    pub(super) handler: Arc<dyn RequestHandler>,
     pub(super) timeouts: ConnectionTimeouts,
     pub(super) max_age: Option<Duration>,
     pub(super) stop: CancellationToken,
@@ -76,17 +77,13 @@ pub(super) async fn serve(
     place: &ConnectionSlot,
 ) -> Result<(), ConnectionError> {
     let old = Arc::new(AtomicBool::new(false));
-    let (router, closes, held) = (how.router.clone(), Arc::clone(&old), place.clone());
+    let (handler, closes, held) = (Arc::clone(&how.handler), Arc::clone(&old), place.clone());
     let service = service_fn(move |request: Request<Incoming>| {
         let under_way = RequestGuard::begin(held.connection());
-        let mut request = request.map(Body::new);
-        request.extensions_mut().insert(ConnectInfo(peer));
-        if !http2 {
-            request.extensions_mut().insert(held.clone());
-        }
-        let (answer, closes) = (router.clone().oneshot(request), Arc::clone(&closes));
+        let origin = RequestOrigin { peer, slot: (!http2).then(|| held.clone()) };
+        let (answer, closes) = (handler.handle(request, origin), Arc::clone(&closes));
         async move {
-            let Ok(mut response) = answer.await;
+            let mut response = answer.await;
             if !http2 && closes.load(Ordering::Relaxed) {
                 response
                     .headers_mut()
@@ -111,12 +108,8 @@ pub(super) async fn serve(
         drive(connection, http2::Connection::graceful_shutdown, true, &old, &how, place).await
     } else {
         let mut builder = http1::Builder::new();
-        // This limits the idle time between two requests. The timeout of the first request is
-        // checked by `drive`.
-        builder
-            .timer(TokioTimer::new())
-            .header_read_timeout(how.timeouts.idle)
-            .max_buf_size(MAX_HEAD_SIZE as usize);
+        // `drive` checks the timeouts of all heads: hyper would start a timer for each request.
+        builder.max_buf_size(MAX_HEAD_SIZE as usize);
         let connection = pin!(builder.serve_connection(io, service).with_upgrades());
         drive(connection, http1::UpgradeableConnection::graceful_shutdown, false, &old, &how, place)
             .await
@@ -245,7 +238,7 @@ impl HttpBody for ChunkedBody {
 mod tests {
     use std::{io, net::IpAddr, sync::Mutex, time::SystemTime};
 
-    use axum::body::to_bytes;
+    use axum::{Router, body::to_bytes};
     use rustls::{
         ClientConfig, RootCertStore,
         pki_types::{CertificateDer, ServerName, pem::PemObject},
@@ -343,7 +336,7 @@ mod tests {
         let (ours, mut theirs) = tls_pair(&writes).await;
         let answer = async || ([(header::CONTENT_TYPE, "application/json")], vec![b'x'; 300]);
         let how = ConnectionConfig {
-            router: Router::new().route("/", axum::routing::post(answer)),
+            handler: Arc::new(Router::new().route("/", axum::routing::post(answer))),
             timeouts: ConnectionTimeouts {
                 first_request: Duration::from_secs(10),
                 idle: Duration::from_secs(10),

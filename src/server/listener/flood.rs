@@ -203,6 +203,26 @@ async fn a_slow_request_head_times_out() {
     drip.abort();
 }
 
+#[tokio::test]
+async fn a_slow_head_of_a_further_request_times_out() {
+    let under = start(short_timeouts(), false, hello()).await;
+    let mut stream = under.plain().await;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let mut response = [0; 4096];
+    assert!(stream.read(&mut response).await.unwrap() > 0);
+    let (mut read, mut write) = stream.into_split();
+    let drip = tokio::spawn(async move {
+        for byte in b"GET / HTTP/1.1\r\nHost: ".iter().chain(&[b'a'; 60]) {
+            if write.write_all(&[*byte]).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    });
+    wait_for_close(&mut read).await;
+    drip.abort();
+}
+
 #[derive(Clone, Copy)]
 enum FloodKind {
     Plain,

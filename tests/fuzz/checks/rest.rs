@@ -20,9 +20,9 @@ use prewarmer::{
         router,
     },
     manifests,
-    webhook::{AdmissionReview, decide_task, serialize_answer},
 };
 use prewarmer_core::{
+    admission::{AdmissionReview, decide_task, serialize_answer},
     schedule::{PrewarmSchedule, PrewarmScheduleSpec, validate_spec},
     task::{PrewarmTaskSpec, validate::validate},
 };

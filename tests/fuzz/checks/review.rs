@@ -1,9 +1,7 @@
 //! Admission reviews.
 
-use prewarmer::{
-    cluster_context::ClusterContextStore,
-    webhook::{AdmissionReview, decide_task, decide_workload, serialize_answer},
-};
+use prewarmer::cluster_context::ClusterContextStore;
+use prewarmer_core::admission::{AdmissionReview, decide_task, decide_workload, serialize_answer};
 use serde_json::Value;
 
 use super::{POLICY, typed};

@@ -9,9 +9,11 @@
 // checked.
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
 
+mod detail;
 mod entry;
 mod schedules;
 mod task_index;
+mod texts;
 mod tombstones;
 
 use std::{
@@ -22,19 +24,21 @@ use std::{
 use prewarmer_core::task::PrewarmTask;
 use tokio::{sync::watch, time::Instant};
 
-use self::{entry::is_at_least_as_new, task_index::TaskIndex};
 pub use self::{
-    entry::{NamespacedName, RenderTask, TaskDetail, TaskEntry, TaskUpdate},
+    detail::TaskDetail,
+    entry::{NamespacedName, TaskEntry, TaskUpdate},
     schedules::ScheduleStore,
     task_index::{ListedTasks, StatusCounts, TaskFilter},
+    texts::RenderTask,
 };
+use self::{entry::is_at_least_as_new, task_index::TaskIndex, texts::TaskRenderer};
 
 /// Store of the tasks. Clones share it.
 #[derive(Clone)]
 pub struct TaskStore(Arc<TaskStoreInner>);
 
 struct TaskStoreInner {
-    render: RenderTask,
+    renderer: TaskRenderer,
     state: RwLock<TaskIndex>,
     /// Counter of changes of tasks that a schedule created or that have a pending notification.
     tracked_changes: watch::Sender<u64>,
@@ -64,7 +68,7 @@ impl TaskStore {
     #[must_use]
     pub fn new(render: RenderTask) -> Self {
         Self(Arc::new(TaskStoreInner {
-            render,
+            renderer: TaskRenderer::new(render),
             state: RwLock::default(),
             tracked_changes: watch::Sender::new(0),
             changes: watch::Sender::new(0),
@@ -91,7 +95,13 @@ impl TaskStore {
 
     /// Stores a task, unless the store has a newer version of it or it was deleted.
     pub fn put(&self, task: &PrewarmTask) {
-        let entry = Arc::new(TaskEntry::from_task(task, self.0.render));
+        let _ = self.put_entry(task);
+    }
+
+    /// Stores a task as [`Self::put`] does, and returns the entry of this version.
+    #[must_use]
+    pub fn put_entry(&self, task: &PrewarmTask) -> Arc<TaskEntry> {
+        let entry = Arc::new(TaskEntry::from_task(task, &self.0.renderer));
         self.record_version(&entry.version);
         let tracked = entry.execution.is_some() || entry.pending_notification.is_some();
         self.update(|state| {
@@ -100,10 +110,11 @@ impl TaskStore {
                 known.uid != entry.uid || is_at_least_as_new(&entry.version, &known.version)
             });
             if newer && !state.is_deleted(&entry.uid) {
-                state.put(entry);
+                state.put(Arc::clone(&entry));
             }
         });
         self.notify_changed(tracked);
+        entry
     }
 
     /// Removes a task, and records a tombstone for its UID.

@@ -154,7 +154,7 @@ impl TaskIndex {
         for (place, entry) in all.filter(|(_, entry)| fits(entry)) {
             page.newest.get_or_insert_with(|| place.clone());
             if page.total >= filter.offset && page.tasks.len() < filter.limit {
-                page.tasks.push(entry.json.clone());
+                page.tasks.push(entry.json());
             }
             page.total = page.total.saturating_add(1);
         }

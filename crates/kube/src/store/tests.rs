@@ -149,6 +149,23 @@ fn late_response_does_not_restore_a_deleted_task() {
     assert!(catalog.by_name("a").is_empty() && catalog.list(&all()).total == 0);
 }
 
+/// The texts of ended tasks are compressed.
+#[test]
+fn texts_of_a_task_are_the_same_before_and_after_its_end() {
+    let catalog = TaskStore::new(|task| serde_json::to_vec(task).unwrap().into());
+    let key = NamespacedName::new("shop", "a");
+    for phase in [Phase::Running, Phase::Completed, Phase::Failed] {
+        let mut task = task("shop", "a", 1, phase);
+        task.spec.images = (0..50).map(|at| format!("registry.example/\u{e9}/{at}:1")).collect();
+        task.status.as_mut().unwrap().node_states = "sf".repeat(2_000);
+        catalog.put(&task);
+        let entry = catalog.get(&key).unwrap();
+        assert_eq!(entry.json(), serde_json::to_vec(&task).unwrap());
+        assert_eq!(*entry.detail().node_states, *"sf".repeat(2_000));
+        assert_eq!(entry.detail().policy, task.spec.batch_policy);
+    }
+}
+
 #[test]
 fn search_matches_names_and_images_case_insensitively() {
     let catalog = task_store();

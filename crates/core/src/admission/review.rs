@@ -5,7 +5,7 @@ use std::{borrow::Cow, sync::Arc};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
-use prewarmer_core::{
+use crate::{
     task::FieldError,
     workload::{ObjectView, Policy, WorkloadKind},
 };
@@ -165,7 +165,9 @@ impl<'a> AdmissionReview<'a> {
         Ok(review)
     }
 
-    pub(super) fn kind_label(&self) -> &'static str {
+    /// Returns the kind as the value of a metrics label.
+    #[must_use]
+    pub fn kind_label(&self) -> &'static str {
         KINDS.iter().find(|kind| **kind == self.request.kind.name).copied().unwrap_or("other")
     }
 }
@@ -174,9 +176,9 @@ impl<'a> AdmissionReview<'a> {
 #[derive(Debug, Default)]
 pub struct AdmissionResponse {
     /// Value of the metrics label `verdict`.
-    pub(super) label: &'static str,
+    pub label: &'static str,
     /// Warnings for the user.
-    pub(super) warnings: Vec<String>,
+    pub warnings: Vec<String>,
     /// Problems that deny the object; empty if it is allowed.
     pub(super) denied: Vec<FieldError>,
 }
@@ -189,13 +191,14 @@ const MAX_CAUSES: usize = 20;
 const MAX_CAUSE: usize = 1024;
 /// Number of bytes at the start of a review within which the API server writes the UID:
 /// `{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","request":{"uid":"...",`.
-pub(super) const UID_PREFIX_BYTES: usize = 512;
+pub const UID_PREFIX_BYTES: usize = 512;
 const UID_PREFIX: &[u8] = br#""request":{"uid":""#;
 /// Maximum length of a UID. UIDs of Kubernetes have 36 characters.
 const MAX_UID: usize = 64;
 
 /// Returns the UID from the beginning of a review, if it is written in the API server's format.
-pub(super) fn parse_uid(beginning: &[u8]) -> Option<&str> {
+#[must_use]
+pub fn parse_uid(beginning: &[u8]) -> Option<&str> {
     let head = &beginning[..beginning.len().min(UID_PREFIX_BYTES)];
     let start =
         head.windows(UID_PREFIX.len()).position(|part| part == UID_PREFIX)? + UID_PREFIX.len();
@@ -206,7 +209,8 @@ pub(super) fn parse_uid(beginning: &[u8]) -> Option<&str> {
 }
 
 /// Returns the answer that allows the review with this UID, without warnings.
-pub(super) fn allow_response(uid: &str) -> Vec<u8> {
+#[must_use]
+pub fn allow_response(uid: &str) -> Vec<u8> {
     let response = ReviewResponse { uid, allowed: true, warnings: &[], status: None };
     serde_json::to_vec(&ReviewAnswer {
         api_version: API_VERSION,

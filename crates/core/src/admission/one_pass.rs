@@ -5,7 +5,7 @@
 
 use std::{borrow::Cow, fmt};
 
-use prewarmer_core::workload::{ObjectSeed, Policy};
+use crate::workload::{ObjectSeed, Policy};
 use serde::{
     Deserialize, Deserializer,
     de::{DeserializeSeed, Error, IgnoredAny, MapAccess, Visitor},

@@ -1,8 +1,8 @@
-//! Decisions about admission reviews. No client and no I/O.
+//! Decisions about admission reviews.
 
 use std::{borrow::Cow, sync::Arc};
 
-use prewarmer_core::{
+use crate::{
     intake::{Hint, dedup_keys::is_always, dedup_keys_of_all},
     schedule::validate_spec,
     task::{
@@ -10,12 +10,13 @@ use prewarmer_core::{
         caps::{self, Caps},
         validate::validate,
     },
-    workload::{ObjectView, Policy, WarmDecision as Considered, Workload, WorkloadKind},
+    workload::{
+        ClusterContext, ObjectView, Policy, WarmDecision as Considered, Workload, WorkloadKind,
+    },
 };
 use serde::de::DeserializeOwned;
 
 use super::review::{AdmissionResponse, AdmissionReview, ReviewedValue};
-use crate::cluster_context::ClusterContextStore;
 
 /// Maximum number of warnings, and maximum length of each in characters, as the API server's
 /// documentation advises. The API server truncates all warnings together at 4,096 bytes.
@@ -57,7 +58,7 @@ fn reviewed_object<'r>(
 pub fn decide_workload(
     review: &AdmissionReview<'_>,
     policy: &Policy,
-    around: &ClusterContextStore,
+    around: &dyn ClusterContext,
     most_images: usize,
 ) -> Option<(AdmissionResponse, Option<Hint>)> {
     let Some(found) = reviewed_object(review, policy) else {
@@ -103,7 +104,7 @@ fn hint_for(
     workloads: &[Workload],
     old: Option<&ObjectView>,
     policy: &Policy,
-    around: &ClusterContextStore,
+    around: &dyn ClusterContext,
 ) -> ReviewHint {
     let Some(claim) = Hint::new(found.kind, found.namespace, &found.object) else {
         return ReviewHint::Unidentified;
@@ -129,7 +130,7 @@ fn with_changes(
     workloads: &[Workload],
     old: &ObjectView,
     policy: &Policy,
-    around: &ClusterContextStore,
+    around: &dyn ClusterContext,
 ) -> Hint {
     let (before, _) = policy.evaluate(found.kind, old, found.namespace, around);
     let mut kept = dedup_keys_of_all(&before.workloads());
@@ -141,7 +142,8 @@ fn with_changes(
 
 /// Creates a hint with only the identity of the object. Intake reads the object from the API server
 /// and extracts its images.
-pub(super) fn identity_hint(review: &AdmissionReview<'_>, policy: &Policy) -> Option<Hint> {
+#[must_use]
+pub fn identity_hint(review: &AdmissionReview<'_>, policy: &Policy) -> Option<Hint> {
     let found = reviewed_object(review, policy).filter(|found| !found.dry_run)?;
     let claim = Hint::new(found.kind, found.namespace, &found.object)?;
     let old = review.request.old_object.view(found.kind);

@@ -1,20 +1,20 @@
 //! Tests of reading a review in one pass, compared with parsing its objects from their texts.
 
-use prewarmer_core::{intake::Hint, workload::WorkloadKind};
 use rstest::rstest;
 use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    cluster_context::ClusterContextStore,
-    webhook::{decide_workload, serialize_answer},
+    admission::{decide_workload, serialize_answer},
+    intake::Hint,
+    workload::{EmptyContext, WorkloadKind},
 };
 
 fn policy() -> Policy {
     let custom = "example.com/v1/Web=spec.parts[*].template";
     let kinds = vec![WorkloadKind::parse(custom).unwrap()];
     Policy {
-        kinds: prewarmer_core::workload::WorkloadKinds::with_custom(kinds),
+        kinds: crate::workload::WorkloadKinds::with_custom(kinds),
         excluded_namespaces: ["kube-system".to_owned()].into(),
         ..Policy::default()
     }
@@ -22,8 +22,7 @@ fn policy() -> Policy {
 
 /// Returns the answer and the identity of the hint, with the hint.
 fn decision(review: &AdmissionReview<'_>, policy: &Policy) -> (String, Option<Hint>) {
-    let context = ClusterContextStore::default();
-    let (verdict, hint) = decide_workload(review, policy, &context, usize::MAX).unwrap();
+    let (verdict, hint) = decide_workload(review, policy, &EmptyContext, usize::MAX).unwrap();
     let answer = String::from_utf8(serialize_answer(review, &verdict)).unwrap();
     let identity = hint.as_ref().map(|hint| (hint.kind.kind.clone(), hint.name.clone()));
     (format!("{verdict:?} {answer} {identity:?}"), hint)
@@ -73,7 +72,8 @@ const API_SERVER: [&str; 6] = ["uid", "kind", "namespace", "operation", "object"
 
 #[test]
 fn recorded_reviews_are_read_alike() {
-    let (folder, mut count) = ("tests/fuzz/corpus/review", 0);
+    let (folder, mut count) =
+        (concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fuzz/corpus/review"), 0);
     for file in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
         if let Ok(text) = std::fs::read_to_string(&file)
             && AdmissionReview::parse(text.as_bytes()).is_ok()
