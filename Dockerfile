@@ -18,7 +18,8 @@ COPY tests/support tests/support
 ENV RUSTFLAGS="-C target-feature=+crt-static"
 RUN target=$(rustc -vV | sed -n 's/^host: //p') \
  && cargo build --release --locked --target "$target" --bin prewarmer && cp "target/$target/release/prewarmer" /prewarmer \
- && rustc --edition 2024 -O -C target-feature=+crt-static -C panic=abort -C strip=symbols \
+ && rustc --edition 2024 -C opt-level=z -C lto=fat -C codegen-units=1 -C target-feature=+crt-static -C panic=abort \
+      -C strip=symbols \
       -o /prewarmer-helper crates/helper/src/main.rs
 
 # A static program of about 1 MB that runs in worker pods.

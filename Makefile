@@ -1,7 +1,7 @@
 # Commands for developers; `make` lists them.
 SHELL := /bin/bash
 HELPER ?= target/prewarmer-helper
-HELPER_FLAGS := --edition 2024 -O -C target-feature=+crt-static -C panic=abort -C strip=symbols
+HELPER_FLAGS := --edition 2024 -C opt-level=z -C lto=fat -C codegen-units=1 -C link-arg=-Wl,-z,pack-relative-relocs -C target-feature=+crt-static -C panic=abort -C strip=symbols
 CLUSTER_PROGRAM := tests/cluster/cluster
 TEST_CLUSTER := --fake-nodes 120 --real-nodes 2
 

@@ -57,7 +57,8 @@ build() { # build ARCH
   cp "$program" "$work/prewarmer-$arch/prewarmer"
   cp "$authorities" "$work/prewarmer-$arch/etc/ssl/certs/ca-certificates.crt"
   # shellcheck disable=SC2086
-  rustc --edition 2024 --target "$(target_of "$arch")" -O $flags -C panic=abort -C strip=symbols ${compiler:+-C linker=$compiler} \
+  rustc --edition 2024 --target "$(target_of "$arch")" -C opt-level=z -C lto=fat \
+    -C codegen-units=1 $flags -C panic=abort -C strip=symbols ${compiler:+-C linker=$compiler} \
     -o "$work/prewarmer-helper-$arch/prewarmer-helper" crates/helper/src/main.rs
 }
 

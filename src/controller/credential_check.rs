@@ -62,10 +62,7 @@ async fn worker_pull_secrets(
         method: PullMethod::Helper,
     };
     // A dry run of a Job would only show the admission of the Job, not of the pods created for it.
-    let mut pod = build(&task, &at, &settings.worker).to_pod();
-    if let Some(spec) = &mut pod.spec {
-        spec.active_deadline_seconds = Some(60);
-    }
+    let pod = build(&task, &at, &settings.worker).to_pod();
     let dry = PostParams { dry_run: true, ..PostParams::default() };
     let made =
         Api::<Pod>::namespaced(client.clone(), &settings.own_namespace).create(&dry, &pod).await?;

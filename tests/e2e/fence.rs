@@ -17,7 +17,12 @@ use serde_json::{Value, json};
 use crate::TestCluster;
 
 /// Returns a worker as the server creates it, as JSON.
-fn build_worker(kind: WorkerKind, method: PullMethod, namespace: &str, class: &str) -> Value {
+fn worker_object(
+    kind: WorkerKind,
+    method: PullMethod,
+    namespace: &str,
+    class: &str,
+) -> WorkerObject {
     let spec = PrewarmTaskSpec {
         worker: kind,
         ..PrewarmTaskSpec::new(vec!["nginx:1".into(), "redis:7".into()])
@@ -43,7 +48,11 @@ fn build_worker(kind: WorkerKind, method: PullMethod, namespace: &str, class: &s
         ttl: std::time::Duration::from_secs(3600),
         images_per_pod: 30,
     };
-    let mut value = match build(&validate(&spec).unwrap(), &at, &settings) {
+    build(&validate(&spec).unwrap(), &at, &settings)
+}
+
+fn build_worker(kind: WorkerKind, method: PullMethod, namespace: &str, class: &str) -> Value {
+    let mut value = match worker_object(kind, method, namespace, class) {
         WorkerObject::Job(job) => serde_json::to_value(job).unwrap(),
         WorkerObject::Pod(pod) => serde_json::to_value(pod).unwrap(),
     };
@@ -101,6 +110,9 @@ async fn misuses_of_workers_are_denied() {
                 taken,
                 "{named} by {method:?}: a worker as the server creates it was denied: {said}"
             );
+            let probe = worker_object(kind, method, &shop.name, &class).to_pod();
+            let (taken, said) = create(&shop.name, &serde_json::to_value(probe).unwrap());
+            assert!(taken, "{named} by {method:?}: the pod of a dry run was denied: {said}");
             let create = |objects: &Value| create(&shop.name, objects).1;
             let (denied, others) =
                 try_misuses(&good, &worker_misuses(named, method == PullMethod::Helper), create);

@@ -27,7 +27,8 @@ record took workloads "$(milliseconds_since "$since")"
 since=$(now)
 python3 tests/measure/objects.py tasks "$tasks"
 record took tasks "$(milliseconds_since "$since")"
-sleep 20
+# Until kube-controller-manager has written the statuses of the Deployments.
+sleep 60
 idle 60
 memory "in addition workloads and finished tasks"
 open_watches "$watches"

@@ -39,11 +39,17 @@ mkdir -p "$out"
 MEASURE_COMMIT=$(git rev-parse --short=7 HEAD)
 [[ -z $(git status --porcelain -- ':!docs/measurements.md') ]] || MEASURE_COMMIT+=-dirty
 export MEASURE_COMMIT MEASURE_SCALE=$scale MEASURE_OUT=$out
-export PREWARMER_TEST_PROGRAM=$PWD/target/release/prewarmer
 
 say "building"
-cargo build --release --locked --bin prewarmer --example load --example baseline --example floor --example allocations \
-  --example admissions
+# The program of the images, which operators run.
+die() { say "$*"; exit 1; }
+# shellcheck source=deploy/static.sh
+. deploy/static.sh
+program=$PWD/$(build_static "$machine" release prewarmer | tail -n 1)
+export program PREWARMER_TEST_PROGRAM=$program
+# The baselines are optimized for speed, of which the program gives up some for its size.
+cargo build --release --locked --config 'profile.release.package.prewarmer.opt-level=3' --example load \
+  --example baseline --example floor --example allocations --example admissions
 if uses_tests "${chosen[@]}"; then
   cargo build --locked --workspace
   cargo test --locked --no-run

@@ -55,6 +55,14 @@ impl EffectClient {
                     "request to the API server failed"
                 );
             }
+            Err(ApplyError::Rejected(_, message)) => {
+                tracing::info!(
+                    task = name,
+                    namespace,
+                    message,
+                    "the API server rejects worker pods in this namespace"
+                );
+            }
             Err(ApplyError::Conflict(message)) => {
                 tracing::debug!(
                     task = name,

@@ -14,7 +14,7 @@ use crate::{
 use k8s_openapi::{
     api::{
         batch::v1::{Job, JobSpec},
-        core::v1::{Pod, PodTemplateSpec},
+        core::v1::{Pod, PodSpec, PodTemplateSpec},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
@@ -44,20 +44,26 @@ impl WorkerObject {
         self.metadata().name.as_deref().unwrap_or_default()
     }
 
-    /// Returns the pod that a Job would create, or the bare pod itself.
+    /// Returns the bare pod itself, or for a Job the pod to create in a dry run, which shows whether
+    /// the pods of the Job are admitted. Policies for the server's own pods admit it: its owner is
+    /// that of the Job, and it has the deadline of the Job.
     #[must_use]
     pub fn to_pod(&self) -> Pod {
         match self {
             Self::Pod(pod) => (**pod).clone(),
             Self::Job(job) => {
-                let template =
-                    job.spec.as_ref().map(|spec| spec.template.clone()).unwrap_or_default();
+                let job_spec = job.spec.as_ref();
+                let template = job_spec.map(|spec| spec.template.clone()).unwrap_or_default();
                 let metadata = ObjectMeta {
                     generate_name: Some(format!("{}-", self.name())),
                     namespace: job.metadata.namespace.clone(),
+                    owner_references: job.metadata.owner_references.clone(),
                     ..template.metadata.unwrap_or_default()
                 };
-                Pod { metadata, spec: template.spec, status: None }
+                let active_deadline_seconds =
+                    job_spec.and_then(|spec| spec.active_deadline_seconds);
+                let spec = template.spec.map(|spec| PodSpec { active_deadline_seconds, ..spec });
+                Pod { metadata, spec, status: None }
             }
         }
     }
@@ -215,9 +221,9 @@ mod tests {
         else {
             panic!("expected a pod")
         };
-        let mut made = WorkerObject::Job(Box::new(job(PullMethod::Helper))).to_pod().spec.unwrap();
-        made.active_deadline_seconds = Some(660);
-        assert_eq!(bare.spec.as_ref(), Some(&made));
+        let made = WorkerObject::Job(Box::new(job(PullMethod::Helper))).to_pod();
+        assert_eq!(bare.spec, made.spec);
+        assert_eq!(bare.metadata.owner_references, made.metadata.owner_references);
         assert_eq!(bare.metadata.owner_references.as_ref().unwrap()[0].uid, "u-1");
     }
 
