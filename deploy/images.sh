@@ -79,8 +79,9 @@ assemble() { # assemble NAME TITLE
   local name=$1 title=$2 arch manifests=()
   for arch in ${arches//,/ }; do
     chmod -R u=rwX,go=rX "$work/$name-$arch"
-    tar "${same[@]}" --format=gnu -C "$work/$name-$arch" -cf "$work/layer.tar" .
-    "$crane" append --oci-empty-base -f "$work/layer.tar" -t "$registry/$name:$arch"
+    # crane compresses a layer for speed, which makes it a seventh larger.
+    tar "${same[@]}" --format=gnu -C "$work/$name-$arch" -cf - . | gzip -9n > "$work/layer.tar.gz"
+    "$crane" append --oci-empty-base -f "$work/layer.tar.gz" -t "$registry/$name:$arch"
     "$crane" mutate "$registry/$name:$arch" -t "$registry/$name:$arch" --set-platform "linux/$arch" \
       --user 65532:65532 --entrypoint "/$name" --label "org.opencontainers.image.title=$title" \
       --label "org.opencontainers.image.version=$version" --label "org.opencontainers.image.revision=$revision" \
