@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::TestCluster;
 
-/// Returns a worker as the server creates it, as JSON.
+/// Returns a worker as the server creates it.
 fn worker_object(
     kind: WorkerKind,
     method: PullMethod,
@@ -51,6 +51,7 @@ fn worker_object(
     build(&validate(&spec).unwrap(), &at, &settings)
 }
 
+/// Returns the same worker as JSON.
 fn build_worker(kind: WorkerKind, method: PullMethod, namespace: &str, class: &str) -> Value {
     let mut value = match worker_object(kind, method, namespace, class) {
         WorkerObject::Job(job) => serde_json::to_value(job).unwrap(),

@@ -101,11 +101,11 @@ fn ended_task() -> PrewarmTask {
         ["registry.example.com/team/web:1.0.0", "docker.io/library/nginx:1.27"]
             .map(str::to_owned)
             .into();
-    let condition = |kind: &str, reason: &str, message: &str| Condition {
-        type_: kind.into(),
+    let condition = Condition {
+        type_: "Progressing".into(),
         status: "True".into(),
-        reason: reason.into(),
-        message: message.into(),
+        reason: "AllNodesSucceeded".into(),
+        message: "100 of 100 nodes are warm".into(),
         last_transition_time: "2026-01-01T00:01:00Z".into(),
         observed_generation: Some(1),
     };
@@ -131,11 +131,7 @@ fn ended_task() -> PrewarmTask {
             time: "2026-01-01T00:01:00Z".into(),
         }],
         ignored_nodes: vec![IgnoredNode { node: "node-2".into(), reason: "NotReady".into() }],
-        conditions: vec![condition(
-            "Progressing",
-            "AllNodesSucceeded",
-            "100 of 100 nodes are warm",
-        )],
+        conditions: vec![condition],
         start_time: Some("2026-01-01T00:00:00Z".into()),
         completion_time: Some("2026-01-01T00:01:00Z".into()),
         ..PrewarmTaskStatus::default()
