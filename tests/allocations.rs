@@ -3,7 +3,10 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
 
 use k8s_openapi::jiff::Timestamp;
 use prewarmer::cluster_context::ClusterContextStore;
@@ -188,4 +191,50 @@ fn memory_kept_for_each_object_is_bounded() {
         .map(|((name, most), bytes)| format!("{name}: {bytes} bytes, expected at most {most}"))
         .collect();
     assert!(exceeded.is_empty(), "{exceeded:#?}");
+}
+
+/// Upper bounds of the bytes that stay allocated after objects were removed, for each of [`OBJECTS`].
+/// The store keeps 1,000 tombstones, which are 37 bytes for each. A table that kept its capacity would
+/// have at least 40 bytes for each.
+const BYTES_LEFT: [(&str, u64); 3] = [("controller", 4), ("store", 40), ("workload index", 4)];
+
+#[test]
+fn memory_of_removed_objects_is_returned() {
+    let _guard = lock_counters();
+    let _profiler = dhat::Profiler::builder().testing().build();
+    let tasks = || (0..OBJECTS).map(|index| Arc::new(finished_task(index)));
+    let controller_bytes = kept_bytes(|| {
+        let changes = tasks()
+            .map(WatchChange::Applied)
+            .chain(tasks().map(WatchChange::Deleted))
+            .map(Observation::Task);
+        let mut controller = controller_with(changes);
+        // Garbage is collected some seconds after the first reconcile.
+        for second in [0, 60] {
+            controller.reconcile_all(Timestamp::from_second(second).unwrap());
+        }
+        controller
+    });
+    let store_bytes = kept_bytes(|| {
+        let store = TaskStore::new(|task| serde_json::to_vec(task).unwrap().into());
+        tasks().for_each(|task| store.put(&task));
+        tasks().for_each(|task| store.remove(&task));
+        store
+    });
+    let workload_bytes = kept_bytes(|| {
+        let mut workloads = WorkloadIndex::new(ImageRefs::default());
+        let id =
+            |index| WorkloadId { kind: 0, namespace: "shop".into(), name: format!("web-{index}") };
+        for index in 0..OBJECTS {
+            workloads.insert(id(index), vec![[0; 16]], vec![index as u64], true);
+        }
+        let now = Instant::now();
+        // One workload of the namespace stays.
+        (1..OBJECTS).for_each(|index| assert!(workloads.remove(&id(index), now)));
+        drop(workloads.needed_keys("shop", now));
+        workloads
+    });
+    let left = [controller_bytes, store_bytes, workload_bytes];
+    println!("{left:?}");
+    assert!(BYTES_LEFT.iter().zip(left).all(|((_, most), bytes)| bytes <= *most), "{left:?}");
 }

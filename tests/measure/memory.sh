@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Measures the time from start to readiness, and resident memory of the server with finished tasks,
-# workloads, REST watches and a task on all fake nodes, each in addition to the previous ones, and after
-# all of them were deleted; and what the server uses without work. Run with the environment of a cluster.
+# workloads, REST watches and a task on all fake nodes, each in addition to the previous ones, after all
+# of them were deleted, and of a server that is started then; and what the server uses without work. Run
+# with the environment of a cluster.
 # usage: memory.sh NODES IMAGES BATCH WORKLOADS TASKS WATCHES
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -43,4 +44,9 @@ for path in apps/v1/namespaces/default/deployments prewarm.io/v1alpha1/namespace
 done
 sleep 60
 memory "60 s after all of it was deleted"
+# The images are in the statuses of the nodes now, which the first start did not have.
+kill "$server"
+wait "$server"
+serve
+memory "another start"
 show_server_log

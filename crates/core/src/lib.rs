@@ -29,6 +29,7 @@ pub mod pod_start;
 pub mod schedule;
 pub mod settings;
 pub mod slim;
+mod tables;
 pub mod task;
 mod text;
 pub mod worker;
@@ -37,4 +38,5 @@ pub mod workload_watch;
 
 pub use counts::count_values;
 pub use prewarmer_api::{annotations, dns, duration, image, labels, timestamp};
+pub use tables::shrink_sparse;
 pub use text::{comma_separated, hex};

@@ -17,7 +17,7 @@ use super::{
     task_controller::Controller,
     worker_cache::is_active,
 };
-use crate::{task::PrewarmTask, worker::WorkerInfo};
+use crate::{shrink_sparse, task::PrewarmTask, worker::WorkerInfo};
 
 impl Controller {
     /// Removes the reconcilers of tasks that are not open any more, and deletes the workers of
@@ -62,6 +62,8 @@ impl Controller {
             self.state.nodes().values().filter(|node| node.ready && !node.has_disk_pressure());
         let spared: HashSet<u64> = nodes.map(|node| node.identity).collect();
         self.context.warm_images.prune(now, |node| spared.contains(&node));
+        shrink_sparse(&mut self.reconcilers);
+        self.state.shrink();
         let mut actions = Vec::new();
         for (uid, task) in self.state.ended_tasks() {
             let (workers, pods) = (self.state.workers_of(uid), self.state.pods());

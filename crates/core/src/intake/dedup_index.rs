@@ -13,6 +13,7 @@ use std::time::Instant;
 use super::dedup_keys::{DedupKey, always_key, dedup_keys_of_task, is_always, is_wanted};
 use crate::{
     annotations::{MORE_WORKLOADS_ANNOTATION, OBSOLETE_ANNOTATION, WORKLOADS_ANNOTATION},
+    shrink_sparse,
     task::{Phase, PrewarmTask},
     timestamp,
 };
@@ -312,6 +313,8 @@ impl DedupIndexState {
         }
         self.last_prune = Some(now);
         self.remove_where(|task| task.expires_at.is_some_and(|expiry| expiry <= now));
+        shrink_sparse(&mut self.tasks);
+        shrink_sparse(&mut self.by_key);
     }
 
     fn remove_where(&mut self, matches: impl Fn(&TrackedTask) -> bool) {

@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use crate::workload::Workload;
+use crate::{shrink_sparse, workload::Workload};
 
 /// Hash of a namespace and an image.
 pub type ImageHash = u64;
@@ -60,6 +60,7 @@ impl ImageRefs {
                 }
             }
         }
+        shrink_sparse(&mut counts);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<ImageHash, u32>> {

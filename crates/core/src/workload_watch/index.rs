@@ -9,7 +9,7 @@ use std::{
 use std::time::Instant;
 
 use super::image_refs::{ImageHash, ImageRefs};
-use crate::{intake::DedupKey, workload::WorkloadKind};
+use crate::{intake::DedupKey, shrink_sparse, workload::WorkloadKind};
 
 /// Identity of a workload.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -120,6 +120,7 @@ impl WorkloadIndex {
         objects.retain(|_, entry| entry.deleted_at.is_none_or(|at| at > since));
         let wanted = objects.values().flat_map(|entry| entry.keys.iter().copied()).collect();
         let leaving = objects.values().any(|entry| entry.deleted_at.is_some());
+        shrink_sparse(objects);
         if objects.is_empty() {
             self.0.remove(namespace);
         }

@@ -7,7 +7,10 @@ use std::{
 
 use bytes::Bytes;
 use k8s_openapi::jiff::Timestamp;
-use prewarmer_core::task::{PrewarmTask, Status};
+use prewarmer_core::{
+    shrink_sparse,
+    task::{PrewarmTask, Status},
+};
 use tokio::sync::watch;
 
 use super::{NamespacedName, TaskEntry, TaskUpdate, tombstones::Tombstones};
@@ -105,6 +108,7 @@ impl TaskIndex {
 
     pub(super) fn remove(&mut self, key: &NamespacedName) -> Option<Arc<TaskEntry>> {
         let gone = self.unlink(key);
+        shrink_sparse(&mut self.tasks);
         if let Some(watchers) = self.subscriptions.remove(key) {
             watchers.send_replace(None);
         }

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     node::NodeInfo,
+    shrink_sparse,
     task::{PrewarmPlanSpec, PrewarmTask, WorkerKind},
     worker::{
         WorkerInfo,
@@ -103,6 +104,14 @@ impl ClusterState {
     /// match foreign objects.
     pub(in crate::controller) fn has_foreign_objects(&self, namespace: &str, uid: &str) -> bool {
         self.foreign.may_claim(namespace, uid)
+    }
+
+    /// Returns the unused memory of the tables, after objects were removed.
+    pub(in crate::controller) fn shrink(&mut self) {
+        shrink_sparse(&mut self.tasks);
+        shrink_sparse(&mut self.plans);
+        shrink_sparse(&mut self.workers);
+        shrink_sparse(&mut self.pods);
     }
 
     /// Returns the tasks that have not ended, by UID.
