@@ -115,7 +115,7 @@ impl BatchFixture {
             workers: Some(&self.workers),
             pods: &self.pods,
             plan: Some(&self.plan),
-            has_foreign_objects: &|_| false,
+            foreign_claim: &|_| None,
             queue_decision: QueueDecision::Admitted,
             now: self.now,
         };

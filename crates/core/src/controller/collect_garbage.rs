@@ -51,7 +51,7 @@ impl Controller {
     /// Returns a predicate that reports whether a namespace has foreign objects with the labels of
     /// this task's workers.
     fn has_foreign_objects(&self, uid: &str) -> impl Fn(&str) -> bool {
-        |namespace| self.state.has_foreign_objects(namespace, uid)
+        |namespace| self.state.foreign_claim(namespace, uid).is_some()
     }
 
     /// Collects garbage: ended tasks, their workers, orphaned workers, excess retained workers and

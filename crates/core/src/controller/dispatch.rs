@@ -321,10 +321,10 @@ impl PlanReconciler<'_> {
         if !due || self.tracker.alive_workers() == 0 {
             return;
         }
-        let podless = self
-            .workers_by_node
-            .iter()
-            .find(|(index, _)| self.evaluate(**index) == WorkerStatus::NoPod);
+        // The pods of ended nodes are deleted before their Jobs.
+        let podless = self.workers_by_node.iter().find(|(index, _)| {
+            !self.state(**index).is_final() && self.evaluate(**index) == WorkerStatus::NoPod
+        });
         let Some((index, worker)) =
             podless.and_then(|(index, workers)| Some((*index, *workers.last()?)))
         else {

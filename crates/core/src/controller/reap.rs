@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
+    cluster_state::ForeignClaim,
     effect::{Effect, WorkersDeletion},
     plan_reconciler::PlanReconciler,
     propagation::Propagation,
@@ -24,10 +25,11 @@ impl PlanReconciler<'_> {
         }
         let mut wanted = Vec::new();
         for ((namespace, batch), workers) in groups {
-            let singly =
-                !self.valid.retain.is_zero() || (self.snapshot.has_foreign_objects)(namespace);
+            let foreign = self.foreign_claim(namespace);
+            let singly = !self.valid.retain.is_zero() || foreign == Some(ForeignClaim::Lasting);
             let left = || workers.iter().copied().filter(|worker| !worker.deleting);
             if !singly
+                && foreign.is_none()
                 && left().next().is_some()
                 && left().all(|worker| self.is_done(worker))
                 && !self.may_gain_workers(batch)
@@ -47,6 +49,20 @@ impl PlanReconciler<'_> {
         effects.extend(
             wanted.into_iter().filter(|effect| self.tracker.should_delete(effect.key(), now)),
         );
+    }
+
+    /// Returns which foreign objects a deletion by collection could match. A pod can arrive before
+    /// its Job: the collection waits for that moment, and such an object counts as lasting after
+    /// [`SETTLE_TIMEOUT_MS`](super::tracker::SETTLE_TIMEOUT_MS).
+    fn foreign_claim(&mut self, namespace: &str) -> Option<ForeignClaim> {
+        let claim = (self.snapshot.foreign_claim)(namespace);
+        let wait = format!("foreign/{namespace}");
+        if claim != Some(ForeignClaim::Transient) {
+            self.tracker.end_wait(&wait);
+            return claim;
+        }
+        let lasts = self.tracker.has_waited(wait, self.snapshot.now);
+        Some(if lasts { ForeignClaim::Lasting } else { ForeignClaim::Transient })
     }
 
     /// Returns the deletion of a complete batch, once it can be in the background: when its Jobs

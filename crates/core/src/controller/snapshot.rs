@@ -6,6 +6,7 @@ use crate::{node::NodeInfo, task::PrewarmPlanSpec, worker::WorkerInfo};
 use k8s_openapi::jiff::Timestamp;
 
 use super::{
+    cluster_state::ForeignClaim,
     queue::QueueLimit,
     worker_cache::{Pods, Workers},
 };
@@ -23,8 +24,8 @@ pub(super) struct Snapshot<'a> {
     pub(super) workers: Option<&'a Workers>,
     pub(super) pods: &'a Pods,
     pub(super) plan: Option<&'a Arc<PrewarmPlanSpec>>,
-    /// Reports whether a namespace contains foreign objects with the labels of this task's workers.
-    pub(super) has_foreign_objects: &'a dyn Fn(&str) -> bool,
+    /// Returns whether a namespace contains foreign objects with the labels of this task's workers.
+    pub(super) foreign_claim: &'a dyn Fn(&str) -> Option<ForeignClaim>,
     pub(super) queue_decision: QueueDecision,
     pub(super) now: Timestamp,
 }
@@ -32,5 +33,10 @@ pub(super) struct Snapshot<'a> {
 impl Snapshot<'_> {
     pub(super) fn workers(&self) -> impl Iterator<Item = &WorkerInfo> {
         self.workers.into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// Reports whether a namespace contains foreign objects with the labels of this task's workers.
+    pub(super) fn has_foreign_objects(&self, namespace: &str) -> bool {
+        (self.foreign_claim)(namespace).is_some()
     }
 }

@@ -212,7 +212,7 @@ impl Controller {
                 workers: self.state.workers_of(uid),
                 pods: self.state.pods(),
                 plan: self.state.plan_of(uid),
-                has_foreign_objects: &|namespace| self.state.has_foreign_objects(namespace, uid),
+                foreign_claim: &|namespace| self.state.foreign_claim(namespace, uid),
                 queue_decision: turns.remove(uid).unwrap_or(QueueDecision::Admitted),
                 now,
             };

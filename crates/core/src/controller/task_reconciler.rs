@@ -123,7 +123,9 @@ impl TaskReconciler {
         view: &Snapshot<'_>,
         effects: &mut Vec<Effect>,
     ) {
-        effects.extend(gc::delete_workers(view.workers, view.pods, view.has_foreign_objects));
+        effects.extend(gc::delete_workers(view.workers, view.pods, |namespace| {
+            view.has_foreign_objects(namespace)
+        }));
         self.tracker = None;
         self.status.failed_nodes = Vec::new();
         self.status.ignored_nodes = Vec::new();
@@ -134,7 +136,9 @@ impl TaskReconciler {
     }
 
     fn cancel(&mut self, task: &PrewarmTask, view: &Snapshot<'_>, effects: &mut Vec<Effect>) {
-        effects.extend(gc::delete_workers(view.workers, view.pods, view.has_foreign_objects));
+        effects.extend(gc::delete_workers(view.workers, view.pods, |namespace| {
+            view.has_foreign_objects(namespace)
+        }));
         // A creation in flight could arrive after the deletion, so its result is awaited first.
         if view.workers().next().is_some()
             || self.inflight.iter().any(|key| key.starts_with("create/"))

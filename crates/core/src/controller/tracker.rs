@@ -33,7 +33,8 @@ const EXPECTATION_TIMEOUT_MS: i64 = 30_000;
 const DELETION_TIMEOUT_MS: i64 = 5_000;
 /// Time for which the deletion of a complete batch waits until nothing of it can pull, in
 /// milliseconds. By default kube-controller-manager sends 20 requests per second, so that the Jobs
-/// of a batch of 100 are finished within 25 s, at 5 writes each. The next batch waits for that too.
+/// of a batch of 100 are finished within 25 s, at 5 writes each. The next batch waits for that too. Also
+/// the time after which a pod whose Job has not arrived counts as foreign.
 pub(super) const SETTLE_TIMEOUT_MS: i64 = 30_000;
 /// Number of nodes whose workers must be rejected, while no worker has had a pod, before no more
 /// are created.
@@ -80,7 +81,8 @@ pub(super) struct NodeTracker {
     /// Recently requested deletions, by the key of their effect.
     deletions: HashMap<String, Timestamp>,
     /// Start of the wait of the deletions that wait until nothing of a batch can pull, by the key
-    /// of their effect. At most one per batch.
+    /// of their effect, and of the waits for the owners of objects, by namespace. At most one per
+    /// batch and namespace.
     waits: HashMap<String, Timestamp>,
     /// Earliest time of a failed node's retry, by node index.
     pub(super) retry_at: HashMap<usize, Timestamp>,
@@ -309,6 +311,11 @@ impl NodeTracker {
     pub(super) fn has_waited(&mut self, key: String, now: Timestamp) -> bool {
         let since = *self.waits.entry(key).or_insert(now);
         add_millis(since, SETTLE_TIMEOUT_MS).is_none_or(|end| end <= now)
+    }
+
+    /// Ends a wait. The next call of [`Self::has_waited`] with this key starts it again.
+    pub(super) fn end_wait(&mut self, key: &str) {
+        self.waits.remove(key);
     }
 
     /// Reports whether the deletion is to be requested now, and if so, records it.

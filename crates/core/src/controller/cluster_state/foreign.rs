@@ -15,12 +15,27 @@ use crate::worker::provenance::ProvenanceError;
 /// overflow is recorded.
 const MAX_FOREIGN: usize = 50_000;
 
+/// How long objects have claimed to be workers of a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(in crate::controller) enum ForeignClaim {
+    /// Only objects whose owner may arrive in a moment, since watches are not ordered.
+    Transient,
+    /// Objects that contradict their task, or more objects than are remembered.
+    Lasting,
+}
+
+impl From<ProvenanceError> for ForeignClaim {
+    fn from(reason: ProvenanceError) -> Self {
+        if reason.is_transient() { Self::Transient } else { Self::Lasting }
+    }
+}
+
 /// Foreign objects by the watch that delivers them.
 #[derive(Debug, Default)]
 pub struct ForeignIndex {
     by_source: HashMap<WatchSource, HashMap<u64, (ProvenanceError, u64)>>,
-    /// Number of foreign objects per claim.
-    claims: HashMap<u64, usize>,
+    /// Number of foreign objects per claim, transient and lasting ones apart.
+    claims: HashMap<(u64, ForeignClaim), usize>,
     number: usize,
     /// Set when there were more objects than are remembered.
     overflowed: bool,
@@ -31,8 +46,8 @@ impl ForeignIndex {
     pub fn insert(&mut self, source: &WatchSource, stranger: &ForeignObject) -> bool {
         let id = hash_of(&stranger.key);
         let old = self.by_source.get_mut(source).and_then(|known| known.remove(&id));
-        if let Some((_, claim)) = old {
-            self.decrement(claim);
+        if let Some((reason, claim)) = old {
+            self.decrement(reason, claim);
         } else if self.number >= MAX_FOREIGN {
             self.overflowed = true;
             return false;
@@ -41,7 +56,7 @@ impl ForeignIndex {
             .entry(source.clone())
             .or_default()
             .insert(id, (stranger.reason, stranger.claim));
-        let claims = self.claims.entry(stranger.claim).or_default();
+        let claims = self.claims.entry((stranger.claim, stranger.reason.into())).or_default();
         *claims = claims.saturating_add(1);
         self.number = self.number.saturating_add(1);
         old.is_none()
@@ -52,35 +67,46 @@ impl ForeignIndex {
         if self.number == 0 {
             return;
         }
-        if let Some((_, claim)) =
+        if let Some((reason, claim)) =
             self.by_source.get_mut(source).and_then(|known| known.remove(&hash_of(&key)))
         {
-            self.decrement(claim);
+            self.decrement(reason, claim);
         }
     }
 
     /// Removes all objects of a watch, because it restarts.
     pub fn clear(&mut self, source: &WatchSource) {
-        for (_, claim) in self.by_source.remove(source).into_iter().flat_map(HashMap::into_values) {
-            self.decrement(claim);
+        let gone = self.by_source.remove(source).into_iter().flat_map(HashMap::into_values);
+        for (reason, claim) in gone {
+            self.decrement(reason, claim);
         }
         self.overflowed &= self.number >= MAX_FOREIGN;
     }
 
-    fn decrement(&mut self, claim: u64) {
+    fn decrement(&mut self, reason: ProvenanceError, claim: u64) {
+        let key = (claim, reason.into());
         self.number = self.number.saturating_sub(1);
-        if let Some(count) = self.claims.get_mut(&claim) {
+        if let Some(count) = self.claims.get_mut(&key) {
             *count = count.saturating_sub(1);
             if *count == 0 {
-                self.claims.remove(&claim);
+                self.claims.remove(&key);
             }
         }
     }
 
-    /// Reports whether the namespace may have foreign objects with the labels of this task's
-    /// workers. True for all after an overflow.
-    pub fn may_claim(&self, namespace: &str, task_uid: &str) -> bool {
-        self.overflowed || self.claims.contains_key(&claim_hash(namespace, task_uid))
+    /// Returns whether the namespace may have foreign objects with the labels of this task's
+    /// workers. After an overflow every namespace has lasting ones.
+    pub(in crate::controller) fn claim(
+        &self,
+        namespace: &str,
+        task_uid: &str,
+    ) -> Option<ForeignClaim> {
+        let hash = claim_hash(namespace, task_uid);
+        let has = |claim: ForeignClaim| self.claims.contains_key(&(hash, claim));
+        if self.overflowed || has(ForeignClaim::Lasting) {
+            return Some(ForeignClaim::Lasting);
+        }
+        has(ForeignClaim::Transient).then_some(ForeignClaim::Transient)
     }
 
     /// Returns the number of objects by kind and reason.
@@ -118,14 +144,14 @@ mod tests {
             [(("jobs", ProvenanceError::Name), 1), (("pods", ProvenanceError::Name), 1)].into()
         );
         assert!(
-            foreign.may_claim("evil", "uid")
-                && !foreign.may_claim("shop", "uid")
-                && !foreign.may_claim("evil", "other")
+            foreign.claim("evil", "uid") == Some(ForeignClaim::Lasting)
+                && foreign.claim("shop", "uid").is_none()
+                && foreign.claim("evil", "other").is_none()
         );
         foreign.remove(&jobs, "evil/a");
-        assert!(foreign.may_claim("evil", "uid"), "the pod still claims the task");
+        assert!(foreign.claim("evil", "uid").is_some(), "the pod still claims the task");
         foreign.clear(&WatchSource::all("pods"));
-        assert!(!foreign.may_claim("evil", "uid"));
+        assert!(foreign.claim("evil", "uid").is_none());
         assert!(foreign.counts().values().all(|count| *count == 0));
     }
 
@@ -136,8 +162,27 @@ mod tests {
             foreign.insert(&jobs, &foreign_object("evil", &n.to_string()));
         }
         assert_eq!(foreign.number, MAX_FOREIGN);
-        assert!(foreign.may_claim("shop", "any"), "an object that was not kept may claim any task");
+        assert!(
+            foreign.claim("shop", "any").is_some(),
+            "an object that was not kept may claim any task"
+        );
         foreign.clear(&jobs);
-        assert!(!foreign.may_claim("shop", "any"));
+        assert!(foreign.claim("shop", "any").is_none());
+    }
+
+    #[test]
+    fn claim_lasts_only_if_an_object_contradicts_its_task() {
+        let (mut foreign, pods) = (ForeignIndex::default(), WatchSource::all("pods"));
+        let early = ForeignObject::new("shop", "a", "uid", ProvenanceError::UnknownJob);
+        foreign.insert(&pods, &early);
+        assert_eq!(foreign.claim("shop", "uid"), Some(ForeignClaim::Transient));
+        foreign.insert(&pods, &foreign_object("shop", "b"));
+        assert_eq!(foreign.claim("shop", "uid"), Some(ForeignClaim::Lasting));
+        foreign.remove(&pods, "shop/b");
+        assert_eq!(foreign.claim("shop", "uid"), Some(ForeignClaim::Transient));
+        foreign.insert(&pods, &foreign_object("shop", "a"));
+        assert_eq!(foreign.claim("shop", "uid"), Some(ForeignClaim::Lasting), "its reason changed");
+        foreign.remove(&pods, "shop/a");
+        assert_eq!(foreign.claim("shop", "uid"), None);
     }
 }

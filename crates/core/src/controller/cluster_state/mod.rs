@@ -16,6 +16,7 @@ use k8s_openapi::jiff::Timestamp;
 
 pub(super) use self::{
     cached_task::{CachedTask, EndedTask},
+    foreign::ForeignClaim,
     report::{ObservationReport, RateLimitNotice},
     state::ClusterState,
 };

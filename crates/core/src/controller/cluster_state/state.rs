@@ -13,7 +13,7 @@ use super::{
         worker_cache::{Pods, Workers, is_active},
     },
     cached_task::{CachedTask, EndedTask},
-    foreign::ForeignIndex,
+    foreign::{ForeignClaim, ForeignIndex},
     pending::PendingObjects,
     report::ObservationReport,
 };
@@ -100,10 +100,14 @@ impl ClusterState {
         self.foreign.counts()
     }
 
-    /// Reports whether a delete-collection request for the task's workers in the namespace could
-    /// match foreign objects.
-    pub(in crate::controller) fn has_foreign_objects(&self, namespace: &str, uid: &str) -> bool {
-        self.foreign.may_claim(namespace, uid)
+    /// Returns which foreign objects a delete-collection request for the task's workers in the
+    /// namespace could match.
+    pub(in crate::controller) fn foreign_claim(
+        &self,
+        namespace: &str,
+        uid: &str,
+    ) -> Option<ForeignClaim> {
+        self.foreign.claim(namespace, uid)
     }
 
     /// Returns the unused memory of the tables, after objects were removed.

@@ -218,18 +218,18 @@ fn pod_that_has_ended_is_not_foreign_without_its_job() {
     let list = || WatchChange::Restarted(vec![Ownership::Ours(ended())]);
     world.apply(change(list()), now());
     assert_eq!((world.pods().len(), world.pending_pods.len()), (0, 1));
-    assert!(!world.has_foreign_objects("shop", "u"));
+    assert!(world.foreign_claim("shop", "u").is_none());
     assert!(world.foreign_counts().is_empty());
     world.apply(change(WatchChange::Deleted(Ownership::Ours(ended()))), now());
     assert_eq!(world.pending_pods.len(), 0, "the pod was deleted");
     apply_pod(&mut world, with_phase(PodPhase::Running));
-    assert!(world.has_foreign_objects("shop", "u"), "it may pull");
+    assert!(world.foreign_claim("shop", "u").is_some(), "it may pull");
     apply_pod(&mut world, ended());
-    assert!(!world.has_foreign_objects("shop", "u"), "it has ended");
+    assert!(world.foreign_claim("shop", "u").is_none(), "it has ended");
     let mut forged = ended();
     forged.claim.worker.task = "other".into();
     apply_pod(&mut world, forged);
-    assert!(world.has_foreign_objects("shop", "u"), "it does not agree with its task");
+    assert!(world.foreign_claim("shop", "u").is_some(), "it does not agree with its task");
 }
 
 #[test]
@@ -302,7 +302,9 @@ fn worker_that_becomes_foreign_is_removed() {
         now(),
     );
     assert_eq!((world.workers_of("u"), world.pods().len()), (None, 0));
-    assert!(world.has_foreign_objects("shop", "u") && !world.has_foreign_objects("own", "u"));
+    assert!(
+        world.foreign_claim("shop", "u").is_some() && world.foreign_claim("own", "u").is_none()
+    );
     world.apply(
         Observation::Job(WatchSource::all("jobs"), WatchChange::Deleted(foreign("a"))),
         now(),
@@ -319,7 +321,7 @@ fn worker_that_becomes_foreign_is_removed() {
         ),
         now(),
     );
-    assert!(!world.has_foreign_objects("shop", "u"));
+    assert!(world.foreign_claim("shop", "u").is_none());
 }
 
 #[test]

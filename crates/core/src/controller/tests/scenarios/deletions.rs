@@ -68,3 +68,41 @@ fn bare_pods_are_deleted_by_collection_whatever_they_do() {
     simulation.wait(4);
     assert_eq!(simulation.deletions.last(), Some(&(None, Propagation::Background)));
 }
+
+/// Watches are not ordered: the pod of a new Job can arrive before it.
+#[test]
+fn pod_that_arrives_before_its_job_delays_the_collection() {
+    let mut simulation = one_batch(4);
+    simulation.finish_new_pods(PodResult::Success);
+    simulation.set_pod_without_job(true);
+    simulation.wait(4);
+    assert!(simulation.deletions.is_empty(), "{:?}", simulation.deletions);
+    simulation.set_pod_without_job(false);
+    simulation.wait(2);
+    assert_eq!(simulation.deletions, [(None, Propagation::Background)]);
+}
+
+/// Somebody may forge such a pod, to be deleted with the batch or to keep the task from ending.
+#[test]
+fn pod_whose_job_never_arrives_is_foreign_after_a_time() {
+    let mut simulation = one_batch(2);
+    simulation.set_pod_without_job(true);
+    simulation.finish_new_pods(PodResult::Success);
+    simulation.wait(25);
+    assert!(simulation.deletions.is_empty(), "{:?}", simulation.deletions);
+    simulation.wait(10);
+    simulation.deletions.sort_by(|a, b| a.0.cmp(&b.0));
+    let one = |node: &str| (Some(node.to_owned()), Propagation::Background);
+    assert_eq!(simulation.deletions, [one("n00"), one("n01")]);
+}
+
+/// A collection deletes the pods first, and the Jobs after that.
+#[test]
+fn ended_node_without_a_pod_is_not_probed() {
+    let mut simulation = one_batch(2);
+    simulation.finish_pod(PodResult::Success);
+    simulation.wait(2);
+    simulation.pods.retain(|_, pod| !pod.phase.is_final());
+    simulation.wait(10);
+    assert_eq!((simulation.running_workers(), simulation.dry_runs), (1, 0));
+}

@@ -48,6 +48,7 @@ impl Simulation {
             }
             Effect::CreateWorker(worker) => return self.create_worker(worker),
             Effect::DryRun(_) => {
+                self.dry_runs += 1;
                 return self.rejection.clone().map_or(Ok(EffectOutput::default()), Err);
             }
             Effect::DeleteWorker(deletion) => {

@@ -9,7 +9,8 @@ use super::{
         classify::{classify_job, classify_pod},
         context::ReconcileContext,
         effect::ApplyError,
-        observation::Observation,
+        foreign_object::ForeignObject,
+        observation::{Observation, Ownership},
         task_state::TaskReconciler,
         watch::{WatchChange, WatchSource},
     },
@@ -20,7 +21,8 @@ use crate::{
     task::WorkerKind,
     worker::{
         Assignment, ContainerState, FailureReason, PodInfo, PodPhase, WorkerInfo, WorkerObject,
-        build, provenance::AllowedNamespaces,
+        build,
+        provenance::{AllowedNamespaces, ProvenanceError},
     },
 };
 
@@ -38,6 +40,14 @@ impl Simulation {
         for name in names {
             self.finish_one_pod(outcome, |pod| pod.name == name);
         }
+    }
+
+    /// Delivers a pod whose Job is not in the cache, or its deletion.
+    pub(in super::super) fn set_pod_without_job(&mut self, exists: bool) {
+        let pod = ForeignObject::new("shop", "early", "uid", ProvenanceError::UnknownJob);
+        let pod = Ownership::Foreign(pod);
+        let change = if exists { WatchChange::Applied(pod) } else { WatchChange::Deleted(pod) };
+        self.cluster_state.apply(Observation::Pod(WatchSource::all("pods"), change), self.now);
     }
 
     /// Lets the oldest running pod reach a result.

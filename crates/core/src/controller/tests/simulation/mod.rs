@@ -90,6 +90,8 @@ pub(super) struct Simulation {
     garbage_collector: GarbageCollector<Terminating>,
     /// Requests that delete one worker, by its node, or many workers.
     pub(super) deletions: Vec<(Option<String>, Propagation)>,
+    /// Number of dry runs that were requested.
+    pub(super) dry_runs: usize,
     /// True when no Job becomes finished.
     pub(super) job_controller_stopped: bool,
     /// All creations in order: node, and batch label.
@@ -143,6 +145,7 @@ impl Simulation {
             attempt_starts: HashMap::new(),
             garbage_collector: GarbageCollector::new(0),
             deletions: Vec::new(),
+            dry_runs: 0,
             job_controller_stopped: false,
             history: Vec::new(),
             events: Vec::new(),
@@ -201,9 +204,7 @@ impl Simulation {
             workers: Some(&self.workers),
             pods: &self.pods,
             plan: self.plan.as_ref(),
-            has_foreign_objects: &|namespace| {
-                self.cluster_state.has_foreign_objects(namespace, "uid")
-            },
+            foreign_claim: &|namespace| self.cluster_state.foreign_claim(namespace, "uid"),
             queue_decision: QueueDecision::Admitted,
             now: self.now,
         };
