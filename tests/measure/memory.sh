@@ -44,7 +44,7 @@ for path in apps/v1/namespaces/default/deployments prewarm.io/v1alpha1/namespace
 done
 sleep 60
 memory "60 s after all of it was deleted"
-# The images are in the statuses of the nodes now, which the first start did not have.
+# What a server has after its start, for comparison.
 kill "$server"
 wait "$server"
 serve

@@ -13,7 +13,7 @@ use super::{
     worker_cache::{Pods, Workers, may_pull},
 };
 
-use crate::{duration, timestamp, worker::WorkerInfo};
+use crate::worker::WorkerInfo;
 
 /// Age of the youngest worker from which workers without a known task are orphans. The watch of
 /// tasks can be behind that of workers, but not by this much.
@@ -60,11 +60,9 @@ pub(super) fn collect_ended(
     contested: impl Fn(&str) -> bool,
     now: Timestamp,
 ) -> Vec<Effect> {
-    let completed = task.completion_time.as_deref().and_then(timestamp::parse);
-    let is_over = |span: Duration| completed.is_none_or(|end| add_duration(end, span) <= now);
-    let retain =
-        task.retain.as_deref().and_then(|text| duration::parse(text).ok()).unwrap_or_default();
-    if is_over(retain) {
+    let is_over =
+        |span: Duration| task.completion_time.is_none_or(|end| add_duration(end, span) <= now);
+    if is_over(task.retain) {
         let deletions = delete_workers(workers, pods, contested);
         let outlived = task.ttl_seconds.is_some_and(|ttl| is_over(Duration::from_secs(ttl.into())));
         let none_left = workers.is_none_or(Workers::is_empty);

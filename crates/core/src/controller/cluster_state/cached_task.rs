@@ -1,12 +1,15 @@
 //! Tasks in the cluster state: open ones in full, of ended ones only what is still needed.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::super::effect::TaskRef;
 use crate::{
+    duration,
     task::{PrewarmTask, WorkerKind},
+    timestamp,
     worker::provenance::WorkerOwner,
 };
 
@@ -29,27 +32,29 @@ pub(in crate::controller) struct EndedTask {
     pub(in crate::controller) is_deleted: bool,
     pub(in crate::controller) has_pending_notifications: bool,
     pub(in crate::controller) ttl_seconds: Option<u32>,
-    /// Retention time of the workers, as in the spec.
-    pub(in crate::controller) retain: Option<Box<str>>,
-    /// End of the task, as in the status.
-    pub(in crate::controller) completion_time: Option<Box<str>>,
+    /// Retention time of the workers; zero if the spec has none or an invalid one.
+    pub(in crate::controller) retain: Duration,
+    /// End of the task; `None` if the status has none or an invalid one.
+    pub(in crate::controller) completion_time: Option<Timestamp>,
     worker: WorkerKind,
     images: usize,
 }
 
 impl EndedTask {
-    /// Returns the parts of a task.
+    /// Returns the parts of a task. Times are parsed here, because garbage collection compares those
+    /// of all ended tasks every few seconds.
     pub(in crate::controller) fn new(task: &PrewarmTask) -> Self {
         let completion_time =
             task.status.as_ref().and_then(|status| status.completion_time.as_deref());
+        let retain = task.spec.retain.as_deref();
         Self {
             target: TaskRef::of(task),
             resource_version: task.resource_version(),
             is_deleted: task.metadata.deletion_timestamp.is_some(),
             has_pending_notifications: task.has_pending_notifications(),
             ttl_seconds: task.spec.ttl_seconds_after_finished,
-            retain: task.spec.retain.as_deref().map(Into::into),
-            completion_time: completion_time.map(Into::into),
+            retain: retain.and_then(|text| duration::parse(text).ok()).unwrap_or_default(),
+            completion_time: completion_time.and_then(timestamp::parse),
             worker: task.spec.worker,
             images: task.spec.images.len(),
         }
