@@ -10,6 +10,7 @@ use std::{
 use k8s_openapi::jiff::Timestamp;
 use prewarmer_core::{
     intake::{ConfirmedHint, OfferOutcome, dedup_keys_of_all},
+    shrink_sparse,
     workload::{ObjectView, WarmDecision, WorkloadKind},
     workload_watch::{
         image_refs,
@@ -222,6 +223,7 @@ impl WorkloadReconciler {
         let leads = *self.is_leader.borrow();
         let ripe: Vec<(WorkloadId, PendingChange)> =
             self.pending.extract_if(|_, due| due.due_at <= now).collect();
+        shrink_sparse(&mut self.pending);
         for (id, due) in ripe {
             // The hint may have created a task at about the time when this replica saw the change.
             let since = due.observed_at.checked_sub(self.settle).unwrap_or(due.observed_at);

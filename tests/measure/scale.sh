@@ -17,11 +17,25 @@ serve_options=(--api-watches 4096 --api-rate 100000)
 # requests: requests to the API server but those for Leases; watches count once, when they are opened.
 requests() { server_metrics | awk '/^prewarm_kube_requests_total/ && !/"leases"/ {sum += $NF} END {printf "%d", sum}'; }
 
+# settle: waits until kube-controller-manager has written the statuses of new objects, which wakes the
+# server up some hundred times a second: until 5 s have fewer than 20 wake-ups a second, for 5 min at most.
+settle() {
+  local before
+  for _ in $(seq 60); do
+    before=$(wakeups)
+    sleep 5
+    (($(wakeups) - before >= 100)) || return 0
+  done
+  echo "the server has more than 20 wake-ups per second after 5 min" >&2
+  return 1
+}
+
 begin() { before_ticks=$(ticks) before_requests=$(requests); }
 # point SIZE: records the cost since `begin`, the cost of idling, and the reaction times.
 point() {
   local cpu sent idle_ticks idle_requests idle_wakeups
   sleep 10
+  settle
   cpu=$(($(ticks) - before_ticks)) sent=$(($(requests) - before_requests))
   memory "$dimension $1"
   idle_ticks=$(ticks) idle_requests=$(requests) idle_wakeups=$(wakeups)
