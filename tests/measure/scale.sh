@@ -18,15 +18,15 @@ serve_options=(--api-watches 4096 --api-rate 100000)
 requests() { server_metrics | awk '/^prewarm_kube_requests_total/ && !/"leases"/ {sum += $NF} END {printf "%d", sum}'; }
 
 # settle: waits until kube-controller-manager has written the statuses of new objects, which wakes the
-# server up some hundred times a second: until 5 s have fewer than 20 wake-ups a second, for 5 min at most.
+# server up some hundred times a second: until 5 s have fewer than 20 wake-ups a second, for 10 min at most.
 settle() {
   local before
-  for _ in $(seq 60); do
+  for _ in $(seq 120); do
     before=$(wakeups)
     sleep 5
     (($(wakeups) - before >= 100)) || return 0
   done
-  echo "the server has more than 20 wake-ups per second after 5 min" >&2
+  echo "the server has more than 20 wake-ups per second after 10 min" >&2
   return 1
 }
 
