@@ -50,9 +50,22 @@ pub(super) fn delete_workers(
     effects
 }
 
+/// Returns the time at which an ended task without workers is deleted: when its time to live and the
+/// retention time of its workers are over, and all notifications were sent. `None` if it is not.
+pub(super) fn expiry(task: &EndedTask) -> Option<Timestamp> {
+    let ttl = Duration::from_secs(task.ttl_seconds?.into());
+    (!task.has_pending_notifications).then(|| end_after(task, ttl.max(task.retain)))
+}
+
+/// Returns the time at which this span after the end of a task is over: the earliest if its end is
+/// unknown.
+fn end_after(task: &EndedTask, span: Duration) -> Timestamp {
+    task.completion_time.map_or(Timestamp::MIN, |end| add_duration(end, span))
+}
+
 /// Returns the deletions for an ended task. Workers are deleted when their retention time is over,
-/// and those that may still pull at once. The task is deleted when its time to live is over, no
-/// worker remains and all notifications were sent.
+/// and those that may still pull at once. The task is deleted at its [`expiry`], when no worker
+/// remains.
 pub(super) fn collect_ended(
     task: &EndedTask,
     workers: Option<&Workers>,
@@ -60,13 +73,10 @@ pub(super) fn collect_ended(
     contested: impl Fn(&str) -> bool,
     now: Timestamp,
 ) -> Vec<Effect> {
-    let is_over =
-        |span: Duration| task.completion_time.is_none_or(|end| add_duration(end, span) <= now);
-    if is_over(task.retain) {
+    if end_after(task, task.retain) <= now {
         let deletions = delete_workers(workers, pods, contested);
-        let outlived = task.ttl_seconds.is_some_and(|ttl| is_over(Duration::from_secs(ttl.into())));
         let none_left = workers.is_none_or(Workers::is_empty);
-        return if none_left && outlived && !task.has_pending_notifications {
+        return if none_left && expiry(task).is_some_and(|at| at <= now) {
             vec![Effect::DeleteTask(task.resource_version.clone())]
         } else {
             deletions
@@ -200,6 +210,7 @@ mod tests {
         assert_eq!(ended(None, Some(10), 109), []);
         assert_eq!(ended(None, Some(10), 110), [Effect::DeleteTask(None)]);
         assert_eq!(ended(Some("1m"), Some(10), 110), []);
+        assert_eq!(ended(Some("1m"), Some(10), 160), [Effect::DeleteTask(None)]);
         assert_eq!(ended(None, None, 9999), []);
     }
 

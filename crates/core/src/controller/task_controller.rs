@@ -39,6 +39,8 @@ pub struct Controller {
     /// generation. Our status writes do not change the generation.
     pub(super) abandoned: HashMap<String, Option<i64>>,
     pub(super) last_gc: Option<Timestamp>,
+    /// Earliest time at which an ended task expires, of those at the last garbage collection.
+    pub(super) next_expiry: Timestamp,
     /// Numbers of tasks by state, from the last reconcile.
     pub(super) task_counts: TaskCounts,
 }
@@ -64,6 +66,7 @@ impl Controller {
             inactive_since: HashMap::new(),
             abandoned: HashMap::new(),
             last_gc: None,
+            next_expiry: Timestamp::MIN,
             task_counts: TaskCounts::default(),
         }
     }

@@ -37,6 +37,8 @@ const MAX_ACTIVE_OF_DELETED_TASK: usize = 100;
 /// limits and results are computed from them.
 pub(in crate::controller) struct ClusterState {
     pub(super) tasks: HashMap<String, CachedTask>,
+    /// True when a task has changed since [`Self::take_task_changes`].
+    pub(super) tasks_changed: bool,
     /// Plans by namespace and UID of the task.
     pub(super) plans: HashMap<(String, String), OwnedPlan>,
     pub(super) nodes: BTreeMap<String, NodeInfo>,
@@ -58,6 +60,7 @@ impl ClusterState {
     pub(in crate::controller) fn new(sources: usize) -> Self {
         Self {
             tasks: HashMap::new(),
+            tasks_changed: false,
             plans: HashMap::new(),
             nodes: BTreeMap::new(),
             workers: HashMap::new(),
@@ -110,6 +113,11 @@ impl ClusterState {
         self.foreign.claim(namespace, uid)
     }
 
+    /// Reports whether a task has changed since the last call.
+    pub(in crate::controller) fn take_task_changes(&mut self) -> bool {
+        std::mem::take(&mut self.tasks_changed)
+    }
+
     /// Returns the unused memory of the tables, after objects were removed.
     pub(in crate::controller) fn shrink(&mut self) {
         shrink_sparse(&mut self.tasks);
@@ -120,8 +128,9 @@ impl ClusterState {
 
     /// Returns the tasks that have not ended, by UID.
     pub(in crate::controller) fn open_tasks(&self) -> BTreeMap<String, Arc<PrewarmTask>> {
-        let kept = self.tasks.iter().filter(|(_, task)| !task.is_deleted());
-        kept.filter_map(|(uid, task)| Some((uid.clone(), Arc::clone(task.open()?)))).collect()
+        let open = self.tasks.iter().filter_map(|(uid, task)| Some((uid, task.open()?)));
+        let kept = open.filter(|(_, task)| task.metadata.deletion_timestamp.is_none());
+        kept.map(|(uid, task)| (uid.clone(), Arc::clone(task))).collect()
     }
 
     /// Returns the tasks that have ended, by UID.

@@ -32,6 +32,7 @@ impl ClusterState {
         news: &mut ObservationReport,
     ) {
         let uid = |task: &PrewarmTask| task.uid().unwrap_or_default();
+        self.tasks_changed = true;
         match change {
             WatchChange::Applied(task) => {
                 let arrives = self.tasks.insert(uid(&task), Arc::clone(&task).into()).is_none();
