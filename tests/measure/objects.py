@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Creates many objects in the cluster of the environment (CLUSTER_DIR, APISERVER_URL).
 
-usage: objects.py deployments COUNT IMAGES [FROM]  Deployments without replicas, of one image app-N:1 each
+usage: objects.py deployments COUNT IMAGES [FROM]  paused Deployments without replicas, of one image app-N:1 each
        objects.py tasks COUNT [FROM]               finished tasks of 3 images on 100 nodes; every tenth failed
 
 Creates the objects from number FROM (default: 0) to COUNT - 1.
@@ -57,7 +57,9 @@ def deployment(index, images):
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": {"name": f"work-{index}"},
-        "spec": {"replicas": 0, "selector": {"matchLabels": labels}, "template": template},
+        # Paused, so that it has no ReplicaSet: for each Deployment kube-controller-manager reads all
+        # ReplicaSets of the namespace, and with 20,000 of them is busy for more than ten minutes.
+        "spec": {"replicas": 0, "paused": True, "selector": {"matchLabels": labels}, "template": template},
     }
 
 
