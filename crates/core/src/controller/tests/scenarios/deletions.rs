@@ -82,7 +82,7 @@ fn pod_that_arrives_before_its_job_delays_the_collection() {
     assert_eq!(simulation.deletions, [(None, Propagation::Background)]);
 }
 
-/// Somebody may forge such a pod, to be deleted with the batch or to keep the task from ending.
+/// A user may forge such a pod. It neither is deleted with the batch nor keeps the task from ending.
 #[test]
 fn pod_whose_job_never_arrives_is_foreign_after_a_time() {
     let mut simulation = one_batch(2);
