@@ -11,12 +11,16 @@
     allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unwrap_in_result)
 )]
 
+mod ids;
 pub mod image;
+pub mod network;
 mod random;
+pub mod registry;
 pub mod store;
 mod time;
 
 pub use self::{
+    ids::{NodeId, RegistryId},
     random::{Quantile, Random},
     time::{SimTime, go_duration},
 };
