@@ -334,6 +334,23 @@ impl ImageStore {
         unused.map(|layer| layer.compressed).fold(0, u64::saturating_add)
     }
 
+    /// Returns the downloaded bytes of all layers.
+    #[cfg(test)]
+    pub(crate) fn downloaded_bytes(&self) -> u64 {
+        let downloaded = self.layers.values().filter(|layer| layer.is_downloaded);
+        downloaded.map(|layer| layer.compressed).sum()
+    }
+
+    /// Reports whether only images refer to layers.
+    #[cfg(test)]
+    pub(crate) fn has_no_pull(&self) -> bool {
+        let mut users: BTreeMap<Digest, u32> = BTreeMap::new();
+        for layer in self.images.values().flat_map(|image| image.image.layers()) {
+            *users.entry(layer.digest).or_default() += 1;
+        }
+        self.layers.iter().all(|(digest, layer)| users.get(digest) == Some(&layer.users))
+    }
+
     /// Returns the images of the node's status, the largest first; at most this many.
     #[must_use]
     pub fn images_for_status(&self, max: usize) -> Vec<ReportedImage> {
