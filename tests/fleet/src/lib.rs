@@ -12,6 +12,9 @@
 //!               │          └──> ImageStore
 //!               └──> Network, Registries, Catalog
 //! ```
+//!
+//! A program that connects it with an API server needs the conversions of [`api`], a watch of pods
+//! and nodes, and writes of what [`Report`] contains.
 
 // Pod specs are input of other parties and must not cause a panic: arithmetic saturates and indexing
 // is checked.
@@ -21,6 +24,7 @@
     allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unwrap_in_result)
 )]
 
+pub mod api;
 mod counters;
 mod fleet;
 mod ids;

@@ -1,6 +1,7 @@
 //! Pods as the kubelet sees them: the spec that it runs and the status that it reports.
 //!
-//! Both contain only what the simulation needs.
+//! Both contain only what the simulation needs. [`crate::api`] converts from and to the objects of
+//! the API server.
 
 mod spec;
 mod status;
