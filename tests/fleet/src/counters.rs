@@ -24,13 +24,13 @@ pub struct NodeCounters {
 pub struct PodStart {
     /// Node.
     pub node: NodeId,
-    /// Whether the pod belongs to a workload.
+    /// True if the pod belongs to a workload.
     pub is_workload: bool,
     /// Time at which it was bound to the node.
     pub bound: SimTime,
     /// Time at which the kubelet reported that it runs, or has ended.
     pub running: SimTime,
-    /// Whether the node had all of its images.
+    /// True if the node had all of its images.
     pub is_warm: bool,
 }
 

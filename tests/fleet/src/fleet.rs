@@ -120,7 +120,7 @@ pub enum FleetError {
     Store(#[from] StoreError),
 }
 
-/// Whether a machine runs.
+/// State of a machine.
 #[derive(Debug)]
 enum Machine {
     Running(Box<Kubelet>),

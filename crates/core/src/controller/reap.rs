@@ -56,12 +56,11 @@ impl PlanReconciler<'_> {
     /// [`SETTLE_TIMEOUT_MS`](super::tracker::SETTLE_TIMEOUT_MS).
     fn foreign_claim(&mut self, namespace: &str) -> Option<ForeignClaim> {
         let claim = (self.snapshot.foreign_claim)(namespace);
-        let wait = format!("foreign/{namespace}");
         if claim != Some(ForeignClaim::Transient) {
-            self.tracker.end_wait(&wait);
+            self.tracker.end_wait(namespace);
             return claim;
         }
-        let lasts = self.tracker.has_waited(wait, self.snapshot.now);
+        let lasts = self.tracker.has_waited(namespace.to_owned(), self.snapshot.now);
         Some(if lasts { ForeignClaim::Lasting } else { ForeignClaim::Transient })
     }
 

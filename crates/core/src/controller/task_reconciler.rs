@@ -123,9 +123,7 @@ impl TaskReconciler {
         view: &Snapshot<'_>,
         effects: &mut Vec<Effect>,
     ) {
-        effects.extend(gc::delete_workers(view.workers, view.pods, |namespace| {
-            view.has_foreign_objects(namespace)
-        }));
+        effects.extend(delete_all_workers(view));
         self.tracker = None;
         self.status.failed_nodes = Vec::new();
         self.status.ignored_nodes = Vec::new();
@@ -136,9 +134,7 @@ impl TaskReconciler {
     }
 
     fn cancel(&mut self, task: &PrewarmTask, view: &Snapshot<'_>, effects: &mut Vec<Effect>) {
-        effects.extend(gc::delete_workers(view.workers, view.pods, |namespace| {
-            view.has_foreign_objects(namespace)
-        }));
+        effects.extend(delete_all_workers(view));
         // A creation in flight could arrive after the deletion, so its result is awaited first.
         if view.workers().next().is_some()
             || self.inflight.iter().any(|key| key.starts_with("create/"))
@@ -223,6 +219,11 @@ fn join_problems(problems: &[FieldError]) -> String {
         texts.push(format!("and {more} more"));
     }
     texts.join("; ")
+}
+
+/// Returns the deletion of all workers of the task in a snapshot.
+fn delete_all_workers(view: &Snapshot<'_>) -> Vec<Effect> {
+    gc::delete_workers(view.workers, view.pods, |namespace| view.has_foreign_objects(namespace))
 }
 
 fn is_overdue(start: Option<&str>, deadline: Duration, now: Timestamp) -> bool {

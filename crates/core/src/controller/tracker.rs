@@ -33,8 +33,8 @@ const EXPECTATION_TIMEOUT_MS: i64 = 30_000;
 const DELETION_TIMEOUT_MS: i64 = 5_000;
 /// Time for which the deletion of a complete batch waits until nothing of it can pull, in
 /// milliseconds. By default kube-controller-manager sends 20 requests per second, so that the Jobs
-/// of a batch of 100 are finished within 25 s, at 5 writes each. The next batch waits for that too. Also
-/// the time after which a pod whose Job has not arrived counts as foreign.
+/// of a batch of 100 are finished within 25 s, at 5 writes each. The next batch waits for that too.
+/// Also the time after which a pod whose Job has not arrived counts as foreign.
 pub(super) const SETTLE_TIMEOUT_MS: i64 = 30_000;
 /// Number of nodes whose workers must be rejected, while no worker has had a pod, before no more
 /// are created.

@@ -12,7 +12,8 @@ use roaring::RoaringBitmap;
 
 use crate::{image::ImageRef, shrink_sparse, task::validate::ValidTask};
 
-/// Maximum number of pairs of node and image, 2 to 4 bytes each: 5,000 nodes with 100 images each, 2 MB.
+/// Maximum number of pairs of node and image, 2 to 4 bytes each: 5,000 nodes with 100 images each,
+/// 2 MB.
 const MAX_PAIRS: u64 = 500_000;
 
 /// Maximum number of bitmaps, about 150 bytes each without their pairs: 7.5 MB. There is one for each

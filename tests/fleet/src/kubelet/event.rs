@@ -12,7 +12,7 @@ use crate::time::go_duration;
 /// Event about a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// Whether the type is `Warning` rather than `Normal`.
+    /// True if the type is `Warning` rather than `Normal`.
     pub is_warning: bool,
     /// Reason.
     pub reason: &'static str,

@@ -34,7 +34,7 @@ pub(super) struct PullRequest {
     pub(super) reference: ImageRef,
     /// Pull secrets of the pod, as `namespace/name`.
     pub(super) secrets: Vec<String>,
-    /// Whether the pod no longer needs it.
+    /// True if the pod no longer needs it.
     pub(super) is_cancelled: bool,
 }
 
@@ -45,7 +45,7 @@ pub(super) struct Pulled {
     pub(super) time: Duration,
     /// Size of the image as the runtime reports it, in bytes.
     pub(super) size: u64,
-    /// Whether the node had all content before.
+    /// True if the node had all content before.
     pub(super) was_present: bool,
 }
 

@@ -33,7 +33,7 @@ pub(super) struct Problem {
     pub(super) message: String,
 }
 
-/// Whether a container exists and runs.
+/// State of a container at the runtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RunState {
     /// It was never created.
@@ -59,7 +59,7 @@ pub(super) struct Container {
     /// Why the last attempt to start it failed; the kubelet keeps it until an attempt succeeds.
     pub(super) problem: Option<Problem>,
     pub(super) restart_backoff: Backoff,
-    /// Whether the kubelet has removed the ended container, so that it uses no image any more.
+    /// True if the kubelet has removed the ended container, so that it uses no image any more.
     pub(super) is_removed: bool,
 }
 
@@ -99,7 +99,7 @@ pub(super) struct PullBackoff {
     pub(super) error: String,
 }
 
-/// What a pull is for.
+/// Purpose of a pull.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// Image volume, by its index.
@@ -133,9 +133,9 @@ pub(super) struct Synchronization {
     pub(super) stage: Stage,
     /// Indexes of the containers to start.
     pub(super) queue: VecDeque<usize>,
-    /// Whether another one is due.
+    /// True if another one is due.
     pub(super) is_pending: bool,
-    /// Whether a container could not be started.
+    /// True if a container could not be started.
     pub(super) has_failed: bool,
 }
 

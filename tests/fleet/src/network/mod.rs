@@ -86,7 +86,7 @@ pub struct Network {
     groups: BTreeMap<(RegistryId, NodeId), Group>,
     routes: BTreeMap<Download, Route>,
     now: SimTime,
-    /// Whether downloads started or ended since the rates were computed.
+    /// True if downloads started or ended since the rates were computed.
     is_stale: bool,
     /// Next completion at the current rates.
     next: Option<SimTime>,

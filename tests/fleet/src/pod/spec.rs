@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Whether and when an image is pulled (`imagePullPolicy`).
+/// Pull policy of an image (`imagePullPolicy`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PullPolicy {
     /// The registry is asked at each start.
@@ -35,7 +35,7 @@ pub enum ContainerKind {
     App,
 }
 
-/// How long a container runs.
+/// Run time of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RunTime {
     /// Until it is stopped.
@@ -60,7 +60,7 @@ pub struct ContainerSpec {
     pub image: String,
     /// Pull policy.
     pub pull_policy: PullPolicy,
-    /// How long it runs.
+    /// Run time.
     pub run_time: RunTime,
     /// Names of the volumes that it mounts.
     pub mounts: Vec<String>,
@@ -111,7 +111,7 @@ pub struct PodSpec {
     pub name: String,
     /// UID, by which inputs refer to the pod.
     pub uid: String,
-    /// Whether it belongs to a workload. False for pods whose only purpose is to pull images: an
+    /// True if it belongs to a workload. False for pods whose only purpose is to pull images: an
     /// image that only such pods have used counts as pulled in vain.
     pub is_workload: bool,
     /// Restart policy.

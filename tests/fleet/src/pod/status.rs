@@ -82,7 +82,7 @@ pub struct ContainerStatus {
     pub state: ContainerState,
     /// End of the run before, if the container was started again or waits for that.
     pub last_termination: Option<Termination>,
-    /// Whether it is ready. Containers have no probes: they are ready while they run, and init
+    /// True if it is ready. Containers have no probes: they are ready while they run, and init
     /// containers once they have succeeded.
     pub is_ready: bool,
     /// Number of starts after the first.
@@ -124,7 +124,7 @@ impl ConditionKind {
 pub struct Condition {
     /// Kind.
     pub kind: ConditionKind,
-    /// Whether it holds.
+    /// True if it holds.
     pub is_true: bool,
     /// Time since which it does or does not hold.
     pub since: SimTime,

@@ -28,8 +28,8 @@ pub struct RateLimit {
     pub pulls: u32,
     /// Length of the window.
     pub window: Duration,
-    /// Whether the limit holds for each node separately (by address) or for all together (behind one
-    /// address, or by account).
+    /// True if the limit holds for each node separately (by address), false if for all together
+    /// (behind one address, or by account).
     pub per_node: bool,
 }
 

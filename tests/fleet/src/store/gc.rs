@@ -76,7 +76,7 @@ pub struct Eviction {
     pub size: u64,
     /// Bytes of the disk that became free.
     pub freed: u64,
-    /// Whether a container of a workload had used the image.
+    /// True if a container of a workload had used the image.
     pub was_used: bool,
     /// Bytes that were downloaded for the freed layers and that no workload has used.
     pub bytes_in_vain: u64,

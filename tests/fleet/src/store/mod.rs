@@ -50,7 +50,7 @@ pub struct Disk {
     pub capacity: u64,
     /// Bytes used by anything but images, such as the operating system and logs.
     pub reserved: u64,
-    /// Whether the compressed blobs of layers are kept after unpacking: true unless containerd's
+    /// True if the compressed blobs of layers are kept after unpacking: true unless containerd's
     /// `discard_unpacked_layers` is set.
     pub keeps_blobs: bool,
 }
@@ -71,9 +71,9 @@ struct StoredLayer {
     compressed: u64,
     /// Number of images and pulls that refer to it.
     users: u32,
-    /// Whether it was downloaded, rather than part of the machine's image.
+    /// True if it was downloaded, rather than part of the machine's image.
     is_downloaded: bool,
-    /// Whether a container of a workload has used it.
+    /// True if a container of a workload has used it.
     is_used: bool,
 }
 
@@ -81,7 +81,7 @@ struct StoredLayer {
 /// (`KubeletEnsureSecretPulledImages`, enabled since Kubernetes 1.35).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Access {
-    /// Whether it was pulled without credentials, or was part of the machine's image.
+    /// True if it was pulled without credentials, or was part of the machine's image.
     is_public: bool,
     /// Pull secrets with which it was pulled, as `namespace/name`.
     secrets: BTreeSet<String>,

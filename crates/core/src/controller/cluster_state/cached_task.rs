@@ -42,7 +42,7 @@ pub(in crate::controller) struct EndedTask {
 
 impl EndedTask {
     /// Returns the parts of a task. Times are parsed here, because garbage collection compares those
-    /// of all ended tasks every few seconds.
+    /// of all ended tasks each time.
     pub(in crate::controller) fn new(task: &PrewarmTask) -> Self {
         let completion_time =
             task.status.as_ref().and_then(|status| status.completion_time.as_deref());

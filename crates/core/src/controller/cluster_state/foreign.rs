@@ -15,7 +15,7 @@ use crate::worker::provenance::ProvenanceError;
 /// overflow is recorded.
 const MAX_FOREIGN: usize = 50_000;
 
-/// How long objects have claimed to be workers of a task.
+/// Kind of the foreign objects that claim to be workers of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(in crate::controller) enum ForeignClaim {
     /// Only objects whose owner may arrive in a moment, since watches are not ordered.
