@@ -78,6 +78,8 @@ fn deployment(index: usize) -> anyhow::Result<Deployment> {
         "metadata": {"name": name},
         "spec": {
             "replicas": 0,
+            // Otherwise kube-controller-manager writes three times for each, on the same processors.
+            "paused": true,
             "selector": {"matchLabels": labels},
             "template": {
                 "metadata": {"labels": labels},

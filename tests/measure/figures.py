@@ -238,7 +238,7 @@ def admission(rows):
         p99[source] = next(end for end, share in shares.items() if share >= 0.99)
         full = next((at for at, share in enumerate(shown) if share.startswith("100.00")), len(shown))
         body.append([name, f"{total:,.0f}", ", ".join(shown[: full + 1])])
-    text = f"{int(count):,} Deployments created at {rate} per second, of 50 images in rotation ({find(rows, 'tasks')[-1][0]} tasks):"
+    text = f"{int(count):,} paused Deployments created at {rate} per second, of 50 images in rotation ({find(rows, 'tasks')[-1][0]} tasks):"
     client = f"The creations as their client sees them: {find(rows, 'client')[-1][0]}. Admissions without a review: {find(rows, 'failed_open')[-1][0]}."
     bounds = [
         Bound("bucket of the API server's p99, s", p99["apiserver"], MAX_ADMISSION_P99, needs_full=True),
