@@ -4,6 +4,7 @@ A section is a function from the rows of its record to a Markdown table or list,
 decide whether the section passes. `lines` is that of sections whose tests assert their own bounds.
 """
 
+import math
 import os
 import statistics
 from pathlib import Path
@@ -49,8 +50,13 @@ MAX_READY_MS = 1000
 MAX_IDLE_PERCENT = 0.2
 # Voluntary context switches of a server without work per second. The test `idle` explains the bound.
 MAX_IDLE_SWITCHES = 11
-# Latency of 99 % of the reviews by the API server's histogram, whose next buckets end at 5 and 25 ms.
-MAX_ADMISSION_P99 = 0.025
+# Reviews that take longer than 5 ms by the API server's histogram (its next bucket ends at 25 ms), as a
+# multiple of the webhook in Go, median of the turns. Such reviews wait for a processor, which the API
+# server and the load share: with either webhook about every third or fourth.
+MAX_SLOW_REVIEWS = 1.1
+SLOW_SECONDS = 0.005
+# Latency of 99 % of the reviews by the server's own histogram, in seconds.
+MAX_ADMISSION_P99 = 0.005
 # Bytes of the first visit of a task's page, compressed.
 MAX_PAGE_BYTES = 200_000
 
@@ -216,12 +222,14 @@ def webhook(rows):
     return "\n\n".join([text, table(heads, body), f"Resident memory: {most}."]), bounds
 
 
-def histogram(rows, source):
-    """Returns the share of observations within each bucket's end, between `before` and `after`."""
+def histogram(rows, source, turns):
+    """Returns the share of observations within each bucket's end, between `before` and `after` of the turns."""
     counts = {}
-    for sign, when in ((-1, "before"), (1, "after")):
-        for end, count in find(rows, when, source) if when == "after" else [row[2:] for row in rows if row[:2] == [when, source]]:
-            counts[float(end)] = counts.get(float(end), 0) + sign * float(count)
+    for turn in turns:
+        for sign, when in ((-1, f"before {turn}"), (1, f"after {turn}")):
+            # A histogram without observations is not exposed yet.
+            for end, count in find(rows, when, source) if sign > 0 else [row[2:] for row in rows if row[:2] == [when, source]]:
+                counts[float(end)] = counts.get(float(end), 0) + sign * float(count)
     total = counts.get(float("inf"), 0)
     if not total:
         raise MissingError(f"observations of {source}")
@@ -229,22 +237,35 @@ def histogram(rows, source):
 
 
 def admission(rows):
-    """Latency of the webhook by the API server's histogram and by the server's own."""
-    count, rate = find(rows, "size")[-1]
-    body, p99 = [], {}
-    for source, name in (("apiserver", "API server"), ("server", "Prewarmer")):
-        total, shares = histogram(rows, source)
+    """Latency of the webhook by the API server's histogram, beside a webhook in Go, and by the server's own."""
+    count, rate, last = find(rows, "size")[-1]
+    turns = range(1, int(last) + 1)
+    body = []
+    for source, name in (("ours", "API server: Prewarmer"), ("peer", "API server: Go"), ("server", "Prewarmer itself")):
+        total, shares = histogram(rows, source, turns)
         shown = [f"{share * 100:.2f} % within {end * 1000:g} ms" for end, share in shares.items() if end <= 0.1 and share > 0]
-        p99[source] = next(end for end, share in shares.items() if share >= 0.99)
         full = next((at for at, share in enumerate(shown) if share.startswith("100.00")), len(shown))
         body.append([name, f"{total:,.0f}", ", ".join(shown[: full + 1])])
-    text = f"{int(count):,} paused Deployments created at {rate} per second, of 50 images in rotation ({find(rows, 'tasks')[-1][0]} tasks):"
-    client = f"The creations as their client sees them: {find(rows, 'client')[-1][0]}. Admissions without a review: {find(rows, 'failed_open')[-1][0]}."
+    p99 = next(end for end, share in shares.items() if share >= 0.99)
+    slow = {source: [1 - histogram(rows, source, [turn])[1][SLOW_SECONDS] for turn in turns] for source in ("ours", "peer")}
+    # If Go has no slow review, one of Prewarmer's is too many.
+    ratios = [ours / peer if peer else math.inf if ours else 0.0 for ours, peer in zip(slow["ours"], slow["peer"], strict=True)]
+    shares = {source: ", ".join(f"{share * 100:.1f} %" for share in found) for source, found in slow.items()}
+    text = (
+        f"{int(count):,} paused Deployments created at {rate} per second in each turn, of 50 images in rotation "
+        f"({find(rows, 'tasks')[-1][0]} tasks); Prewarmer and the webhook in Go alternate, with the same rules and conditions:"
+    )
+    client = "\n".join(f"- {name}: {'; '.join(row[0] for row in find(rows, 'client', source))}" for source, name in (("ours", "Prewarmer"), ("peer", "Go")))
+    more = (
+        f"Reviews above 5 ms in each turn: Prewarmer {shares['ours']}; Go {shares['peer']}. Admissions without a review: "
+        f"{find(rows, 'failed_open')[-1][0]}. The creations as their client sees them:\n\n{client}"
+    )
     bounds = [
-        Bound("bucket of the API server's p99, s", p99["apiserver"], MAX_ADMISSION_P99, needs_full=True),
+        Bound("reviews above 5 ms by the API server, Prewarmer / Go, median of the turns", statistics.median(ratios), MAX_SLOW_REVIEWS, needs_full=True),
+        Bound("bucket of the server's own p99, s", p99, MAX_ADMISSION_P99, needs_full=True),
         Bound("admissions without a review", int(find(rows, "failed_open")[-1][0]), 0),
     ]
-    return "\n\n".join([text, table(["measured by", "reviews", "latency"], body), client]), bounds
+    return "\n\n".join([text, table(["measured by", "reviews", "latency"], body), more]), bounds
 
 
 def pages(rows):

@@ -42,7 +42,7 @@ section_scale() {
   }
 }
 section_webhook() { peer && with 100 bash tests/measure/webhook.sh "$(of 4 1)" target/peer "$(of 3 1)"; }
-section_admission() { with 100 bash tests/measure/admission.sh "$(of 6000 200)" 100; }
+section_admission() { peer && with 100 bash tests/measure/admission.sh "$(of 2000 100)" 100 target/peer "$(of 3 1)"; }
 section_pages() { with "$(of 5000 60)" bash tests/measure/pages.sh "$(of 5000 60)"; }
 section_functions() {
   local time=() line

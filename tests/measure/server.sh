@@ -7,7 +7,9 @@
 program=${program:-target/release/prewarmer}
 work=$(mktemp -d)
 server=''
-finish() { [ -z "$server" ] || { kill "$server"; wait "$server"; } 2> /dev/null || true; rm -rf "$work"; }
+# Other programs that a measurement starts.
+others=()
+finish() { [ -z "$server" ] || { kill "$server" "${others[@]}"; wait "$server" "${others[@]}"; } 2> /dev/null || true; rm -rf "$work"; }
 trap finish EXIT
 k() { "$KUBECTL" "$@"; }
 # Ports 4 to 6 of the cluster's range are free.

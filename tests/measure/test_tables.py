@@ -106,10 +106,33 @@ class Figures(unittest.TestCase):
         self.assertEqual(set(verdicts.values()), {None})
 
     def test_shares_are_differences(self):
-        rows = [["before", "apiserver", "0.005", "10"], ["before", "apiserver", "+Inf", "10"]]
-        rows += [["after", "apiserver", "0.005", "108"], ["after", "apiserver", "0.025", "110"], ["after", "apiserver", "+Inf", "110"]]
-        total, shares = figures.histogram(rows, "apiserver")
+        rows = [["before 1", "ours", "0.005", "10"], ["before 1", "ours", "+Inf", "10"]]
+        rows += [["after 1", "ours", "0.005", "108"], ["after 1", "ours", "0.025", "110"], ["after 1", "ours", "+Inf", "110"]]
+        total, shares = figures.histogram(rows, "ours", [1])
         self.assertEqual((total, shares[0.005], shares[float("inf")]), (100, 0.98, 1.0))
+
+    def admission_rows(self, slow, own=0.005):
+        """A record of three turns of 100 reviews, of which `slow` are above 5 ms, and 20 of Go."""
+        rows = [["size", "100", "50", "3"], ["failed_open", "0"], ["tasks", "2"], ["client", "ours", "p50 1 ms"], ["client", "peer", "p50 2 ms"]]
+        for turn in (1, 2, 3):
+            for source, above in (("ours", slow), ("peer", 20)):
+                for when, times in (("before", turn - 1), ("after", turn)):
+                    rows.append([f"{when} {turn}", source, "0.005", str(times * (100 - above))])
+                    rows.append([f"{when} {turn}", source, "+Inf", str(times * 100)])
+            for end, count in ((str(own), 99), ("+Inf", 100)):
+                rows.append([f"after {turn}", "server", end, str(count)])
+        return rows
+
+    def test_admission_has_bounds_beside_go(self):
+        slow, own = "reviews above 5 ms by the API server, Prewarmer / Go, median of the turns", "bucket of the server's own p99, s"
+        for rows, expected in (
+            (self.admission_rows(22), (True, True)),
+            (self.admission_rows(23), (False, True)),
+            (self.admission_rows(20, 0.01), (True, False)),
+        ):
+            verdicts = self.verdicts("admission", rows)
+            self.assertEqual((verdicts[slow], verdicts[own]), expected)
+            self.assertTrue(verdicts["admissions without a review"])
 
     def test_idle_use_has_a_bound(self):
         rows = [["size", "5000", "20", "100", "2000", "10000", "100"], ["stored", "10002", "2000"]]

@@ -21,6 +21,7 @@ other=$!
 echoing=$!
 "${server_cpu[@]}" target/release/examples/baseline parse $((port + 5)) "$work/certs" 2> /dev/null &
 parsing=$!
+others+=("$other" "$echoing" "$parsing")
 for other_port in $((port + 3)) $((port + 4)) $((port + 5)); do
   for _ in $(seq 100); do (: < "/dev/tcp/127.0.0.1/$other_port") 2> /dev/null && break; sleep 0.1; done
 done
@@ -41,6 +42,4 @@ memory "Prewarmer, after the load"
 memory "Go, after the load" "$other"
 sleep 60
 memory "Prewarmer, 60 s after the load"
-kill "$other" "$echoing" "$parsing"
-wait "$other" "$echoing" "$parsing" 2> /dev/null || true
 show_server_log
