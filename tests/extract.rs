@@ -40,7 +40,7 @@ impl Drop for Directory {
 
 fn pod(name: &str) -> String {
     format!(
-        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec: {{containers: [{{name: c, image: '{name}:1'}}]}}\n"
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, annotations: {{prewarm.io/enabled: 'true'}}}}\nspec: {{containers: [{{name: c, image: '{name}:1'}}]}}\n"
     )
 }
 
@@ -76,7 +76,12 @@ impl Ended {
 
 fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_prewarmer"));
-    command.arg("extract").args(arguments).env_remove("KINDS").env_remove("DEFAULT_MODE");
+    command
+        .arg("extract")
+        .args(arguments)
+        .env_remove("KINDS")
+        .env_remove("DEFAULT_MODE")
+        .env_remove("ONE_SHOT");
     command
 }
 
@@ -198,7 +203,7 @@ fn pull_policies_are_printed_where_they_are_not_those_of_the_tags() {
     };
     let pod = |containers: &[String]| {
         format!(
-            "apiVersion: v1\nkind: Pod\nmetadata: {{name: p}}\nspec: {{containers: [{}]}}\n",
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: p, annotations: {{prewarm.io/enabled: 'true'}}}}\nspec: {{containers: [{}]}}\n",
             containers.join(", ")
         )
     };
@@ -216,6 +221,23 @@ fn pull_policies_are_printed_where_they_are_not_those_of_the_tags() {
     let ended = run(&["-f", &file, "-o", "table"]);
     assert!(ended.out.contains("imagePullPolicy Never: local:1"), "{}", ended.out);
     assert_eq!(ended.code, 0);
+}
+
+#[test]
+fn one_shot_pods_and_jobs_are_printed_with_the_reason() {
+    let directory = Directory::new("once");
+    let plain = pod("p").replace(", annotations: {prewarm.io/enabled: 'true'}", "");
+    let file = directory.write("p.yaml", plain);
+    let found: serde_json::Value = serde_json::from_str(&run(&["-f", &file]).out).unwrap();
+    assert_eq!(found[0]["verdict"], "one_shot");
+    assert_eq!(found[0]["images"], serde_json::json!([]));
+    let reason = found[0]["reason"].as_str().unwrap();
+    assert!(reason.starts_with("bare_pod: ") && reason.contains("prewarm.io/enabled"), "{reason}");
+    let table = run(&["-f", &file, "-o", "table"]).out;
+    assert!(table.contains(reason) && table.contains("one_shot"), "{table}");
+    let ended = run(&["-f", &file, "--one-shot", "Warm"]);
+    assert!(ended.out.contains("p:1") && ended.out.contains("wanted"), "{}", ended.out);
+    assert_eq!(run(&["-f", &file, "--one-shot", "maybe"]).code, 2);
 }
 
 #[test]

@@ -296,7 +296,7 @@ func TestLiveExtract(t *testing.T) {
 	ctx, client := live(t)
 	const manifest = `apiVersion: v1
 kind: Pod
-metadata: {name: web, namespace: shop, annotations: {prewarm.io/nodes: all, prewarm.io/node: x}}
+metadata: {name: web, namespace: shop, annotations: {prewarm.io/enabled: "true", prewarm.io/nodes: all, prewarm.io/node: x}}
 spec:
   nodeSelector: {type: fake}
   imagePullSecrets: [{name: registry}]

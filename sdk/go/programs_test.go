@@ -25,7 +25,7 @@ func TestTheReadmeContainsTheQuickstart(t *testing.T) {
 
 func TestLivePrograms(t *testing.T) {
 	live(t)
-	const pod = `{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web"}, "spec": {"containers": [{"name": "web", "image": "IMAGE"}]}}`
+	const pod = `{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web", "annotations": {"prewarm.io/enabled": "true"}}, "spec": {"containers": [{"name": "web", "image": "IMAGE"}]}}`
 	for name, program := range map[string]struct {
 		args   []string
 		stdin  string

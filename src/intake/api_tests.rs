@@ -261,7 +261,7 @@ async fn a_lookup_returns_uid_version_and_workloads_of_the_stored_object() {
     let mut api = MockApi::new();
     let lookup = spawn_lookup(&api);
     api.expect("GET", DEPLOYMENT).respond(200, deployment("web", "u")).await;
-    let LookupResult::Stored { uid, version, workloads } = api.join(lookup).await else {
+    let LookupResult::Stored { uid, version, workloads, .. } = api.join(lookup).await else {
         panic!("the object is stored");
     };
     assert_eq!((&*uid, &*version, workloads.len()), ("u", "7", 1));
@@ -286,7 +286,16 @@ async fn an_unanswered_lookup_counts_as_missing_after_5_s() {
     assert!(took >= Duration::from_secs(5) && took < Duration::from_secs(6), "{took:?}");
 }
 
-/// Running intake that was offered a hint of the Deployment `web` with the UID `admitted`.
+fn pod_of_run(name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": name, "namespace": "shop", "uid": "u", "resourceVersion": "7",
+            "ownerReferences": [{"apiVersion": "a.b/v1", "kind": "Run", "name": name, "controller": true}]},
+        "spec": {"containers": [{"name": "c", "image": "runner:1"}]},
+    })
+}
+
+/// Running intake.
 struct TestIntake {
     api: MockApi,
     metrics: IntakeMetrics,
@@ -294,7 +303,8 @@ struct TestIntake {
 }
 
 impl TestIntake {
-    fn start() -> Self {
+    /// Starts intake without hints.
+    fn idle() -> Self {
         let (api, registry) = (MockApi::new(), Registry::new());
         let metrics = IntakeMetrics::register(&registry).unwrap();
         let context = ClusterContextStore::default();
@@ -306,7 +316,12 @@ impl TestIntake {
             context,
         );
         tokio::spawn(run(api.client(), receiver, Arc::default(), CancellationToken::new()));
-        let intake = Self { api, metrics, reviews };
+        Self { api, metrics, reviews }
+    }
+
+    /// Starts intake and offers a hint of the Deployment `web` with the UID `admitted`.
+    fn start() -> Self {
+        let intake = Self::idle();
         assert_eq!(intake.offer("admitted"), OfferOutcome::Queued);
         intake
     }
@@ -343,6 +358,28 @@ async fn a_hint_creates_a_task_with_the_images_of_the_stored_object() {
     intake.api.expect("GET", DEPLOYMENT).respond(200, stored).await;
     let sent = intake.api.expect("POST", TASKS).respond(201, stored_task("t", "Pending")).await;
     assert_eq!(sent.body["spec"]["images"], json!(["nginx:2"]));
+}
+
+/// The first pod is only counted, as is a second one within the hour.
+#[tokio::test(start_paused = true)]
+async fn a_pod_of_an_unknown_controller_is_warmed_when_its_image_recurs() {
+    let mut intake = TestIntake::idle();
+    let kinds = WorkloadKinds::default();
+    let kind = kinds.find_by_api_version("v1", "Pod").unwrap();
+    for (name, new_images) in [("run-1", 1), ("run-2", 2), ("run-3", 2)] {
+        let pod = kind.parse_value(pod_of_run(name)).unwrap();
+        let hint = Hint::new(kind, "shop", &pod).unwrap();
+        assert_eq!(intake.reviews.offer(hint), OfferOutcome::Queued);
+        let path = format!("/api/v1/namespaces/shop/pods/{name}");
+        intake.api.expect("GET", &path).respond(200, pod_of_run(name)).await;
+        if name == "run-3" {
+            let task = stored_task("t", "Pending");
+            let sent = intake.api.expect("POST", TASKS).respond(201, task).await;
+            assert_eq!(sent.body["spec"]["images"], json!(["runner:1"]));
+        }
+        intake.api.expect_none(Duration::from_secs(31 * 60)).await;
+        assert_eq!(intake.metrics.one_shot.with_label_values(&["new_image"]).get(), new_images);
+    }
 }
 
 #[tokio::test(start_paused = true)]

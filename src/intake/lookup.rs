@@ -11,7 +11,7 @@ use kube::{
 };
 use prewarmer_core::{
     intake::queue::{Lookup, LookupResult},
-    workload::Policy,
+    workload::{Policy, WarmDecision},
 };
 use prewarmer_kube::api_error::ApiErrorKind;
 
@@ -82,9 +82,13 @@ fn evaluate_object(reader: &LookupContext, lookup: &Lookup, text: &str) -> Looku
     if metadata.name != lookup.name || metadata.namespace != lookup.namespace {
         return LookupResult::Missing;
     }
-    LookupResult::Stored {
-        uid: metadata.uid,
-        version: metadata.resource_version,
-        workloads: verdict.workloads(),
+    let (uid, version) = (metadata.uid, metadata.resource_version);
+    match verdict {
+        WarmDecision::IfRecurring(owner, workloads) => {
+            LookupResult::Stored { uid, version, workloads, recurs_for: Some(owner) }
+        }
+        other => {
+            LookupResult::Stored { uid, version, workloads: other.workloads(), recurs_for: None }
+        }
     }
 }

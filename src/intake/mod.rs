@@ -29,7 +29,7 @@ use prewarmer_core::{
         fair_queue::{ConcurrencyLimits, FairQueue},
         queue::{self, DiscardedHints, DueWork, HintQueue},
     },
-    workload::Policy,
+    workload::{OneShotReason, Policy},
 };
 use prewarmer_kube::{
     metrics::ObjectErrorMetrics,
@@ -137,6 +137,11 @@ impl ReviewHints {
             shared.changed.notify_one();
         }
         shared.count_outcome(offered)
+    }
+
+    /// Counts a review of a pod or Job that counts as one-shot and is not warmed.
+    pub fn count_one_shot(&self, reason: OneShotReason) {
+        self.0.metrics.one_shot.with_label_values(&[reason.as_str()]).inc();
     }
 
     /// Counts a review without a hint for its workload. `outcome` is `opted_out` or `unidentified`.
@@ -279,6 +284,9 @@ impl Intake {
 
     fn handle_output(&mut self, step: DueWork) {
         self.shared.count_discarded(step.discarded);
+        let new_image =
+            self.shared.metrics.one_shot.with_label_values(&[OneShotReason::NewImage.as_str()]);
+        new_image.inc_by(step.not_recurring as u64);
         for lookup in step.lookups {
             self.lookups.spawn(look_up(self.lookup_context.clone(), lookup));
         }

@@ -103,7 +103,7 @@ mod tests {
 
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-    use prewarmer_core::workload::{DefaultMode, PolicySettings, WorkloadKinds};
+    use prewarmer_core::workload::{DefaultMode, OneShotMode, PolicySettings, WorkloadKinds};
 
     use super::*;
     use crate::webhook::registration::{Registration, WebhookAddress, webhook_configuration};
@@ -117,6 +117,7 @@ mod tests {
     ) -> ValidatingWebhookConfiguration {
         let settings = PolicySettings {
             default_mode: DefaultMode::OptOut,
+            one_shot: OneShotMode::Skip,
             kinds: WorkloadKinds::default(),
             include_namespaces: Vec::new(),
             auto_nodes: 100,

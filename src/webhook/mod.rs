@@ -173,6 +173,9 @@ fn decide_and_queue_hint(
         .map_err(|error| invalid_review(&error))?;
     let decided = decide_workload(&review, &state.policy, &state.context, most_images);
     let Some((verdict, claim)) = decided else { return Ok(None) };
+    if let Some(reason) = verdict.one_shot {
+        state.hints.count_one_shot(reason);
+    }
     match claim {
         Some(claim) => {
             state.hints.offer(claim);

@@ -72,6 +72,10 @@ impl WebhookFixture {
     fn count(&self, outcome: &str) -> u64 {
         self.intake_metrics.hints.with_label_values(&[outcome]).get()
     }
+
+    fn one_shot_count(&self, reason: &str) -> u64 {
+        self.intake_metrics.one_shot.with_label_values(&[reason]).get()
+    }
 }
 
 fn deployment(image: &str) -> Value {
@@ -124,6 +128,62 @@ async fn a_namespace_opts_in_and_a_workload_out_again() {
     object["metadata"]["annotations"] = json!({"prewarm.io/enabled": "false"});
     webhook.admit(&review(&object)).await;
     assert_eq!(webhook.count("queued"), 1);
+}
+
+fn job(metadata: &Value, node_name: Option<&str>) -> Value {
+    let mut job = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata,
+        "spec": {"parallelism": 1, "completions": 1, "suspend": false, "template": {
+            "spec": {"nodeName": node_name, "containers": [{"name": "c", "image": "job:1"}]}}}});
+    job["metadata"]["name"] = json!("report");
+    job["metadata"]["uid"] = json!("u-2");
+    job
+}
+
+#[rstest]
+#[case::single_run(None, "no_further_completions")]
+#[case::pinned(Some("n1"), "node_name")]
+#[tokio::test]
+async fn one_shot_job_is_counted_and_queues_no_hint(
+    #[case] node_name: Option<&str>,
+    #[case] reason: &str,
+) {
+    let webhook = webhook(DefaultMode::OptOut);
+    let mut review = review(&job(&json!({}), node_name));
+    assert_eq!(webhook.admit(&review).await, Value::Null);
+    assert_eq!((webhook.count("queued"), webhook.one_shot_count(reason)), (0, 1));
+    review["request"]["dryRun"] = json!(true);
+    webhook.admit(&review).await;
+    assert_eq!(webhook.one_shot_count(reason), 1, "a dry run was counted");
+    review["request"]["dryRun"] = json!(false);
+    let unused = json!({"annotations": {"prewarm.io/nodes": "3"}});
+    review["request"]["object"] = job(&unused, node_name);
+    let warnings = webhook.admit(&review).await;
+    let warning = warnings[0].as_str().unwrap();
+    assert!(warning.starts_with(&format!("prewarmer: not warmed, {reason}: ")), "{warning}");
+    assert!(warning.ends_with("prewarm.io/enabled: \"true\""), "{warning}");
+    let annotations = json!({"annotations": {"prewarm.io/enabled": "true"}});
+    review["request"]["object"] = job(&annotations, node_name);
+    assert_eq!(webhook.admit(&review).await, Value::Null);
+    assert_eq!((webhook.count("queued"), webhook.one_shot_count(reason)), (1, 2));
+}
+
+#[tokio::test]
+async fn annotation_of_a_namespace_opts_in_one_shot_jobs() {
+    let webhook = webhook(DefaultMode::OptOut);
+    let opted_in = [("prewarm.io/enabled".into(), "true".into())].into();
+    webhook.state.context.set_namespace_annotations("shop", opted_in);
+    webhook.admit(&review(&job(&json!({}), None))).await;
+    assert_eq!((webhook.count("queued"), webhook.one_shot_count("no_further_completions")), (1, 0));
+}
+
+/// The lookup decides which images of such an object recur.
+#[tokio::test]
+async fn job_of_an_unknown_controller_queues_a_hint() {
+    let webhook = webhook(DefaultMode::OptOut);
+    let owners = json!({"ownerReferences": [
+        {"apiVersion": "a.b/v1", "kind": "Run", "name": "r", "controller": true}]});
+    webhook.admit(&review(&job(&owners, None))).await;
+    assert_eq!((webhook.count("queued"), webhook.one_shot_count("new_image")), (1, 0));
 }
 
 #[rstest]

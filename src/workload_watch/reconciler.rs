@@ -176,9 +176,13 @@ impl WorkloadReconciler {
             None | Some((WarmDecision::Ignored(_), _)) => return self.remove(id),
             Some((verdict, _)) => verdict,
         };
-        let workloads = verdict.workloads();
+        // Which images recur is known only to the replica that received their reviews: they are
+        // needed, but the watch requests no task for them.
+        let depends_on_recurrence = matches!(verdict, WarmDecision::IfRecurring(..));
+        let workloads = verdict.needed_workloads();
         let keys = dedup_keys_of_all(&workloads);
-        let old = first && !progress::is_in_progress(kind, &object, Timestamp::now());
+        let old = depends_on_recurrence
+            || first && !progress::is_in_progress(kind, &object, Timestamp::now());
         let before = self.index.get(&id).map(<[_]>::to_vec);
         if before.as_ref() != Some(&keys) {
             self.index.insert(id.clone(), keys.clone(), image_refs::image_hashes(&workloads), old);
@@ -286,7 +290,7 @@ impl WorkloadReconciler {
                     .iter()
                     .any(|title| self.index.contains(&self.kinds, &namespace, title));
                 let why = if there {
-                    "its workloads now require other images"
+                    "its workloads now require other images or none"
                 } else {
                     "its workloads were deleted"
                 };

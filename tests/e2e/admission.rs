@@ -44,6 +44,12 @@ async fn each_workload_kind_creates_one_task() {
         json!({"replicas": 1, "selector": {"app": "rc-1"}, "template": template("rc:1", None)});
     let job = json!({"template": template("job:1", Some("Never"))});
     let cron = json!({"schedule": "0 0 1 1 *", "jobTemplate": {"spec": {"template": template("cron:1", Some("Never"))}}});
+    // Pods and Jobs that run once are warmed where they opt in.
+    let opted_in = |object: Value| {
+        let mut object = object;
+        object["metadata"]["annotations"] = json!({"prewarm.io/enabled": "true"});
+        object
+    };
     let all = [
         workload(
             "apps/v1",
@@ -60,9 +66,9 @@ async fn each_workload_kind_creates_one_task() {
         ),
         workload("apps/v1", "ReplicaSet", "a", &without(selected("replica:1"), &["serviceName"])),
         workload("v1", "ReplicationController", "a", &rc),
-        workload("batch/v1", "Job", "a", &job),
+        opted_in(workload("batch/v1", "Job", "a", &job)),
         workload("batch/v1", "CronJob", "a", &cron),
-        workload("v1", "Pod", "a", &pod_spec(&["pod:1"])),
+        opted_in(workload("v1", "Pod", "a", &pod_spec(&["pod:1"]))),
     ];
     namespace.apply(&json!({"apiVersion": "v1", "kind": "List", "items": all}));
     let images =

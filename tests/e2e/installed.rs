@@ -362,6 +362,8 @@ async fn each_workload_kind_creates_tasks(shop: &Namespace) {
         template
     };
     let object = |version: &str, kind: &str, spec: Value| json!({"apiVersion": version, "kind": kind, "metadata": {"name": kind.to_lowercase()}, "spec": spec});
+    let mut bare = object("v1", "Pod", pod("bare"));
+    bare["metadata"]["annotations"] = json!({"prewarm.io/enabled": "true"});
     let objects = [
         object(
             "apps/v1",
@@ -389,7 +391,7 @@ async fn each_workload_kind_creates_tasks(shop: &Namespace) {
             "CronJob",
             json!({"schedule": "@yearly", "jobTemplate": {"spec": {"template": once("cron")}}}),
         ),
-        object("v1", "Pod", pod("bare")),
+        bare,
     ];
     shop.apply(&json!({"apiVersion": "v1", "kind": "List", "items": objects}));
     let all = || async {

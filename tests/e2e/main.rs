@@ -35,6 +35,7 @@ mod invalid_tasks;
 mod moving_tags;
 mod node_checks;
 mod notifications;
+mod one_shot;
 mod pipelines;
 mod plugin;
 mod pod_start;

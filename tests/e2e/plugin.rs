@@ -9,7 +9,7 @@ use std::{
 use prewarmer_api::task::{Phase, PrewarmTask, PrewarmTaskStatus};
 use prewarmer_test_support::{
     cluster::Cluster,
-    fixtures::{HELPER, TASK_TIMEOUT, deployment},
+    fixtures::{HELPER, TASK_TIMEOUT, deployment, pod_spec, workload},
     namespace::Namespace,
     server::Server,
 };
@@ -208,6 +208,27 @@ async fn explain_and_retry_failures() {
     assert!(again.out.contains("failed: warm on 0 of 12 nodes"), "{again:?}");
     again.failure(1);
     assert!(prewarm(&namespace, &["watch", &name]).failure(1).contains("did not complete"));
+}
+
+/// A one-shot Job is warmed on demand, and by admission only where it opts in.
+#[tokio::test(flavor = "multi_thread")]
+async fn explain_states_why_a_workload_is_not_warmed() {
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("plugin-once");
+    let mut pod = pod_spec(&["registry.example/once:1"]);
+    pod["restartPolicy"] = json!("Never");
+    let job = workload("batch/v1", "Job", "once", &json!({"template": {"spec": pod}}));
+    namespace.apply(&job);
+    let why = prewarm(&namespace, &["explain", "job/once"]).success();
+    assert!(why.starts_with("Job/once is not warmed: no_further_completions: "), "{why}");
+    assert!(why.contains("annotate it with prewarm.io/enabled: \"true\""), "{why}");
+    let task = prewarm(&namespace, &["run", "job/once", "--dry-run"]).success();
+    assert!(task.contains("registry.example/once:1"), "{task}");
+    namespace.kubectl(&["annotate", "job/once", "prewarm.io/enabled=true"], "");
+    let why = prewarm(&namespace, &["explain", "job/once"]).success();
+    assert!(why.starts_with("Job/once is warmed (nodes: 100): registry.example/once:1."), "{why}");
+    prewarm(&namespace, &["explain", "job/once", "--node", "node-0001"]).failure(2);
+    prewarm(&namespace, &["explain", "job/missing"]).failure(1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,8 +7,8 @@ use clap::{Args, ValueEnum};
 use prewarmer_core::{
     settings::{self, Choice, Number, Setting, SettingsChecker, SettingsError, split_list},
     workload::{
-        self, DefaultMode, EmptyContext, ExtractError, Extracted, PolicySettings, WorkloadKind,
-        WorkloadKinds,
+        self, DefaultMode, EmptyContext, ExtractError, Extracted, OneShotMode, PolicySettings,
+        WorkloadKind, WorkloadKinds,
     },
 };
 
@@ -21,6 +21,9 @@ use crate::{
 /// Names of the modes.
 const MODES: &[(&str, DefaultMode)] =
     &[("OptOut", DefaultMode::OptOut), ("OptIn", DefaultMode::OptIn)];
+/// Names of the treatments of one-shot pods and Jobs.
+const ONE_SHOT_MODES: &[(&str, OneShotMode)] =
+    &[("Skip", OneShotMode::Skip), ("Warm", OneShotMode::Warm)];
 /// Highest value of `--auto-nodes`.
 const MAX_AUTO_NODES: u32 = 100_000;
 
@@ -31,6 +34,12 @@ pub struct PolicyArgs {
     /// except opted-out ones are warmed. `OptIn`: only opted-in workloads are warmed.
     #[arg(long, env = "DEFAULT_MODE", default_value = "OptOut", value_parser = choice(MODES))]
     pub default_mode: Setting<Choice<DefaultMode>>,
+    /// Treatment, with `--default-mode=OptOut`, of pods and Jobs that run once and do not opt in:
+    /// pods without a controller, Jobs whose pods all start at once, pods and Jobs with `nodeName`,
+    /// and those of controllers of unknown kinds with images that do not recur. `Skip`: they create
+    /// no task. `Warm`: they are warmed as other workloads.
+    #[arg(long, env = "ONE_SHOT", default_value = "Skip", value_parser = choice(ONE_SHOT_MODES))]
+    pub one_shot: Setting<Choice<OneShotMode>>,
     /// Further kinds with pod templates, separated by commas: `GROUP/VERSION/KIND[/PLURAL]=PATH`,
     /// such as `argoproj.io/v1alpha1/Rollout=spec.template`. `[*]` in the path matches every item
     /// of a list, and `+` separates up to 10 paths of one kind.
@@ -52,6 +61,7 @@ impl PolicyArgs {
     pub fn check(&self, check: &mut SettingsChecker) -> PolicySettings {
         PolicySettings {
             default_mode: check.value(&self.default_mode),
+            one_shot: check.value(&self.one_shot),
             kinds: kinds(check, &self.kinds),
             include_namespaces: split_list(&self.include_namespaces),
             auto_nodes: check.value(&self.auto_nodes),

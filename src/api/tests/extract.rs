@@ -11,7 +11,7 @@ const TOKEN: &str = "prw_shop_x";
 
 fn pod(name: &str) -> String {
     format!(
-        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{containers: [{{name: c, image: '{name}:1'}}]}}\n"
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop, annotations: {{prewarm.io/enabled: 'true'}}}}\nspec: {{containers: [{{name: c, image: '{name}:1'}}]}}\n"
     )
 }
 
@@ -48,6 +48,16 @@ async fn bad_document_does_not_affect_the_others() {
 }
 
 #[tokio::test]
+async fn one_shot_pods_are_returned_with_the_reason() {
+    let plain = pod("p").replace(", annotations: {prewarm.io/enabled: 'true'}", "");
+    let (code, body) = send(plain).await;
+    let workload = &body["workloads"][0];
+    assert_eq!((code, &workload["verdict"]), (StatusCode::OK, &json!("one_shot")), "{body}");
+    assert!(workload["reason"].as_str().unwrap().starts_with("bare_pod: "), "{body}");
+    assert_eq!(workload["images"], json!([]), "{body}");
+}
+
+#[tokio::test]
 async fn manifest_in_which_nothing_can_be_read_is_invalid() {
     let (code, body) = send("spec: {}\n---\n- x\n").await;
     assert_eq!((code, &body["error"]), (StatusCode::BAD_REQUEST, &json!("2 fields are invalid")));
@@ -68,7 +78,7 @@ async fn what_kubectl_reads_is_read() {
     let utf16: Vec<u8> =
         [0xFEFF].into_iter().chain(pod("u").encode_utf16()).flat_map(u16::to_le_bytes).collect();
     let typed = json!({"apiVersion": "v1", "kind": "PodList", "items": [
-        {"metadata": {"name": "l"}, "spec": {"containers": [{"image": "l:1"}]}, "status": 7}]});
+        {"metadata": {"name": "l", "annotations": {"prewarm.io/enabled": "true"}}, "spec": {"containers": [{"image": "l:1"}]}, "status": 7}]});
     let cases = [
         (utf16, "u:1"),
         (typed.to_string().into_bytes(), "l:1"),

@@ -9,12 +9,12 @@ use k8s_openapi::api::{
 };
 use prewarmer_core::{
     image::ImageRef,
-    workload::{EmptyContext, MAX_IMAGES, WarmDecision, Workload},
+    workload::{EmptyContext, MAX_IMAGES, ObjectView, WarmDecision, Workload, WorkloadKind},
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::POLICY;
+use super::{POLICY, SKIPPING_POLICY};
 
 /// Items of a list that are read; objects with more are not compared.
 const MAX_ITEMS: usize = 1000;
@@ -41,6 +41,7 @@ pub(super) fn compare(object: &Value) {
     let wanted = images(&spec);
     assert_eq!(view.image_count(), wanted.len(), "{object}");
     let (decision, _) = POLICY.evaluate(kind, &view, "shop", &EmptyContext);
+    check_one_shot(kind, &view, &decision, object);
     let is_plain =
         ["/metadata", "/spec/template/metadata", "/spec/jobTemplate/spec/template/metadata"]
             .iter()
@@ -70,7 +71,41 @@ pub(super) fn compare(object: &Value) {
         }
         WarmDecision::NoImages => assert_eq!(valid, BTreeSet::new(), "{object}"),
         WarmDecision::OptedOut => panic!("opted out without an annotation: {object}"),
+        WarmDecision::OneShot(_) | WarmDecision::IfRecurring(..) => {
+            panic!("one-shot although the policy warms all: {object}")
+        }
     }
+}
+
+/// Checks the decision of a policy that skips one-shot objects: only Jobs and pods differ, Jobs by the
+/// fields of their Kubernetes type.
+fn check_one_shot(kind: &WorkloadKind, view: &ObjectView, warmed: &WarmDecision, object: &Value) {
+    let (decision, _) = SKIPPING_POLICY.evaluate(kind, view, "shop", &EmptyContext);
+    let is_one_shot = match decision {
+        WarmDecision::OneShot(_) => true,
+        WarmDecision::IfRecurring(_, workloads) => {
+            assert_eq!(WarmDecision::Warm(workloads), *warmed, "{object}");
+            true
+        }
+        other => {
+            assert_eq!(other, *warmed, "{object}");
+            false
+        }
+    };
+    if !is_one_shot {
+        return;
+    }
+    assert!(matches!(warmed, WarmDecision::Warm(_) | WarmDecision::NoImages), "{object}");
+    if kind.is_pod() {
+        return;
+    }
+    let Some(spec) = decode::<Job>(object).and_then(|job| job.spec) else {
+        panic!("one-shot, and neither a pod nor a Job: {object}")
+    };
+    assert!(spec.suspend != Some(true) && spec.parallelism != Some(0), "{object}");
+    let is_placed = spec.template.spec.is_some_and(|pod| pod.node_name.is_some());
+    let at_once = spec.parallelism.unwrap_or(1);
+    assert!(is_placed || spec.completions.is_none_or(|count| count <= at_once), "{object}");
 }
 
 /// Checks the node selector and the pull credentials of a workload.

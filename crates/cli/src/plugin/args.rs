@@ -98,7 +98,7 @@ pub(super) enum PluginCommand {
     Cancel(NamesArgs),
     /// Create new tasks for the nodes that ended tasks have not warmed.
     Retry(RetryArgs),
-    /// Explain why nodes failed or why a task waits, and what to do.
+    /// Explain why nodes failed, why a task waits, or why a workload is not warmed, and what to do.
     Explain(ExplainArgs),
     /// Show on which nodes images are warm, from kubelets and tasks.
     Nodes(NodesArgs),
@@ -183,9 +183,11 @@ pub(super) struct RetryArgs {
 /// Arguments of `explain`.
 #[derive(Debug, Args)]
 pub(super) struct ExplainArgs {
-    /// Name of the task.
+    /// Name of a task, or a workload as `KIND/NAME`, such as `job/report`. About a workload it states
+    /// what the server decides by its default settings.
+    #[arg(value_name = "NAME|KIND/NAME")]
     pub(super) name: String,
-    /// Explain only this node.
+    /// Explain only this node of the task.
     #[arg(long)]
     pub(super) node: Option<String>,
 }

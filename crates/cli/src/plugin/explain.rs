@@ -1,5 +1,5 @@
-//! Explanations of why nodes failed or why a task waits, with remedies. Pure: no client, no clock,
-//! no I/O.
+//! Explanations of why nodes failed, why a task waits, or why a workload is not warmed, with remedies.
+//! Pure: no client, no clock, no I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,10 @@ use prewarmer_core::{
         PrewarmTask, PrewarmTaskStatus, failure_groups,
     },
     worker::FailureReason,
+    workload::Extracted,
 };
+
+use super::resolve::skip_reason;
 
 /// Largest number of nodes that a sentence lists.
 const MAX_LISTED_NODES: usize = 5;
@@ -82,6 +85,26 @@ pub(super) fn explain(task: &PrewarmTask, node: Option<&str>) -> Vec<String> {
         lines.push(format!("No failure is recorded on {node}."));
     }
     lines
+}
+
+/// Returns the decision about each pod template of a workload, as the server makes it by default.
+pub(super) fn explain_workloads(templates: &[Extracted]) -> Vec<String> {
+    let decision = |one: &Extracted| match (&one.nodes, one.images.as_slice()) {
+        (Some(nodes), images @ [_, ..]) => {
+            format!("{} is warmed (nodes: {nodes}): {}.", one.workload, images.join(", "))
+        }
+        _ => format!("{} is not warmed: {}.", one.workload, skip_reason(one)),
+    };
+    let lines = |one: &Extracted| {
+        let warnings = one.warnings.iter().map(|warning| format!("  Warning: {warning}"));
+        let never = one.never_pulled.iter();
+        let never =
+            never.map(|image| format!("  Not warmed, since its imagePullPolicy is Never: {image}"));
+        [decision(one)].into_iter().chain(warnings).chain(never).collect::<Vec<_>>()
+    };
+    let note = "Decided by the default settings of the server and without its history of images; \
+        prewarmer extract accepts other settings.";
+    templates.iter().flat_map(lines).chain([String::new(), note.to_owned()]).collect()
 }
 
 /// Returns lines about the images that no node could pull.
@@ -173,6 +196,7 @@ mod tests {
     use prewarmer_core::task::{
         Condition, IgnoredNode, PrewarmTaskSpec, PrewarmTaskStatus, SecretKeyReference, UrlSource,
     };
+    use prewarmer_core::workload::{Policy, extract_documents};
 
     fn failure(node: &str, image: &str, reason: &str) -> FailedNode {
         FailedNode {
@@ -243,6 +267,31 @@ mod tests {
             text.contains("is Prewarmer running?") && text.contains("No failure is recorded on n1"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn decisions_about_workloads_are_explained() {
+        let lines = |metadata: &str, spec: &str| {
+            let text = format!(
+                "apiVersion: batch/v1\nkind: Job\nmetadata: {{name: j{metadata}}}\nspec: {{{spec}template: {{spec: {{containers: [{{name: c, image: 'a:1'}}]}}}}}}\n"
+            );
+            let found = extract_documents(&text, &Policy::default(), "shop").unwrap();
+            explain_workloads(&found.workloads)
+        };
+        let once = lines("", "");
+        assert!(once[0].starts_with("Job/j is not warmed: no_further_completions: "), "{once:?}");
+        assert!(once[0].contains("annotate it with prewarm.io/enabled"), "{once:?}");
+        let warmed = "Job/j is warmed (nodes: 100): a:1.";
+        assert_eq!(lines(", annotations: {prewarm.io/enabled: 'true'}", "")[0], warmed);
+        assert_eq!(lines("", "completions: 2, ")[0], warmed);
+        let out = lines(", annotations: {prewarm.io/enabled: 'false'}", "");
+        assert_eq!(out[0], "Job/j is not warmed: opted out by prewarm.io/enabled.");
+        let unused = lines(", annotations: {prewarm.io/priority: '7'}", "");
+        assert!(
+            unused[1].starts_with("  Warning: prewarmer: not warmed, no_further"),
+            "{unused:?}"
+        );
+        assert!(once.last().unwrap().contains("default settings"), "{once:?}");
     }
 
     #[test]

@@ -6,7 +6,8 @@
 //! works on.
 //!
 //! ```text
-//!   args -> command (tasks, schedules, nodes, run, watch) -> task_client, client (API server)
+//!   args -> command (tasks, schedules, nodes, run, watch) -> task_client, workload_client, client
+//!                                                            (API server)
 //!                 explain, progress, resolve (pure) -> output
 //! ```
 
@@ -24,6 +25,7 @@ mod schedules;
 mod task_client;
 mod tasks;
 mod watch;
+mod workload_client;
 
 use std::process::ExitCode;
 

@@ -3,7 +3,7 @@
 
 use prewarmer_core::{
     image::ImageRef,
-    workload::{Extracted, Extraction, Policy, extract_documents},
+    workload::{Extracted, Extraction, OneShotMode, Policy, extract_documents},
 };
 use serde_json::{Value, json};
 
@@ -63,27 +63,53 @@ pub(super) fn parse_target(word: &str) -> Result<WarmTarget, CommandError> {
     }
 }
 
-/// Returns one document with a workload and its cluster context. Owner references are removed,
-/// because a workload that was requested by name is always warmed.
-pub(super) fn manifest_with_context(mut workload: Value, around: Vec<Value>) -> String {
-    if let Some(metadata) = workload.pointer_mut("/metadata").and_then(Value::as_object_mut) {
-        metadata.remove("ownerReferences");
-    }
-    let items: Vec<Value> = around.into_iter().chain([workload]).collect();
+/// Workload of the cluster, with the objects that decide together with it.
+pub(super) struct FetchedWorkload {
+    pub(super) object: Value,
+    pub(super) context: Vec<Value>,
+}
+
+/// Returns one document with a workload and its cluster context.
+pub(super) fn manifest_with_context(fetched: FetchedWorkload) -> String {
+    let items: Vec<Value> = fetched.context.into_iter().chain([fetched.object]).collect();
     json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string()
 }
 
-/// Returns the workloads of the manifest of one object, and notes about the others.
+/// Returns the same document without owner references, because a workload that was requested by name
+/// is always warmed.
+pub(super) fn manifest_of_requested(mut fetched: FetchedWorkload) -> String {
+    if let Some(metadata) = fetched.object.pointer_mut("/metadata").and_then(Value::as_object_mut) {
+        metadata.remove("ownerReferences");
+    }
+    manifest_with_context(fetched)
+}
+
+/// Returns the policy for workloads that were requested by name or by a manifest: those that run once
+/// are warmed too.
+pub(super) fn requested_policy() -> Policy {
+    Policy { one_shot: OneShotMode::Warm, ..Policy::default() }
+}
+
+/// Returns the workloads of the manifest of one requested object, and notes about the others.
 pub(super) fn extract_workloads(
     text: &str,
     namespace: &str,
 ) -> Result<(Vec<Extracted>, Vec<String>), CommandError> {
-    let read = extract_documents(text, &Policy::default(), namespace);
+    extract_one(text, &requested_policy(), namespace).map(wanted)
+}
+
+/// Evaluates the manifest of one object, which must be readable.
+pub(super) fn extract_one(
+    text: &str,
+    policy: &Policy,
+    namespace: &str,
+) -> Result<Extraction, CommandError> {
+    let read = extract_documents(text, policy, namespace);
     let read = read.map_err(|error| CommandError::Failed(error.to_string()))?;
-    if let Some(error) = read.errors.first() {
-        return Err(CommandError::Failed(error.to_string()));
+    match read.errors.first() {
+        Some(error) => Err(CommandError::Failed(error.to_string())),
+        None => Ok(read),
     }
-    Ok(wanted(read))
 }
 
 /// Returns the workloads that would be warmed, and notes about the others and warnings.
@@ -98,14 +124,18 @@ pub(super) fn wanted(read: Extraction) -> (Vec<Extracted>, Vec<String>) {
             wanted.push(one);
             continue;
         }
-        let why = match (one.verdict, one.reason) {
-            ("opted_out", _) => "opted out by prewarm.io/enabled",
-            (_, Some(reason)) => reason,
-            _ => "no images",
-        };
-        notes.push(format!("{} is skipped: {why}", one.workload));
+        notes.push(format!("{} is skipped: {}", one.workload, skip_reason(&one)));
     }
     (wanted, notes)
+}
+
+/// Returns the reason why a workload is not warmed.
+pub(super) fn skip_reason(one: &Extracted) -> &'static str {
+    match (one.verdict, one.reason) {
+        ("opted_out", _) => "opted out by prewarm.io/enabled",
+        (_, Some(reason)) => reason,
+        _ => "no images",
+    }
 }
 
 /// Returns the note about an image that the kubelet never pulls.
@@ -153,14 +183,14 @@ mod tests {
             "spec": {"containers": [{"name": "c", "image": "a:1"}]}});
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace",
             "metadata": {"name": "shop", "annotations": {"prewarm.io/priority": "9"}}});
-        let (found, notes) =
-            extract_workloads(&manifest_with_context(owned, vec![namespace]), "default").unwrap();
+        let fetched = FetchedWorkload { object: owned, context: vec![namespace] };
+        let (found, notes) = extract_workloads(&manifest_of_requested(fetched), "default").unwrap();
         let spec = &found[0].specs[0];
         assert_eq!((spec.priority, &spec.images, notes.len()), (9, &vec!["a:1".to_owned()], 0));
         let out = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "w",
             "annotations": {"prewarm.io/enabled": "false"}}, "spec": {"template": {"spec": {"containers": [{"name": "c", "image": "a"}]}}}});
-        let (found, notes) =
-            extract_workloads(&manifest_with_context(out, Vec::new()), "default").unwrap();
+        let fetched = FetchedWorkload { object: out, context: Vec::new() };
+        let (found, notes) = extract_workloads(&manifest_of_requested(fetched), "default").unwrap();
         assert!(
             found.is_empty()
                 && notes[0].contains("Deployment/w is skipped: opted out by prewarm.io/enabled"),

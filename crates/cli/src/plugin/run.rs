@@ -2,18 +2,11 @@
 
 use std::io::IsTerminal;
 
-use k8s_openapi::api::{
-    autoscaling::v2::HorizontalPodAutoscaler, core::v1::Namespace, node::v1::RuntimeClass,
-};
-use kube::{
-    Api, ResourceExt,
-    api::{DynamicObject, ListParams},
-};
+use kube::ResourceExt;
 use prewarmer_core::{
     task::{PrewarmTask, PrewarmTaskSpec},
-    workload::{EmptyContext, Extracted, Policy},
+    workload::{EmptyContext, Extracted},
 };
-use serde_json::{Value, json};
 
 use super::{
     args::{RunArgs, SpecArgs},
@@ -23,6 +16,7 @@ use super::{
     resolve::{self, WarmTarget},
     task_client::{build_task, create_task},
     watch,
+    workload_client::fetch_workload,
 };
 use crate::{manifest_files, terminal::printable};
 
@@ -105,7 +99,8 @@ async fn plan_tasks(
             WarmTarget::Image(image) if images.contains(&image) => {}
             WarmTarget::Image(image) => images.push(image),
             WarmTarget::Workload { api_version, kind, name } => {
-                let text = fetch_workload(context, api_version, kind, &name).await?;
+                let fetched = fetch_workload(context, api_version, kind, &name).await?;
+                let text = resolve::manifest_of_requested(fetched);
                 found
                     .extend(print_warnings(resolve::extract_workloads(&text, &context.namespace)?));
             }
@@ -167,7 +162,7 @@ fn read_manifests(
     args: &RunArgs,
     namespace: &str,
 ) -> Result<(Vec<Extracted>, usize), CommandError> {
-    let policy = Policy::default();
+    let policy = resolve::requested_policy();
     let (manifest, failed) = manifest_files::read(&args.filename, args.recursive, &policy.kinds);
     let read = manifest.extract(&policy, &EmptyContext, namespace);
     let read = read.map_err(|error| CommandError::Failed(error.to_string()))?;
@@ -177,42 +172,4 @@ fn read_manifests(
         eprintln!("error: {}", printable(line));
     }
     Ok((print_warnings(resolve::wanted(read)), lines.len()))
-}
-
-/// Reads a workload of the cluster and its cluster context. Context that the caller may not read is
-/// omitted.
-async fn fetch_workload(
-    context: &ClusterClient,
-    api_version: &str,
-    kind: &str,
-    name: &str,
-) -> Result<String, CommandError> {
-    let policy = Policy::default();
-    let known = policy.kinds.find_by_api_version(api_version, kind);
-    let resource = known
-        .map(|kind| kind.api_resource())
-        .ok_or_else(|| CommandError::Usage(format!("{kind} is not a supported workload kind")))?;
-    let (client, namespace) = (&context.client, context.namespace.as_str());
-    let objects: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
-    let object = objects.get(name).await?;
-    let mut workload = serde_json::to_value(&object).unwrap_or_default();
-    workload["apiVersion"] = json!(api_version);
-    workload["kind"] = json!(kind);
-    let mut around = Vec::new();
-    let namespaces = Api::<Namespace>::all(client.clone());
-    around.extend(
-        namespaces.get(namespace).await.ok().and_then(|one| serde_json::to_value(one).ok()),
-    );
-    let scalers = Api::<HorizontalPodAutoscaler>::namespaced(client.clone(), namespace);
-    let scalers =
-        scalers.list(&ListParams::default()).await.map(|list| list.items).unwrap_or_default();
-    around.extend(scalers.iter().filter_map(|one| serde_json::to_value(one).ok()));
-    let classes = ["/spec", "/spec/template/spec", "/spec/jobTemplate/spec/template/spec"];
-    let class =
-        |at: &&str| workload.pointer(&format!("{at}/runtimeClassName")).and_then(Value::as_str);
-    if let Some(class) = classes.iter().find_map(class) {
-        let found = Api::<RuntimeClass>::all(client.clone()).get(class).await;
-        around.extend(found.ok().and_then(|one| serde_json::to_value(one).ok()));
-    }
-    Ok(resolve::manifest_with_context(workload, around))
 }

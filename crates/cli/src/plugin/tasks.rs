@@ -11,6 +11,7 @@ use prewarmer_core::{
     duration::{elapsed, format_human},
     task::{FailedNode, Notification, PrewarmPlan, PrewarmTask, nodes_not_warm, retry_spec},
     timestamp,
+    workload::Policy,
 };
 use serde_json::json;
 
@@ -21,8 +22,10 @@ use super::{
     explain,
     output::{Output, print},
     progress,
+    resolve::{self, WarmTarget},
     task_client::{build_task, create_task, get_tasks},
     watch,
+    workload_client::fetch_workload,
 };
 use crate::terminal::{Colour, TableCell, format_age, table};
 
@@ -319,12 +322,38 @@ pub(super) async fn explain(
     out: Output,
     args: &ExplainArgs,
 ) -> CommandResult {
+    if args.name.contains('/') {
+        return explain_workload(context, out, args).await;
+    }
     let tasks = get_tasks(context, std::slice::from_ref(&args.name)).await?;
     if out.wants_objects() {
         return out.print_objects(&tasks, false);
     }
     let Some(task) = tasks.first() else { return Ok(()) };
-    let lines = explain::explain(task, args.node.as_deref());
+    print_lines(&explain::explain(task, args.node.as_deref()))
+}
+
+async fn explain_workload(
+    context: &ClusterClient,
+    out: Output,
+    args: &ExplainArgs,
+) -> CommandResult {
+    if out.wants_objects() || args.node.is_some() {
+        let why = "-o and --node apply to tasks only: prewarmer extract prints the decision about a workload in other formats";
+        return Err(CommandError::Usage(why.into()));
+    }
+    let WarmTarget::Workload { api_version, kind, name } = resolve::parse_target(&args.name)?
+    else {
+        let expected = "expected the name of a task, or KIND/NAME such as job/report";
+        return Err(CommandError::Usage(format!("{:?}: {expected}", args.name)));
+    };
+    let fetched = fetch_workload(context, api_version, kind, &name).await?;
+    let text = resolve::manifest_with_context(fetched);
+    let found = resolve::extract_one(&text, &Policy::default(), &context.namespace)?;
+    print_lines(&explain::explain_workloads(&found.workloads))
+}
+
+fn print_lines(lines: &[String]) -> CommandResult {
     let text: String = lines.iter().map(|line| crate::terminal::printable(line) + "\n").collect();
     print(&text)
 }

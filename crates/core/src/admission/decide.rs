@@ -71,11 +71,16 @@ pub fn decide_workload(
         policy.evaluate(found.kind, &found.object, found.namespace, around);
     let short = |warning: String| warning.chars().take(MAX_WARNING).collect();
     let warnings = warnings.into_iter().take(MAX_WARNINGS).map(short).collect();
-    let verdict = |label| AdmissionResponse { label, warnings, denied: Vec::new() };
+    let verdict = |label| AdmissionResponse { label, warnings, ..AdmissionResponse::default() };
     Some(match considered {
         Considered::Ignored(_) => (verdict("ignored"), None),
         Considered::OptedOut => (verdict("opted_out"), None),
-        Considered::Warm(workloads) if !found.dry_run => {
+        Considered::OneShot(reason) => {
+            let one_shot = (!found.dry_run).then_some(reason);
+            (AdmissionResponse { one_shot, ..verdict("one_shot") }, None)
+        }
+        // The lookup of the object decides which of its images recur.
+        Considered::Warm(workloads) | Considered::IfRecurring(_, workloads) if !found.dry_run => {
             let old = review.request.old_object.view(found.kind);
             if old.as_ref().is_some_and(|old| old.image_count() > most_images) {
                 return None;
@@ -86,7 +91,9 @@ pub fn decide_workload(
                 ReviewHint::New(claim) => (verdict("hinted"), Some(*claim)),
             }
         }
-        Considered::Warm(_) | Considered::NoImages => (verdict("unchanged"), None),
+        Considered::Warm(_) | Considered::IfRecurring(..) | Considered::NoImages => {
+            (verdict("unchanged"), None)
+        }
     })
 }
 
@@ -183,7 +190,12 @@ pub fn decide_task(review: &AdmissionReview<'_>, caps: &Caps) -> AdmissionRespon
     if problems.is_empty() {
         return AdmissionResponse { warnings, ..allow("allowed") };
     }
-    AdmissionResponse { label: "denied", warnings, denied: problems }
+    AdmissionResponse {
+        label: "denied",
+        warnings,
+        denied: problems,
+        ..AdmissionResponse::default()
+    }
 }
 
 fn check_spec<S: DeserializeOwned>(

@@ -7,7 +7,7 @@ use serde_json::{Value, json, value::RawValue};
 
 use crate::{
     task::FieldError,
-    workload::{ObjectView, Policy, WorkloadKind},
+    workload::{ObjectView, OneShotReason, Policy, WorkloadKind},
 };
 
 /// Only supported version; it exists since Kubernetes 1.16.
@@ -179,6 +179,8 @@ pub struct AdmissionResponse {
     pub label: &'static str,
     /// Warnings for the user.
     pub warnings: Vec<String>,
+    /// Reason why the workload counts as one-shot; `None` for other verdicts, and for dry runs.
+    pub one_shot: Option<OneShotReason>,
     /// Problems that deny the object; empty if it is allowed.
     pub(super) denied: Vec<FieldError>,
 }

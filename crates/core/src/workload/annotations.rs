@@ -151,6 +151,11 @@ pub(super) fn parse_layers(
     }
 }
 
+/// Returns whether the `layers` opt in or out; `None` without a valid value of `enabled`.
+pub(super) fn enabled(layers: &[&BTreeMap<String, String>]) -> Option<bool> {
+    LayerParser { layers, warnings: &mut Vec::new() }.enabled()
+}
+
 /// Parser of annotations. Adds a warning for each invalid value.
 struct LayerParser<'a> {
     layers: &'a [&'a BTreeMap<String, String>],

@@ -67,6 +67,19 @@ impl Workload {
         images.map(|(index, image)| (image, self.pull_policies.get(&index).copied()))
     }
 
+    /// Keeps the images that satisfy the condition, with their pull policies.
+    pub fn retain_images(&mut self, mut condition: impl FnMut(&ImageRef) -> bool) {
+        let policies = std::mem::take(&mut self.pull_policies);
+        for (index, image) in std::mem::take(&mut self.images).into_iter().enumerate() {
+            if condition(&image) {
+                if let Some(policy) = policies.get(&index) {
+                    self.pull_policies.insert(self.images.len(), *policy);
+                }
+                self.images.push(image);
+            }
+        }
+    }
+
     /// Returns the specs of the tasks for this workload: one for the images with the policies of
     /// their tags, and one for each other policy. Empty without images.
     #[must_use]
@@ -106,5 +119,27 @@ impl Workload {
             service_account_name: self.credentials.service_account_name.clone(),
             ..PrewarmTaskSpec::new(Vec::new())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_retained_with_their_pull_policies() {
+        let images = ["a:1", "b:1", "c:1", "d:1"].map(|image| image.parse().unwrap());
+        let policies =
+            [(1, PullPolicy::Always), (2, PullPolicy::IfNotPresent), (3, PullPolicy::Always)];
+        let mut workload = Workload {
+            images: images.to_vec(),
+            pull_policies: policies.into(),
+            ..Workload::default()
+        };
+        workload.retain_images(|image| image.as_written() != "b:1");
+        let kept = workload.images_with_overrides();
+        let kept: Vec<_> = kept.map(|(image, policy)| (image.as_written(), policy)).collect();
+        let (weak, strong) = (Some(PullPolicy::IfNotPresent), Some(PullPolicy::Always));
+        assert_eq!(kept, [("a:1", None), ("c:1", weak), ("d:1", strong)]);
     }
 }

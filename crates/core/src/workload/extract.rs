@@ -30,9 +30,9 @@ pub struct Extracted {
     pub workload: String,
     /// Namespace of the workload.
     pub namespace: String,
-    /// Decision: `wanted`, `opted_out`, `nothing` or `ignored`.
+    /// Decision: `wanted`, `opted_out`, `one_shot`, `nothing` or `ignored`.
     pub verdict: &'static str,
-    /// Reason why the workload is ignored; absent for other verdicts.
+    /// Reason why the workload is ignored or counts as one-shot; absent for other verdicts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<&'static str>,
     /// Images to warm.
@@ -96,9 +96,10 @@ impl ParsedManifest {
             let named = Some(view.metadata.namespace.as_str()).filter(|name| !name.is_empty());
             let namespace = named.unwrap_or(default);
             let (verdict, warnings) = policy.evaluate(&kind, &view, namespace, &context);
+            let verdict = verdict.without_history();
             let mut never_pulled = match &verdict {
                 WarmDecision::Warm(_) | WarmDecision::NoImages => images_never_pulled(&view),
-                WarmDecision::Ignored(_) | WarmDecision::OptedOut => Vec::new(),
+                _ => Vec::new(),
             };
             let mut entries = extracted(&title, namespace, verdict, warnings);
             let is_warmed = |image: &String| entries.iter().any(|one| one.images.contains(image));
@@ -138,8 +139,12 @@ fn extracted(
     verdict: WarmDecision,
     warnings: Vec<String>,
 ) -> Vec<Extracted> {
-    let (word, reason) =
-        (verdict.as_str(), if let WarmDecision::Ignored(why) = verdict { Some(why) } else { None });
+    let word = verdict.as_str();
+    let reason = match verdict {
+        WarmDecision::Ignored(why) => Some(why),
+        WarmDecision::OneShot(why) => Some(why.message()),
+        _ => None,
+    };
     let entry = |workload: Option<Workload>, warnings: Vec<String>| {
         let nodes = workload.as_ref().map(|workload| workload.options.nodes.clone());
         let workload = workload.unwrap_or_default();

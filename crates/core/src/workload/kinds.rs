@@ -146,6 +146,11 @@ impl WorkloadKind {
         }
     }
 
+    /// Reports whether objects of this kind are Jobs.
+    pub(super) fn is_job(&self) -> bool {
+        self.group == "batch" && self.kind == "Job" && !self.is_custom()
+    }
+
     /// Reports whether objects of this kind are pods. Their images are already being pulled when
     /// they are seen.
     #[must_use]
@@ -248,7 +253,7 @@ impl WorkloadKinds {
     /// evaluated itself, or it is the Node of a static pod.
     #[must_use]
     pub fn covers_owner(&self, owner: &Owner) -> bool {
-        let group = owner.api_version.split_once('/').map_or("", |(group, _)| group);
+        let group = owner.group();
         let known = |kind: &Arc<WorkloadKind>| {
             kind.kind == owner.kind && kind.group == group && !kind.is_pod()
         };

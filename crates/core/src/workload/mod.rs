@@ -12,10 +12,12 @@
 
 mod annotations;
 mod context;
+mod decision;
 mod definition;
 mod extract;
 mod kinds;
 mod manifest;
+mod one_shot;
 mod policy;
 mod pull_policy;
 mod references;
@@ -28,13 +30,15 @@ pub use annotations::WarmOptions;
 pub use context::{
     ClusterContext, EmptyContext, RuntimeClassScheduling, VisibleContext, WorkloadIdentity,
 };
+pub use decision::WarmDecision;
 pub use definition::{Placement, PullCredentials, Workload};
 pub use extract::{DEFAULT_NAMESPACE, Extracted, Extraction, extract_documents};
 pub use kinds::{KindError, WorkloadKind, WorkloadKinds};
 pub use manifest::{
     DocumentError, DocumentWarning, ExtractError, Finding, ManifestLimits, ParsedManifest, Place,
 };
-pub use policy::{DefaultMode, Policy, PolicySettings, WarmDecision};
+pub use one_shot::{OneShotMode, OneShotReason, OwnerKind};
+pub use policy::{DefaultMode, Policy, PolicySettings};
 pub use references::MAX_IMAGES;
 pub use rewritten::rewritten_images;
 pub use view::{ConditionView, MetadataView, ObjectSeed, ObjectView, Owner, StatusView};

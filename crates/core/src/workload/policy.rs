@@ -12,8 +12,10 @@ use k8s_openapi::api::core::v1::{
 use super::{
     annotations::{self, AnnotationValues},
     context::{ClusterContext, RuntimeClassScheduling},
+    decision::WarmDecision,
     definition::{Placement, Workload},
     kinds::{WorkloadKind, WorkloadKinds},
+    one_shot::{OneShot, OneShotMode, OneShotReason},
     pull_policy::DeclaredPolicy,
     references::{MAX_IMAGES, MAX_WARNINGS, References, never_pulled, parse_references},
     view::{MAX_ITEMS, MAX_TEMPLATES, ObjectView, PodSpecView, TemplateView},
@@ -21,7 +23,7 @@ use super::{
 use crate::{
     annotations::{ALLOW_ALL_NODES_ANNOTATION, NODES_ANNOTATION},
     labels::MANAGED_BY,
-    task::{PullMethod, caps::Caps, validate::AUTO_NODES},
+    task::{PREFIX, PullMethod, caps::Caps, validate::AUTO_NODES},
 };
 
 /// System namespaces, which are excluded by default.
@@ -42,6 +44,8 @@ pub enum DefaultMode {
 pub struct Policy {
     /// Decision for workloads without an annotation.
     pub default_mode: DefaultMode,
+    /// Treatment of one-shot pods and Jobs without an annotation.
+    pub one_shot: OneShotMode,
     /// Excluded namespaces.
     pub excluded_namespaces: BTreeSet<String>,
     /// Only namespace to watch; `None` for all.
@@ -58,6 +62,7 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             default_mode: DefaultMode::default(),
+            one_shot: OneShotMode::default(),
             excluded_namespaces: BTreeSet::new(),
             watch_namespace: None,
             kinds: WorkloadKinds::default(),
@@ -72,6 +77,8 @@ impl Default for Policy {
 pub struct PolicySettings {
     /// Default for workloads without annotations.
     pub default_mode: DefaultMode,
+    /// Treatment of one-shot pods and Jobs without annotations.
+    pub one_shot: OneShotMode,
     /// Built-in and configured workload kinds.
     pub kinds: WorkloadKinds,
     /// System namespaces whose workloads are warmed too.
@@ -87,6 +94,7 @@ impl PolicySettings {
         let out = SYSTEM_NAMESPACES.into_iter().chain([own]).filter(|name| watched != Some(name));
         Policy {
             default_mode: self.default_mode,
+            one_shot: self.one_shot,
             excluded_namespaces: out
                 .filter(|name| !self.include_namespaces.iter().any(|included| included == name))
                 .map(str::to_owned)
@@ -95,55 +103,6 @@ impl PolicySettings {
             kinds: self.kinds,
             auto_nodes: self.auto_nodes,
             caps: Arc::default(),
-        }
-    }
-}
-
-/// Decision about an object.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub enum WarmDecision {
-    /// The object is not handled, for this reason.
-    Ignored(&'static str),
-    /// The object has opted out, or has not opted in.
-    OptedOut,
-    /// The object has no images to warm.
-    #[default]
-    NoImages,
-    /// Workloads to warm, one for each pod template.
-    Warm(Vec<Workload>),
-}
-
-impl WarmDecision {
-    /// Decides about an object from its templates: whether each is enabled, and its workload.
-    fn of_templates(templates: Vec<(bool, Workload)>) -> Self {
-        if !templates.is_empty() && templates.iter().all(|(enabled, _)| !enabled) {
-            return Self::OptedOut;
-        }
-        let wanted: Vec<Workload> = templates
-            .into_iter()
-            .filter(|(enabled, workload)| *enabled && !workload.images.is_empty())
-            .map(|(_, workload)| workload)
-            .collect();
-        if wanted.is_empty() { Self::NoImages } else { Self::Warm(wanted) }
-    }
-
-    /// Returns the workloads to warm; empty for other decisions.
-    #[must_use]
-    pub fn workloads(self) -> Vec<Workload> {
-        match self {
-            Self::Warm(workloads) => workloads,
-            _ => Vec::new(),
-        }
-    }
-
-    /// Returns the label value for metrics and messages.
-    #[must_use]
-    pub fn as_str(&self) -> &'static str {
-        match self {
-            Self::Ignored(_) => "ignored",
-            Self::OptedOut => "opted_out",
-            Self::NoImages => "nothing",
-            Self::Warm(_) => "wanted",
         }
     }
 }
@@ -181,21 +140,9 @@ impl Policy {
             is_daemon_set: is_daemon_set(kind),
         };
         let mut warnings = unread_parts(object);
-        let mut room = MAX_IMAGES;
-        let read: Vec<(bool, Workload)> = object
-            .templates
-            .iter()
-            .filter(|template| !template.spec.is_windows())
-            .map(|template| found.evaluate_template(template, &mut room, &mut warnings))
-            .collect();
+        let decision = found.decide(kind, &mut warnings);
         let mut seen = BTreeSet::new();
         warnings.retain(|warning| seen.insert(warning.clone()));
-        let on_windows = read.is_empty() && !object.templates.is_empty();
-        let decision = if on_windows {
-            WarmDecision::Ignored("its pods run on Windows")
-        } else {
-            WarmDecision::of_templates(read)
-        };
         (decision, warnings)
     }
 
@@ -291,6 +238,68 @@ struct TemplateEvaluator<'a> {
 }
 
 impl TemplateEvaluator<'_> {
+    /// Decides about the object from all its templates.
+    fn decide(&self, kind: &WorkloadKind, warnings: &mut Vec<String>) -> WarmDecision {
+        let one_shot = self.one_shot(kind);
+        if let Some((OneShot::Once(reason), template)) = one_shot {
+            self.warn_of_unused_annotations(template, reason, warnings);
+            return WarmDecision::OneShot(reason);
+        }
+        let templates = &self.object.templates;
+        let mut room = MAX_IMAGES;
+        let read: Vec<(bool, Workload)> = templates
+            .iter()
+            .filter(|template| !template.spec.is_windows())
+            .map(|template| self.evaluate_template(template, &mut room, warnings))
+            .collect();
+        if read.is_empty() && !templates.is_empty() {
+            return WarmDecision::Ignored("its pods run on Windows");
+        }
+        match (WarmDecision::of_templates(read), one_shot) {
+            (WarmDecision::Warm(workloads), Some((OneShot::UnlessRecurring(owner), _))) => {
+                WarmDecision::IfRecurring(owner.into(), workloads)
+            }
+            (decision, _) => decision,
+        }
+    }
+
+    /// Classifies an object as one-shot, with its template; `None` where an annotation or a setting
+    /// decides.
+    fn one_shot(&self, kind: &WorkloadKind) -> Option<(OneShot<'_>, &TemplateView)> {
+        let policy = self.policy;
+        if policy.one_shot == OneShotMode::Warm || policy.default_mode == DefaultMode::OptIn {
+            return None;
+        }
+        let one_shot = OneShot::of(kind, self.object)?;
+        let template = self.object.templates.first().filter(|first| !first.spec.is_windows())?;
+        let enabled = annotations::enabled(&self.annotation_layers(template));
+        enabled.is_none().then_some((one_shot, template))
+    }
+
+    /// Adds warnings about the object's own annotations, which have no effect.
+    fn warn_of_unused_annotations(
+        &self,
+        template: &TemplateView,
+        reason: OneShotReason,
+        warnings: &mut Vec<String>,
+    ) {
+        let [near, own, _] = self.annotation_layers(template);
+        if near.keys().chain(own.keys()).any(|key| key.starts_with(PREFIX)) {
+            let _ = self.annotation_values(template, warnings);
+            warnings.push(format!("prewarmer: not warmed, {}", reason.message()));
+        }
+    }
+
+    /// Returns the annotations of the template, the object and the namespace, in order of
+    /// precedence.
+    fn annotation_layers<'s>(
+        &'s self,
+        template: &'s TemplateView,
+    ) -> [&'s BTreeMap<String, String>; 3] {
+        let own = &self.object.metadata.annotations;
+        [&template.metadata.annotations, own, &self.namespace_annotations]
+    }
+
     /// Evaluates one template. Returns whether it is enabled, and the workload.
     fn evaluate_template(
         &self,
@@ -330,13 +339,13 @@ impl TemplateEvaluator<'_> {
         template: &TemplateView,
         warnings: &mut Vec<String>,
     ) -> AnnotationValues {
-        let (near, own) = (&template.metadata.annotations, &self.object.metadata.annotations);
+        let layers = self.annotation_layers(template);
+        let [near, own, _] = layers;
         let unknown =
             annotations::unknown_annotations(near).chain(annotations::unknown_annotations(own));
         warnings.extend(unknown.take(MAX_WARNINGS.saturating_sub(warnings.len())));
         let autoscaled = self.context.max_replicas(self.namespace, self.kind, self.name);
         let replicas = template.replicas.max(autoscaled.unwrap_or(0));
-        let layers = [near, own, &*self.namespace_annotations];
         let least = self.policy.auto_nodes;
         let mut found = annotations::parse_layers(&layers, least, replicas, warnings);
         // The Namespace's own `nodes` annotation is set by its administrator and needs no

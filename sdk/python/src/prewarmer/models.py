@@ -396,7 +396,7 @@ class Extracted(Model):
     placement: dict[str, Any]
     """Placement with the fields of a pod spec: `nodeSelector`, `nodeAffinity`, `tolerations`."""
     verdict: str
-    """Decision: `wanted`, `opted_out`, `nothing` or `ignored`."""
+    """Decision: `wanted`, `opted_out`, `one_shot`, `nothing` or `ignored`."""
     workload: str
     """Workload as `Kind/name`."""
     never_pulled: Optional[list[str]] = None
@@ -407,7 +407,7 @@ class Extracted(Model):
     pull_policies: Optional[dict[str, str]] = None
     """Pull policies of images that differ from those of their tags, `Always` or `IfNotPresent`."""
     reason: Optional[str] = None
-    """Reason why the workload is ignored; None for other verdicts."""
+    """Reason why the workload is ignored or counts as one-shot; None for other verdicts."""
     warnings: Optional[list[str]] = None
     """Warnings about invalid values, with the texts that kubectl prints."""
 

@@ -15,6 +15,7 @@ use super::{
     },
     lookup_memory::{LookupMemory, MAX_RETRY_DELAY, OutcomeScope},
     objects::{NamespaceHints, QueuedObject, intern_namespace},
+    recurring_images::RecurringImages,
     work::{DueWork, OfferOutcome},
 };
 
@@ -53,6 +54,7 @@ pub struct HintQueue {
     pub(super) lookups: FairQueue<u64>,
     timers: BTreeMap<(Instant, u64), QueueTimer>,
     pub(super) memory: LookupMemory,
+    pub(super) recurring_images: RecurringImages,
     window: Duration,
     pub(super) confirmed_hints: usize,
     sequence: u64,
@@ -70,6 +72,7 @@ impl HintQueue {
             lookups: FairQueue::new(rates, LOOKUP_CONCURRENCY),
             timers: BTreeMap::new(),
             memory: LookupMemory::default(),
+            recurring_images: RecurringImages::default(),
             window,
             confirmed_hints: 0,
             sequence: 0,

@@ -12,6 +12,7 @@ use super::{
     objects::{SortedHints, merge_hints},
     work::{DiscardedHints, DueWork, Lookup, LookupResult, OfferOutcome},
 };
+use crate::workload::{OwnerKind, Workload};
 
 /// Maximum number of waiting objects of a namespace at which a missing object is looked up again. A
 /// flood therefore causes one lookup per object. The watch finds existing objects that are stored
@@ -91,7 +92,9 @@ impl HintQueue {
             self.lookups.charge(&room, MISS_COST - 1, now);
         }
         let confirmed = self.settle_hints(id, sorted, &seen, now, &mut step.discarded);
-        if let LookupResult::Stored { workloads, .. } = seen
+        if let LookupResult::Stored { mut workloads, recurs_for, .. } = seen
+            && !confirmed.is_empty()
+            && self.retain_recurring(&room, &mut workloads, recurs_for, now, &mut step)
             && let Some(hint) = merge_hints(&confirmed, workloads)
             && let Some(of) = self.namespaces.get_mut(&room)
         {
@@ -100,6 +103,27 @@ impl HintQueue {
         }
         self.release_or_wait(&room, now, &mut step);
         step
+    }
+
+    /// Records the images of a confirmed object whose controller is of the kind `owner`, and drops
+    /// those that do not recur. Reports whether any image remains to be warmed.
+    fn retain_recurring(
+        &mut self,
+        namespace: &Arc<str>,
+        workloads: &mut Vec<Workload>,
+        owner: Option<OwnerKind>,
+        now: Instant,
+        step: &mut DueWork,
+    ) -> bool {
+        let Some(owner) = owner else { return true };
+        for workload in workloads.iter_mut() {
+            workload.retain_images(|image| {
+                self.recurring_images.observe(namespace, &owner, image, now)
+            });
+        }
+        workloads.retain(|workload| !workload.images.is_empty());
+        step.not_recurring += usize::from(workloads.is_empty());
+        !workloads.is_empty()
     }
 
     /// Remembers the outcome of a lookup, sets the time of the next one for the hints that need

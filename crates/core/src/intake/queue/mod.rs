@@ -7,7 +7,8 @@
 //! only for another change, with delays that double while its template is the same.
 //! A namespace has a share of the capacity and of the lookups, and namespaces are
 //! served round-robin; lookups that find nothing use up more of the share. Confirmed
-//! hints from our own watch have separate capacity.
+//! hints from our own watch have separate capacity. Objects of controllers of unknown
+//! kinds are warmed for the images that recur.
 
 mod hint_queue;
 mod lookup_memory;
@@ -15,6 +16,7 @@ mod lookups;
 #[cfg(test)]
 mod memory_tests;
 mod objects;
+mod recurring_images;
 #[cfg(test)]
 mod tests;
 mod work;

@@ -18,9 +18,10 @@ use super::{
     lookup_memory::{LOOKUP_DELAYS_MS, MEMORY_TTL},
     lookups::{MAX_OBJECTS_FOR_RETRY, MISS_COST},
     objects::{MAX_HINTS_PER_OBJECT, merge_hints},
+    recurring_images::{IMAGE_TTL, RECURRENCE_DISTANCE},
     work::{DiscardedHints, DueWork, LookupResult, OfferOutcome},
 };
-use crate::workload::{Workload, WorkloadKinds};
+use crate::workload::{OwnerKind, Workload, WorkloadKinds};
 
 pub(super) const WINDOW: Duration = Duration::from_millis(200);
 
@@ -37,6 +38,9 @@ pub(super) struct QueueFixture {
     known_namespaces: Vec<String>,
     pub(super) hints: Vec<ConfirmedHint>,
     pub(super) discarded: DiscardedHints,
+    not_recurring: usize,
+    /// Kind of the controller of the stored objects, if images must recur.
+    recurs_for: Option<OwnerKind>,
     lookups: BTreeMap<String, usize>,
 }
 
@@ -52,6 +56,8 @@ impl QueueFixture {
             known_namespaces: known,
             hints,
             discarded: lost,
+            not_recurring: 0,
+            recurs_for: None,
             lookups,
         }
     }
@@ -107,6 +113,7 @@ impl QueueFixture {
         self.discarded.not_stored += step.discarded.not_stored;
         self.discarded.forbidden += step.discarded.forbidden;
         self.discarded.dropped += step.discarded.dropped;
+        self.not_recurring += step.not_recurring;
         self.hints.extend(step.batches.into_iter().flatten());
         for lookup in step.lookups {
             *self.lookups.entry(lookup.namespace.clone()).or_default() += 1;
@@ -115,6 +122,7 @@ impl QueueFixture {
                     uid: uid.clone(),
                     version: version.clone(),
                     workloads: vec![workload(&lookup.namespace, &lookup.name, image)],
+                    recurs_for: self.recurs_for.clone(),
                 },
                 None => LookupResult::Missing,
             };
@@ -159,6 +167,66 @@ fn stored_object_with_matching_uid_confirms_hint() {
     bench.run(LONG, &stored_objects(&[("shop", "web", "u-1")]));
     assert_eq!((bench.hints.len(), bench.lookup_count(), bench.queue.len()), (1, 1, 0));
     assert_eq!(bench.hints[0].workloads[0].images[0].as_written(), "stored:1");
+}
+
+#[test]
+fn images_of_unknown_controllers_are_warmed_when_they_recur() {
+    let mut bench = QueueFixture::new(rates(100, 50));
+    bench.recurs_for = Some(OwnerKind { group: "tekton.dev".into(), kind: "TaskRun".into() });
+    // Of two steps of one pipeline, the second is not a recurrence.
+    for (name, after, hints, not_recurring) in [
+        ("first", Duration::ZERO, 0, 1),
+        ("second", RECURRENCE_DISTANCE / 2, 0, 2),
+        ("third", RECURRENCE_DISTANCE / 2, 1, 2),
+        ("next-day", IMAGE_TTL - LONG * 2, 2, 2),
+        ("next-week", IMAGE_TTL * 7, 2, 3),
+    ] {
+        bench.now += after;
+        bench.offer(bench.hint("shop", name, "u-1", "claimed:1"));
+        bench.run(LONG, &stored_objects(&[("shop", name, "u-1")]));
+        assert_eq!((bench.hints.len(), bench.not_recurring), (hints, not_recurring), "{name}");
+    }
+    assert_eq!((bench.queue.len(), bench.lookup_count()), (0, 5));
+}
+
+#[test]
+fn only_the_images_that_recur_are_warmed() {
+    let mut bench = QueueFixture::new(rates(100, 50));
+    let two_images = |name: &str, built: &str| {
+        let mut workload = workload("shop", name, "runner:1");
+        workload.images.push(built.parse().unwrap());
+        LookupResult::Stored {
+            uid: "u-1".into(),
+            version: "7".into(),
+            workloads: vec![workload],
+            recurs_for: Some(OwnerKind { group: "a.b".into(), kind: "Run".into() }),
+        }
+    };
+    let mut ready = Vec::new();
+    for (name, built) in [("a", "built:1"), ("b", "built:2")] {
+        bench.offer(bench.hint("shop", name, "u-1", "claimed:1"));
+        bench.now += WINDOW;
+        let step = bench.queue.process_due(bench.now, |_| true, |_| false);
+        let id = step.lookups[0].id;
+        ready = bench.queue.handle_lookup_result(id, two_images(name, built), bench.now).batches;
+        bench.now += RECURRENCE_DISTANCE;
+    }
+    let images = &ready[0][0].workloads[0].images;
+    assert_eq!(images.iter().map(ToString::to_string).collect::<Vec<_>>(), ["runner:1"]);
+}
+
+/// A forged review causes a lookup, but its object has another UID.
+#[test]
+fn forged_hints_do_not_make_an_image_recur() {
+    let mut bench = QueueFixture::new(rates(100, 50));
+    bench.recurs_for = Some(OwnerKind { group: "a.b".into(), kind: "Run".into() });
+    let stored = stored_objects(&[("shop", "web", "u-1")]);
+    bench.offer(bench.hint("shop", "web", "forged", "claimed:1"));
+    bench.run(LONG, &stored);
+    bench.now += RECURRENCE_DISTANCE;
+    bench.offer(bench.hint("shop", "web", "u-1", "claimed:1"));
+    bench.run(LONG, &stored);
+    assert_eq!((bench.lookup_count(), bench.hints.len(), bench.not_recurring), (2, 0, 1));
 }
 
 #[test]
@@ -332,7 +400,7 @@ fn upgrade_of_many_workloads_is_one_batch() {
             let workloads = vec![workload("shop", &lookup.name, "stored:1")];
             open.push(bench.queue.handle_lookup_result(
                 lookup.id,
-                LookupResult::Stored { uid, version, workloads },
+                LookupResult::Stored { uid, version, workloads, recurs_for: None },
                 bench.now,
             ));
         }
@@ -358,6 +426,7 @@ fn slow_lookup_delays_confirmed_hints_at_most_by_grace() {
         uid: "u".into(),
         version: "7".into(),
         workloads: vec![workload("shop", "web", "a:1")],
+        recurs_for: None,
     };
     assert!(
         bench.queue.handle_lookup_result(quick.id, seen, bench.now).batches.is_empty(),

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::super::hint::ConfirmedHint;
-use crate::workload::{Workload, WorkloadKind};
+use crate::workload::{OwnerKind, Workload, WorkloadKind};
 
 /// Outcome of queueing a hint or a confirmed hint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +62,9 @@ pub enum LookupResult {
         version: String,
         /// Workloads of the object.
         workloads: Vec<Workload>,
+        /// Kind of the controller among whose objects an image must recur to be warmed; `None` where
+        /// all images are warmed.
+        recurs_for: Option<OwnerKind>,
     },
     /// Object that is not stored (yet), or a lookup that failed.
     Missing,
@@ -78,6 +81,8 @@ pub struct DueWork {
     pub lookups: Vec<Lookup>,
     /// Numbers of discarded hints.
     pub discarded: DiscardedHints,
+    /// Number of confirmed objects that are not warmed, because none of their images recurs.
+    pub not_recurring: usize,
 }
 
 /// Numbers of discarded hints by reason.

@@ -3,12 +3,20 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    super::context::{ManifestContext, VisibleContext},
+    super::{
+        OneShotMode,
+        context::{ManifestContext, VisibleContext},
+    },
     *,
 };
 
+/// Returns a policy that warms one-shot pods and Jobs too.
+fn policy() -> Policy {
+    Policy { one_shot: OneShotMode::Warm, ..Policy::default() }
+}
+
 fn extract(text: &str) -> Extraction {
-    extract_documents(text, &Policy::default(), DEFAULT_NAMESPACE).unwrap()
+    extract_documents(text, &policy(), DEFAULT_NAMESPACE).unwrap()
 }
 
 fn parse(text: &str, limits: ManifestLimits) -> Result<ParsedManifest, ExtractError> {
@@ -59,7 +67,7 @@ fn manifest_limits_are_enforced() {
         )
     };
     let read = |text: &str, bounds: ManifestLimits| {
-        parse(text, bounds)?.extract(&Policy::default(), &EmptyContext, "shop")
+        parse(text, bounds)?.extract(&policy(), &EmptyContext, "shop")
     };
     let many =
         |pods: usize, images: usize| (0..pods).map(|name| pod(name, images)).collect::<String>();
@@ -97,7 +105,7 @@ fn only_visible_namespaces_of_the_cluster_apply() {
     };
     let text = pod("shop") + &pod("bank");
     let manifest = parse(&text, ManifestLimits::SERVER).unwrap();
-    let policy = Policy::default();
+    let policy = policy();
     assert_eq!(manifest.namespaces("x"), ["bank".to_owned(), "shop".to_owned()].into());
     let found = manifest.extract(&policy, &visible, "x").unwrap().workloads;
     assert_eq!(

@@ -7,14 +7,21 @@ use proptest::prelude::*;
 use rstest::rstest;
 
 use super::{
-    super::{EmptyContext, Extraction, Policy, WorkloadKind, WorkloadKinds, extract_documents},
+    super::{
+        EmptyContext, Extraction, OneShotMode, Policy, WorkloadKind, WorkloadKinds,
+        extract_documents,
+    },
     *,
 };
 
 fn policy(kinds: &str) -> Policy {
     let kinds = kinds.split(',').filter(|text| !text.is_empty());
     let kinds = kinds.map(|text| WorkloadKind::parse(text).unwrap()).collect();
-    Policy { kinds: WorkloadKinds::with_custom(kinds), ..Policy::default() }
+    Policy {
+        kinds: WorkloadKinds::with_custom(kinds),
+        one_shot: OneShotMode::Warm,
+        ..Policy::default()
+    }
 }
 
 fn read(text: &str) -> Extraction {

@@ -143,12 +143,13 @@ pub(super) fn strings<'de, D: Deserializer<'de>>(
     from.deserialize_any(FilteredMapVisitor(|_: &str| true))
 }
 
-/// Number and text of a value of any shape. Other values are skipped without buffering, since they
+/// Number, text and truth of a value of any shape. Other values are skipped without buffering, since they
 /// may have megabytes.
 #[derive(Default)]
 pub(super) struct Scalar<'a> {
     pub(super) number: Option<i64>,
     text: Option<Cow<'a, str>>,
+    is_true: bool,
 }
 
 impl<'de> Deserialize<'de> for Scalar<'de> {
@@ -166,16 +167,16 @@ impl<'de> Visitor<'de> for ScalarVisitor {
         f.write_str("any value")
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Scalar<'de>, E> {
-        Ok(Scalar::default())
+    fn visit_bool<E>(self, is_true: bool) -> Result<Scalar<'de>, E> {
+        Ok(Scalar { is_true, ..Scalar::default() })
     }
 
     fn visit_i64<E>(self, number: i64) -> Result<Scalar<'de>, E> {
-        Ok(Scalar { number: Some(number), text: None })
+        Ok(Scalar { number: Some(number), ..Scalar::default() })
     }
 
     fn visit_u64<E>(self, number: u64) -> Result<Scalar<'de>, E> {
-        Ok(Scalar { number: i64::try_from(number).ok(), text: None })
+        Ok(Scalar { number: i64::try_from(number).ok(), ..Scalar::default() })
     }
 
     fn visit_f64<E>(self, _: f64) -> Result<Scalar<'de>, E> {
@@ -183,11 +184,13 @@ impl<'de> Visitor<'de> for ScalarVisitor {
     }
 
     fn visit_str<E>(self, text: &str) -> Result<Scalar<'de>, E> {
-        Ok(Scalar { number: text.parse().ok(), text: Some(Cow::Owned(text.to_owned())) })
+        let number = text.parse().ok();
+        Ok(Scalar { number, text: Some(Cow::Owned(text.to_owned())), is_true: false })
     }
 
     fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Scalar<'de>, E> {
-        Ok(Scalar { number: text.parse().ok(), text: Some(Cow::Borrowed(text)) })
+        let number = text.parse().ok();
+        Ok(Scalar { number, text: Some(Cow::Borrowed(text)), is_true: false })
     }
 
     fn visit_unit<E>(self) -> Result<Scalar<'de>, E> {
@@ -209,6 +212,11 @@ impl<'de> Visitor<'de> for ScalarVisitor {
 /// other value.
 pub(super) fn number<'de, D: Deserializer<'de>>(from: D) -> Result<Option<i64>, D::Error> {
     Ok(Scalar::deserialize(from)?.number)
+}
+
+/// Deserializes `true`; any other value counts as `false`.
+pub(super) fn flag<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
+    Ok(Scalar::deserialize(from)?.is_true)
 }
 
 /// Deserializes a pull policy; a value of any other shape counts as absent.

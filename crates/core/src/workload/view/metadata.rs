@@ -74,8 +74,13 @@ pub struct Owner {
     controller: bool,
 }
 
-#[cfg(test)]
 impl Owner {
+    /// Returns the API group; empty for the core group.
+    pub(in crate::workload) fn group(&self) -> &str {
+        self.api_version.split_once('/').map_or("", |(group, _)| group)
+    }
+
+    #[cfg(test)]
     pub(crate) fn sample(api_version: &str, kind: &str, name: &str) -> Self {
         Self {
             api_version: api_version.into(),

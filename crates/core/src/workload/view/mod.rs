@@ -1,6 +1,7 @@
 //! Partial view of objects with a pod template: only the fields that are used.
 
 mod fields;
+mod job;
 mod metadata;
 mod object;
 mod parse;

@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::{
     fields::{RESTARTED_AT, lenient, list, number},
+    job::JobProgress,
     metadata::MetadataView,
     pod_spec::TemplateView,
 };
@@ -24,6 +25,8 @@ pub struct ObjectView {
     pub replicas: Option<i64>,
     /// Labels that select the object's pods, if specified.
     pub selector: BTreeMap<String, String>,
+    /// Fields of a Job that decide when its pods start.
+    pub(in crate::workload) job: JobProgress,
     pub(in crate::workload) templates: Vec<TemplateView>,
     /// Paths of values that should be pod templates and cannot be parsed, with the error.
     pub(in crate::workload) invalid_templates: Vec<String>,
@@ -58,6 +61,7 @@ impl ObjectView {
         let (new, before) = (&self.metadata, &old.metadata);
         self.templates == old.templates
             && self.invalid_templates == old.invalid_templates
+            && self.job == old.job
             && new.name_or_prefix() == before.name_or_prefix()
             && new.annotations == before.annotations
             && new.labels == before.labels

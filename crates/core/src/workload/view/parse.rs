@@ -10,7 +10,8 @@ use serde_json::{Value, value::RawValue};
 
 use super::{
     super::kinds::{PathStep, TemplateLocation, WorkloadKind},
-    fields::{SelectorLabels, lenient, number},
+    fields::{SelectorLabels, flag, lenient, number},
+    job::JobProgress,
     metadata::MetadataView,
     object::{ObjectView, StatusView},
     pod_spec::{PodSpecView, TemplateView},
@@ -47,6 +48,10 @@ struct SpecWire {
     replicas: Option<i64>,
     #[serde(deserialize_with = "number")]
     parallelism: Option<i64>,
+    #[serde(deserialize_with = "number")]
+    completions: Option<i64>,
+    #[serde(deserialize_with = "flag")]
+    suspend: bool,
     selector: Option<SelectorLabels>,
     template: Option<TemplateView>,
     job_template: Option<Box<TemplateWire>>,
@@ -175,11 +180,12 @@ fn view_from_pod(wire: PodWire) -> ObjectView {
 }
 
 fn view_from_template(wire: TemplateWire) -> ObjectView {
-    let SpecWire { replicas, parallelism, selector, template, job_template } = wire.spec;
-    let inner = job_template.map(|job| job.spec);
-    let (template, within) = match inner {
-        Some(job) => (job.template, job.parallelism),
-        None => (template, None),
+    let SpecWire { replicas, parallelism, completions, suspend, selector, template, job_template } =
+        wire.spec;
+    // `suspend` of a CronJob holds its Jobs, and not the pods of one Job.
+    let (template, within, job) = match job_template.map(|job| job.spec) {
+        Some(job) => (job.template, job.parallelism, JobProgress::default()),
+        None => (template, None, JobProgress { completions, parallelism, is_suspended: suspend }),
     };
     let count = [replicas, parallelism, within].into_iter().flatten().fold(1, i64::saturating_mul);
     ObjectView {
@@ -187,6 +193,7 @@ fn view_from_template(wire: TemplateWire) -> ObjectView {
         status: wire.status,
         replicas: replicas.or(parallelism),
         selector: selector.unwrap_or_default().0,
+        job,
         templates: template
             .into_iter()
             .map(|t| TemplateView { replicas: clamp_count(count), ..t })
