@@ -284,9 +284,11 @@ impl Intake {
 
     fn handle_output(&mut self, step: DueWork) {
         self.shared.count_discarded(step.discarded);
-        let new_image =
-            self.shared.metrics.one_shot.with_label_values(&[OneShotReason::NewImage.as_str()]);
-        new_image.inc_by(step.not_recurring as u64);
+        if step.not_recurring > 0 {
+            let reason = OneShotReason::NewImage.as_str();
+            let counter = self.shared.metrics.one_shot.with_label_values(&[reason]);
+            counter.inc_by(step.not_recurring as u64);
+        }
         for lookup in step.lookups {
             self.lookups.spawn(look_up(self.lookup_context.clone(), lookup));
         }

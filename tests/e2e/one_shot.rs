@@ -132,5 +132,24 @@ async fn one_shot_pods_and_jobs_make_no_task() {
     // An annotation that is added later is found by the workload watch.
     let later = "registry.example/pinned:0";
     namespace.kubectl(&["annotate", "job/pinned-0", "prewarm.io/enabled=true"], "");
-    expect_tasks_for(&namespace, &[image.as_str(), &other, later]).await;
+    let images = [image.as_str(), &other, later];
+    expect_tasks_for(&namespace, &images).await;
+    // Images of a controller of an unknown kind are new at first, also for the workload watch.
+    let run = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "run"}});
+    namespace.apply(&run);
+    let uid = namespace.kubectl(&["get", "configmap/run", "-o", "jsonpath={.metadata.uid}"], "");
+    let owners = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "run", "uid": uid.trim(),
+        "controller": true}]);
+    let mut job = further;
+    job["metadata"]["name"] = json!("owned");
+    job["spec"]["completions"] = json!(1);
+    job["spec"]["template"]["spec"]["containers"][0]["image"] = json!("registry.example/owned:1");
+    for mut owned in [job, ci_pod(OBJECTS)] {
+        owned["metadata"]["ownerReferences"] = owners.clone();
+        namespace.apply(&owned);
+    }
+    let counted = || async { (one_shot_counts(&server)["new_image"] == 2).then_some(()) };
+    namespace.eventually("two new images", Duration::from_secs(30), counted).await;
+    tokio::time::sleep(SETTLE_TIME).await;
+    expect_tasks_for(&namespace, &images).await;
 }
