@@ -112,7 +112,7 @@ type Extracted struct {
 	Workload string `json:"workload"`
 	// Namespace: namespace of the workload.
 	Namespace string `json:"namespace"`
-	// Verdict: decision: `wanted`, `opted_out`, `nothing` or `ignored`.
+	// Verdict: decision: `wanted`, `opted_out`, `one_shot`, `nothing` or `ignored`.
 	Verdict string `json:"verdict"`
 	// Images: images to warm.
 	Images []string `json:"images"`
@@ -127,7 +127,7 @@ type Extracted struct {
 	Nodes Amount `json:"nodes,omitzero"`
 	// PullPolicies: pull policies of images that differ from those of their tags, `Always` or `IfNotPresent`.
 	PullPolicies map[string]string `json:"pullPolicies,omitempty"`
-	// Reason: reason why the workload is ignored; absent for other verdicts.
+	// Reason: reason why the workload is ignored or counts as one-shot; absent for other verdicts.
 	Reason string `json:"reason,omitempty"`
 	// Warnings: warnings about invalid values, with the texts that kubectl prints.
 	Warnings []string `json:"warnings,omitempty"`
@@ -139,7 +139,7 @@ type ExtractedView struct {
 	Workload string `json:"workload"`
 	// Namespace: namespace of the workload.
 	Namespace string `json:"namespace"`
-	// Verdict: decision: `wanted`, `opted_out`, `nothing` or `ignored`.
+	// Verdict: decision: `wanted`, `opted_out`, `one_shot`, `nothing` or `ignored`.
 	Verdict string `json:"verdict"`
 	// Images: images to warm.
 	Images []string `json:"images"`
@@ -159,7 +159,7 @@ type ExtractedView struct {
 	Nodes Amount `json:"nodes,omitzero"`
 	// PullPolicies: pull policies of images that differ from those of their tags, `Always` or `IfNotPresent`.
 	PullPolicies map[string]string `json:"pullPolicies,omitempty"`
-	// Reason: reason why the workload is ignored; absent for other verdicts.
+	// Reason: reason why the workload is ignored or counts as one-shot; absent for other verdicts.
 	Reason string `json:"reason,omitempty"`
 	// Warnings: warnings about invalid values, with the texts that kubectl prints.
 	Warnings []string `json:"warnings,omitempty"`
