@@ -99,11 +99,13 @@ async fn one_shot_pods_and_jobs_make_no_task() {
     let (before, reviews) = (work(&server), server.review_count());
     create_all::<Job>(cluster, &namespace, pinned_job).await;
     create_all::<Pod>(cluster, &namespace, ci_pod).await;
-    let expected = [("bare_pod", OBJECTS), ("new_image", 0), ("no_further_completions", 0)]
-        .into_iter()
-        .chain([("node_name", OBJECTS)])
-        .map(|(reason, count)| (reason.to_owned(), count));
-    assert_eq!(one_shot_counts(&server), expected.collect());
+    let expected = BTreeMap::from([
+        ("bare_pod".to_owned(), OBJECTS),
+        ("new_image".to_owned(), 0),
+        ("no_further_completions".to_owned(), 0),
+        ("node_name".to_owned(), OBJECTS),
+    ]);
+    assert_eq!(one_shot_counts(&server), expected);
     assert_eq!(server.review_count() - reviews, 2 * OBJECTS as u64);
     // The workload watch has seen all Jobs, and would have requested tasks for them.
     let started = || async {

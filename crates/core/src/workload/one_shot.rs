@@ -145,7 +145,7 @@ mod tests {
         json!({"metadata": {"name": "j"}, "spec": spec})
     }
 
-    fn classify(kind: &str, object: Value) -> Option<String> {
+    fn classify(kind: &str, object: &Value) -> Option<String> {
         let kinds = WorkloadKinds::default();
         let kind = kinds.iter().find(|known| known.kind == kind).unwrap();
         let view = kind.parse_value(object.clone()).unwrap();
@@ -178,7 +178,7 @@ mod tests {
     #[case::held_with_one_completion(json!({"parallelism": 0, "completions": 1}), false)]
     fn jobs_without_further_completions_run_once(#[case] spec: Value, #[case] once: bool) {
         let reason = once.then(|| "no_further_completions".to_owned());
-        assert_eq!(classify("Job", job(spec)), reason);
+        assert_eq!(classify("Job", &job(spec)), reason);
     }
 
     #[test]
@@ -187,25 +187,25 @@ mod tests {
         object["spec"]["template"]["spec"]["nodeName"] = json!("n1");
         object["metadata"]["ownerReferences"] =
             json!([{"apiVersion": "a.b/v1", "kind": "Run", "name": "r", "controller": true}]);
-        assert_eq!(classify("Job", object.clone()).as_deref(), Some("node_name"));
+        assert_eq!(classify("Job", &object).as_deref(), Some("node_name"));
         object["spec"]["suspend"] = json!(true);
-        assert_eq!(classify("Job", object), None);
+        assert_eq!(classify("Job", &object), None);
     }
 
     #[test]
     fn a_controller_makes_a_recurrence_possible() {
         let run = |controller: bool| json!([{"apiVersion": "a.b/v1", "kind": "Run", "name": "r", "controller": controller}]);
-        let owner = format!("{:?}", OwnerKind { group: "a.b".into(), kind: "Run".into() });
+        let expected = format!("{:?}", OwnerKind { group: "a.b".into(), kind: "Run".into() });
         let pod = |owners: Value| {
             json!({"metadata": {"name": "p", "ownerReferences": owners},
                 "spec": {"containers": [{"name": "c", "image": "a:1"}]}})
         };
-        assert_eq!(classify("Pod", pod(run(true))), Some(owner.clone()));
-        assert_eq!(classify("Pod", pod(run(false))).as_deref(), Some("bare_pod"));
-        assert_eq!(classify("Pod", pod(json!([]))).as_deref(), Some("bare_pod"));
+        assert_eq!(classify("Pod", &pod(run(true))), Some(expected.clone()));
+        assert_eq!(classify("Pod", &pod(run(false))).as_deref(), Some("bare_pod"));
+        assert_eq!(classify("Pod", &pod(json!([]))).as_deref(), Some("bare_pod"));
         let mut owned = job(json!({}));
         owned["metadata"]["ownerReferences"] = run(true);
-        assert_eq!(classify("Job", owned), Some(owner));
+        assert_eq!(classify("Job", &owned), Some(expected));
     }
 
     #[rstest]
@@ -217,13 +217,13 @@ mod tests {
     fn other_kinds_never_run_once(#[case] kind: &str) {
         let mut object = job(json!({"completions": 1, "parallelism": 1}));
         object["spec"]["template"]["spec"]["nodeName"] = json!("n1");
-        assert_eq!(classify(kind, object), None);
+        assert_eq!(classify(kind, &object), None);
     }
 
     #[test]
     fn cron_jobs_never_run_once() {
         let object = json!({"spec": {"suspend": false, "jobTemplate": job(json!({}))}});
-        assert_eq!(classify("CronJob", object), None);
+        assert_eq!(classify("CronJob", &object), None);
     }
 
     #[test]
