@@ -34,6 +34,7 @@ pub use kinds::{KindError, WorkloadKind, WorkloadKinds};
 pub use manifest::{
     DocumentError, DocumentWarning, ExtractError, Finding, ManifestLimits, ParsedManifest, Place,
 };
+pub(crate) use policy::SYSTEM_NAMESPACES;
 pub use policy::{DefaultMode, Policy, PolicySettings, WarmDecision};
 pub use references::MAX_IMAGES;
 pub use rewritten::rewritten_images;
