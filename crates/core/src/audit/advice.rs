@@ -66,7 +66,7 @@ fn percent(part: Seconds, whole: Seconds) -> u64 {
 /// Returns the advice for the reason with the longest waits.
 fn main_reason(reasons: &NotSpared) -> &'static str {
     let NotSpared { early, repeated, one_shot, not_warmed, deleted, remainder } = *reasons;
-    let advices = [
+    let sentences = [
         (
             early,
             "Most waits begin before images can be warmed: create the tasks before the rollout, from \
@@ -98,7 +98,7 @@ fn main_reason(reasons: &NotSpared) -> &'static str {
         ),
     ];
     // The first of equal ones.
-    advices.iter().rev().max_by_key(|(wait, _)| *wait).map_or("", |(_, advice)| advice)
+    sentences.iter().rev().max_by_key(|(wait, _)| *wait).map_or("", |(_, advice)| advice)
 }
 
 #[cfg(test)]
