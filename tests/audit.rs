@@ -51,13 +51,22 @@ fn pod(number: usize) -> Value {
 }
 
 /// Returns a page of a list. `token` continues it, and is empty on the last page.
-fn page(items: &[Value], token: &str, remaining: Option<u64>) -> Value {
+fn page(items: &[Value], token: &str) -> Value {
     json!({"kind": "List", "apiVersion": "v1", "items": items,
-        "metadata": {"resourceVersion": "1", "continue": token, "remainingItemCount": remaining}})
+        "metadata": {"resourceVersion": "1", "continue": token}})
 }
 
 fn last_page(items: &[Value]) -> Value {
-    page(items, "", None)
+    page(items, "")
+}
+
+/// Returns 40 nodes that are older than all events, except for `node-4`.
+fn nodes() -> Vec<Value> {
+    let node = |number: usize| {
+        let created = if number == 4 { "2026-11-21T10:02:30Z" } else { "2026-11-21T09:00:00Z" };
+        json!({"metadata": {"name": format!("node-{number}"), "creationTimestamp": created}})
+    };
+    (0..40).map(node).collect()
 }
 
 /// Answers the requests after those of events: one page of pods, one of `ReplicaSet`s, and 40 nodes.
@@ -66,15 +75,14 @@ async fn answer_owners(api: &mut MockApi) {
     api.expect("GET", PODS).respond(200, last_page(&pods)).await;
     let replica_set = owned("web-6f", "Deployment", "web");
     api.expect("GET", REPLICA_SETS).respond(200, last_page(&[replica_set])).await;
-    let node = json!({"metadata": {"name": "node-1"}});
-    api.expect("GET", NODES).respond(200, page(&[node], "next", Some(39))).await;
+    api.expect("GET", NODES).respond(200, last_page(&nodes())).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn events_are_read_in_pages_and_owners_as_metadata() {
     let mut api = MockApi::new();
     let work = start(&api, ReadLimits::default());
-    let first = page(&[event(2), event(3)], "page-2", Some(1));
+    let first = page(&[event(2), event(3)], "page-2");
     let request = api.expect("GET", EVENTS).respond(200, first).await;
     let expected = "limit=500&fieldSelector=reason%3DPulled%2CinvolvedObject.kind%3DPod";
     let words = |query: &str| {
@@ -90,15 +98,17 @@ async fn events_are_read_in_pages_and_owners_as_metadata() {
     assert!(request.accept.contains("PartialObjectMetadataList"), "{}", request.accept);
     let replica_set = owned("web-6f", "Deployment", "web");
     api.expect("GET", REPLICA_SETS).respond(200, last_page(&[replica_set])).await;
-    let node = json!({"metadata": {"name": "node-1"}});
-    let request = api.expect("GET", NODES).respond(200, page(&[node], "next", Some(39))).await;
-    assert!(request.query.contains("limit=1") && !request.query.contains("limit=10"));
+    let (first, second) = (page(&nodes()[..30], "page-2"), last_page(&nodes()[30..]));
+    let request = api.expect("GET", NODES).respond(200, first).await;
+    assert!(request.accept.contains("PartialObjectMetadataList"), "{}", request.accept);
+    api.expect("GET", NODES).respond(200, second).await;
     let report = api.join(work).await.unwrap();
     assert_eq!((report.nodes.count, report.nodes.listed), (40, true));
     assert_eq!((report.starts, report.waited_seconds.as_millis()), (3, 12_000));
     // Four batches of 9 s after 3 s, from 10:01:56: 10:02:35, before the pulls of 10:02:56 and
-    // 10:03:56.
-    assert_eq!(report.spared_seconds.as_millis(), 8000);
+    // 10:03:56, of which the latter is on a node that joined later.
+    assert_eq!(report.spared_seconds.as_millis(), 4000);
+    assert_eq!(report.not_spared_seconds.new_node.as_millis(), 4000);
     let rows: Vec<(&str, &str)> =
         report.workloads.iter().map(|row| (&*row.kind, &*row.name)).collect();
     assert_eq!(rows, [("Deployment", "web")], "no Job is recorded, so that Jobs are not listed");
@@ -109,11 +119,11 @@ async fn events_are_read_in_pages_and_owners_as_metadata() {
 async fn a_bound_on_events_ends_the_list_with_a_note() {
     let mut api = MockApi::new();
     let work = start(&api, ReadLimits { events: 3, ..ReadLimits::default() });
-    let first = page(&[event(2), event(3)], "page-2", Some(9));
+    let first = page(&[event(2), event(3)], "page-2");
     let request = api.expect("GET", EVENTS).respond(200, first).await;
     assert!(request.query.contains("limit=3"), "{}", request.query);
     // A page with more objects than were requested.
-    let second = page(&[event(4), event(5), event(6)], "page-3", Some(6));
+    let second = page(&[event(4), event(5), event(6)], "page-3");
     api.expect("GET", EVENTS).respond(200, second).await;
     answer_owners(&mut api).await;
     let report = api.join(work).await.unwrap();
@@ -131,7 +141,7 @@ async fn large_pages_are_requested_again_with_fewer_objects() {
     let work = start(&api, ReadLimits { page_bytes: 2000, ..ReadLimits::default() });
     let mut large = event(2);
     large["message"] = json!("x".repeat(4000));
-    api.expect("GET", EVENTS).respond(200, page(&[large, event(3)], "page-2", None)).await;
+    api.expect("GET", EVENTS).respond(200, page(&[large, event(3)], "page-2")).await;
     let request = api.expect("GET", EVENTS).respond(200, last_page(&[event(4)])).await;
     let is_smaller = request.query.split('&').any(|word| word == "limit=50");
     assert!(is_smaller && !request.query.contains("continue="), "{}", request.query);
@@ -143,7 +153,7 @@ async fn large_pages_are_requested_again_with_fewer_objects() {
 #[tokio::test(start_paused = true)]
 async fn a_bound_on_bytes_ends_the_list_with_a_note() {
     let mut api = MockApi::new();
-    let first = page(&[event(2)], "page-2", None);
+    let first = page(&[event(2)], "page-2");
     let total_bytes = first.to_string().len() + 100;
     let work = start(&api, ReadLimits { total_bytes, ..ReadLimits::default() });
     api.expect("GET", EVENTS).respond(200, first.clone()).await;
@@ -162,7 +172,7 @@ async fn a_bound_on_requests_ends_all_lists() {
     let mut api = MockApi::new();
     let work = start(&api, ReadLimits { requests: 2, ..ReadLimits::default() });
     for token in ["page-2", "page-3"] {
-        api.expect("GET", EVENTS).respond(200, page(&[event(2)], token, None)).await;
+        api.expect("GET", EVENTS).respond(200, page(&[event(2)], token)).await;
     }
     let report = api.join(work).await.unwrap();
     assert_eq!(report.starts, 2);
@@ -178,7 +188,7 @@ async fn a_slow_api_server_ends_the_list_with_a_note() {
     let mut api = MockApi::new();
     let time = Duration::from_secs(20);
     let work = start(&api, ReadLimits { time, ..ReadLimits::default() });
-    api.expect("GET", EVENTS).respond(200, page(&[event(2)], "page-2", None)).await;
+    api.expect("GET", EVENTS).respond(200, page(&[event(2)], "page-2")).await;
     let held = api.expect("GET", EVENTS).hold().await;
     tokio::time::sleep(time).await;
     drop(held);
@@ -194,7 +204,7 @@ async fn a_slow_api_server_ends_the_list_with_a_note() {
 async fn an_expired_list_is_used_as_far_as_it_was_read() {
     let mut api = MockApi::new();
     let work = start(&api, ReadLimits::default());
-    api.expect("GET", EVENTS).respond(200, page(&[event(2)], "page-2", None)).await;
+    api.expect("GET", EVENTS).respond(200, page(&[event(2)], "page-2")).await;
     api.expect("GET", EVENTS).fail(410, "Expired", "the continue token is too old").await;
     answer_owners(&mut api).await;
     let report = api.join(work).await.unwrap();
@@ -227,7 +237,7 @@ async fn only_events_are_necessary() {
         "Listing pods failed (not permitted): pods are shown as Deleted",
         "Listing replicasets failed (not permitted)",
         "Listing jobs failed (not permitted)",
-        "Listing nodes failed (not permitted): only the nodes of the events",
+        "Listing nodes failed (not permitted): only those of the events",
     ];
     assert_eq!(report.notes.len(), starts.len(), "{:?}", report.notes);
     for (note, start) in report.notes.iter().zip(starts) {

@@ -602,6 +602,12 @@ const CONSTANTS: &[(&str, &str, &str, &str)] = &[
     ),
     (
         "audit.md",
+        "| nodes | 25,000 |",
+        "crates/cli/src/audit/pages.rs",
+        "MAX_NODES: usize = 25_000;",
+    ),
+    (
+        "audit.md",
         "| one page | 32 MiB;",
         "crates/cli/src/audit/pages.rs",
         "MAX_PAGE_BYTES: usize = 32 << 20;",

@@ -147,7 +147,7 @@ async fn audit_needs_only_the_documented_role() {
         "nodes": {"count": 3, "listed": false},
         "starts": 4, "warmStarts": 1, "pulls": 3,
         "waitedSeconds": 48.0, "sparedSeconds": 16.0, "imageBytes": 3000,
-        "notSparedSeconds": {"early": 32.0, "repeated": 0.0, "oneShot": 0.0, "notWarmed": 0.0, "deleted": 0.0, "remainder": 0.0},
+        "notSparedSeconds": {"early": 32.0, "repeated": 0.0, "newNode": 0.0, "oneShot": 0.0, "notWarmed": 0.0, "deleted": 0.0, "remainder": 0.0},
     });
     for (field, expected) in totals.as_object().unwrap() {
         assert_eq!(&report[field], expected, "{field} of {report:#}");

@@ -18,6 +18,8 @@ const MAX_EVENTS: usize = 100_000;
 const MAX_PODS: usize = 150_000;
 /// Largest number of `ReplicaSet`s, and of Jobs: 100 pages.
 const MAX_OWNERS: usize = 50_000;
+/// Largest number of nodes, as of a plan: 50 pages.
+const MAX_NODES: usize = 25_000;
 /// Largest page: 500 objects of 64 KiB. An event of a kubelet has 1 KiB, and the metadata of a pod
 /// mostly 3 KiB.
 const MAX_PAGE_BYTES: usize = 32 << 20;
@@ -41,6 +43,8 @@ pub struct ReadLimits {
     pub pods: usize,
     /// Number of `ReplicaSet`s, and of Jobs.
     pub owners: usize,
+    /// Number of nodes.
+    pub nodes: usize,
     /// Bytes of one page.
     pub page_bytes: usize,
     /// Bytes of all pages.
@@ -57,6 +61,7 @@ impl Default for ReadLimits {
             events: MAX_EVENTS,
             pods: MAX_PODS,
             owners: MAX_OWNERS,
+            nodes: MAX_NODES,
             page_bytes: MAX_PAGE_BYTES,
             total_bytes: MAX_TOTAL_BYTES,
             requests: MAX_REQUESTS,
@@ -121,8 +126,6 @@ pub(super) struct ListEnd {
     pub(super) read: usize,
     /// Bound that was reached; none where the list is complete.
     pub(super) bound: Option<Bound>,
-    /// Number of objects after the last page; none where the API server does not state it.
-    pub(super) remaining: Option<u64>,
 }
 
 /// Response with a list.
@@ -136,11 +139,10 @@ struct PageBody<'a> {
 
 /// Metadata of a list.
 #[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(default)]
 struct PageMetadata {
     #[serde(rename = "continue")]
     token: Option<String>,
-    remaining_item_count: Option<u64>,
 }
 
 /// Result of one request.
@@ -184,7 +186,7 @@ impl<'a> PageReader<'a> {
         let page_size = u32::try_from(list.most).unwrap_or(PAGE_SIZE).clamp(1, PAGE_SIZE);
         let mut params = ListParams::default().limit(page_size);
         params.field_selector = list.fields.map(str::to_owned);
-        let (mut read, mut remaining) = (0, None);
+        let mut read = 0;
         loop {
             let bytes = match self.page(list, &params).await? {
                 PageRead::Page(bytes) => bytes,
@@ -194,21 +196,20 @@ impl<'a> PageReader<'a> {
                         params.limit = Some((limit / SMALLER_PAGE).max(1));
                         continue;
                     }
-                    return ended(read, remaining, Bound::Bytes(self.limits.page_bytes));
+                    return ended(read, Bound::Bytes(self.limits.page_bytes));
                 }
-                PageRead::Ended(bound) => return ended(read, remaining, bound),
+                PageRead::Ended(bound) => return ended(read, bound),
             };
             let page: PageBody<'_> =
                 serde_json::from_slice(&bytes).map_err(ReadError::Malformed)?;
             let items = page.items.unwrap_or_default();
             items.iter().take(list.most.saturating_sub(read)).for_each(|item| each(item));
             read = (read + items.len()).min(list.most);
-            remaining = page.metadata.remaining_item_count;
             let Some(token) = page.metadata.token.filter(|token| !token.is_empty()) else {
-                return Ok(ListEnd { read, bound: None, remaining: Some(0) });
+                return Ok(ListEnd { read, bound: None });
             };
             if read >= list.most {
-                return ended(read, remaining, Bound::Objects(list.most));
+                return ended(read, Bound::Objects(list.most));
             }
             params = params.continue_token(&token);
         }
@@ -265,11 +266,11 @@ impl<'a> PageReader<'a> {
 }
 
 /// Returns the end of a list at a bound, which is an error where no page was read.
-fn ended(read: usize, remaining: Option<u64>, bound: Bound) -> Result<ListEnd, ReadError> {
+fn ended(read: usize, bound: Bound) -> Result<ListEnd, ReadError> {
     if read == 0 {
         return Err(ReadError::Bound(bound));
     }
-    Ok(ListEnd { read, bound: Some(bound), remaining })
+    Ok(ListEnd { read, bound: Some(bound) })
 }
 
 /// Waits for a result until a time.

@@ -6,10 +6,12 @@ use k8s_openapi::{
         batch::v1::Job,
         core::v1::{Event, Node, Pod},
     },
-    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time},
 };
 use kube::{Client, Resource};
-use prewarmer_core::audit::{AuditInput, AuditReport, OwnedKind, Owners, Recording, summarize};
+use prewarmer_core::audit::{
+    AuditInput, AuditReport, Nodes, OwnedKind, Owners, Recording, summarize,
+};
 use prewarmer_kube::api_error::ApiErrorKind;
 use serde::Deserialize;
 
@@ -22,18 +24,19 @@ use super::{
 /// Field selector of the events, by which the API server returns no others.
 const EVENT_FIELDS: &str = "reason=Pulled,involvedObject.kind=Pod";
 
-/// Object with the metadata that shows its owner.
+/// Object of which only metadata is read.
 #[derive(Deserialize)]
-struct OwnedObject {
-    metadata: OwnedMetadata,
+struct SlimObject {
+    metadata: SlimMetadata,
 }
 
-/// Name and owners of an object.
+/// Name, time of creation and owners of an object.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct OwnedMetadata {
+struct SlimMetadata {
     name: Option<String>,
     namespace: Option<String>,
+    creation_timestamp: Option<Time>,
     owner_references: Option<Vec<OwnerReference>>,
 }
 
@@ -59,11 +62,11 @@ pub async fn audit(
     if owners.needs(OwnedKind::Job, &recording) {
         reader.owners::<Job>(OwnedKind::Job, &mut owners).await;
     }
-    let nodes = reader.count_nodes().await;
+    let nodes = reader.nodes().await;
     Ok(summarize(&AuditInput {
         recording: &recording,
         owners: &owners,
-        nodes,
+        nodes: nodes.as_ref(),
         namespace: options.namespace.as_deref(),
         limit: options.limit,
         settings: options.simulation,
@@ -117,7 +120,7 @@ impl AuditReader<'_> {
         };
         let read = self.pages.read(&list, |json| {
             // An object that cannot be decoded has no known owner, as a deleted one.
-            if let Ok(object) = serde_json::from_str::<OwnedObject>(json.get()) {
+            if let Ok(object) = serde_json::from_str::<SlimObject>(json.get()) {
                 owners.add(kind, &object.metadata.into());
             }
         });
@@ -132,20 +135,29 @@ impl AuditReader<'_> {
         }
     }
 
-    /// Returns the number of nodes, of which only one is read.
-    async fn count_nodes(&mut self) -> Option<u32> {
-        let list =
-            ListRequest { path: Node::url_path(&(), None), fields: None, metadata: true, most: 1 };
-        match self.pages.read(&list, |_| {}).await {
-            Ok(end) => {
-                let read = u64::try_from(end.read).unwrap_or(u64::MAX);
-                u32::try_from(read.saturating_add(end.remaining?)).ok()
+    /// Returns all nodes; none where they cannot be listed, or not all of them.
+    async fn nodes(&mut self) -> Option<Nodes> {
+        let mut nodes = Nodes::default();
+        let list = ListRequest {
+            path: Node::url_path(&(), None),
+            fields: None,
+            metadata: true,
+            most: self.limits.nodes,
+        };
+        let read = self.pages.read(&list, |json| {
+            if let Ok(object) = serde_json::from_str::<SlimObject>(json.get()) {
+                nodes.add(&object.metadata.into());
             }
+        });
+        match read.await {
+            Ok(end) if end.bound.is_none() => return Some(nodes),
+            Ok(end) => self.note_bound("nodes", &end),
             Err(error) => {
-                self.note_failure("nodes", &error, "only the nodes of the events are counted");
-                None
+                let effect = "only those of the events are counted, and none counts as new";
+                self.note_failure("nodes", &error, effect);
             }
         }
+        None
     }
 
     fn scope(&self) -> String {
@@ -174,11 +186,12 @@ impl AuditReader<'_> {
     }
 }
 
-impl From<OwnedMetadata> for ObjectMeta {
-    fn from(read: OwnedMetadata) -> Self {
+impl From<SlimMetadata> for ObjectMeta {
+    fn from(read: SlimMetadata) -> Self {
         Self {
             name: read.name,
             namespace: read.namespace,
+            creation_timestamp: read.creation_timestamp,
             owner_references: read.owner_references,
             ..Self::default()
         }

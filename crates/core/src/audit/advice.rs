@@ -25,12 +25,12 @@ pub fn assumptions(settings: &SimulationSettings) -> Vec<String> {
              long as the slowest recorded pull of the image and 5 s.",
             settings.most_nodes, settings.batch_size
         ),
-        "A wait is spared if it begins after the end of the whole task, on a node that had not \
-         pulled the image: a lower bound."
+        "A wait is spared if it begins after the end of the whole task, on a node that existed at its \
+         begin and had not pulled the image."
             .to_owned(),
         one_shots.to_owned(),
         "System namespaces and custom kinds are not warmed; placement, opt-outs and pull policies \
-         of workloads are not read."
+         of workloads, free disk space and the limits over all tasks are not considered."
             .to_owned(),
         "Every client that may create Events can forge them.".to_owned(),
     ]
@@ -65,7 +65,8 @@ fn percent(part: Seconds, whole: Seconds) -> u64 {
 
 /// Returns the advice for the reason with the longest waits.
 fn main_reason(reasons: &NotSpared) -> &'static str {
-    let NotSpared { early, repeated, one_shot, not_warmed, deleted, remainder } = *reasons;
+    let NotSpared { early, repeated, new_node, one_shot, not_warmed, deleted, remainder } =
+        *reasons;
     let sentences = [
         (
             early,
@@ -81,6 +82,11 @@ fn main_reason(reasons: &NotSpared) -> &'static str {
             repeated,
             "Most waits are for images that the node had before: check imagePullPolicy Always, and \
              the image garbage collection of the kubelets.",
+        ),
+        (
+            new_node,
+            "Most waits are on nodes that joined after the rollout: a schedule warms such nodes \
+             (docs/schedules.md).",
         ),
         (
             not_warmed,
@@ -123,13 +129,17 @@ mod tests {
         assert!(main_reason(&reasons).contains("before images can be warmed"));
         reasons.repeated = of(6);
         assert!(main_reason(&reasons).contains("the node had before"));
-        reasons.one_shot = of(7);
+        reasons.new_node = of(6);
+        assert!(main_reason(&reasons).contains("the node had before"));
+        reasons.new_node = of(7);
+        assert!(main_reason(&reasons).contains("joined after"));
+        reasons.one_shot = of(8);
         assert!(main_reason(&reasons).contains("start once"));
-        reasons.not_warmed = of(8);
+        reasons.not_warmed = of(9);
         assert!(main_reason(&reasons).contains("--include-namespaces"));
-        reasons.deleted = of(9);
+        reasons.deleted = of(10);
         assert!(main_reason(&reasons).contains("deleted"));
-        reasons.remainder = of(10);
+        reasons.remainder = of(11);
         assert!(main_reason(&reasons).contains("prewarm.io/nodes"));
     }
 }

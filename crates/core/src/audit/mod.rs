@@ -6,12 +6,14 @@
 //!
 //! ```text
 //!   events -> message (parsed) -> recording (starts) -+
-//!   pods, ReplicaSets, Jobs -> owners (workloads) ----+-> simulation -> report -> advice
+//!   pods, ReplicaSets, Jobs -> owners (workloads) ----+-> simulation -> summary -> report, advice
+//!   nodes --------------------------------------------+
 //! ```
 
 mod advice;
 mod event;
 mod message;
+mod nodes;
 mod owners;
 mod recording;
 mod report;
@@ -22,6 +24,7 @@ mod tests;
 
 pub use advice::{advice, assumptions};
 pub use event::AuditEvent;
+pub use nodes::Nodes;
 pub use owners::{OwnedKind, Owners};
 pub use recording::Recording;
 pub use report::{AuditReport, ImageRow, NodeCount, NotSpared, Seconds, WorkloadRow};

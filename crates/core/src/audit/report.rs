@@ -95,6 +95,8 @@ pub struct NotSpared {
     pub early: Seconds,
     /// The node had the image in the record before.
     pub repeated: Seconds,
+    /// The node was created after the begin of the task, or is deleted.
+    pub new_node: Seconds,
     /// Pods and Jobs that start once.
     pub one_shot: Seconds,
     /// System namespaces, and kinds that need a setting.

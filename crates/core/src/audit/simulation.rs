@@ -1,18 +1,21 @@
 //! Simulation of the tasks that Prewarmer would have created, by the order of the events in time.
 //!
 //! A task begins when the first recorded container of an image begins to wait, and ends on all of
-//! its nodes at the time at which its last batch ends. What begins to wait later, on a node that had
-//! not pulled the image, is spared. Everything that is uncertain counts against Prewarmer:
+//! its nodes at the time at which its last batch ends. What begins to wait later, on a node that
+//! existed at the begin and had not pulled the image, is spared. What is uncertain about times counts
+//! against Prewarmer:
 //!
 //! - admission is before the first container waits, and the first batches end before the last one;
 //! - the pull of each batch takes as long as the slowest recorded pull of the image;
 //! - containers that begin to wait during the task are not spared at all;
 //! - a rollout before the first recorded event is not known, so that its later pods count as the
-//!   first ones.
+//!   first ones;
+//! - later tasks for the same image are not simulated, nor is the warming of new nodes.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, time::Duration};
 
 use super::{
+    nodes::Nodes,
     owners::{DELETED, WorkloadId},
     recording::ImageStart,
 };
@@ -59,6 +62,8 @@ pub(super) enum Reason {
     Early,
     /// The node had the image in the record before: it was deleted there, or is pulled `Always`.
     Repeated,
+    /// The node was created after the begin of the task, or is deleted.
+    NewNode,
     /// Pod or Job that starts once.
     OneShot,
     /// System namespace, or a kind that needs a setting.
@@ -76,13 +81,20 @@ pub(super) enum Verdict {
     Waited(Reason),
 }
 
-/// Ends of the tasks for one image, in milliseconds since 1970.
+/// Task for an image; times in milliseconds since 1970.
+#[derive(Debug, Clone, Copy)]
+struct SimulatedTask {
+    begin: i64,
+    end: i64,
+}
+
+/// First tasks for one image.
 #[derive(Debug, Clone, Copy, Default)]
 struct ImageTasks {
-    /// Earliest end of a task on at most [`SimulationSettings::most_nodes`] nodes.
-    some_nodes: Option<i64>,
-    /// Earliest end of a task on all nodes.
-    all_nodes: Option<i64>,
+    /// Task on at most [`SimulationSettings::most_nodes`] nodes.
+    some_nodes: Option<SimulatedTask>,
+    /// Task on all nodes.
+    all_nodes: Option<SimulatedTask>,
 }
 
 /// Simulates the tasks and returns a verdict for the first occurrence of each start; `None` for
@@ -90,11 +102,11 @@ struct ImageTasks {
 pub(super) fn simulate(
     starts: &[ImageStart],
     workloads: &[WorkloadId],
-    nodes: u32,
+    nodes: &Nodes,
     settings: &SimulationSettings,
 ) -> Vec<Option<Verdict>> {
     let simulation = Simulation {
-        tasks: tasks(starts, workloads, nodes, settings),
+        tasks: tasks(starts, workloads, nodes.count(), settings),
         present_since: present_since(starts),
         nodes,
         settings: *settings,
@@ -108,7 +120,7 @@ struct Simulation<'a> {
     tasks: HashMap<&'a str, ImageTasks>,
     /// Time since which an image was present on a node, by image and node.
     present_since: HashMap<(&'a str, &'a str), i64>,
-    nodes: u32,
+    nodes: &'a Nodes,
     settings: SimulationSettings,
 }
 
@@ -121,19 +133,25 @@ impl Simulation<'_> {
             return Some(Verdict::Waited(Reason::Repeated));
         }
         let tasks = self.tasks.get(&*start.image).copied().unwrap_or_default();
-        let has_ended = |end: Option<i64>| end.is_some_and(|end| end <= begin);
+        let ended = |task: Option<SimulatedTask>| task.filter(|task| task.end <= begin);
+        let (on_all, on_some) = (ended(tasks.all_nodes), ended(tasks.some_nodes));
+        let warms = |task: Option<SimulatedTask>| {
+            task.is_some_and(|task| self.nodes.existed(&start.node, task.begin))
+        };
         let left = if start.is_moving { milliseconds(RESOLUTION) } else { 0 };
         let spared = pull.waited.saturating_sub(left);
-        if has_ended(tasks.all_nodes) {
-            return Some(Verdict::Spared(spared));
-        }
-        if has_ended(tasks.some_nodes) {
+        Some(if warms(on_all) {
+            Verdict::Spared(spared)
+        } else if warms(on_some) {
             // The expected value, where the task selects some of the nodes.
-            let (selected, all) = (self.settings.most_nodes.min(self.nodes), self.nodes.max(1));
-            return Some(Verdict::Spared(spared * u64::from(selected) / u64::from(all)));
-        }
-        let reason = unwarmed(workload, &self.settings).unwrap_or(Reason::Early);
-        Some(Verdict::Waited(reason))
+            let all = self.nodes.count().max(1);
+            let selected = self.settings.most_nodes.min(all);
+            Verdict::Spared(spared * u64::from(selected) / u64::from(all))
+        } else if on_all.or(on_some).is_some() {
+            Verdict::Waited(Reason::NewNode)
+        } else {
+            Verdict::Waited(unwarmed(workload, &self.settings).unwrap_or(Reason::Early))
+        })
     }
 }
 
@@ -149,7 +167,7 @@ fn unwarmed(workload: &WorkloadId, settings: &SimulationSettings) -> Option<Reas
     }
 }
 
-/// Returns the earliest ends of the tasks for each image.
+/// Returns the tasks with the earliest ends for each image.
 fn tasks<'a>(
     starts: &'a [ImageStart],
     workloads: &[WorkloadId],
@@ -170,10 +188,13 @@ fn tasks<'a>(
         let pull = slowest.get(&*start.image).copied().unwrap_or_default();
         let on_all = &*workload.kind == "DaemonSet" || nodes <= settings.most_nodes;
         let selected = if on_all { nodes } else { settings.most_nodes };
-        let end = start.begin().saturating_add(task_duration(selected, pull, settings));
+        let begin = start.begin();
+        let end = begin.saturating_add(task_duration(selected, pull, settings));
         let of_image = tasks.entry(&start.image).or_default();
         let slot = if on_all { &mut of_image.all_nodes } else { &mut of_image.some_nodes };
-        *slot = Some(slot.map_or(end, |known| known.min(end)));
+        if slot.is_none_or(|known| end < known.end) {
+            *slot = Some(SimulatedTask { begin, end });
+        }
     }
     tasks
 }
@@ -195,13 +216,6 @@ fn present_since(starts: &[ImageStart]) -> HashMap<(&str, &str), i64> {
         *known = start.at.min(*known);
     }
     times
-}
-
-/// Returns the number of nodes that the starts name.
-pub(super) fn seen_nodes(starts: &[ImageStart]) -> u32 {
-    let nodes: std::collections::HashSet<&Arc<str>> =
-        starts.iter().map(|start| &start.node).collect();
-    u32::try_from(nodes.len()).unwrap_or(u32::MAX)
 }
 
 /// Returns the whole milliseconds of a constant above.
@@ -257,7 +271,7 @@ mod tests {
     ) -> Vec<Option<Verdict>> {
         let workloads: Vec<WorkloadId> = starts.iter().map(|(id, _)| workload(*id)).collect();
         let starts: Vec<ImageStart> = starts.iter().map(|(_, start)| start.clone()).collect();
-        simulate(&starts, &workloads, nodes, &settings)
+        simulate(&starts, &workloads, &Nodes::of_count(nodes), &settings)
     }
 
     const EARLY: Option<Verdict> = Some(Verdict::Waited(Reason::Early));
@@ -437,9 +451,23 @@ mod tests {
         assert_eq!(kinds, WARMED_KINDS);
     }
 
-    #[test]
-    fn nodes_are_counted_once() {
-        let starts = [start("a", "i", 1, 1), start("b", "i", 1, 1), start("a", "j", 1, 1)];
-        assert_eq!(seen_nodes(&starts), 2);
+    /// The task begins at 100 s and ends at 128 s.
+    #[rstest]
+    #[case::before(Some(100), spared(20))]
+    #[case::after(Some(101), Some(Verdict::Waited(Reason::NewNode)))]
+    #[case::deleted(None, Some(Verdict::Waited(Reason::NewNode)))]
+    fn nodes_that_join_after_the_begin_of_a_task_are_not_warmed(
+        #[case] created: Option<i64>,
+        #[case] expected: Option<Verdict>,
+    ) {
+        let mut nodes = Nodes::default();
+        nodes.insert("a", 0);
+        if let Some(created) = created {
+            nodes.insert("b", created * 1000);
+        }
+        let starts = [start("a", "i", 100, 20), start("b", "i", 500, 20)];
+        let workloads = [workload(WEB), workload(WEB)];
+        let verdicts = simulate(&starts, &workloads, &nodes, &SimulationSettings::default());
+        assert_eq!(verdicts, [EARLY, expected]);
     }
 }

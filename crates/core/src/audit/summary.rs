@@ -6,10 +6,11 @@ use jiff::Timestamp;
 
 use super::{
     advice::{advice, assumptions},
+    nodes::Nodes,
     owners::{Owners, WorkloadId},
     recording::{ImageStart, Recording},
     report::{AuditReport, FORMAT_VERSION, ImageRow, NodeCount, NotSpared, Seconds, WorkloadRow},
-    simulation::{Reason, SimulationSettings, Verdict, seen_nodes, simulate},
+    simulation::{Reason, SimulationSettings, Verdict, simulate},
 };
 use crate::timestamp;
 
@@ -20,8 +21,8 @@ pub struct AuditInput<'a> {
     pub recording: &'a Recording,
     /// Owners of pods.
     pub owners: &'a Owners,
-    /// Number of nodes; none where they cannot be listed.
-    pub nodes: Option<u32>,
+    /// Nodes; none where they cannot be listed.
+    pub nodes: Option<&'a Nodes>,
     /// Only namespace that was read; none for all namespaces.
     pub namespace: Option<&'a str>,
     /// Largest number of workloads, and of images, in the report.
@@ -84,8 +85,9 @@ pub fn summarize(input: &AuditInput<'_>) -> AuditReport {
     let starts = &input.recording.starts;
     let workloads: Vec<WorkloadId> =
         starts.iter().map(|start| input.owners.workload_of(&start.namespace, &start.pod)).collect();
-    let count = input.nodes.unwrap_or_else(|| seen_nodes(starts));
-    let verdicts = simulate(starts, &workloads, count, &input.settings);
+    let seen = Nodes::seen_in(input.recording);
+    let nodes = input.nodes.unwrap_or(&seen);
+    let verdicts = simulate(starts, &workloads, nodes, &input.settings);
     let mut total = Sums::default();
     let mut by_workload: HashMap<&WorkloadId, Sums> = HashMap::new();
     let mut by_image: HashMap<&str, Sums> = HashMap::new();
@@ -109,7 +111,7 @@ pub fn summarize(input: &AuditInput<'_>) -> AuditReport {
         namespace: input.namespace.map(str::to_owned),
         first_start: starts.iter().map(|start| start.at).min().and_then(time),
         last_start: starts.iter().map(|start| start.at).max().and_then(time),
-        nodes: NodeCount { count, listed: input.nodes.is_some() },
+        nodes: NodeCount { count: nodes.count(), listed: input.nodes.is_some() },
         starts: total.starts,
         warm_starts: total.warm,
         pulls: total.pulls(),
@@ -149,6 +151,7 @@ impl NotSpared {
         match reason {
             Some(Reason::Early) => &mut self.early,
             Some(Reason::Repeated) => &mut self.repeated,
+            Some(Reason::NewNode) => &mut self.new_node,
             Some(Reason::OneShot) => &mut self.one_shot,
             Some(Reason::NotWarmed) => &mut self.not_warmed,
             Some(Reason::Deleted) => &mut self.deleted,

@@ -67,11 +67,20 @@ fn record() -> Recording {
     recording
 }
 
+/// The nodes a, b and c, which are older than all events.
+fn nodes() -> Nodes {
+    let mut nodes = Nodes::default();
+    for name in ["a", "b", "c"] {
+        nodes.insert(name, 0);
+    }
+    nodes
+}
+
 fn report(recording: &Recording, limit: usize) -> AuditReport {
     summarize(&AuditInput {
         recording,
         owners: &owners(),
-        nodes: Some(3),
+        nodes: Some(&nodes()),
         namespace: Some("shop"),
         limit,
         settings: SimulationSettings::default(),
@@ -87,7 +96,7 @@ fn waits_are_summed_by_workload_and_image() {
         "firstStart": "1970-01-01T00:01:53Z", "lastStart": "1970-01-01T00:08:30Z",
         "nodes": {"count": 3, "listed": true},
         "starts": 6, "warmStarts": 1, "pulls": 5, "waitedSeconds": 80.0, "sparedSeconds": 16.0,
-        "notSparedSeconds": {"early": 32.0, "repeated": 0.0, "oneShot": 30.0, "notWarmed": 0.0, "deleted": 2.0, "remainder": 0.0},
+        "notSparedSeconds": {"early": 32.0, "repeated": 0.0, "newNode": 0.0, "oneShot": 30.0, "notWarmed": 0.0, "deleted": 2.0, "remainder": 0.0},
         "imageBytes": 3507, "omittedWorkloads": 0, "omittedImages": 0,
         "notes": ["One thing was not read."],
     });
@@ -129,9 +138,9 @@ fn repeated_pulls_are_not_spared() {
     let report = report(&recording, 10);
     assert_eq!(report.not_spared_seconds.repeated, Seconds::from_millis(5000));
     assert_eq!(report.starts, 11);
-    let NotSpared { early, repeated, one_shot, not_warmed, deleted, remainder } =
+    let NotSpared { early, repeated, new_node, one_shot, not_warmed, deleted, remainder } =
         report.not_spared_seconds;
-    let not_spared: u64 = [early, repeated, one_shot, not_warmed, deleted, remainder]
+    let not_spared: u64 = [early, repeated, new_node, one_shot, not_warmed, deleted, remainder]
         .map(Seconds::as_millis)
         .iter()
         .sum();
