@@ -17,6 +17,7 @@ use prewarmer::{
     manifests, serve, supervise, telemetry, token,
 };
 use prewarmer_cli::{
+    audit,
     doctor::{self, DoctorSettings},
     extract::{ExtractFailure, ExtractOutput, extract},
 };
@@ -71,9 +72,10 @@ fn main() -> ExitCode {
             }
         }
         Command::Doctor(args) => match DoctorSettings::check(&args) {
-            Ok(asked) => return run_doctor(&asked),
+            Ok(asked) => return run_alone(doctor::run(&asked)),
             Err(error) => return report_invalid_settings(&error),
         },
+        Command::Audit(args) => return run_alone(audit::run(&args)),
         Command::Extract(args) => match extract(&args) {
             Ok(found) => return print_extracted(found),
             Err(ExtractFailure::Settings(error)) => return report_invalid_settings(&error),
@@ -131,9 +133,10 @@ fn serve_on_runtimes(config: Config) -> anyhow::Result<ExitCode> {
     code
 }
 
-fn run_doctor(asked: &DoctorSettings) -> ExitCode {
+/// Runs a command that needs no server, on this thread.
+fn run_alone(command: impl Future<Output = ExitCode>) -> ExitCode {
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(doctor::run(asked)),
+        Ok(runtime) => runtime.block_on(command),
         Err(error) => {
             eprintln!("prewarmer: {error}");
             ExitCode::FAILURE

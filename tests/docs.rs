@@ -582,6 +582,84 @@ const CONSTANTS: &[(&str, &str, &str, &str)] = &[
         "src/api/settings.rs",
         "MAX_IDEMPOTENCY_KEYS: u32 = 20_000;",
     ),
+    (
+        "audit.md",
+        "| events | 100,000 |",
+        "crates/cli/src/audit/pages.rs",
+        "MAX_EVENTS: usize = 100_000;",
+    ),
+    (
+        "audit.md",
+        "| pods | 150,000 |",
+        "crates/cli/src/audit/pages.rs",
+        "MAX_PODS: usize = 150_000;",
+    ),
+    (
+        "audit.md",
+        "| ReplicaSets, Jobs | 50,000 of each",
+        "crates/cli/src/audit/pages.rs",
+        "MAX_OWNERS: usize = 50_000;",
+    ),
+    (
+        "audit.md",
+        "| nodes | 25,000 |",
+        "crates/cli/src/audit/pages.rs",
+        "MAX_NODES: usize = 25_000;",
+    ),
+    (
+        "audit.md",
+        "| one page | 32 MiB;",
+        "crates/cli/src/audit/pages.rs",
+        "MAX_PAGE_BYTES: usize = 32 << 20;",
+    ),
+    (
+        "audit.md",
+        "1 GiB, 1,000 requests, 180 s",
+        "crates/cli/src/audit/pages.rs",
+        "MAX_TOTAL_BYTES: usize = 1 << 30;",
+    ),
+    (
+        "audit.md",
+        "1 GiB, 1,000 requests, 180 s",
+        "crates/cli/src/audit/pages.rs",
+        "MAX_REQUESTS: u32 = 1000;",
+    ),
+    (
+        "audit.md",
+        "1 GiB, 1,000 requests, 180 s",
+        "crates/cli/src/audit/pages.rs",
+        "MAX_TIME: Duration = Duration::from_secs(180);",
+    ),
+    (
+        "audit.md",
+        "| one message | 1,024 bytes, a wait of a day, an image of 1 TiB,",
+        "crates/core/src/audit/message.rs",
+        "MAX_MESSAGE_BYTES: usize = 1024;",
+    ),
+    (
+        "audit.md",
+        "an image of 1 TiB, 300 repetitions",
+        "crates/core/src/audit/recording.rs",
+        "MAX_OCCURRENCES: u32 = 300;",
+    ),
+    (
+        "audit.md",
+        "the task starts after 3 s",
+        "crates/core/src/audit/simulation.rs",
+        "TASK_START: Duration = Duration::from_secs(3);",
+    ),
+    (
+        "audit.md",
+        "the slowest recorded pull of the image and 5 s",
+        "crates/core/src/audit/simulation.rs",
+        "BATCH_OVERHEAD: Duration = Duration::from_secs(5);",
+    ),
+    (
+        "audit.md",
+        "(`latest`, or none), 1 s remains",
+        "crates/core/src/audit/simulation.rs",
+        "RESOLUTION: Duration = Duration::from_secs(1);",
+    ),
 ];
 
 /// Returns the text with single spaces.
@@ -607,6 +685,31 @@ fn documented_limits_are_those_of_the_code() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Verifies that the role in `docs/audit.md` permits to read the objects that `prewarmer audit` lists,
+/// and nothing else. `tests/e2e/audit.rs` runs the command with this role.
+#[test]
+fn the_role_of_an_audit_permits_only_reading() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("docs/audit.md")).unwrap();
+    let (_, rest) = page.split_once("```yaml\n").unwrap();
+    let (yaml, _) = rest.split_once("```").unwrap();
+    let role: serde_json::Value = serde_saphyr::from_str(yaml).unwrap();
+    let texts = |value: &serde_json::Value| -> Vec<String> {
+        serde_json::from_value(value.clone()).unwrap()
+    };
+    let mut permitted = BTreeSet::new();
+    for rule in role["rules"].as_array().unwrap() {
+        assert_eq!(texts(&rule["verbs"]), ["get", "list"]);
+        let groups = texts(&rule["apiGroups"]);
+        let of_group = |group: &String| {
+            texts(&rule["resources"]).into_iter().map(|one| format!("{group}/{one}")).collect()
+        };
+        permitted.extend(groups.iter().flat_map(|group| -> Vec<String> { of_group(group) }));
+    }
+    let expected = ["/events", "/nodes", "/pods", "apps/replicasets", "batch/jobs"];
+    assert_eq!(permitted, expected.map(str::to_owned).into());
 }
 
 /// Returns the settings and their defaults from the generated table of `docs/settings.md`.

@@ -13,6 +13,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use http::Uri;
 use ipnet::IpNet;
 use prewarmer_cli::{
+    audit::AuditCommandArgs,
     doctor::DoctorArgs,
     extract::{ExtractArgs, PolicyArgs},
     settings::{boolean, number, text},
@@ -71,6 +72,9 @@ pub enum Command {
     Manifests(ManifestArgs),
     /// Print the images that would be warmed for the workloads of a manifest, without a cluster.
     Extract(ExtractArgs),
+    /// Print how long containers waited for images, by recent events of a cluster, and what an
+    /// installation would have spared. Needs no installation, and only the verbs `get` and `list`.
+    Audit(AuditCommandArgs),
     /// Print the `OpenAPI` document of the REST API.
     Openapi,
     /// Print the settings of `serve` as a Markdown table, or as a part of the chart's schema.

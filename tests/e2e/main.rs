@@ -13,6 +13,7 @@ use prewarmer_test_support::cluster::Cluster;
 
 mod admission;
 mod api_writes;
+mod audit;
 mod availability;
 mod chaos;
 mod chart;

@@ -1,4 +1,5 @@
-//! Commands for people: `kubectl prewarm`, and the commands `doctor` and `extract` of `prewarmer`.
+//! Commands for people: `kubectl prewarm`, and the commands `audit`, `doctor` and `extract` of
+//! `prewarmer`.
 //! This crate links no code of the server.
 
 #![cfg_attr(
@@ -6,6 +7,7 @@
     allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unwrap_in_result)
 )]
 
+pub mod audit;
 pub mod doctor;
 pub mod extract;
 mod manifest_files;

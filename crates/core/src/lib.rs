@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`task`] | validation of `PrewarmTask`s, selection of nodes, batches |
 //! | [`schedule`] | times of `PrewarmSchedule`s, and their next action |
+//! | [`audit`] | how long containers waited for images, and what would have been spared |
 //! | [`admission`] | reviews of workloads, tasks and schedules, and their answers |
 //! | [`workload`] | images, placement, credentials and options of a workload |
 //! | [`intake`] | deduplication and coalescing of hints, queues and rate limits |
@@ -21,6 +22,7 @@
 )]
 
 pub mod admission;
+pub mod audit;
 pub mod controller;
 mod counts;
 pub mod intake;

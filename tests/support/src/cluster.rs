@@ -224,7 +224,7 @@ impl Cluster {
     }
 
     /// Writes a kubeconfig for an account of a namespace and returns its path.
-    pub(crate) fn kubeconfig_of(&self, namespace: &Namespace, account: &str) -> String {
+    pub fn kubeconfig_of(&self, namespace: &Namespace, account: &str) -> String {
         let token = namespace.kubectl(&["create", "token", account], "");
         let mut config: serde_json::Value =
             serde_json::from_str(&self.kubectl(&["config", "view", "--raw", "-o", "json"], ""))

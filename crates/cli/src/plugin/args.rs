@@ -12,12 +12,13 @@ use prewarmer_core::{
 };
 
 use super::error::CommandError;
+use crate::audit::AuditArgs;
 
 /// Pull container images to nodes before the pods that need them.
 #[derive(Debug, Parser)]
 #[command(name = "kubectl-prewarm", bin_name = "kubectl prewarm", version, max_term_width = 100)]
 #[command(
-    after_help = "Exit codes: 0 success, 1 failure, 2 usage error, 3 timeout.\n\nThe plugin uses the Kubernetes API only, with your permissions: it requires the custom resources\nPrewarmTask and PrewarmSchedule in the cluster, and no access to the REST API of Prewarmer."
+    after_help = "Exit codes: 0 success, 1 failure, 2 usage error, 3 timeout.\n\nThe plugin uses the Kubernetes API only, with your permissions: it requires the custom resources\nPrewarmTask and PrewarmSchedule in the cluster (audit does not), and no access to the REST API of\nPrewarmer."
 )]
 pub struct PluginCli {
     #[command(flatten)]
@@ -102,6 +103,9 @@ pub(super) enum PluginCommand {
     Explain(ExplainArgs),
     /// Show on which nodes images are warm, from kubelets and tasks.
     Nodes(NodesArgs),
+    /// Show how long containers waited for images, and what an installation of Prewarmer would have
+    /// spared.
+    Audit(AuditArgs),
     /// Manage schedules, which create tasks at given times.
     #[command(subcommand)]
     Schedule(ScheduleCommand),

@@ -171,6 +171,8 @@ mod tests {
     #[case("get ", &[], CompletionKind::Tasks)]
     #[case("-n shop watch ", &[], CompletionKind::Tasks)]
     #[case("schedule trigger ", &[], CompletionKind::Schedules)]
+    #[case("au", &["audit"], CompletionKind::Nothing)]
+    #[case("audit --", &["--limit", "--warm-one-shots", "--namespace"], CompletionKind::Nothing)]
     #[case("run --bat", &["--batch-size", "--batch-policy", "--context"], CompletionKind::Nothing)]
     #[case("completion ", &["bash", "kubectl"], CompletionKind::Nothing)]
     fn candidates_depend_on_the_command(

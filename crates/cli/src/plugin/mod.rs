@@ -6,12 +6,13 @@
 //! works on.
 //!
 //! ```text
-//!   args -> command (tasks, schedules, nodes, run, watch) -> task_client, workload_client, client
-//!                                                            (API server)
+//!   args -> command (tasks, schedules, nodes, run, watch, audit) -> task_client, workload_client, client
+//!                                                                   (API server)
 //!                 explain, progress, resolve (pure) -> output
 //! ```
 
 mod args;
+mod audit;
 mod client;
 mod complete;
 mod error;
@@ -81,6 +82,7 @@ async fn dispatch(cli: &PluginCli) -> CommandResult {
         PluginCommand::Retry(args) => tasks::retry(&context, out, args).await,
         PluginCommand::Explain(args) => tasks::explain(&context, out, args).await,
         PluginCommand::Nodes(args) => nodes::nodes(&context, out, args).await,
+        PluginCommand::Audit(args) => audit::audit(&context, out, args).await,
         PluginCommand::Schedule(command) => match command {
             ScheduleCommand::Ls(args) => schedules::list(&context, out, args).await,
             ScheduleCommand::Create(args) => schedules::create(&context, out, args).await,

@@ -38,6 +38,7 @@ pub use manifest::{
     DocumentError, DocumentWarning, ExtractError, Finding, ManifestLimits, ParsedManifest, Place,
 };
 pub use one_shot::{OneShotMode, OneShotReason, OwnerKind};
+pub(crate) use policy::SYSTEM_NAMESPACES;
 pub use policy::{DefaultMode, Policy, PolicySettings};
 pub use references::MAX_IMAGES;
 pub use rewritten::rewritten_images;

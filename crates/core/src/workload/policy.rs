@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// System namespaces, which are excluded by default.
-const SYSTEM_NAMESPACES: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
+pub(crate) const SYSTEM_NAMESPACES: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
 
 /// Decision for workloads without the annotation `prewarm.io/enabled`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
