@@ -23,6 +23,7 @@ mod existing_clients;
 mod failure_reasons;
 mod fairness;
 mod faults;
+mod fleet;
 mod fence;
 mod foreign;
 mod forged;
