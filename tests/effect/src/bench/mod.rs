@@ -3,3 +3,5 @@
 pub mod api_requests;
 pub mod execute;
 pub mod figures;
+pub mod policy;
+pub mod record;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::{
-    api::core::v1::{Node, NodeAddress, NodeCondition, NodeStatus, NodeSystemInfo},
+    api::core::v1::{Node, NodeAddress, NodeCondition, NodeSpec, NodeStatus, NodeSystemInfo},
     apimachinery::pkg::{
         api::resource::Quantity,
         apis::meta::v1::{ObjectMeta, Time},
@@ -36,6 +36,8 @@ pub struct Machine {
     pub pods: u32,
     /// Capacity of the disk, in bytes.
     pub disk: u64,
+    /// True if the node is created cordoned, so that it gets only pods that name it.
+    pub is_unschedulable: bool,
 }
 
 impl Default for Machine {
@@ -50,6 +52,7 @@ impl Default for Machine {
             gpus: 0,
             pods: 110,
             disk: 100_000_000_000,
+            is_unschedulable: false,
         }
     }
 }
@@ -87,14 +90,13 @@ pub fn node_object(name: &str, machine: &Machine, now: Timestamp) -> Node {
             labels: Some(labels),
             ..ObjectMeta::default()
         },
-        spec: None,
+        spec: machine
+            .is_unschedulable
+            .then(|| NodeSpec { unschedulable: Some(true), ..NodeSpec::default() }),
         status: Some(NodeStatus {
             capacity: Some(resources.clone()),
             allocatable: Some(resources),
-            conditions: Some(vec![
-                ready_condition(now),
-                disk_pressure_condition(false, now, now),
-            ]),
+            conditions: Some(vec![ready_condition(now), disk_pressure_condition(false, now, now)]),
             addresses: Some(vec![NodeAddress {
                 type_: "Hostname".to_owned(),
                 address: name.to_owned(),
@@ -158,6 +160,14 @@ mod tests {
         assert_eq!(node["status"]["conditions"][0]["type"], "Ready");
         assert_eq!(node["status"]["conditions"][1]["status"], "False");
         assert_eq!(node["status"]["nodeInfo"]["kubeletVersion"], KUBELET_VERSION);
+        assert_eq!(node["spec"], serde_json::Value::Null);
+    }
+
+    #[test]
+    fn a_cordoned_node_is_unschedulable() {
+        let machine = Machine { is_unschedulable: true, ..Machine::default() };
+        let node = node_object("fleet-0001", &machine, Timestamp::UNIX_EPOCH);
+        assert_eq!(node.spec.unwrap().unschedulable, Some(true));
     }
 
     #[test]

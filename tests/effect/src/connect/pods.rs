@@ -74,9 +74,11 @@ impl PodTracker {
         }
         let known = self.pods.entry(uid.clone()).or_default();
         known.is_listed = true;
-        let grace = pod.metadata.deletion_timestamp.as_ref().map(|_| {
-            pod.metadata.deletion_grace_period_seconds.unwrap_or_default()
-        });
+        let grace = pod
+            .metadata
+            .deletion_timestamp
+            .as_ref()
+            .map(|_| pod.metadata.deletion_grace_period_seconds.unwrap_or_default());
         if let Some(seconds) = grace.filter(|grace| known.grace != Some(*grace)) {
             known.grace = Some(seconds);
             let grace = Duration::from_secs(u64::try_from(seconds).unwrap_or_default());

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Action, Builder, objects::Workload, scaled, services::REGISTRY};
+use super::{Action, Builder, FULL_DURATION, objects::Workload, scaled, services::REGISTRY};
 
 /// Number of Jobs with an image of their own in a full trace: one every four seconds.
 const CI_JOBS: usize = 300;
@@ -17,13 +17,13 @@ const BURSTS: usize = 8;
 /// test an image which they have just built.
 pub(super) fn continuous_integration(builder: &mut Builder, percent: usize) {
     let mut random = builder.random("ci");
-    for job in 0..scaled(CI_JOBS, percent) {
+    for job in 0..builder.spread(CI_JOBS, percent) {
         let name = format!("ci-{job}");
         let project = random.below(10);
         let image = format!("{REGISTRY}/project-{project}:commit-{job}");
         let seconds = f64::from(u32::try_from(random.between(20, 90)).unwrap_or_default());
         let workload = Workload { run_time: Some(seconds), ..Workload::new(&name, &image) };
-        let at = random.duration_below(builder.trace.duration);
+        let at = random.duration_below(FULL_DURATION);
         builder.add(at, Action::Apply(workload.job()));
     }
 }
@@ -43,8 +43,8 @@ pub(super) fn cron_jobs(builder: &mut Builder, percent: usize) {
 /// Adds chains of three to eight bare pods, one every 30 seconds, that share ten images.
 pub(super) fn workflows(builder: &mut Builder, percent: usize) {
     let mut random = builder.random("workflows");
-    for workflow in 0..scaled(WORKFLOWS, percent) {
-        let mut at = random.duration_below(builder.trace.duration);
+    for workflow in 0..builder.spread(WORKFLOWS, percent) {
+        let mut at = random.duration_below(FULL_DURATION);
         for step in 0..random.between(3, 8) {
             let name = format!("workflow-{workflow}-{step}");
             let image = format!("{REGISTRY}/step-{}:v1", random.below(10));
@@ -60,9 +60,9 @@ pub(super) fn workflows(builder: &mut Builder, percent: usize) {
 pub(super) fn bursts(builder: &mut Builder, percent: usize) {
     let mut random = builder.random("bursts");
     let executors = builder.share(100);
-    for burst in 0..scaled(BURSTS, percent) {
+    for burst in 0..builder.spread(BURSTS, percent) {
         let image = format!("{REGISTRY}/spark-{}:v1", random.below(3));
-        let at = random.duration_below(builder.trace.duration);
+        let at = random.duration_below(FULL_DURATION);
         let pod = |name: &str| {
             Workload { run_time: Some(60.0), millicpus: 1_000, ..Workload::new(name, &image) }.pod()
         };

@@ -30,8 +30,13 @@ use serde_json::Value;
 
 use crate::connect::nodes::Machine;
 
-/// Number of zones of a cluster.
+/// Zones of a cluster.
 const ZONES: [&str; 3] = ["a", "b", "c"];
+/// Duration of a full trace.
+const FULL_DURATION: Duration = Duration::from_secs(1_200);
+/// Label of the nodes with GPUs, by which the pods that need them are placed, as node pools of cloud
+/// providers are labelled. Prewarmer reads placement, not resources.
+const GPU_LABEL: (&str, &str) = ("pool", "gpu");
 
 /// Kind of a trace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -91,6 +96,36 @@ impl Kind {
     }
 }
 
+/// Length of a trace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Scale {
+    /// Twenty minutes.
+    Full,
+    /// Two minutes, to test the programs: all points in time are divided by ten, and so are the
+    /// numbers of objects that are spread over the trace, so that their rate is that of the full
+    /// trace. Run times and the schedule of `CronJobs` are not divided.
+    Small,
+}
+
+impl Scale {
+    /// Returns by what times and numbers are divided.
+    fn divisor(self) -> u32 {
+        match self {
+            Self::Full => 1,
+            Self::Small => 10,
+        }
+    }
+
+    /// Returns the name, as on the command line.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Small => "small",
+        }
+    }
+}
+
 /// Change of the cluster.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
@@ -138,8 +173,8 @@ pub struct Trace {
 impl Trace {
     /// Returns the trace of a kind for a cluster of this many nodes.
     #[must_use]
-    pub fn new(kind: Kind, seed: u64, nodes: usize) -> Self {
-        let mut builder = Builder::new(kind, seed, nodes);
+    pub fn new(kind: Kind, scale: Scale, seed: u64, nodes: usize) -> Self {
+        let mut builder = Builder::new(kind, scale, seed, nodes);
         match kind {
             Kind::Rollouts => services::rollouts(&mut builder, 100),
             Kind::Autoscaling => services::autoscaling(&mut builder, 100),
@@ -167,28 +202,31 @@ impl Trace {
 /// Trace that is being made.
 struct Builder {
     seed: u64,
+    scale: Scale,
     trace: Trace,
 }
 
 impl Builder {
-    /// Creates a trace of 20 minutes without changes. A tenth of the nodes of the kinds with
-    /// inference have GPUs.
-    fn new(kind: Kind, seed: u64, nodes: usize) -> Self {
+    /// Creates a trace without changes. A tenth of the nodes of the kinds with inference have GPUs.
+    fn new(kind: Kind, scale: Scale, seed: u64, nodes: usize) -> Self {
         let has_gpus = matches!(kind, Kind::Inference | Kind::Mixed);
         let machine = |position: usize| {
             let zone = position.checked_rem(ZONES.len()).and_then(|index| ZONES.get(index));
             let zone = zone.copied().unwrap_or_default().to_owned();
-            let is_gpu = has_gpus && position % 10 == 0;
-            let (gpus, disk) = if is_gpu { (8, 500_000_000_000) } else { (0, 100_000_000_000) };
-            Machine { zone, gpus, disk, ..Machine::default() }
+            if has_gpus && position.is_multiple_of(10) {
+                let labels = BTreeMap::from([(GPU_LABEL.0.to_owned(), GPU_LABEL.1.to_owned())]);
+                Machine { zone, labels, gpus: 8, disk: 500_000_000_000, ..Machine::default() }
+            } else {
+                Machine { zone, ..Machine::default() }
+            }
         };
         let trace = Trace {
             machines: (0..nodes).map(machine).collect(),
             images: BTreeMap::new(),
             steps: Vec::new(),
-            duration: Duration::from_secs(1_200),
+            duration: shortened(FULL_DURATION, scale),
         };
-        Self { seed, trace }
+        Self { seed, scale, trace }
     }
 
     /// Returns a stream of random numbers of its own for each name.
@@ -196,10 +234,10 @@ impl Builder {
         Random::new(self.seed, &format!("trace {name}"))
     }
 
-    /// Adds a change; later than the end of the trace without effect.
+    /// Adds a change at a point in time of the full trace; later than its end without effect.
     fn add(&mut self, at: Duration, action: Action) {
-        if at < self.trace.duration {
-            self.trace.steps.push(Step { at, action });
+        if at < FULL_DURATION {
+            self.trace.steps.push(Step { at: shortened(at, self.scale), action });
         }
     }
 
@@ -208,10 +246,22 @@ impl Builder {
         self.trace.machines.len().saturating_mul(permille).checked_div(1_000).unwrap_or(0).max(1)
     }
 
+    /// Returns how many of the objects that a full trace spreads over its time this trace has, at
+    /// least one.
+    fn spread(&self, count: usize, percent: usize) -> usize {
+        let divisor = usize::try_from(self.scale.divisor()).unwrap_or(usize::MAX);
+        scaled(count, percent).checked_div(divisor).unwrap_or_default().max(1)
+    }
+
     fn finish(mut self) -> Trace {
         self.trace.steps.sort_by_key(|step| step.at);
         self.trace
     }
+}
+
+/// Returns a time of the full trace in a trace of another length.
+fn shortened(time: Duration, scale: Scale) -> Duration {
+    time.checked_div(scale.divisor()).unwrap_or_default()
 }
 
 /// Returns a number of objects reduced to a percentage, at least one.

@@ -2,6 +2,9 @@
 
 use serde_json::{Value, json};
 
+use super::GPU_LABEL;
+use crate::connect::nodes::FLEET_LABEL;
+
 /// Workload of a trace.
 #[derive(Debug, Clone)]
 pub(super) struct Workload<'a> {
@@ -41,11 +44,15 @@ impl<'a> Workload<'a> {
         } else {
             json!({"cpu": cpu})
         };
-        let limits =
-            if self.gpus > 0 { json!({"nvidia.com/gpu": self.gpus.to_string()}) } else { json!({}) };
+        // Pods of the trace must run on simulated nodes only.
+        let (limits, selector) = if self.gpus > 0 {
+            let selector = json!({FLEET_LABEL.0: FLEET_LABEL.1, GPU_LABEL.0: GPU_LABEL.1});
+            (json!({"nvidia.com/gpu": self.gpus.to_string()}), selector)
+        } else {
+            (json!({}), json!({FLEET_LABEL.0: FLEET_LABEL.1}))
+        };
         json!({
-            // Pods of the trace must run on simulated nodes only.
-            "nodeSelector": {"type": "fleet"},
+            "nodeSelector": selector,
             "restartPolicy": restart_policy,
             "terminationGracePeriodSeconds": 5,
             "automountServiceAccountToken": false,

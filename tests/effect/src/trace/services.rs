@@ -84,7 +84,8 @@ pub(super) fn zone_failover(builder: &mut Builder) {
 /// replaced 10 seconds later.
 pub(super) fn node_upgrade(builder: &mut Builder) {
     steady_services(builder, "upgrade");
-    let at_once = builder.share(20);
+    // At most fifty groups, of which the last is replaced after 120 + 49 × 20 + 10 = 1,110 s.
+    let at_once = builder.trace.machines.len().div_ceil(50).max(1);
     let all: Vec<usize> = (0..builder.trace.machines.len()).collect();
     let mut at = SETTLING;
     for nodes in all.chunks(at_once) {

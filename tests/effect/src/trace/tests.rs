@@ -4,6 +4,10 @@ use rstest::rstest;
 
 use super::*;
 
+fn full(kind: Kind, seed: u64, nodes: usize) -> Trace {
+    Trace::new(kind, Scale::Full, seed, nodes)
+}
+
 fn applied(trace: &Trace) -> impl Iterator<Item = &Value> {
     trace.steps.iter().filter_map(|step| match &step.action {
         Action::Apply(object) => Some(object),
@@ -31,20 +35,45 @@ fn kinds(trace: &Trace) -> BTreeSet<&str> {
 #[test]
 fn a_trace_follows_from_its_seed_and_its_steps_are_ordered() {
     for kind in Kind::ALL {
-        let trace = Trace::new(kind, 1, 200);
-        assert_eq!(trace, Trace::new(kind, 1, 200), "{kind:?}");
+        let trace = full(kind, 1, 200);
+        assert_eq!(trace, full(kind, 1, 200), "{kind:?}");
         assert!(!trace.steps.is_empty(), "{kind:?}");
         assert!(trace.steps.is_sorted_by_key(|step| step.at), "{kind:?}");
         assert!(trace.steps.iter().all(|step| step.at < trace.duration), "{kind:?}");
         assert_eq!(trace.machines.len(), 200, "{kind:?}");
     }
-    assert_ne!(Trace::new(Kind::Rollouts, 1, 200), Trace::new(Kind::Rollouts, 2, 200));
+    assert_ne!(full(Kind::Rollouts, 1, 200), full(Kind::Rollouts, 2, 200));
+}
+
+#[test]
+fn a_small_trace_is_a_tenth_as_long_with_the_same_rate() {
+    for kind in Kind::ALL {
+        let (full, small) = (full(kind, 1, 50), Trace::new(kind, Scale::Small, 1, 50));
+        assert_eq!(small.duration, Duration::from_secs(120), "{kind:?}");
+        assert!(!small.steps.is_empty(), "{kind:?}");
+        assert!(small.steps.iter().all(|step| step.at < small.duration), "{kind:?}");
+        assert!(small.steps.len() <= full.steps.len(), "{kind:?}");
+    }
+    let jobs = |scale| Trace::new(Kind::ContinuousIntegration, scale, 1, 50).steps.len();
+    assert_eq!((jobs(Scale::Full), jobs(Scale::Small)), (300, 30));
+}
+
+#[test]
+fn names_are_those_of_the_command_line() {
+    for kind in Kind::ALL {
+        let value = clap::ValueEnum::to_possible_value(&kind).unwrap();
+        assert_eq!(value.get_name(), kind.as_str());
+    }
+    for scale in [Scale::Full, Scale::Small] {
+        let value = clap::ValueEnum::to_possible_value(&scale).unwrap();
+        assert_eq!(value.get_name(), scale.as_str());
+    }
 }
 
 #[test]
 fn all_pods_are_pinned_to_simulated_nodes() {
     for kind in Kind::ALL {
-        for object in applied(&Trace::new(kind, 1, 20)) {
+        for object in applied(&full(kind, 1, 20)) {
             assert_eq!(template(object)["spec"]["nodeSelector"]["type"], "fleet", "{object}");
         }
     }
@@ -58,19 +87,19 @@ fn all_pods_are_pinned_to_simulated_nodes() {
 #[case(Kind::Workflows, &["Pod"])]
 #[case(Kind::Bursts, &["Pod"])]
 fn a_trace_has_its_kinds_of_workloads(#[case] kind: Kind, #[case] expected: &[&str]) {
-    assert_eq!(kinds(&Trace::new(kind, 1, 100)).into_iter().collect::<Vec<_>>(), expected);
+    assert_eq!(kinds(&full(kind, 1, 100)).into_iter().collect::<Vec<_>>(), expected);
 }
 
 #[test]
 fn every_job_of_a_pipeline_has_an_image_of_its_own() {
-    let trace = Trace::new(Kind::ContinuousIntegration, 1, 100);
+    let trace = full(Kind::ContinuousIntegration, 1, 100);
     assert_eq!(images(&trace).len(), 300);
-    assert_eq!(images(&Trace::new(Kind::Workflows, 1, 100)).len(), 10);
+    assert_eq!(images(&full(Kind::Workflows, 1, 100)).len(), 10);
 }
 
 #[test]
 fn a_lost_zone_is_a_third_of_the_nodes() {
-    let trace = Trace::new(Kind::ZoneFailover, 1, 99);
+    let trace = full(Kind::ZoneFailover, 1, 99);
     let lost: Vec<&usize> = trace
         .steps
         .iter()
@@ -81,10 +110,13 @@ fn a_lost_zone_is_a_third_of_the_nodes() {
     assert!(lost.iter().all(|node| trace.machines[**node].zone == "c"));
 }
 
-#[test]
-fn each_node_is_drained_before_it_is_replaced() {
-    let trace = Trace::new(Kind::NodeUpgrade, 1, 100);
-    let mut drained = BTreeSet::new();
+#[rstest]
+#[case(20)]
+#[case(100)]
+#[case(120)]
+fn each_node_is_drained_before_it_is_replaced(#[case] nodes: usize) {
+    let trace = full(Kind::NodeUpgrade, 1, nodes);
+    let mut drained: BTreeSet<&usize> = BTreeSet::new();
     let mut replaced = BTreeSet::new();
     for step in &trace.steps {
         match &step.action {
@@ -97,13 +129,16 @@ fn each_node_is_drained_before_it_is_replaced() {
         }
     }
     assert_eq!(drained, replaced);
-    assert_eq!(replaced.len(), 100);
+    assert_eq!(replaced.len(), nodes);
 }
 
 #[test]
 fn models_are_large_and_fit_the_gpu_nodes() {
-    let trace = Trace::new(Kind::Inference, 1, 100);
+    let trace = full(Kind::Inference, 1, 100);
     assert_eq!(trace.machines.iter().filter(|machine| machine.gpus == 8).count(), 10);
+    for object in applied(&trace) {
+        assert_eq!(template(object)["spec"]["nodeSelector"][GPU_LABEL.0], GPU_LABEL.1);
+    }
     for (image, layers) in &trace.images {
         let bytes: u64 = layers.iter().map(|layer| layer.compressed).sum();
         assert!((8_000_000_000..=40_000_000_000).contains(&bytes), "{image}: {bytes}");
@@ -121,7 +156,7 @@ fn models_are_large_and_fit_the_gpu_nodes() {
 
 #[test]
 fn a_small_cluster_has_at_least_one_pod_of_each_service() {
-    for object in applied(&Trace::new(Kind::Rollouts, 1, 3)) {
+    for object in applied(&full(Kind::Rollouts, 1, 3)) {
         if let Some(replicas) = object["spec"]["replicas"].as_u64() {
             assert!(replicas >= 1, "{object}");
         }
