@@ -8,7 +8,6 @@ Fails if a figure is missing, or if a run was not faithful: a request, node or s
 simulation was late.
 """
 
-import datetime
 import os
 import statistics
 import sys
@@ -157,7 +156,9 @@ def section(trace, rows):
     if scale != "full":
         parts.append(f"{scale} scale")
     parts.append("one run" if count == 1 else f"median of {count} runs")
-    title = f"## {trace.replace('-', ' ').capitalize()}\n\n{TRACES[trace].capitalize()}; {', '.join(parts)}."
+    when, commit = figures.find(rows, "measured")[-1]
+    parts.append(f"measured {when} at commit {commit}")
+    title = f"## {trace.replace('-', ' ').capitalize()}\n\n{TRACES[trace][0].upper()}{TRACES[trace][1:]}; {', '.join(parts)}."
     body = [row(runs, policy) for policy in runs.policies()]
     return "\n\n".join([textwrap.fill(part, 100) for part in title.split("\n\n")] + [figures.table(HEADS, body)]), bounds(runs)
 
@@ -170,9 +171,7 @@ def origin(records):
     details += [f"server at nice {priority}" for priority in priorities]
     if max(loads) > tables.QUIET_LOAD:
         details.append(f"other processes used the machine: load {max(loads):.1f} at the start of a trace")
-    scale = "" if os.environ["MEASURE_SCALE"] == "full" else "small scale, "
-    when = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-    text = f"Measured {when} at commit {os.environ['MEASURE_COMMIT']}, {scale}`make effect`. {tables.machine()}. {'; '.join(details)}."
+    text = f"{tables.machine()}. {'; '.join(details)}."
     return textwrap.fill(text, width=100, break_long_words=False, break_on_hyphens=False)
 
 

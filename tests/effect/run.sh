@@ -66,9 +66,9 @@ for name in "${policies[@]}"; do
 done
 mkdir -p "$out"
 # The state that is measured; the page that this run writes does not count as a change.
-MEASURE_COMMIT=$(git rev-parse --short=7 HEAD)
-[[ -z $(git status --porcelain -- ':!docs/effect.md') ]] || MEASURE_COMMIT+=-dirty
-export MEASURE_COMMIT MEASURE_SCALE=$scale MEASURE_OUT=$out EFFECT_SCALE=$scale EFFECT_NODES=$nodes EFFECT_SEED=$seed
+commit=$(git rev-parse --short=7 HEAD)
+[[ -z $(git status --porcelain -- ':!docs/effect.md') ]] || commit+=-dirty
+export MEASURE_SCALE=$scale MEASURE_OUT=$out EFFECT_SCALE=$scale EFFECT_NODES=$nodes EFFECT_SEED=$seed
 
 say "building"
 if [[ $scale == full ]]; then
@@ -92,7 +92,7 @@ failed=()
 for trace in "${traces[@]}"; do
   export MEASURE_RECORD=$PWD/$out/$trace.tsv
   rm -f "$out/$trace".*
-  printf 'load\t%s\n' "$(cut -d ' ' -f 1 /proc/loadavg)" > "$MEASURE_RECORD"
+  printf 'load\t%s\nmeasured\t%s\t%s\n' "$(cut -d ' ' -f 1 /proc/loadavg)" "$(date -u +%F)" "$commit" > "$MEASURE_RECORD"
   for ((round = 1; round <= rounds; round++)); do
     for policy in "${policies[@]}"; do
       since=$SECONDS code=0
@@ -104,8 +104,9 @@ for trace in "${traces[@]}"; do
     done
   done
 done
-command=print
-[[ $scale == small ]] || command=write
+# The page has all traces with a record, also of earlier calls, and none of a failed run.
+command="write"
+[[ $scale == full && ${#failed[@]} == 0 ]] || command="print"
 python3 -B tests/effect/effect_tables.py "$command" || failed+=("the tables: a figure is missing or beyond its bound")
 if ((${#failed[@]})); then
   say "FAILED:"

@@ -30,7 +30,7 @@ QUALITY = {"failures": 0, "lag_ms": 15, "write_delay_ms": 90}
 
 def rows(trace="rollouts", policies=("none", "auto"), **changes):
     """A record of one run for each policy, and the computed policy."""
-    found = [["load", "0.1"], ["size", trace, "200", "full", "1200", "1", "1"]]
+    found = [["load", "0.1"], ["measured", "2026-01-02", "abc1234"], ["size", trace, "200", "full", "1200", "1", "1"]]
     for policy in policies:
         values = VALUES | REQUESTS | QUALITY | changes
         found += [["figure", trace, policy, name, str(value)] for name, value in values.items()]
@@ -68,7 +68,7 @@ class Sections(unittest.TestCase):
         self.assertIn("| without Prewarmer |", text)
 
     def test_missing_figure_is_an_error(self):
-        for record in (rows(policies=())[:2], [one for one in rows() if "in_vain_bytes" not in one]):
+        for record in (rows(policies=())[:3], [one for one in rows() if "in_vain_bytes" not in one]):
             with self.assertRaises(figures.MissingError):
                 effect_tables.section("rollouts", record)
 
@@ -79,7 +79,7 @@ class Page(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             for trace, record in records.items():
                 Path(folder, f"{trace}.tsv").write_text("\n".join("\t".join(one) for one in record), encoding="utf-8")
-            variables = {"MEASURE_OUT": folder, "MEASURE_SCALE": scale, "MEASURE_COMMIT": "abc1234"}
+            variables = {"MEASURE_OUT": folder, "MEASURE_SCALE": scale}
             out, path = io.StringIO(), Path(folder, "effect.md")
             with mock.patch.dict(os.environ, variables), mock.patch.object(effect_tables, "PAGE", path):
                 with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
@@ -91,7 +91,9 @@ class Page(unittest.TestCase):
         self.assertEqual(status, 0)
         self.assertEqual(printed, page + "\n")
         self.assertEqual(re.findall(r"^## (.+)$", page, re.MULTILINE), ["Rollouts", "Mixed", "Measurement"])
-        self.assertIn("at commit abc1234, `make effect`.", page)
+        self.assertEqual(" ".join(page.split()).count("one run, measured 2026-01-02 at commit abc1234."), 2)
+        self.assertIn("etcd without fsync", page)
+        self.assertIn("StatefulSet, DaemonSet; 200 nodes,", page)
 
     def test_failed_request_fails_and_is_named(self):
         for scale in ("full", "small"):
