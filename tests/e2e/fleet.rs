@@ -70,20 +70,20 @@ fn cases(registry: &str, helper: &str) -> Vec<Case> {
 fn summary(pod: &Value) -> String {
     let status = &pod["status"];
     let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
-    let states = |list: &str| -> Vec<String> {
+    let containers = |list: &str| -> Vec<String> {
         let all = status[list].as_array().cloned().unwrap_or_default();
         let state = |one: &Value| {
             let (kind, detail) = one["state"]
                 .as_object()
                 .and_then(|state| state.iter().next())
                 .map_or(("none", Value::Null), |(kind, detail)| (kind.as_str(), detail.clone()));
-            let state = match kind {
+            let shown = match kind {
                 "waiting" => text(&detail["reason"]),
                 "running" => "Running".to_owned(),
                 _ => format!("{} {}", text(&detail["reason"]), detail["exitCode"]),
             };
             let ready = if one["ready"] == true { " ready" } else { "" };
-            format!("{} {state}{ready}", text(&one["name"]))
+            format!("{} {shown}{ready}", text(&one["name"]))
         };
         all.iter().map(state).collect()
     };
@@ -101,7 +101,7 @@ fn summary(pod: &Value) -> String {
     format!(
         "{} [{}] {} {}",
         text(&status["phase"]),
-        [states("initContainerStatuses"), states("containerStatuses")].concat().join(", "),
+        [containers("initContainerStatuses"), containers("containerStatuses")].concat().join(", "),
         conditions.join(" "),
         text(&status["reason"]),
     )
@@ -158,9 +158,8 @@ async fn report(namespace: &Namespace, pods: &Api<Pod>, case: &Case, node: &str)
             }
         }
     };
-    if tokio::time::timeout(TIMEOUT, observe).await.is_err() {
-        panic!("{name} did not reach {:?} and its end: {statuses:#?}", case.until);
-    }
+    let has_ended = tokio::time::timeout(TIMEOUT, observe).await.is_ok();
+    assert!(has_ended, "{name} did not reach {:?} and its end: {statuses:#?}", case.until);
     Report { statuses, events: events_of(namespace, &name) }
 }
 

@@ -334,3 +334,43 @@ fn write(arguments: &BenchArguments, record: &Record) -> anyhow::Result<()> {
     let written = file.and_then(|mut file| file.write_all(record.as_str().as_bytes()));
     written.with_context(|| format!("{} was not written", path.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Command, clap::Error> {
+        Arguments::try_parse_from(line.split(' ')).map(|arguments| arguments.command)
+    }
+
+    #[test]
+    fn arguments_are_consistent_and_accept_those_of_the_script() {
+        Arguments::command().debug_assert();
+        let line = "effect bench --trace node-upgrade --policy all --scale small --nodes 50 --seed 7 \
+                    --record out.tsv";
+        let Ok(Command::Bench(bench)) = parse(line) else { panic!("{line}") };
+        assert_eq!((bench.trace, bench.policy), (Kind::NodeUpgrade, Policy::All));
+        assert_eq!((bench.scale, bench.fleet.nodes, bench.fleet.seed), (Scale::Small, 50, 7));
+        assert_eq!(bench.record, Some(PathBuf::from("out.tsv")));
+    }
+
+    #[test]
+    fn the_number_of_nodes_is_bounded() {
+        for nodes in ["0", "10000", "-1", "x"] {
+            assert!(parse(&format!("effect nodes --nodes {nodes}")).is_err(), "{nodes}");
+        }
+        assert!(parse("effect nodes --nodes 9999").is_ok());
+    }
+
+    #[test]
+    fn machines_have_their_disks_and_positions() {
+        let arguments = parse("effect nodes --nodes 2");
+        let Ok(Command::Nodes(arguments)) = arguments else { panic!("{arguments:?}") };
+        let machines = vec![Machine::default(); usize::from(arguments.fleet.nodes)];
+        let (fleet, nodes) = fleet(&arguments.fleet, &machines);
+        assert_eq!(nodes, [NodeId(0), NodeId(1)]);
+        assert!(fleet.store(NodeId(1)).is_some() && fleet.store(NodeId(2)).is_none());
+    }
+}
