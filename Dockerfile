@@ -13,6 +13,7 @@ COPY crates crates
 COPY src src
 COPY deploy deploy
 COPY benches benches
+COPY tests/effect tests/effect
 COPY tests/fleet tests/fleet
 COPY tests/support tests/support
 # The C library is linked statically: since glibc 2.34 name resolution works without further files.

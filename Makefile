@@ -26,6 +26,10 @@ scale: ## measure how the cost grows with nodes, workloads, tasks and watchers, 
 test-long: ## run the measurements and the long forms of tests, and write the tables of docs/measurements.md, about five hours on 2 cores; make test-long SECTIONS="engine memory" runs some of them, SCALE=small all in a short form
 	@bash tests/measure/run.sh $(if $(SCALE),--scale $(SCALE)) $(SECTIONS)
 
+.PHONY: effect
+effect: ## measure what Prewarmer is worth for pods on simulated nodes, and write docs/effect.md, about 11 hours; SCALE=small in a short form, TRACES="..." POLICIES="..." some of it
+	@bash tests/effect/run.sh $(if $(SCALE),--scale $(SCALE)) $(if $(TRACES),--traces "$(TRACES)") $(if $(POLICIES),--policies "$(POLICIES)")
+
 .PHONY: build
 build: helper ## build the server (release) and the helper
 	cargo build --release --locked --bin prewarmer

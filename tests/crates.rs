@@ -50,6 +50,10 @@ fn dependencies_between_crates_point_one_way() {
     assert_eq!(own("prewarmer-kube"), names(&["prewarmer-api", "prewarmer-core"]));
     assert_eq!(own("prewarmer-cli"), names(&["prewarmer-api", "prewarmer-core", "prewarmer-kube"]));
     assert_eq!(own("prewarmer-fleet"), names(&["prewarmer-api"]));
+    assert_eq!(
+        own("prewarmer-effect"),
+        names(&["prewarmer-api", "prewarmer-fleet", "prewarmer-kube"])
+    );
     assert_eq!(own("prewarmer-helper"), names(&[]));
     assert_eq!(own("prewarmer-test-support"), names(&["prewarmer-api"]));
 }

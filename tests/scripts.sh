@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks shell scripts with shellcheck and workflow files with actionlint (built by Go), and runs the
-# tests of the scripts that make the tables of docs/measurements.md. A check that cannot run is
-# reported as NOT RUN (environment.sh).
+# tests of the scripts that make the tables of docs/measurements.md and docs/effect.md. A check that
+# cannot run is reported as NOT RUN (environment.sh).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=tests/environment.sh
@@ -30,3 +30,5 @@ else
 fi
 (cd tests/measure && python3 -B -m unittest -q test_tables)
 echo "tests of tests/measure/tables.py: passed"
+(cd tests/effect && python3 -B -m unittest -q test_effect_tables)
+echo "tests of tests/effect/effect_tables.py: passed"

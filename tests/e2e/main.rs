@@ -25,6 +25,7 @@ mod failure_reasons;
 mod fairness;
 mod faults;
 mod fence;
+mod fleet;
 mod foreign;
 mod forged;
 mod frozen;

@@ -315,6 +315,8 @@ impl Fleet {
             Input::NodeReplaced { node } => {
                 self.known(node)?;
                 self.stop(node);
+                let unused = self.store(node).map_or(0, ImageStore::unused_bytes);
+                self.world.counters.in_vain(node, unused);
                 if let Some(node) = self.node_mut(node) {
                     node.machine = Machine::Stopped(ImageStore::new(node.settings.disk));
                 }

@@ -39,6 +39,23 @@ fn a_replaced_node_has_no_images() {
 }
 
 #[test]
+fn unused_bytes_on_a_replaced_machine_are_in_vain() {
+    let mut bench = Bench::new();
+    bench.image("web:1", &[100]);
+    bench.image("next:1", &[50]);
+    bench.bind(pod("web"));
+    let mut worker = pod("next");
+    worker.is_workload = false;
+    bench.bind(worker);
+    bench.pass(60);
+    assert_eq!(bench.fleet.counters().total().in_vain, 0);
+    bench.input(Input::NodeReplaced { node: NODE });
+    let counters = bench.fleet.counters().total();
+    assert_eq!((counters.downloaded, counters.in_vain), (150_000_000, 50_000_000));
+    assert_eq!(bench.fleet.unused_bytes(), 0);
+}
+
+#[test]
 fn a_drained_node_ends_all_of_its_pods() {
     let mut bench = Bench::new();
     bench.image("a:1", &[10]);
