@@ -71,7 +71,7 @@ lint: ## check formatting and clippy, warnings as errors
 
 .PHONY: test-unit
 test-unit: ## run the unit tests, the fuzz corpus and the tests of the documentation (no cluster)
-	cargo test --locked --workspace --lib --bins --test docs --test crates --test allocations --test audit --test fuzz_corpus
+	cargo test --locked --workspace --lib --bins --test docs --test crates --test allocations --test audit --test extract --test fuzz_corpus
 
 .PHONY: test-e2e
 test-e2e: ## run the end-to-end tests on a separate cluster: make test-e2e TEST=name (default: all)
