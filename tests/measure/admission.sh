@@ -10,7 +10,7 @@ count=$1 rate=$2 peer=$3 turns=${4:-3}
 . tests/measure/server.sh
 
 # Namespaces: one that Prewarmer's webhook reviews, and one that it excludes by default.
-declare -A namespace=([ours]=load [peer]=kube-public) webhook=([ours]=workloads.prewarm.io [peer]=peer.example)
+declare -A namespace=([ours]=load [peer]=kube-public) webhook=([ours]=workloads.prewarm.io [peer]=peer.benches.example)
 
 buckets() { # buckets WHO WHEN: the cumulative counts of the API server's histogram, and of Prewarmer's
   k get --raw /metrics | awk -v who="$1" -v when="$2" -v name="${webhook[$1]}" -v OFS='\t' '
