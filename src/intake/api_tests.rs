@@ -252,7 +252,8 @@ fn spawn_lookup(api: &MockApi) -> tokio::task::JoinHandle<LookupResult> {
         context: ClusterContextStore::default(),
     };
     let (namespace, name) = ("shop".into(), "web".into());
-    let lookup = Lookup { id: 1, kind: deployment_kind(), namespace, name };
+    let lookup =
+        Lookup { id: 1, kind: deployment_kind(), namespace, name, is_placed_by_name: false };
     tokio::spawn(async move { look_up(context, lookup).await.1 })
 }
 
@@ -371,11 +372,14 @@ async fn a_pod_of_an_unknown_controller_is_warmed_when_its_image_recurs() {
         let hint = Hint::new(kind, "shop", &pod).unwrap();
         assert_eq!(intake.reviews.offer(hint), OfferOutcome::Queued);
         let path = format!("/api/v1/namespaces/shop/pods/{name}");
-        intake.api.expect("GET", &path).respond(200, pod_of_run(name)).await;
+        let mut stored = pod_of_run(name);
+        stored["spec"]["nodeName"] = json!("chosen-by-the-scheduler");
+        intake.api.expect("GET", &path).respond(200, stored).await;
         if name == "run-3" {
             let task = stored_task("t", "Pending");
             let sent = intake.api.expect("POST", TASKS).respond(201, task).await;
             assert_eq!(sent.body["spec"]["images"], json!(["runner:1"]));
+            assert_eq!(sent.body["spec"]["nodeAffinity"], Value::Null);
         }
         intake.api.expect_none(Duration::from_secs(31 * 60)).await;
         assert_eq!(intake.metrics.one_shot.with_label_values(&["new_image"]).get(), new_images);

@@ -75,7 +75,11 @@ async fn get_object(client: &Client, lookup: &Lookup) -> kube::Result<String> {
 
 /// Evaluates the stored object: a webhook that runs after ours may have changed the admitted one.
 fn evaluate_object(reader: &LookupContext, lookup: &Lookup, text: &str) -> LookupResult {
-    let Ok(object) = lookup.kind.parse_text(text) else { return LookupResult::Missing };
+    let Ok(mut object) = lookup.kind.parse_text(text) else { return LookupResult::Missing };
+    if lookup.kind.is_pod() && !lookup.is_placed_by_name {
+        // The node that the scheduler has chosen since then.
+        object.clear_node_names();
+    }
     let (verdict, _) =
         reader.policy.evaluate(&lookup.kind, &object, &lookup.namespace, &reader.context);
     let metadata = object.metadata;

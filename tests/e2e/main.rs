@@ -25,7 +25,6 @@ mod failure_reasons;
 mod fairness;
 mod faults;
 mod fence;
-mod fleet;
 mod foreign;
 mod forged;
 mod frozen;

@@ -29,6 +29,8 @@ pub struct Hint {
     pub uid: String,
     /// `resourceVersion` of the object before the admitted change; `None` for a new object.
     pub replaced_version: Option<String>,
+    /// Set if the object of the review has a `nodeName`. The scheduler sets that of a stored pod.
+    pub is_placed_by_name: bool,
     /// Time at which the review was received.
     pub since: Timestamp,
     /// Keys that the object needs and did not need before; `None` if the review was not parsed so
@@ -55,6 +57,7 @@ impl Hint {
             name: metadata.name.clone(),
             uid: metadata.uid.clone(),
             replaced_version: None,
+            is_placed_by_name: object.is_placed_by_name(),
             since: Timestamp::now(),
             new_keys: None,
             kept: Vec::new(),

@@ -58,9 +58,14 @@ impl HintQueue {
             let Some((_, id)) = self.lookups.next(now, needed) else { break };
             let Some(entry) = self.objects.get_mut(&id) else { continue };
             entry.in_progress = true;
-            if let Some(Hint { kind, namespace, name, .. }) = entry.hints.first() {
-                let (kind, namespace, name) = (Arc::clone(kind), namespace.clone(), name.clone());
-                step.lookups.push(Lookup { id, kind, namespace, name });
+            if let Some(hint) = entry.hints.first() {
+                step.lookups.push(Lookup {
+                    id,
+                    kind: Arc::clone(&hint.kind),
+                    namespace: hint.namespace.clone(),
+                    name: hint.name.clone(),
+                    is_placed_by_name: hint.is_placed_by_name,
+                });
             }
         }
         for (id, is_covered) in done {

@@ -49,6 +49,8 @@ pub struct Lookup {
     pub namespace: String,
     /// Name of the object.
     pub name: String,
+    /// Set if the object was admitted with a `nodeName`.
+    pub is_placed_by_name: bool,
 }
 
 /// Result of a lookup.

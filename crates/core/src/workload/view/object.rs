@@ -41,6 +41,19 @@ impl ObjectView {
         self.templates.iter().map(|template| template.spec.images(&[]).count()).sum()
     }
 
+    /// Reports whether `nodeName` is set in any template.
+    #[must_use]
+    pub fn is_placed_by_name(&self) -> bool {
+        self.templates.iter().any(|template| !template.spec.node_name.is_empty())
+    }
+
+    /// Removes `nodeName` from all templates.
+    pub fn clear_node_names(&mut self) {
+        for template in &mut self.templates {
+            template.spec.node_name.clear();
+        }
+    }
+
     /// Reports whether `kubectl rollout restart` has changed the object from `old`. Its new pods
     /// resolve tags again, although no image changes.
     #[must_use]
