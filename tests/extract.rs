@@ -5,8 +5,10 @@ use std::{
     fs,
     io::Write,
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::{Command, Stdio},
 };
+
+use prewarmer_test_support::process::Ended;
 
 /// Directory of one test, deleted at its end.
 struct Directory(PathBuf);
@@ -44,34 +46,14 @@ fn pod(name: &str) -> String {
     )
 }
 
-/// Exit code, standard output and standard error.
-struct Ended {
-    code: i32,
-    out: String,
-    err: String,
-}
-
-impl From<Output> for Ended {
-    fn from(output: Output) -> Self {
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        Self {
-            code: output.status.code().unwrap(),
-            out: text(output.stdout),
-            err: text(output.stderr),
-        }
-    }
-}
-
-impl Ended {
-    /// Returns the workloads with their images; the output must be JSON.
-    fn workloads(&self) -> Vec<String> {
-        let found: serde_json::Value = serde_json::from_str(&self.out).unwrap();
-        let line = |one: &serde_json::Value| {
-            let text = |field: &str| one[field].as_str().unwrap().to_owned();
-            format!("{}/{}", text("namespace"), text("workload"))
-        };
-        found.as_array().unwrap().iter().map(line).collect()
-    }
+/// Returns the workloads with their images; the output must be JSON.
+fn workloads(ended: &Ended) -> Vec<String> {
+    let found: serde_json::Value = serde_json::from_str(&ended.out).unwrap();
+    let line = |one: &serde_json::Value| {
+        let text = |field: &str| one[field].as_str().unwrap().to_owned();
+        format!("{}/{}", text("namespace"), text("workload"))
+    };
+    found.as_array().unwrap().iter().map(line).collect()
 }
 
 fn command(arguments: &[&str]) -> Command {
@@ -115,7 +97,7 @@ fn bad_document_is_named_and_the_others_are_printed() {
     );
     let other = directory.write("other.yaml", pod("o"));
     let ended = run(&["-f", &file, "-f", &other]);
-    assert_eq!(ended.workloads(), ["default/Pod/p", "default/Pod/o"]);
+    assert_eq!(workloads(&ended), ["default/Pod/p", "default/Pod/o"]);
     let lines: Vec<&str> = ended.err.lines().collect();
     assert_eq!(
         lines,
@@ -144,11 +126,11 @@ fn files_directories_and_standard_input_are_read() {
     let both = format!("{folder},{text}");
     let ended = run(&["-f", &both]);
     assert_eq!((ended.code, ended.err.as_str()), (0, ""));
-    assert_eq!(ended.workloads(), ["default/Pod/a", "default/Pod/b", "default/Pod/t"]);
+    assert_eq!(workloads(&ended), ["default/Pod/a", "default/Pod/b", "default/Pod/t"]);
     let ended = run(&["-R", "-f", &folder, "-n", "shop"]);
-    assert_eq!(ended.workloads(), ["shop/Pod/a", "shop/Pod/b", "shop/Pod/c"]);
+    assert_eq!(workloads(&ended), ["shop/Pod/a", "shop/Pod/b", "shop/Pod/c"]);
     let ended = run_with_input(&["-f", "-", "--file", &text], pod("i").as_bytes());
-    assert_eq!((ended.code, ended.workloads().len()), (0, 2));
+    assert_eq!((ended.code, workloads(&ended).len()), (0, 2));
 }
 
 #[test]
@@ -159,7 +141,7 @@ fn files_that_cannot_be_read_are_named() {
     let (missing, empty) = (directory.path("missing.yaml"), directory.path("empty"));
     let url = "https://example.com/pod.yaml";
     let ended = run(&["-f", &missing, "-f", &empty, "-f", url, "-f", &good]);
-    assert_eq!((ended.code, ended.workloads().len()), (1, 1));
+    assert_eq!((ended.code, workloads(&ended).len()), (1, 1));
     let expected = [
         format!("prewarmer: {missing}: no such file or directory\n"),
         format!(
@@ -171,7 +153,7 @@ fn files_that_cannot_be_read_are_named() {
     ];
     assert_eq!(ended.err, expected.concat());
     let ended = run_with_input(&["-f", "-", "-f", "-"], pod("p").as_bytes());
-    assert_eq!((ended.code, ended.workloads().len()), (1, 1));
+    assert_eq!((ended.code, workloads(&ended).len()), (1, 1));
     assert!(ended.err.contains("standard input can be read only once"), "{}", ended.err);
     let ended = run_with_input(&["-f", "-"], b"# nothing\n");
     assert_eq!((ended.code, ended.out.as_str()), (0, "[]\n"));
@@ -274,7 +256,7 @@ fn input_without_end_is_read_up_to_the_limit() {
     );
     let fits = pod("p") + &line.repeat((19 << 20) / line.len());
     let ended = run_with_input(&["-f", "-"], fits.as_bytes());
-    assert_eq!((ended.code, ended.workloads().len()), (0, 1));
+    assert_eq!((ended.code, workloads(&ended).len()), (0, 1));
 }
 
 #[test]
@@ -285,5 +267,5 @@ fn windows_files_are_read() {
         [0xFEFF].into_iter().chain(text.encode_utf16()).flat_map(u16::to_le_bytes).collect();
     let file = directory.write("utf16.yaml", bytes);
     let ended = run(&["-f", &file]);
-    assert_eq!((ended.code, ended.workloads().len()), (0, 1));
+    assert_eq!((ended.code, workloads(&ended).len()), (0, 1));
 }

@@ -16,7 +16,7 @@ use moka::future::Cache;
 use prewarmer_core::{
     pod_start::{
         classify::{self, WorkerPull},
-        event::{self, ImageEvent},
+        event::{self, FIELD_SELECTOR, ImageEvent},
     },
     workload_watch::ImageRefs,
 };
@@ -32,8 +32,6 @@ use super::{
 };
 use crate::scope::scoped;
 
-/// Field selector for events about images; the API server filters all others.
-const FIELD_SELECTOR: &str = "reason=Pulled,involvedObject.kind=Pod";
 /// Maximum number of stored pulls, about 150 bytes each: 100 images on 1,000 nodes. The cache evicts
 /// the excess.
 const MAX_WORKER_PULLS: u64 = 100_000;

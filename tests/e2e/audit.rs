@@ -1,16 +1,13 @@
 //! `prewarmer audit` and `kubectl prewarm audit`, as processes, on events with known times.
 
-use std::{
-    path::Path,
-    process::{Command, Output},
-    time::Duration,
-};
+use std::{path::Path, process::Command, time::Duration};
 
 use k8s_openapi::api::core::v1::Event;
 use prewarmer_test_support::{
     cluster::Cluster,
     fixtures::{TASK_TIMEOUT, deployment},
     namespace::Namespace,
+    process::Ended,
     server::free_address,
 };
 use serde_json::{Value, json};
@@ -18,31 +15,6 @@ use serde_json::{Value, json};
 use crate::{TestCluster, pod_start::create_events};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_prewarmer");
-
-/// Exit code, standard output and standard error.
-struct Ended {
-    code: i32,
-    out: String,
-    err: String,
-}
-
-impl From<Output> for Ended {
-    fn from(output: Output) -> Self {
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        Self {
-            code: output.status.code().unwrap_or(-1),
-            out: text(output.stdout),
-            err: text(output.stderr),
-        }
-    }
-}
-
-impl Ended {
-    fn json(&self) -> Value {
-        assert_eq!(self.code, 0, "{}", self.err);
-        serde_json::from_str(&self.out).unwrap()
-    }
-}
 
 fn audit(kubeconfig: &str, words: &[&str]) -> Ended {
     let mut command = Command::new(PROGRAM);

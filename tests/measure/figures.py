@@ -237,7 +237,7 @@ def histogram(rows, source, turns):
 
 
 def admission(rows):
-    """Latency of the webhook by the API server's histogram, beside a webhook in Go, and by the server's own."""
+    """Latency of reviews by the API server's histogram, of Prewarmer and of a webhook in Go, and by the server's histogram."""
     count, rate, last = find(rows, "size")[-1]
     turns = range(1, int(last) + 1)
     body = []

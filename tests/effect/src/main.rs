@@ -154,7 +154,7 @@ async fn stopped() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What remains of a run after its end.
+/// Results of a run after its end.
 struct Ended<T> {
     fleet: Fleet,
     figures: RunFigures,

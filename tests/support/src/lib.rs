@@ -20,6 +20,7 @@ pub mod misuses;
 pub mod namespace;
 pub mod not_run;
 pub mod outcome;
+pub mod process;
 pub mod rest;
 pub mod server;
 pub mod wait;

@@ -9,8 +9,9 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time},
 };
 use kube::{Client, Resource};
-use prewarmer_core::audit::{
-    AuditInput, AuditReport, Nodes, OwnedKind, Owners, Recording, summarize,
+use prewarmer_core::{
+    audit::{AuditInput, AuditReport, Nodes, OwnedKind, Owners, Recording, summarize},
+    pod_start::event::FIELD_SELECTOR,
 };
 use prewarmer_kube::api_error::ApiErrorKind;
 use serde::Deserialize;
@@ -20,9 +21,6 @@ use super::{
     pages::{ListEnd, ListRequest, PageReader, ReadError, ReadLimits},
     settings::AuditOptions,
 };
-
-/// Field selector of the events, by which the API server returns no others.
-const EVENT_FIELDS: &str = "reason=Pulled,involvedObject.kind=Pod";
 
 /// Object of which only metadata is read.
 #[derive(Deserialize)]
@@ -87,7 +85,7 @@ impl AuditReader<'_> {
         let mut recording = Recording::default();
         let list = ListRequest {
             path: Event::url_path(&(), self.namespace),
-            fields: Some(EVENT_FIELDS),
+            fields: Some(FIELD_SELECTOR),
             metadata: false,
             most: self.limits.events,
         };

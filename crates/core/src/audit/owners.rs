@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::recording::Recording;
-use crate::node::Interner;
+use crate::{dns::MAX_SUBDOMAIN, node::Interner};
 
 /// Kind of the workload of a pod that is deleted, and that no name of a workload matches.
 pub(super) const DELETED: &str = "Deleted";
@@ -13,9 +13,8 @@ pub(super) const DELETED: &str = "Deleted";
 const SUFFIX_CHARACTERS: &str = "bcdfghjklmnpqrstvwxz2456789";
 /// Length of a generated suffix (apiserver, `names.SimpleNameGenerator`).
 const SUFFIX_LENGTH: usize = 5;
-/// Longest kind and longest name that are kept, in bytes.
+/// Longest kind that is kept, in bytes.
 const MAX_KIND_BYTES: usize = 63;
-const MAX_NAME_BYTES: usize = 253;
 
 /// Workload to which a pod belongs.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -73,7 +72,7 @@ impl Owners {
     /// Adds an object. Objects without namespace and name, and with names longer than Kubernetes
     /// permits, are left out.
     pub fn add(&mut self, kind: OwnedKind, metadata: &ObjectMeta) {
-        let fits = |text: &&str| !text.is_empty() && text.len() <= MAX_NAME_BYTES;
+        let fits = |text: &&str| !text.is_empty() && text.len() <= MAX_SUBDOMAIN;
         let namespace = metadata.namespace.as_deref().filter(fits);
         let (Some(namespace), Some(name)) = (namespace, metadata.name.as_deref().filter(fits))
         else {
@@ -82,7 +81,7 @@ impl Owners {
         let controller = metadata.owner_references.iter().flatten().find(|owner| {
             owner.controller == Some(true)
                 && owner.kind.len() <= MAX_KIND_BYTES
-                && owner.name.len() <= MAX_NAME_BYTES
+                && owner.name.len() <= MAX_SUBDOMAIN
         });
         let controller = controller.map(|owner| Controller {
             kind: self.texts.intern(&owner.kind),

@@ -10,7 +10,8 @@ use super::{
     message::{self, PullMessage},
 };
 use crate::{
-    image::ImageRef, node::Interner, task::PullPolicy, timestamp, worker::is_worker_pod_name,
+    dns::MAX_SUBDOMAIN, image::ImageRef, node::Interner, task::PullPolicy, timestamp,
+    worker::is_worker_pod_name,
 };
 
 /// Reason of the events.
@@ -22,8 +23,6 @@ const POD: &str = "Pod";
 /// Beginnings of the field paths of containers that a workload's template defines. Containers for
 /// debugging (`spec.ephemeralContainers`) are not part of it.
 const CONTAINER_PATHS: [&str; 2] = ["spec.containers{", "spec.initContainers{"];
-/// Longest name of an object (RFC 1123 subdomain), in bytes.
-const MAX_NAME_BYTES: usize = 253;
 /// Most occurrences that are counted for one event. A kubelet reports 25 of a pod at once and then
 /// one every five minutes (client-go, `defaultSpamBurst`), which makes 300 in a day.
 const MAX_OCCURRENCES: u32 = 300;
@@ -178,7 +177,7 @@ impl From<PullMessage> for Pull {
 /// image volume, whose events name the pod without a field.
 fn is_about_an_image(event: &AuditEvent) -> bool {
     let pod = &event.involved_object;
-    let is_name = |name: &str| !name.is_empty() && name.len() <= MAX_NAME_BYTES;
+    let is_name = |name: &str| !name.is_empty() && name.len() <= MAX_SUBDOMAIN;
     let path = pod.field_path.as_str();
     event.reason == REASON
         && event.component() == KUBELET

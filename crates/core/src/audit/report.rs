@@ -32,7 +32,7 @@ impl Serialize for Seconds {
     }
 }
 
-/// What containers waited for, and what would have been spared.
+/// Waits of containers for images, and the part that would have been spared.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AuditReport {

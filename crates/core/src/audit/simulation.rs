@@ -40,7 +40,7 @@ const WARMED_KINDS: [&str; 6] =
 /// Settings of the simulation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SimulationSettings {
-    /// Whether Pods without a controller and Jobs without a `CronJob` create tasks. Mostly they start
+    /// Set if Pods without a controller and Jobs without a `CronJob` create tasks. Mostly they start
     /// once, and wait for their images while these are warmed on other nodes.
     pub warm_one_shots: bool,
     /// Largest number of nodes of a task, other than those of `DaemonSet`s.

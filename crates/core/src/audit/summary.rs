@@ -14,7 +14,7 @@ use super::{
 };
 use crate::timestamp;
 
-/// What is known about a cluster.
+/// Facts about a cluster, and settings of the report.
 #[derive(Debug)]
 pub struct AuditInput<'a> {
     /// Starts of containers.

@@ -10,6 +10,9 @@ use k8s_openapi::api::core::v1::Event;
 
 use crate::{image::ImageRef, worker::is_worker_pod_name};
 
+/// Field selector for the events about images of pods; the API server filters all others.
+pub const FIELD_SELECTOR: &str = "reason=Pulled,involvedObject.kind=Pod";
+
 /// Presence of an image on a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageEvent {

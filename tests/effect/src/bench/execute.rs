@@ -39,7 +39,7 @@ const PARALLEL_STEPS: usize = 16;
 /// Maximum number of pods of one node that are listed. A node has 110, and some that have ended.
 const MAX_NODE_PODS: u32 = 500;
 
-/// What the execution of a trace showed.
+/// Observations of the execution of a trace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Executed {
     /// Requests and inputs of steps that failed; the trace goes on.

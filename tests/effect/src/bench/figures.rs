@@ -6,7 +6,7 @@ use prewarmer_fleet::{Fleet, PodStart};
 
 use crate::connect::run::SimulationFigures;
 
-/// What a run of a trace showed.
+/// Observations of a run of a trace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Figures {
     /// Started pods of workloads.

@@ -94,7 +94,7 @@ impl Handle {
 pub struct RunFigures {
     /// Requests.
     pub writes: WriteFigures,
-    /// What the simulation has seen.
+    /// Observations of the simulation.
     pub simulation: SimulationFigures,
     /// Errors of watches, after each of which the watch was started again.
     pub watch_errors: Failures,

@@ -24,7 +24,7 @@ const IDLE: Duration = Duration::from_secs(60);
 /// Starts of pods that are kept, with 40 bytes each: 40 MB.
 const MAX_STARTS: usize = 1_000_000;
 
-/// What the simulation has seen.
+/// Observations of the simulation.
 #[derive(Debug, Default)]
 pub struct SimulationFigures {
     /// Starts of pods in order, at most a million.
