@@ -44,10 +44,12 @@ impl TestElection {
     fn start() -> Self {
         let api = MockApi::new();
         let (sender, leads) = watch::channel(false);
+        let heartbeat = Heartbeat::default();
+        tokio::spawn(beat_while_leading(heartbeat.clone(), leads.clone()));
         let handles = ElectionHandles {
             leads: sender,
             leadership: Leadership::default(),
-            heartbeat: Heartbeat::default(),
+            heartbeat,
             contact: ApiContact::default(),
         };
         let settings =
@@ -80,6 +82,24 @@ impl TestElection {
         let published = self.leads.wait_for(|leads| *leads == leading);
         let published = tokio::time::timeout(Duration::from_millis(10), published).await;
         assert!(published.is_ok(), "the election did not publish {leading}");
+    }
+}
+
+/// Records heartbeats during each term, as a controller does: without them the election would end
+/// every term after [`HUNG_AFTER`]. Ends when the election ends.
+async fn beat_while_leading(heartbeat: Heartbeat, mut leads: watch::Receiver<bool>) {
+    while leads.wait_for(|leads| *leads).await.is_ok() {
+        let _term = heartbeat.begin();
+        let beats = async {
+            loop {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                heartbeat.beat();
+            }
+        };
+        tokio::select! {
+            ended = leads.wait_for(|leads| !*leads) => if ended.is_err() { return },
+            () = beats => {}
+        }
     }
 }
 
