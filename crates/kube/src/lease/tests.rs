@@ -334,5 +334,8 @@ async fn a_silent_watch_does_not_delay_the_successor_of_a_lost_leader() {
     assert!(!*second.leads.borrow());
     first.task.abort();
     let took = second.wait_until_leader().await;
-    assert!(took < LEASE_DURATION + 2 * RETRY_PERIOD, "{took:?}");
+    // Without events, the standby observes the last renewal and the end of the Lease by its reads,
+    // which are up to 1.5 retry periods apart.
+    let bound = LEASE_DURATION + 2 * RETRY_PERIOD.mul_f64(1.5);
+    assert!(took <= bound + Duration::from_millis(50), "{took:?}");
 }
