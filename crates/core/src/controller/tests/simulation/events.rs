@@ -198,8 +198,13 @@ impl Simulation {
         }
     }
 
+    /// Deletes a node. A node on which a worker runs has ended with that, also if it returns.
     pub(in super::super) fn delete_node(&mut self, node: u8) {
-        self.nodes.remove(&format!("n{node:02}"));
+        let node = format!("n{node:02}");
+        if self.workers.values().any(|worker| worker.node == node) {
+            self.overtaken_nodes.insert(node.clone());
+        }
+        self.nodes.remove(&node);
     }
 
     pub(in super::super) fn change_node(&mut self, node: u8, change: impl Fn(&mut NodeInfo)) {

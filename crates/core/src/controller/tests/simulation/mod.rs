@@ -76,8 +76,9 @@ pub(super) struct Simulation {
     pub(super) unstored_writes: usize,
     /// Nodes in use by another task.
     pub(super) busy_nodes: HashSet<String>,
-    /// Nodes that a later batch may overtake: they were in use by another task, or their Job got its
-    /// pod only after the node had ended because pods were rejected.
+    /// Nodes that a later batch may overtake: they were in use by another task, their Job got its pod
+    /// only after the node had ended because pods were rejected, or they were deleted while their
+    /// worker ran.
     overtaken_nodes: HashSet<String>,
     /// Images that pods have pulled: node, and index of the image.
     pub(super) pulled: HashSet<(String, u16)>,
