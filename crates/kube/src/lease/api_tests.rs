@@ -89,16 +89,9 @@ impl TestElection {
 /// every term after [`HUNG_AFTER`]. Ends when the election ends.
 async fn beat_while_leading(heartbeat: Heartbeat, mut leads: watch::Receiver<bool>) {
     while leads.wait_for(|leads| *leads).await.is_ok() {
-        let _term = heartbeat.begin();
-        let beats = async {
-            loop {
-                tokio::time::sleep(Duration::from_secs(1)).await;
-                heartbeat.beat();
-            }
-        };
         tokio::select! {
             ended = leads.wait_for(|leads| !*leads) => if ended.is_err() { return },
-            () = beats => {}
+            () = heartbeat.beat_until_dropped() => {}
         }
     }
 }

@@ -54,6 +54,16 @@ impl Heartbeat {
         self.age().is_some_and(|age| age >= HUNG_AFTER)
     }
 
+    /// Records a heartbeat each second until the future is dropped, as the controller loop does.
+    #[cfg(test)]
+    pub(super) async fn beat_until_dropped(&self) {
+        let _term = self.begin();
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            self.beat();
+        }
+    }
+
     fn set(&self, to: Option<Instant>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = to;
     }

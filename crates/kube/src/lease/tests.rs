@@ -194,13 +194,7 @@ impl TestReplica {
     /// Spawns work that records heartbeats, as the controller loop does.
     fn spawn_beating_work(&self) -> tokio::task::JoinHandle<()> {
         let heartbeat = self.heartbeat.clone();
-        tokio::spawn(async move {
-            let _beating = heartbeat.begin();
-            loop {
-                tokio::time::sleep(Duration::from_secs(1)).await;
-                heartbeat.beat();
-            }
-        })
+        tokio::spawn(async move { heartbeat.beat_until_dropped().await })
     }
 }
 
