@@ -71,6 +71,9 @@ fn corpus_is_replayed() {
     for bytes in corpus("rest") {
         checks::rest(&bytes);
     }
+    for bytes in corpus("audit") {
+        checks::audit(&bytes);
+    }
     for bytes in corpus("reconcile") {
         checks::reconcile(&bytes);
     }

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Fuzzes untrusted input: admission reviews, image references, annotations, manifests, bodies of
-# REST calls, and reconciles of the controller over objects that other users have modified.
+# REST calls, events of an audit, and reconciles of the controller over objects that other users have
+# modified.
 # usage: tests/fuzz/run.sh [RUNS | SECONDSs [TARGET...]]
 #   RUNS     executions of each target (default: 10 million), of an optimized build
 #   SECONDSs time of each target, such as 10s, of a build with the dependencies of the tests
-#   TARGET   review, reference, annotations, manifest, rest or reconcile (default: all)
+#   TARGET   review, reference, annotations, manifest, rest, audit or reconcile (default: all)
 #   SEED     variable: seed of the random inputs (default: another one each time)
 # New inputs are kept in target/fuzz; with KEEP=1 those that add coverage are added to the corpus in
 # the repository. record.sh records the reviews of the corpus from a real API server.
@@ -12,7 +13,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 runs=${1:-10000000}
 [ $# -gt 0 ] && shift
-[ $# -gt 0 ] || set -- review reference annotations manifest rest reconcile
+[ $# -gt 0 ] || set -- review reference annotations manifest rest audit reconcile
 say() { echo "fuzz: $*"; }
 # shellcheck source=tests/environment.sh
 . ../environment.sh

@@ -1,6 +1,7 @@
 //! Properties that must hold for any input. Used by the fuzz targets, and by the test that replays
 //! their corpus.
 
+mod audit;
 mod crd;
 mod manifest;
 mod reconcile;
@@ -14,6 +15,7 @@ use std::sync::LazyLock;
 use prewarmer_core::workload::{OneShotMode, Policy, WorkloadKind, WorkloadKinds};
 
 pub use self::{
+    audit::audit,
     manifest::manifest,
     reconcile::reconcile,
     rest::rest,
