@@ -25,6 +25,7 @@ mod failure_reasons;
 mod fairness;
 mod faults;
 mod fence;
+mod fleet;
 mod foreign;
 mod forged;
 mod frozen;
@@ -58,6 +59,10 @@ trait TestCluster {
 
     /// Starts a cluster for one test that would disturb others. It ends with the process.
     fn dedicated(fake_nodes: usize) -> &'static Self;
+
+    /// Starts a cluster with one real node for one test that would disturb others. It ends with the
+    /// process.
+    fn dedicated_with_real_node() -> &'static Self;
 }
 
 impl TestCluster for Cluster {
@@ -66,6 +71,10 @@ impl TestCluster for Cluster {
     }
 
     fn dedicated(fake_nodes: usize) -> &'static Self {
-        Self::dedicated_for(env!("CARGO_BIN_EXE_prewarmer"), fake_nodes)
+        Self::dedicated_for(env!("CARGO_BIN_EXE_prewarmer"), fake_nodes, 0)
+    }
+
+    fn dedicated_with_real_node() -> &'static Self {
+        Self::dedicated_for(env!("CARGO_BIN_EXE_prewarmer"), 0, 1)
     }
 }

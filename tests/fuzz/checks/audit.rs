@@ -1,8 +1,6 @@
 //! Events, owners and nodes, as `prewarmer audit` reads them. Every client that may create Events
 //! can forge them.
 
-use std::time::Duration;
-
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use prewarmer_core::audit::{
     AuditEvent, AuditInput, AuditReport, Nodes, OwnedKind, Owners, Recording, Seconds,
@@ -12,7 +10,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 /// Longest wait of a container that a report may contain: a day.
-const MAX_WAIT: Seconds = Seconds::from_millis(Duration::from_secs(24 * 3600).as_millis() as u64);
+const MAX_WAIT: Seconds = Seconds::from_millis(24 * 3600 * 1000);
 /// Longest name of a namespace, a workload or a node, in bytes.
 const MAX_NAME: usize = 253;
 /// Largest size of an image, in bytes.

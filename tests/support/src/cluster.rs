@@ -54,9 +54,13 @@ impl Cluster {
 
     /// Starts a cluster for one test that would disturb others. It ends with the process. `program`
     /// is the path of the `prewarmer` program under test.
-    pub fn dedicated_for(program: &'static str, fake_nodes: usize) -> &'static Self {
+    pub fn dedicated_for(
+        program: &'static str,
+        fake_nodes: usize,
+        real_nodes: usize,
+    ) -> &'static Self {
         let dir = tempfile::tempdir().unwrap().keep();
-        Self::start(&dir, &fake_nodes.to_string(), "0");
+        Self::start(&dir, &fake_nodes.to_string(), &real_nodes.to_string());
         Box::leak(Box::new(Self::from_dir(dir, program, true)))
     }
 

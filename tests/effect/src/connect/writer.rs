@@ -140,6 +140,10 @@ impl Sender {
                 let events: Api<Event> = Api::namespaced(self.client.clone(), namespace);
                 events.create(&PostParams::default(), event).await?;
             }
+            Request::RepeatedEvent { namespace, name, patch } => {
+                let events: Api<Event> = Api::namespaced(self.client.clone(), namespace);
+                events.patch(name, &params, &Patch::Strategic(patch)).await?;
+            }
             Request::DeletePod { namespace, name, uid } => {
                 let pods: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
                 let preconditions =
@@ -183,6 +187,7 @@ fn kind(request: &Request) -> &'static str {
     match request {
         Request::PodStatus { .. } => "pod status",
         Request::Event(_) => "Event",
+        Request::RepeatedEvent { .. } => "Event patch",
         Request::DeletePod { .. } => "pod deletion",
         Request::NodeStatus { .. } => "node status",
     }
@@ -192,9 +197,9 @@ fn kind(request: &Request) -> &'static str {
 fn object(request: &Request) -> String {
     let kind = kind(request);
     match request {
-        Request::PodStatus { namespace, name, .. } | Request::DeletePod { namespace, name, .. } => {
-            format!("{kind} {namespace}/{name}")
-        }
+        Request::PodStatus { namespace, name, .. }
+        | Request::RepeatedEvent { namespace, name, .. }
+        | Request::DeletePod { namespace, name, .. } => format!("{kind} {namespace}/{name}"),
         Request::Event(event) => {
             let namespace = event.metadata.namespace.as_deref().unwrap_or_default();
             format!("{kind} {namespace}/{}", event.metadata.name.as_deref().unwrap_or_default())

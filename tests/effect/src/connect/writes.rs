@@ -10,6 +10,7 @@ use k8s_openapi::{
 use prewarmer_fleet::{
     NodeId, Output, Report, SimTime,
     api::{Clock, disk_pressure_condition},
+    kubelet::Event,
     pod::{ConditionKind, PodSpec, PodStatus},
     store::ReportedImage,
 };
@@ -46,6 +47,15 @@ pub enum Request {
     },
     /// New Event.
     Event(Box<ApiEvent>),
+    /// Strategic merge patch of an Event that occurred again.
+    RepeatedEvent {
+        /// Namespace.
+        namespace: String,
+        /// Name.
+        name: String,
+        /// Patch.
+        patch: Value,
+    },
     /// Deletion of a pod without a grace period.
     DeletePod {
         /// Namespace.
@@ -72,13 +82,33 @@ pub struct Translator {
     reports: u64,
     /// Nodes with disk pressure, and since when.
     pressure: BTreeMap<NodeId, Timestamp>,
+    /// Events that were written, by UID of the pod and content.
+    written: BTreeMap<String, BTreeMap<EventKey, WrittenEvent>>,
 }
+
+/// What equal Events of a pod have in common (`getEventKey` in client-go, `tools/record`): reason,
+/// message and path of the container.
+type EventKey = (&'static str, String, Option<String>);
+
+/// Event that was written.
+#[derive(Debug)]
+struct WrittenEvent {
+    name: String,
+    count: u32,
+}
+
+/// Largest number of Events of one pod that are remembered; client-go keeps 4,096 of a kubelet. Above it
+/// all of the pod are forgotten, so that the next ones are new.
+const MAX_EVENTS_OF_POD: usize = 100;
+/// Largest number of pods whose Events are remembered, with about 1 KB each. Above it one pod is
+/// forgotten.
+const MAX_PODS_WITH_EVENTS: usize = 50_000;
 
 impl Translator {
     /// Creates a translation for a clock.
     #[must_use]
     pub fn new(clock: Clock) -> Self {
-        Self { clock, reports: 0, pressure: BTreeMap::new() }
+        Self { clock, reports: 0, pressure: BTreeMap::new(), written: BTreeMap::new() }
     }
 
     /// Returns the request for a report of the node with this name.
@@ -91,24 +121,47 @@ impl Translator {
                 patch: self.pod_patch(pod, status, output.node),
             },
             Report::Event { pod, event } => {
-                // As client-go names Events: the object and a time, here with a number that makes
-                // it unique.
-                let epoch = self.clock.epoch.as_nanosecond();
-                let name = format!("{}.{epoch:x}{:06x}", pod.name, self.reports);
-                let at = self.clock.timestamp(output.at);
-                Request::Event(Box::new(event.to_api(pod, node, name, at)))
+                self.event(pod, event, node, self.clock.timestamp(output.at))
             }
-            Report::PodRemoved { pod } => Request::DeletePod {
-                namespace: pod.namespace.clone(),
-                name: pod.name.clone(),
-                uid: pod.uid.clone(),
-            },
+            Report::PodRemoved { pod } => {
+                self.written.remove(&pod.uid);
+                Request::DeletePod {
+                    namespace: pod.namespace.clone(),
+                    name: pod.name.clone(),
+                    uid: pod.uid.clone(),
+                }
+            }
             Report::NodeStatus { images, has_disk_pressure } => Request::NodeStatus {
                 name: node.to_owned(),
                 patch: self.node_patch(output, images, *has_disk_pressure),
             },
         };
         Write { at: output.at, request }
+    }
+
+    /// Returns the request for an Event: a new one, or the count of an equal one.
+    fn event(&mut self, pod: &PodSpec, event: &Event, node: &str, at: Timestamp) -> Request {
+        let known = self.written.entry(pod.uid.clone()).or_default();
+        let key = (event.reason, event.message.clone(), event.field_path.clone());
+        if let Some(written) = known.get_mut(&key) {
+            written.count = written.count.saturating_add(1);
+            return Request::RepeatedEvent {
+                namespace: pod.namespace.clone(),
+                name: written.name.clone(),
+                patch: json!({"count": written.count, "lastTimestamp": Time(at)}),
+            };
+        }
+        // As client-go names Events: the object and a time, here with a number that makes it unique.
+        let epoch = self.clock.epoch.as_nanosecond();
+        let name = format!("{}.{epoch:x}{:06x}", pod.name, self.reports);
+        if known.len() >= MAX_EVENTS_OF_POD {
+            known.clear();
+        }
+        known.insert(key, WrittenEvent { name: name.clone(), count: 1 });
+        if self.written.len() > MAX_PODS_WITH_EVENTS {
+            self.written.pop_first();
+        }
+        Request::Event(Box::new(event.to_api(pod, node, name, at)))
     }
 
     fn pod_patch(&self, pod: &PodSpec, status: &PodStatus, node: NodeId) -> Value {
@@ -165,7 +218,7 @@ fn address(network: u32, number: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::{collections::BTreeSet, sync::Arc};
 
     use prewarmer_fleet::{
         Fleet, Input, NodeSettings,
@@ -246,6 +299,47 @@ mod tests {
         assert!(names.len() >= 4, "{names:?}");
         assert_eq!(different.len(), names.len());
         assert!(names.iter().all(|name| name.starts_with("web.")), "{names:?}");
+    }
+
+    #[test]
+    fn equal_events_of_a_pod_are_counted() {
+        let clock = Clock { epoch: Timestamp::UNIX_EPOCH, acceleration: 1 };
+        let mut translator = Translator::new(clock);
+        let spec = |name: &str| {
+            let pod = json!({
+                "metadata": {"namespace": "shop", "name": name, "uid": name},
+                "spec": {"containers": [{"name": "web", "image": "registry.example/web:1"}]},
+            });
+            Arc::new(PodSpec::from_api(&from_value(pod).unwrap()).unwrap())
+        };
+        let (web, api) = (spec("web"), spec("api"));
+        let mut translate = |pod: &Arc<PodSpec>, image: &str, seconds| {
+            let event = Event::pulling(image, Some("spec.containers{web}".into()));
+            let report = Report::Event { pod: Arc::clone(pod), event };
+            let output = Output { at: SimTime::from_secs(seconds), node: NodeId(0), report };
+            translator.translate(&output, "fleet-0001").request
+        };
+        let first = |request: &Request| match request {
+            Request::Event(event) => event.metadata.name.clone().unwrap(),
+            other => panic!("{other:?}"),
+        };
+        let name = first(&translate(&web, "web:1", 1));
+        for (seconds, count) in [(11, 2), (31, 3)] {
+            let time = format!("1970-01-01T00:00:{seconds}Z");
+            let expected = Request::RepeatedEvent {
+                namespace: "shop".into(),
+                name: name.clone(),
+                patch: json!({"count": count, "lastTimestamp": time}),
+            };
+            assert_eq!(translate(&web, "web:1", seconds), expected);
+        }
+        assert_ne!(first(&translate(&web, "web:2", 40)), name);
+        assert_ne!(first(&translate(&api, "web:1", 41)), name);
+        // More different Events than are remembered.
+        for number in 0..MAX_EVENTS_OF_POD {
+            first(&translate(&web, &format!("other:{number}"), 50));
+        }
+        assert_ne!(first(&translate(&web, "web:1", 60)), name);
     }
 
     #[test]

@@ -18,6 +18,11 @@ use crate::{
     store::ReportedImage,
 };
 
+/// Exit code and message of a container that had not been created when its pod ended
+/// (`TerminatePod` in `pkg/kubelet/status/status_manager.go`).
+const UNKNOWN_EXIT_CODE: i32 = 137;
+const UNKNOWN_MESSAGE: &str = "The container could not be located when the pod was terminated";
+
 impl PodStatus {
     /// Returns the status as an object of the API server, without addresses and without the
     /// condition `PodScheduled`.
@@ -64,6 +69,15 @@ fn container_status(status: &ContainerStatus, clock: &Clock) -> ApiContainerStat
             ..ApiState::default()
         },
         ContainerState::Terminated(end) => terminated(end, clock),
+        ContainerState::Unknown => ApiState {
+            terminated: Some(ContainerStateTerminated {
+                exit_code: UNKNOWN_EXIT_CODE,
+                reason: Some("ContainerStatusUnknown".to_owned()),
+                message: Some(UNKNOWN_MESSAGE.to_owned()),
+                ..ContainerStateTerminated::default()
+            }),
+            ..ApiState::default()
+        },
     };
     ApiContainerStatus {
         name: status.name.clone(),

@@ -62,9 +62,7 @@ impl Kubelet {
         };
         let (image, path) = (need.image.as_str(), &need.field_path);
         let Ok(reference) = image.parse::<ImageRef>() else {
-            let message = format!(
-                "Failed to apply default image tag \"{image}\": couldn't parse image name \"{image}\": invalid reference format"
-            );
+            let message = invalid_image_message(image);
             world.event(self.node, &spec, Event::invalid_image(message.clone(), path.clone()));
             return Ensured::Ready(Err(problem(INVALID_IMAGE_NAME, message)));
         };
@@ -151,6 +149,33 @@ impl Kubelet {
     }
 }
 
+/// Returns the message of a reference that cannot be parsed, with the kubelet's texts around that of
+/// `github.com/distribution/reference` (`ParseNormalizedNamed`).
+fn invalid_image_message(image: &str) -> String {
+    let repository = repository(image);
+    let detail = if repository.chars().any(char::is_uppercase) {
+        format!(": repository name ({repository}) must be lowercase")
+    } else {
+        String::new()
+    };
+    format!(
+        "Failed to apply default image tag \"{image}\": couldn't parse image name \"{image}\": invalid reference format{detail}"
+    )
+}
+
+/// Returns the part of a reference between its domain and its tag, as `splitDockerDomain` does.
+fn repository(image: &str) -> String {
+    let is_domain = |first: &str| {
+        first.contains(['.', ':']) || first == "localhost" || first.chars().any(char::is_uppercase)
+    };
+    let rest = match image.split_once('/') {
+        Some((first, rest)) if is_domain(first) => rest.to_owned(),
+        Some(_) => image.to_owned(),
+        None => format!("library/{image}"),
+    };
+    rest.split(':').next().unwrap_or_default().to_owned()
+}
+
 fn problem(reason: &'static str, message: String) -> Problem {
     Problem { reason, message }
 }
@@ -161,5 +186,24 @@ fn used_image(stored: &StoredImage, reference: &ImageRef) -> UsedImage {
         id: image.id(),
         name: reference.normalized().to_owned(),
         digest_name: digest_name(reference, image.digest()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("registry.example/UPPER:1", ": repository name (UPPER) must be lowercase")]
+    #[case("Upper", ": repository name (library/Upper) must be lowercase")]
+    #[case("Team/web:1", "")]
+    #[case("shop/Web@sha256", ": repository name (shop/Web@sha256) must be lowercase")]
+    #[case("a b", "")]
+    fn invalid_references_are_explained(#[case] image: &str, #[case] detail: &str) {
+        let message = invalid_image_message(image);
+        assert!(message.ends_with(&format!("invalid reference format{detail}")), "{message}");
+        assert!(image.parse::<ImageRef>().is_err());
     }
 }

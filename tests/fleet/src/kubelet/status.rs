@@ -52,28 +52,24 @@ fn phase(pod: &Pod) -> Phase {
             is_initializing(pod) || pod.roles().any(|(kind, container)| waits(kind, container));
         return if is_pending { Phase::Pending } else { Phase::Running };
     }
-    if pod.verdict.is_some() || pod.has_failed_init() {
+    if pod.verdict.is_some() {
         return Phase::Failed;
     }
     let apps = || pod.roles().filter(|(kind, _)| *kind == ContainerKind::App);
-    let has_succeeded = |container: &Container| container.ended().is_some_and(|e| e.exit_code == 0);
     if pod.life == Life::Ended {
-        let succeeded = apps().all(|(_, container)| has_succeeded(container));
+        let has_succeeded =
+            |container: &Container| container.ended().is_some_and(|end| end.exit_code == 0);
+        let succeeded =
+            !pod.has_failed_init() && apps().all(|(_, container)| has_succeeded(container));
         return if succeeded { Phase::Succeeded } else { Phase::Failed };
     }
+    // The kubelet delays a terminal phase until it has ended the pod (`mergePodStatus`).
     let has_started = |container: &Container| container.ended().is_some();
     // The API server accepts no pod without containers; the kubelet would keep it pending.
     if is_initializing(pod) || apps().count() == 0 || !apps().all(|(_, c)| has_started(c)) {
         return Phase::Pending;
     }
-    if !pod.is_finished() {
-        return Phase::Running;
-    }
-    if apps().all(|(_, container)| has_succeeded(container)) {
-        Phase::Succeeded
-    } else {
-        Phase::Failed
-    }
+    Phase::Running
 }
 
 fn update_conditions(pod: &mut Pod, phase: Phase, now: SimTime) {
@@ -106,6 +102,13 @@ fn container_status(pod: &Pod, spec: &ContainerSpec, container: &Container) -> C
             ContainerState::Waiting { reason: problem.reason, message: problem.message.clone() }
         }
         (_, RunState::Ended(end)) => ContainerState::Terminated(end),
+        // The status manager does so for every pod that it ends (`TerminatePod`), but a rejected pod
+        // was never started.
+        (_, RunState::Absent)
+            if pod.life == Life::Ended && (pod.has_sandbox || pod.verdict.is_none()) =>
+        {
+            ContainerState::Unknown
+        }
         (_, RunState::Absent) => ContainerState::Waiting {
             reason: if pod.spec.has_init_containers() {
                 "PodInitializing"

@@ -8,8 +8,8 @@
 //!   one after another also with parallel pulls.
 //! - A container that cannot start does not keep those after it from starting, unless it is an init
 //!   container.
-//! - The status is reported at the *start* of a synchronization. A failure is therefore visible from
-//!   the next one on.
+//! - The status is reported at the *start* of a synchronization, and when the sandbox is ready
+//!   (`OnPodSandboxReady`). A failure is therefore visible from the next synchronization on.
 //! - The kubelet notices started and ended containers, and the created sandbox, at its next relist,
 //!   and then synchronizes again. That is why the first failed pull is followed at once by
 //!   `BackOff`.
@@ -17,8 +17,8 @@
 //!   the kubelet means to wait for the usual resynchronization then, but counts the successful
 //!   configuration of the sandbox as another result.
 //!
-//! Images of volumes are ensured in synchronizations that start a container. Whether the kubelet
-//! ensures them in others, too, was not observed.
+//! Images of volumes are ensured in each synchronization of a pod that has a sandbox, so that a started
+//! pod has a second event about them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -51,6 +51,8 @@ impl Kubelet {
             return;
         }
         if pod.is_finished() {
+            // The containers have ended, but the pod has not.
+            self.report_pod(id, world);
             self.stop(id, world);
             return;
         }
@@ -58,7 +60,8 @@ impl Kubelet {
         pod.sync.has_failed = false;
         pod.sync.queue = pod.containers_to_start();
         pod.volumes.fill(None);
-        let (has_sandbox, is_idle) = (pod.has_sandbox, pod.sync.queue.is_empty());
+        let (has_sandbox, is_idle) =
+            (pod.has_sandbox, pod.sync.queue.is_empty() && pod.spec.volumes.is_empty());
         self.report_pod(id, world);
         self.timers.cancel(Timer::Retry(id));
         if !has_sandbox {
@@ -96,6 +99,7 @@ impl Kubelet {
             Stage::Sandbox => {
                 pod.has_sandbox = true;
                 pod.sync.stage = Stage::Volumes(0);
+                self.report_pod(id, world);
                 self.relist(id, world.now);
             }
             Stage::Creating(index) => {

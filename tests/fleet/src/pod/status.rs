@@ -67,6 +67,8 @@ pub enum ContainerState {
     Running(SimTime),
     /// It has ended.
     Terminated(Termination),
+    /// It had not been created when the pod ended.
+    Unknown,
 }
 
 /// Status of a container.
@@ -162,7 +164,9 @@ impl PodStatus {
         let all = self.init_containers.iter().chain(&self.containers);
         all.filter_map(|container| match container.state {
             ContainerState::Waiting { reason, .. } => Some(reason),
-            ContainerState::Running(_) | ContainerState::Terminated(_) => None,
+            ContainerState::Running(_)
+            | ContainerState::Terminated(_)
+            | ContainerState::Unknown => None,
         })
     }
 }

@@ -1,7 +1,8 @@
 //! Errors of pulls, with the texts that the kubelet reports for containerd.
 //!
-//! The kubelet passes on the gRPC error of `PullImage`. The texts are those of containerd 2 in
-//! `core/remotes/docker`; Prewarmer's classification of failures reads them. containerd names an
+//! The kubelet passes on the gRPC error of `PullImage`. The texts are those of containerd 2.2 in
+//! `core/transfer/local/pull.go` and `core/remotes/docker`; Prewarmer's classification of failures
+//! reads them. containerd names an
 //! image in its normalized form.
 
 use prewarmer_api::image::ImageRef;
@@ -13,17 +14,17 @@ use crate::image::Digest;
 pub enum PullError {
     /// The registry does not have the image, by its normalized name.
     #[error(
-        "rpc error: code = NotFound desc = failed to pull and unpack image \"{0}\": failed to resolve reference \"{0}\": {0}: not found"
+        "rpc error: code = NotFound desc = failed to pull and unpack image \"{0}\": failed to resolve image: {0}: not found"
     )]
     NotFound(String),
     /// The registry rejects the credentials or their absence.
     #[error(
-        "rpc error: code = Unknown desc = failed to pull and unpack image \"{0}\": failed to resolve reference \"{0}\": pull access denied, repository does not exist or may require authorization: server message: insufficient_scope: authorization failed"
+        "rpc error: code = Unknown desc = failed to pull and unpack image \"{0}\": failed to resolve image: pull access denied, repository does not exist or may require authorization: server message: insufficient_scope: authorization failed"
     )]
     Unauthorized(String),
     /// The registry answers with status 503; the normalized name and the address.
     #[error(
-        "rpc error: code = Unknown desc = failed to pull and unpack image \"{0}\": failed to resolve reference \"{0}\": unexpected status from HEAD request to {1}: 503 Service Unavailable"
+        "rpc error: code = Unknown desc = failed to pull and unpack image \"{0}\": failed to resolve image: unexpected status from HEAD request to {1}: 503 Service Unavailable"
     )]
     Unavailable(String, String),
     /// The registry's rate limit is reached; the normalized name and the address.

@@ -116,7 +116,7 @@ fn a_failed_pull_is_followed_by_back_off_and_repeated() {
     bench.pass(120);
     let events = bench.events("web");
     let messages: Vec<&str> = events[..5].iter().map(|(_, event)| event.message.as_str()).collect();
-    let not_found = "Failed to pull image \"registry.example/web:1\": rpc error: code = NotFound desc = failed to pull and unpack image \"registry.example/web:1\": failed to resolve reference \"registry.example/web:1\": registry.example/web:1: not found";
+    let not_found = "Failed to pull image \"registry.example/web:1\": rpc error: code = NotFound desc = failed to pull and unpack image \"registry.example/web:1\": failed to resolve image: registry.example/web:1: not found";
     let expected = [
         "Pulling image \"registry.example/web:1\"",
         not_found,
