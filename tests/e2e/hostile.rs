@@ -36,6 +36,8 @@ use tokio::{
 
 use crate::TestCluster;
 
+/// Number of fake nodes.
+const FAKE_NODES: usize = 60;
 /// Default duration of the attacks, in seconds; `PREWARMER_TEST_ATTACK_SECONDS` overrides it.
 const ATTACK_SECONDS: usize = 45;
 /// Number of idle connections to each port.
@@ -391,12 +393,11 @@ async fn run_tenant(
     let mut failures_in_succession = [0; PROBES.len()];
     while Instant::now() < end {
         let name = format!("web-{}", seen.deployments);
-        let object = serde_json::from_value(deployment(
-            &name,
-            0,
-            &[&format!("shop-{}:1", seen.deployments)],
-        ))
-        .unwrap();
+        let mut object = deployment(&name, 0, &[&format!("shop-{}:1", seen.deployments)]);
+        // One node works on one task at a time, and cannot keep up with one task per second.
+        object["spec"]["template"]["spec"]["nodeSelector"]["kubernetes.io/hostname"] =
+            json!(format!("node-{:04}", seen.deployments % FAKE_NODES + 1));
+        let object = serde_json::from_value(object).unwrap();
         let begun = Instant::now();
         api.create(&PostParams::default(), &object).await.unwrap();
         seen.slowest = seen.slowest.max(begun.elapsed());
@@ -433,7 +434,7 @@ fn leader_and_transitions(cluster: &Cluster, own: &Namespace) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn hostile_tenant_does_not_disrupt_others() {
-    let cluster = Cluster::dedicated(60);
+    let cluster = Cluster::dedicated(FAKE_NODES);
     let (own, bank, shop) =
         (cluster.namespace("own"), cluster.namespace("bank"), cluster.namespace("shop"));
     let poisoned = create_invalid_tasks(cluster, &bank);
