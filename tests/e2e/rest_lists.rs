@@ -30,9 +30,9 @@ const REQUESTS_PER_QUERY: usize = 300;
 /// Share of the tasks that exist while the baseline is measured, as a divisor.
 const BASELINE_DIVISOR: usize = 100;
 /// Largest ratio of the median times of a list of the long form, with 100 times as many tasks as in
-/// the baseline. A list is filtered, so that its cost grows with the number of tasks; the time of a
-/// request without them is most of the baseline.
-const MAX_RATIO: f64 = 10.0;
+/// the baseline. Runs had ratios of up to 2.9: a list is filtered, so that its cost grows with the
+/// number of tasks, but most of the time is that of the request and of the 20 tasks of its page.
+const MAX_RATIO: f64 = 5.0;
 
 /// Returns the number of finished tasks; the long form of the tests raises it.
 fn task_count() -> usize {
