@@ -31,6 +31,8 @@ pub struct Cluster {
     pub(crate) program: &'static str,
     env: Vec<(String, String)>,
     crds: OnceLock<()>,
+    /// Reference of the helper in the registry of this cluster, after it was pushed.
+    pub(crate) helper: OnceLock<String>,
     /// Reports whether this process started the cluster, whose directory is deleted with it.
     is_own: bool,
     kept_logs: OnceLock<()>,
@@ -107,6 +109,7 @@ impl Cluster {
             program,
             env: text.lines().filter_map(pair).collect(),
             crds: OnceLock::new(),
+            helper: OnceLock::new(),
             is_own,
             kept_logs: OnceLock::new(),
         }

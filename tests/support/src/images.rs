@@ -1,6 +1,6 @@
 //! Images in the registry of the real node.
 
-use std::{path::Path, process::Command, sync::OnceLock};
+use std::{path::Path, process::Command};
 
 use crate::cluster::Cluster;
 
@@ -61,10 +61,9 @@ impl Cluster {
         self.crane(&["digest", "--insecure", reference]).trim().to_owned()
     }
 
-    /// Builds and pushes the static helper once; returns its reference.
+    /// Builds the static helper and pushes it to this cluster's registry, once; returns its reference.
     pub fn push_helper(&self, registry: &str) -> String {
-        static HELPER: OnceLock<String> = OnceLock::new();
-        HELPER
+        self.helper
             .get_or_init(|| {
                 let work = tempfile::tempdir_in(&self.dir).unwrap();
                 let program = work.path().join("prewarmer-helper");
