@@ -70,7 +70,7 @@ pub struct Owners {
 
 impl Owners {
     /// Adds an object. Objects without namespace and name, and with names longer than Kubernetes
-    /// permits, are left out.
+    /// permits, are left out, and so are references to such owners.
     pub fn add(&mut self, kind: OwnedKind, metadata: &ObjectMeta) {
         let fits = |text: &&str| !text.is_empty() && text.len() <= MAX_SUBDOMAIN;
         let namespace = metadata.namespace.as_deref().filter(fits);
@@ -80,8 +80,8 @@ impl Owners {
         };
         let controller = metadata.owner_references.iter().flatten().find(|owner| {
             owner.controller == Some(true)
-                && owner.kind.len() <= MAX_KIND_BYTES
-                && owner.name.len() <= MAX_SUBDOMAIN
+                && (1..=MAX_KIND_BYTES).contains(&owner.kind.len())
+                && (1..=MAX_SUBDOMAIN).contains(&owner.name.len())
         });
         let controller = controller.map(|owner| Controller {
             kind: self.texts.intern(&owner.kind),
