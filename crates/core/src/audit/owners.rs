@@ -81,7 +81,7 @@ impl Owners {
         let controller = metadata.owner_references.iter().flatten().find(|owner| {
             owner.controller == Some(true)
                 && (1..=MAX_KIND_BYTES).contains(&owner.kind.len())
-                && (1..=MAX_SUBDOMAIN).contains(&owner.name.len())
+                && fits(&owner.name.as_str())
         });
         let controller = controller.map(|owner| Controller {
             kind: self.texts.intern(&owner.kind),
